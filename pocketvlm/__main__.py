@@ -1,0 +1,5 @@
+"""Run the command line as ``python -m pocketvlm``."""
+
+from pocketvlm.cli import main
+
+main()

@@ -1,0 +1,56 @@
+"""The command line: one command, one file, imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from pocketvlm import __version__
+from pocketvlm.errors import PocketVlmError
+
+#: command name -> the module of this package that defines it as ``command``
+COMMANDS = {
+    "export": "export",
+    "run": "run",
+    "inspect": "inspect",
+    "tile": "tile",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is asked for, so that ``--help`` stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"pocketvlm.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = module.command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Turn errors meant for people into one line on stderr and exit status 1."""
+        try:
+            return super().invoke(ctx)
+        except PocketVlmError as error:
+            if ctx.params.get("debug"):
+                raise
+            message = " ".join(str(error).split())
+            click.echo(f"error: {message}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="pocketvlm")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+def main(debug: bool) -> None:
+    """Vision-language models on a phone: export, run, inspect."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

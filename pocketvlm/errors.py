@@ -1,0 +1,38 @@
+"""Every failure a user can cause or meet, as one line that says what is wrong and what to do.
+
+The command line prints the line and exits with status 1; a traceback appears only with ``--debug``.
+"""
+
+from __future__ import annotations
+
+
+class PocketVlmError(Exception):
+    """Base of all errors that are meant for people."""
+
+
+class ImageError(PocketVlmError):
+    """An image that cannot be decoded, or is larger than this project accepts."""
+
+
+class CheckpointError(PocketVlmError):
+    """A checkpoint directory that is incomplete, inconsistent, or of a family that is not known."""
+
+
+class RecipeError(PocketVlmError):
+    """A quantization recipe that is malformed or does not fit the checkpoint."""
+
+
+class ExportError(PocketVlmError):
+    """An export that cannot be finished: no space, a failed check, an operator the back end lacks."""
+
+
+class BundleError(PocketVlmError):
+    """A bundle that is damaged, too new, or not a bundle."""
+
+
+class ChatError(PocketVlmError):
+    """Messages that the bundle's chat layout cannot express."""
+
+
+class CapacityError(PocketVlmError):
+    """A conversation that does not fit into the bundle's KV length."""
