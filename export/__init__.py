@@ -1,0 +1,9 @@
+"""Checkpoint to bundle: read, quantize, lower, check, pack."""
+
+from __future__ import annotations
+
+from pocketvlm.export.assemble import BACKENDS, export_bundle
+from pocketvlm.export.estimate import Estimate, estimate
+from pocketvlm.export.job import Progress, Silent
+
+__all__ = ["BACKENDS", "Estimate", "Progress", "Silent", "estimate", "export_bundle"]

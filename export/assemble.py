@@ -1,0 +1,191 @@
+"""Putting a bundle together: all of it beside its place, then one rename."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pocketvlm import __version__, manifest
+from pocketvlm.bundle import MANIFEST, Bundle, describe_files, open_bundle, write_manifest
+from pocketvlm.errors import ExportError
+from pocketvlm.export import onnx
+from pocketvlm.export.estimate import estimate
+from pocketvlm.export.frontend import Frontend, read_frontend
+from pocketvlm.export.job import Backend, Job, Lowered, Progress, Silent
+from pocketvlm.export.reference import run_reference
+from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
+from pocketvlm.recipe import Recipe, load_recipe
+
+#: A new back end is one file with a function Job -> Lowered, and one line here.
+BACKENDS: dict[str, Backend] = {"onnx": onnx.lower}
+
+DEFAULT_KV_LENGTH = 2048
+#: Tokens of one prefill step (paper, section 3.3: t128).
+PREFILL_CHUNK = 128
+TOKENIZER = "tokenizer.json"
+#: Ends the name of a bundle that is being replaced.
+OLD = "-old"
+#: The version that these graphs were tested with; older ones lack an INT8 KV cache on the CPU.
+MINIMUM_ONNXRUNTIME = "1.29.0"
+
+
+def export_bundle(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    recipe: str | Path | Recipe = "int4-g128",
+    backends: Sequence[str] = ("onnx",),
+    max_length: int | None = None,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Export a checkpoint directory to a bundle directory.
+
+    ``max_length`` is the KV length in tokens (default: 2048, or the model's positions where it has fewer). An existing
+    bundle at ``output`` is replaced when the new one is complete, and untouched when the export fails.
+
+    :raises PocketVlmError: one line that says what is wrong; nothing is left behind
+    """
+    output, progress = Path(output), progress or Silent()
+    source = open_checkpoint(checkpoint)
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    for name in backends:
+        if name not in BACKENDS:
+            raise ExportError(f"no back end {name!r}; known: {', '.join(BACKENDS)}")
+    if not backends:
+        raise ExportError(f"no back end given; known: {', '.join(BACKENDS)}")
+    length = _kv_length(source, max_length)
+    _check_output(output)
+    _check_space(output, estimate(source, chosen).disk_bytes)
+    frontend = read_frontend(source)
+    tokens = len(frontend.sample.token_ids)
+    if tokens > length:
+        raise ExportError(f"a KV length of {length} is too short: one picture and three questions take {tokens} tokens")
+    with _replacing(output) as directory:
+        layers = source.config.text.num_hidden_layers
+        layers += source.config.vision.num_hidden_layers if source.config.vision is not None else 0
+        progress.phase("reference pass", layers)
+        reference = run_reference(source, frontend.sample, progress.advance)
+        lowered = {
+            name: BACKENDS[name](Job(source, chosen, directory, length, frontend.sample, reference, progress))
+            for name in backends
+        }
+        shutil.copyfile(source.directory / TOKENIZER, directory / TOKENIZER)
+        write_manifest(directory, _manifest(source, chosen, frontend, lowered, length, directory))
+        open_bundle(directory)
+    return open_bundle(output)
+
+
+def _manifest(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    frontend: Frontend,
+    lowered: dict[str, Lowered],
+    length: int,
+    directory: Path,
+) -> manifest.Manifest:
+    text = checkpoint.config.text
+    first = next(iter(lowered.values()))
+    files = {TOKENIZER, *(file for result in lowered.values() for file in result.files)}
+    try:
+        return manifest.Manifest(
+            format_version=manifest.FORMAT_VERSION,
+            minimum_runtime=manifest.MinimumRuntime(pocketvlm=__version__, onnxruntime=MINIMUM_ONNXRUNTIME),
+            model=manifest.Model(
+                name=checkpoint.directory.resolve().name,
+                family=checkpoint.family.name,
+                revision=checkpoint.revision,
+                vocab_size=text.vocab_size,
+                hidden_size=text.hidden_size,
+                layers=text.num_hidden_layers,
+            ),
+            vision=frontend.vision,
+            image_layout=frontend.image_layout,
+            tokens=frontend.tokens,
+            tokenizer=TOKENIZER,
+            chat=frontend.chat,
+            kv_cache=manifest.KvCache(
+                length=length, dtype=recipe.kv_cache.dtype, heads=text.num_key_value_heads, head_dim=text.head_dim
+            ),
+            prefill_chunk=PREFILL_CHUNK,
+            engines={name: result.parts for name, result in lowered.items()},
+            recipe=manifest.Recipe(name=recipe.name, tensors=first.precision),
+            fidelity=first.fidelity,
+            files=describe_files(directory, files),
+        )
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise ExportError(f"the checkpoint does not fit a bundle at {where}: {problem['msg']}") from error
+
+
+def _kv_length(checkpoint: Checkpoint, wanted: int | None) -> int:
+    positions = checkpoint.config.text.max_position_embeddings
+    if wanted is None:
+        return min(DEFAULT_KV_LENGTH, positions)
+    if not 0 < wanted <= positions:
+        raise ExportError(f"a KV length of {wanted} is not possible: the model has {positions} positions")
+    return wanted
+
+
+def _check_output(output: Path) -> None:
+    """Only a bundle, an empty directory or nothing may stand at the output."""
+    if not output.exists() and not output.is_symlink():
+        return
+    if output.is_symlink() or not output.is_dir() or (any(output.iterdir()) and not (output / MANIFEST).is_file()):
+        raise ExportError(f"{output} exists and is not a bundle; it is left alone, choose another output")
+
+
+def _check_space(output: Path, needed: int) -> None:
+    parent = next(path for path in (output.absolute(), *output.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise ExportError(f"{parent} has {free / 1e6:,.0f} MB free, the bundle needs {needed / 1e6:,.0f} MB")
+
+
+@contextmanager
+def _replacing(output: Path) -> Iterator[Path]:
+    """A directory beside ``output`` that takes its place when the block ends well, and is removed when it does not."""
+    output = output.absolute()
+    prefix = f".{output.name}.partial-"
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _recover_abandoned(output, prefix)
+        partial = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=output.parent))
+    except OSError as error:
+        raise ExportError(f"cannot write to {output.parent}: {error.strerror}") from error
+    try:
+        yield partial
+        partial.chmod(0o755)
+        old = partial.with_name(f"{prefix}{os.getpid()}{OLD}")
+        if output.exists():
+            output.rename(old)
+        partial.rename(output)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ExportError(f"{output.parent}: the disk is full; nothing was left behind") from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _recover_abandoned(output: Path, prefix: str) -> None:
+    """Undo what killed exports left: a bundle that was moved aside comes back, half-built ones go.
+
+    What belongs to a process that still runs is left to it.
+    """
+    for path in sorted(output.parent.glob(f"{prefix}*")):
+        process = path.name.removeprefix(prefix).split("-")[0]
+        if process.isdigit() and Path(f"/proc/{process}").exists():
+            continue
+        if path.name.endswith(OLD) and not output.exists():
+            path.rename(output)
+        else:
+            shutil.rmtree(path, ignore_errors=True)

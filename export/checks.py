@@ -1,0 +1,241 @@
+"""The two checks that every ONNX export ends with, layer by layer so that memory stays small.
+
+Lowering: each layer's graph at float precision (accuracy_level 0, float KV cache) beside PyTorch on the weights read
+back from the bundle; they must agree to rounding. Fidelity: the graphs as shipped, each fed with the one before, beside
+the original weights.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from pocketvlm.errors import ExportError
+from pocketvlm.export import onnx_decoder, onnx_vision, reference
+from pocketvlm.export.graph import save_graph
+from pocketvlm.export.job import Job
+from pocketvlm.export.reference import ReadWeight
+from pocketvlm.manifest import Fidelity, TextFidelity, VisionFidelity
+from pocketvlm.recipe import Bounds
+
+Array = npt.NDArray[Any]
+#: GroupQueryAttention's inputs without an INT8 cache's scales.
+FLOAT_ATTENTION_INPUTS = 9
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a graph between two named values, and the tensors it needs besides the first."""
+
+    name: str
+    start: str
+    end: str
+    extra: tuple[str, ...] = ()
+
+
+class GraphUnderTest:
+    """A written graph that can be run in pieces, as shipped or at float precision."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.shipped = ir.load(path)
+        self.floating = at_float_precision(ir.load(path))
+
+    def run(self, piece: Piece, feeds: Mapping[str, Array], *, floating: bool = False) -> Array:
+        """Run one piece; its other outputs (the KV cache) are not looked at."""
+        model = self.floating if floating else self.shipped
+        graph = ir.convenience.extract(model.graph, [piece.start, *piece.extra], [piece.end])
+        graph.opset_imports.update(model.graph.opset_imports)
+        path = self.path.with_name(f".{self.path.stem}-piece.onnx")
+        try:
+            save_graph(ir.Model(graph, ir_version=model.ir_version), path)
+            outputs: Array = _session(path).run([piece.end], dict(feeds))[0]
+        finally:
+            path.unlink(missing_ok=True)
+        return outputs
+
+
+def at_float_precision(model: ir.Model) -> ir.Model:
+    """Let MatMulNBits compute in float32, and make an INT8 KV cache a float32 one."""
+    for node in model.graph:
+        if node.op_type == "MatMulNBits":
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 0)
+        if node.op_type == "GroupQueryAttention" and "kv_cache_bit_width" in node.attributes:
+            for name in ("k_quant_type", "v_quant_type", "kv_cache_bit_width"):
+                del node.attributes[name]
+            node.resize_inputs(FLOAT_ATTENTION_INPUTS)
+            for value in (*node.inputs[3:5], *node.outputs[1:3]):
+                assert value is not None
+                value.dtype = ir.DataType.FLOAT
+    return model
+
+
+def check_export(job: Job, read: ReadWeight, kv: onnx_decoder.KvLayout) -> Fidelity:
+    """Run both checks on the graphs in the job's directory; ``read`` gives the weights as the bundle has them.
+
+    :raises ExportError: naming the layer whose lowering is wrong, or the fidelity score that is over its bound
+    """
+    checks = _Checks(job, read, kv)
+    image_tokens, vision = None, None
+    if job.reference.image_tokens is not None:
+        image_tokens = checks.vision()
+        vision = VisionFidelity(
+            cosine=round(_cosine(image_tokens, job.reference.image_tokens), 6),
+            relative_error=_rounded(relative_error(image_tokens, job.reference.image_tokens)),
+        )
+    text = checks.text(image_tokens)
+    error, layer = max(checks.lowering)
+    if not error <= job.recipe.bounds.lowering_relative_error:
+        raise ExportError(
+            f"lowering: the graph of the {layer} differs from PyTorch by {error:.3g} (relative), "
+            f"the recipe allows {job.recipe.bounds.lowering_relative_error}"
+        )
+    fidelity = Fidelity(lowering_relative_error=_rounded(error), vision=vision, text=text)
+    judge(fidelity, job.recipe.bounds)
+    return fidelity
+
+
+def judge(fidelity: Fidelity, bounds: Bounds) -> None:
+    """Compare the fidelity scores with the recipe's bounds.
+
+    :raises ExportError: naming score, bound and the layer whose error grew most
+    """
+    errors = fidelity.text.relative_error_by_layer
+    growth = [after - before for before, after in zip((0.0, *errors), errors, strict=False)]
+    layer = growth.index(max(growth))
+    if fidelity.vision is not None and fidelity.vision.cosine < bounds.vision_cosine:
+        raise ExportError(
+            f"fidelity: image tokens have cosine {fidelity.vision.cosine:.5f} to the original's, "
+            f"the recipe asks for {bounds.vision_cosine}"
+        )
+    if not fidelity.text.kl_mean <= bounds.kl_mean:
+        raise ExportError(
+            f"fidelity: mean KL divergence {fidelity.text.kl_mean:.4g} nats is over the recipe's bound "
+            f"{bounds.kl_mean}; layer {layer} adds most to the error ({growth[layer]:.3g})"
+        )
+
+
+class _Checks:
+    """Walks through the graphs; ``lowering`` collects (relative error, layer) on the way."""
+
+    def __init__(self, job: Job, read: ReadWeight, kv: onnx_decoder.KvLayout) -> None:
+        self.job, self.read, self.kv = job, read, kv
+        self.config, self.original = job.checkpoint.config, job.reference
+        self.lowering: list[tuple[float, str]] = []
+
+    def vision(self) -> Tensor:
+        """Both checks of the vision graphs; gives the shipped graphs' image tokens."""
+        assert self.original.pixels is not None
+        embedding = self._graph("patch_embedding")
+        whole = Piece("patch embedding", "pixel_values", "patches")
+        pixels = self.original.pixels.numpy()
+        floating = embedding.run(whole, {whole.start: pixels}, floating=True)
+        self._compare(whole, floating, reference.embed_patches(self.config, self.read, self.original.pixels))
+        shipped = embedding.run(whole, {whole.start: pixels})
+        encoder, start = self._graph("vision_encoder"), whole.end
+        for index, before in enumerate(self.original.vision[:-1]):
+            piece = Piece(f"vision layer {index}", start, onnx_vision.hidden_name(index + 1))
+            floating = encoder.run(piece, {start: before.numpy()}, floating=True)
+            self._compare(piece, floating, reference.vision_layer(self.config, self.read, index, before))
+            shipped = encoder.run(piece, {start: shipped})
+            start = piece.end
+            self.job.progress.advance(1)
+        piece, before = Piece("projector", start, "image_embeds"), self.original.vision[-1]
+        floating = encoder.run(piece, {start: before.numpy()}, floating=True)
+        self._compare(piece, floating, reference.project(self.config, self.read, before))
+        return torch.from_numpy(encoder.run(piece, {start: shipped}))
+
+    def text(self, image_tokens: Tensor | None) -> TextFidelity:
+        """Both checks of token embedding and decoder."""
+        config, sample = self.config.text, self.job.sample
+        piece = Piece("token embedding", "input_ids", "inputs_embeds")
+        embedded = self._graph("token_embedding").run(piece, {piece.start: sample.token_ids[None].numpy()})
+        self._compare(piece, embedded, reference.embed_tokens(config, self.read, sample.token_ids))
+        shipped = reference.insert_image_tokens(torch.from_numpy(embedded), image_tokens, sample).numpy()
+        decoder, errors = self._graph("text_decoder"), []
+        for index, (before, after) in enumerate(itertools.pairwise(self.original.text)):
+            start, end = (onnx_decoder.hidden_name(at, config.num_hidden_layers) for at in (index, index + 1))
+            past = tuple(f"past_key_values.{index}.{part}" for part in ("key", "value"))
+            piece = Piece(f"decoder layer {index}", start, end, ("last_position", "total_length", *past))
+            state = self._empty_cache("float32", before.shape[1], past)
+            floating = decoder.run(piece, {start: before.numpy(), **state}, floating=True)
+            wanted = reference.decoder_layer(config, self.read, index, before).hidden
+            self._compare(piece, floating, wanted)
+            state = self._empty_cache(self.kv.dtype, before.shape[1], past)
+            shipped = decoder.run(piece, {start: shipped, **state})
+            errors.append(_rounded(relative_error(torch.from_numpy(shipped), after)))
+            self.job.progress.advance(1)
+        return self._head(decoder, shipped, errors)
+
+    def _head(self, decoder: GraphUnderTest, shipped: Array, errors: list[float]) -> TextFidelity:
+        layers, first = self.config.text.num_hidden_layers, self.job.sample.first_scored
+        piece = Piece("head", onnx_decoder.hidden_name(layers, layers), "logits", ("logits_to_keep",))
+        keep = {"logits_to_keep": np.array([0], np.int64)}
+        before = self.original.text[-1][:, first:]
+        floating = decoder.run(piece, {piece.start: before.numpy(), **keep}, floating=True)[0]
+        self._compare(piece, floating, reference.logits(self.config.text, self.read, before))
+        scores = torch.from_numpy(decoder.run(piece, {piece.start: shipped[:, first:], **keep})[0])
+        divergence = kl_divergence(self.original.logits, scores)
+        agreement = (scores.argmax(-1) == self.original.logits.argmax(-1)).float().mean()
+        return TextFidelity(
+            tokens=self.job.sample.scored,
+            kl_mean=_rounded(float(divergence.mean())),
+            kl_max=_rounded(float(divergence.max())),
+            top1_agreement=round(float(agreement), 4),
+            relative_error_by_layer=tuple(errors),
+        )
+
+    def _graph(self, name: str) -> GraphUnderTest:
+        return GraphUnderTest(self.job.directory / f"{name}.onnx")
+
+    def _compare(self, piece: Piece, found: Array, wanted: Tensor) -> None:
+        self.lowering.append((relative_error(torch.from_numpy(found), wanted), piece.name))
+
+    def _empty_cache(self, dtype: str, tokens: int, past: tuple[str, ...]) -> dict[str, Array]:
+        """An empty KV cache and the position inputs that ``tokens`` from the start on need."""
+        shape = (1, self.config.text.num_key_value_heads, self.kv.length, self.config.text.head_dim)
+        return {
+            "last_position": np.array([tokens - 1], np.int32),
+            "total_length": np.array(tokens, np.int32),
+            **{name: np.zeros(shape, dtype) for name in past},
+        }
+
+
+def relative_error(found: Tensor, wanted: Tensor) -> float:
+    """2-norm of the difference by 2-norm of what is wanted; infinite where a value is not finite."""
+    error = float((found.double() - wanted.double()).norm() / wanted.double().norm().clamp(min=1e-30))
+    return error if math.isfinite(error) else math.inf
+
+
+def kl_divergence(wanted: Tensor, found: Tensor) -> Tensor:
+    """KL(wanted || found) in nats at each position, from logits [tokens, vocabulary]."""
+    log_wanted, log_found = (logits.double().log_softmax(-1) for logits in (wanted, found))
+    return (log_wanted.exp() * (log_wanted - log_found)).sum(-1).clamp(min=0)
+
+
+def _cosine(found: Tensor, wanted: Tensor) -> float:
+    """Mean cosine over tokens."""
+    return float(torch.nn.functional.cosine_similarity(found, wanted, dim=-1).mean())
+
+
+def _rounded(value: float) -> float:
+    """Four significant digits: more would be noise."""
+    return float(f"{value:.4g}") if math.isfinite(value) else 1e30
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

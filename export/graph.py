@@ -1,0 +1,145 @@
+"""A small builder for ONNX graphs whose weights lie in external data files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from pocketvlm.export.weights import GroupedWeight, Region, StoredWeight
+
+OPSET = 21
+IR_VERSION = 10
+#: ONNX Runtime's own operators (MatMulNBits, GroupQueryAttention, ...).
+MICROSOFT = "com.microsoft"
+
+Dimension = int | str
+DTYPES = {
+    "float32": ir.DataType.FLOAT,
+    "int64": ir.DataType.INT64,
+    "int32": ir.DataType.INT32,
+    "int8": ir.DataType.INT8,
+    "uint8": ir.DataType.UINT8,
+}
+
+
+class GraphBuilder:
+    """Collects nodes, weights, inputs and outputs, in order; ``model()`` gives the finished ONNX model."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._nodes: list[ir.Node] = []
+        self._inputs: list[ir.Value] = []
+        self._outputs: list[ir.Value] = []
+        self._initializers: dict[str, ir.Value] = {}
+
+    def input(self, name: str, dtype: str, shape: Sequence[Dimension]) -> ir.Value:
+        value = ir.val(name, DTYPES[dtype], list(shape))
+        self._inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, dtype: str, shape: Sequence[Dimension]) -> None:
+        value.name = name
+        value.type = ir.TensorType(DTYPES[dtype])
+        value.shape = ir.Shape(list(shape))
+        self._outputs.append(value)
+
+    def op(
+        self,
+        op_type: str,
+        *inputs: ir.Value | None,
+        domain: str = "",
+        name: str | None = None,
+        dtype: str = "float32",
+        **attributes: Any,
+    ) -> ir.Value:
+        """Add a node with one output. One that has a ``name`` has a type too, so that a graph can be cut there."""
+        value = self.ops(op_type, *inputs, domain=domain, names=[name], **attributes)[0]
+        if name is not None:
+            value.type = ir.TensorType(DTYPES[dtype])
+        return value
+
+    def ops(
+        self,
+        op_type: str,
+        *inputs: ir.Value | None,
+        names: Sequence[str | None],
+        domain: str = "",
+        **attributes: Any,
+    ) -> Sequence[ir.Value]:
+        """Add a node with several outputs; each unnamed one gets a name from its node."""
+        node = ir.node(op_type, list(inputs), attributes, domain=domain, num_outputs=len(names))
+        node.name = f"{op_type}_{len(self._nodes)}"
+        for index, (value, name) in enumerate(zip(node.outputs, names, strict=True)):
+            value.name = name or f"{node.name}_{index}"
+        self._nodes.append(node)
+        return node.outputs
+
+    def constant(self, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+        """A small tensor kept inside the graph file."""
+        return self._initializer(name, ir.tensor(array, name=name))
+
+    def default_input(self, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+        """An input that may be left out: it has an initializer as its default."""
+        value = self.constant(name, array)
+        self._inputs.append(value)
+        return value
+
+    def weight(self, name: str, region: Region) -> ir.Value:
+        """A tensor of an external data file."""
+        dtype = ir.DataType.from_numpy(np.dtype(region.dtype))
+        tensor = ir.ExternalTensor(
+            region.file, region.offset, region.length, dtype, shape=ir.Shape(region.shape), name=name
+        )
+        return self._initializer(name, tensor)
+
+    def linear(self, hidden: ir.Value, weight: StoredWeight, bias: StoredWeight | None = None) -> ir.Value:
+        """hidden [..., columns] times a stored [rows, columns] weight -> [..., rows]"""
+        if not isinstance(weight, GroupedWeight):
+            product = self.op("MatMul", hidden, self.weight(f"{weight.name}.transposed", weight.region))
+            return product if bias is None else self.op("Add", product, self.float_weight(bias))
+        zero_points = weight.zero_points
+        return self.op(
+            "MatMulNBits",
+            hidden,
+            self.weight(f"{weight.name}.codes", weight.codes),
+            self.weight(f"{weight.name}.scales", weight.scales),
+            None if zero_points is None else self.weight(f"{weight.name}.zero_points", zero_points),
+            None,
+            None if bias is None else self.float_weight(bias),
+            domain=MICROSOFT,
+            K=weight.columns,
+            N=weight.rows,
+            bits=weight.bits,
+            block_size=weight.group_size,
+            accuracy_level=4,
+        )
+
+    def float_weight(self, weight: StoredWeight) -> ir.Value:
+        """A weight that the recipe keeps in float32 (a norm, a bias, a convolution)."""
+        assert not isinstance(weight, GroupedWeight), weight.name
+        return self.weight(weight.name, weight.region)
+
+    def model(self) -> ir.Model:
+        graph = ir.Graph(
+            self._inputs,
+            self._outputs,
+            nodes=self._nodes,
+            initializers=list(self._initializers.values()),
+            opset_imports={"": OPSET, MICROSOFT: 1},
+            name=self._name,
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="pocketvlm")
+
+    def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        if name not in self._initializers:
+            self._initializers[name] = ir.val(name, tensor.dtype, ir.Shape(tensor.shape), const_value=tensor)
+        return self._initializers[name]
+
+
+def save_graph(model: ir.Model, path: Path) -> None:
+    """Write the graph; its weights stay where they are, beside it."""
+    path.write_bytes(ir.serde.serialize_model(model).SerializeToString())

@@ -1,0 +1,58 @@
+"""What a back end is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pocketvlm.export.reference import Reference
+from pocketvlm.export.sample import Sample
+from pocketvlm.manifest import Fidelity, Part, TensorPrecision
+from pocketvlm.models.checkpoint import Checkpoint
+from pocketvlm.recipe import Recipe
+
+
+class Progress(Protocol):
+    """Told how far a long piece of work is: ``phase`` starts one, ``advance`` counts in its unit."""
+
+    def phase(self, name: str, total: int) -> None: ...
+
+    def advance(self, amount: int) -> None: ...
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def phase(self, name: str, total: int) -> None:
+        pass
+
+    def advance(self, amount: int) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Job:
+    """An export under way: ``directory`` is where the parts go, ``reference`` the sample's way through the original."""
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    directory: Path
+    kv_length: int
+    sample: Sample
+    reference: Reference
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The parts that a back end wrote, the files they use and how each weight is stored in them."""
+
+    parts: dict[str, Part]
+    files: tuple[str, ...]
+    precision: dict[str, TensorPrecision]
+    fidelity: Fidelity
+
+
+Backend = Callable[[Job], Lowered]

@@ -1,0 +1,68 @@
+"""The ONNX back end: four graphs for ONNX Runtime on a phone's or a host's CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from pocketvlm.export.checks import check_export
+from pocketvlm.export.graph import DTYPES, save_graph
+from pocketvlm.export.job import Job, Lowered
+from pocketvlm.export.onnx_decoder import KvLayout, build_text_decoder, build_token_embedding
+from pocketvlm.export.onnx_vision import build_patch_embedding, build_vision_encoder
+from pocketvlm.export.weights import WeightStore
+from pocketvlm.manifest import Part, TensorSpec
+
+#: Weights of the vision graphs and of the text graphs; a tied embedding table is shared by two graphs.
+VISION_DATA, TEXT_DATA = "vision.data", "text.data"
+
+
+def lower(job: Job) -> Lowered:
+    """Write the graphs, their weights as the recipe says, and check them.
+
+    :raises ExportError: when a check fails
+    """
+    config, directory, progress = job.checkpoint.config, job.directory, job.progress
+    kv = KvLayout(job.kv_length, job.recipe.kv_cache.dtype, _kv_ranges(job))
+    progress.phase("quantize and write", job.checkpoint.parameters)
+    store = WeightStore(job.checkpoint, job.recipe, directory, progress.advance)
+    parts = {}
+    if config.vision is not None:
+        with store.writing_to(VISION_DATA):
+            parts["patch_embedding"] = _save(build_patch_embedding(store, config.vision), directory, VISION_DATA)
+            parts["vision_encoder"] = _save(build_vision_encoder(store, config), directory, VISION_DATA)
+    with store.writing_to(TEXT_DATA):
+        parts["token_embedding"] = _save(build_token_embedding(store, config.text), directory, TEXT_DATA)
+        parts["text_decoder"] = _save(build_text_decoder(store, config.text, kv), directory, TEXT_DATA)
+    progress.phase("check layer by layer", len(job.reference.vision) + len(job.reference.text))
+    fidelity = check_export(job, lambda name: store.read(store.stored(name)), kv)
+    files = tuple(sorted({file for part in parts.values() for file in (part.file, *part.data)}))
+    return Lowered(parts, files, store.precision, fidelity)
+
+
+def _kv_ranges(job: Job) -> tuple[tuple[float, float], ...] | None:
+    """The sample's largest |key| and |value| a layer, with the recipe's headroom; None for a float cache."""
+    cache = job.recipe.kv_cache
+    if cache.dtype != "int8":
+        return None
+    return tuple((key * cache.headroom, value * cache.headroom) for key, value in job.reference.kv_ranges)
+
+
+def _save(model: ir.Model, directory: Path, data: str) -> Part:
+    name = f"{model.graph.name}.onnx"
+    save_graph(model, directory / name)
+    return Part(
+        file=name,
+        data=(data,),
+        inputs=tuple(_spec(value) for value in model.graph.inputs),
+        outputs=tuple(_spec(value) for value in model.graph.outputs),
+    )
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    names: dict[ir.DataType, Any] = {dtype: name for name, dtype in DTYPES.items()}
+    assert value.name is not None and value.shape is not None and value.dtype is not None
+    shape = tuple(size if isinstance(size, int) else str(size.value) for size in value.shape)
+    return TensorSpec(name=value.name, shape=shape, dtype=names[value.dtype])

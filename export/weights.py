@@ -1,0 +1,193 @@
+"""Weights on their way from a checkpoint into a bundle: read, quantized, packed and written one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pocketvlm.errors import RecipeError
+from pocketvlm.manifest import TensorPrecision
+from pocketvlm.models.checkpoint import Checkpoint
+from pocketvlm.quant import GroupedTensor, quantizer_of
+from pocketvlm.quant.tensors import PackedTensor, pack, unpack
+from pocketvlm.recipe import Recipe, Rule
+
+#: Large tensors start on a page of any phone (16 KB pages), so that mapping them shares no page with a neighbour.
+PAGE, LARGE = 16384, 1 << 20
+SMALL_ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class Region:
+    """An array inside a data file."""
+
+    file: str
+    offset: int
+    length: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FloatWeight:
+    """A float32 weight, times ``factor``; a matrix of a linear layer is stored transposed, [columns, rows]."""
+
+    name: str
+    region: Region
+    transposed: bool
+    factor: float
+
+
+@dataclass(frozen=True)
+class GroupedWeight:
+    """A weight as packed codes, scales and zero points; ``factor`` was multiplied into the scales."""
+
+    name: str
+    codes: Region
+    scales: Region
+    zero_points: Region | None
+    bits: int
+    group_size: int
+    rows: int
+    columns: int
+    factor: float
+
+
+StoredWeight = FloatWeight | GroupedWeight
+
+
+class DataFile:
+    """An external data file of ONNX graphs, written from start to end."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self._stream: BinaryIO = path.open("wb")
+
+    def append(self, array: np.ndarray[Any, Any]) -> Region:
+        """Write an array at the next aligned offset."""
+        alignment = PAGE if array.nbytes >= LARGE else SMALL_ALIGNMENT
+        self._stream.write(bytes(-self._stream.tell() % alignment))
+        offset = self._stream.tell()
+        self._stream.write(np.ascontiguousarray(array).data)
+        return Region(self.name, offset, array.nbytes, str(array.dtype), array.shape)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class WeightStore:
+    """Writes each weight of a checkpoint as its recipe says, once, and can read it back."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, recipe: Recipe, directory: Path, progress: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.directory = directory
+        self._rules = recipe.assign(checkpoint.tensors)
+        self._progress = progress
+        self._file: DataFile | None = None
+        self._stored: dict[str, StoredWeight] = {}
+        #: How each weight was stored, for the manifest.
+        self.precision: dict[str, TensorPrecision] = {}
+
+    @contextmanager
+    def writing_to(self, file: str) -> Iterator[None]:
+        """Weights that are asked for inside this block, and are not stored yet, go to ``file``."""
+        self._file = DataFile(self.directory / file)
+        try:
+            yield
+        finally:
+            self._file.close()
+            self._file = None
+
+    def linear(self, name: str, factor: float = 1.0) -> StoredWeight:
+        """The matrix of a linear layer, times ``factor``."""
+        return self._store(name, transposed=True, factor=factor)
+
+    def table(self, name: str) -> StoredWeight:
+        """An embedding table; the head of a tied model uses the same bytes."""
+        return self._store(name, transposed=False, factor=1.0)
+
+    def vector(self, name: str, factor: float = 1.0) -> FloatWeight:
+        """A norm, a bias, a convolution or position embedding: always float32.
+
+        :raises RecipeError: when the recipe quantizes it
+        """
+        weight = self._store(name, transposed=False, factor=factor)
+        if not isinstance(weight, FloatWeight):
+            raise RecipeError(f"{name} cannot be quantized in an ONNX graph; let the recipe keep it")
+        return weight
+
+    def optional_vector(self, name: str, factor: float = 1.0) -> FloatWeight | None:
+        """A bias, where the model has it."""
+        return self.vector(name, factor) if name in self.checkpoint.tensors else None
+
+    def read(self, weight: StoredWeight) -> Tensor:
+        """A stored weight, dequantized from the bytes in the bundle, without its factor: float32."""
+        if isinstance(weight, FloatWeight):
+            values = torch.from_numpy(self._read(weight.region)) / weight.factor
+            return values.T if weight.transposed else values
+        zero_points = None if weight.zero_points is None else self._read(weight.zero_points)
+        packed = PackedTensor(self._read(weight.codes), self._read(weight.scales), zero_points)
+        return torch.from_numpy(unpack(packed, bits=weight.bits, columns=weight.columns).dequantize()) / weight.factor
+
+    def stored(self, name: str) -> StoredWeight:
+        """The weight ``name`` as it was written."""
+        return self._stored[name]
+
+    def _store(self, name: str, *, transposed: bool, factor: float) -> StoredWeight:
+        if name in self._stored:
+            return self._stored[name]
+        assert self._file is not None, f"{name} is stored outside writing_to()"
+        weight = self.checkpoint.tensor(name)
+        rule = self._rules[name]
+        quantized = quantizer_of(rule).quantize(weight)
+        stored: StoredWeight
+        if isinstance(quantized, GroupedTensor):
+            quantized = quantized.scaled(factor)
+            stored = self._write_grouped(name, quantized, factor)
+            self.precision[name] = _precision(rule, quantized)
+        else:
+            array = (quantized * np.float32(factor)).T if transposed else quantized * np.float32(factor)
+            stored = FloatWeight(name, self._file.append(array), transposed, factor)
+            self.precision[name] = TensorPrecision(bits=32, quantizer=rule.quantizer, bits_per_weight=32.0)
+        self._stored[name] = stored
+        self._progress(weight.numel())
+        return stored
+
+    def _write_grouped(self, name: str, tensor: GroupedTensor, factor: float) -> GroupedWeight:
+        assert self._file is not None
+        packed = pack(tensor)
+        return GroupedWeight(
+            name=name,
+            codes=self._file.append(packed.codes),
+            scales=self._file.append(packed.scales),
+            zero_points=None if packed.zero_points is None else self._file.append(packed.zero_points),
+            bits=tensor.bits,
+            group_size=tensor.group_size,
+            rows=tensor.rows,
+            columns=tensor.columns,
+            factor=factor,
+        )
+
+    def _read(self, region: Region) -> np.ndarray[Any, Any]:
+        path, dtype = self.directory / region.file, np.dtype(region.dtype)
+        values = np.fromfile(path, dtype, count=region.length // dtype.itemsize, offset=region.offset)
+        return values.reshape(region.shape)
+
+
+def _precision(rule: Rule, tensor: GroupedTensor) -> TensorPrecision:
+    return TensorPrecision(
+        bits=4 if tensor.bits == 4 else 8,
+        group_size=tensor.group_size,
+        symmetric=tensor.zero_points is None,
+        quantizer=rule.quantizer,
+        bits_per_weight=round(tensor.bits_per_weight, 4),
+    )

@@ -1,0 +1,213 @@
+"""The schema of ``manifest.json``: all that a runtime must know about a bundle, in one strict, versioned file.
+
+Read in Python by pydantic; docs/bundle-format.md describes it for other readers. Unknown keys are refused, so that a
+reader never half-understands a bundle. Every change raises FORMAT_VERSION and is named in the CHANGELOG.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+FORMAT_VERSION = 1
+
+#: A file of a bundle: a relative POSIX path without empty, dot or dot-dot parts.
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
+
+FileName = Annotated[str, StringConstraints(pattern=rf"^{FILE_NAME.pattern}$", max_length=255)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Positive = Annotated[int, Field(gt=0, le=1 << 40)]
+Size = Annotated[int, Field(ge=0, le=1 << 44)]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+TokenIds = Annotated[tuple[TokenId, ...], Field(max_length=256)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Strict(BaseModel):
+    """Base of all parts of the manifest: frozen, no unknown keys, finite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class FileEntry(Strict):
+    """A file, its size and two digests: all of it, and a sample that is cheap to check at load."""
+
+    bytes: Size
+    sha256: Sha256
+    sample_sha256: Sha256
+
+
+class TensorSpec(Strict):
+    """An input or output of a graph; a string in ``shape`` names a dimension that varies."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: Literal["float32", "int64", "int32", "int8", "uint8"]
+
+
+class Part(Strict):
+    """One graph of one engine. ``data`` are the files of its external weights (parts may share them)."""
+
+    file: FileName
+    data: tuple[FileName, ...] = ()
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Model(Strict):
+    """What was exported. ``revision`` is a digest of the checkpoint's config, tokenizer and weight index."""
+
+    name: str
+    family: str
+    revision: str
+    vocab_size: Positive
+    hidden_size: Positive
+    layers: Positive
+
+
+class Vision(Strict):
+    """Image to tiles to tokens: the arguments of ``pocketvlm.images.Preprocessing`` and what the tower makes of it."""
+
+    tile_size: Annotated[int, Field(gt=0, le=4096)]
+    strategy: Literal["relaxed", "llava-next", "internvl"]
+    candidates: Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1, max_length=256)]
+    alpha: Annotated[float, Field(ge=0, le=1)]
+    thumbnail: Literal["first", "last", "none"]
+    thumbnail_of_single_tile: bool
+    resize_filter: Literal["bicubic"]
+    pad_color: tuple[int, int, int]
+    rescale: Finite
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Finite, Finite, Finite]
+    tile_batch: Annotated[int, Field(gt=0, le=64)]
+    patches_per_tile: Positive
+    vision_hidden_size: Positive
+    downsample_ratio: Positive
+    tokens_per_tile: Positive
+
+
+class ImageLayout(Strict):
+    """Token ids around an image's tokens: image_start, [thumbnail + tokens], per tile (row-major) tile[row][column] +
+    tokens, after each row row_end, image_end. ``thumbnail`` comes last where ``Vision.thumbnail`` says so."""
+
+    image_start: TokenIds
+    thumbnail: TokenIds
+    tile: tuple[tuple[TokenIds, ...], ...]
+    row_end: TokenIds
+    image_end: TokenIds
+
+
+class Tokens(Strict):
+    """Special tokens; ``image`` is the placeholder that image embeddings replace."""
+
+    stop: TokenIds
+    image: TokenId | None
+
+
+class Role(Strict):
+    """Literal text around a message; ``strip`` where the template trims the content's white space."""
+
+    prefix: str
+    suffix: str
+    strip: bool
+
+
+class Chat(Strict):
+    """The chat template as literals (proved equal to the Jinja template at export)."""
+
+    start: str
+    roles: dict[Literal["system", "user", "assistant"], Role]
+    default_system: str | None
+    generation_prefix: str
+
+
+class KvCache(Strict):
+    """One buffer [1, heads, length, head_dim] for keys and one for values, a layer each."""
+
+    length: Annotated[int, Field(gt=0, le=1 << 20)]
+    dtype: Literal["float32", "int8"]
+    heads: Positive
+    head_dim: Positive
+
+
+class TensorPrecision(Strict):
+    """How one weight is stored. ``bits`` counts the codes alone, ``bits_per_weight`` scales and zero points too."""
+
+    bits: Literal[4, 8, 32]
+    group_size: Positive | None = None
+    symmetric: bool = True
+    quantizer: str
+    bits_per_weight: Finite
+
+
+class Recipe(Strict):
+    """The recipe's name and what it made of every weight (names as in the checkpoint)."""
+
+    name: str
+    tensors: dict[str, TensorPrecision]
+
+
+class VisionFidelity(Strict):
+    """Image tokens of the shipped graphs beside the original weights'."""
+
+    cosine: Finite
+    relative_error: Finite
+
+
+class TextFidelity(Strict):
+    """One teacher-forced pass beside the original weights: KL divergence in nats, errors relative (2-norm)."""
+
+    tokens: Positive
+    kl_mean: Finite
+    kl_max: Finite
+    top1_agreement: Finite
+    relative_error_by_layer: tuple[Finite, ...]
+
+
+class Fidelity(Strict):
+    """The checks that every export ends with. ``lowering``: graph at float precision against PyTorch."""
+
+    lowering_relative_error: Finite
+    vision: VisionFidelity | None
+    text: TextFidelity
+
+
+class MinimumRuntime(Strict):
+    """The oldest versions that can run this bundle."""
+
+    pocketvlm: str
+    onnxruntime: str | None = None
+
+
+class Manifest(Strict):
+    """The whole of ``manifest.json``."""
+
+    format_version: Literal[1]
+    minimum_runtime: MinimumRuntime
+    model: Model
+    vision: Vision | None
+    image_layout: ImageLayout | None
+    tokens: Tokens
+    tokenizer: FileName
+    chat: Chat | None
+    kv_cache: KvCache
+    prefill_chunk: Annotated[int, Field(gt=0, le=1 << 16)]
+    engines: dict[Literal["onnx"], dict[str, Part]]
+    recipe: Recipe
+    fidelity: Fidelity
+    files: dict[FileName, FileEntry]
+
+    @model_validator(mode="after")
+    def _parts_have_their_files(self) -> Manifest:
+        for engine, parts in self.engines.items():
+            for name, part in parts.items():
+                for file in (part.file, *part.data):
+                    if file not in self.files:
+                        raise ValueError(f"{engine} part {name} uses {file!r}, which 'files' does not list")
+        if self.tokenizer not in self.files:
+            raise ValueError(f"the tokenizer {self.tokenizer!r} is not in 'files'")
+        if (self.vision is None) != (self.image_layout is None) or (self.vision is None) != (self.tokens.image is None):
+            raise ValueError("vision, image_layout and tokens.image belong together")
+        return self

@@ -1,0 +1,44 @@
+"""BlueLM-V (arXiv 2411.10640): SigLIP tower, 2x2 token downsampler, two-layer MLP, decoder."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.decoder import Decoder
+from pocketvlm.models.siglip import Downsampler, Projector, VisionTower
+
+
+class BluelmV(nn.Module):
+    """The whole model. A text-only config has no vision modules."""
+
+    def __init__(self, config: VlmConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.vision is not None:
+            self.vision_tower = VisionTower(config.vision)
+            self.downsampler = Downsampler(config.vision.hidden_size, config.downsample_ratio)
+            self.projector = Projector(config.vision.hidden_size, config.text.hidden_size)
+        self.model = Decoder(config.text)
+        self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
+        if config.text.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def encode_tiles(self, pixels: Tensor) -> Tensor:
+        """float [tiles, 3, size, size] -> image tokens [tiles, tokens per tile, hidden]"""
+        tokens: Tensor = self.projector(self.downsampler(self.vision_tower(pixels)))
+        return tokens
+
+    def embed_tokens(self, token_ids: Tensor) -> Tensor:
+        """int64 [batch, tokens] -> [batch, tokens, hidden]"""
+        return self.model.embed(token_ids)
+
+    def decoder(self, embeddings: Tensor) -> Tensor:
+        """[batch, tokens, hidden] from position 0 on -> normalized hidden states [batch, tokens, hidden]"""
+        hidden: Tensor = self.model(embeddings)
+        return hidden
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """[batch, tokens, hidden] -> logits [batch, tokens, vocabulary]"""
+        logits: Tensor = self.lm_head(self.decoder(embeddings))
+        return logits

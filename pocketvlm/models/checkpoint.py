@@ -1,0 +1,177 @@
+"""Checkpoints on disk: a Hugging Face directory, read tensor by tensor, never as a whole.
+
+Only safetensors are read (nothing is unpickled); its header is validated by the library before memory is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pocketvlm.errors import CheckpointError
+from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.families import Family, family_of
+
+MAX_JSON_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One weight: where it lies and how the model uses it."""
+
+    name: str
+    file: Path
+    key: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint. ``tensors`` has an entry for each parameter of the model, by the model's name for it."""
+
+    directory: Path
+    family: Family
+    config: VlmConfig
+    tensors: dict[str, TensorInfo]
+    _open_files: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def tensor(self, name: str) -> Tensor:
+        """The weight as stored (fp16, bf16 or fp32), mapped from its file.
+
+        :raises CheckpointError: when the weight has NaN or infinite values
+        """
+        info = self.tensors[name]
+        if info.file not in self._open_files:
+            self._open_files[info.file] = _open_safetensors(info.file)
+        tensor: Tensor = self._open_files[info.file].get_tensor(info.key)
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{info.file.name}: {info.key} has NaN or infinite values; it cannot be quantized")
+        return tensor
+
+    def load_into(self, module: nn.Module, prefix: str) -> None:
+        """Fill a module's parameters from the weights whose names start with ``prefix``, in float32."""
+        for name, parameter in module.named_parameters():
+            with torch.no_grad():
+                parameter.copy_(self.tensor(prefix + name))
+
+    @cached_property
+    def revision(self) -> str:
+        """A digest of config, tokenizer and of every weight's name, shape, file size: tells checkpoints apart."""
+        digest = hashlib.sha256()
+        for name in ("config.json", "tokenizer.json", "chat_template.jinja", "tokenizer_config.json"):
+            if (self.directory / name).is_file():
+                digest.update(name.encode() + (self.directory / name).read_bytes())
+        for info in self.tensors.values():
+            digest.update(f"{info.key} {info.shape} {info.file.name} {info.file.stat().st_size}".encode())
+        return digest.hexdigest()[:16]
+
+    @property
+    def parameters(self) -> int:
+        return sum(torch.Size(info.shape).numel() for info in self.tensors.values())
+
+
+def open_checkpoint(directory: str | Path) -> Checkpoint:
+    """Open a Hugging Face directory: ``config.json`` and one or more ``*.safetensors``.
+
+    :raises CheckpointError: when a file is missing or damaged, the family is unknown, or weights are missing,
+        of the wrong shape, or left over
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory} is not a checkpoint: no such directory")
+    raw = read_json(directory / "config.json")
+    family = family_of(str(raw.get("model_type", "")), directory)
+    config = family.read_config(raw)
+    tensors = _match(directory, family, config, _list_tensors(directory))
+    return Checkpoint(directory, family, config, tensors)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of bounded size."""
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} is not a checkpoint: {path.name} is missing")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise CheckpointError(f"{path} is larger than {MAX_JSON_BYTES} bytes")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object")
+    return value
+
+
+def _list_tensors(directory: Path) -> dict[str, TensorInfo]:
+    """All tensors of all shards, by their key in the file."""
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointError(f"{index} has no weight_map")
+        names = sorted({str(name) for name in weight_map.values()})
+    else:
+        names = sorted(path.name for path in directory.glob("*.safetensors"))
+    if not names:
+        raise CheckpointError(f"{directory} has no *.safetensors files (other weight formats are not read)")
+    tensors: dict[str, TensorInfo] = {}
+    for name in names:
+        if Path(name).name != name:
+            raise CheckpointError(f"{index.name} names {name!r}, which is outside the checkpoint")
+        path = directory / name
+        if not path.is_file():
+            raise CheckpointError(f"shard {name} is missing from {directory}")
+        shard = _open_safetensors(path)
+        for key in shard.keys():  # noqa: SIM118 (safe_open is not a mapping)
+            if key in tensors:
+                raise CheckpointError(f"{key} stands in both {tensors[key].file.name} and {name}")
+            tensors[key] = TensorInfo(key, path, key, tuple(shard.get_slice(key).get_shape()))
+    return tensors
+
+
+def _match(directory: Path, family: Family, config: VlmConfig, found: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Assign each stored tensor to the parameter it fills."""
+    expected = expected_shapes(config)
+    tensors: dict[str, TensorInfo] = {}
+    for key, info in found.items():
+        name = family.rename(key)
+        if name is None or (config.text.tie_word_embeddings and name == "lm_head.weight"):
+            continue
+        if name not in expected:
+            raise CheckpointError(f"{directory}: {key} belongs to no part of a {family.name} model")
+        if name in tensors:
+            raise CheckpointError(f"{directory}: {key} and {tensors[name].key} both claim {name}")
+        if info.shape != expected[name]:
+            raise CheckpointError(
+                f"{directory}: {key} has shape {list(info.shape)}, config.json asks for {list(expected[name])}"
+            )
+        tensors[name] = TensorInfo(name, info.file, key, info.shape)
+    missing = [name for name in expected if name not in tensors]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(f"{directory}: {missing[0]}{more} missing from the weights")
+    return {name: tensors[name] for name in expected}
+
+
+def expected_shapes(config: VlmConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter that is stored (a tied head is not), without allocating any."""
+    from pocketvlm.models.bluelm_v import BluelmV
+
+    with torch.device("meta"):
+        model = BluelmV(config)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _open_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error

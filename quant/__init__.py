@@ -1,0 +1,33 @@
+"""Quantizers: one file each. The type of a rule's config decides what happens to a weight."""
+
+from __future__ import annotations
+
+from pocketvlm.errors import RecipeError
+from pocketvlm.quant.keep import Keep
+from pocketvlm.quant.round_to_nearest import RoundToNearest
+from pocketvlm.quant.tensors import GroupedTensor
+from pocketvlm.recipe import Rule
+
+Quantizer = Keep | RoundToNearest
+
+#: A new quantizer is one file with a frozen config that has ``quantize``, and one line here.
+QUANTIZERS: dict[str, type[Quantizer]] = {
+    "keep": Keep,
+    "round-to-nearest": RoundToNearest,
+}
+
+
+def quantizer_of(rule: Rule) -> Quantizer:
+    """The quantizer config that a recipe's rule asks for.
+
+    :raises RecipeError: for an unknown quantizer or option
+    """
+    if rule.quantizer not in QUANTIZERS:
+        raise RecipeError(f"no quantizer {rule.quantizer!r}; known: {', '.join(QUANTIZERS)}")
+    try:
+        return QUANTIZERS[rule.quantizer](**rule.options)
+    except TypeError as error:
+        raise RecipeError(f"quantizer {rule.quantizer}: {error}") from error
+
+
+__all__ = ["QUANTIZERS", "GroupedTensor", "Keep", "Quantizer", "RoundToNearest", "quantizer_of"]

@@ -1,0 +1,19 @@
+"""Keep a weight as it is, in float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pocketvlm.quant.tensors import Floats
+
+
+@dataclass(frozen=True)
+class Keep:
+    """No quantization."""
+
+    def quantize(self, weight: Tensor) -> Floats:
+        """A weight of any float type -> float32 of the same shape"""
+        result: Floats = weight.float().numpy()
+        return result

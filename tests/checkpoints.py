@@ -1,0 +1,111 @@
+"""Tiny checkpoints with random weights, written as Hugging Face directories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from pocketvlm.models.bluelm_v import BluelmV
+from pocketvlm.models.config import DecoderConfig, ImageLayout, TilingConfig, VisionConfig, VlmConfig
+
+SPECIAL_TOKENS = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<image>", "<|image_pad|>", "</image>", "<row>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{{ '<image><|image_pad|></image>' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endif %}"
+    "{{ '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+FAMILIES = ("llama", "qwen2", "minicpm")
+
+
+def tiny_config(family: str = "llama", *, vision: bool = True, **text: Any) -> VlmConfig:
+    """Two layers of everything; odd grid (9 x 9), grouped-query attention, sizes that no group size divides."""
+    extra: dict[str, Any] = {}
+    if family == "minicpm":
+        extra = {"scale_emb": 12.0, "scale_depth": 1.4, "dim_model_base": 48}
+    decoder = DecoderConfig(
+        model_type=family,  # type: ignore[arg-type]
+        **{
+            "vocab_size": 320,
+            "hidden_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "intermediate_size": 160,
+            "max_position_embeddings": 512,
+            "tie_word_embeddings": family == "llama",
+            **extra,
+            **text,
+        },
+    )
+    if not vision:
+        return VlmConfig(text=decoder, model_type=family)
+    tower = VisionConfig(
+        hidden_size=64,
+        image_size=72,
+        patch_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=136,
+    )
+    return VlmConfig(
+        text=decoder,
+        vision=tower,
+        image_layout=ImageLayout(image_start="<image>", row_end="<row>", image_end="</image>"),
+        tiling=TilingConfig(candidates=tuple((m, n) for m in (4, 3, 2, 1) for n in (4, 3, 2, 1) if m * n <= 8)),
+    )
+
+
+def random_model(config: VlmConfig, seed: int = 0) -> BluelmV:
+    """A model whose norms and biases are random as well, so that a missing one shows."""
+    torch.manual_seed(seed)
+    model = BluelmV(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+def write_checkpoint(
+    directory: Path, config: VlmConfig, *, seed: int = 0, dtype: torch.dtype = torch.float32, shards: int = 1
+) -> BluelmV:
+    """Write a checkpoint of random weights; gives the model that it holds, in float32."""
+    directory.mkdir(parents=True, exist_ok=True)
+    model = random_model(config, seed)
+    weights = {name: value.detach().to(dtype).contiguous() for name, value in model.named_parameters()}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+    names = sorted(weights)
+    if shards == 1:
+        save_file(weights, directory / "model.safetensors")
+    else:
+        files = {name: f"model-{at % shards + 1:05d}-of-{shards:05d}.safetensors" for at, name in enumerate(names)}
+        for file in set(files.values()):
+            save_file({name: weights[name] for name in names if files[name] == file}, directory / file)
+        (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    raw = config.to_dict() if config.vision is not None else config.to_dict()["text_config"]
+    (directory / "config.json").write_text(json.dumps(raw))
+    write_frontend(directory)
+    return model
+
+
+def write_frontend(directory: Path) -> None:
+    """Tokenizer (bytes and the special tokens), chat template, preprocessing."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>"}))
+    (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    (directory / "preprocessor_config.json").write_text(
+        json.dumps({"resample": 3, "rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.5] * 3})
+    )
