@@ -136,7 +136,7 @@ class GraphBuilder:
 
     def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         if name not in self._initializers:
-            self._initializers[name] = ir.val(name, tensor.dtype, ir.Shape(tensor.shape), const_value=tensor)
+            self._initializers[name] = ir.val(name, tensor.dtype, list(tensor.shape.numpy()), const_value=tensor)
         return self._initializers[name]
 
 

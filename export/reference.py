@@ -148,7 +148,7 @@ def run_reference(checkpoint: Checkpoint, sample: Sample, progress: Callable[[in
 
 def insert_image_tokens(embeddings: Tensor, image_tokens: Tensor | None, sample: Sample) -> Tensor:
     """Put image tokens [1, tokens per tile, hidden] where their placeholders stand in [1, tokens, hidden]."""
-    if image_tokens is None:
+    if image_tokens is None or sample.image_token is None:
         return embeddings
     places = torch.eq(sample.token_ids, sample.image_token)[None, :, None]
     return embeddings.masked_scatter(places, image_tokens)

@@ -1,0 +1,78 @@
+"""Recipes: order, completeness, and clear errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pocketvlm.errors import RecipeError
+from pocketvlm.recipe import Recipe, Rule, built_in_recipes, load_recipe, parse_recipe
+from tests.checkpoints import tiny_config
+
+KEEP = {"match": ["*"], "quantizer": "keep"}
+
+
+def test_the_built_in_recipes() -> None:
+    assert built_in_recipes() == ("bluelm-v-3b", "fp32", "int4-g128", "int4-g32", "int8")
+    paper = load_recipe("bluelm-v-3b")
+    assert paper.kv_cache.dtype == "int8"
+    assert load_recipe("int4-g128").kv_cache.dtype == "float32"
+
+
+@pytest.mark.parametrize("name", built_in_recipes())
+def test_built_in_recipes_claim_every_weight(name: str) -> None:
+    from pocketvlm.models.checkpoint import expected_shapes
+
+    for family in ("llama", "qwen2"):
+        shapes = expected_shapes(tiny_config(family))
+        assigned = load_recipe(name).assign(shapes)
+        quantized = {weight for weight, rule in assigned.items() if rule.quantizer != "keep"}
+        assert all(len(shapes[weight]) == 2 for weight in quantized)
+        bits = {weight: assigned[weight].options.get("bits", 32) for weight in shapes}
+        wanted = {"fp32": 32, "int8": 8}.get(name, 4)
+        assert bits["model.layers.0.mlp.up_proj.weight"] == wanted
+        assert bits["vision_tower.encoder.layers.1.mlp.fc1.weight"] == (32 if name == "fp32" else 8)
+
+
+def test_the_first_rule_that_matches_wins() -> None:
+    recipe = Recipe("r", (Rule(("a.*",), "keep"), Rule(("*",), "round-to-nearest")))
+    assert recipe.assign(["a.b", "b"])["a.b"].quantizer == "keep"
+    assert recipe.assign(["a.b", "b"])["b"].quantizer == "round-to-nearest"
+
+
+def test_an_unmatched_weight_is_an_error() -> None:
+    with pytest.raises(RecipeError, match=r"b\.weight"):
+        Recipe("r", (Rule(("a.*",), "keep"),)).assign(["a.weight", "b.weight"])
+
+
+def test_a_pattern_in_two_rules_is_an_error() -> None:
+    with pytest.raises(RecipeError, match="claimed by two rules"):
+        parse_recipe({"tensors": [KEEP, {**KEEP, "quantizer": "round-to-nearest"}]})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("not toml [", "recipe.toml"),
+        ("colour = 1", "colour"),
+        ("name = 'x'", r"\[\[tensors\]\]"),
+        ("[[tensors]]\nquantizer = 'keep'", "match"),
+        ("[[tensors]]\nmatch = [1]\nquantizer = 'keep'", "match"),
+        ("[[tensors]]\nmatch = '*'", "quantizer"),
+        ("[kv_cache]\ndtype = 'int3'\n[[tensors]]\nmatch = '*'\nquantizer = 'keep'", "int3"),
+        ("[kv_cache]\nsize = 3\n[[tensors]]\nmatch = '*'\nquantizer = 'keep'", "size"),
+        ("[kv_cache]\nheadroom = 0.5\n[[tensors]]\nmatch = '*'\nquantizer = 'keep'", "headroom"),
+        ("[bounds]\nkl_mean = 'low'\n[[tensors]]\nmatch = '*'\nquantizer = 'keep'", "kl_mean"),
+        ("bounds = 3\n[[tensors]]\nmatch = '*'\nquantizer = 'keep'", "bounds"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_its_key(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(tmp_path / "recipe.toml")
+
+
+def test_an_unknown_recipe_lists_the_known() -> None:
+    with pytest.raises(RecipeError, match="int4-g128"):
+        load_recipe("int5")

@@ -1,0 +1,167 @@
+"""The modules beside transformers' implementations with the same random weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from pocketvlm.models.bluelm_v import BluelmV
+from pocketvlm.models.config import DecoderConfig, VisionConfig
+from pocketvlm.models.decoder import Decoder, KvCache
+from pocketvlm.models.siglip import VisionTower, space_to_depth
+from tests.checkpoints import FAMILIES, random_model, tiny_config
+
+TOLERANCE = 1e-4  # relative, in fp32
+
+
+def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def randomized(model: torch.nn.Module) -> torch.nn.Module:
+    """Norms and biases away from ones and zeros, so that one that is left out shows."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.05 + (parameter if parameter.ndim == 1 else 0))
+    return model.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("size", "patch"), [(72, 8), (56, 14)])
+def test_vision_tower_equals_transformers(size: int, patch: int) -> None:
+    shape = {
+        "hidden_size": 64,
+        "image_size": size,
+        "patch_size": patch,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 136,
+    }
+    theirs = randomized(SiglipVisionModel(SiglipVisionConfig(**shape, vision_use_head=False)))
+    ours = VisionTower(VisionConfig(**shape))
+    names = {name.removeprefix("vision_model."): value for name, value in theirs.state_dict().items()}
+    ours.load_state_dict({name: value for name, value in names.items() if not name.endswith("position_ids")})
+    pixels = torch.randn(3, 3, size, size)
+    assert relative(ours.eval()(pixels), theirs(pixel_values=pixels).last_hidden_state) < TOLERANCE
+
+
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "intermediate_size": 160,
+    "max_position_embeddings": 4096,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def decoders(family: str, rope: dict[str, Any] | None, tied: bool) -> tuple[torch.nn.Module, Decoder, torch.nn.Linear]:
+    """transformers' model, our decoder and head with its weights, through our reading of its config.json."""
+    config_class, model_class = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}[
+        family
+    ]
+    parameters = {"rope_theta": 50000.0, **(rope or {"rope_type": "default"})}
+    config = config_class(**SMALL, rope_parameters=parameters, rms_norm_eps=1e-5, tie_word_embeddings=tied)
+    theirs = randomized(model_class(config))
+    from pocketvlm.models.config import VlmConfig
+
+    ours = BluelmV(VlmConfig.from_dict(config.to_dict()))
+    weights = dict(theirs.state_dict())
+    missing = ours.load_state_dict(weights, strict=False)
+    assert not missing.unexpected_keys and not missing.missing_keys
+    return theirs, ours.model.eval(), ours.lm_head
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize(
+    "rope", [None, LLAMA3, {"rope_type": "linear", "factor": 4.0}], ids=["default", "llama3", "linear"]
+)
+@pytest.mark.parametrize("tied", [False, True])
+def test_decoder_equals_transformers(family: str, rope: dict[str, Any] | None, tied: bool) -> None:
+    theirs, decoder, head = decoders(family, rope, tied)
+    ids = torch.randint(0, 300, (2, 150))
+    assert relative(head(decoder(decoder.embed(ids))), theirs(input_ids=ids).logits) < TOLERANCE
+
+
+@torch.no_grad()
+def test_minicpm_is_llama_with_its_scales_folded_in() -> None:
+    """transformers has no MiniCPM; folding its three scales into a Llama's weights gives the same function."""
+    ours = random_model(tiny_config("minicpm", vision=False))
+    config = ours.config.text
+    theirs = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            num_key_value_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            intermediate_size=config.intermediate_size,
+            rms_norm_eps=config.rms_norm_eps,
+            tie_word_embeddings=False,
+        )
+    ).eval()
+    weights = {name: value.clone() for name, value in ours.state_dict().items()}
+    residual = 1.4 / math.sqrt(config.num_hidden_layers)
+    for name, value in weights.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            value *= residual
+    weights["model.embed_tokens.weight"] *= 12.0
+    weights["model.norm.weight"] *= 48 / config.hidden_size
+    theirs.load_state_dict(weights)
+    ids = torch.randint(0, config.vocab_size, (2, 40))
+    assert relative(ours(ours.embed_tokens(ids)), theirs(input_ids=ids).logits) < TOLERANCE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decoding_with_a_cache_equals_the_whole_sequence(family: str) -> None:
+    model = random_model(tiny_config(family, vision=False))
+    embeddings = model.embed_tokens(torch.randint(0, 320, (1, 23)))
+    cache = [KvCache.empty(model.config.text) for _ in model.model.layers]
+    pieces, position = [], 0
+    for length in (9, 1, 12, 1):
+        pieces.append(model.model(embeddings[:, position : position + length], position, cache))
+        position += length
+    assert relative(torch.cat(pieces, 1), model.model(embeddings)) < 1e-5
+
+
+def test_downsampler_pads_an_odd_grid_and_keeps_blocks_together() -> None:
+    """27x27 -> 14x14 as in the paper; token (row, column) of the output holds exactly its 2x2 block, row by row."""
+    tokens = torch.arange(1, 27 * 27 + 1, dtype=torch.float32).view(1, 729, 1)
+    merged = space_to_depth(tokens, 2).view(14, 14, 4)
+    grid = torch.zeros(28, 28)
+    grid[:27, :27] = tokens.view(27, 27)
+    for row, column in ((0, 0), (3, 7), (13, 5), (6, 13), (13, 13)):
+        block = grid[2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        assert merged[row, column].tolist() == block.flatten().tolist()
+
+
+@torch.no_grad()
+def test_tokens_of_a_tile_are_counted_right() -> None:
+    config = tiny_config()
+    assert config.tokens_per_tile == 25
+    assert random_model(config).encode_tiles(torch.randn(2, 3, 72, 72)).shape == (2, 25, 96)
+    paper = tiny_config().__class__(text=DecoderConfig(), vision=VisionConfig())
+    assert paper.tokens_per_tile == 196
