@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 
 from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.quant import Keep, quantizer_of
+from pocketvlm.quant import quantizer_of
 from pocketvlm.recipe import Recipe
 
 #: Measured with ``bluelm-v-3b`` on small models, two cores of an EPYC 9004: weights read, rounded, written and checked.
@@ -34,21 +35,11 @@ class Estimate:
 def estimate(checkpoint: Checkpoint, recipe: Recipe) -> Estimate:
     """Sizes follow from the recipe exactly; time and memory from what was measured."""
     rules = recipe.assign(checkpoint.tensors)
-    disk, largest = 0, 0
-    layer: dict[str, int] = {}
+    disk = sum(quantizer_of(rules[name]).stored_bytes(info.shape) for name, info in checkpoint.tensors.items())
+    largest = max(math.prod(info.shape) for info in checkpoint.tensors.values())
+    layers: dict[str, int] = defaultdict(int)
     for name, info in checkpoint.tensors.items():
-        quantizer = quantizer_of(rules[name])
-        count = math.prod(info.shape)
-        largest = max(largest, count)
-        block = ".".join(name.split(".")[:5])
-        layer[block] = layer.get(block, 0) + count
-        if isinstance(quantizer, Keep):
-            disk += 4 * count
-        else:
-            rows, columns = info.shape
-            groups = math.ceil(columns / quantizer.group_size)
-            disk += rows * groups * (quantizer.group_size * quantizer.bits // 8 + 4)
-            disk += 0 if quantizer.symmetric else math.ceil(rows * groups * quantizer.bits / 8)
+        layers[".".join(name.split(".")[:5])] += math.prod(info.shape)
     # A layer is held three times in float32 (PyTorch, a graph, its dequantized weights); codes take a byte a weight.
-    memory = BASE_BYTES + max(12 * max(layer.values()), 9 * largest)
+    memory = BASE_BYTES + max(12 * max(layers.values()), 9 * largest)
     return Estimate(START_SECONDS + checkpoint.parameters / WEIGHTS_PER_SECOND, disk, memory)

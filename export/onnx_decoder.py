@@ -126,7 +126,16 @@ def _attention(
     )
     shape = [1, config.num_key_value_heads, kv.length, config.head_dim]
     past = [graph.input(f"past_key_values.{layer}.{part}", kv.dtype, shape) for part in ("key", "value")]
-    inputs: list[ir.Value | None] = [query, key, value, *past, shared.last_position, shared.total_length, shared.cos, shared.sin]
+    inputs: list[ir.Value | None] = [
+        query,
+        key,
+        value,
+        *past,
+        shared.last_position,
+        shared.total_length,
+        shared.cos,
+        shared.sin,
+    ]
     quantization = {}
     if kv.ranges is not None:
         # position_ids, attention_bias and head_sink are not used; the scales come after them.

@@ -308,9 +308,10 @@ def _resize(image: Image.Image, size: tuple[int, int], preprocessing: Preprocess
 def _image_box(size: tuple[int, int], grid: Grid, preprocessing: Preprocessing) -> tuple[int, int, int, int]:
     """Where the image lies on the canvas of ``grid``: (left, top, width, height), pixels."""
     canvas_width, canvas_height = (count * preprocessing.tile_size for count in grid)
-    if STRATEGIES[preprocessing.strategy].fit == "stretch":
+    strategy = STRATEGIES[preprocessing.strategy]
+    if strategy.fit == "stretch":
         return 0, 0, canvas_width, canvas_height
-    width, height = fitted_size(*size, grid, preprocessing.tile_size)
+    width, height = fitted_size(*size, grid, preprocessing.tile_size, round_up=strategy.round_up)
     return (canvas_width - width) // 2, (canvas_height - height) // 2, width, height
 
 

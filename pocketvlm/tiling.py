@@ -107,11 +107,13 @@ class Strategy:
     fit: Fit
     thumbnail: Literal["first", "last", "none"]
     thumbnail_of_single_tile: bool
+    #: whether the side that does not fill the grid is rounded up when an image is resized
+    round_up: bool = False
 
 
 STRATEGIES: dict[str, Strategy] = {
     "relaxed": Strategy(relaxed, fit="pad", thumbnail="first", thumbnail_of_single_tile=True),
-    "llava-next": Strategy(llava_next, fit="pad", thumbnail="first", thumbnail_of_single_tile=True),
+    "llava-next": Strategy(llava_next, fit="pad", thumbnail="first", thumbnail_of_single_tile=True, round_up=True),
     "internvl": Strategy(internvl, fit="stretch", thumbnail="last", thumbnail_of_single_tile=False),
 }
 
@@ -166,11 +168,17 @@ def select_grid(
     return STRATEGIES[strategy].rule(width, height, tile, grids, alpha)
 
 
-def fitted_size(width: int, height: int, grid: Grid, tile: int) -> tuple[int, int]:
+def fitted_size(width: int, height: int, grid: Grid, tile: int, *, round_up: bool = False) -> tuple[int, int]:
     """Size (width, height) at which an image fills a grid of ``tile`` px tiles with its aspect ratio kept.
 
-    Rounded down as in Algorithm 1, but never below one pixel (the paper's rule leaves 0 for a 1 x 4000 image).
+    Rounded down as in Algorithm 1, but never below one pixel (the paper's rule leaves 0 for a 1 x 4000 image). With
+    ``round_up`` as LLaVA-NeXT resizes, though it rounds down when it selects (transformers: get_patch_output_size).
     """
     canvas_width, canvas_height = tile * grid[0], tile * grid[1]
-    scale = min(canvas_width / width, canvas_height / height)
-    return max(1, int(width * scale)), max(1, int(height * scale))
+    across, down = canvas_width / width, canvas_height / height
+    if not round_up:
+        scale = min(across, down)
+        return max(1, int(width * scale)), max(1, int(height * scale))
+    if across < down:
+        return canvas_width, min(math.ceil(height * across), canvas_height)
+    return min(math.ceil(width * down), canvas_width), canvas_height

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,3 +18,7 @@ class Keep:
         """A weight of any float type -> float32 of the same shape"""
         result: Floats = weight.float().numpy()
         return result
+
+    def stored_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes that a weight of ``shape`` takes."""
+        return 4 * math.prod(shape)

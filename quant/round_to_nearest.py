@@ -36,8 +36,7 @@ class RoundToNearest:
 
         :raises RecipeError: when the weight is not a matrix
         """
-        if weight.ndim != 2:
-            raise RecipeError(f"round-to-nearest takes matrices, not a tensor of shape {list(weight.shape)}")
+        _require_matrix(tuple(weight.shape))
         quantize = self._symmetric if self.symmetric else self._asymmetric
         blocks = [quantize(self._grouped(rows.float())) for rows in weight.split(ROWS_AT_A_TIME)]
         codes, scales, zero_points = (
@@ -46,6 +45,14 @@ class RoundToNearest:
         )
         assert codes is not None and scales is not None
         return GroupedTensor(codes, scales, zero_points, self.bits, weight.shape[1])
+
+    def stored_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes that a matrix of ``shape`` takes: codes, scales, zero points."""
+        _require_matrix(shape)
+        rows, columns = shape
+        groups = -(-columns // self.group_size)
+        zero_points = 0 if self.symmetric else rows * -(-groups * self.bits // 8)
+        return rows * groups * (self.group_size * self.bits // 8 + 4) + zero_points
 
     def _grouped(self, rows: Tensor) -> Tensor:
         padded = F.pad(rows, (0, -rows.shape[1] % self.group_size))
@@ -69,3 +76,8 @@ class RoundToNearest:
         zero = (-low / scale).round().clamp(0, top)
         codes = ((groups / scale).round() + zero).clamp(0, top)
         return codes.to(torch.uint8), scale.squeeze(-1), zero.squeeze(-1).to(torch.uint8)
+
+
+def _require_matrix(shape: tuple[int, ...]) -> None:
+    if len(shape) != 2:
+        raise RecipeError(f"round-to-nearest takes matrices, not a tensor of shape {list(shape)}")

@@ -111,6 +111,14 @@ def test_bits_per_weight_counts_scales_and_padding() -> None:
     assert RoundToNearest(4, 32, symmetric=False).quantize(torch.randn(8, 256)).bits_per_weight == 5.125
 
 
+@pytest.mark.parametrize(("bits", "group", "symmetric"), SCHEMES)
+@pytest.mark.parametrize("columns", [32, 100, 129, 256])
+def test_stored_bytes_are_the_bytes_packed(bits: int, group: int, symmetric: bool, columns: int) -> None:
+    quantizer = RoundToNearest(bits, group, symmetric)  # type: ignore[arg-type]
+    tensor = quantizer.quantize(torch.randn(7, columns))
+    assert quantizer.stored_bytes((7, columns)) == round(tensor.bits_per_weight * 7 * columns / 8)
+
+
 def test_the_rule_names_the_quantizer() -> None:
     rule = Rule(("*",), "round-to-nearest", {"bits": 4, "group_size": 32})
     assert quantizer_of(rule) == RoundToNearest(4, 32)

@@ -1,0 +1,261 @@
+"""The house's own rules: what an import costs and brings, links, packaging, versions, and documents that are true."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from pocketvlm.cli import COMMANDS
+
+ROOMS = ("export", "quant", "runtime", "bench")
+#: What `pip install pocketvlm` does not bring.
+ONLY_WITH_EXTRAS = ("torch", "onnx", "onnx_ir", "safetensors", "jinja2", "transformers", "executorch", "matplotlib")
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 60
+
+
+def python(repository: Path, code: str) -> str:
+    """What a fresh interpreter prints when it runs ``code`` in the repository."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def seconds(repository: Path, code: str) -> float:
+    started = time.perf_counter()
+    python(repository, code)
+    return time.perf_counter() - started
+
+
+@pytest.fixture(scope="module")
+def pyproject(repository: Path) -> dict[str, Any]:
+    return tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def sources(repository: Path) -> list[Path]:
+    """Every Python file of the project, once."""
+    folders = [repository / name for name in ("pocketvlm", *ROOMS, "examples", "tests")]
+    links = [repository / "pocketvlm" / room for room in ROOMS]
+    found = (path for folder in folders for path in folder.rglob("*.py"))
+    return sorted(path for path in found if not any(path.is_relative_to(link) for link in links))
+
+
+# --- Imports ----------------------------------------------------------------------------------------------------------
+
+
+def test_importing_the_package_takes_less_than_a_fifth_of_a_second(repository: Path) -> None:
+    pairs = [(seconds(repository, "pass"), seconds(repository, "import pocketvlm")) for _ in range(5)]
+    assert statistics.median(loaded - bare for bare, loaded in pairs) < 0.2
+
+
+def test_importing_the_package_brings_no_heavy_module(repository: Path) -> None:
+    loaded = json.loads(python(repository, "import json, sys, pocketvlm; print(json.dumps(list(sys.modules)))"))
+    assert not {"torch", "onnxruntime", "numpy", "PIL", "pydantic", "tokenizers", "click"} & set(loaded)
+
+
+def test_the_command_lines_modules_import_rooms_only_when_they_run(repository: Path) -> None:
+    names = [f"pocketvlm.cli.{module}" for module in COMMANDS.values()]
+    loaded = json.loads(
+        python(repository, f"import json, sys, {', '.join(names)}; print(json.dumps(list(sys.modules)))")
+    )
+    assert not {"torch", "onnxruntime", "transformers"} & set(loaded)
+    assert not [name for name in loaded if name.startswith(tuple(f"pocketvlm.{room}" for room in (*ROOMS, "models")))]
+
+
+def test_a_base_installation_imports_core_runtime_bench_and_cli(repository: Path) -> None:
+    """Every module but those of models, quant and export imports where the extras' packages are missing."""
+    code = f"""
+import importlib, pkgutil, sys
+for name in {ONLY_WITH_EXTRAS}:
+    sys.modules[name] = None
+import pocketvlm
+skipped = ("pocketvlm.models", "pocketvlm.quant", "pocketvlm.export")
+def walk(package):
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        if module.name not in (*skipped, "pocketvlm.__main__"):
+            loaded = importlib.import_module(module.name)
+            print(module.name)
+            if module.ispkg:
+                walk(loaded)
+walk(pocketvlm)
+"""
+    imported = python(repository, code).split()
+    assert {"pocketvlm.bundle", "pocketvlm.runtime", "pocketvlm.bench", "pocketvlm.cli"} <= set(imported)
+
+
+def test_a_room_under_its_folders_name_is_refused(repository: Path) -> None:
+    lines = [line for room in ROOMS for line in (f"import {room}", f"from {room} import x", f"from {room}.y import z")]
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--select", "TID251", "--output-format", "json", "-"],
+        input="\n".join(lines) + "\n",
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert [found["location"]["row"] for found in json.loads(done.stdout)] == list(range(1, len(lines) + 1))
+
+
+def test_every_core_module_is_under_contract(repository: Path, pyproject: dict[str, Any]) -> None:
+    contracts = {contract["id"]: contract for contract in pyproject["tool"]["importlinter"]["contracts"]}
+    modules = {f"pocketvlm.{path.stem}" for path in (repository / "pocketvlm").glob("*.py") if path.stem[0] != "_"}
+    assert set(contracts["core"]["source_modules"]) == modules
+    assert set(contracts) == {"core", "models", *ROOMS}
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_is_a_link_to_the_folder_beside_the_package(repository: Path, room: str) -> None:
+    link = repository / "pocketvlm" / room
+    assert link.is_symlink()
+    assert link.readlink() == Path("..", room)
+    assert (link / "__init__.py").is_file()
+
+
+def test_files_and_functions_are_short(repository: Path, sources: list[Path]) -> None:
+    long = []
+    for path in sources:
+        text = path.read_text(encoding="utf-8")
+        name = path.relative_to(repository)
+        if (lines := text.count("\n")) > MAX_FILE_LINES:
+            long.append(f"{name}: {lines} lines")
+        long += [
+            f"{name}:{node.lineno} {node.name}: {lines} lines"
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and (lines := _length(node)) > MAX_FUNCTION_LINES
+        ]
+    assert not long
+
+
+def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function, its docstring aside."""
+    first = function.body[0]
+    documented = ast.get_docstring(function) is not None
+    docstring = (first.end_lineno or first.lineno) - first.lineno + 1 if documented else 0
+    return (function.end_lineno or function.lineno) - function.lineno + 1 - docstring
+
+
+def test_the_wheel_holds_every_module_and_recipe(repository: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(repository / name, tree)
+    for folder in ("pocketvlm", *ROOMS):
+        shutil.copytree(repository / folder, tree / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "out").mkdir()
+    python(tree, f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path / 'out')!r})")
+    (wheel,) = (tmp_path / "out").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if name.startswith("pocketvlm/")}
+    assert packed == set(_package_files(repository))
+
+
+def _package_files(repository: Path) -> Iterator[str]:
+    for folder in ("pocketvlm", *ROOMS):
+        prefix = "" if folder == "pocketvlm" else "pocketvlm/"
+        for path in (repository / folder).rglob("*"):
+            inside_a_link = folder == "pocketvlm" and path.relative_to(repository / folder).parts[0] in ROOMS
+            if (path.suffix in {".py", ".toml"} or path.name == "py.typed") and not inside_a_link:
+                yield prefix + path.relative_to(repository).as_posix()
+
+
+# --- Versions ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_constraints_satisfy_what_the_package_asks_for(repository: Path, pyproject: dict[str, Any]) -> None:
+    lines = (repository / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    matches = [re.fullmatch(r"([a-z0-9-]+)==([0-9][0-9a-z.+]*)", line) for line in lines if not line.startswith("#")]
+    pinned = {match[1]: match[2] for match in matches if match}
+    assert len(pinned) == len(matches), "a line that is not name==version, or a name twice"
+    project = pyproject["project"]
+    wanted = [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
+    for requirement in map(Requirement, (*wanted, *pyproject["build-system"]["requires"])):
+        if requirement.name != "pocketvlm":
+            assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", "Makefile", ".ci/run"])
+def test_no_registry_is_named(repository: Path, name: str) -> None:
+    text = (repository / name).read_text(encoding="utf-8")
+    assert not re.search(r"://|--(extra-)?index|--hash|find-links", text)
+
+
+# --- Commands and documents -------------------------------------------------------------------------------------------
+
+
+def documents(repository: Path) -> dict[Path, str]:
+    """The documents' text without comments."""
+    names = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "android_app/README.md"]
+    paths = [*(repository / name for name in names), *sorted((repository / "docs").glob("*.md"))]
+    return {path: re.sub(r"<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL) for path in paths}
+
+
+def test_make_lists_every_target(repository: Path) -> None:
+    listed = {line.split()[0] for line in _make(repository, "help").splitlines()}
+    phony = re.search(r"^\.PHONY: (.*)$", (repository / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert phony is not None
+    assert listed == set(phony[1].split())
+
+
+def test_documents_name_commands_that_exist(repository: Path) -> None:
+    targets = {line.split()[0] for line in _make(repository, "help").splitlines()}
+    for document, text in documents(repository).items():
+        code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
+        named = set(re.findall(r"(?:^|`)make ([a-z][a-z-]+)", code, re.MULTILINE))
+        assert named <= targets, document
+        commands = set(re.findall(r"(?:^|`|bin/)pocketvlm ([a-z]+)", code, re.MULTILINE))
+        assert commands <= set(COMMANDS), document
+
+
+def test_documents_link_to_files_that_exist(repository: Path) -> None:
+    for document, text in documents(repository).items():
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_readme_begins_with_the_two_commands(repository: Path) -> None:
+    first = re.search(r"```\w*\n(.*?)```", (repository / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert first is not None
+    assert [line.split("#")[0].strip() for line in first[1].splitlines()] == ["make export-android", "make test"]
+
+
+def test_the_command_line_lists_its_commands_and_all_of_them_have_help(repository: Path) -> None:
+    text = python(repository, "from pocketvlm.cli import main; main(['--help'], prog_name='pocketvlm')")
+    assert re.findall(r"^  ([a-z]+)  ", text.split("Commands:")[1], re.MULTILINE) == list(COMMANDS)
+    for name in COMMANDS:
+        assert f"pocketvlm {name}" in python(
+            repository, f"from pocketvlm.cli import main; main(['{name}', '--help'], prog_name='pocketvlm')"
+        )
+
+
+def _make(repository: Path, target: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(
+        ["make", target], cwd=repository, env=environment, capture_output=True, text=True, check=True
+    ).stdout
