@@ -73,7 +73,9 @@ def export_bundle(
         progress.phase("reference pass", layers)
         reference = run_reference(source, frontend.sample, progress.advance)
         lowered = {
-            name: BACKENDS[name](Job(source, chosen, directory, length, frontend.sample, reference, progress))
+            name: BACKENDS[name](
+                Job(source, chosen, directory, length, frontend.tokens, frontend.sample, reference, progress)
+            )
             for name in backends
         }
         shutil.copyfile(source.directory / TOKENIZER, directory / TOKENIZER)

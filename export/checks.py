@@ -20,6 +20,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from pocketvlm import telemetry
 from pocketvlm.errors import ExportError
 from pocketvlm.export import onnx_decoder, onnx_vision, reference
 from pocketvlm.export.graph import save_graph
@@ -234,6 +235,7 @@ def _rounded(value: float) -> float:
 
 
 def _session(path: Path) -> Any:
+    telemetry.switch_off()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pocketvlm.export.reference import Reference
 from pocketvlm.export.sample import Sample
-from pocketvlm.manifest import Fidelity, Part, TensorPrecision
+from pocketvlm.manifest import Fidelity, Part, TensorPrecision, Tokens
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.recipe import Recipe
 
@@ -40,6 +40,7 @@ class Job:
     recipe: Recipe
     directory: Path
     kv_length: int
+    tokens: Tokens
     sample: Sample
     reference: Reference
     progress: Progress

@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from pocketvlm.export.checks import check_export
+from pocketvlm.export.genai_config import GENAI_CONFIG, write_genai_config
 from pocketvlm.export.graph import DTYPES, save_graph
 from pocketvlm.export.job import Job, Lowered
 from pocketvlm.export.onnx_decoder import KvLayout, build_text_decoder, build_token_embedding
@@ -38,8 +39,11 @@ def lower(job: Job) -> Lowered:
         parts["text_decoder"] = _save(build_text_decoder(store, config.text, kv), directory, TEXT_DATA)
     progress.phase("check layer by layer", len(job.reference.vision) + len(job.reference.text))
     fidelity = check_export(job, lambda name: store.read(store.stored(name)), kv)
-    files = tuple(sorted({file for part in parts.values() for file in (part.file, *part.data)}))
-    return Lowered(parts, files, store.precision, fidelity)
+    files = {file for part in parts.values() for file in (part.file, *part.data)}
+    if kv.dtype == "float32":
+        write_genai_config(directory, config.text, job.tokens, parts, kv.length)
+        files.add(GENAI_CONFIG)
+    return Lowered(parts, tuple(sorted(files)), store.precision, fidelity)
 
 
 def _kv_ranges(job: Job) -> tuple[tuple[float, float], ...] | None:

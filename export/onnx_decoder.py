@@ -65,7 +65,8 @@ def build_token_embedding(store: WeightStore, config: DecoderConfig) -> ir.Model
 def build_text_decoder(store: WeightStore, config: DecoderConfig, kv: KvLayout) -> ir.Model:
     """inputs_embeds, attention_mask, past_key_values.* -> logits, present.*
 
-    ``logits_to_keep`` (optional input, default 1) is the number of last positions whose logits are wanted; 0 is all.
+    ``logits_to_keep`` (optional input) is the number of last positions whose logits are wanted; 0, the default, is all:
+    the meaning it has in transformers, and what ONNX Runtime GenAI expects of a graph.
     """
     graph = GraphBuilder("text_decoder")
     hidden = graph.input("inputs_embeds", "float32", [1, "sequence", config.hidden_size])
@@ -192,7 +193,7 @@ def _mlp(
 
 
 def _head(graph: GraphBuilder, store: WeightStore, config: DecoderConfig, hidden: ir.Value) -> ir.Value:
-    keep = graph.default_input("logits_to_keep", np.array([1], np.int64))
+    keep = graph.default_input("logits_to_keep", np.array([0], np.int64))
     # the slice [-keep:]; keep = 0 starts at 0 and so takes all
     hidden = graph.op(
         "Slice",
