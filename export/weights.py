@@ -157,7 +157,9 @@ class WeightStore:
         else:
             array = (quantized * np.float32(factor)).T if transposed else quantized * np.float32(factor)
             stored = FloatWeight(name, self._file.append(array), transposed, factor)
-            self.precision[name] = TensorPrecision(bits=32, quantizer=rule.quantizer, bits_per_weight=32.0)
+            self.precision[name] = TensorPrecision(
+                bits=32, quantizer=rule.quantizer, bits_per_weight=32.0, weights=weight.numel()
+            )
         self._stored[name] = stored
         self._progress(weight.numel())
         return stored
@@ -190,4 +192,5 @@ def _precision(rule: Rule, tensor: GroupedTensor) -> TensorPrecision:
         symmetric=tensor.zero_points is None,
         quantizer=rule.quantizer,
         bits_per_weight=round(tensor.bits_per_weight, 4),
+        weights=tensor.rows * tensor.columns,
     )

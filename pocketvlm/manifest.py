@@ -133,13 +133,17 @@ class KvCache(Strict):
 
 
 class TensorPrecision(Strict):
-    """How one weight is stored. ``bits`` counts the codes alone, ``bits_per_weight`` scales and zero points too."""
+    """How one tensor of ``weights`` elements is stored.
+
+    ``bits`` counts the codes alone, ``bits_per_weight`` scales, zero points and padding too.
+    """
 
     bits: Literal[4, 8, 32]
     group_size: Positive | None = None
     symmetric: bool = True
     quantizer: str
     bits_per_weight: Finite
+    weights: Positive
 
 
 class Recipe(Strict):

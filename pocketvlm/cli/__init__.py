@@ -20,6 +20,10 @@ COMMANDS = {
 }
 
 
+#: What the extra "export" brings; the runtime does without.
+EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "safetensors", "jinja2")
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is asked for, so that ``--help`` stays fast."""
 
@@ -37,10 +41,14 @@ class LazyGroup(click.Group):
         """Turn errors meant for people into one line on stderr and exit status 1."""
         try:
             return super().invoke(ctx)
-        except PocketVlmError as error:
+        except (PocketVlmError, ModuleNotFoundError) as error:
             if ctx.params.get("debug"):
                 raise
             message = " ".join(str(error).split())
+            if isinstance(error, ModuleNotFoundError):
+                if error.name not in EXPORT_PACKAGES:
+                    raise
+                message = f"this command needs {error.name}: pip install 'pocketvlm[export]'"
             click.echo(f"error: {message}", err=True)
             ctx.exit(1)
 

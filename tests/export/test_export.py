@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -145,7 +146,7 @@ def test_the_lowering_check_catches_a_wrong_graph_and_names_its_layer(
         if layer == 1:
             attention = next(node for node in graph._nodes[before:] if node.op_type == "GroupQueryAttention")
             if defect == "scale":
-                attention.attributes["scale"] = onnx_decoder.ir.AttrFloat32("scale", 0.2)
+                attention.attributes["scale"] = ir.AttrFloat32("scale", 0.2)
             elif defect == "order":
                 key, value = attention.inputs[1:3]
                 attention.replace_input_with(1, value)

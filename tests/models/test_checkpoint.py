@@ -60,7 +60,7 @@ def edit_config(**changes: object) -> Callable[[Path], None]:
     return damage
 
 
-def edit_weights(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
+def edit_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
     def damage(directory: Path) -> None:
         weights = load_file(directory / "model.safetensors")
         change(weights)

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from pocketvlm.models.bluelm_v import BluelmV
-from pocketvlm.models.config import DecoderConfig, VisionConfig
+from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
 from pocketvlm.models.decoder import Decoder, KvCache
 from pocketvlm.models.siglip import VisionTower, space_to_depth
 from tests.checkpoints import FAMILIES, random_model, tiny_config
@@ -41,7 +41,7 @@ def randomized(model: torch.nn.Module) -> torch.nn.Module:
 @torch.no_grad()
 @pytest.mark.parametrize(("size", "patch"), [(72, 8), (56, 14)])
 def test_vision_tower_equals_transformers(size: int, patch: int) -> None:
-    shape = {
+    shape: dict[str, Any] = {
         "hidden_size": 64,
         "image_size": size,
         "patch_size": patch,
@@ -83,8 +83,6 @@ def decoders(family: str, rope: dict[str, Any] | None, tied: bool) -> tuple[torc
     parameters = {"rope_theta": 50000.0, **(rope or {"rope_type": "default"})}
     config = config_class(**SMALL, rope_parameters=parameters, rms_norm_eps=1e-5, tie_word_embeddings=tied)
     theirs = randomized(model_class(config))
-    from pocketvlm.models.config import VlmConfig
-
     ours = BluelmV(VlmConfig.from_dict(config.to_dict()))
     weights = dict(theirs.state_dict())
     missing = ours.load_state_dict(weights, strict=False)
@@ -163,5 +161,5 @@ def test_tokens_of_a_tile_are_counted_right() -> None:
     config = tiny_config()
     assert config.tokens_per_tile == 25
     assert random_model(config).encode_tiles(torch.randn(2, 3, 72, 72)).shape == (2, 25, 96)
-    paper = tiny_config().__class__(text=DecoderConfig(), vision=VisionConfig())
+    paper = VlmConfig(text=DecoderConfig(), vision=VisionConfig())
     assert paper.tokens_per_tile == 196

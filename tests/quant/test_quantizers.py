@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
@@ -61,7 +63,7 @@ def test_constant_groups_are_kept(bits: int, group: int, symmetric: bool, value:
 def matmul(tensor: GroupedTensor, hidden: np.ndarray, accuracy_level: int) -> np.ndarray:
     """hidden times the packed weight through ONNX Runtime's MatMulNBits."""
     packed = pack(tensor)
-    arrays = {"codes": packed.codes, "scales": packed.scales}
+    arrays: dict[str, Any] = {"codes": packed.codes, "scales": packed.scales}
     if packed.zero_points is not None:
         arrays["zero_points"] = packed.zero_points
     weights = [ir.val(name, const_value=ir.tensor(array, name=name)) for name, array in arrays.items()]

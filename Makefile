@@ -1,0 +1,100 @@
+# pocketvlm: `make` lists what can be done. Everything happens in .venv, which `make setup` makes on its own.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# What `make export-android` exports, and what it then asks (an empty IMAGE or PROMPT: the built-in ones).
+MODEL := examples/reader/checkpoint
+RECIPE := bluelm-v-3b
+IMAGE :=
+PROMPT :=
+# examples/reader/checkpoint is named reader: a folder called checkpoint says nothing.
+NAME := $(notdir $(patsubst %/checkpoint,%,$(patsubst %/,%,$(MODEL))))-$(basename $(notdir $(RECIPE)))
+BUNDLE := dist/android/$(NAME)
+PICTURE := dist/android/picture.png
+# Recipes read these from their environment: what stands in them is never parsed as shell.
+export MODEL RECIPE IMAGE PROMPT
+
+.PHONY: help setup check test export-android demo train train-smoke clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-16s%s\n' "$$name" "$$what"; done
+
+setup: $(READY) ## make .venv with everything, once (5 GB on Linux: PyTorch brings its CUDA libraries)
+	@echo "$(VENV) is ready"
+
+$(READY): pyproject.toml constraints.txt
+	@for candidate in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3); do \
+	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$candidate; break; fi; \
+	done; \
+	if ! "$${python:-false}" -c 'import ensurepip, venv' 2>/dev/null; then \
+	    missing=python3-venv; \
+	    if [ -n "$${python:-}" ]; then missing=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); fi; \
+	    if [ -n '$(PYTHON)' ] || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	        echo "error: $(or $(PYTHON),this machine) has no Python 3.11 or newer with the venv module." >&2; \
+	        echo "       On Debian or Ubuntu: sudo apt-get install $$missing. Or name another: make PYTHON=/path/to/python3" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "Installing Debian's $$missing"; \
+	    apt-get update -qq; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$$missing" >/dev/null; \
+	    python=$${python:-python3}; \
+	    if ! "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	        echo "error: $$("$$python" --version) is too old: make PYTHON=/path/to/python3 (3.11 or newer)" >&2; exit 1; \
+	    fi; \
+	fi; \
+	if ! $(BIN)/uv --version >/dev/null 2>&1; then \
+	    echo "Making $(VENV) with $$("$$python" --version)"; \
+	    "$$python" -m venv --clear $(VENV); \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv; \
+	fi
+	@echo "Installing what pyproject.toml names, in the versions of constraints.txt (the first time some minutes and 5 GB)"
+	@$(BIN)/uv pip install $$([ -t 2 ] || echo --quiet) --python $(BIN)/python \
+	    --constraint constraints.txt --build-constraint constraints.txt --editable '.[export,train,dev]'
+	@touch $@
+
+check: $(READY) ## lint, format, types and who may import whom; writes nothing
+	@echo "ruff";         $(BIN)/ruff check --quiet
+	@echo "ruff format";  $(BIN)/ruff format --check --quiet --output-format concise
+	@echo "mypy";         $(BIN)/mypy --no-error-summary; $(BIN)/mypy --no-error-summary examples tests
+	@echo "lint-imports"; $(BIN)/lint-imports >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
+
+test: $(READY) ## run all tests; ends with how long each room's took
+	@$(BIN)/python -m pytest $(PYTEST)
+
+export-android: $(READY) ## export MODEL (the built-in one) by RECIPE to dist/android/, then ask it about IMAGE
+	@mkdir -p dist/android
+	@$(BIN)/pocketvlm export "$$MODEL" --output $(BUNDLE) --recipe "$$RECIPE"
+	@if grep -q '^ "vision": null' $(BUNDLE)/manifest.json; then \
+	    prompt=$${PROMPT:-Hello, who are you?}; \
+	    printf '\nQuestion: %s\nAnswer:   ' "$$prompt"; \
+	    $(BIN)/pocketvlm run $(BUNDLE) --prompt "$$prompt" --stats; \
+	else \
+	    image=$${IMAGE:-$(PICTURE)} prompt=$${PROMPT:-What is on line 1?}; \
+	    [ -n "$$IMAGE" ] || $(BIN)/python -c 'import sys; from examples.reader.pictures import draw; \
+	        draw("make", grids=((1, 1),)).image.save(sys.argv[1])' $(PICTURE); \
+	    printf '\nPicture:  %s\nQuestion: %s\nAnswer:   ' "$$image" "$$prompt"; \
+	    $(BIN)/pocketvlm run $(BUNDLE) --image "$$image" --prompt "$$prompt" --stats; \
+	fi
+
+demo: $(READY) ## chat with the exported bundle about IMAGE
+	@[ -d $(BUNDLE) ] || { echo "error: $(BUNDLE) is not there yet: make export-android" >&2; exit 1; }
+	@image=$$IMAGE; \
+	if [ -z "$$image" ] && [ -f $(PICTURE) ] && ! grep -q '^ "vision": null' $(BUNDLE)/manifest.json; then image=$(PICTURE); fi; \
+	$(BIN)/pocketvlm run $(BUNDLE) $${image:+--image "$$image"}
+
+train: $(READY) ## train the built-in model anew in build/reader, an hour; goes on where it was cut off
+	@$(BIN)/python -m examples.reader.train --output build/reader $(if $(wildcard build/reader/state.pt),--resume)
+
+train-smoke: $(READY) ## train for two minutes, to see the losses fall
+	@rm -rf build/reader-smoke
+	@$(BIN)/python -m examples.reader.train --output build/reader-smoke --smoke
+
+clean: ## remove .venv, caches and what was built
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,0 +1,1 @@
+"""Measuring bundles: host and phone, baseline beside candidate. Nothing is here yet."""
