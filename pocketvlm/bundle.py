@@ -76,7 +76,9 @@ def read_manifest(directory: Path) -> Manifest:
         version = json.loads(text)["format_version"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BundleError(f"{path} is damaged: not JSON with a format_version") from error
-    if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
+    if type(version) is not int:  # true and 1.0 equal 1 to a schema
+        raise BundleError(f"{path} is not valid at format_version: {one_line(version, 20)} is no whole number")
+    if version > FORMAT_VERSION:
         raise BundleError(
             f"{directory} has bundle format {one_line(version, 20)}; this pocketvlm reads up to {FORMAT_VERSION}: "
             "update pocketvlm"

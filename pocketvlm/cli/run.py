@@ -1,0 +1,196 @@
+"""``pocketvlm run``: an answer about images on the terminal, or a chat."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pocketvlm.errors import ChatError, PocketVlmError
+
+if TYPE_CHECKING:
+    from pocketvlm.runtime import Answer, Chat, GenerationConfig, PocketVlm, Stats
+
+HELP = """\
+/image FILE   show the model an image, before the next question
+/reset        start the conversation anew
+/quit         leave (so does Ctrl-D)
+/help         this text
+Ctrl-C ends an answer. Anything else is a question."""
+#: control characters that move the cursor or worse; a model's text must not reach a terminal with them
+CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+INTERRUPTED = 130
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--image", "images", multiple=True, type=click.Path(), metavar="FILE", help="An image; may be repeated.")
+@click.option("--prompt", help="The question. Without it: a chat on the terminal.")
+@click.option(
+    "--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Longest answer, tokens."
+)
+@click.option(
+    "--temperature", default=0.0, show_default=True, type=click.FloatRange(min=0), help="0 takes the likeliest token."
+)
+@click.option(
+    "--top-k", default=0, show_default=True, type=click.IntRange(min=0), help="Choose among k tokens; 0: all."
+)
+@click.option(
+    "--top-p",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Choose among the likeliest tokens of this probability.",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**64 - 1), help="Of the random numbers.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
+@click.option("--stats", is_flag=True, help="Print times and memory on stderr.")
+@click.option("--json", "as_json", is_flag=True, help="Print each answer as one line of JSON, when it is complete.")
+def command(
+    *,
+    bundle: Path,
+    images: tuple[str, ...],
+    prompt: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    stop: tuple[str, ...],
+    threads: int | None,
+    stats: bool,
+    as_json: bool,
+) -> None:
+    r"""Answer a question about images, streamed; without --prompt, chat.
+
+    \b
+    pocketvlm run dist/android/reader --image receipt.png --prompt "What is the total?"
+    """
+    from pocketvlm.runtime import GenerationConfig, load
+
+    try:
+        config = GenerationConfig(max_new_tokens, temperature, top_k, top_p, seed, stop)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    for stream in (sys.stdin, sys.stdout):
+        # An answer must not end in an encoding error, whatever the locale.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    with load(bundle, threads=threads) as vlm:
+        show = _printer(stats=stats, as_json=as_json)
+        if prompt is None:
+            with vlm.chat() as chat:
+                for image in images:
+                    chat.add_image(image)
+                _talk(vlm, chat, config, show)
+        elif not show(vlm.stream(prompt, images=images, config=config)):
+            sys.exit(INTERRUPTED)
+
+
+def _printer(*, stats: bool, as_json: bool) -> Callable[[Answer], bool]:
+    """A function that shows an answer while it comes; False if Ctrl-C ended it."""
+
+    def show(answer: Answer) -> bool:
+        token_ids = []
+        complete = True
+        with answer:
+            try:
+                for piece in answer:
+                    token_ids.append(piece.token_id)
+                    if not as_json:
+                        _write(piece.text)
+            except KeyboardInterrupt:
+                complete = False
+        if as_json:
+            click.echo(json.dumps({"text": answer.text, "token_ids": token_ids, "stats": answer.stats.as_dict()}))
+        else:
+            _write("\n")
+        if stats:
+            _print_stats(answer.stats)
+        return complete
+
+    return show
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text.translate(CONTROLS) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def _talk(vlm: PocketVlm, chat: Chat, config: GenerationConfig, show: Callable[[Answer], bool]) -> None:
+    """Questions and commands, a line each. An error is shown and the chat goes on; in a script it ends."""
+    terminal = sys.stdin.isatty()
+    if terminal:
+        click.echo(f"{vlm.manifest.model.name} ({vlm.engine_description}). /help lists the commands.", err=True)
+    while True:
+        try:
+            line = _read_line(terminal)
+            if line is None or line == "/quit":
+                return
+            if line.startswith("/"):
+                _obey(chat, line)
+            elif line:
+                show(chat.stream(line, config))
+        except KeyboardInterrupt:
+            click.echo("\nCtrl-D leaves.", err=True)
+        except PocketVlmError as error:
+            if not terminal:
+                raise
+            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+
+
+def _read_line(terminal: bool) -> str | None:
+    """The next line without white space around it; None at the end."""
+    if terminal:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - gives input() its history and editing keys
+        try:
+            return input("> ").strip()
+        except EOFError:
+            click.echo()
+            return None
+    line = sys.stdin.readline()
+    return line.strip() if line else None
+
+
+def _obey(chat: Chat, line: str) -> None:
+    name, _, argument = line.partition(" ")
+    argument = argument.strip()
+    if name == "/image" and argument:
+        chat.add_image(argument)
+    elif name == "/reset" and not argument:
+        chat.reset()
+    elif name == "/help" and not argument:
+        click.echo(HELP, err=True)
+    else:
+        raise ChatError(f"{name[:40]!r} is not a command, or wants another argument: /image FILE, /reset, /quit, /help")
+
+
+def _print_stats(stats: Stats) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("phase", "seconds", "tokens", "tokens/s", title="")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    rows: list[tuple[str, float, int | None, float | None]] = [
+        ("load", stats.load_s, None, None),
+        ("preprocess", stats.preprocess_s, stats.prompt_tokens, None),
+        ("encode images", stats.encode_s, stats.image_tokens, None),
+        ("prefill", stats.prefill_s, stats.prefill_tokens, stats.prefill_tps),
+        ("decode", stats.decode_s, stats.decode_tokens, stats.decode_tps),
+        ("first token after", stats.time_to_first_token_s, None, None),
+    ]
+    for name, seconds, tokens, rate in rows:
+        shown = "" if tokens is None else str(tokens)
+        table.add_row(name, f"{seconds:.3f}", shown, f"{rate:.1f}" if rate else "")
+    console = Console(stderr=True)
+    console.print(table)
+    console.print(f"finished: {stats.finish_reason or 'interrupted'}; peak memory {stats.peak_rss_bytes / 1e6:.0f} MB")

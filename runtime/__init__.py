@@ -1,0 +1,49 @@
+"""From a bundle on disk to a streamed answer: numpy, onnxruntime and tokenizers, never torch.
+
+    with load("build/demo") as vlm:
+        for piece in vlm.stream("What is the total?", images=["receipt.png"]):
+            print(piece.text, end="", flush=True)
+
+The names below are imported when they are first used, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pocketvlm.runtime.conversation import Chat as Chat
+    from pocketvlm.runtime.generation import Answer as Answer
+    from pocketvlm.runtime.generation import Piece as Piece
+    from pocketvlm.runtime.sampling import GenerationConfig as GenerationConfig
+    from pocketvlm.runtime.stats import Stats as Stats
+    from pocketvlm.runtime.vlm import PocketVlm as PocketVlm
+    from pocketvlm.runtime.vlm import load as load
+    from pocketvlm.tiling import select_grid as select_grid
+
+__all__ = ["Answer", "Chat", "GenerationConfig", "Piece", "PocketVlm", "Stats", "load", "select_grid"]
+
+#: public name -> the module that defines it
+_MODULES = {
+    "Answer": "pocketvlm.runtime.generation",
+    "Chat": "pocketvlm.runtime.conversation",
+    "GenerationConfig": "pocketvlm.runtime.sampling",
+    "Piece": "pocketvlm.runtime.generation",
+    "PocketVlm": "pocketvlm.runtime.vlm",
+    "Stats": "pocketvlm.runtime.stats",
+    "load": "pocketvlm.runtime.vlm",
+    "select_grid": "pocketvlm.tiling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

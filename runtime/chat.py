@@ -1,0 +1,247 @@
+"""Messages to token ids: the manifest's chat literals around people's text, image tokens where the images stand.
+
+Messages are the Hugging Face / OpenAI ones: ``{"role": ..., "content": ...}`` with a string or a list of parts,
+``{"type": "text", "text": ...}`` and ``{"type": "image", "image": ...}``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.errors import ChatError
+from pocketvlm.runtime.text import Literal, PeopleText, Span, TextTokenizer
+from pocketvlm.runtime.vision import Picture
+
+if TYPE_CHECKING:
+    from pocketvlm.manifest import Chat, ImageLayout, Manifest
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ImageSpan:
+    """An image where it stands: whatever ``pocketvlm.images.open_image`` takes, or a Picture."""
+
+    source: Any
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A whole prompt. Image tokens carry the placeholder's id; which picture and row replaces them stands beside."""
+
+    token_ids: npt.NDArray[np.int64]
+    """[tokens]"""
+    picture_index: npt.NDArray[np.int64]
+    """[tokens]: index into ``pictures``, -1 for text"""
+    picture_row: npt.NDArray[np.int64]
+    """[tokens]: row of that picture's image tokens"""
+    pictures: tuple[Picture, ...]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def image_tokens(self) -> int:
+        return int(np.count_nonzero(self.picture_index >= 0))
+
+    def keys(self) -> list[Hashable]:
+        """What tells each token's input apart: its id, or its picture's content and row."""
+        digests = [picture.digest for picture in self.pictures]
+        columns = (self.token_ids.tolist(), self.picture_index.tolist(), self.picture_row.tolist())
+        return [token_id if index < 0 else (digests[index], row) for token_id, index, row in zip(*columns, strict=True)]
+
+
+def spans_of(messages: Sequence[Message], chat: Chat) -> list[Span | ImageSpan]:
+    """The prompt that makes the assistant answer ``messages``, as literals, people's text and images.
+
+    A system message may come first; then user and assistant take turns, from user to user: the order for which the
+    export proved the literals equal to the chat template.
+
+    Raises:
+        ChatError: the messages are malformed or in another order.
+    """
+    spans: list[Span | ImageSpan] = [Literal(chat.start)]
+    roles = [_role(message, index, chat) for index, message in enumerate(messages)]
+    _check_order(roles)
+    if chat.default_system is not None and roles[0] != "system":
+        role = chat.roles["system"]
+        spans += [Literal(role.prefix), Literal(chat.default_system), Literal(role.suffix)]
+    for name, message in zip(roles, messages, strict=True):
+        role = chat.roles[name]  # type: ignore[index]
+        content = content_of(message.get("content"))
+        if name != "user" and any(isinstance(part, ImageSpan) for part in content):
+            raise ChatError(f"images belong into user messages, not into one of the {name}")
+        spans += [Literal(role.prefix), *(_strip(content) if role.strip else content), Literal(role.suffix)]
+    spans.append(Literal(chat.generation_prefix))
+    return spans
+
+
+def build_prompt(
+    spans: Sequence[Span | ImageSpan],
+    pictures: Sequence[Picture],
+    manifest: Manifest,
+    tokenizer: TextTokenizer,
+) -> Prompt:
+    """Tokenize spans; ``pictures`` are those of the ImageSpans, in order.
+
+    Raises:
+        ChatError: there are images and the bundle has no vision part.
+    """
+    ids: list[npt.NDArray[np.int64]] = []
+    indices: list[npt.NDArray[np.int64]] = []
+    rows: list[npt.NDArray[np.int64]] = []
+    run: list[Span] = []
+    remaining = iter(enumerate(pictures))
+
+    def end_run() -> None:
+        tokens = np.array(tokenizer.encode(run, at_start=not ids), np.int64)
+        ids.append(tokens)
+        indices.append(np.full(len(tokens), -1, np.int64))
+        rows.append(np.full(len(tokens), -1, np.int64))
+        run.clear()
+
+    for span in spans:
+        if not isinstance(span, ImageSpan):
+            run.append(span)
+            continue
+        end_run()
+        index, picture = next(remaining)
+        image_ids, image_rows = image_tokens(picture, manifest)
+        ids.append(image_ids)
+        indices.append(np.where(image_rows >= 0, index, -1))
+        rows.append(image_rows)
+    end_run()
+    return Prompt(np.concatenate(ids), np.concatenate(indices), np.concatenate(rows), tuple(pictures))
+
+
+def image_tokens(picture: Picture, manifest: Manifest) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Token ids of an image with what its layout puts around the tiles, and each token's image row (-1: none).
+
+    Both int64 [tokens]; the layout is ``pocketvlm.manifest.ImageLayout``.
+    """
+    layout, vision, placeholder = manifest.image_layout, manifest.vision, manifest.tokens.image
+    if layout is None or vision is None or placeholder is None:
+        raise ChatError("this model takes text only, no images")
+    ids: list[int] = list(layout.image_start)
+    is_image = [False] * len(ids)
+
+    def add(around: Sequence[int], tokens: int = 0) -> None:
+        ids.extend([*around, *[placeholder] * tokens])
+        is_image.extend([False] * len(around) + [True] * tokens)
+
+    across, down = picture.tiled.grid
+    thumbnail = picture.tiled.thumbnail_index
+    if thumbnail == 0:
+        add(layout.thumbnail, vision.tokens_per_tile)
+    for row in range(down):
+        for column in range(across):
+            add(layout.tile[row][column], vision.tokens_per_tile)
+        add(layout.row_end)
+    if thumbnail is not None and thumbnail > 0:
+        add(layout.thumbnail, vision.tokens_per_tile)
+    add(layout.image_end)
+    mask = np.array(is_image)
+    return np.array(ids, np.int64), np.where(mask, np.cumsum(mask) - 1, -1)
+
+
+def check_layout(layout: ImageLayout, candidates: Sequence[tuple[int, int]]) -> str | None:
+    """What a layout lacks for these grids (across, down); None if nothing."""
+    for across, down in candidates:
+        if len(layout.tile) < down or any(len(row) < across for row in layout.tile[:down]):
+            return f"image_layout.tile has no entry for every tile of a {across}x{down} grid"
+    return None
+
+
+def _role(message: object, index: int, chat: Chat) -> str:
+    if not isinstance(message, Mapping):
+        raise ChatError(f"message {index + 1} is not a dictionary with role and content")
+    role = message.get("role")
+    if not isinstance(role, str) or role not in chat.roles:
+        known = ", ".join(chat.roles)
+        raise ChatError(f"message {index + 1} has the role {role!r}; this model's chat layout knows {known}")
+    return role
+
+
+def _check_order(roles: Sequence[str]) -> None:
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if not turns:
+        raise ChatError("there is no user message to answer")
+    for index, (found, wanted) in enumerate(zip(turns, itertools.cycle(("user", "assistant")), strict=False)):
+        if found != wanted:
+            number = index + 1 + len(roles) - len(turns)
+            raise ChatError(f"message {number} is the {found}'s where the {wanted}'s belongs: they take turns")
+    if turns[-1] != "user":
+        raise ChatError("the last message must be the user's")
+
+
+def content_of(content: object) -> list[PeopleText | ImageSpan]:
+    """A message's content, a string or a list of parts, as text and images.
+
+    Raises:
+        ChatError: the content is malformed.
+    """
+    if isinstance(content, str):
+        return [PeopleText(content)]
+    if not isinstance(content, Sequence) or isinstance(content, bytes | bytearray):
+        raise ChatError(f"a message's content must be text or a list of parts, not {type(content).__name__}")
+    return [_part(part) for part in content]
+
+
+def _part(part: object) -> PeopleText | ImageSpan:
+    if isinstance(part, str):
+        return PeopleText(part)
+    if not isinstance(part, Mapping):
+        raise ChatError(f"a content part must be a dictionary with a type, not {type(part).__name__}")
+    kind = part.get("type")
+    if kind == "text":
+        if not isinstance(part.get("text"), str):
+            raise ChatError("a text part needs its text under 'text'")
+        return PeopleText(part["text"])
+    if kind == "image":
+        source = next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None)
+        if source is None:
+            raise ChatError("an image part needs its image under 'image'")
+        return ImageSpan(_fetch(source) if isinstance(source, str) else source)
+    if kind == "image_url":
+        url = part.get("image_url")
+        url = url.get("url") if isinstance(url, Mapping) else url
+        if not isinstance(url, str):
+            raise ChatError("an image_url part needs {'url': ...} under 'image_url'")
+        return ImageSpan(_fetch(url))
+    raise ChatError(f"content parts of type {kind!r} are not supported: use text or image")
+
+
+def _fetch(source: str) -> str | bytes:
+    """A path as it is, the bytes of a data: URL; nothing is fetched from a network."""
+    scheme, colon, rest = source.partition(":")
+    if not colon or scheme.lower() not in ("data", "http", "https", "file"):
+        return source
+    if scheme.lower() == "file" and rest.startswith("///"):
+        from urllib.parse import unquote
+
+        return unquote(rest[2:])
+    header, comma, data = rest.partition(",")
+    if scheme.lower() != "data" or not comma or not header.endswith(";base64"):
+        raise ChatError(f"an image at {source[:60]!r} is not fetched: give a path, bytes or a base64 data: URL")
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ChatError(f"an image's data: URL is damaged: {error}") from error
+
+
+def _strip(content: Sequence[PeopleText | ImageSpan]) -> list[PeopleText | ImageSpan]:
+    """Trim white space at the two ends of a message, as Jinja's ``trim`` does to the whole of it."""
+    parts = list(content)
+    for index, strip in ((0, str.lstrip), (-1, str.rstrip)):
+        part = parts[index] if parts else None
+        if isinstance(part, PeopleText):
+            parts[index] = PeopleText(strip(part.text))
+    return parts

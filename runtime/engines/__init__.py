@@ -1,0 +1,74 @@
+"""What runs a bundle's graphs. An engine is one file here and one line in ``ENGINES`` (docs/add-a-back-end.md)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.errors import BundleError
+
+if TYPE_CHECKING:
+    from pocketvlm.bundle import Bundle
+
+#: engine name -> "module:factory"; the factory is called with (bundle, threads) and imports its library itself
+ENGINES = {
+    "onnx": "pocketvlm.runtime.engines.onnx:OnnxEngine",
+}
+
+Floats = npt.NDArray[np.float32]
+
+
+class Cache(Protocol):
+    """The KV cache of one conversation. Setting ``position`` back forgets the tokens from there on."""
+
+    position: int
+    """tokens that it holds"""
+
+
+class Engine(Protocol):
+    """The five computations of a bundle. They may run in several threads; a cache belongs to one at a time.
+
+    Errors of the library behind it come out as PocketVlmError with one line, and leave engine and cache usable.
+    """
+
+    @property
+    def description(self) -> str:
+        """Library, version and device that really run, for people."""
+
+    def patch_embed(self, pixels: Floats) -> Floats:
+        """[tiles, 3, tile, tile] -> [tiles, patches, vision width]"""
+
+    def encode(self, patches: Floats) -> Floats:
+        """[tiles, patches, vision width] -> [tiles, tokens per tile, hidden]"""
+
+    def embed(self, token_ids: npt.NDArray[np.int64]) -> Floats:
+        """[tokens] -> [tokens, hidden], which the caller may change"""
+
+    def new_cache(self) -> Cache:
+        """An empty KV cache of the bundle's length."""
+
+    def step(self, embeddings: Floats, cache: Cache, keep: int) -> Floats:
+        """Run tokens [tokens, hidden] that follow those in ``cache``, and add them to it.
+
+        Gives the logits of the last ``keep`` of them, [keep, vocabulary]; of all with 0.
+        """
+
+    def close(self) -> None:
+        """Free sessions and weights."""
+
+
+def open_engine(name: str, bundle: Bundle, threads: int) -> Engine:
+    """The engine ``name``, with the bundle's graphs loaded.
+
+    Raises:
+        BundleError: there is no such engine, the bundle has no graphs for it, or they do not load.
+    """
+    if name not in ENGINES:
+        raise BundleError(f"there is no engine {name!r}: choose one of {', '.join(ENGINES)}")
+    module, _, factory = ENGINES[name].partition(":")
+    create: Any = getattr(importlib.import_module(module), factory)
+    engine: Engine = create(bundle, threads)
+    return engine

@@ -1,0 +1,216 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.bundle import one_line
+from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
+from pocketvlm.runtime.versions import check_minimum
+
+if TYPE_CHECKING:
+    from pocketvlm.bundle import Bundle
+    from pocketvlm.manifest import Manifest, Part
+    from pocketvlm.runtime.engines import Cache, Floats
+
+#: (type, shape) of a graph's input or output; None in a shape is a dimension that varies
+Interface = dict[str, tuple[str, tuple[int | None, ...]]]
+TEXT_PARTS = ("token_embedding", "text_decoder")
+VISION_PARTS = ("patch_embedding", "vision_encoder")
+
+
+def import_onnxruntime() -> ModuleType:
+    """onnxruntime, with its telemetry off: the Linux builds otherwise keep a database and a device id in $HOME."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+class OnnxCache:
+    """One key and one value buffer a layer, [1, KV heads, length, head_dim], bound as past and as present.
+
+    GroupQueryAttention writes the new rows in place, so nothing is copied; rows after ``position`` are never read.
+    """
+
+    def __init__(self, ort: ModuleType, session: Any, manifest: Manifest) -> None:
+        kv = manifest.kv_cache
+        self.position = 0
+        self.binding = session.io_binding()
+        self._buffers = []
+        for layer in range(manifest.model.layers):
+            for kind in ("key", "value"):
+                # Zero pages cost no memory until they are written.
+                buffer = ort.OrtValue.ortvalue_from_numpy(
+                    np.zeros((1, kv.heads, kv.length, kv.head_dim), np.dtype(kv.dtype))
+                )
+                self._buffers.append(buffer)
+                self.binding.bind_ortvalue_input(f"past_key_values.{layer}.{kind}", buffer)
+                self.binding.bind_ortvalue_output(f"present.{layer}.{kind}", buffer)
+
+
+class OnnxEngine:
+    """The parts of ``engines.onnx`` as sessions. Their weights are memory-mapped from the bundle.
+
+    Raises:
+        BundleError: a graph does not load, or is not what the manifest says.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        self._ort = import_onnxruntime()
+        manifest = self._manifest = bundle.manifest
+        check_minimum("onnxruntime", manifest.minimum_runtime.onnxruntime, self._ort.__version__)
+        parts = manifest.engines.get("onnx")
+        if parts is None:
+            raise BundleError(f"{bundle.directory} has no ONNX graphs: export it with --backend onnx")
+        names = TEXT_PARTS + (VISION_PARTS if manifest.vision is not None else ())
+        self._sessions: dict[str, Any] = {}
+        for name in names:
+            if name not in parts:
+                raise BundleError(f"{bundle.directory} has no ONNX part {name}: export the bundle again")
+            self._sessions[name] = self._open(bundle, name, parts[name], threads)
+        self._description = f"onnxruntime {self._ort.__version__}, CPU, {threads} threads"
+
+    @property
+    def description(self) -> str:
+        return self._description
+
+    def patch_embed(self, pixels: Floats) -> Floats:
+        return self._run("patch_embedding", "patches", {"pixel_values": pixels})
+
+    def encode(self, patches: Floats) -> Floats:
+        return self._run("vision_encoder", "image_embeds", {"patches": patches})
+
+    def embed(self, token_ids: npt.NDArray[np.int64]) -> Floats:
+        # [tokens] -> [batch = 1, tokens]; [1, tokens, hidden] -> [tokens, hidden]
+        return self._run("token_embedding", "inputs_embeds", {"input_ids": token_ids[None]})[0]
+
+    def new_cache(self) -> OnnxCache:
+        with _clear_errors("the KV cache"):
+            return OnnxCache(self._ort, self._session("text_decoder"), self._manifest)
+
+    def step(self, embeddings: Floats, cache: Cache, keep: int) -> Floats:
+        if not isinstance(cache, OnnxCache):
+            raise TypeError(f"the cache is a {type(cache).__name__}, not one of this engine")
+        session = self._session("text_decoder")
+        tokens = len(embeddings)
+        total = cache.position + tokens
+        if total > self._manifest.kv_cache.length:
+            raise CapacityError(f"{total} tokens do not fit into the KV length of {self._manifest.kv_cache.length}")
+        feeds = {
+            "inputs_embeds": np.ascontiguousarray(embeddings[None], np.float32),
+            "attention_mask": np.ones((1, total), np.int64),
+            "logits_to_keep": np.array([keep], np.int64),
+        }
+        logits = np.empty((1, keep or tokens, self._manifest.model.vocab_size), np.float32)
+        with _clear_errors("text_decoder"):
+            # The binding holds plain pointers into these arrays: they must live until the run is over.
+            inputs = {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
+            for name, value in inputs.items():
+                cache.binding.bind_ortvalue_input(name, value)
+            output = self._ort.OrtValue.ortvalue_from_numpy(logits)
+            cache.binding.bind_ortvalue_output("logits", output)
+            session.run_with_iobinding(cache.binding)
+        cache.position = total
+        return logits[0]
+
+    def close(self) -> None:
+        self._sessions.clear()
+
+    def _session(self, name: str) -> Any:
+        try:
+            return self._sessions[name]
+        except KeyError:
+            raise PocketVlmError(f"{name} is not loaded: the model was closed, or has no such part") from None
+
+    def _run(self, name: str, output: str, feeds: Mapping[str, npt.NDArray[Any]]) -> Floats:
+        session = self._session(name)
+        with _clear_errors(name):
+            result: Floats = session.run([output], feeds)[0]
+        return result
+
+    def _open(self, bundle: Bundle, name: str, part: Part, threads: int) -> Any:
+        options = self._ort.SessionOptions()
+        # A gather has nothing to share out.
+        options.intra_op_num_threads = 1 if name == "token_embedding" else threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        if name == "text_decoder":
+            # A pattern is kept for each input shape, and every decode step has a new length of the mask.
+            options.enable_mem_pattern = False
+        else:
+            # Threads that wait busily for the next image would take the decoder's cores.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        with _clear_errors(part.file):
+            session = self._ort.InferenceSession(
+                str(bundle.path(part.file)), options, providers=["CPUExecutionProvider"]
+            )
+            inputs = [*session.get_inputs(), *session.get_overridable_initializers()]
+            outputs = session.get_outputs()
+        wanted_inputs, wanted_outputs = interface(bundle.manifest, name)
+        _check_interface(part.file, "input", wanted_inputs, inputs)
+        _check_interface(part.file, "output", wanted_outputs, outputs)
+        return session
+
+
+def interface(manifest: Manifest, name: str) -> tuple[Interface, Interface]:
+    """Inputs and outputs that the part ``name`` must have for this manifest."""
+    model, vision, kv = manifest.model, manifest.vision, manifest.kv_cache
+    if name == "token_embedding":
+        return {"input_ids": ("int64", (None, None))}, {"inputs_embeds": ("float", (None, None, model.hidden_size))}
+    if name == "text_decoder":
+        buffer = ("float" if kv.dtype == "float32" else "int8", (1, kv.heads, kv.length, kv.head_dim))
+        layers = [f"{layer}.{kind}" for layer in range(model.layers) for kind in ("key", "value")]
+        inputs: Interface = {
+            "inputs_embeds": ("float", (1, None, model.hidden_size)),
+            "attention_mask": ("int64", (1, None)),
+            "logits_to_keep": ("int64", (1,)),
+        }
+        outputs: Interface = {"logits": ("float", (1, None, model.vocab_size))}
+        return (
+            inputs | {f"past_key_values.{layer}": buffer for layer in layers},
+            outputs | {f"present.{layer}": buffer for layer in layers},
+        )
+    assert vision is not None
+    patches: Interface = {"patches": ("float", (None, vision.patches_per_tile, vision.vision_hidden_size))}
+    if name == "patch_embedding":
+        return {"pixel_values": ("float", (None, 3, vision.tile_size, vision.tile_size))}, patches
+    return patches, {"image_embeds": ("float", (None, vision.tokens_per_tile, model.hidden_size))}
+
+
+def _check_interface(file: str, kind: str, wanted: Interface, found: list[Any]) -> None:
+    values = {value.name: value for value in found}
+    for name, (dtype, shape) in wanted.items():
+        if name not in values:
+            raise BundleError(f"{file} has no {kind} {name!r}: export the bundle again")
+        value = values[name]
+        same = len(value.shape) == len(shape) and all(
+            size is None or size == given for size, given in zip(shape, value.shape, strict=True)
+        )
+        if value.type != f"tensor({dtype})" or not same:
+            described = f"{value.type} {value.shape}"
+            raise BundleError(f"{file}: {kind} {name!r} is {described}, the manifest asks for {dtype} {list(shape)}")
+    required = {value.name for value in found} - wanted.keys() if kind == "input" else set()
+    if required:
+        raise BundleError(f"{file} has an unknown input {sorted(required)[0]!r}: update pocketvlm")
+
+
+@contextmanager
+def _clear_errors(what: str) -> Iterator[None]:
+    """ONNX Runtime's exceptions, which derive from Exception alone, as one line."""
+    try:
+        yield
+    except PocketVlmError:
+        raise
+    except MemoryError as error:
+        raise PocketVlmError(f"{what}: not enough memory") from error
+    except Exception as error:
+        raise BundleError(f"{what} failed in ONNX Runtime: {one_line(error)}") from error

@@ -1,0 +1,243 @@
+"""Prefill in chunks, then one token at a time: an answer as a stream of pieces."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.errors import CapacityError
+from pocketvlm.runtime.chat import Prompt
+from pocketvlm.runtime.engines import Cache, Engine, Floats
+from pocketvlm.runtime.memory import peak_rss_bytes
+from pocketvlm.runtime.sampling import GenerationConfig, Sampler
+from pocketvlm.runtime.stats import FinishReason, Stats
+from pocketvlm.runtime.text import Detokenizer, StopStrings, TextTokenizer
+
+#: gives the image tokens of the prompt's picture with this index, float32 [image tokens, hidden]
+PictureEncoder = Callable[[int], Floats]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token of an answer. ``text`` is what it completes: empty while a character or stop string is unfinished."""
+
+    text: str
+    token_id: int
+    stats: Stats
+
+
+class Answer(Iterator[Piece]):
+    """A streamed answer. The work is done while it is iterated; it can be closed at any piece.
+
+    ``text`` and ``stats`` are those of the pieces given out so far.
+    """
+
+    def __init__(self, pieces: Generator[Piece], stats: Stats) -> None:
+        self._pieces = pieces
+        self._stats = stats
+        self._texts: list[str] = []
+
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
+
+    @property
+    def stats(self) -> Stats:
+        return self._stats
+
+    def __next__(self) -> Piece:
+        piece = next(self._pieces)
+        self._texts.append(piece.text)
+        self._stats = piece.stats
+        return piece
+
+    def read(self) -> str:
+        """Run to the end; the whole text."""
+        for _ in self:
+            pass
+        return self.text
+
+    def close(self) -> None:
+        """End the generation here. The model, and the conversation, stay usable."""
+        self._pieces.close()
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass
+class Context:
+    """A KV cache and what it holds. ``keys[i]`` tells what was computed at position i (``Prompt.keys``)."""
+
+    cache: Cache
+    keys: list[Hashable] = field(default_factory=list)
+
+    def rewind(self, position: int) -> None:
+        """Forget the tokens from ``position`` on."""
+        self.cache.position = position
+        del self.keys[position:]
+
+    def common_prefix(self, keys: Sequence[Hashable]) -> int:
+        """How many tokens of a prompt are here already. Its last one never counts: its logits are needed."""
+        limit = min(len(self.keys), len(keys) - 1)
+        return next((index for index in range(limit) if self.keys[index] != keys[index]), limit)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What generation needs of a loaded bundle."""
+
+    engine: Engine
+    tokenizer: TextTokenizer
+    stop_ids: frozenset[int]
+    prefill_chunk: int
+    kv_length: int
+
+    def check_capacity(self, prompt: Prompt) -> None:
+        """
+        Raises:
+            CapacityError: the prompt does not fit into the KV cache.
+        """
+        if len(prompt) > self.kv_length:
+            raise CapacityError(
+                f"the prompt has {len(prompt)} tokens ({prompt.image_tokens} of them of images), {self.kv_length} fit "
+                "into this bundle's KV cache: shorten it, or export with a larger --max-length"
+            )
+
+
+def generate(
+    decoder: Decoder,
+    context: Context,
+    prompt: Prompt,
+    encode: PictureEncoder,
+    config: GenerationConfig,
+    stats: Stats,
+) -> Generator[Piece]:
+    """The pieces of the answer to ``prompt``, of which ``context`` may hold a beginning.
+
+    ``stats`` has what was spent before: loading, preprocessing, images encoded already, and under
+    ``time_to_first_token_s`` the seconds since the question.
+    The context always holds exactly what was computed, wherever the generator is closed or fails.
+    """
+    start = time.perf_counter()
+    keys = prompt.keys()
+    reused = context.common_prefix(keys)
+    context.rewind(reused)
+    # (numpy's unique would import numpy.ma here, 60 ms)
+    encoded = {index: encode(index) for index in sorted(set(prompt.picture_index[reused:].tolist()) - {-1})}
+    encode_s = time.perf_counter() - start
+    logits = prefill(decoder, context, prompt, keys, encoded)
+    prefill_s = time.perf_counter() - start - encode_s
+    del encoded
+    sampler, writer = Sampler(config), _Writer(decoder, config)
+    token_id = sampler(logits)
+    first_token = time.perf_counter()
+    stats = replace(
+        stats,
+        encode_s=stats.encode_s + encode_s,
+        image_tokens=prompt.image_tokens,
+        prompt_tokens=len(prompt),
+        reused_tokens=reused,
+        prefill_tokens=len(prompt) - reused,
+        prefill_s=prefill_s,
+        time_to_first_token_s=stats.time_to_first_token_s + first_token - start,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+    decode_s = 0.0
+    generated = 1
+    while True:
+        began = time.perf_counter()
+        last = generated == config.max_new_tokens
+        text, finish_reason = writer.push(token_id, last=last, full=context.cache.position >= decoder.kv_length)
+        stats = replace(
+            stats,
+            generated_tokens=generated,
+            decode_tokens=generated - 1,
+            decode_s=decode_s,
+            peak_rss_bytes=peak_rss_bytes() if finish_reason else stats.peak_rss_bytes,
+            finish_reason=finish_reason,
+        )
+        writing = time.perf_counter() - began
+        yield Piece(text, token_id, stats)
+        if finish_reason is not None:
+            return
+        began = time.perf_counter()
+        logits = _decode_one(decoder, context, token_id)
+        token_id = sampler(logits)
+        generated += 1
+        decode_s += writing + time.perf_counter() - began
+
+
+def prefill(
+    decoder: Decoder, context: Context, prompt: Prompt, keys: Sequence[Hashable], encoded: dict[int, Floats]
+) -> Floats:
+    """Compute what ``context`` lacks of a prompt, in chunks; logits [vocabulary] of its last token."""
+    logits: Floats | None = None
+    for first in range(context.cache.position, len(prompt), decoder.prefill_chunk):
+        last = min(first + decoder.prefill_chunk, len(prompt))
+        embeddings = embed(decoder.engine, prompt, slice(first, last), encoded)
+        # The graph computes the logits of one position at least; only those of the last chunk are read.
+        logits = decoder.engine.step(embeddings, context.cache, keep=1)
+        context.keys.extend(keys[first:last])
+    assert logits is not None, "a prompt always has a token left to compute"
+    return logits[-1]
+
+
+def embed(engine: Engine, prompt: Prompt, part: slice, encoded: dict[int, Floats]) -> Floats:
+    """Embeddings [tokens, hidden] of a part of a prompt: image tokens from the encoder, the others from the table."""
+    index, row = prompt.picture_index[part], prompt.picture_row[part]
+    # The placeholder's id need not be in the table.
+    embeddings = engine.embed(np.where(index < 0, prompt.token_ids[part], 0))
+    for picture in set(index.tolist()) - {-1}:
+        here = index == picture
+        embeddings[here] = encoded[picture][row[here]]
+    return embeddings
+
+
+def all_logits(
+    decoder: Decoder, context: Context, prompt: Prompt, encoded: dict[int, Floats]
+) -> npt.NDArray[np.float32]:
+    """Logits of every token of a prompt, [tokens, vocabulary], computed in the same chunks as a prefill."""
+    parts = []
+    for first in range(0, len(prompt), decoder.prefill_chunk):
+        part = slice(first, min(first + decoder.prefill_chunk, len(prompt)))
+        parts.append(decoder.engine.step(embed(decoder.engine, prompt, part, encoded), context.cache, keep=0))
+    return np.concatenate(parts)
+
+
+def _decode_one(decoder: Decoder, context: Context, token_id: int) -> Floats:
+    """Feed one token; logits [vocabulary] of the next."""
+    logits = decoder.engine.step(decoder.engine.embed(np.array([token_id], np.int64)), context.cache, keep=1)
+    context.keys.append(token_id)
+    return logits[-1]
+
+
+class _Writer:
+    """Tokens to text, and the decision that an answer ends."""
+
+    def __init__(self, decoder: Decoder, config: GenerationConfig) -> None:
+        self._stop_ids = decoder.stop_ids
+        self._detokenizer = Detokenizer(decoder.tokenizer)
+        self._stops = StopStrings(config.stop)
+
+    def push(self, token_id: int, *, last: bool, full: bool) -> tuple[str, FinishReason | None]:
+        """Text that this token completes, and why the answer ends with it, if it does."""
+        stopped = token_id in self._stop_ids
+        text, found = self._stops.push("" if stopped else self._detokenizer.push(token_id))
+        if found:
+            return text, "stop"
+        reason: FinishReason | None = "stop" if stopped else "length" if last else "kv_length" if full else None
+        if reason is None:
+            return text, None
+        rest, found = self._stops.push(self._detokenizer.flush())
+        return text + rest + self._stops.flush(), "stop" if found else reason

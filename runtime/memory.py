@@ -1,0 +1,42 @@
+"""What this process and this machine have in memory; Linux first, with what other systems offer as a fallback."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident set of this process so far (VmHWM), bytes.
+
+    ``getrusage`` is only the fallback: on Linux its maximum is inherited from the process that started this one.
+    """
+    try:
+        status = Path("/proc/self/status").read_bytes()
+        return int(status.split(b"VmHWM:", 1)[1].split(None, 1)[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def physical_memory_bytes() -> int | None:
+    """The memory of this machine, bytes; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def physical_cores() -> int:
+    """Cores that this process may use, hyper-threads of one core counted once."""
+    available = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores = set()
+    for cpu in available:
+        try:
+            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
+        except OSError:
+            return len(available)
+    return max(1, len(cores))

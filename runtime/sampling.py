@@ -1,0 +1,158 @@
+"""How the next token is chosen: one rule, written so that Kotlin and C++ can follow it to the last token.
+
+The portable rule, for logits l[0..V-1] (float32 in, all arithmetic in IEEE double):
+
+1. ``temperature == 0``: the lowest id among the largest logits. No random number is drawn.
+2. Otherwise order the ids by logit, largest first, equal logits by lower id. With ``0 < top_k < V`` keep the first
+   ``top_k`` of them.
+3. Weights w[i] = exp((l[i] - l[0]) / temperature), where l[0] is the first, so the largest, of the kept logits. This
+   is softmax times a constant that cancels out.
+4. Cumulative sums c[i] = w[0] + ... + w[i], added one by one in this order. With ``top_p < 1`` keep i as long as
+   c[i - 1] < top_p * c[last], with c[-1] = 0: the token that crosses the threshold stays, and so at least one does.
+5. Draw one number u (below); t = u * c[last kept]; the token is the first i with c[i] > t, or the last kept one if
+   rounding leaves none.
+
+u is the next output x of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014;
+constants as in Vigna's splitmix64.c), seeded with ``seed`` at the start of each answer: u = (x >> 11) * 2**-53,
+which is in [0, 1). One number is drawn a token, also where only one token is left to choose from.
+``tests/golden/sampling.json`` holds sequences that every platform must reproduce.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.errors import PocketVlmError
+
+MASK = (1 << 64) - 1
+MAX_STOP_STRINGS = 64
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How an answer is generated. The same names on the command line and in Kotlin.
+
+    Raises:
+        ValueError: a field is out of range; the line names the field and the value.
+    """
+
+    max_new_tokens: int = 256
+    """most tokens of the answer, a stop token included"""
+    temperature: float = 0.0
+    """0 is greedy; above, logits are divided by it"""
+    top_k: int = 0
+    """choose among the k most likely tokens; 0 for all"""
+    top_p: float = 1.0
+    """choose among the most likely tokens that together have this probability"""
+    seed: int = 0
+    """of the random numbers; 0 to 2**64 - 1"""
+    stop: tuple[str, ...] = ()
+    """strings that end the answer; they are not part of it"""
+
+    def __post_init__(self) -> None:
+        _require(_is_int(self.max_new_tokens) and self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "1")
+        _require(_is_number(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "0")
+        _require(_is_int(self.top_k) and self.top_k >= 0, "top_k", self.top_k, "0")
+        if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p!r}")
+        if not (_is_int(self.seed) and 0 <= self.seed <= MASK):
+            raise ValueError(f"seed must be a whole number from 0 to 2**64 - 1, not {self.seed!r}")
+        stop: Any = self.stop
+        if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
+            raise ValueError(f"stop must be a tuple of strings that are not empty, not {stop!r}")
+        object.__setattr__(self, "stop", tuple(stop))
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise ValueError(f"stop has {len(self.stop)} strings, at most {MAX_STOP_STRINGS} are looked for")
+
+
+class SplitMix64:
+    """The random numbers of the portable rule."""
+
+    def __init__(self, seed: int) -> None:
+        self._state = seed & MASK
+
+    def next_uint64(self) -> int:
+        """The next 64 bits."""
+        self._state = (self._state + 0x9E3779B97F4A7C15) & MASK
+        value = self._state
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
+        return value ^ (value >> 31)
+
+    def next_double(self) -> float:
+        """The next number in [0, 1): the upper 53 bits times 2**-53."""
+        return (self.next_uint64() >> 11) * 2.0**-53
+
+
+class Sampler:
+    """Chooses the tokens of one answer."""
+
+    def __init__(self, config: GenerationConfig) -> None:
+        self._config = config
+        self._random = SplitMix64(config.seed)
+
+    def __call__(self, logits: npt.NDArray[np.float32]) -> int:
+        """float32 [vocabulary] -> token id
+
+        Raises:
+            PocketVlmError: the logits are no numbers.
+        """
+        best = int(np.argmax(logits))  # the first of the largest; of NaN if there is one
+        if not math.isfinite(logits[best]):
+            raise PocketVlmError(
+                f"the model's logits are not numbers (token {best} has {logits[best]}): export it again"
+            )
+        if self._config.temperature == 0:
+            return best
+        ids, cumulative = candidates(logits, self._config)
+        threshold = self._random.next_double() * cumulative[-1]
+        index = int(np.searchsorted(cumulative, threshold, side="right"))
+        return int(ids[min(index, len(ids) - 1)])
+
+
+def candidates(
+    logits: npt.NDArray[np.float32], config: GenerationConfig
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The tokens that may be chosen, in the rule's order, and the cumulative sums of their weights (steps 2 to 4)."""
+    ids = _ordered(logits, config.top_k)
+    kept = logits[ids].astype(np.float64)
+    # A tiny temperature sends the quotient to -inf, whose weight is 0 as it should be.
+    with np.errstate(over="ignore"):
+        weights = np.exp((kept - kept[0]) / config.temperature)
+    cumulative = np.cumsum(weights)  # adds one by one, in order
+    if config.top_p < 1:
+        count = int(np.searchsorted(cumulative, config.top_p * cumulative[-1], side="left")) + 1
+        ids, cumulative = ids[:count], cumulative[:count]
+    return ids, cumulative
+
+
+def _ordered(logits: npt.NDArray[np.float32], top_k: int) -> npt.NDArray[np.int64]:
+    """Ids by logit, largest first, equal logits by lower id; only the first ``top_k`` if it is above 0."""
+    if 0 < top_k < len(logits):
+        # Sorting 100,000 logits costs milliseconds a token: set the k largest apart first.
+        smallest_kept = np.partition(logits, len(logits) - top_k)[len(logits) - top_k]
+        larger = np.flatnonzero(logits > smallest_kept)
+        equal = np.flatnonzero(logits == smallest_kept)[: top_k - len(larger)]
+        ids = np.concatenate([larger, equal])
+    else:
+        ids = np.arange(len(logits))
+    ordered: npt.NDArray[np.int64] = ids[np.argsort(-logits[ids], kind="stable")]
+    return ordered
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return (_is_int(value) or isinstance(value, float)) and math.isfinite(value)
+
+
+def _require(condition: bool, name: str, value: object, least: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} must be a number of at least {least}, not {value!r}")

@@ -1,0 +1,64 @@
+"""What one answer cost, phase by phase."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "kv_length"]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Times in seconds, memory in bytes. Each streamed piece carries the values up to then."""
+
+    load_s: float = 0.0
+    """opening the bundle: checks, sessions, tokenizer"""
+    preprocess_s: float = 0.0
+    """decoding images, cutting them into tiles, tokenizing"""
+    encode_s: float = 0.0
+    """images through the vision encoder"""
+    image_tokens: int = 0
+    """tokens of the images in the prompt"""
+    prompt_tokens: int = 0
+    """the whole prompt"""
+    reused_tokens: int = 0
+    """tokens of the prompt that were in the KV cache already"""
+    prefill_tokens: int = 0
+    """tokens of the prompt that were computed"""
+    prefill_s: float = 0.0
+    generated_tokens: int = 0
+    """tokens of the answer, a stop token included; the first one comes out of the prefill"""
+    decode_tokens: int = 0
+    """steps of one token each"""
+    decode_s: float = 0.0
+    """those steps, with sampling and detokenization"""
+    time_to_first_token_s: float = 0.0
+    """from the question to its first token: preprocessing, encoding, prefill"""
+    peak_rss_bytes: int = 0
+    """largest resident set of the process so far (VmHWM)"""
+    finish_reason: FinishReason | None = None
+    """"stop": a stop token or stop string; "length": max_new_tokens; "kv_length": the KV cache is full; None: not
+    finished, or closed before its end"""
+
+    @property
+    def prefill_tps(self) -> float:
+        """Prompt tokens a second; 0 before the prefill."""
+        return self.prefill_tokens / self.prefill_s if self.prefill_s > 0 else 0.0
+
+    @property
+    def decode_tps(self) -> float:
+        """Decode steps a second; 0 before the first one."""
+        return self.decode_tokens / self.decode_s if self.decode_s > 0 else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """All values with the two rates, for JSON."""
+        return {**asdict(self), "prefill_tps": self.prefill_tps, "decode_tps": self.decode_tps}
+
+    def __str__(self) -> str:
+        return (
+            f"load {self.load_s:.2f} s, preprocess {self.preprocess_s:.3f} s, encode {self.encode_s:.3f} s, "
+            f"prefill {self.prefill_tokens} tokens at {self.prefill_tps:.1f}/s, "
+            f"decode {self.decode_tokens} tokens at {self.decode_tps:.1f}/s, "
+            f"first token after {self.time_to_first_token_s:.3f} s, peak memory {self.peak_rss_bytes / 1e6:.0f} MB"
+        )

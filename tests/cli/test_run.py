@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from pocketvlm.cli import main
+from pocketvlm.cli.run import CONTROLS
+from pocketvlm.runtime import GenerationConfig, load
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+#: random weights say a variety of tokens only when they are sampled
+SAMPLED = ("--temperature", "3", "--seed", "5", "--max-new-tokens", "12", "--threads", "1")
+CONFIG = GenerationConfig(max_new_tokens=12, temperature=3.0, seed=5)
+
+
+def run(*arguments: str | Path, stdin: str = "") -> Result:
+    return CliRunner().invoke(main, ["run", *map(str, arguments)], input=stdin.encode())
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundles: dict[str, Path]) -> Path:
+    return tiny_bundles["int4-g32"]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "red.png"
+    Image.new("RGB", (140, 70), (200, 30, 30)).save(path)
+    return path
+
+
+def test_a_prompt_is_answered_as_in_python(bundle: Path, image: Path) -> None:
+    found = run(bundle, "--image", image, "--image", image, "--prompt", "What is it?", *SAMPLED)
+    assert found.exit_code == 0, found.output
+    with load(bundle, threads=1) as vlm:
+        wanted = vlm.stream("What is it?", [image, image], CONFIG).read()
+    assert wanted
+    assert found.stdout == wanted + "\n"
+    assert found.stderr == ""
+
+
+def test_json_has_text_tokens_and_stats(bundle: Path, image: Path) -> None:
+    found = run(bundle, "--image", image, "--prompt", "What is it?", "--json", *SAMPLED)
+    answer = json.loads(found.stdout)
+    assert found.stdout.count("\n") == 1
+    with load(bundle, threads=1) as vlm:
+        assert vlm.decode(answer["token_ids"]).rstrip("\ufffd") == answer["text"]
+    stats = answer["stats"]
+    assert (stats["generated_tokens"], stats["finish_reason"]) == (len(answer["token_ids"]), "length")
+    assert stats["image_tokens"] == 3 * 25
+    assert {"load_s", "preprocess_s", "encode_s", "prefill_tps", "decode_tps", "peak_rss_bytes"} <= stats.keys()
+
+
+def test_stats_are_a_table_on_stderr(bundle: Path) -> None:
+    found = run(bundle, "--prompt", "hi", "--stats", *SAMPLED)
+    for phase in ("load", "preprocess", "encode images", "prefill", "decode", "first token after", "peak memory"):
+        assert phase in found.stderr
+    assert "prefill" not in found.stdout
+
+
+def test_the_options_reach_the_generation(bundle: Path) -> None:
+    def ids(*options: str) -> list[int]:
+        tokens: list[int] = json.loads(run(bundle, "--prompt", "hi", "--json", "--threads", "1", *options).stdout)[
+            "token_ids"
+        ]
+        return tokens
+
+    greedy = ids("--max-new-tokens", "8")
+    assert ids("--max-new-tokens", "8", "--temperature", "9", "--top-k", "1") == greedy
+    assert ids("--max-new-tokens", "8", "--temperature", "9", "--top-p", "1e-9") == greedy
+    hot = ids("--max-new-tokens", "8", "--temperature", "9")
+    assert hot != greedy
+    assert ids("--max-new-tokens", "8", "--temperature", "9", "--seed", "1") != hot
+    assert ids("--max-new-tokens", "3", "--temperature", "9") == hot[:3]
+
+
+def test_a_stop_string_ends_the_answer(bundle: Path) -> None:
+    whole = run(bundle, "--prompt", "hi", *SAMPLED).stdout[:-1]
+    stop = whole[3:5]
+    assert run(bundle, "--prompt", "hi", "--stop", stop, *SAMPLED).stdout[:-1] == whole[: whole.index(stop)]
+
+
+def test_a_chat_over_a_pipe(bundle: Path, image: Path) -> None:
+    lines = [
+        "first question",
+        "",
+        f"/image {image}",
+        "what is this?",
+        "/help",
+        "/reset",
+        "first question",
+        "/quit",
+        "no",
+    ]
+    found = run(bundle, "--json", *SAMPLED, stdin="\n".join(lines))
+    assert found.exit_code == 0, found.output
+    first, second, third = map(json.loads, found.stdout.splitlines())
+    assert first["stats"]["image_tokens"] == 0
+    assert second["stats"]["image_tokens"] == 75
+    assert second["stats"]["reused_tokens"] > 0
+    assert third["token_ids"] == first["token_ids"]
+    assert third["stats"]["reused_tokens"] == 0
+    assert "/reset" in found.stderr
+
+
+def test_a_chat_begins_with_the_images_of_the_command_line(bundle: Path, image: Path) -> None:
+    found = run(bundle, "--image", image, "--json", *SAMPLED, stdin="what is this?\n")
+    assert json.loads(found.stdout)["stats"]["image_tokens"] == 75
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        ("/image nowhere.png", "error: nowhere.png: no such file"),
+        ("/dance", "error: '/dance' is not a command"),
+        ("/image", "error: '/image' is not a command, or wants another argument"),
+        ("7" * 3000, "fit into this bundle's KV cache"),
+    ],
+)
+def test_an_error_in_a_script_ends_it(bundle: Path, lines: str, line: str) -> None:
+    found = run(bundle, *SAMPLED, stdin=f"{lines}\nhello\n")
+    assert found.exit_code == 1
+    assert line in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+def test_errors_are_one_line_and_status_1(bundle: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    calls: list[list[str | Path]] = [
+        [tmp_path / "none", "--prompt", "x"],
+        [bundle, "--prompt", "x", "--image", broken],
+        [bundle, "--prompt", "x", "--image", tmp_path],
+        [bundle, "--prompt", "x" * 5000],
+    ]
+    for arguments in calls:
+        found = run(*arguments)
+        assert found.exit_code == 1
+        assert found.stderr.startswith("error: ")
+        assert found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--temperature", "-1"],
+        ["--temperature", "nan"],
+        ["--temperature", "inf"],
+        ["--top-p", "0"],
+        ["--top-p", "nan"],
+        ["--top-k", "-1"],
+        ["--seed", "-1"],
+        ["--seed", str(2**64)],
+        ["--max-new-tokens", "0"],
+        ["--threads", "0"],
+        ["--stop", ""],
+    ],
+)
+def test_usage_errors_are_status_2(bundle: Path, options: list[str]) -> None:
+    found = run(bundle, "--prompt", "x", *options)
+    assert found.exit_code == 2, found.output
+    assert "Error: " in found.stderr
+
+
+def test_a_terminal_gets_no_control_characters() -> None:
+    assert "a\x1b[2Jb\x9b1mc\r\x07\nd\té".translate(CONTROLS) == "a[2Jb1mc\nd\té"
+
+
+def started(*arguments: str | Path, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pocketvlm", "run", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def test_text_is_streamed_and_control_c_ends_the_answer(tiny_bundles: dict[str, Path]) -> None:
+    process = started(
+        tiny_bundles["fp32"], "--prompt", "hi", "--temperature", "9", "--max-new-tokens", "100000", "--threads", "1"
+    )
+    assert process.stdout is not None
+    os.read(process.stdout.fileno(), 1)  # the first characters come before the end
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    # A short KV cache may have been faster than the signal.
+    assert process.returncode in (130, 0), errors
+    assert b"Traceback" not in errors
+
+
+def test_a_chat_on_a_terminal_outlives_errors_and_ends_with_control_d(bundle: Path) -> None:
+    terminal, line = pty.openpty()
+    process = started(bundle, *SAMPLED, stdin=line)
+    os.close(line)
+    for text in (b"/image nowhere.png\n", b"hello\n", b"\x04"):
+        os.write(terminal, text)
+        time.sleep(0.05)
+    output, errors = process.communicate(timeout=60)
+    os.close(terminal)
+    assert process.returncode == 0, errors
+    assert b"error: nowhere.png: no such file" in errors
+    assert b"/help lists the commands" in errors
+    assert output.strip()
