@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from pocketvlm import __version__, manifest
-from pocketvlm.bundle import MANIFEST, Bundle, describe_files, open_bundle, write_manifest
+from pocketvlm.bundle import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.errors import ExportError
 from pocketvlm.export import onnx
 from pocketvlm.export.estimate import estimate
 from pocketvlm.export.frontend import Frontend, read_frontend
 from pocketvlm.export.job import Backend, Job, Lowered, Progress, Silent
 from pocketvlm.export.reference import run_reference
+from pocketvlm.export.replacing import check_output, replacing
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.recipe import Recipe, load_recipe
 
@@ -30,8 +27,6 @@ DEFAULT_KV_LENGTH = 2048
 #: Tokens of one prefill step (paper, section 3.3: t128).
 PREFILL_CHUNK = 128
 TOKENIZER = "tokenizer.json"
-#: Ends the name of a bundle that is being replaced.
-OLD = "-old"
 #: The version that these graphs were tested with; older ones lack an INT8 KV cache on the CPU.
 MINIMUM_ONNXRUNTIME = "1.29.0"
 
@@ -45,7 +40,7 @@ def export_bundle(
     max_length: int | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
-    """Export a checkpoint directory to a bundle directory.
+    """Export a checkpoint directory to a bundle: a directory, or an archive where ``output`` ends in ``.zip``.
 
     ``max_length`` is the KV length in tokens (default: 2048, or the model's positions where it has fewer). An existing
     bundle at ``output`` is replaced when the new one is complete, and untouched when the export fails.
@@ -61,13 +56,13 @@ def export_bundle(
     if not backends:
         raise ExportError(f"no back end given; known: {', '.join(BACKENDS)}")
     length = _kv_length(source, max_length)
-    _check_output(output)
+    check_output(output)
     _check_space(output, estimate(source, chosen).disk_bytes)
     frontend = read_frontend(source)
     tokens = len(frontend.sample.token_ids)
     if tokens > length:
         raise ExportError(f"a KV length of {length} is too short: one picture and three questions take {tokens} tokens")
-    with _replacing(output) as directory:
+    with replacing(output) as directory:
         layers = source.config.text.num_hidden_layers
         layers += source.config.vision.num_hidden_layers if source.config.vision is not None else 0
         progress.phase("reference pass", layers)
@@ -136,58 +131,8 @@ def _kv_length(checkpoint: Checkpoint, wanted: int | None) -> int:
     return wanted
 
 
-def _check_output(output: Path) -> None:
-    """Only a bundle, an empty directory or nothing may stand at the output."""
-    if not output.exists() and not output.is_symlink():
-        return
-    if output.is_symlink() or not output.is_dir() or (any(output.iterdir()) and not (output / MANIFEST).is_file()):
-        raise ExportError(f"{output} exists and is not a bundle; it is left alone, choose another output")
-
-
 def _check_space(output: Path, needed: int) -> None:
     parent = next(path for path in (output.absolute(), *output.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise ExportError(f"{parent} has {free / 1e6:,.0f} MB free, the bundle needs {needed / 1e6:,.0f} MB")
-
-
-@contextmanager
-def _replacing(output: Path) -> Iterator[Path]:
-    """A directory beside ``output`` that takes its place when the block ends well, and is removed when it does not."""
-    output = output.absolute()
-    prefix = f".{output.name}.partial-"
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        _recover_abandoned(output, prefix)
-        partial = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=output.parent))
-    except OSError as error:
-        raise ExportError(f"cannot write to {output.parent}: {error.strerror}") from error
-    try:
-        yield partial
-        partial.chmod(0o755)
-        old = partial.with_name(f"{prefix}{os.getpid()}{OLD}")
-        if output.exists():
-            output.rename(old)
-        partial.rename(output)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ExportError(f"{output.parent}: the disk is full; nothing was left behind") from error
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _recover_abandoned(output: Path, prefix: str) -> None:
-    """Undo what killed exports left: a bundle that was moved aside comes back, half-built ones go.
-
-    What belongs to a process that still runs is left to it.
-    """
-    for path in sorted(output.parent.glob(f"{prefix}*")):
-        process = path.name.removeprefix(prefix).split("-")[0]
-        if process.isdigit() and Path(f"/proc/{process}").exists():
-            continue
-        if path.name.endswith(OLD) and not output.exists():
-            path.rename(output)
-        else:
-            shutil.rmtree(path, ignore_errors=True)

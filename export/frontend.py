@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.export.chat_template import check_image_part, compile_chat_template
 from pocketvlm.export.sample import Sample, encode, make_sample
-from pocketvlm.images import Preprocessing
+from pocketvlm.images import preprocessing_of
 from pocketvlm.manifest import Chat, ImageLayout, Tokens, Vision
 from pocketvlm.models.checkpoint import Checkpoint, read_json
 
@@ -53,23 +53,6 @@ def read_frontend(checkpoint: Checkpoint) -> Frontend:
     sample = make_sample(tokenizer, chat, preprocessing, layout, image_token, config.tokens_per_tile)
     tokens = Tokens(stop=_stop_tokens(checkpoint, tokenizer), image=image_token)
     return Frontend(tokenizer, chat, tokens, vision, layout, sample)
-
-
-def preprocessing_of(vision: Vision) -> Preprocessing:
-    """The manifest's vision section as the arguments of tiling and normalization."""
-    return Preprocessing(
-        tile_size=vision.tile_size,
-        strategy=vision.strategy,
-        candidates=vision.candidates,
-        alpha=vision.alpha,
-        thumbnail=vision.thumbnail,
-        thumbnail_of_single_tile=vision.thumbnail_of_single_tile,
-        resize_filter=vision.resize_filter,
-        pad_color=vision.pad_color,
-        rescale=vision.rescale,
-        mean=vision.mean,
-        std=vision.std,
-    )
 
 
 def _read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:

@@ -38,7 +38,7 @@ def write_archive(directory: Path, names: Sequence[str], target: Path) -> None:
 
     :raises BundleError: a file is of 4 GB or more
     """
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}-archive")
     try:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
             for name in sorted(names):
@@ -91,7 +91,9 @@ def open_archive(path: Path) -> Archive:
 def _add(archive: zipfile.ZipFile, source: Path, name: str) -> None:
     size = source.stat().st_size
     if size > MAX_MEMBER_BYTES:
-        raise BundleError(f"{name} has {size / 1e9:.1f} GB; an archive takes files of less than 4 GB: use the directory")
+        raise BundleError(
+            f"{name} has {size / 1e9:.1f} GB; an archive takes files of less than 4 GB: use the directory"
+        )
     info = zipfile.ZipInfo(name, DATE)
     info.external_attr = 0o644 << 16
     assert archive.fp is not None
@@ -107,11 +109,11 @@ def _add(archive: zipfile.ZipFile, source: Path, name: str) -> None:
 def _place(path: Path, stream: IO[bytes], info: zipfile.ZipInfo) -> tuple[int, int]:
     """Offset and size of a member's bytes; the local header has its own, longer extra field."""
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
-        raise BundleError(f"{path}: {ascii(info.filename)} is compressed or encrypted; a bundle's archive is neither")
+        raise BundleError(f"{path}: {info.filename!a} is compressed or encrypted; a bundle's archive is neither")
     stream.seek(info.header_offset)
     header = stream.read(LOCAL_HEADER.size)
     if len(header) != LOCAL_HEADER.size or not header.startswith(LOCAL_SIGNATURE):
-        raise BundleError(f"{path} is damaged: no member where its directory says {ascii(info.filename)}")
+        raise BundleError(f"{path} is damaged: no member where its directory says {info.filename!a}")
     *_, name_length, extra_length = LOCAL_HEADER.unpack(header)
     return info.header_offset + LOCAL_HEADER.size + name_length + extra_length, info.file_size
 

@@ -1,6 +1,7 @@
 """Bundles on disk: opening one safely, checking its files, describing a directory as one.
 
-A bundle is data: nothing in it is executed or unpickled, and no file outside its directory is read.
+A bundle is a directory, or the same directory as one archive (``pocketvlm.archive``). It is data: nothing in it is
+executed or unpickled, and no file outside it is read.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from pocketvlm.archive import Archive, is_archive, open_archive
 from pocketvlm.errors import BundleError
 
 if TYPE_CHECKING:
@@ -26,44 +28,55 @@ SAMPLE_BYTES, SAMPLES = 4096, 16
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: its directory and its validated manifest."""
+    """An opened bundle: where it lies, its validated manifest, and its mapped archive where it is one."""
 
-    directory: Path
+    location: Path
     manifest: Manifest
+    archive: Archive | None = None
 
     def path(self, name: str) -> Path:
-        """The file ``name`` of the manifest; it cannot lie outside the directory."""
-        return _inside(self.directory, name)
+        """The file ``name`` of a directory's manifest; it cannot lie outside the directory."""
+        return _inside(self.location, name)
+
+    def read(self, name: str) -> bytes:
+        """The content of a file: a graph or the tokenizer, not weights (``path`` or ``archive`` for those)."""
+        return self.path(name).read_bytes() if self.archive is None else bytes(self.archive.view(name))
+
+    @property
+    def total_bytes(self) -> int:
+        """Size on disk, manifest included."""
+        if self.archive is not None:
+            return self.location.stat().st_size
+        manifest_bytes = (self.location / MANIFEST).stat().st_size
+        return manifest_bytes + sum(entry.bytes for entry in self.manifest.files.values())
 
 
-def open_bundle(directory: str | Path, *, verify: bool = False) -> Bundle:
-    """Read and check a bundle.
+def open_bundle(location: str | Path, *, verify: bool = False) -> Bundle:
+    """Read and check a bundle: a directory or an archive.
 
     Every file must be a regular file of the listed size, and a sample of its content (16 pages spread over it) must
     match; with ``verify`` the whole content must.
 
     :raises BundleError: naming the file or the key of the manifest that is wrong
     """
-    directory = Path(directory)
+    location = Path(location)
     try:
-        manifest = read_manifest(directory)
-        bundle = Bundle(directory, manifest)
+        if is_archive(location):
+            return _open_archive(location, verify=verify)
+        manifest = read_manifest(location)
+        bundle = Bundle(location, manifest)
         for name, entry in manifest.files.items():
             _check_file(bundle.path(name), name, entry, verify=verify)
     except OSError as error:
-        raise BundleError(f"{directory} cannot be read: {one_line(error)}") from error
+        raise BundleError(f"{location} cannot be read: {one_line(error)}") from error
     return bundle
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read and validate ``manifest.json`` alone.
+    """Read and validate the ``manifest.json`` of a directory alone.
 
     :raises BundleError: naming the key that is wrong
     """
-    from pydantic import ValidationError
-
-    from pocketvlm.manifest import FORMAT_VERSION, Manifest
-
     path = directory / MANIFEST
     if not directory.is_dir():
         raise BundleError(f"{directory} is not a bundle: no such directory")
@@ -71,7 +84,18 @@ def read_manifest(directory: Path) -> Manifest:
         raise BundleError(f"{directory} is not a bundle: it has no {MANIFEST}")
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes; it is not a manifest")
-    text = path.read_bytes()
+    return parse_manifest(path.read_bytes(), path)
+
+
+def parse_manifest(text: bytes, path: Path) -> Manifest:
+    """Validate a manifest; ``path`` is where it came from.
+
+    :raises BundleError: naming the key that is wrong
+    """
+    from pydantic import ValidationError
+
+    from pocketvlm.manifest import FORMAT_VERSION, Manifest
+
     try:
         version = json.loads(text)["format_version"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -80,7 +104,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise BundleError(f"{path} is not valid at format_version: {one_line(version, 20)} is no whole number")
     if version > FORMAT_VERSION:
         raise BundleError(
-            f"{directory} has bundle format {one_line(version, 20)}; this pocketvlm reads up to {FORMAT_VERSION}: "
+            f"{path} has bundle format {one_line(version, 20)}; this pocketvlm reads up to {FORMAT_VERSION}: "
             "update pocketvlm"
         )
     try:
@@ -125,13 +149,17 @@ def file_sample_sha256(path: Path) -> str:
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as stream:
-        if size <= SAMPLE_BYTES * SAMPLES:
-            digest.update(stream.read())
-        else:
-            for index in range(SAMPLES):
-                stream.seek((size - SAMPLE_BYTES) * index // (SAMPLES - 1))
-                digest.update(_read_exactly(stream, SAMPLE_BYTES))
+        for offset, length in _sampled(size):
+            stream.seek(offset)
+            digest.update(_read_exactly(stream, length))
     return digest.hexdigest()
+
+
+def _sampled(size: int) -> list[tuple[int, int]]:
+    """(offset, length) of the blocks that a sample digest covers."""
+    if size <= SAMPLE_BYTES * SAMPLES:
+        return [(0, size)]
+    return [((size - SAMPLE_BYTES) * index // (SAMPLES - 1), SAMPLE_BYTES) for index in range(SAMPLES)]
 
 
 def one_line(message: object, most: int = 300) -> str:
@@ -159,6 +187,33 @@ def _inside(directory: Path, name: str) -> Path:
     return path
 
 
+def _open_archive(location: Path, *, verify: bool) -> Bundle:
+    archive = open_archive(location)
+    text = archive.view(MANIFEST)
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{location}: {MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes; it is not a manifest")
+    manifest = parse_manifest(bytes(text), location)
+    for name, entry in manifest.files.items():
+        content = archive.view(name)
+        if len(content) != entry.bytes:
+            raise BundleError(_wrong_size(name, len(content), entry))
+        sample = hashlib.sha256(str(len(content)).encode())
+        for offset, length in _sampled(len(content)):
+            sample.update(content[offset : offset + length])
+        whole = hashlib.sha256(content).hexdigest() if verify else entry.sha256
+        if sample.hexdigest() != entry.sample_sha256 or whole != entry.sha256:
+            raise BundleError(_wrong_content(name))
+    return Bundle(location, manifest, archive)
+
+
+def _wrong_size(name: str, size: int, entry: FileEntry) -> str:
+    return f"{name} has {size} bytes, the manifest says {entry.bytes}: it was cut or replaced"
+
+
+def _wrong_content(name: str) -> str:
+    return f"{name} does not have the content that the manifest describes: it is damaged or was swapped"
+
+
 def _check_file(path: Path, name: str, entry: FileEntry, *, verify: bool) -> None:
     try:
         status = path.lstat()
@@ -167,6 +222,6 @@ def _check_file(path: Path, name: str, entry: FileEntry, *, verify: bool) -> Non
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{name} is not a regular file")
     if status.st_size != entry.bytes:
-        raise BundleError(f"{name} has {status.st_size} bytes, the manifest says {entry.bytes}: it was cut or replaced")
+        raise BundleError(_wrong_size(name, status.st_size, entry))
     if file_sample_sha256(path) != entry.sample_sha256 or (verify and file_sha256(path) != entry.sha256):
-        raise BundleError(f"{name} does not have the content that the manifest describes: it is damaged or was swapped")
+        raise BundleError(_wrong_content(name))

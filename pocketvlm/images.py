@@ -13,16 +13,19 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
-from pocketvlm.errors import ImageError
+from pocketvlm.errors import BundleError, ImageError
 from pocketvlm.tiling import PAPER_CANDIDATES, STRATEGIES, Grid, fitted_size, select_grid
+
+if TYPE_CHECKING:
+    from pocketvlm.manifest import Vision
 
 #: most pixels of an image or a canvas: 256 MiB decoded, as Pillow keeps four bytes a pixel
 MAX_PIXELS = 64 * 1024 * 1024
@@ -123,6 +126,18 @@ class Preprocessing:
         _require(mean_fits, f"mean: {self.mean!r} is not three finite numbers")
         std_fits = len(self.std) == 3 and all(0 < x < math.inf for x in self.std)
         _require(std_fits, f"std: {self.std!r} is not three finite numbers above 0")
+
+
+def preprocessing_of(vision: Vision) -> Preprocessing:
+    """The preprocessing that a manifest describes.
+
+    Raises:
+        BundleError: it is out of this module's bounds.
+    """
+    try:
+        return Preprocessing(**{item.name: getattr(vision, item.name) for item in fields(Preprocessing)})
+    except ValueError as error:
+        raise BundleError(f"the manifest's vision is not valid: {error}") from error
 
 
 @dataclass(frozen=True)

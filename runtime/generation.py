@@ -139,9 +139,8 @@ def generate(
     logits = prefill(decoder, context, prompt, keys, encoded)
     prefill_s = time.perf_counter() - start - encode_s
     del encoded
-    sampler, writer = Sampler(config), _Writer(decoder, config)
+    sampler = Sampler(config)
     token_id = sampler(logits)
-    first_token = time.perf_counter()
     stats = replace(
         stats,
         encode_s=stats.encode_s + encode_s,
@@ -150,12 +149,19 @@ def generate(
         reused_tokens=reused,
         prefill_tokens=len(prompt) - reused,
         prefill_s=prefill_s,
-        time_to_first_token_s=stats.time_to_first_token_s + first_token - start,
+        time_to_first_token_s=stats.time_to_first_token_s + time.perf_counter() - start,
         peak_rss_bytes=peak_rss_bytes(),
     )
+    yield from _decode(decoder, context, sampler, token_id, config, stats)
+
+
+def _decode(
+    decoder: Decoder, context: Context, sampler: Sampler, token_id: int, config: GenerationConfig, stats: Stats
+) -> Generator[Piece]:
+    """The pieces from the first token on. The time that the reader of a piece takes is not counted."""
+    writer = _Writer(decoder, config)
     decode_s = 0.0
-    generated = 1
-    while True:
+    for generated in range(1, config.max_new_tokens + 1):
         began = time.perf_counter()
         last = generated == config.max_new_tokens
         text, finish_reason = writer.push(token_id, last=last, full=context.cache.position >= decoder.kv_length)
@@ -172,9 +178,7 @@ def generate(
         if finish_reason is not None:
             return
         began = time.perf_counter()
-        logits = _decode_one(decoder, context, token_id)
-        token_id = sampler(logits)
-        generated += 1
+        token_id = sampler(_decode_one(decoder, context, token_id))
         decode_s += writing + time.perf_counter() - began
 
 

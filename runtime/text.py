@@ -13,7 +13,6 @@ import re
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pocketvlm.bundle import one_line
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 REPLACEMENT = "\ufffd"
 #: Unicode's White_Space, which is what the tokenizers library strips around special tokens that ask for it
 WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
-MAX_TOKENIZER_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -82,20 +80,18 @@ class TextTokenizer:
         tokenizer.encode_special_tokens = True
 
     @classmethod
-    def from_file(cls, path: Path, control_ids: Iterable[int] = ()) -> TextTokenizer:
-        """Read a ``tokenizer.json``.
+    def from_json(cls, content: bytes, control_ids: Iterable[int] = (), name: str = "tokenizer.json") -> TextTokenizer:
+        """Read the content of a ``tokenizer.json``; ``name`` is its file, for an error.
 
         Raises:
             BundleError: the tokenizers library cannot read it.
         """
         from tokenizers import Tokenizer
 
-        if path.stat().st_size > MAX_TOKENIZER_BYTES:
-            raise BundleError(f"{path.name} is larger than {MAX_TOKENIZER_BYTES} bytes; it is not a tokenizer")
         try:
-            return cls(Tokenizer.from_file(str(path)), control_ids)
+            return cls(Tokenizer.from_str(content.decode()), control_ids)
         except Exception as error:  # the library raises Exception itself
-            raise BundleError(f"{path.name} cannot be read: {one_line(error)}") from error
+            raise BundleError(f"{name} cannot be read: {one_line(error)}") from error
 
     def encode(self, spans: Sequence[Span], *, at_start: bool = True) -> list[int]:
         """Token ids of joined text. ``at_start``: it begins the prompt; otherwise something precedes it."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import BundleError
 from pocketvlm.images import ImageSource, Preprocessing, TiledImage, cut_tiles, normalize, open_image
 
 if TYPE_CHECKING:
-    from pocketvlm.manifest import Vision
     from pocketvlm.runtime.engines import Engine
 
 
@@ -23,18 +21,6 @@ class Picture:
 
     tiled: TiledImage = field(repr=False, compare=False)
     digest: bytes
-
-
-def preprocessing_of(vision: Vision) -> Preprocessing:
-    """The preprocessing that a manifest describes.
-
-    Raises:
-        BundleError: it is out of the bounds of ``pocketvlm.images``.
-    """
-    try:
-        return Preprocessing(**{item.name: getattr(vision, item.name) for item in fields(Preprocessing)})
-    except ValueError as error:
-        raise BundleError(f"the manifest's vision is not valid: {error}") from error
 
 
 def prepare(source: ImageSource | Picture, preprocessing: Preprocessing) -> Picture:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pocketvlm import __version__
 from pocketvlm.bundle import Bundle, open_bundle
 from pocketvlm.errors import BundleError, ChatError, PocketVlmError
-from pocketvlm.images import ImageSource, Preprocessing
+from pocketvlm.images import ImageSource, Preprocessing, preprocessing_of
 from pocketvlm.runtime import vision
 from pocketvlm.runtime.chat import ImageSpan, Message, Prompt, build_prompt, check_layout, content_of, spans_of
 from pocketvlm.runtime.engines import Engine, Floats, open_engine
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pocketvlm.runtime.conversation import Chat
 
 Image = ImageSource | vision.Picture
+MAX_TOKENIZER_BYTES = 256 << 20
 
 
 def load(
@@ -56,8 +57,10 @@ def load(
     _check_consistent(manifest)
     check_memory(manifest, engine, memory_budget)
     control_ids = {*manifest.tokens.stop, *([] if manifest.tokens.image is None else [manifest.tokens.image])}
-    tokenizer = TextTokenizer.from_file(bundle.path(manifest.tokenizer), control_ids)
-    preprocessing = None if manifest.vision is None else vision.preprocessing_of(manifest.vision)
+    if manifest.files[manifest.tokenizer].bytes > MAX_TOKENIZER_BYTES:
+        raise BundleError(f"{manifest.tokenizer} is larger than {MAX_TOKENIZER_BYTES} bytes; it is not a tokenizer")
+    tokenizer = TextTokenizer.from_json(bundle.read(manifest.tokenizer), control_ids, manifest.tokenizer)
+    preprocessing = None if manifest.vision is None else preprocessing_of(manifest.vision)
     opened = open_engine(engine, bundle, threads)
     return PocketVlm(bundle, opened, tokenizer, preprocessing, Stats(load_s=time.perf_counter() - start))
 

@@ -49,7 +49,7 @@ def tiny_bundles(tiny_checkpoint: Path) -> dict[str, Path]:
 
     root = tiny_checkpoint.parent
     recipes = ("fp32", "int4-g32", "bluelm-v-3b")
-    return {name: export_bundle(tiny_checkpoint, root / name, recipe=name).directory for name in recipes}
+    return {name: export_bundle(tiny_checkpoint, root / name, recipe=name).location for name in recipes}
 
 
 # --- The closing table ------------------------------------------------------------------------------------------------

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 @click.command("export")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Directory of the bundle.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The bundle: a directory, or one file if it ends in .zip.",
+)
 @click.option("--recipe", default="int4-g128", show_default=True, metavar="NAME|FILE", help="How weights are stored.")
 @click.option("--backend", "backends", multiple=True, default=("onnx",), show_default=True, help="May be repeated.")
 @click.option("--max-length", type=click.IntRange(min=1), help="KV length in tokens  [default: 2048]")

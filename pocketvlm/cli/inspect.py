@@ -63,13 +63,13 @@ def command(bundle: Path, as_json: bool) -> None:
 
 def describe(bundle: Bundle) -> dict[str, Any]:
     """All of it, for JSON: the manifest's own sections beside what follows from them. Sizes are bytes."""
-    from pocketvlm.bundle import MANIFEST
+    from pocketvlm.runtime.vlm import kv_cache_bytes
 
     manifest = bundle.manifest
     whole = manifest.model_dump(mode="json")
     bits = bits_by_kind(manifest)
     return {
-        "path": str(bundle.directory),
+        "path": str(bundle.location),
         "verified": True,
         **{
             key: whole[key]
@@ -87,7 +87,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "mean_bits_per_weight": mean_bits(bits),
         "fidelity": whole["fidelity"],
         "files": whole["files"],
-        "bytes": sum(entry.bytes for entry in manifest.files.values()) + (bundle.directory / MANIFEST).stat().st_size,
+        "bytes": bundle.total_bytes,
     }
 
 
@@ -113,12 +113,6 @@ def mean_bits(rows: list[Bits]) -> float:
 def kind_of(name: str) -> str:
     """The kind of a tensor, from its name in the checkpoint."""
     return next((kind for kind, parts in KINDS if any(part in name for part in parts)), "other")
-
-
-def kv_cache_bytes(manifest: Manifest) -> int:
-    """Keys and values of one conversation, all layers."""
-    kv = manifest.kv_cache
-    return 2 * manifest.model.layers * kv.heads * kv.length * kv.head_dim * (1 if kv.dtype == "int8" else 4)
 
 
 def part_bytes(manifest: Manifest, engine: str, name: str) -> int:
@@ -231,6 +225,8 @@ def _vision_line(manifest: Manifest) -> str:
 
 
 def _kv_line(manifest: Manifest) -> str:
+    from pocketvlm.runtime.vlm import kv_cache_bytes
+
     kv = manifest.kv_cache
     size = kv_cache_bytes(manifest) / 1e6
     return f"{kv.length} tokens, {kv.heads} heads of {kv.head_dim}, {kv.dtype}: {size:.2f} MB a conversation"

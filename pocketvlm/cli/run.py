@@ -136,9 +136,11 @@ def _talk(vlm: PocketVlm, chat: Chat, config: GenerationConfig, show: Callable[[
                 return
             if line.startswith("/"):
                 _obey(chat, line)
-            elif line:
-                show(chat.stream(line, config))
+            elif line and not show(chat.stream(line, config)) and not terminal:
+                sys.exit(INTERRUPTED)
         except KeyboardInterrupt:
+            if not terminal:
+                raise
             click.echo("\nCtrl-D leaves.", err=True)
         except PocketVlmError as error:
             if not terminal:

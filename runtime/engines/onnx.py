@@ -58,7 +58,9 @@ class OnnxCache:
 
 
 class OnnxEngine:
-    """The parts of ``engines.onnx`` as sessions. Their weights are memory-mapped from the bundle.
+    """The parts of ``engines.onnx`` as sessions.
+
+    Their weights are memory-mapped from a bundle's directory; those of an archive are copied by ONNX Runtime.
 
     Raises:
         BundleError: a graph does not load, or is not what the manifest says.
@@ -70,12 +72,12 @@ class OnnxEngine:
         check_minimum("onnxruntime", manifest.minimum_runtime.onnxruntime, self._ort.__version__)
         parts = manifest.engines.get("onnx")
         if parts is None:
-            raise BundleError(f"{bundle.directory} has no ONNX graphs: export it with --backend onnx")
+            raise BundleError(f"{bundle.location} has no ONNX graphs: export it with --backend onnx")
         names = TEXT_PARTS + (VISION_PARTS if manifest.vision is not None else ())
         self._sessions: dict[str, Any] = {}
         for name in names:
             if name not in parts:
-                raise BundleError(f"{bundle.directory} has no ONNX part {name}: export the bundle again")
+                raise BundleError(f"{bundle.location} has no ONNX part {name}: export the bundle again")
             self._sessions[name] = self._open(bundle, name, parts[name], threads)
         self._description = f"onnxruntime {self._ort.__version__}, CPU, {threads} threads"
 
@@ -150,9 +152,16 @@ class OnnxEngine:
             # Threads that wait busily for the next image would take the decoder's cores.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with _clear_errors(part.file):
-            session = self._ort.InferenceSession(
-                str(bundle.path(part.file)), options, providers=["CPUExecutionProvider"]
-            )
+            graph: str | bytes
+            if bundle.archive is None:
+                graph = str(bundle.path(part.file))
+            else:
+                graph = bundle.read(part.file)
+                weights = [bundle.archive.view(name) for name in part.data]
+                options.add_external_initializers_from_files_in_memory(
+                    list(part.data), weights, [len(content) for content in weights]
+                )
+            session = self._ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
             inputs = [*session.get_inputs(), *session.get_overridable_initializers()]
             outputs = session.get_outputs()
         wanted_inputs, wanted_outputs = interface(bundle.manifest, name)

@@ -101,14 +101,14 @@ def test_a_text_only_checkpoint_exports_without_vision(tmp_path: Path) -> None:
 def test_the_manifest_describes_what_was_written(tmp_path: Path, models: dict[str, tuple[Path, BluelmV]]) -> None:
     checkpoint, model = models["llama"]
     bundle = export_bundle(checkpoint, tmp_path / "bundle", recipe="bluelm-v-3b")
-    manifest = open_bundle(bundle.directory, verify=True).manifest
+    manifest = open_bundle(bundle.location, verify=True).manifest
     assert set(manifest.recipe.tensors) == {name for name, _ in model.named_parameters()}
     up = manifest.recipe.tensors["model.layers.0.mlp.up_proj.weight"]
     assert (up.bits, up.group_size, up.symmetric) == (4, 128, True)
     assert manifest.kv_cache.dtype == "int8"
     assert manifest.vision is not None
     assert manifest.vision.tokens_per_tile == 25
-    assert {path.name for path in bundle.directory.iterdir()} == {"manifest.json", *manifest.files}
+    assert {path.name for path in bundle.location.iterdir()} == {"manifest.json", *manifest.files}
     for parts in manifest.engines.values():
         for name, part in parts.items():
             opened = session(bundle, name)
@@ -230,6 +230,7 @@ def test_too_little_space_is_said_before_work_starts(
 
 KILLED = """
 import os, signal, sys
+from pathlib import Path
 from pocketvlm.export import assemble
 write = assemble.write_manifest
 def die(*arguments):
@@ -245,7 +246,7 @@ assemble.export_bundle(sys.argv[1], sys.argv[2], recipe="int8")
         ("before the manifest", "assemble.write_manifest = die"),
         (
             "between the two renames",
-            "assemble.Path.rename = (lambda r: lambda s, t: (r(s, t), die()))(assemble.Path.rename)",
+            "Path.rename = (lambda r: lambda s, t: (r(s, t), die()))(Path.rename)",
         ),
     ],
 )

@@ -36,7 +36,7 @@ print(json.dumps(tokens))
 def test_genai_gives_the_same_greedy_tokens(tmp_path: Path, family: str, recipe: str) -> None:
     """Until a stop token; accuracy_level 4 on one machine is the same arithmetic in both."""
     write_checkpoint(tmp_path / "checkpoint", tiny_config(family, vision=False))
-    bundle = export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", recipe=recipe, max_length=128).directory
+    bundle = export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", recipe=recipe, max_length=128).location
     with load(bundle, threads=1) as vlm:
         answer = vlm.stream("hello", config=GenerationConfig(max_new_tokens=24))
         ours = [piece.token_id for piece in answer if piece.token_id is not None]

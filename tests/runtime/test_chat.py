@@ -65,7 +65,7 @@ def test_token_ids_are_those_of_transformers_apply_chat_template(
         directory.mkdir()
         write_frontend(directory)
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"), chat_template=CHAT_TEMPLATE)
-    ours = TextTokenizer.from_file(directory / "tokenizer.json")
+    ours = TextTokenizer.from_json((directory / "tokenizer.json").read_bytes())
     chat = compile_chat_template(directory)
     assert chat is not None
     prompt = build_prompt(spans_of(messages, chat), [], PAPER, ours)

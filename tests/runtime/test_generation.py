@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from pocketvlm.bundle import Bundle
 from pocketvlm.errors import CapacityError, ChatError, ImageError, PocketVlmError
+from pocketvlm.images import preprocessing_of
 from pocketvlm.runtime import GenerationConfig, PocketVlm, Stats
 from pocketvlm.runtime.text import PeopleText, TextTokenizer
-from pocketvlm.runtime.vision import preprocessing_of
 from tests.runtime.bundles import manifest, picture
 from tests.runtime.doubles import ScriptedEngine
 from tests.runtime.tokenizers_zoo import byte_level

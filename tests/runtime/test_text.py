@@ -173,15 +173,13 @@ def test_only_a_possible_beginning_of_a_stop_string_is_held_back() -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"model": {"type": "Nope"}}', "\x00" * 100, '{"version": "1.0"'])
-def test_a_damaged_tokenizer_is_one_clear_line(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "tokenizer.json"
-    path.write_text(content)
+def test_a_damaged_tokenizer_is_one_clear_line(content: str) -> None:
     with pytest.raises(BundleError, match=r"tokenizer\.json cannot be read"):
-        TextTokenizer.from_file(path)
+        TextTokenizer.from_json(content.encode())
 
 
 def test_a_tokenizer_is_read_from_its_file(tmp_path: Path) -> None:
     byte_level().save(str(tmp_path / "tokenizer.json"))
     assert json.loads((tmp_path / "tokenizer.json").read_text())["model"]["type"] == "BPE"
-    tokenizer = TextTokenizer.from_file(tmp_path / "tokenizer.json", [3, 10**6])
+    tokenizer = TextTokenizer.from_json((tmp_path / "tokenizer.json").read_bytes(), [3, 10**6])
     assert tokenizer.decode(tokenizer.encode([PeopleText("hello")])) == "hello"

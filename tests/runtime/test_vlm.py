@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,11 @@ import pytest
 import torch
 
 from pocketvlm.errors import BundleError, CapacityError
-from pocketvlm.images import cut_tiles, normalize
+from pocketvlm.images import cut_tiles, normalize, preprocessing_of
 from pocketvlm.models.decoder import KvCache
 from pocketvlm.runtime import GenerationConfig, PocketVlm, load
 from pocketvlm.runtime.generation import generate
 from pocketvlm.runtime.memory import peak_rss_bytes
-from pocketvlm.runtime.vision import preprocessing_of
 from tests.runtime.bundles import KV_LENGTH, Exported, exported, picture
 
 FAMILIES = pytest.mark.parametrize("family", ["llama", "qwen2", "minicpm"])
@@ -85,7 +85,7 @@ def test_image_tokens_are_the_same_whatever_the_batch(recipe: str, size: tuple[i
         found = []
         for batch in (1, 2, 4, 6):
             vision = vlm.manifest.vision.model_copy(update={"tile_batch": batch})
-            vlm._bundle = type(vlm._bundle)(vlm._bundle.directory, vlm.manifest.model_copy(update={"vision": vision}))
+            vlm._bundle = replace(vlm._bundle, manifest=vlm.manifest.model_copy(update={"vision": vision}))
             found.append(vlm.encode_images([picture(*size)]))
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], rtol=1e-5, atol=1e-5)
@@ -123,7 +123,7 @@ def test_a_prefill_in_chunks_is_the_whole_prefill(recipe: str) -> None:
         assert len(ids) > 128
         found = []
         for chunk in (1, 7, 128, KV_LENGTH):
-            vlm._decoder = type(vlm._decoder)(vlm._engine, vlm._tokenizer, vlm._decoder.stop_ids, chunk, KV_LENGTH)
+            vlm._decoder = replace(vlm._decoder, prefill_chunk=chunk)
             found.append(vlm.logits(ids, images))
     # Quantized activations and keys round a difference of 1e-6 to one of a step.
     for other in found[1:]:
