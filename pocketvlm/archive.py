@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from pocketvlm.errors import BundleError
+from pocketvlm.errors import BundleError, one_line
 
 #: Android's largest page (and a multiple of the usual 4 KB).
 PAGE = 16384
@@ -83,7 +83,7 @@ def open_archive(path: Path) -> Archive:
                 raise BundleError(f"{path} has two members of one name")
             mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise BundleError(f"{path} is not a bundle: {' '.join(str(error).split())}") from error
+        raise BundleError(f"{path} is not a bundle: {one_line(error)}") from error
     _check_places(path, members, len(mapping))
     return Archive(path, members, mapping)
 

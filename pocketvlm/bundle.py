@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from pocketvlm.archive import Archive, is_archive, open_archive
-from pocketvlm.errors import BundleError
+from pocketvlm.errors import BundleError, one_line
 
 if TYPE_CHECKING:
     from pocketvlm.manifest import FileEntry, Manifest
@@ -160,13 +160,6 @@ def _sampled(size: int) -> list[tuple[int, int]]:
     if size <= SAMPLE_BYTES * SAMPLES:
         return [(0, size)]
     return [((size - SAMPLE_BYTES) * index // (SAMPLES - 1), SAMPLE_BYTES) for index in range(SAMPLES)]
-
-
-def one_line(message: object, most: int = 300) -> str:
-    """Foreign text for an error's line: on one line, of bounded length, without control characters."""
-    text = " ".join(str(message).split())
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _read_exactly(stream: BinaryIO, count: int) -> bytes:

@@ -36,3 +36,10 @@ class ChatError(PocketVlmError):
 
 class CapacityError(PocketVlmError):
     """A conversation that does not fit into the bundle's KV length."""
+
+
+def one_line(message: object, most: int = 300) -> str:
+    """Foreign text for an error's line: on one line, of bounded length, without control characters."""
+    text = " ".join(str(message).split())
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
-from pocketvlm.errors import BundleError, ImageError
+from pocketvlm.errors import BundleError, ImageError, one_line
 from pocketvlm.tiling import PAPER_CANDIDATES, STRATEGIES, Grid, fitted_size, select_grid
 
 if TYPE_CHECKING:
@@ -346,7 +346,7 @@ def _canvas(image: Image.Image, grid: Grid, preprocessing: Preprocessing) -> Ima
 
 
 def _open_file(path: Path) -> Image.Image:
-    label = _printable(str(path))
+    label = one_line(path, 160)
     try:
         status = path.stat()
         # Before opening: a pipe would block, a device might never end.
@@ -361,7 +361,7 @@ def _open_file(path: Path) -> Image.Image:
         raise ImageError(f"{label}: no such file") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ImageError(f"{label}: cannot be read ({_printable(str(reason))})") from error
+        raise ImageError(f"{label}: cannot be read ({one_line(reason, 160)})") from error
 
 
 def _decode(file: IO[bytes], label: str) -> Image.Image:
@@ -475,12 +475,5 @@ def _check_size(size: tuple[int, int], label: str) -> None:
 
 
 def _damaged(label: str, error: Exception) -> ImageError:
-    detail = _printable(str(error)) or type(error).__name__
+    detail = one_line(error, 160) or type(error).__name__
     return ImageError(f"{label}: damaged or cut off ({detail})")
-
-
-def _printable(text: str, most: int = 160) -> str:
-    """``text`` on one line, shortened, with what a terminal should not get escaped."""
-    text = " ".join(text.split())
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= most else f"{text[: most - 3]}..."

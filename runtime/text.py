@@ -15,8 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pocketvlm.bundle import one_line
-from pocketvlm.errors import BundleError
+from pocketvlm.errors import BundleError, one_line
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

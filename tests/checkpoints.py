@@ -63,12 +63,17 @@ def tiny_config(family: str = "llama", *, vision: bool = True, **text: Any) -> V
 
 
 def random_model(config: VlmConfig, seed: int = 0) -> BluelmV:
-    """A model whose norms and biases are random as well, so that a missing one shows."""
+    """A model whose norms and biases are random as well, so that a missing one shows.
+
+    Tied embeddings are small: large ones would let each token predict itself, whatever the layers do.
+    """
     torch.manual_seed(seed)
     model = BluelmV(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
+        if config.text.tie_word_embeddings:
+            model.model.embed_tokens.weight.mul_(0.1)
     return model
 
 

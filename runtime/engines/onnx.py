@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bundle import one_line
-from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
+from pocketvlm import telemetry
+from pocketvlm.errors import BundleError, CapacityError, PocketVlmError, one_line
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ VISION_PARTS = ("patch_embedding", "vision_encoder")
 
 def import_onnxruntime() -> ModuleType:
     """onnxruntime, with its telemetry off: the Linux builds otherwise keep a database and a device id in $HOME."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    telemetry.switch_off()
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()

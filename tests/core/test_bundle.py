@@ -21,12 +21,11 @@ from pocketvlm.bundle import (
     Bundle,
     describe_files,
     file_sample_sha256,
-    one_line,
     open_bundle,
     read_manifest,
     write_manifest,
 )
-from pocketvlm.errors import BundleError
+from pocketvlm.errors import BundleError, one_line
 from pocketvlm.manifest import FORMAT_VERSION
 
 SPEC = {"name": "x", "shape": [1, "tokens"], "dtype": "float32"}

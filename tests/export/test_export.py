@@ -78,7 +78,7 @@ def test_graphs_compute_what_the_model_does(
     tokens = session(bundle, "vision_encoder").run(None, {"patches": patches})[0]
     embeddings = session(bundle, "token_embedding").run(None, {"input_ids": ids.numpy()})[0]
     logits = run_decoder(bundle, torch.from_numpy(embeddings))
-    bound = 1e-5 if recipe == "fp32" else 0.2
+    bound = {"fp32": 1e-5, "int8": 0.05}.get(recipe, 0.3)
     assert relative(tokens, model.encode_tiles(pixels)) < min(bound, 0.03)
     assert relative(embeddings, model.embed_tokens(ids)) < min(bound, 0.03)
     assert relative(logits, model(model.embed_tokens(ids))[0]) < bound

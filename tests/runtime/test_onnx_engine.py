@@ -112,7 +112,7 @@ def part(raw: Any, name: str) -> Any:
         (lambda raw: (raw["chat"]["roles"].pop("system"), raw["chat"].update(default_system="x")), "no system role"),
         (lambda raw: part(raw, "text_decoder").update(file="text.data"), "text.data failed in ONNX Runtime"),
         (lambda raw: part(raw, "text_decoder").update(file="token_embedding.onnx"), "has no input 'inputs_embeds'"),
-        (lambda raw: raw.update(tokenizer="text.data"), "tokenizer.json cannot be read"),
+        (lambda raw: raw.update(tokenizer="text.data"), "text.data cannot be read"),
     ],
 )
 def test_a_manifest_that_does_not_fit_its_graphs_is_refused(
