@@ -21,7 +21,7 @@ PICTURE := dist/android/picture.png
 # Recipes read these from their environment: what stands in them is never parsed as shell.
 export MODEL RECIPE IMAGE PROMPT
 
-.PHONY: help setup check test export-android demo train train-smoke clean
+.PHONY: help setup check test export-android demo train train-smoke compare-recipes clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-16s%s\n' "$$name" "$$what"; done
@@ -95,6 +95,9 @@ train: $(READY) ## train the built-in model anew in build/reader, an hour; goes 
 train-smoke: $(READY) ## train for two minutes, to see the losses fall
 	@rm -rf build/reader-smoke
 	@$(BIN)/python -m examples.reader.train --output build/reader-smoke --smoke
+
+compare-recipes: $(READY) ## accuracy, size, speed of the built-in model under every recipe, into bench/results (minutes)
+	@$(BIN)/python -m examples.reader.compare --output bench/results/reader-recipes.json
 
 clean: ## remove .venv, caches and what was built
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
