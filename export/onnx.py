@@ -38,7 +38,7 @@ def lower(job: Job) -> Lowered:
         parts["token_embedding"] = _save(build_token_embedding(store, config.text), directory, TEXT_DATA)
         parts["text_decoder"] = _save(build_text_decoder(store, config.text, kv), directory, TEXT_DATA)
     progress.phase("check layer by layer", len(job.reference.vision) + len(job.reference.text))
-    fidelity = check_export(job, lambda name: store.read(store.stored(name)), kv)
+    fidelity = check_export(job, store.read, kv)
     files = {file for part in parts.values() for file in (part.file, *part.data)}
     if kv.dtype == "float32":
         write_genai_config(directory, config.text, job.tokens, parts, kv.length)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,12 @@ from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.decoder import DecoderLayer, KvCache, RmsNorm, rope_tables
 from pocketvlm.models.siglip import Downsampler, Projector, VisionEmbeddings, VisionLayer
 
-#: name of a weight -> its values: the checkpoint's own, or those read back from a bundle
-ReadWeight = Callable[[str], Tensor]
+
+class ReadWeight(Protocol):
+    """Gives a weight, or some of its rows, by name: the checkpoint's own, or what was read back from a bundle."""
+
+    def __call__(self, name: str, rows: slice | Tensor | None = None) -> Tensor: ...
+
 
 #: Rows of the head that are multiplied at a time.
 HEAD_ROWS = 8192
@@ -30,11 +35,6 @@ def load(module: nn.Module, read: ReadWeight, prefix: str) -> nn.Module:
         with torch.no_grad():
             parameter.copy_(read(prefix + name))
     return module.eval()
-
-
-def original(checkpoint: Checkpoint) -> ReadWeight:
-    """The weights as the checkpoint has them."""
-    return checkpoint.tensor
 
 
 @torch.no_grad()
@@ -77,8 +77,7 @@ def project(config: VlmConfig, read: ReadWeight, patches: Tensor) -> Tensor:
 @torch.no_grad()
 def embed_tokens(config: DecoderConfig, read: ReadWeight, token_ids: Tensor) -> Tensor:
     """int64 [tokens] -> [1, tokens, hidden]"""
-    table = read("model.embed_tokens.weight")
-    return table[token_ids].float()[None] * config.scale_emb
+    return read("model.embed_tokens.weight", token_ids).float()[None] * config.scale_emb
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,9 @@ def logits(config: DecoderConfig, read: ReadWeight, hidden: Tensor) -> Tensor:
     """The last layer's stream [1, tokens, hidden] -> logits [tokens, vocabulary], some rows of the head at a time."""
     norm = load(RmsNorm(config.hidden_size, config.rms_norm_eps), read, "model.norm.")
     normed: Tensor = norm(hidden)[0] * config.logits_scale  # [tokens, hidden]
-    head = read("model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight")
-    return torch.cat([normed @ rows.float().T for rows in head.split(HEAD_ROWS)], dim=-1)
+    head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+    blocks = [slice(first, first + HEAD_ROWS) for first in range(0, config.vocab_size, HEAD_ROWS)]
+    return torch.cat([normed @ read(head, rows).float().T for rows in blocks], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Reference:
 
 def run_reference(checkpoint: Checkpoint, sample: Sample, progress: Callable[[int], None]) -> Reference:
     """Run the sample through the checkpoint; ``progress`` is told of each layer."""
-    config, read = checkpoint.config, original(checkpoint)
+    config, read = checkpoint.config, checkpoint.tensor
     vision: list[Tensor] = []
     image_tokens = None
     if sample.pixels is not None:

@@ -129,18 +129,17 @@ class WeightStore:
         """A bias, where the model has it."""
         return self.vector(name, factor) if name in self.checkpoint.tensors else None
 
-    def read(self, weight: StoredWeight) -> Tensor:
-        """A stored weight, dequantized from the bytes in the bundle, without its factor: float32."""
+    def read(self, name: str, rows: slice | Tensor | None = None) -> Tensor:
+        """A stored weight, or some of its rows, dequantized from the bundle's bytes: float32, without its factor."""
+        weight = self._stored[name]
+        index = rows.numpy() if isinstance(rows, Tensor) else slice(None) if rows is None else rows
         if isinstance(weight, FloatWeight):
-            values = torch.from_numpy(self._read(weight.region)) / weight.factor
-            return values.T if weight.transposed else values
-        zero_points = None if weight.zero_points is None else self._read(weight.zero_points)
-        packed = PackedTensor(self._read(weight.codes), self._read(weight.scales), zero_points)
+            values = self._map(weight.region)
+            chosen = values[..., index].T if weight.transposed else values[index]
+            return torch.from_numpy(np.array(chosen)) / weight.factor
+        zero_points = None if weight.zero_points is None else self._map(weight.zero_points)[index]
+        packed = PackedTensor(self._map(weight.codes)[index], self._map(weight.scales)[index], zero_points)
         return torch.from_numpy(unpack(packed, bits=weight.bits, columns=weight.columns).dequantize()) / weight.factor
-
-    def stored(self, name: str) -> StoredWeight:
-        """The weight ``name`` as it was written."""
-        return self._stored[name]
 
     def _store(self, name: str, *, transposed: bool, factor: float) -> StoredWeight:
         if name in self._stored:
@@ -179,10 +178,8 @@ class WeightStore:
             factor=factor,
         )
 
-    def _read(self, region: Region) -> np.ndarray[Any, Any]:
-        path, dtype = self.directory / region.file, np.dtype(region.dtype)
-        values = np.fromfile(path, dtype, count=region.length // dtype.itemsize, offset=region.offset)
-        return values.reshape(region.shape)
+    def _map(self, region: Region) -> np.ndarray[Any, Any]:
+        return np.memmap(self.directory / region.file, region.dtype, "r", region.offset, region.shape)
 
 
 def _precision(rule: Rule, tensor: GroupedTensor) -> TensorPrecision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,12 +43,12 @@ class GroupedTensor:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of codes, scales and zero points together, by weight."""
-        packed = pack(self)
-        total = packed.codes.nbytes + packed.scales.nbytes
-        if packed.zero_points is not None:
-            total += packed.zero_points.nbytes
-        return 8 * total / (self.rows * self.columns)
+        """Bits of packed codes, scales and zero points together, by weight."""
+        bytes_of_group = self.group_size * self.bits / 8 + self.scales.itemsize
+        bytes_of_row = self.groups * bytes_of_group
+        if self.zero_points is not None:
+            bytes_of_row += math.ceil(self.groups * self.bits / 8)
+        return 8 * bytes_of_row / self.columns
 
     def scaled(self, factor: float) -> GroupedTensor:
         """The quantized form of weight * factor: the same codes, other scales."""
@@ -55,10 +56,9 @@ class GroupedTensor:
 
     def dequantize(self) -> Floats:
         """float32 [rows, columns]"""
-        zero: Floats | float = float(1 << (self.bits - 1))
-        if self.zero_points is not None:
-            zero = self.zero_points.astype(np.float32)[..., None]
-        weights = (self.codes.astype(np.float32) - zero) * self.scales[..., None]
+        weights = self.codes.astype(np.float32)
+        weights -= float(1 << (self.bits - 1)) if self.zero_points is None else self.zero_points[..., None]
+        weights *= self.scales[..., None]
         # [rows, groups, group_size] -> [rows, groups * group_size] -> [rows, columns]
         result: Floats = weights.reshape(self.rows, -1)[:, : self.columns]
         return result

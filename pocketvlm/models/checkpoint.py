@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import Family, family_of
 
 MAX_JSON_BYTES = 64 << 20
+#: Rows that are looked at at a time for values that are not finite.
+FINITE_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,19 @@ class Checkpoint:
     family: Family
     config: VlmConfig
     tensors: dict[str, TensorInfo]
-    _open_files: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    def tensor(self, name: str) -> Tensor:
-        """The weight as stored (fp16, bf16 or fp32), mapped from its file.
+    def tensor(self, name: str, rows: slice | Tensor | None = None) -> Tensor:
+        """The weight, or some of its rows, as stored (fp16, bf16 or fp32), mapped from its file.
 
-        :raises CheckpointError: when the weight has NaN or infinite values
+        The file is opened anew each time: while a mapping lives, what was read of it counts as this process's memory.
+
+        :raises CheckpointError: when what is read has NaN or infinite values
         """
         info = self.tensors[name]
-        if info.file not in self._open_files:
-            self._open_files[info.file] = _open_safetensors(info.file)
-        tensor: Tensor = self._open_files[info.file].get_tensor(info.key)
-        if not torch.isfinite(tensor).all():
+        tensor: Tensor = _open_safetensors(info.file).get_tensor(info.key)
+        if rows is not None:
+            tensor = tensor[rows]
+        if not all(torch.isfinite(block).all() for block in tensor.split(FINITE_ROWS)):
             raise CheckpointError(f"{info.file.name}: {info.key} has NaN or infinite values; it cannot be quantized")
         return tensor
 

@@ -118,7 +118,9 @@ def test_bits_per_weight_counts_scales_and_padding() -> None:
 def test_stored_bytes_are_the_bytes_packed(bits: int, group: int, symmetric: bool, columns: int) -> None:
     quantizer = RoundToNearest(bits, group, symmetric)  # type: ignore[arg-type]
     tensor = quantizer.quantize(torch.randn(7, columns))
-    assert quantizer.stored_bytes((7, columns)) == round(tensor.bits_per_weight * 7 * columns / 8)
+    packed = pack(tensor)
+    size = sum(array.nbytes for array in (packed.codes, packed.scales, packed.zero_points) if array is not None)
+    assert quantizer.stored_bytes((7, columns)) == size == round(tensor.bits_per_weight * 7 * columns / 8)
 
 
 def test_the_rule_names_the_quantizer() -> None:
