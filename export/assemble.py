@@ -57,7 +57,7 @@ def export_bundle(
         raise ExportError(f"no back end given; known: {', '.join(BACKENDS)}")
     length = _kv_length(source, max_length)
     check_output(output)
-    _check_space(output, estimate(source, chosen).disk_bytes)
+    _check_space(output, estimate(source, chosen, length).disk_bytes)
     frontend = read_frontend(source)
     tokens = len(frontend.sample.token_ids)
     if tokens > length:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 
 from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.quant import quantizer_of
+from pocketvlm.quant import Keep, quantizer_of
 from pocketvlm.recipe import Recipe
 
-#: Measured with ``bluelm-v-3b`` on small models, two cores of an EPYC 9004: weights read, rounded, written and checked.
+#: Measured on two cores of an EPYC 9004 with 0.9 B weights: read, rounded, written and checked.
 WEIGHTS_PER_SECOND = 25e6
 START_SECONDS = 3.0
 #: Python, torch and ONNX Runtime before any weight is read.
-BASE_BYTES = 700 << 20
+BASE_BYTES = 500 << 20
+#: Memory by weight: of a layer, in float32 in PyTorch, in a graph, and as it is read; of a single matrix that is kept
+#: (as stored, in float32, transposed) or quantized (as stored, codes in blocks, joined and packed).
+LAYER_BYTES, KEPT_BYTES, QUANTIZED_BYTES = 12, 12, 6
+#: The nodes of a layer in a graph file.
+GRAPH_BYTES_OF_LAYER = 6000
 
 
 @dataclass(frozen=True)
@@ -32,14 +38,25 @@ class Estimate:
         )
 
 
-def estimate(checkpoint: Checkpoint, recipe: Recipe) -> Estimate:
-    """Sizes follow from the recipe exactly; time and memory from what was measured."""
+def estimate(checkpoint: Checkpoint, recipe: Recipe, kv_length: int = 2048) -> Estimate:
+    """Sizes follow from the recipe; time and memory from what was measured."""
     rules = recipe.assign(checkpoint.tensors)
-    disk = sum(quantizer_of(rules[name]).stored_bytes(info.shape) for name, info in checkpoint.tensors.items())
-    largest = max(math.prod(info.shape) for info in checkpoint.tensors.values())
+    disk, matrix = _fixed_bytes(checkpoint, kv_length), 0
     layers: dict[str, int] = defaultdict(int)
     for name, info in checkpoint.tensors.items():
-        layers[".".join(name.split(".")[:5])] += math.prod(info.shape)
-    # A layer is held three times in float32 (PyTorch, a graph, its dequantized weights); codes take a byte a weight.
-    memory = BASE_BYTES + max(12 * max(layers.values()), 9 * largest)
+        quantizer, count = quantizer_of(rules[name]), math.prod(info.shape)
+        disk += quantizer.stored_bytes(info.shape)
+        matrix = max(matrix, count * (KEPT_BYTES if isinstance(quantizer, Keep) else QUANTIZED_BYTES))
+        layer = re.match(r".*?layers\.\d+\.", name)
+        layers[layer.group() if layer else ""] += count if layer else 0
+    memory = BASE_BYTES + max(LAYER_BYTES * max(layers.values()), matrix)
     return Estimate(START_SECONDS + checkpoint.parameters / WEIGHTS_PER_SECOND, disk, memory)
+
+
+def _fixed_bytes(checkpoint: Checkpoint, kv_length: int) -> int:
+    """Tokenizer, RoPE tables (cos and sin, half a head each) and graph files."""
+    text, vision = checkpoint.config.text, checkpoint.config.vision
+    layers = text.num_hidden_layers + (vision.num_hidden_layers if vision is not None else 0)
+    tokenizer = checkpoint.directory / "tokenizer.json"
+    size = tokenizer.stat().st_size if tokenizer.is_file() else 0
+    return size + 4 * text.head_dim * min(kv_length, text.max_position_embeddings) + GRAPH_BYTES_OF_LAYER * layers

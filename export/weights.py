@@ -154,8 +154,8 @@ class WeightStore:
             stored = self._write_grouped(name, quantized, factor)
             self.precision[name] = _precision(rule, quantized)
         else:
-            array = (quantized * np.float32(factor)).T if transposed else quantized * np.float32(factor)
-            stored = FloatWeight(name, self._file.append(array), transposed, factor)
+            array = quantized if factor == 1.0 else quantized * np.float32(factor)
+            stored = FloatWeight(name, self._file.append(array.T if transposed else array), transposed, factor)
             self.precision[name] = TensorPrecision(
                 bits=32, quantizer=rule.quantizer, bits_per_weight=32.0, weights=weight.numel()
             )

@@ -37,7 +37,7 @@ def command(checkpoint: Path, output: Path, recipe: str, backends: tuple[str, ..
 
     source, chosen = open_checkpoint(checkpoint), load_recipe(recipe)
     click.echo(f"{checkpoint}: {source.family.name}, {source.parameters / 1e6:,.1f} M parameters, recipe {chosen.name}")
-    click.echo(f"estimate: {estimate(source, chosen)}")
+    click.echo(f"estimate: {estimate(source, chosen, max_length or 2048)}")
     started = time.monotonic()
     with ConsoleProgress() as progress:
         bundle = export_bundle(

@@ -1,0 +1,65 @@
+"""Draw a run's learning curves (needs matplotlib).
+
+python -m examples.reader.curve RUN examples/reader/learning-curve.png
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+#: rows of the log that one point of a curve averages
+WINDOW = 15
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Rows in the order of their steps; of what a cut-off run did again, only the last account counts."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    kept: list[dict[str, Any]] = []
+    for row in rows:
+        while kept and (kept[-1]["step"], "held_out" in kept[-1]) >= (row["step"], "held_out" in row):
+            kept.pop()
+        kept.append(row)
+    return kept
+
+
+def smooth(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Minutes and moving averages of one number."""
+    points = [(row["elapsed"] / 60, row[key]) for row in rows if row.get(key) is not None and row[key] == row[key]]
+    windows = [points[max(0, end - WINDOW) : end] for end in range(1, len(points) + 1)]
+    return [points[index][0] for index in range(len(points))], [sum(y for _, y in w) / len(w) for w in windows]
+
+
+@click.command(help=__doc__)
+@click.argument("run", type=click.Path(path_type=Path, exists=True))
+@click.argument("picture", type=click.Path(path_type=Path))
+def main(run: Path, picture: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = read_log(run / "log.jsonl")
+    steps = [row for row in rows if "held_out" not in row]
+    held_out = [row for row in rows if "held_out" in row]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    left.plot(*smooth(steps, "dense"), label="dense loss (character over each patch)")
+    left.plot(*smooth(steps, "answer"), label="answer loss")
+    left.set(xlabel="minutes", ylabel="nats", ylim=(0, 4), title="training losses")
+    left.legend()
+    right.plot(*smooth(steps, "answer_accuracy"), color="0.7", label="answer tokens, teacher-forced, training")
+    minutes = [row["elapsed"] / 60 for row in held_out]
+    for grid in ("1x1", "2x1", "1x2", "2x2", "3x1", "1x3"):
+        values = [row["held_out"]["by_grid"].get(grid) for row in held_out]
+        right.plot(minutes, values, linewidth=1, label=f"{grid} tiles")
+    right.plot(minutes, [row["held_out"]["exact"] for row in held_out], "k.-", label="all grids")
+    right.set(xlabel="minutes", ylim=(0, 1), title='held-out "what is on line n?", exact match')
+    right.legend(fontsize=7, loc="upper left")
+    figure.savefig(picture, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

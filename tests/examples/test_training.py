@@ -1,0 +1,78 @@
+"""Training: steps lower the loss, a resumed run equals an uninterrupted one, and damage leaves the old state whole."""
+
+from __future__ import annotations
+
+import random
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from examples.reader.learner import save_state
+from examples.reader.schedule import JOINT_RATE, LAST_RATE, Budget, batch_plan, learning_rate
+from examples.reader.train import STATE, Run, Settings, train
+
+BUDGET = Budget(tower_steps=2, steps=6)
+
+
+def _settings(output: Path, budget: Budget) -> Settings:
+    return Settings(output, budget, batch_scale=0.05, precision="fp32", evaluate_seconds=1e9)
+
+
+@pytest.mark.parametrize("tower_steps", [100, 0])
+def test_two_steps_lower_the_loss(tmp_path: Path, tower_steps: int) -> None:
+    run = Run(_settings(tmp_path, Budget(tower_steps=tower_steps, steps=200)))
+    run.progress.step = 50
+    batch = run.batch(50, 0.0)
+    first, *_, last = (run.train_step(batch)[0].total.item() for _ in range(3))
+    assert last < first
+
+
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    uninterrupted = Run(_settings(whole, BUDGET))
+    train(uninterrupted)
+
+    stopped = threading.Event()
+    killed = Run(_settings(cut, BUDGET))
+    train(killed, on_log=lambda row: stopped.set() if row["step"] == 3 else None, stopped=stopped)
+    resumed = Run(_settings(cut, BUDGET))
+    resumed.restore()
+    assert resumed.progress.step == 3
+    train(resumed)
+
+    assert resumed.progress.step == uninterrupted.progress.step == 6
+    for name, weight in uninterrupted.learner.state_dict().items():
+        assert torch.equal(weight, resumed.learner.state_dict()[name]), name
+
+
+def test_failed_save_leaves_the_old_state(tmp_path: Path) -> None:
+    path = tmp_path / STATE
+    save_state(path, {"step": 1})
+    with pytest.raises(TypeError, match="generator"):
+        save_state(path, {"step": (x for x in "a generator cannot be saved")})
+    assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+def test_schedule() -> None:
+    budget = Budget(tower_seconds=60, seconds=600)
+    assert not budget.position(0, 59.0).joint
+    assert budget.position(0, 60.0).joint
+    assert budget.position(0, 600.0).share == 1.0
+    assert not budget.spent(10**6, 599.0)
+    assert budget.spent(0, 600.0)
+    rates = [learning_rate(budget.position(1000, elapsed), 1000) for elapsed in range(60, 601)]
+    assert max(rates) == pytest.approx(JOINT_RATE, rel=0.01)
+    assert rates[-1] == pytest.approx(LAST_RATE)
+
+
+def test_curriculum_widens() -> None:
+    budget = Budget(tower_seconds=0, seconds=100)
+    early = [batch_plan(budget.position(0, 1.0), random.Random(seed)) for seed in range(200)]
+    late = [batch_plan(budget.position(0, 90.0), random.Random(seed)) for seed in range(200)]
+    assert max(plan.max_lines for plan in early) == 2
+    assert max(plan.max_lines for plan in late) == 4
+    assert len({plan.grid for plan in early}) < len({plan.grid for plan in late})
