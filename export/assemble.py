@@ -95,7 +95,7 @@ def _manifest(
             format_version=manifest.FORMAT_VERSION,
             minimum_runtime=manifest.MinimumRuntime(pocketvlm=__version__, onnxruntime=MINIMUM_ONNXRUNTIME),
             model=manifest.Model(
-                name=checkpoint.directory.resolve().name,
+                name=checkpoint.name,
                 family=checkpoint.family.name,
                 revision=checkpoint.revision,
                 vocab_size=text.vocab_size,

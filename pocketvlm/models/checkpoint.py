@@ -76,6 +76,12 @@ class Checkpoint:
         return digest.hexdigest()[:16]
 
     @property
+    def name(self) -> str:
+        """What people call it: its directory, or the one above where that is called just ``checkpoint``."""
+        directory = self.directory.resolve()
+        return directory.parent.name if directory.name == "checkpoint" else directory.name
+
+    @property
     def parameters(self) -> int:
         return sum(torch.Size(info.shape).numel() for info in self.tensors.values())
 

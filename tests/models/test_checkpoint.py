@@ -39,6 +39,12 @@ def test_config_survives_its_json(family: str, vision: bool) -> None:
     assert VlmConfig.from_dict(raw) == config
 
 
+def test_a_directory_called_checkpoint_takes_the_name_above(tmp_path: Path) -> None:
+    for directory, name in (("reader/checkpoint", "reader"), ("qwen", "qwen")):
+        write_checkpoint(tmp_path / directory, tiny_config())
+        assert open_checkpoint(tmp_path / directory).name == name
+
+
 def test_revision_tells_checkpoints_apart(tmp_path: Path) -> None:
     for name, family in (("a", "llama"), ("b", "llama"), ("c", "qwen2")):
         write_checkpoint(tmp_path / name, tiny_config(family))
