@@ -90,7 +90,7 @@ demo: $(READY) ## chat with the exported bundle about IMAGE
 	$(BIN)/pocketvlm run $(BUNDLE) $${image:+--image "$$image"}
 
 train: $(READY) ## train the built-in model anew in build/reader, an hour; goes on where it was cut off
-	@$(BIN)/python -m examples.reader.train --output build/reader --minutes 59 --tower-minutes 12 $(if $(wildcard build/reader/state.pt),--resume)
+	@$(BIN)/python -m examples.reader.train --output build/reader --minutes 59 --tower-minutes 12 --publish build/reader/checkpoint $(if $(wildcard build/reader/state.pt),--resume)
 
 train-smoke: $(READY) ## train for two minutes, to see the losses fall
 	@rm -rf build/reader-smoke

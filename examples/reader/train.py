@@ -32,6 +32,8 @@ from examples.reader.team import Team, form_team
 #: seed of the published weights; training pictures have seeds "train:SEED:step:number"
 SEED = 20261123
 STATE, LOG, BEST = "state.pt", "log.jsonl", "best"
+#: seconds between two lines on the terminal
+SHOW_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -213,12 +215,30 @@ def _evaluate(run: Run) -> dict[str, Any]:
 
 
 def _log_to(path: Path) -> Callable[[dict[str, Any]], None]:
+    """Write rows to the log, and some of them as lines to the terminal."""
+    shown = -SHOW_SECONDS
+
     def write(row: dict[str, Any]) -> None:
+        nonlocal shown
         if "held_out" in row or row["step"] % 10 == 0 or row["step"] <= 3:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+        if "held_out" in row or row["elapsed"] - shown >= SHOW_SECONDS:
+            shown = row["elapsed"]
+            click.echo(_line(row))
 
     return write
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A row of the log for people."""
+    start = f"step {row['step']:>5} {row['elapsed']:>6.0f} s  "
+    if "held_out" in row:
+        return f"{start}held-out pictures: {row['held_out']['exact']:.1%} of the answers exactly right"
+    line = f"{start}dense loss {row['dense']:.3f} ({row['dense_accuracy']:.0%} of characters)"
+    if "answer" in row:
+        line += f"  answer loss {row['answer']:.3f} ({row['answer_accuracy']:.0%} of tokens)"
+    return line
 
 
 @click.command(help=__doc__)
