@@ -13,9 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 from pocketvlm.errors import CheckpointError
-
-#: The paper's candidates (section 3.2): up to 3x3.
-PAPER_CANDIDATES: tuple[tuple[int, int], ...] = tuple((m, n) for m in (3, 2, 1) for n in (3, 2, 1))
+from pocketvlm.tiling import PAPER_CANDIDATES
 
 
 @dataclass(frozen=True)
