@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pocketvlm.export.assemble import BACKENDS, export_bundle
+from pocketvlm.export.assemble import BACKENDS, export_bundle, kv_length
 from pocketvlm.export.estimate import Estimate, estimate
 from pocketvlm.export.job import Progress, Silent
 
-__all__ = ["BACKENDS", "Estimate", "Progress", "Silent", "estimate", "export_bundle"]
+__all__ = ["BACKENDS", "Estimate", "Progress", "Silent", "estimate", "export_bundle", "kv_length"]

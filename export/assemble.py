@@ -32,7 +32,7 @@ MINIMUM_ONNXRUNTIME = "1.29.0"
 
 
 def export_bundle(
-    checkpoint: str | Path,
+    checkpoint: str | Path | Checkpoint,
     output: str | Path,
     *,
     recipe: str | Path | Recipe = "int4-g128",
@@ -48,14 +48,14 @@ def export_bundle(
     :raises PocketVlmError: one line that says what is wrong; nothing is left behind
     """
     output, progress = Path(output), progress or Silent()
-    source = open_checkpoint(checkpoint)
+    source = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     for name in backends:
         if name not in BACKENDS:
             raise ExportError(f"no back end {name!r}; known: {', '.join(BACKENDS)}")
     if not backends:
         raise ExportError(f"no back end given; known: {', '.join(BACKENDS)}")
-    length = _kv_length(source, max_length)
+    length = kv_length(source, max_length)
     check_output(output)
     _check_space(output, estimate(source, chosen, length).disk_bytes)
     frontend = read_frontend(source)
@@ -122,7 +122,11 @@ def _manifest(
         raise ExportError(f"the checkpoint does not fit a bundle at {where}: {problem['msg']}") from error
 
 
-def _kv_length(checkpoint: Checkpoint, wanted: int | None) -> int:
+def kv_length(checkpoint: Checkpoint, wanted: int | None) -> int:
+    """The KV length in tokens that an export gets: what is wanted, or the default.
+
+    :raises ExportError: the model has not so many positions
+    """
     positions = checkpoint.config.text.max_position_embeddings
     if wanted is None:
         return min(DEFAULT_KV_LENGTH, positions)

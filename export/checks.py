@@ -25,8 +25,8 @@ from pocketvlm.errors import ExportError
 from pocketvlm.export import onnx_decoder, onnx_vision, reference
 from pocketvlm.export.graph import save_graph
 from pocketvlm.export.job import Job
-from pocketvlm.export.reference import ReadWeight
 from pocketvlm.manifest import Fidelity, TextFidelity, VisionFidelity
+from pocketvlm.models.checkpoint import ReadWeight
 from pocketvlm.recipe import Bounds
 
 Array = npt.NDArray[Any]

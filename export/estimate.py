@@ -38,7 +38,7 @@ class Estimate:
         )
 
 
-def estimate(checkpoint: Checkpoint, recipe: Recipe, kv_length: int = 2048) -> Estimate:
+def estimate(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> Estimate:
     """Sizes follow from the recipe; time and memory from what was measured."""
     rules = recipe.assign(checkpoint.tensors)
     disk, matrix = _fixed_bytes(checkpoint, kv_length), 0
@@ -59,4 +59,4 @@ def _fixed_bytes(checkpoint: Checkpoint, kv_length: int) -> int:
     layers = text.num_hidden_layers + (vision.num_hidden_layers if vision is not None else 0)
     tokenizer = checkpoint.directory / "tokenizer.json"
     size = tokenizer.stat().st_size if tokenizer.is_file() else 0
-    return size + 4 * text.head_dim * min(kv_length, text.max_position_embeddings) + GRAPH_BYTES_OF_LAYER * layers
+    return size + 4 * text.head_dim * kv_length + GRAPH_BYTES_OF_LAYER * layers

@@ -7,34 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pocketvlm.export.sample import Sample
-from pocketvlm.models.checkpoint import Checkpoint
+from pocketvlm.models.checkpoint import Checkpoint, ReadWeight, load
 from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.decoder import DecoderLayer, KvCache, RmsNorm, rope_tables
 from pocketvlm.models.siglip import Downsampler, Projector, VisionEmbeddings, VisionLayer
 
-
-class ReadWeight(Protocol):
-    """Gives a weight, or some of its rows, by name: the checkpoint's own, or what was read back from a bundle."""
-
-    def __call__(self, name: str, rows: slice | Tensor | None = None) -> Tensor: ...
-
-
 #: Rows of the head that are multiplied at a time.
 HEAD_ROWS = 8192
-
-
-def load(module: nn.Module, read: ReadWeight, prefix: str) -> nn.Module:
-    """Fill a module's parameters from the weights below ``prefix``, in float32."""
-    for name, parameter in module.named_parameters():
-        with torch.no_grad():
-            parameter.copy_(read(prefix + name))
-    return module.eval()
 
 
 @torch.no_grad()

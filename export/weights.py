@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pocketvlm.archive import PAGE
 from pocketvlm.errors import RecipeError
 from pocketvlm.manifest import TensorPrecision
 from pocketvlm.models.checkpoint import Checkpoint
@@ -19,8 +20,8 @@ from pocketvlm.quant import GroupedTensor, quantizer_of
 from pocketvlm.quant.tensors import PackedTensor, pack, unpack
 from pocketvlm.recipe import Recipe, Rule
 
-#: Large tensors start on a page of any phone (16 KB pages), so that mapping them shares no page with a neighbour.
-PAGE, LARGE = 16384, 1 << 20
+#: Tensors of this size start on a page of any phone, so that mapping them shares no page with a neighbour.
+LARGE = 1 << 20
 SMALL_ALIGNMENT = 64
 
 

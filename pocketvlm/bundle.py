@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -18,6 +18,8 @@ from pocketvlm.archive import Archive, is_archive, open_archive
 from pocketvlm.errors import BundleError, one_line
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from pocketvlm.manifest import FileEntry, Manifest
 
 MANIFEST = "manifest.json"
@@ -146,23 +148,23 @@ def file_sample_sha256(path: Path) -> str:
     A file of at most 64 KiB is hashed whole. Cheap enough for every load, and it tells swapped or cut files apart;
     ``inspect`` checks the rest.
     """
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as stream:
-        for offset, length in _sampled(size):
-            stream.seek(offset)
-            digest.update(_read_exactly(stream, length))
+        return _sample_sha256(path.stat().st_size, lambda offset, length: _read_exactly(stream, offset, length))
+
+
+def _sample_sha256(size: int, read: Callable[[int, int], Buffer]) -> str:
+    """The sample digest of ``size`` bytes that ``read(offset, length)`` gives."""
+    digest = hashlib.sha256(str(size).encode())
+    if size <= SAMPLE_BYTES * SAMPLES:
+        digest.update(read(0, size))
+    else:
+        for index in range(SAMPLES):
+            digest.update(read((size - SAMPLE_BYTES) * index // (SAMPLES - 1), SAMPLE_BYTES))
     return digest.hexdigest()
 
 
-def _sampled(size: int) -> list[tuple[int, int]]:
-    """(offset, length) of the blocks that a sample digest covers."""
-    if size <= SAMPLE_BYTES * SAMPLES:
-        return [(0, size)]
-    return [((size - SAMPLE_BYTES) * index // (SAMPLES - 1), SAMPLE_BYTES) for index in range(SAMPLES)]
-
-
-def _read_exactly(stream: BinaryIO, count: int) -> bytes:
+def _read_exactly(stream: BinaryIO, offset: int, count: int) -> bytes:
+    stream.seek(offset)
     data = stream.read(count)
     if len(data) != count:
         raise BundleError(f"{stream.name} became shorter while it was read")
@@ -187,24 +189,28 @@ def _open_archive(location: Path, *, verify: bool) -> Bundle:
         raise BundleError(f"{location}: {MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes; it is not a manifest")
     manifest = parse_manifest(bytes(text), location)
     for name, entry in manifest.files.items():
-        content = archive.view(name)
-        if len(content) != entry.bytes:
-            raise BundleError(_wrong_size(name, len(content), entry))
-        sample = hashlib.sha256(str(len(content)).encode())
-        for offset, length in _sampled(len(content)):
-            sample.update(content[offset : offset + length])
-        whole = hashlib.sha256(content).hexdigest() if verify else entry.sha256
-        if sample.hexdigest() != entry.sample_sha256 or whole != entry.sha256:
-            raise BundleError(_wrong_content(name))
+        _check_member(archive.view(name), name, entry, verify=verify)
     return Bundle(location, manifest, archive)
 
 
-def _wrong_size(name: str, size: int, entry: FileEntry) -> str:
-    return f"{name} has {size} bytes, the manifest says {entry.bytes}: it was cut or replaced"
+def _check_member(content: memoryview, name: str, entry: FileEntry, *, verify: bool) -> None:
+    _check_content(
+        name,
+        entry,
+        len(content),
+        lambda: _sample_sha256(len(content), lambda offset, length: content[offset : offset + length]),
+        (lambda: hashlib.sha256(content).hexdigest()) if verify else None,
+    )
 
 
-def _wrong_content(name: str) -> str:
-    return f"{name} does not have the content that the manifest describes: it is damaged or was swapped"
+def _check_content(
+    name: str, entry: FileEntry, size: int, sample: Callable[[], str], whole: Callable[[], str] | None
+) -> None:
+    """Compare a file's size, its sample digest and, where wanted, its whole digest with the manifest's."""
+    if size != entry.bytes:
+        raise BundleError(f"{name} has {size} bytes, the manifest says {entry.bytes}: it was cut or replaced")
+    if sample() != entry.sample_sha256 or (whole is not None and whole() != entry.sha256):
+        raise BundleError(f"{name} does not have the content that the manifest describes: it is damaged or was swapped")
 
 
 def _check_file(path: Path, name: str, entry: FileEntry, *, verify: bool) -> None:
@@ -214,7 +220,10 @@ def _check_file(path: Path, name: str, entry: FileEntry, *, verify: bool) -> Non
         raise BundleError(f"{name} is missing from {path.parent}: copy or export the bundle again") from error
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{name} is not a regular file")
-    if status.st_size != entry.bytes:
-        raise BundleError(_wrong_size(name, status.st_size, entry))
-    if file_sample_sha256(path) != entry.sample_sha256 or (verify and file_sha256(path) != entry.sha256):
-        raise BundleError(_wrong_content(name))
+    _check_content(
+        name,
+        entry,
+        status.st_size,
+        lambda: file_sample_sha256(path),
+        (lambda: file_sha256(path)) if verify else None,
+    )

@@ -148,12 +148,10 @@ def _with_prefix(share: dict[str, float], prefix: str) -> dict[str, float]:
 
 def load_reader(directory: Path) -> BluelmV:
     """The reader in float32 from a checkpoint directory."""
-    from pocketvlm.models.checkpoint import open_checkpoint
+    from pocketvlm.models.checkpoint import load, open_checkpoint
 
     checkpoint = open_checkpoint(directory)
-    reader = BluelmV(checkpoint.config)
-    checkpoint.load_into(reader, "")
-    return reader.eval()
+    return load(BluelmV(checkpoint.config), checkpoint.tensor)
 
 
 @click.command(help=__doc__)

@@ -31,17 +31,17 @@ def command(checkpoint: Path, output: Path, recipe: str, backends: tuple[str, ..
     behind.
     """
     from pocketvlm.cli.progress import ConsoleProgress
-    from pocketvlm.export import estimate, export_bundle
+    from pocketvlm.export import estimate, export_bundle, kv_length
     from pocketvlm.models.checkpoint import open_checkpoint
     from pocketvlm.recipe import load_recipe
 
     source, chosen = open_checkpoint(checkpoint), load_recipe(recipe)
     click.echo(f"{checkpoint}: {source.family.name}, {source.parameters / 1e6:,.1f} M parameters, recipe {chosen.name}")
-    click.echo(f"estimate: {estimate(source, chosen, max_length or 2048)}")
+    click.echo(f"estimate: {estimate(source, chosen, kv_length(source, max_length))}")
     started = time.monotonic()
     with ConsoleProgress() as progress:
         bundle = export_bundle(
-            checkpoint, output, recipe=chosen, backends=backends, max_length=max_length, progress=progress
+            source, output, recipe=chosen, backends=backends, max_length=max_length, progress=progress
         )
     _report(output, bundle, time.monotonic() - started)
 

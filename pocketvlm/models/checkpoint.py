@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -58,12 +58,6 @@ class Checkpoint:
             raise CheckpointError(f"{info.file.name}: {info.key} has NaN or infinite values; it cannot be quantized")
         return tensor
 
-    def load_into(self, module: nn.Module, prefix: str) -> None:
-        """Fill a module's parameters from the weights whose names start with ``prefix``, in float32."""
-        for name, parameter in module.named_parameters():
-            with torch.no_grad():
-                parameter.copy_(self.tensor(prefix + name))
-
     @cached_property
     def revision(self) -> str:
         """A digest of config, tokenizer and of every weight's name, shape, file size: tells checkpoints apart."""
@@ -84,6 +78,23 @@ class Checkpoint:
     @property
     def parameters(self) -> int:
         return sum(torch.Size(info.shape).numel() for info in self.tensors.values())
+
+
+class ReadWeight(Protocol):
+    """Gives a weight, or some of its rows, by name: the checkpoint's own, or what was read back from a bundle."""
+
+    def __call__(self, name: str, rows: slice | Tensor | None = None) -> Tensor: ...
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def load(module: Module, read: ReadWeight, prefix: str = "") -> Module:
+    """Fill a module's parameters from the weights below ``prefix``, in float32, and set it to evaluation."""
+    for name, parameter in module.named_parameters():
+        with torch.no_grad():
+            parameter.copy_(read(prefix + name))
+    return module.eval()
 
 
 def open_checkpoint(directory: str | Path) -> Checkpoint:

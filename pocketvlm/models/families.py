@@ -23,18 +23,19 @@ class Family:
     rename: Callable[[str], str | None]
 
 
-def _rename_bluelm_v(key: str) -> str | None:
+def _without_rope_tables(key: str) -> str | None:
+    """The names are ours already; RoPE's frequencies, which old exports store, follow from the config."""
     return None if key.endswith("rotary_emb.inv_freq") else key
 
 
 FAMILIES = {
     family.name: family
     for family in (
-        Family("bluelm_v", VlmConfig.from_dict, _rename_bluelm_v),
+        Family("bluelm_v", VlmConfig.from_dict, _without_rope_tables),
         # Plain decoders share the names of transformers' causal models.
-        Family("llama", VlmConfig.from_dict, _rename_bluelm_v),
-        Family("qwen2", VlmConfig.from_dict, _rename_bluelm_v),
-        Family("minicpm", VlmConfig.from_dict, _rename_bluelm_v),
+        Family("llama", VlmConfig.from_dict, _without_rope_tables),
+        Family("qwen2", VlmConfig.from_dict, _without_rope_tables),
+        Family("minicpm", VlmConfig.from_dict, _without_rope_tables),
     )
 }
 
