@@ -1,1 +1,1 @@
-"""Measuring bundles: host and phone, baseline beside candidate. Nothing is here yet."""
+"""Measuring bundles: how often they are right, and what an answer costs."""

@@ -30,6 +30,10 @@ class BundleError(PocketVlmError):
     """A bundle that is damaged, too new, or not a bundle."""
 
 
+class DataError(PocketVlmError):
+    """Questions for an evaluation that cannot be read, or that do not fit the model."""
+
+
 class ChatError(PocketVlmError):
     """Messages that the bundle's chat layout cannot express."""
 

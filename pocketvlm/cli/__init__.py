@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "run",
     "inspect": "inspect",
     "tile": "tile",
+    "eval": "eval",
 }
 
 
