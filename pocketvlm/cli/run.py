@@ -68,10 +68,9 @@ def command(
     stats: bool,
     as_json: bool,
 ) -> None:
-    r"""Answer a question about images, streamed; without --prompt, chat.
+    """Answer a question about images, streamed; without --prompt, chat.
 
-    \b
-    pocketvlm run dist/android/reader --image receipt.png --prompt "What is the total?"
+    pocketvlm run dist/android/reader-bluelm-v-3b --image receipt.png --prompt "What is the total?"
     """
     from pocketvlm.runtime import GenerationConfig, load
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pocketvlm.cli import main
+from pocketvlm.cli import COMMANDS, main
 from pocketvlm.cli.run import CONTROLS
 from pocketvlm.runtime import GenerationConfig, load
 
@@ -209,3 +209,10 @@ def test_a_chat_on_a_terminal_outlives_errors_and_ends_with_control_d(bundle: Pa
     assert b"error: nowhere.png: no such file" in errors
     assert b"/help lists the commands" in errors
     assert output.strip()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_no_markup_in_it(name: str) -> None:
+    shown = CliRunner().invoke(main, [name, "--help"])
+    assert shown.exit_code == 0
+    assert "\\" not in shown.output and "``" not in shown.output
