@@ -5,51 +5,56 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from PIL import Image
+
+from pocketvlm.bench.jsonl import read_jsonl
+from pocketvlm.bench.question import Question, Questions
+from pocketvlm.bench.tsv import read_tsv
 from pocketvlm.errors import DataError, one_line
 
-if TYPE_CHECKING:
-    from pocketvlm.scenes import Example
-
-
-@dataclass(frozen=True)
-class Questions:
-    """Questions about images with the answers that are wanted, and where they come from.
-
-    ``examples`` is drawn or read while it is iterated, once.
-    """
-
-    origin: dict[str, str]
-    examples: Iterator[Example]
+#: how many generated questions are asked by default; of a file it is all
+GENERATED = 200
 
 
 @dataclass(frozen=True)
 class Source:
-    """One form of DATA: how it is written, and what reads at most so many questions of it."""
+    """One form of DATA: how it is written, and what reads at most so many questions of it (None: the usual number)."""
 
     form: str
     what: str
     pattern: str
     """of the whole of DATA; its group is the argument of ``read``"""
-    read: Callable[[str, int], Questions]
+    read: Callable[[str, int | None], Questions]
 
 
-def generated(seed: str, count: int) -> Questions:
+def generated(seed: str, count: int | None) -> Questions:
     """Held-out pictures of ``pocketvlm.scenes``: the same seed draws the same ones, and training draws none of them."""
+    number = GENERATED if count is None else count
+    return Questions({"source": "generated", "seed": seed}, number, _held_out(seed, number), ("exact",))
+
+
+def _held_out(seed: str, count: int) -> Iterator[Question]:
     from pocketvlm.scenes import held_out
 
-    return Questions({"source": "generated", "seed": seed}, held_out(seed, count))
+    for example in held_out(seed, count):
+        images: tuple[Image.Image, ...] = (example.image,)
+        grid = "{}x{}".format(*example.grid)
+        yield Question(example.question, (example.answer,), images, kind=example.kind, scene=example.scene, grid=grid)
 
 
-SOURCES = (Source("generated:SEED", "held-out pictures drawn from a seed", r"generated:([\w.-]{1,64})", generated),)
+SOURCES = (
+    Source("generated:SEED", "held-out pictures drawn from a seed", r"generated:([\w.-]{1,64})", generated),
+    Source("FILE.jsonl", "a question a line", r"(.+\.jsonl)", read_jsonl),
+    Source("FILE.tsv", "VLMEvalKit's form", r"(.+\.tsv)", read_tsv),
+)
 
 
-def open_data(data: str, count: int) -> Questions:
+def open_data(data: str, count: int | None) -> Questions:
     """The first ``count`` questions of ``data``, which is written as one of the ``SOURCES``.
 
     Raises:
-        DataError: it is none of them.
+        DataError: it is none of them, or a file that cannot be read.
     """
     for source in SOURCES:
         if found := re.fullmatch(source.pattern, data, re.ASCII):

@@ -6,18 +6,21 @@ import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 from pocketvlm import __version__
-from pocketvlm.bench.accuracy import GROUPS, Outcome, score, score_by
-from pocketvlm.errors import DataError
+from pocketvlm.bench.accuracy import GROUPS, Outcome, members_by, score
+from pocketvlm.bench.metrics import estimate, score_each
+from pocketvlm.errors import DataError, PocketVlmError
+from pocketvlm.images import preprocessing_of, select
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.question import Question
     from pocketvlm.bundle import Bundle
     from pocketvlm.runtime import PocketVlm, Stats
-    from pocketvlm.scenes import Example
 
 
 @dataclass(frozen=True)
@@ -46,39 +49,72 @@ class Answered:
     stats: Stats
 
 
-def check_sees(vlm: PocketVlm) -> None:
+def check_sees(vlm: PocketVlm, question: Question) -> None:
     """
     Raises:
-        DataError: the model takes text only.
+        DataError: the question is about images and the model takes text only.
     """
-    if vlm.manifest.vision is None:
-        raise DataError(f"{vlm.manifest.model.name} takes text only, and the questions are about images")
+    if question.images and vlm.manifest.vision is None:
+        raise DataError(f"{vlm.manifest.model.name} takes text only, and the question is about images")
 
 
-def answer_all(vlm: PocketVlm, examples: Iterable[Example], max_new_tokens: int) -> Iterator[Answered]:
+def answer_all(vlm: PocketVlm, questions: Iterable[Question], max_new_tokens: int) -> Iterator[Answered]:
     """Ask one question after the other, greedily, and forget each before the next.
 
     Raises:
-        ImageError: a picture cannot be opened.
+        DataError: a question cannot be read, or is about images and the model takes text only.
         CapacityError: a question does not fit into the bundle's KV cache.
     """
     from pocketvlm.runtime import GenerationConfig
 
     config = GenerationConfig(max_new_tokens=max_new_tokens)
-    for example in examples:
-        answer = vlm.stream(example.question, images=[example.image], config=config)
-        got = answer.read()
-        grid = "{}x{}".format(*example.grid)
-        yield Answered(Outcome(example.question, example.answer, got, example.kind, example.scene, grid), answer.stats)
+    for question in questions:
+        with naming(question.where):
+            check_sees(vlm, question)
+            answer = vlm.stream(question.text, images=question.images, config=config)
+            got = answer.read()
+        grid = grid_of(vlm, question) if question.grid is None else question.grid
+        wanted, *also = question.answers
+        outcome = Outcome(
+            question.text, wanted, got, question.kind, question.scene, grid, tuple(also), question.choices
+        )
+        yield Answered(outcome, answer.stats)
 
 
-def accuracy(answered: Sequence[Answered]) -> dict[str, Any]:
-    """Scores of all answers, and by kind of question, scene and grid."""
+def grid_of(vlm: PocketVlm, question: Question) -> str:
+    """How the bundle cuts a question's image: tiles across x down."""
+    if vlm.manifest.vision is None or not question.images:
+        return "no image"
+    if len(question.images) > 1:
+        return f"{len(question.images)} images"
+    return "{}x{}".format(*select(question.images[0].size, preprocessing_of(vlm.manifest.vision)))
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Put file and line before an error's message, if there are any."""
+    try:
+        yield
+    except PocketVlmError as error:
+        raise type(error)(f"{where}: {error}" if where else str(error)) from error
+
+
+def accuracy(answered: Sequence[Answered], metrics: Sequence[str] = ()) -> dict[str, Any]:
+    """Scores of all answers, and by kind of question, scene and grid where they have one."""
     outcomes = [item.outcome for item in answered]
-    by_group: dict[str, Any] = {
-        group: {name: asdict(found) for name, found in score_by(outcomes, group).items()} for group in GROUPS
-    }
-    return {"all": asdict(score(outcomes)), **by_group}
+    others = [name for name in metrics if name != "exact"]
+    scores = score_each(outcomes, others)
+
+    def scored(members: Sequence[int]) -> dict[str, Any]:
+        estimates = {name: asdict(estimate(name, scores[name][list(members)])) for name in others}
+        return {**asdict(score([outcomes[index] for index in members])), "metrics": estimates}
+
+    by_group: dict[str, Any] = {}
+    for group in GROUPS:
+        members = members_by(outcomes, group)
+        if set(members) != {""}:
+            by_group[group] = {name: scored(members[name]) for name in sorted(members)}
+    return {"all": scored(range(len(outcomes))), **by_group}
 
 
 def cost(answered: Sequence[Answered]) -> Cost:
@@ -117,9 +153,15 @@ def versions() -> dict[str, str]:
     return {"pocketvlm": __version__, "python": platform.python_version(), **packages}
 
 
-def answers(answered: Sequence[Answered]) -> list[dict[str, Any]]:
-    """Each answer, for JSON."""
+def answers(answered: Sequence[Answered], metrics: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Each answer with its scores, for JSON."""
+    scores = score_each([item.outcome for item in answered], [name for name in metrics if name != "exact"])
     return [
-        {**asdict(item.outcome), "exact": item.outcome.exact, "image_tokens": item.stats.image_tokens}
-        for item in answered
+        {
+            **asdict(item.outcome),
+            "exact": item.outcome.exact,
+            "scores": {name: float(values[index]) for name, values in scores.items()},
+            "image_tokens": item.stats.image_tokens,
+        }
+        for index, item in enumerate(answered)
     ]

@@ -34,6 +34,10 @@ class DataError(PocketVlmError):
     """Questions for an evaluation that cannot be read, or that do not fit the model."""
 
 
+class ResultsError(PocketVlmError):
+    """Results of an evaluation that cannot be read, written or compared, or that are not good enough."""
+
+
 class ChatError(PocketVlmError):
     """Messages that the bundle's chat layout cannot express."""
 

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from itertools import islice
+import math
+from dataclasses import asdict, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketvlm.errors import DataError, ResultsError, one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pocketvlm.bench.data import Questions
     from pocketvlm.bench.evaluate import Answered
+    from pocketvlm.bench.question import Questions
+
+
+def _share(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    # A comparison with "nan" is never true: neither the type's bounds nor the gate would notice it.
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is not in the range 0<=x<=1.", context, parameter)
+    return value
 
 
 @click.command("eval")
@@ -22,62 +32,153 @@ if TYPE_CHECKING:
 @click.argument("data", required=False)
 @click.option("--data", "data_option", metavar="DATA", help="The same as the argument.")
 @click.option(
-    "--questions", default=200, show_default=True, type=click.IntRange(1, 1_000_000), help="How many are asked."
+    "--questions",
+    type=click.IntRange(1, 1_000_000),
+    help="How many are asked at most.  [default: 200 generated ones, all of a file]",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="Beside the exact match: anls, vqa, choice, or exact for nothing else; may be repeated.  [default: by DATA]",
 )
 @click.option(
     "--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Longest answer, tokens."
 )
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
+@click.option(
+    "--baseline",
+    metavar="RESULTS.json|BUNDLE2",
+    type=click.Path(path_type=Path),
+    help="Compare with what --save wrote, or with another bundle, question by question.",
+)
 @click.option("--wrong", default=0, metavar="N", type=click.IntRange(min=0), help="Print the first N wrong answers.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every answer.")
+@click.option("--save", metavar="FILE.json", type=click.Path(path_type=Path), help="Write the same JSON to a file.")
+@click.option(
+    "--min-accuracy",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1),
+    callback=_share,
+    help="Exit with status 1 if the exact match is below this, 0 to 1.",
+)
 def command(
     *,
     bundle: Path,
     data: str | None,
     data_option: str | None,
-    questions: int,
+    questions: int | None,
+    metrics: tuple[str, ...],
     max_new_tokens: int,
     threads: int | None,
+    baseline: Path | None,
     wrong: int,
     as_json: bool,
+    save: Path | None,
+    min_accuracy: float | None,
 ) -> None:
     """Ask BUNDLE questions with known answers, each in a conversation of its own, and count what it gets right.
 
-    DATA is generated:SEED: held-out pictures that are drawn, the same ones for the same seed.
+    DATA is generated:SEED (held-out pictures that are drawn, the same ones for the same seed), FILE.jsonl (a question
+    a line) or FILE.tsv (VLMEvalKit's form). docs/evaluate.md describes them, the metrics and the intervals.
     """
     if (data is None) == (data_option is None):
         raise click.UsageError("give DATA once, as the second argument or as --data: for example generated:test")
-    from pocketvlm.bench.data import open_data
+    from pocketvlm.bench.results import check_writable, write_whole
 
-    asked = open_data(data or data_option or "", questions)
-    report, answered = evaluate(bundle, asked, questions, max_new_tokens, threads)
+    if save is not None:
+        check_writable(save)
+    named = data or data_option or ""
+    report, answered = _measure(bundle, named, questions, _known(metrics), max_new_tokens, threads, baseline)
+    text = json.dumps(report, indent=1)
+    if save is not None:
+        write_whole(save, f"{text}\n")
     if as_json:
-        click.echo(json.dumps(report, indent=1))
+        click.echo(text)
     else:
         from rich.console import Console
 
         _print(Console(), report)
         _print_wrong(Console(), answered, wrong)
+    if min_accuracy is not None:
+        _check_accuracy(report, min_accuracy)
+
+
+def _known(metrics: tuple[str, ...]) -> tuple[str, ...]:
+    from pocketvlm.bench.metrics import check_metrics
+
+    try:
+        return check_metrics(metrics)
+    except DataError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _measure(
+    bundle: Path,
+    data: str,
+    count: int | None,
+    metrics: tuple[str, ...],
+    max_new_tokens: int,
+    threads: int | None,
+    baseline: Path | None,
+) -> tuple[dict[str, Any], list[Answered]]:
+    """Ask the bundle, and the baseline if that is a bundle: the report for JSON, and the bundle's answers."""
+    from pocketvlm.bench.data import open_data
+    from pocketvlm.bench.paired import check_data, compare, follow
+    from pocketvlm.bench.results import is_results, read_results, results
+    from pocketvlm.bundle import open_bundle
+
+    saved = read_results(baseline) if baseline is not None and is_results(baseline) else None
+    if baseline is not None and saved is None:
+        # A wrong path fails before hours of work, not after.
+        open_bundle(baseline)
+    asked = open_data(data, count)
+    if saved is not None:
+        check_data(saved, asked.origin, asked.most)
+        asked = replace(asked, items=follow(saved, asked.items))
+    report, answered = evaluate(bundle, asked, max_new_tokens, threads, metrics)
+    if baseline is not None and saved is None:
+        other, _ = evaluate(baseline, open_data(data, count), max_new_tokens, threads, metrics, "baseline")
+        saved = results(other, str(baseline))
+    if saved is not None:
+        comparison = compare([item.outcome.exact for item in answered], saved.exact)
+        report["baseline"] = {"bundle": saved.bundle, **asdict(comparison)}
+    return report, answered
 
 
 def evaluate(
-    bundle: Path, asked: Questions, count: int, max_new_tokens: int, threads: int | None
+    bundle: Path,
+    asked: Questions,
+    max_new_tokens: int,
+    threads: int | None,
+    metrics: tuple[str, ...] = (),
+    phase: str = "questions",
 ) -> tuple[dict[str, Any], list[Answered]]:
-    """Ask them all, with a progress bar: the report for JSON, and the answers."""
+    """Ask them all, with a progress bar: the report for JSON, and the answers. Without ``metrics``, those of the data.
+
+    Raises:
+        DataError: there are no questions.
+    """
     from pocketvlm.bench import evaluate as bench
     from pocketvlm.bundle import open_bundle
     from pocketvlm.cli.progress import ConsoleProgress
     from pocketvlm.runtime import load
 
+    first = next(asked.items, None)
+    if first is None:
+        raise DataError(f"{one_line(asked.origin.get('file', 'the data'), 120)}: has no questions")
     answered = []
     with load(bundle, threads=threads) as vlm:
-        bench.check_sees(vlm)
+        with bench.naming(first.where):
+            bench.check_sees(vlm, first)
         with ConsoleProgress() as progress:
-            progress.phase("questions", count)
-            for item in bench.answer_all(vlm, asked.examples, max_new_tokens):
+            progress.phase(phase, asked.most)
+            for item in bench.answer_all(vlm, chain([first], asked.items), max_new_tokens):
                 answered.append(item)
                 progress.advance(1)
         engine = vlm.engine_description
+    names = metrics or asked.metrics
     report = {
         "bundle": bench.identity(open_bundle(bundle)),
         "data": asked.origin,
@@ -86,29 +187,46 @@ def evaluate(
         "sampling": "greedy",
         "engine": engine,
         "versions": bench.versions(),
-        "accuracy": bench.accuracy(answered),
+        "accuracy": bench.accuracy(answered, names),
         "cost": asdict(bench.cost(answered)),
-        "answers": bench.answers(answered),
+        "answers": bench.answers(answered, names),
     }
     return report, answered
+
+
+def _check_accuracy(report: dict[str, Any], least: float) -> None:
+    found = report["accuracy"]["all"]
+    if found["share"] < least:
+        counts = f"{found['right']} of {found['questions']} right"
+        raise ResultsError(f"exact match {found['share']:.2%} ({counts}) is below --min-accuracy {least:g}")
 
 
 def _print(console: Console, report: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from pocketvlm.bench.metrics import METRICS
+
     bundle, origin = report["bundle"], report["data"]
-    source = " ".join(f"{name} {value}" for name, value in origin.items())
+    source = " ".join(f"{name} {one_line(value, 120)}" for name, value in origin.items() if name != "sha256")
     console.print(Text(f"{bundle['model']}, recipe {bundle['recipe']}; {source}"), soft_wrap=True)
-    table = Table("", "", "questions", "exact match", "95 %", "character errors")
+    metrics = report["accuracy"]["all"]["metrics"]
+    headings = [METRICS[name].heading for name in metrics]
+    table = Table("", "", "questions", "exact\nmatch", "95 %", "character\nerrors", *headings)
     for column in table.columns[2:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     for group, scores in report["accuracy"].items():
         rows = {"": scores} if group == "all" else scores
         for index, (name, score) in enumerate(rows.items()):
-            table.add_row("" if index else group, Text(name), *_cells(score))
+            title = name if name or group == "all" else "-"
+            table.add_row("" if index else group, Text(title), *_cells(score))
         table.add_section()
     console.print(table)
+    for heading, found in zip(headings, metrics.values(), strict=True):
+        interval = f"95 %: {found['low']:.1%} to {found['high']:.1%}"
+        console.print(f"{heading}: {found['mean']:.1%} ({interval})", highlight=False)
+    if "baseline" in report:
+        console.print(Text(_compared(report["baseline"])), soft_wrap=True)
     console.print(_cost_lines(report["cost"]), soft_wrap=True, highlight=False)
 
 
@@ -118,6 +236,18 @@ def _cells(score: dict[str, Any]) -> tuple[str, ...]:
         f"{score['share']:.1%}",
         f"{score['low']:.1%} to {score['high']:.1%}",
         f"{score['character_error_rate']:.1%}",
+        *(f"{found['mean']:.1%}" for found in score["metrics"].values()),
+    )
+
+
+def _compared(found: dict[str, Any]) -> str:
+    bundle = found["bundle"]
+    title = one_line(f"{bundle.get('model')}, recipe {bundle.get('recipe')}", 120)
+    points = [f"{found[name] * 100:+.1f}" for name in ("difference", "low", "high")]
+    return (
+        f"against {title}: {points[0]} points of exact match (95 %: {points[1]} to {points[2]})\n"
+        f"only this one right: {found['only_this']:,}, only the baseline: {found['only_baseline']:,}; "
+        f"McNemar's exact p = {found['p_value']:.2g}"
     )
 
 
@@ -127,7 +257,7 @@ def _cost_lines(cost: dict[str, Any]) -> str:
         f"image tokens: {cost['image_tokens']:,.1f} a question\n"
         f"medians: encode {cost['encode_s'] * 1e3:.1f} ms, prefill {cost['prefill_tps']:,.0f} tokens/s, {decode}, "
         f"first token after {cost['time_to_first_token_s'] * 1e3:.1f} ms\n"
-        f"peak memory: {cost['peak_rss_bytes'] / 1e6:.0f} MB, drawing the pictures included"
+        f"peak memory: {cost['peak_rss_bytes'] / 1e6:.0f} MB, the pictures included"
     )
 
 
