@@ -141,7 +141,8 @@ def fitting(source: random.Random, texts: Sequence[str], style: Style, width: in
 
     Raises DoesNotFit when all are wider.
     """
-    narrow = [text for text in texts if style.width(text) <= width]
-    if not narrow:
-        raise DoesNotFit
-    return source.choice(narrow)
+    # Measuring costs more than shuffling: only what is tried is measured.
+    for text in source.sample(texts, len(texts)):
+        if style.width(text) <= width:
+            return text
+    raise DoesNotFit
