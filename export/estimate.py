@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.quant import Keep, quantizer_of
+from pocketvlm.quant import Keep, naming, quantizer_of
 from pocketvlm.recipe import Recipe
 
 #: Measured on two cores of an EPYC 9004 with 0.9 B and 3.4 B weights: read, rounded, written and checked.
@@ -39,18 +39,24 @@ class Estimate:
 
 
 def estimate(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> Estimate:
-    """Sizes follow from the recipe; time and memory from what was measured."""
+    """Sizes follow from the recipe; time and memory from what was measured.
+
+    :raises RecipeError: naming a weight that its quantizer cannot take
+    """
     rules = recipe.assign(checkpoint.tensors)
     disk, matrix = _fixed_bytes(checkpoint, kv_length), 0
+    seconds = START_SECONDS + checkpoint.parameters / WEIGHTS_PER_SECOND
     layers: dict[str, int] = defaultdict(int)
     for name, info in checkpoint.tensors.items():
         quantizer, count = quantizer_of(rules[name]), math.prod(info.shape)
-        disk += quantizer.stored_bytes(info.shape)
+        with naming(name):
+            disk += quantizer.stored_bytes(info.shape)
         matrix = max(matrix, count * (KEPT_BYTES if isinstance(quantizer, Keep) else QUANTIZED_BYTES))
+        seconds += 0 if isinstance(quantizer, Keep) else count / quantizer.WEIGHTS_PER_SECOND
         layer = re.match(r".*?layers\.\d+\.", name)
         layers[layer.group() if layer else ""] += count if layer else 0
     memory = BASE_BYTES + max(LAYER_BYTES * max(layers.values()), matrix)
-    return Estimate(START_SECONDS + checkpoint.parameters / WEIGHTS_PER_SECOND, disk, memory)
+    return Estimate(seconds, disk, memory)
 
 
 def _fixed_bytes(checkpoint: Checkpoint, kv_length: int) -> int:

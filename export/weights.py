@@ -16,7 +16,7 @@ from pocketvlm.archive import PAGE
 from pocketvlm.errors import RecipeError
 from pocketvlm.manifest import TensorPrecision
 from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.quant import GroupedTensor, quantizer_of
+from pocketvlm.quant import GroupedTensor, naming, quantizer_of
 from pocketvlm.quant.tensors import PackedTensor, pack, unpack
 from pocketvlm.recipe import Recipe, Rule
 
@@ -148,7 +148,8 @@ class WeightStore:
         assert self._file is not None, f"{name} is stored outside writing_to()"
         weight = self.checkpoint.tensor(name)
         rule = self._rules[name]
-        quantized = quantizer_of(rule).quantize(weight)
+        with naming(name):
+            quantized = quantizer_of(rule).quantize(weight)
         stored: StoredWeight
         if isinstance(quantized, GroupedTensor):
             quantized = quantized.scaled(factor)
@@ -186,7 +187,7 @@ class WeightStore:
 def _precision(rule: Rule, tensor: GroupedTensor) -> TensorPrecision:
     return TensorPrecision(
         bits=4 if tensor.bits == 4 else 8,
-        group_size=tensor.group_size,
+        group_size=None if tensor.per_channel else tensor.group_size,
         symmetric=tensor.zero_points is None,
         quantizer=rule.quantizer,
         bits_per_weight=round(tensor.bits_per_weight, 4),

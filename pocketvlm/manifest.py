@@ -135,7 +135,8 @@ class KvCache(Strict):
 class TensorPrecision(Strict):
     """How one tensor of ``weights`` elements is stored.
 
-    ``bits`` counts the codes alone, ``bits_per_weight`` scales, zero points and padding too.
+    ``bits`` counts the codes alone, ``bits_per_weight`` scales, zero points and padding too; ``group_size`` is None for
+    float32 and where a whole row has one scale.
     """
 
     bits: Literal[4, 8, 32]

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pocketvlm.errors import RecipeError
+from pocketvlm.quant.clip_search import ClipSearch
+from pocketvlm.quant.groups import GroupQuantizer
+from pocketvlm.quant.hqq import Hqq
 from pocketvlm.quant.keep import Keep
 from pocketvlm.quant.round_to_nearest import RoundToNearest
 from pocketvlm.quant.tensors import GroupedTensor
 from pocketvlm.recipe import Rule
 
-Quantizer = Keep | RoundToNearest
+Quantizer = Keep | GroupQuantizer
 
-#: A new quantizer is one file with a frozen config that has ``quantize``, and one line here.
+#: A new quantizer is one file with a frozen config that has ``quantize`` and ``stored_bytes`` (a GroupQuantizer has
+#: both), and one line here.
 QUANTIZERS: dict[str, type[Quantizer]] = {
     "keep": Keep,
     "round-to-nearest": RoundToNearest,
+    "clip-search": ClipSearch,
+    "hqq": Hqq,
 }
 
 
@@ -26,8 +35,28 @@ def quantizer_of(rule: Rule) -> Quantizer:
         raise RecipeError(f"no quantizer {rule.quantizer!r}; known: {', '.join(QUANTIZERS)}")
     try:
         return QUANTIZERS[rule.quantizer](**rule.options)
-    except TypeError as error:
+    except (TypeError, RecipeError) as error:
         raise RecipeError(f"quantizer {rule.quantizer}: {error}") from error
 
 
-__all__ = ["QUANTIZERS", "GroupedTensor", "Keep", "Quantizer", "RoundToNearest", "quantizer_of"]
+@contextmanager
+def naming(weight: str) -> Iterator[None]:
+    """An error of a quantizer inside this block says which weight it is about."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(f"{weight}: {error}") from error
+
+
+__all__ = [
+    "QUANTIZERS",
+    "ClipSearch",
+    "GroupQuantizer",
+    "GroupedTensor",
+    "Hqq",
+    "Keep",
+    "Quantizer",
+    "RoundToNearest",
+    "naming",
+    "quantizer_of",
+]

@@ -20,7 +20,8 @@ class GroupedTensor:
     does not divide ``columns`` (SigLIP's 4304 = 33 * 128 + 80), so that the padding is worth zero.
 
     codes: uint8 [rows, groups, group_size], one code a byte; scales: float32 [rows, groups];
-    zero_points: uint8 [rows, groups], or None where all are 2 ** (bits - 1) (symmetric).
+    zero_points: uint8 [rows, groups], or None where all are 2 ** (bits - 1) (symmetric). ``per_channel``: the groups of
+    a row were quantized as one, and all have its scale and zero point.
     """
 
     codes: Codes
@@ -28,6 +29,7 @@ class GroupedTensor:
     zero_points: Codes | None
     bits: int
     columns: int
+    per_channel: bool = False
 
     @property
     def rows(self) -> int:

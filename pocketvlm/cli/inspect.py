@@ -124,7 +124,7 @@ def part_bytes(manifest: Manifest, engine: str, name: str) -> int:
 def _stored_as(precision: TensorPrecision) -> str:
     if precision.bits == 32:
         return "float32"
-    group = "" if precision.group_size is None else f", groups of {precision.group_size}"
+    group = ", per channel" if precision.group_size is None else f", groups of {precision.group_size}"
     return f"int{precision.bits}{group}{'' if precision.symmetric else ', asymmetric'} ({precision.quantizer})"
 
 

@@ -22,7 +22,8 @@ from pocketvlm.errors import ExportError, PocketVlmError, RecipeError
 from pocketvlm.export import estimate, export_bundle, onnx_decoder
 from pocketvlm.export.weights import DataFile, WeightStore
 from pocketvlm.models.bluelm_v import BluelmV
-from pocketvlm.models.checkpoint import open_checkpoint
+from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
+from pocketvlm.quant import quantizer_of
 from pocketvlm.recipe import Bounds, Rule, built_in_recipes, load_recipe
 from tests.checkpoints import FAMILIES, tiny_config, write_checkpoint
 
@@ -125,6 +126,36 @@ def test_a_tied_embedding_is_stored_once(tmp_path: Path, models: dict[str, tuple
         value.numel() for name, value in model.named_parameters() if name.startswith("model.") and value.ndim == 2
     )
     assert bundle.path("text.data").stat().st_size < decoder * 1.7, "96 columns are padded to a group of 128"
+
+
+SCHEMES: dict[str, dict[str, Any]] = {
+    "round-to-nearest": {"bits": 4, "group_size": 32, "symmetric": False},
+    "clip-search": {"bits": 4, "group_size": "channel", "symmetric": False},
+    "hqq": {"bits": 4, "group_size": 64},
+}
+
+
+@pytest.mark.parametrize("quantizer", SCHEMES)
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_zero_points_in_every_graph(
+    tmp_path: Path, models: dict[str, tuple[Path, BluelmV]], quantizer: str, family: str
+) -> None:
+    """Four bits with zero points for all matrices: vision, embedding table (tied to the head or not), decoder, head.
+    The graphs compute with what was written, and the manifest counts its bits."""
+    keep = load_recipe("int8").rules[0]
+    rules = (keep, Rule(("*",), quantizer, SCHEMES[quantizer]))
+    recipe = replace(load_recipe("int8"), rules=rules, bounds=Bounds(vision_cosine=0.9))
+    checkpoint, model = models[family]
+    manifest = export_bundle(checkpoint, tmp_path / "bundle", recipe=recipe).manifest
+    assert manifest.fidelity.lowering_relative_error < 1e-5
+    group = SCHEMES[quantizer]["group_size"]
+    for name, weight in model.named_parameters():
+        tensor = manifest.recipe.tensors[name]
+        if weight.ndim == 2 and not keep.claims(name):
+            assert (tensor.bits, tensor.symmetric, tensor.quantizer) == (4, False, quantizer)
+            assert tensor.group_size == (None if group == "channel" else group)
+            stored = quantizer_of(rules[1]).stored_bytes(tuple(weight.shape))
+            assert tensor.bits_per_weight == pytest.approx(8 * stored / weight.numel(), abs=1e-4)
 
 
 def test_two_exports_of_one_checkpoint_are_equal(tmp_path: Path, models: dict[str, tuple[Path, BluelmV]]) -> None:
@@ -315,9 +346,25 @@ def test_wrong_arguments_are_named(
 def test_a_recipe_that_quantizes_a_norm_is_refused(tmp_path: Path, models: dict[str, tuple[Path, BluelmV]]) -> None:
     options = {"bits": 8, "group_size": 32}
     recipe = replace(load_recipe("int8"), rules=(Rule(("*",), "round-to-nearest", options),))
-    with pytest.raises(RecipeError, match=r"matrices|cannot be quantized"):
+    with pytest.raises(RecipeError, match=r"^vision_tower\.\S+\.weight: only matrices"):
         export_bundle(models["llama"][0], tmp_path / "bundle", recipe=recipe)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_weight_that_no_scale_reaches_is_named(
+    tmp_path: Path, models: dict[str, tuple[Path, BluelmV]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finite as it stands in the checkpoint, too large for float32."""
+    read = Checkpoint.tensor
+
+    def enormous(self: Checkpoint, name: str, rows: Any = None) -> torch.Tensor:
+        return read(self, name, rows).double() * (1e300 if name == "model.layers.1.mlp.up_proj.weight" else 1)
+
+    checkpoint = open_checkpoint(models["llama"][0])
+    monkeypatch.setattr(Checkpoint, "tensor", enormous)
+    store = WeightStore(checkpoint, load_recipe("int4-g32"), tmp_path)
+    with store.writing_to("data"), pytest.raises(RecipeError, match=r"^model\.layers\.1\.mlp\.up_proj\.weight: NaN"):
+        store.linear("model.layers.1.mlp.up_proj.weight")
 
 
 @pytest.mark.parametrize("recipe", built_in_recipes())
