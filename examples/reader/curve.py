@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from pocketvlm.scenes import KINDS
+
 #: rows of the log that one point of a curve averages
 WINDOW = 15
 
@@ -46,18 +48,18 @@ def main(run: Path, picture: Path) -> None:
     steps = [row for row in rows if "held_out" not in row]
     held_out = [row for row in rows if "held_out" in row]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    left.plot(*smooth(steps, "dense"), label="dense loss (character over each patch)")
+    left.plot(*smooth(steps, "dense"), label="dense loss: the mark over each patch")
     left.plot(*smooth(steps, "answer"), label="answer loss")
     left.set(xlabel="minutes", ylabel="nats", ylim=(0, 4), title="training losses")
     left.legend()
-    right.plot(*smooth(steps, "answer_accuracy"), color="0.7", label="answer tokens, teacher-forced, training")
     minutes = [row["elapsed"] / 60 for row in held_out]
-    for grid in ("1x1", "2x1", "1x2", "2x2", "3x1", "1x3"):
-        values = [row["held_out"]["by_grid"].get(grid) for row in held_out]
-        right.plot(minutes, values, linewidth=1, label=f"{grid} tiles")
-    right.plot(minutes, [row["held_out"]["exact"] for row in held_out], "k.-", label="all grids")
-    right.set(xlabel="minutes", ylim=(0, 1), title='held-out "what is on line n?", exact match')
-    right.legend(fontsize=7, loc="upper left")
+    for kind in KINDS:
+        right.plot(minutes, [row["held_out"]["by_kind"].get(kind) for row in held_out], linewidth=1, label=kind)
+    right.plot(minutes, [row["held_out"]["exact"] for row in held_out], "k.-", label="every question")
+    right.set(
+        xlabel="minutes", ylim=(0, 1), title=f"{held_out[-1]['held_out']['questions']} held-out questions, exact match"
+    )
+    right.legend(fontsize=7, loc="lower right")
     figure.savefig(picture, dpi=110)
 
 

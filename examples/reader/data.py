@@ -14,28 +14,38 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from examples.reader import questions
 from examples.reader.model import CONFIG
-from examples.reader.pictures import CHARACTERS, PREPROCESSING, Picture, draw
-from examples.reader.questions import Turn
 from examples.reader.tokenizer import END_OF_TEXT, IM_END, IM_START, build_tokenizer
 from pocketvlm.images import cut_tiles, thumbnail_index
+from pocketvlm.scenes import MARKS, PREPROCESSING, Example, Picture, Turn, ask, choose, draw
 from pocketvlm.tiling import Grid, fitted_size
 
-#: label of a patch that is neither clearly background nor clearly one character; also of tokens without a loss
+#: label of what is neither clearly background nor clearly one mark; also of tokens without a loss
 IGNORED = -100
-#: square pixels of a patch (64) that a character must cover to be its label, and that background may be covered by
-COVERED, UNCOVERED = 12.0, 4.0
+#: a patch is labelled in columns, as small characters are narrower than it
+COLUMNS_PER_PATCH = 2
+#: square pixels of a column (32) that a mark must cover to be its label, and that background may be covered by
+COVERED, UNCOVERED = 5.0, 2.0
+#: marks thinner than this (a point, a bar of an l) are labelled as if they were so wide, pixels
+THINNEST = 3.0
+#: a thumbnail's characters are IGNORED where half of them are narrower or lower than this: they cannot be told apart
+READABLE = (3.0, 5.0)
+#: class of each mark; 0 is background
+CLASSES = {mark: number for number, mark in enumerate(MARKS, 1)}
+#: most questions that a dialogue asks about one picture
+MAX_QUESTIONS = 5
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Token sequences, right-padded, whose image placeholders stand in the same place."""
+    """Token sequences, right-padded; their images follow one another in the batch."""
 
     tokens: npt.NDArray[np.int64]
-    """int64 [pictures, tokens]"""
+    """int64 [sequences, tokens]"""
     targets: npt.NDArray[np.int64]
-    """int64 [pictures, tokens]: the token that follows, where it belongs to an answer, else IGNORED"""
+    """int64 [sequences, tokens]: the token that follows, where it belongs to an answer, else IGNORED"""
+    pictures: int
+    """number of pictures in all sequences"""
 
 
 @dataclass(frozen=True)
@@ -46,9 +56,9 @@ class Batch:
     pixels: npt.NDArray[np.uint8]
     """uint8 [pictures * tiles, 72, 72, 3]"""
     dense: npt.NDArray[np.int64]
-    """int64 [pictures * tiles, 81]: class of the character over each patch, 0 for background"""
+    """int64 [pictures * tiles, 81, 2]: class of the mark over each column of each patch, 0 for background"""
     sequences: tuple[Sequences, ...]
-    """one block for each half: transcriptions are much shorter than dialogues, and padding costs time"""
+    """one block for transcriptions, one for dialogues: the latter are longer, and padding costs time"""
 
 
 @cache
@@ -84,20 +94,26 @@ def _encode(text: str) -> tuple[int, ...]:
 
 
 def prompt_tokens(grid: Grid, question: str) -> list[int]:
-    """A first turn up to where the answer begins."""
-    opening = _encode(f"{IM_START}user\n{image_text(grid)}")
-    return [*opening, *_encode(f"{question}{IM_END}\n{IM_START}assistant\n")]
+    """A first turn about one picture, up to where the answer begins."""
+    return _opening([grid], question)
 
 
-def sequence(grid: Grid, turns: Sequence[Turn]) -> tuple[list[int], list[int]]:
-    """Tokens of a dialogue about one picture, and for each the token to predict (IGNORED outside of answers)."""
+def _opening(images: Sequence[Grid], question: str) -> list[int]:
+    """A user's turn with its images first, up to where the answer begins."""
+    shown = "".join(image_text(grid) for grid in images)
+    return [*_encode(f"{IM_START}user\n{shown}"), *_tokens(f"{question}{IM_END}\n{IM_START}assistant\n")]
+
+
+def sequence(turns: Sequence[tuple[Sequence[Grid], Turn]]) -> tuple[list[int], list[int]]:
+    """Tokens of a conversation, and for each the token to predict (IGNORED outside of answers).
+
+    ``turns`` are the new images of each turn, as grids, and its question.
+    """
     tokens: list[int] = []
     answers: list[bool] = []
-    for number, turn in enumerate(turns):
-        opening = prompt_tokens(grid, turn.question)
-        if number:
-            opening = [*_encode(f"{IM_START}user\n"), *_encode(f"{turn.question}{IM_END}\n{IM_START}assistant\n")]
-        answer, closing = _encode_answer(turn.answer), _encode("\n")
+    for images, turn in turns:
+        opening = _opening(images, turn.question)
+        answer, closing = [*_tokens(turn.answer), *_encode(IM_END)], _encode("\n")
         tokens += [*opening, *answer, *closing]
         answers += [False] * len(opening) + [True] * len(answer) + [False] * len(closing)
     following = zip(tokens[1:], answers[1:], strict=True)
@@ -105,17 +121,17 @@ def sequence(grid: Grid, turns: Sequence[Turn]) -> tuple[list[int], list[int]]:
     return tokens, [*targets, IGNORED]
 
 
-def _encode_answer(answer: str) -> list[int]:
-    return [*tokenizer().encode(answer, add_special_tokens=False).ids, *_encode(IM_END)]
+def _tokens(text: str) -> list[int]:
+    return list(tokenizer().encode(text, add_special_tokens=False).ids)
 
 
 def dense_labels(picture: Picture, grid: Grid) -> npt.NDArray[np.int64]:
-    """The class of each patch of each tile of the sequence: int64 [tiles, 81].
+    """The class of each column of each patch of each tile of the sequence: int64 [tiles, 81, 2].
 
-    0 is background, 1 and up the index of the character that covers most of the patch; IGNORED in between.
+    0 is background, else the class of the mark that covers most of the column; IGNORED in between.
     """
-    boxes = np.asarray([character.box for character in picture.characters], dtype=np.float64)
-    classes = np.asarray([CHARACTERS.index(character.text) + 1 for character in picture.characters])
+    boxes = np.asarray([mark.box for mark in picture.marks], dtype=np.float64).reshape(-1, 4)
+    classes = np.asarray([CLASSES[mark.what] for mark in picture.marks], dtype=np.int64)
     tile = PREPROCESSING.tile_size
     across, down = grid
     width, height = fitted_size(*picture.image.size, grid, tile)
@@ -129,51 +145,90 @@ def dense_labels(picture: Picture, grid: Grid) -> npt.NDArray[np.int64]:
     ]
     if (index := thumbnail_index(grid, PREPROCESSING)) is not None:
         stretch = np.asarray([tile / picture.image.width, tile / picture.image.height] * 2)
+        written = np.asarray([len(mark.what) == 1 for mark in picture.marks])
+        shrunk = ((boxes[:, 2:] - boxes[:, :2]) * stretch[:2])[written]  # [characters, 2]
+        if len(shrunk) and (np.median(shrunk, axis=0) < READABLE).any():
+            classes = np.where(written, IGNORED, classes)
         labels.insert(index, _tile_labels(boxes * stretch, classes))
     return np.stack(labels)
 
 
 def _tile_labels(boxes: npt.NDArray[np.float64], classes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Labels of one tile's patches, row by row: [81] from boxes [characters, 4] in its pixels."""
+    """Labels of one tile's patches, row by row: [81, 2] from boxes [marks, 4] in its pixels."""
     assert CONFIG.vision is not None
     patch, side = CONFIG.vision.patch_size, CONFIG.vision.grid_size
-    starts = np.arange(side) * patch
-    horizontal, vertical = (
-        # [characters, side]: pixels of each column (row) of patches that the box covers
-        np.clip(np.minimum(boxes[:, high, None], starts + patch) - np.maximum(boxes[:, low, None], starts), 0, None)
-        for low, high in ((0, 2), (1, 3))
-    )
-    # [characters, rows, columns] -> [characters, patches]
-    covered = (vertical[:, :, None] * horizontal[:, None, :]).reshape(len(boxes), side * side)
-    most = covered.max(axis=0)
-    labels = np.where(most >= COVERED, classes[covered.argmax(axis=0)], IGNORED)
-    return np.where(most <= UNCOVERED, 0, labels)
+    inside = (boxes[:, 2] > 0) & (boxes[:, 3] > 0) & (boxes[:, 0] < side * patch) & (boxes[:, 1] < side * patch)
+    if not inside.any():
+        return np.zeros((side * side, COLUMNS_PER_PATCH), np.int64)
+    boxes, classes = boxes[inside], classes[inside]
+    thin = np.clip(THINNEST - (boxes[:, 2:] - boxes[:, :2]), 0, None) / 2  # [marks, 2]
+    low, high = boxes[:, :2] - thin, boxes[:, 2:] + thin
+    covered = [
+        # [marks, columns of the tile or rows of patches]: pixels of each that the box covers
+        np.clip(np.minimum(high[:, axis, None], starts + width) - np.maximum(low[:, axis, None], starts), 0, None)
+        for axis, width in ((0, patch / COLUMNS_PER_PATCH), (1, float(patch)))
+        for starts in (np.arange(0, side * patch, width),)
+    ]
+    # [marks, rows, columns] -> [marks, patches * columns of a patch]
+    area = (covered[1][:, :, None] * covered[0][:, None, :]).reshape(len(boxes), -1)
+    most = area.max(axis=0)
+    labels = np.where(most >= COVERED, classes[area.argmax(axis=0)], IGNORED)
+    # [patches * columns of a patch] -> [patches, columns of a patch]: columns of a patch stand next to each other
+    return np.where(most <= UNCOVERED, 0, labels).reshape(side * side, COLUMNS_PER_PATCH)
 
 
-def make_batch(seed: str, grid: Grid, pictures: int, *, max_lines: int = 4, max_length: int = 5) -> Batch:
-    """Draw a batch: half of the sequences are transcriptions, half ask everything about their picture."""
-    pixels, dense = [], []
-    transcriptions: list[tuple[list[int], list[int]]] = []
-    dialogues: list[tuple[list[int], list[int]]] = []
+def make_batch(seed: str, grid: Grid, pictures: int, *, several: bool = False) -> Batch:
+    """Draw a batch: half of the sequences are transcriptions, half ask questions about their picture.
+
+    With ``several``, each sequence of the second half has two pictures.
+    """
+    pixels, dense, drawn = [], [], []
     for number in range(pictures):
-        picture_seed = f"{seed}:{number}"
-        picture = draw(picture_seed, grids=[grid], max_lines=max_lines, max_length=max_length)
-        source = random.Random(f"{picture_seed}:questions")
-        tiled = cut_tiles(picture.image, PREPROCESSING)
-        pixels.append(tiled.pixels)
-        dense.append(dense_labels(picture, tiled.grid))
-        if number < pictures // 2:
-            transcriptions.append(sequence(grid, [questions.transcription(picture, source)]))
-        else:
-            dialogues.append(sequence(grid, questions.every_question(picture, source)))
-    blocks = tuple(_pad(rows) for rows in (transcriptions, dialogues) if rows)
-    return Batch(grid, np.concatenate(pixels), np.concatenate(dense), blocks)
+        picture = draw(f"{seed}:{number}", grids=[grid])
+        pixels.append(cut_tiles(picture.image, PREPROCESSING).pixels)
+        dense.append(dense_labels(picture, grid))
+        drawn.append(picture)
+    source = random.Random(f"{seed}:questions")
+    half = pictures // 2
+    transcribed, asked = drawn[:half], drawn[half:]
+    blocks = [_pad([sequence([([grid], _transcription(picture, source))]) for picture in transcribed], half)]
+    group = 2 if several and len(asked) > 1 else 1
+    asked_together = [asked[start : start + group] for start in range(0, len(asked), group)]
+    blocks.append(_pad([sequence(_dialogue(together, grid, source)) for together in asked_together], len(asked)))
+    return Batch(grid, np.concatenate(pixels), np.concatenate(dense), tuple(blocks))
 
 
-def _pad(rows: Sequence[tuple[list[int], list[int]]]) -> Sequences:
+def examples_batch(examples: Sequence[Example]) -> Batch:
+    """Examples of one grid as a batch of one question a picture, without dense labels."""
+    grid = examples[0].grid
+    pixels = np.concatenate([cut_tiles(example.image, PREPROCESSING).pixels for example in examples])
+    turns = [Turn(example.kind, example.question, example.answer) for example in examples]
+    block = _pad([sequence([([grid], turn)]) for turn in turns], len(examples))
+    return Batch(grid, pixels, np.zeros((len(pixels), 0, COLUMNS_PER_PATCH), np.int64), (block,))
+
+
+def _transcription(picture: Picture, source: random.Random) -> Turn:
+    return ask(next(fact for fact in picture.facts if fact.topic == "all"), source)
+
+
+def _dialogue(pictures: Sequence[Picture], grid: Grid, source: random.Random) -> list[tuple[Sequence[Grid], Turn]]:
+    """Questions about one picture; or about two, shown together or one after the other."""
+    turns: list[tuple[Sequence[Grid], Turn]] = []
+    together = source.random() < 0.5
+    for index, picture in enumerate(pictures):
+        asked = [ask(fact, source) for fact in choose(picture.facts, MAX_QUESTIONS, source)]
+        if len(pictures) > 1:
+            asked = [Turn(turn.kind, f"Picture {index + 1}: {turn.question}", turn.answer) for turn in asked[:3]]
+        images = [[grid] * len(pictures) if index == 0 else []] if together else [[grid]]
+        turns += zip(images + [[]] * (len(asked) - 1), asked, strict=True)
+    return turns
+
+
+def _pad(rows: Sequence[tuple[list[int], list[int]]], pictures: int) -> Sequences:
     longest = max(len(tokens) for tokens, _ in rows)
     padding = token_id(END_OF_TEXT)
     return Sequences(
         np.asarray([tokens + [padding] * (longest - len(tokens)) for tokens, _ in rows]),
         np.asarray([targets + [IGNORED] * (longest - len(targets)) for _, targets in rows]),
+        pictures,
     )

@@ -8,30 +8,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from examples.reader.data import IGNORED, Batch, token_id
+from examples.reader.data import CLASSES, COLUMNS_PER_PATCH, IGNORED, Batch, token_id
 from examples.reader.model import CONFIG
-from examples.reader.pictures import CHARACTERS, PREPROCESSING
 from pocketvlm.images import normalize
 from pocketvlm.models.bluelm_v import BluelmV
+from pocketvlm.models.checkpoint import load, open_checkpoint
+from pocketvlm.models.siglip import space_to_depth
+from pocketvlm.scenes import PREPROCESSING
 
 #: weight of background in the dense loss: most patches are empty
 BACKGROUND_WEIGHT = 0.15
-#: share of the dense loss in joint training
-DENSE_SHARE = 0.3
+#: weight of the dense loss in joint training: less and the vision part stops improving
+DENSE_SHARE = 1.0
 
 
 class Learner(nn.Module):
-    """The model and a head, for training only, that names the character over each patch."""
+    """The model and, for training only, two heads that name the mark over each column of each patch.
+
+    One reads the tower's patches, so that the tower starts to learn at once; one reads the image tokens that the
+    decoder gets, so that no mark is lost on the way to it.
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         torch.manual_seed(seed)
         assert CONFIG.vision is not None
         self.reader = BluelmV(CONFIG)
-        self.dense_head = nn.Linear(CONFIG.vision.hidden_size, len(CHARACTERS) + 1)
+        classes = COLUMNS_PER_PATCH * (len(CLASSES) + 1)
+        self.patch_head = nn.Linear(CONFIG.vision.hidden_size, classes)
+        self.token_head = nn.Linear(CONFIG.text.hidden_size, CONFIG.downsample_ratio**2 * classes)
         initialize(self)
 
 
@@ -60,37 +69,66 @@ class Losses:
 
 
 def losses(learner: Learner, batch: Batch, *, joint: bool) -> Losses:
-    """The dense loss of the tower alone, or with the answers' loss."""
+    """The dense losses of the vision part alone, or with the answers' loss."""
     reader = learner.reader
     pixels = torch.from_numpy(normalize(batch.pixels, PREPROCESSING))
     patches = reader.vision_tower(pixels)  # [tiles, 81, 128]
-    dense, dense_accuracy = _dense(learner.dense_head(patches).float(), torch.from_numpy(batch.dense))
-    if not joint:
-        return Losses(dense, dense.item(), dense_accuracy)
     images = reader.projector(reader.downsampler(patches))  # [tiles, 25, 256]
-    pictures = sum(len(block.tokens) for block in batch.sequences)
-    # [pictures * tiles, 25, 256] -> [pictures, image tokens, 256]
-    images = images.reshape(pictures, -1, images.shape[-1])
-    logits, targets = [], []
-    for block in batch.sequences:
-        block_images, images = images[: len(block.tokens)], images[len(block.tokens) :]
-        found, wanted = _answers(reader, block_images, torch.from_numpy(block.tokens), torch.from_numpy(block.targets))
-        logits.append(found)
-        targets.append(wanted)
-    all_logits, all_targets = torch.cat(logits).float(), torch.cat(targets)
-    answer = F.cross_entropy(all_logits, all_targets)
-    accuracy = (all_logits.argmax(-1) == all_targets).float().mean().item()
-    return Losses(answer + DENSE_SHARE * dense, dense.item(), dense_accuracy, answer.item(), accuracy)
+    labels = torch.from_numpy(batch.dense)
+    patch_loss, _ = _dense(learner.patch_head(patches), labels)
+    dense, dense_accuracy = _dense(learner.token_head(images), _labels_of_tokens(labels))
+    both = (patch_loss + dense) / 2
+    if not joint:
+        return Losses(both, dense.item(), dense_accuracy)
+    logits, targets = _answers(reader, images, batch)
+    answer = F.cross_entropy(logits.float(), targets)
+    accuracy = (logits.argmax(-1) == targets).float().mean().item()
+    return Losses(answer + DENSE_SHARE * both, dense.item(), dense_accuracy, answer.item(), accuracy)
+
+
+def _labels_of_tokens(labels: Tensor) -> Tensor:
+    """Labels in the order in which the downsampler merges patches: [tiles, 81, 2] -> [tiles, 25, 8]."""
+    # Zeros fill up the odd grid: background, as the padding has.
+    return space_to_depth(labels, CONFIG.downsample_ratio)
 
 
 def _dense(logits: Tensor, labels: Tensor) -> tuple[Tensor, float]:
-    """Loss and, on patches with a character, accuracy: logits [tiles, 81, classes], labels [tiles, 81]."""
-    weight = torch.ones(logits.shape[-1])
+    """Loss and, where there is a mark, accuracy: logits [tiles, n, m * classes], labels [tiles, n, m]."""
+    weight = torch.ones(len(CLASSES) + 1)
     weight[0] = BACKGROUND_WEIGHT
-    # [tiles, 81, classes] -> [tiles * 81, classes]
-    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), weight, ignore_index=IGNORED)
-    written = labels > 0
-    return loss, (logits.argmax(-1)[written] == labels[written]).float().mean().item()
+    # [tiles, n, m * classes] -> [tiles * n * m, classes]
+    logits, labels = logits.float().reshape(-1, len(weight)), labels.flatten()
+    loss = F.cross_entropy(logits, labels, weight, ignore_index=IGNORED)
+    marked = labels > 0
+    return loss, (logits.argmax(-1)[marked] == labels[marked]).float().mean().item()
+
+
+def _answers(reader: BluelmV, images: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits [answer tokens, vocabulary] and targets [answer tokens] of all sequences."""
+    # [pictures * tiles, 25, 256] -> [pictures, image tokens, 256]
+    images = images.reshape(sum(block.pictures for block in batch.sequences), -1, images.shape[-1])
+    logits, targets = [], []
+    for block in batch.sequences:
+        own, images = images[: block.pictures], images[block.pictures :]
+        hidden = reader.decoder(embed(reader, own, torch.from_numpy(block.tokens)))
+        wanted = torch.from_numpy(block.targets)
+        logits.append(reader.lm_head(hidden[wanted != IGNORED]))
+        targets.append(wanted[wanted != IGNORED])
+    return torch.cat(logits), torch.cat(targets)
+
+
+@torch.inference_mode()
+def exactly_right(reader: BluelmV, batch: Batch) -> list[bool]:
+    """Whether each sequence's answers are what greedy decoding would give, for batches of one answer a sequence.
+
+    Given the right answer so far, each next token must be the likeliest: the same as decoding, in one pass.
+    """
+    images = reader.encode_tiles(torch.from_numpy(normalize(batch.pixels, PREPROCESSING)))
+    logits, targets = _answers(reader, images, batch)
+    right = (logits.argmax(-1) == targets).tolist()
+    lengths = [int(n) for block in batch.sequences for n in (block.targets != IGNORED).sum(axis=1)]
+    starts = [sum(lengths[:index]) for index in range(len(lengths))]
+    return [all(right[start : start + length]) for start, length in zip(starts, lengths, strict=True)]
 
 
 def embed(reader: BluelmV, images: Tensor, tokens: Tensor) -> Tensor:
@@ -104,11 +142,24 @@ def image_token_id() -> int:
     return token_id(CONFIG.image_token)
 
 
-def _answers(reader: BluelmV, images: Tensor, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [answer tokens, vocabulary] and targets [answer tokens] where a loss applies."""
-    hidden = reader.decoder(embed(reader, images, tokens))
-    wanted = targets != IGNORED
-    return reader.lm_head(hidden[wanted]), targets[wanted]
+def save_heads(learner: Learner, path: Path) -> None:
+    """The heads for training only, as fp16 safetensors: with them a published checkpoint can be trained further."""
+    parts = {"patch_head": learner.patch_head, "token_head": learner.token_head}
+    weights = {
+        f"{name}.{key}": value.detach().half()
+        for name, part in parts.items()
+        for key, value in part.state_dict().items()
+    }
+    save_file(weights, path, metadata={"format": "pt"})
+    path.chmod(0o644)
+
+
+def load_published(learner: Learner, checkpoint: Path, heads: Path) -> None:
+    """Go on from a published checkpoint and its heads."""
+    opened = open_checkpoint(checkpoint)
+    load(learner.reader, opened.tensor)
+    weights = load_file(heads)
+    learner.load_state_dict({key: value.float() for key, value in weights.items()}, strict=False)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

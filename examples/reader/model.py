@@ -1,10 +1,10 @@
-"""The reader's shape: BlueLM-V's parts at a size that two cores train in an hour."""
+"""The reader's shape: BlueLM-V's parts at a size that two cores train in two hours."""
 
 from __future__ import annotations
 
-from examples.reader.pictures import PREPROCESSING
 from examples.reader.tokenizer import IMAGE_END, IMAGE_PAD, IMAGE_START, THUMBNAIL, VOCABULARY_SIZE
 from pocketvlm.models.config import DecoderConfig, ImageLayout, TilingConfig, VisionConfig, VlmConfig
+from pocketvlm.scenes import PREPROCESSING
 
 #: hidden sizes are multiples of 128, so that every quantization recipe applies
 CONFIG = VlmConfig(
@@ -12,7 +12,7 @@ CONFIG = VlmConfig(
         hidden_size=128,
         image_size=PREPROCESSING.tile_size,
         patch_size=8,
-        num_hidden_layers=4,
+        num_hidden_layers=6,
         num_attention_heads=4,
         intermediate_size=512,
     ),

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from examples.reader.model import CONFIG
-from examples.reader.pictures import PREPROCESSING
 from examples.reader.tokenizer import CHAT_TEMPLATE, END_OF_TEXT, IM_END, SPECIAL_TOKENS, build_tokenizer
 from pocketvlm.models.bluelm_v import BluelmV
+from pocketvlm.scenes import PREPROCESSING
 
 #: Pillow's number of the bicubic filter, as Hugging Face's image processors give it
 BICUBIC = 3
@@ -43,7 +43,7 @@ def _write_files(reader: BluelmV, directory: Path) -> None:
         directory / "config.json",
         {**CONFIG.to_dict(), "torch_dtype": "float16", "eos_token_id": end},
     )
-    _write_json(directory / "generation_config.json", {"do_sample": False, "eos_token_id": end, "max_new_tokens": 64})
+    _write_json(directory / "generation_config.json", {"do_sample": False, "eos_token_id": end, "max_new_tokens": 256})
     _write_json(
         directory / "tokenizer_config.json",
         {

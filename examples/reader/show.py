@@ -1,6 +1,6 @@
-"""Draw held-out pictures with the reader's answers, right and wrong ones as they come.
+"""Draw held-out pictures with a bundle's answers, right and wrong ones as they come.
 
-python -m examples.reader.show examples/reader/checkpoint examples/reader/examples.png
+python -m examples.reader.show dist/android/reader-bluelm-v-3b examples/reader/examples.png
 """
 
 from __future__ import annotations
@@ -8,38 +8,46 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from examples.reader.evaluate import answers, held_out_cases, load_reader
+from pocketvlm.runtime import load
+from pocketvlm.scenes import Example, held_out
 
-ACROSS, CELL_WIDTH, CELL_HEIGHT = 4, 240, 270
-TEXT_HEIGHT = 46
+ACROSS, CELL_WIDTH, CELL_HEIGHT = 4, 300, 240
+#: a picture keeps its size; larger ones are made smaller to fit here, pixels
+LARGEST = (280, 150)
 RIGHT, WRONG = "#087f23", "#c92a2a"
 
 
 @click.command(help=__doc__)
-@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True))
+@click.argument("bundle", type=click.Path(path_type=Path, exists=True))
 @click.argument("picture", type=click.Path(path_type=Path))
 @click.option("--seed", default="examples", show_default=True, help="Seed of the held-out pictures.")
-@click.option("--pictures", type=int, default=12, show_default=True)
-def main(checkpoint: Path, picture: Path, seed: str, pictures: int) -> None:
-    torch.set_num_threads(1)
-    cases = held_out_cases(seed, pictures)
-    found = answers(load_reader(checkpoint), cases)
+@click.option("--pictures", default=16, show_default=True, type=click.IntRange(min=1))
+def main(bundle: Path, picture: Path, seed: str, pictures: int) -> None:
+    examples = list(held_out(seed, pictures))
+    with load(bundle) as vlm:
+        answers = [vlm.stream(example.question, images=[example.image]).read() for example in examples]
     sheet = Image.new("RGB", (CELL_WIDTH * ACROSS, CELL_HEIGHT * -(-pictures // ACROSS)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    for number, (case, text) in enumerate(zip(cases, found, strict=True)):
-        left, top = number % ACROSS * CELL_WIDTH, number // ACROSS * CELL_HEIGHT
-        image = case.picture.image
-        sheet.paste(
-            image, (left + (CELL_WIDTH - image.width) // 2, top + (CELL_HEIGHT - TEXT_HEIGHT - image.height) // 2)
-        )
-        pen.text((left + 8, top + CELL_HEIGHT - 42), case.turn.question, font=font, fill="black")
-        wrong = text != case.turn.answer
-        shown = f"{text}   (wrong: {case.turn.answer})" if wrong else text
-        pen.text((left + 8, top + CELL_HEIGHT - 24), shown, font=font, fill=WRONG if wrong else RIGHT)
+    for number, (example, answer) in enumerate(zip(examples, answers, strict=True)):
+        _cell(sheet, number % ACROSS * CELL_WIDTH, number // ACROSS * CELL_HEIGHT, example, answer)
     sheet.save(picture, optimize=True)
+
+
+def _cell(sheet: Image.Image, left: int, top: int, example: Example, answer: str) -> None:
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    image = example.image.copy()
+    image.thumbnail(LARGEST)
+    sheet.paste(image, (left + (CELL_WIDTH - image.width) // 2, top + 8 + (LARGEST[1] - image.height) // 2))
+    pen.text((left + 10, top + CELL_HEIGHT - 76), example.question, font=font, fill="black")
+    pen.text((left + 10, top + CELL_HEIGHT - 58), answer.replace("\n", " / "), font=font, fill=_color(answer, example))
+    if answer != example.answer:
+        right = f"right: {example.answer}".replace("\n", " / ")
+        pen.text((left + 10, top + CELL_HEIGHT - 40), right, font=font, fill="black")
+
+
+def _color(answer: str, example: Example) -> str:
+    return RIGHT if answer == example.answer else WRONG
 
 
 if __name__ == "__main__":

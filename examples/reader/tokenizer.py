@@ -1,10 +1,13 @@
-"""The reader's tokenizer: byte-level BPE whose only merges are the words of its questions; all of UTF-8 round-trips."""
+"""The reader's tokenizer: byte-level BPE whose only long tokens are the words of its questions; UTF-8 round-trips."""
 
 from __future__ import annotations
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+import string
 
-from examples.reader.questions import ALL_PHRASINGS
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from pocketvlm.scenes import PHRASINGS
+from pocketvlm.scenes.picture import COLORS, SHAPES
 
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 IMAGE_START, IMAGE_END, IMAGE_PAD, THUMBNAIL = "<|image_start|>", "<|image_end|>", "<|image_pad|>", "<|thumbnail|>"
@@ -41,18 +44,28 @@ CHAT_TEMPLATE = """\
 
 
 def build_tokenizer() -> Tokenizer:
-    """The tokenizer, made anew: 256 bytes, the merges of the questions' words, the special tokens."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    """The tokenizer, made anew: the special tokens, 256 bytes, the words of the questions.
+
+    There are no merges: what is no word of a question is read and written character by character, so that a picture's
+    text has one spelling in tokens.
+    """
+    pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    found = {piece for text in _texts() for piece, _ in pre_tokenizer.pre_tokenize_str(text)}
+    words = sorted(piece for piece in found if len(piece) > 1)
+    tokens = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet()), *words]
+    if len(tokens) > VOCABULARY_SIZE:
+        raise ValueError(f"{len(tokens)} tokens are more than the vocabulary's {VOCABULARY_SIZE}")
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
-    # Digits stay single: the phrasings come without numbers, and a digit is never part of a word.
-    corpus = [*ALL_PHRASINGS, "system", "user", "assistant"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE,
-        special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS],
-        min_frequency=1,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     return tokenizer
+
+
+def _texts() -> list[str]:
+    """The phrasings around their slots, also behind another word, the names of colours and shapes, and the roles."""
+    phrasings = [phrasing for _, phrasings in PHRASINGS.values() for phrasing in phrasings]
+    pieces = [piece for phrasing in phrasings for piece, *_ in string.Formatter().parse(phrasing)]
+    words = [*pieces, *COLORS, *SHAPES, "Picture"]
+    return [*words, *(f" {word}" for word in words), "system", "user", "assistant"]

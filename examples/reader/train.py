@@ -1,7 +1,8 @@
-"""Train the reader from nothing: first the tower alone on a dense loss, then all of it on questions.
+"""Train the reader from nothing: first its vision part alone on a dense loss, then all of it on questions.
 
 python -m examples.reader.train --output RUN --minutes 60
 python -m examples.reader.train --output RUN --minutes 60 --resume    goes on where a killed run stopped
+python -m examples.reader.train --output RUN --from CHECKPOINT        goes on from published weights, rate rising anew
 python -m examples.reader.train --output RUN --smoke                  two minutes: the losses fall
 """
 
@@ -22,16 +23,17 @@ from typing import Any
 import click
 import torch
 from torch import multiprocessing
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from examples.reader.data import Batch, make_batch
-from examples.reader.learner import Learner, Losses, load_state, losses, save_state
-from examples.reader.schedule import Budget, batch_plan, learning_rate
+from examples.reader.fast import speed_up
+from examples.reader.learner import Learner, Losses, load_published, load_state, losses, save_heads, save_state
+from examples.reader.schedule import JOINT_RATE, Budget, batch_plan, learning_rate
 from examples.reader.team import Team, form_team
+from pocketvlm.scenes import held_out
 
 #: seed of the published weights; training pictures have seeds "train:SEED:step:number"
-SEED = 20261123
-STATE, LOG, BEST = "state.pt", "log.jsonl", "best"
+SEED = 20261125
+STATE, LOG, HEADS = "state.pt", "log.jsonl", "heads.safetensors"
 #: seconds between two lines on the terminal
 SHOW_SECONDS = 5.0
 
@@ -46,9 +48,13 @@ class Settings:
     batch_scale: float = 1.0
     precision: str = "bf16"
     checkpoint_seconds: float = 180.0
-    evaluate_seconds: float = 300.0
-    evaluate_pictures: int = 200
+    evaluate_seconds: float = 360.0
+    evaluate_questions: int = 300
     publish: Path | None = None
+    compiled: bool = False
+    start: Path | None = None
+    """published checkpoint to go on from; its heads lie beside it"""
+    peak_rate: float = JOINT_RATE
 
 
 @dataclass
@@ -67,10 +73,10 @@ class Run:
         self.settings = settings
         self.team = team
         self.learner = Learner(settings.seed)
-        matrices = [p for p in self.learner.parameters() if p.ndim > 1]
-        vectors = [p for p in self.learner.parameters() if p.ndim == 1]
-        groups = [{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
+        if settings.start is not None:
+            load_published(self.learner, settings.start, settings.start.with_name(HEADS))
+        speed_up(self.learner.reader, compiled=settings.compiled)
+        self.optimizers = optimizers(self.learner)
         self.progress = Progress()
 
     @property
@@ -81,7 +87,7 @@ class Run:
     def save(self) -> None:
         state = {
             "learner": self.learner.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "progress": vars(self.progress),
             "random": torch.get_rng_state(),
             "seed": self.settings.seed,
@@ -100,7 +106,8 @@ class Run:
         if state["seed"] != self.settings.seed:
             raise click.ClickException(f"{path} was trained from seed {state['seed']}, not {self.settings.seed}")
         self.learner.load_state_dict(state["learner"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["random"])
 
@@ -108,27 +115,43 @@ class Run:
         """The batch of a step: a function of seed, step and how far the run is."""
         seed = f"train:{self.settings.seed}:{step}"
         position = self.settings.budget.position(step, elapsed)
-        plan = batch_plan(position, random.Random(seed), self.settings.batch_scale)
+        trained_before = self.settings.start is not None
+        plan = batch_plan(position, random.Random(seed), self.settings.batch_scale, trained_before=trained_before)
         if self.team is None:
-            return make_batch(seed, plan.grid, plan.pictures, max_lines=plan.max_lines)
+            return make_batch(seed, plan.grid, plan.pictures, several=plan.several)
         share = max(2, plan.pictures // self.team.size)
-        return make_batch(f"{seed}:{self.team.rank}", plan.grid, share, max_lines=plan.max_lines)
+        return make_batch(f"{seed}:{self.team.rank}", plan.grid, share, several=plan.several)
 
     def train_step(self, batch: Batch) -> tuple[Losses, float]:
         """One update; returns the losses before it and the learning rate."""
         position = self.settings.budget.position(self.progress.step, self.progress.elapsed)
-        rate = learning_rate(position, self.progress.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
+        rate = learning_rate(position, self.progress.step, self.settings.peak_rate)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
         with _precision(self.settings.precision):
             found = losses(self.learner, batch, joint=position.joint)
         found.total.backward()
         if self.team is not None:
             self.team.average(list(self.learner.parameters()))
         torch.nn.utils.clip_grad_norm_(self.learner.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         return found, rate
+
+
+def optimizers(learner: Learner) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices (at AdamW's rates), AdamW for embeddings, heads and vectors."""
+    parts = learner.reader
+    blocks = (parts.vision_tower.encoder, parts.downsampler, parts.projector, parts.model.layers)
+    matrices = [p for block in blocks for p in block.parameters() if p.ndim == 2]
+    hidden = {id(p) for p in matrices}
+    others = [p for p in learner.parameters() if id(p) not in hidden]
+    return [
+        torch.optim.Muon(matrices, lr=0.0, weight_decay=0.02, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
 
 
 def _precision(name: str) -> contextlib.AbstractContextManager[Any]:
@@ -154,7 +177,7 @@ def train(
     settings, progress = run.settings, run.progress
     clock = time.monotonic() - progress.elapsed
     saved = evaluated = progress.elapsed
-    with ThreadPoolExecutor(1) as worker, sdpa_kernel(SDPBackend.MATH):
+    with ThreadPoolExecutor(1) as worker:
         batches = _batches(run, worker)
         while not _ended(run, stopped):
             batch = next(batches)
@@ -201,16 +224,18 @@ def _row(progress: Progress, batch: Batch, found: Losses, rate: float) -> dict[s
 
 def _evaluate(run: Run) -> dict[str, Any]:
     """Held-out exact match; the best weights so far are published."""
-    from examples.reader.evaluate import held_out_cases, score
+    from examples.reader.evaluate import score
     from examples.reader.publish import publish
 
     settings = run.settings
     run.learner.eval()
-    report = score(run.learner.reader, held_out_cases("validation", settings.evaluate_pictures))
+    with torch.compiler.set_stance("force_eager"):
+        report = score(run.learner.reader, list(held_out("validation", settings.evaluate_questions)))
     run.learner.train()
     if settings.publish is not None and report["exact"] >= run.progress.best:
         run.progress.best = report["exact"]
         publish(run.learner.reader, settings.publish)
+        save_heads(run.learner, settings.publish.with_name(HEADS))
     return {"step": run.progress.step, "elapsed": round(run.progress.elapsed, 1), "held_out": report}
 
 
@@ -234,8 +259,8 @@ def _line(row: dict[str, Any]) -> str:
     """A row of the log for people."""
     start = f"step {row['step']:>5} {row['elapsed']:>6.0f} s  "
     if "held_out" in row:
-        return f"{start}held-out pictures: {row['held_out']['exact']:.1%} of the answers exactly right"
-    line = f"{start}dense loss {row['dense']:.3f} ({row['dense_accuracy']:.0%} of characters)"
+        return f"{start}held-out questions: {row['held_out']['exact']:.1%} answered exactly right"
+    line = f"{start}dense loss {row['dense']:.3f} ({row['dense_accuracy']:.0%} of marks)"
     if "answer" in row:
         line += f"  answer loss {row['answer']:.3f} ({row['answer_accuracy']:.0%} of tokens)"
     return line
@@ -244,32 +269,52 @@ def _line(row: dict[str, Any]) -> str:
 @click.command(help=__doc__)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Directory of the run.")
 @click.option("--minutes", type=float, default=60.0, show_default=True, help="Length of the run.")
-@click.option("--tower-minutes", type=float, default=8.0, show_default=True, help="How long the tower learns alone.")
+@click.option(
+    "--vision-minutes", type=float, default=8.0, show_default=True, help="How long the vision part learns alone."
+)
 @click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
+@click.option("--from", "start", type=click.Path(path_type=Path), help="Published checkpoint to go on from.")
+@click.option("--rate", default=JOINT_RATE, show_default=True, help="Highest learning rate of the joint stage.")
 @click.option("--smoke", is_flag=True, help="Two minutes with small batches: shows that the losses fall.")
 @click.option("--precision", type=click.Choice(["bf16", "fp32"]), default="bf16", show_default=True)
 @click.option("--publish", type=click.Path(path_type=Path), help="Directory kept at the best weights.")
 @click.option("--seed", type=int, default=SEED, show_default=True)
+@click.option("--compile/--no-compile", "compiled", default=True, help="torch.compile: faster, needs a C++ compiler.")
 @click.option("--processes", type=int, default=2, show_default=True, help="Processes of one thread each.")
 def main(
     output: Path,
     minutes: float,
-    tower_minutes: float,
+    vision_minutes: float,
     resume: bool,
+    start: Path | None,
+    rate: float,
     smoke: bool,
     precision: str,
     publish: Path | None,
     seed: int,
+    compiled: bool,
     processes: int,
 ) -> None:
     output.mkdir(parents=True, exist_ok=True)
     if smoke:
-        minutes, tower_minutes = 2.0, 1.0
+        minutes, vision_minutes = 2.0, 1.0
     if not resume and (output / STATE).exists():
         raise click.ClickException(f"{output} holds a run already: give --resume, or another --output")
-    budget = Budget(tower_seconds=tower_minutes * 60, seconds=minutes * 60)
+    if start is not None:
+        vision_minutes = 0.0
+    budget = Budget(vision_seconds=vision_minutes * 60, seconds=minutes * 60)
     scale = 0.5 if smoke else 1.0
-    settings = Settings(output, budget, seed=seed, precision=precision, publish=publish, batch_scale=scale)
+    settings = Settings(
+        output,
+        budget,
+        seed=seed,
+        precision=precision,
+        publish=publish,
+        batch_scale=scale,
+        compiled=compiled,
+        start=start,
+        peak_rate=rate,
+    )
     context = multiprocessing.get_context("spawn")
     parameters = sum(parameter.numel() for parameter in Learner(seed).parameters())
     leader, *others = form_team(processes, parameters, context)

@@ -1,35 +1,37 @@
-"""The comparison of the recipes: its interval, its table, and one bundle measured."""
+"""The comparison of the recipes: one bundle made and measured as a user would, and the table."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
-from examples.reader.compare import CHECKPOINT, _share, measure, table
-
-
-@pytest.mark.parametrize(
-    ("right", "count", "low", "high"), [(8, 10, 0.490, 0.943), (0, 10, 0.0, 0.278), (10, 10, 0.722, 1.0)]
-)
-def test_the_interval_is_wilsons(right: int, count: int, low: float, high: float) -> None:
-    """Values as in Wilson's score interval without continuity correction, 95 %."""
-    found = _share([index < right for index in range(count)])
-    assert found["share"] == right / count
-    assert found["low"] == pytest.approx(low, abs=1e-3)
-    assert found["high"] == pytest.approx(high, abs=1e-3)
+from examples.reader.compare import main
+from examples.reader.study import evaluate
 
 
 def test_a_bundle_is_measured_and_shown(tmp_path: Path) -> None:
-    from pocketvlm.export import export_bundle
-
-    export_bundle(CHECKPOINT, tmp_path / "bundle", recipe="int4-g128")
-    result = measure(tmp_path / "bundle", "tests", 8, threads=1)
-    assert result["exact"]["all"]["questions"] == 8
-    assert result["exact"]["all"]["share"] >= 0.5, "the built-in model answers most questions"
-    assert 3e6 < result["bytes"] < 4e6
-    assert result["decode_tps"] > 1
-    assert result["encode_s"] > 0
-    lines = table({"recipes": {"int4-g128": result}}).splitlines()
+    output = tmp_path / "results" / "recipes.json"
+    options = ["--recipe", "int4-g128", "--questions", "4", "--seed", "tests", "--output", str(output)]
+    found = CliRunner().invoke(main, options)
+    assert found.exit_code == 0, found.output
+    report = json.loads(output.read_text())
+    assert report["command"] == "python -m examples.reader.compare --questions 4 --seed tests --threads 1"
+    assert {"commit", "date", "machine"} <= report.keys()
+    result = report["recipes"]["int4-g128"]
+    assert result["accuracy"]["all"]["questions"] == 4
+    assert 2e6 < result["bundle"]["bytes"] < 12e6
+    assert result["cost"]["decode_tps"] > 1
+    assert result["cost"]["encode_s"] > 0
+    assert "answers" not in result
+    lines = found.stdout.splitlines()
     assert len(lines) == 3
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_failed_command_is_told_in_its_own_words(tmp_path: Path) -> None:
+    with pytest.raises(click.ClickException, match=r"error: .* is not a bundle: no such directory"):
+        evaluate(tmp_path / "none", "tests", 1, threads=1)

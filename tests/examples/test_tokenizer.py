@@ -8,8 +8,9 @@ from hypothesis import strategies
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from examples.reader.data import tokenizer
-from examples.reader.pictures import CHARACTERS
 from examples.reader.tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS, VOCABULARY_SIZE, build_tokenizer
+from pocketvlm.scenes.questions import PHRASINGS
+from pocketvlm.scenes.words import CHARACTERS
 
 
 @hypothesis.given(strategies.text())
@@ -18,9 +19,18 @@ def test_any_text_round_trips(text: str) -> None:
     assert tokenizer().decode(ids, skip_special_tokens=False) == text
 
 
-@hypothesis.given(strategies.text(alphabet=CHARACTERS + "\n"))
-def test_answers_are_single_characters(text: str) -> None:
+@hypothesis.given(strategies.text(alphabet="".join(x for x in CHARACTERS if not x.islower()) + "\n"))
+def test_numbers_and_codes_are_single_characters(text: str) -> None:
     assert len(tokenizer().encode(text).ids) == len(text)
+
+
+def test_questions_are_whole_words_and_what_pictures_say_is_not() -> None:
+    for _, phrasings in PHRASINGS.values():
+        for phrasing in phrasings:
+            text = phrasing.format(n=2, label="Milk", other="Tea", color="red", shape="circle")
+            words = [token for token in tokenizer().encode(text).tokens if len(token) > 2]
+            assert len("".join(words)) >= len(text.replace("Milk", "").replace("Tea", "")) - 8, words
+    assert tokenizer().encode("Milk 4.50").tokens == [*"Milk", "Ġ", *"4.50"]
 
 
 def test_vocabulary() -> None:

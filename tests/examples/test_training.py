@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import random
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from examples.reader.learner import save_state
+from examples.reader.data import make_batch
+from examples.reader.fast import _replace, speed_up, vision_mlp
+from examples.reader.learner import Learner, losses, save_heads, save_state
+from examples.reader.publish import publish
 from examples.reader.schedule import JOINT_RATE, LAST_RATE, Budget, batch_plan, learning_rate
-from examples.reader.train import STATE, Run, Settings, train
+from examples.reader.train import HEADS, STATE, Run, Settings, train
+from pocketvlm.models.siglip import VisionMlp
+from pocketvlm.scenes import GRIDS
 
-BUDGET = Budget(tower_steps=2, steps=6)
+BUDGET = Budget(vision_steps=2, steps=6)
 
 
 def _settings(output: Path, budget: Budget) -> Settings:
     return Settings(output, budget, batch_scale=0.05, precision="fp32", evaluate_seconds=1e9)
 
 
-@pytest.mark.parametrize("tower_steps", [100, 0])
-def test_two_steps_lower_the_loss(tmp_path: Path, tower_steps: int) -> None:
-    run = Run(_settings(tmp_path, Budget(tower_steps=tower_steps, steps=200)))
+@pytest.mark.parametrize("vision_steps", [100, 0])
+def test_two_steps_lower_the_loss(tmp_path: Path, vision_steps: int) -> None:
+    run = Run(_settings(tmp_path, Budget(vision_steps=vision_steps, steps=200)))
     run.progress.step = 50
     batch = run.batch(50, 0.0)
     first, *_, last = (run.train_step(batch)[0].total.item() for _ in range(3))
@@ -58,7 +64,7 @@ def test_failed_save_leaves_the_old_state(tmp_path: Path) -> None:
 
 
 def test_schedule() -> None:
-    budget = Budget(tower_seconds=60, seconds=600)
+    budget = Budget(vision_seconds=60, seconds=600)
     assert not budget.position(0, 59.0).joint
     assert budget.position(0, 60.0).joint
     assert budget.position(0, 600.0).share == 1.0
@@ -70,9 +76,41 @@ def test_schedule() -> None:
 
 
 def test_curriculum_widens() -> None:
-    budget = Budget(tower_seconds=0, seconds=100)
+    budget = Budget(vision_seconds=0, seconds=100)
     early = [batch_plan(budget.position(0, 1.0), random.Random(seed)) for seed in range(200)]
     late = [batch_plan(budget.position(0, 90.0), random.Random(seed)) for seed in range(200)]
-    assert max(plan.max_lines for plan in early) == 2
-    assert max(plan.max_lines for plan in late) == 4
-    assert len({plan.grid for plan in early}) < len({plan.grid for plan in late})
+    assert max(plan.grid[0] * plan.grid[1] for plan in early) == 2
+    assert {plan.grid for plan in late} == set(GRIDS)
+    assert {plan.several for plan in late} == {True, False}
+
+
+def test_sped_up_layers_compute_the_same() -> None:
+    """Also the gradients; float32, not compiled."""
+    batch = make_batch("fast", (2, 1), 3, several=True)
+    found = []
+    for is_fast in (False, True):
+        learner = Learner(1)
+        if is_fast:
+            speed_up(learner.reader, compiled=False)
+            for module in learner.modules():
+                if isinstance(module, VisionMlp):
+                    _replace(module, vision_mlp)
+        loss = losses(learner, batch, joint=True).total
+        loss.backward()
+        found.append((loss.detach(), [parameter.grad for parameter in learner.parameters()]))
+    (loss, gradients), (same_loss, same_gradients) = found
+    torch.testing.assert_close(same_loss, loss)
+    for gradient, same in zip(gradients, same_gradients, strict=True):
+        torch.testing.assert_close(same, gradient, atol=1e-5, rtol=1e-3)
+
+
+def test_a_published_model_can_be_trained_further(tmp_path: Path) -> None:
+    trained = Run(_settings(tmp_path, Budget(vision_steps=0, steps=3)))
+    train(trained)
+    publish(trained.learner.reader, tmp_path / "checkpoint")
+    save_heads(trained.learner, tmp_path / HEADS)
+    start = tmp_path / "checkpoint"
+    continued = Run(replace(_settings(tmp_path, Budget(steps=100)), start=start))
+    for name, weight in trained.learner.state_dict().items():
+        torch.testing.assert_close(continued.learner.state_dict()[name], weight, atol=1e-3, rtol=1e-3)
+    assert {continued.batch(step, 0.0).grid for step in range(40)} > {(1, 1), (2, 4), (4, 2)}
