@@ -5,6 +5,7 @@ python -m examples.reader.show dist/android/reader-bluelm-v-3b examples/reader/e
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import click
@@ -16,6 +17,8 @@ from pocketvlm.scenes import Example, held_out
 ACROSS, CELL_WIDTH, CELL_HEIGHT = 4, 300, 240
 #: a picture keeps its size; larger ones are made smaller to fit here, pixels
 LARGEST = (280, 150)
+#: of an answer's line
+LETTERS_ACROSS = 44
 RIGHT, WRONG = "#087f23", "#c92a2a"
 
 
@@ -40,14 +43,10 @@ def _cell(sheet: Image.Image, left: int, top: int, example: Example, answer: str
     image.thumbnail(LARGEST)
     sheet.paste(image, (left + (CELL_WIDTH - image.width) // 2, top + 8 + (LARGEST[1] - image.height) // 2))
     pen.text((left + 10, top + CELL_HEIGHT - 76), example.question, font=font, fill="black")
-    pen.text((left + 10, top + CELL_HEIGHT - 58), answer.replace("\n", " / "), font=font, fill=_color(answer, example))
-    if answer != example.answer:
-        right = f"right: {example.answer}".replace("\n", " / ")
-        pen.text((left + 10, top + CELL_HEIGHT - 40), right, font=font, fill="black")
-
-
-def _color(answer: str, example: Example) -> str:
-    return RIGHT if answer == example.answer else WRONG
+    is_right = answer == example.answer
+    shown = answer if is_right else f"{answer}   (right: {example.answer})"
+    text = textwrap.fill(shown.replace("\n", " / "), LETTERS_ACROSS)
+    pen.text((left + 10, top + CELL_HEIGHT - 58), text, font=font, fill=RIGHT if is_right else WRONG)
 
 
 if __name__ == "__main__":
