@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pocketvlm import __version__
 from pocketvlm.bench.accuracy import GROUPS, Outcome, members_by, score
 from pocketvlm.bench.metrics import estimate, score_each
-from pocketvlm.errors import DataError, PocketVlmError
+from pocketvlm.errors import DataError, located
 from pocketvlm.images import preprocessing_of, select
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def answer_all(vlm: PocketVlm, questions: Iterable[Question], max_new_tokens: in
 
     config = GenerationConfig(max_new_tokens=max_new_tokens)
     for question in questions:
-        with naming(question.where):
+        with located(question.where):
             check_sees(vlm, question)
             answer = vlm.stream(question.text, images=question.images, config=config)
             got = answer.read()
@@ -88,15 +87,6 @@ def grid_of(vlm: PocketVlm, question: Question) -> str:
     if len(question.images) > 1:
         return f"{len(question.images)} images"
     return "{}x{}".format(*select(question.images[0].size, preprocessing_of(vlm.manifest.vision)))
-
-
-@contextmanager
-def naming(where: str) -> Iterator[None]:
-    """Put file and line before an error's message, if there are any."""
-    try:
-        yield
-    except PocketVlmError as error:
-        raise type(error)(f"{where}: {error}" if where else str(error)) from error
 
 
 def accuracy(answered: Sequence[Answered], metrics: Sequence[str] = ()) -> dict[str, Any]:

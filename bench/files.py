@@ -82,15 +82,6 @@ def label(path: Path, number: int | None = None) -> str:
 
 
 @contextmanager
-def named(where: str) -> Iterator[None]:
-    """Put file and line before the message of a ``DataError``."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
-
-
-@contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield

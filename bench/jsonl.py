@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.bench.files import contents, label, lines, named
+from pocketvlm.bench.files import contents, label, lines
 from pocketvlm.bench.question import (
     MAX_QUESTION,
     Question,
@@ -19,7 +19,7 @@ from pocketvlm.bench.question import (
     open_pictures,
     picture_path,
 )
-from pocketvlm.errors import DataError, one_line
+from pocketvlm.errors import DataError, located, one_line
 
 #: longest line, bytes
 MAX_LINE = 1 << 20
@@ -49,7 +49,7 @@ def _questions(path: Path) -> Iterator[Question]:
     for place, line in lines(path, MAX_LINE):
         if line.strip():
             where = label(path, place.number)
-            with named(where):
+            with located(where, DataError):
                 question = _question(_object(line), path.parent, where)
             yield question
 

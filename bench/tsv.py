@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
-from pocketvlm.bench.files import START, Place, contents, label, lines, named
+from pocketvlm.bench.files import START, Place, contents, label, lines
 from pocketvlm.bench.question import (
     MAX_IMAGES,
     MAX_QUESTION,
@@ -31,7 +31,7 @@ from pocketvlm.bench.question import (
     open_pictures,
     picture_path,
 )
-from pocketvlm.errors import DataError, one_line
+from pocketvlm.errors import DataError, located, one_line
 
 #: longest row, bytes: an image file of 24 MB
 MAX_ROW = 32 << 20
@@ -94,7 +94,7 @@ def multiple_choice_prompt(question: str, choices: Sequence[tuple[str, str]], hi
 def _open(path: Path) -> Table:
     begin, header = next(_rows(path, START), (START, [""]))
     columns = tuple(name.strip() for name in header)
-    with named(label(path, begin.number)):
+    with located(label(path, begin.number), DataError):
         if len(columns) > MAX_COLUMNS:
             raise DataError(f"more than the {MAX_COLUMNS} columns that are read")
         for name in NEEDED:
@@ -120,7 +120,7 @@ def _fields(path: Path, begin: Place, line: str, following: Iterator[tuple[Place
     # Process-wide, so it is only ever raised; what bounds memory is the row's length.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW))
     text = _bounded(chain([line], (more for _, more in following)))
-    with named(label(path, begin.number)):
+    with located(label(path, begin.number), DataError):
         try:
             return next(csv.reader(text, delimiter="\t", strict=True))
         except csv.Error as error:
@@ -141,7 +141,7 @@ def _read(table: Table, start: Place) -> Iterator[tuple[Place, Row]]:
     """Rows by column, noting where each begins."""
     for begin, fields in _rows(table.path, start):
         if begin != table.header:
-            with named(label(table.path, begin.number)):
+            with located(label(table.path, begin.number), DataError):
                 row = _by_column(table, fields)
                 _note(table.places, row.get("index", ""), begin)
             yield begin, row
@@ -165,7 +165,7 @@ def _note(places: dict[str, Place], index: str, begin: Place) -> None:
 def _questions(table: Table) -> Iterator[Question]:
     for begin, row in _read(table, START):
         where = label(table.path, begin.number)
-        with named(where):
+        with located(where, DataError):
             question = _question(table, row, where)
         if question is not None:
             yield question

@@ -7,8 +7,9 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 
+from pocketvlm.errors import RecipeError, located
 from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.quant import Keep, naming, quantizer_of
+from pocketvlm.quant import Keep, quantizer_of
 from pocketvlm.recipe import Recipe
 
 #: Measured on two cores of an EPYC 9004 with 0.9 B and 3.4 B weights: read, rounded, written and checked.
@@ -49,7 +50,7 @@ def estimate(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> Estimate
     layers: dict[str, int] = defaultdict(int)
     for name, info in checkpoint.tensors.items():
         quantizer, count = quantizer_of(rules[name]), math.prod(info.shape)
-        with naming(name):
+        with located(name, RecipeError):
             disk += quantizer.stored_bytes(info.shape)
         matrix = max(matrix, count * (KEPT_BYTES if isinstance(quantizer, Keep) else QUANTIZED_BYTES))
         seconds += 0 if isinstance(quantizer, Keep) else count / quantizer.WEIGHTS_PER_SECOND

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from pocketvlm.archive import PAGE
-from pocketvlm.errors import RecipeError
+from pocketvlm.errors import RecipeError, located
 from pocketvlm.manifest import TensorPrecision
 from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.quant import GroupedTensor, naming, quantizer_of
+from pocketvlm.quant import GroupedTensor, quantizer_of
 from pocketvlm.quant.tensors import PackedTensor, pack, unpack
 from pocketvlm.recipe import Recipe, Rule
 
@@ -148,7 +148,7 @@ class WeightStore:
         assert self._file is not None, f"{name} is stored outside writing_to()"
         weight = self.checkpoint.tensor(name)
         rule = self._rules[name]
-        with naming(name):
+        with located(name, RecipeError):
             quantized = quantizer_of(rule).quantize(weight)
         stored: StoredWeight
         if isinstance(quantized, GroupedTensor):

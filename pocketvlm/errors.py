@@ -5,6 +5,9 @@ The command line prints the line and exits with status 1; a traceback appears on
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class PocketVlmError(Exception):
     """Base of all errors that are meant for people."""
@@ -44,6 +47,15 @@ class ChatError(PocketVlmError):
 
 class CapacityError(PocketVlmError):
     """A conversation that does not fit into the bundle's KV length."""
+
+
+@contextmanager
+def located(where: str, kind: type[PocketVlmError] = PocketVlmError) -> Iterator[None]:
+    """An error of ``kind`` inside this block says first where it is (a file's line, a weight), if that is known."""
+    try:
+        yield
+    except kind as error:
+        raise type(error)(f"{where}: {error}" if where else str(error)) from error
 
 
 def one_line(message: object, most: int = 300) -> str:

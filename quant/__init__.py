@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from pocketvlm.errors import RecipeError
 from pocketvlm.quant.clip_search import ClipSearch
 from pocketvlm.quant.groups import GroupQuantizer
@@ -39,15 +36,6 @@ def quantizer_of(rule: Rule) -> Quantizer:
         raise RecipeError(f"quantizer {rule.quantizer}: {error}") from error
 
 
-@contextmanager
-def naming(weight: str) -> Iterator[None]:
-    """An error of a quantizer inside this block says which weight it is about."""
-    try:
-        yield
-    except RecipeError as error:
-        raise RecipeError(f"{weight}: {error}") from error
-
-
 __all__ = [
     "QUANTIZERS",
     "ClipSearch",
@@ -57,6 +45,5 @@ __all__ = [
     "Keep",
     "Quantizer",
     "RoundToNearest",
-    "naming",
     "quantizer_of",
 ]

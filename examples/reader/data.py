@@ -90,7 +90,7 @@ def image_text(grid: Grid) -> str:
 
 @cache
 def _encode(text: str) -> tuple[int, ...]:
-    return tuple(tokenizer().encode(text, add_special_tokens=False).ids)
+    return tuple(_tokens(text))
 
 
 def prompt_tokens(grid: Grid, question: str) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,8 @@ def exactly_right(reader: BluelmV, batch: Batch) -> list[bool]:
     logits, targets = _answers(reader, images, batch)
     right = (logits.argmax(-1) == targets).tolist()
     lengths = [int(n) for block in batch.sequences for n in (block.targets != IGNORED).sum(axis=1)]
-    starts = [sum(lengths[:index]) for index in range(len(lengths))]
-    return [all(right[start : start + length]) for start, length in zip(starts, lengths, strict=True)]
+    ends = accumulate(lengths)
+    return [all(right[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
 
 
 def embed(reader: BluelmV, images: Tensor, tokens: Tensor) -> Tensor:

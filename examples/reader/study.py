@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from pocketvlm.bench.results import write_whole
+
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 
 
@@ -52,7 +54,7 @@ def interval(score: dict[str, Any]) -> str:
 def write(report: dict[str, Any], output: Path) -> None:
     """The report as JSON."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_whole(output, json.dumps(report, indent=1) + "\n")
 
 
 def _pocketvlm(*arguments: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketvlm.errors import DataError, ResultsError, one_line
+from pocketvlm.errors import DataError, ResultsError, located, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -170,7 +170,7 @@ def evaluate(
         raise DataError(f"{one_line(asked.origin.get('file', 'the data'), 120)}: has no questions")
     answered = []
     with load(bundle, threads=threads) as vlm:
-        with bench.naming(first.where):
+        with located(first.where):
             bench.check_sees(vlm, first)
         with ConsoleProgress() as progress:
             progress.phase(phase, asked.most)

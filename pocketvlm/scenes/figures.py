@@ -6,6 +6,7 @@ import random
 
 from pocketvlm.scenes.picture import (
     COLORS,
+    FIGURES,
     MARGIN,
     Color,
     DoesNotFit,
@@ -20,7 +21,6 @@ from pocketvlm.scenes.questions import Fact, has, yes_or_no
 from pocketvlm.scenes.words import LABELS
 
 MAX_BARS = 6
-SHAPES = ("circle", "square", "triangle")
 MAX_SHAPES = 6
 #: a named colour stands out from the background by at least this much in one of red, green, blue
 MIN_DIFFERENCE = 70
@@ -83,7 +83,7 @@ def shapes(source: random.Random, size: tuple[int, int], smallest: int) -> Pictu
     sheet = Sheet(size, background)
     drawn: list[tuple[str, str]] = []
     for index in cells:
-        name, shape = _visible(source, background), source.choice(SHAPES)
+        name, shape = _visible(source, background), source.choice(FIGURES)
         side = source.randint(round(1.3 * smallest), cell - 3)
         left, top = (index % across) * cell + 1, (index // across) * cell + 1
         left += source.randint(0, cell - 2 - side)
@@ -97,7 +97,7 @@ def shapes(source: random.Random, size: tuple[int, int], smallest: int) -> Pictu
 
 def _shape_facts(source: random.Random, drawn: list[tuple[str, str]]) -> list[Fact]:
     color = source.choice([*(name for name, _ in drawn), source.choice(list(COLORS))])
-    missing = [(name, shape) for name in COLORS for shape in SHAPES if (name, shape) not in drawn]
+    missing = [(name, shape) for name in COLORS for shape in FIGURES if (name, shape) not in drawn]
     (there, its_shape), (absent, other_shape) = source.choice(drawn), source.choice(missing)
     kinds = [shape for _, shape in drawn]
     return [

@@ -40,6 +40,14 @@ class Style:
         """From the top of one line's capitals to the next line's, pixels: descenders reach 0.3 below the baseline."""
         return round(1.55 * self.capital)
 
+    def spare(self, height: int, count: int) -> int:
+        """What ``count`` lines leave of ``height``, pixels: below the last one there is room for descenders."""
+        return height - count * self.line_height + self.capital // 4
+
+    def lines_in(self, height: int) -> int:
+        """How many lines fit into ``height`` pixels."""
+        return self.spare(height, 0) // self.line_height
+
     def width(self, text: str) -> int:
         """Advance of a text, pixels."""
         return _width(self.face, self.capital, text)

@@ -28,7 +28,7 @@ def receipt(source: random.Random, size: tuple[int, int], smallest: int) -> Pict
     width, height = size
     chosen = style(source, smallest, min(2 * smallest, width // 6))
     room = width - 2 * MARGIN
-    rows = (height - 2 * MARGIN + chosen.capital // 4) // chosen.line_height
+    rows = chosen.lines_in(height - 2 * MARGIN)
     with_time = rows >= 4 and source.random() < 0.6
     most = min(MAX_ITEMS, rows - 2 - with_time)
     if most < 1:
@@ -69,7 +69,7 @@ def _receipt_sheet(
     background, color = paper(source)
     sheet = Sheet(size, background)
     count = len(head) + len(items) + 1
-    spare = height - 2 * MARGIN - count * chosen.line_height + chosen.capital // 4
+    spare = chosen.spare(height - 2 * MARGIN, count)
     pitch = chosen.line_height + source.randint(0, min(spare // count, chosen.capital))
     top = MARGIN + source.randint(0, max(spare - (pitch - chosen.line_height) * (count - 1), 0))
     for text in head:
@@ -110,8 +110,7 @@ def _list(
     background, color = colors
     width, height = sheet.image.size
     room = width - 2 * MARGIN
-    rows = (height - MARGIN - top + chosen.capital // 4) // chosen.line_height
-    most = min(MAX_ITEMS, rows - 1)
+    most = min(MAX_ITEMS, chosen.lines_in(height - MARGIN - top) - 1)
     if most < 1:
         raise DoesNotFit
     count = source.randint(1, most)
@@ -119,7 +118,7 @@ def _list(
     states = [source.choice(STATES) for _ in range(count)] if source.random() < 0.6 else []
     widest = chosen.width("Off")
     names = _labels(source, SWITCHES if states else APPS, chosen, [room - (widest if states else 0)] * count, title)
-    spare = height - MARGIN - top - (count + 1) * chosen.line_height + chosen.capital // 4
+    spare = chosen.spare(height - MARGIN - top, count + 1)
     pitch = chosen.line_height + source.randint(0, min(spare // (count + 1), chosen.capital))
     title_color = ink_on(background, source) if source.random() < 0.5 else color
     left = MARGIN if source.random() < 0.6 else (width - chosen.width(title)) // 2

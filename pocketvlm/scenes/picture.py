@@ -25,7 +25,8 @@ COLORS: dict[str, Color] = {
     "black": (20, 20, 20),
     "white": (245, 245, 245),
 }
-SHAPES = ("circle", "square", "triangle", "bar")
+FIGURES = ("circle", "square", "triangle")
+SHAPES = (*FIGURES, "bar")
 #: what can be marked in a picture: a character, or a coloured shape
 MARKS = (*CHARACTERS, *(f"{color} {shape}" for shape in SHAPES for color in COLORS))
 #: smallest difference of the luminances of text and background, of 255

@@ -30,7 +30,7 @@ def lines(source: random.Random, size: tuple[int, int], smallest: int) -> Pictur
     """One to seven lines of words, numbers, prices, times and codes, anywhere on plain paper."""
     width, height = size
     chosen = style(source, smallest, min(height - 2 * MARGIN, width // 4, 4 * smallest))
-    most = min(MAX_LINES, (height - 2 * MARGIN + chosen.capital // 4) // chosen.line_height)
+    most = min(MAX_LINES, chosen.lines_in(height - 2 * MARGIN))
     if most < 1:
         raise DoesNotFit
     texts = _distinct(source, source.randint(1, most), chosen, width - 2 * MARGIN)
@@ -99,7 +99,7 @@ def _scatter(
 ) -> None:
     """Write the lines from top to bottom, each left, centred, right or anywhere."""
     width, height = sheet.image.size
-    spare = height - 2 * MARGIN - len(texts) * chosen.line_height + chosen.capital // 4
+    spare = chosen.spare(height - 2 * MARGIN, len(texts))
     gaps = sorted(source.randint(0, spare) for _ in texts)
     align = source.choice(("left", "centre", "right", "anywhere"))
     for index, (text, gap) in enumerate(zip(texts, gaps, strict=True)):

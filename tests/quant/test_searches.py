@@ -32,15 +32,21 @@ def errors(tensor: GroupedTensor, weight: torch.Tensor, power: float) -> np.ndar
     return padded.reshape(tensor.rows, tensor.groups, -1).sum(-1)
 
 
+#: what a matrix is drawn from: its seed and columns, how heavy its tails are, its mean
+WEIGHTS: dict[str, Any] = {
+    "seed": st.integers(0, 1 << 30),
+    "columns": st.integers(1, 600),
+    "degrees": st.sampled_from([1.0, 2.0, 4.0, 100.0]),
+    "shift": st.sampled_from([0.0, 0.5, 5.0]),
+}
+
+
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 @settings(max_examples=15)
 @given(
-    seed=st.integers(0, 1 << 30),
-    columns=st.integers(1, 600),
-    degrees=st.sampled_from([1.0, 2.0, 4.0, 100.0]),
-    shift=st.sampled_from([0.0, 0.5, 5.0]),
+    **WEIGHTS,
     spread=st.sampled_from([1e-25, 1.0, 1e15]),
 )
 def test_clip_search_is_never_worse_than_round_to_nearest(
@@ -90,10 +96,7 @@ def test_what_clip_search_gains_on_heavy_tails(group: Any, symmetric: bool, gain
 @pytest.mark.parametrize("bits", [4, 8])
 @settings(max_examples=15)
 @given(
-    seed=st.integers(0, 1 << 30),
-    columns=st.integers(1, 600),
-    degrees=st.sampled_from([1.0, 2.0, 4.0, 100.0]),
-    shift=st.sampled_from([0.0, 0.5, 5.0]),
+    **WEIGHTS,
     lp_norm=st.sampled_from([0.5, 0.7, 1.0]),
 )
 def test_hqq_never_raises_the_error_it_minimizes(
