@@ -108,7 +108,7 @@ train-smoke: $(READY) ## train for two minutes, to see the losses fall
 compare-recipes: $(READY) ## accuracy, size, speed of the built-in model under every recipe, into bench/results (minutes)
 	@$(BIN)/python -m examples.reader.compare --output bench/results/reader-recipes.json
 
-tiling-study: $(READY) ## accuracy of the built-in model under other tilings, into bench/results (half an hour)
+tiling-study: $(READY) ## accuracy of the built-in model under other tilings, into bench/results (12 minutes)
 	@$(BIN)/python -m examples.reader.tiling_study --output bench/results/reader-tiling.json
 
 clean: ## remove .venv, caches and what was built
