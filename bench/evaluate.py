@@ -17,8 +17,8 @@ from pocketvlm.errors import DataError, located
 from pocketvlm.images import preprocessing_of, select
 
 if TYPE_CHECKING:
-    from pocketvlm.bench.question import Question
     from pocketvlm.bundle import Bundle
+    from pocketvlm.questions.question import Question
     from pocketvlm.runtime import PocketVlm, Stats
 
 

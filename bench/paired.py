@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from pocketvlm.bench.accuracy import mcnemar
 from pocketvlm.bench.bootstrap import bootstrap
-from pocketvlm.bench.question import Question
 from pocketvlm.bench.results import Results
 from pocketvlm.errors import ResultsError, one_line
+from pocketvlm.questions.question import Question
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.bench.files import label
 from pocketvlm.errors import ResultsError, one_line
+from pocketvlm.questions.files import label
 
 #: largest file that is read, bytes
 MAX_RESULTS = 256 << 20

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,11 +13,15 @@ from pocketvlm import __version__, manifest
 from pocketvlm.bundle import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.errors import ExportError
 from pocketvlm.export import onnx
+from pocketvlm.export.activations import Activations
+from pocketvlm.export.calibration import DEFAULT_SOURCE, Calibration, is_calibrated, read_calibration
 from pocketvlm.export.estimate import estimate
+from pocketvlm.export.finished import finished_so_far
 from pocketvlm.export.frontend import Frontend, read_frontend
 from pocketvlm.export.job import Backend, Job, Lowered, Progress, Silent
 from pocketvlm.export.reference import run_reference
 from pocketvlm.export.replacing import check_output, replacing
+from pocketvlm.export.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.recipe import Recipe, load_recipe
 
@@ -38,12 +43,18 @@ def export_bundle(
     recipe: str | Path | Recipe = "int4-g128",
     backends: Sequence[str] = ("onnx",),
     max_length: int | None = None,
+    calibration: str | None = None,
+    verify: Callable[[Path], None] = lambda bundle: None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Export a checkpoint directory to a bundle: a directory, or an archive where ``output`` ends in ``.zip``.
 
     ``max_length`` is the KV length in tokens (default: 2048, or the model's positions where it has fewer). An existing
     bundle at ``output`` is replaced when the new one is complete, and untouched when the export fails.
+
+    ``calibration`` is what a calibrated recipe sees: generated:SEED (the default), FILE.jsonl, FILE.tsv or FILE.txt. A
+    calibrated export that is killed goes on where it was when it is started again. ``verify`` gets the directory of
+    the complete bundle before it takes its place, and may refuse it by raising.
 
     :raises PocketVlmError: one line that says what is wrong; nothing is left behind
     """
@@ -59,23 +70,23 @@ def export_bundle(
     check_output(output)
     _check_space(output, estimate(source, chosen, length).disk_bytes)
     frontend = read_frontend(source)
+    seen = calibration_set(source, chosen, frontend, calibration)
     tokens = len(frontend.sample.token_ids)
     if tokens > length:
         raise ExportError(f"a KV length of {length} is too short: one picture and three questions take {tokens} tokens")
-    with replacing(output) as directory:
+    key = hashlib.sha256(repr((source.revision, chosen, seen and seen.sha256)).encode()).hexdigest()[:16]
+    with replacing(output) as directory, finished_so_far(output, key) as finished:
         layers = source.config.text.num_hidden_layers
         layers += source.config.vision.num_hidden_layers if source.config.vision is not None else 0
         progress.phase("reference pass", layers)
         reference = run_reference(source, frontend.sample, progress.advance)
-        lowered = {
-            name: BACKENDS[name](
-                Job(source, chosen, directory, length, frontend.tokens, frontend.sample, reference, progress)
-            )
-            for name in backends
-        }
+        calibrated = None if seen is None else Calibrated(Activations(source, seen), finished)
+        job = Job(source, chosen, directory, length, frontend.tokens, frontend.sample, reference, progress, calibrated)
+        lowered = {name: BACKENDS[name](job) for name in backends}
         shutil.copyfile(source.directory / TOKENIZER, directory / TOKENIZER)
-        write_manifest(directory, _manifest(source, chosen, frontend, lowered, length, directory))
+        write_manifest(directory, _manifest(source, chosen, frontend, lowered, length, directory, seen))
         open_bundle(directory)
+        verify(directory)
     return open_bundle(output)
 
 
@@ -86,6 +97,7 @@ def _manifest(
     lowered: dict[str, Lowered],
     length: int,
     directory: Path,
+    seen: Calibration | None,
 ) -> manifest.Manifest:
     text = checkpoint.config.text
     first = next(iter(lowered.values()))
@@ -112,7 +124,18 @@ def _manifest(
             ),
             prefill_chunk=PREFILL_CHUNK,
             engines={name: result.parts for name, result in lowered.items()},
-            recipe=manifest.Recipe(name=recipe.name, tensors=first.precision),
+            recipe=manifest.Recipe(
+                name=recipe.name,
+                tensors=first.precision,
+                calibration=None
+                if seen is None
+                else manifest.Calibration(
+                    source=Path(seen.source).name,
+                    sequences=len(seen.samples),
+                    tokens=seen.tokens,
+                    sha256=seen.sha256,
+                ),
+            ),
             fidelity=first.fidelity,
             files=describe_files(directory, files),
         )
@@ -120,6 +143,23 @@ def _manifest(
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise ExportError(f"the checkpoint does not fit a bundle at {where}: {problem['msg']}") from error
+
+
+def calibration_set(
+    checkpoint: Checkpoint, recipe: Recipe, frontend: Frontend, wanted: str | None
+) -> Calibration | None:
+    """What the recipe is calibrated on; None where it looks at no data.
+
+    :raises ExportError: data is given and the recipe does not look at any
+    """
+    if not is_calibrated(recipe) and (wanted is None or recipe.kv_cache.dtype != "int8"):
+        if wanted is not None:
+            raise ExportError(
+                f"recipe {recipe.name} looks at no calibration data; leave it out or choose another recipe"
+            )
+        return None
+    positions = checkpoint.config.text.max_position_embeddings
+    return read_calibration(wanted or DEFAULT_SOURCE, frontend, recipe, positions)
 
 
 def kv_length(checkpoint: Checkpoint, wanted: int | None) -> int:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from pocketvlm.errors import RecipeError, located
+from pocketvlm.export.calibration import is_calibrated
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.quant import Keep, quantizer_of
 from pocketvlm.recipe import Recipe
@@ -15,6 +16,8 @@ from pocketvlm.recipe import Recipe
 #: Measured on two cores of an EPYC 9004 with 0.9 B and 3.4 B weights: read, rounded, written and checked.
 WEIGHTS_PER_SECOND = 25e6
 START_SECONDS = 3.0
+#: Each layer sees the calibration twice, as it was and as it is stored; at 2 operations a weight and token.
+CALIBRATION_PASSES, CALIBRATION_FLOPS = 2, 60e9
 #: Python, torch and ONNX Runtime before any weight is read.
 BASE_BYTES = 500 << 20
 #: Memory by weight: of a layer, in float32 in PyTorch, in a graph, and as it is read; of a single matrix that is kept
@@ -56,6 +59,9 @@ def estimate(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> Estimate
         seconds += 0 if isinstance(quantizer, Keep) else count / quantizer.WEIGHTS_PER_SECOND
         layer = re.match(r".*?layers\.\d+\.", name)
         layers[layer.group() if layer else ""] += count if layer else 0
+    if is_calibrated(recipe):
+        tokens = recipe.calibration.sequences * recipe.calibration.text_tokens
+        seconds += CALIBRATION_PASSES * 2 * sum(layers.values()) * tokens / CALIBRATION_FLOPS
     memory = BASE_BYTES + max(LAYER_BYTES * max(layers.values()), matrix)
     return Estimate(seconds, disk, memory)
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.export.chat_template import check_image_part, compile_chat_template
-from pocketvlm.export.sample import Sample, encode, make_sample
+from pocketvlm.export.sample import TURNS, ImageSettings, Sample, encode, make_sample, test_card
 from pocketvlm.images import preprocessing_of
 from pocketvlm.manifest import Chat, ImageLayout, Tokens, Vision
 from pocketvlm.models.checkpoint import Checkpoint, read_json
@@ -29,7 +29,9 @@ class Frontend:
     tokens: Tokens
     vision: Vision | None
     image_layout: ImageLayout | None
+    images: ImageSettings | None
     sample: Sample
+    """the test card with its questions"""
 
 
 def read_frontend(checkpoint: Checkpoint) -> Frontend:
@@ -40,7 +42,7 @@ def read_frontend(checkpoint: Checkpoint) -> Frontend:
     """
     tokenizer = _read_tokenizer(checkpoint)
     chat = compile_chat_template(checkpoint.directory)
-    vision, layout, image_token, preprocessing = None, None, None, None
+    vision, layout, image_token, images = None, None, None, None
     config = checkpoint.config
     if config.vision is not None:
         check_image_part(checkpoint.directory, config)
@@ -49,10 +51,11 @@ def read_frontend(checkpoint: Checkpoint) -> Frontend:
         if image_token is None:
             raise CheckpointError(f"the tokenizer has no image token {config.image_token!r}")
         layout = _image_layout(checkpoint, tokenizer)
-        preprocessing = preprocessing_of(vision)
-    sample = make_sample(tokenizer, chat, preprocessing, layout, image_token, config.tokens_per_tile)
+        images = ImageSettings(preprocessing_of(vision), layout, image_token, config.tokens_per_tile)
+    cards = [] if images is None else [test_card(images.preprocessing)]
+    sample = make_sample(tokenizer, chat, images, TURNS, cards)
     tokens = Tokens(stop=_stop_tokens(checkpoint, tokenizer), image=image_token)
-    return Frontend(tokenizer, chat, tokens, vision, layout, sample)
+    return Frontend(tokenizer, chat, tokens, vision, layout, images, sample)
 
 
 def _read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:

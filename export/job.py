@@ -9,6 +9,7 @@ from typing import Protocol
 
 from pocketvlm.export.reference import Reference
 from pocketvlm.export.sample import Sample
+from pocketvlm.export.weights import Calibrated
 from pocketvlm.manifest import Fidelity, Part, TensorPrecision, Tokens
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.recipe import Recipe
@@ -44,6 +45,7 @@ class Job:
     sample: Sample
     reference: Reference
     progress: Progress
+    calibrated: Calibrated | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pocketvlm.export.checks import check_export
 from pocketvlm.export.genai_config import GENAI_CONFIG, write_genai_config
 from pocketvlm.export.graph import DTYPES, save_graph
 from pocketvlm.export.job import Job, Lowered
-from pocketvlm.export.onnx_decoder import KvLayout, build_text_decoder, build_token_embedding
+from pocketvlm.export.onnx_decoder import KvLayout, KvRanges, build_text_decoder, build_token_embedding
 from pocketvlm.export.onnx_vision import build_patch_embedding, build_vision_encoder
 from pocketvlm.export.weights import WeightStore
 from pocketvlm.manifest import Part, TensorSpec
@@ -26,9 +26,9 @@ def lower(job: Job) -> Lowered:
     :raises ExportError: when a check fails
     """
     config, directory, progress = job.checkpoint.config, job.directory, job.progress
-    kv = KvLayout(job.kv_length, job.recipe.kv_cache.dtype, _kv_ranges(job))
     progress.phase("quantize and write", job.checkpoint.parameters)
-    store = WeightStore(job.checkpoint, job.recipe, directory, progress.advance)
+    store = WeightStore(job.checkpoint, job.recipe, directory, progress.advance, job.calibrated)
+    kv = KvLayout(job.kv_length, job.recipe.kv_cache.dtype, _kv_ranges(job, store))
     parts = {}
     if config.vision is not None:
         with store.writing_to(VISION_DATA):
@@ -46,12 +46,22 @@ def lower(job: Job) -> Lowered:
     return Lowered(parts, tuple(sorted(files)), store.precision, fidelity)
 
 
-def _kv_ranges(job: Job) -> tuple[tuple[float, float], ...] | None:
-    """The sample's largest |key| and |value| a layer, with the recipe's headroom; None for a float cache."""
-    cache = job.recipe.kv_cache
+def _kv_ranges(job: Job, store: WeightStore) -> KvRanges | None:
+    """The largest |key| and |value| of a layer, with the recipe's headroom; None for a float cache.
+
+    They are the calibration's, or the sample's where nothing is calibrated.
+    """
+    cache, calibrated = job.recipe.kv_cache, job.calibrated
     if cache.dtype != "int8":
         return None
-    return tuple((key * cache.headroom, value * cache.headroom) for key, value in job.reference.kv_ranges)
+
+    def ranges(layer: int) -> tuple[float, float]:
+        key, value = (
+            job.reference.kv_ranges[layer] if calibrated is None else calibrated.activations.kv_range(layer, store.read)
+        )
+        return key * cache.headroom, value * cache.headroom
+
+    return ranges
 
 
 def _save(model: ir.Model, directory: Path, data: str) -> Part:

@@ -7,6 +7,7 @@ Names of inputs and outputs are ONNX Runtime GenAI's. The residual stream of eac
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,14 +19,17 @@ from pocketvlm.export.weights import GroupedWeight, WeightStore
 from pocketvlm.models.config import DecoderConfig
 from pocketvlm.models.decoder import rope_tables
 
+#: Largest |key| and |value| of a layer, asked for when the layers before it and its projections are stored.
+KvRanges = Callable[[int], tuple[float, float]]
+
 
 @dataclass(frozen=True)
 class KvLayout:
-    """The KV cache of a text decoder. ``ranges``: largest |key| and |value| of each layer, for an INT8 cache."""
+    """The KV cache of a text decoder; ``ranges`` for an INT8 one."""
 
     length: int
     dtype: str
-    ranges: tuple[tuple[float, float], ...] | None = None
+    ranges: KvRanges | None = None
 
 
 def hidden_name(layer: int, layers: int) -> str:
@@ -140,7 +144,7 @@ def _attention(
     quantization = {}
     if kv.ranges is not None:
         # position_ids, attention_bias and head_sink are not used; the scales come after them.
-        inputs += [None, None, None, *_kv_scales(graph, layer, kv.ranges[layer])]
+        inputs += [None, None, None, *_kv_scales(graph, layer, kv.ranges(layer))]
         quantization = {"k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR", "kv_cache_bit_width": 8}
     mixed, *present = graph.ops(
         "GroupQueryAttention",

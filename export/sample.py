@@ -1,21 +1,25 @@
-"""The conversation that every export is calibrated on and checked with: a test card and questions about it."""
+"""Conversations as token ids and pixels; the one that every export is checked with: a test card and questions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from pocketvlm.images import Preprocessing, cut_tiles, normalize
+from pocketvlm.images import Preprocessing, TiledImage, cut_tiles, normalize
+from pocketvlm.layout import image_tokens
 from pocketvlm.manifest import Chat, ImageLayout
+
+#: Questions with their answers.
+Turns = tuple[tuple[str, str], ...]
 
 CARD_LINES = ("AB42", "7K9X", "H53T")
 #: Enough plain text for at least 32 tokens of any tokenizer.
-TURNS = (
+TURNS: Turns = (
     ("Read all lines.", "\n".join(CARD_LINES)),
     ("What is on line 2?", CARD_LINES[1]),
     ("How many lines are there?", str(len(CARD_LINES))),
@@ -23,8 +27,18 @@ TURNS = (
 
 
 @dataclass(frozen=True)
+class ImageSettings:
+    """What turns an image into pixels and placeholders."""
+
+    preprocessing: Preprocessing
+    layout: ImageLayout
+    placeholder: int
+    tokens_per_tile: int
+
+
+@dataclass(frozen=True)
 class Sample:
-    """pixels: float32 [1, 3, size, size], or None for a text-only model; token_ids: int64 [tokens].
+    """pixels: float32 [tiles, 3, size, size], or None without an image; token_ids: int64 [tokens].
 
     ``image_token`` stands for each image token; scores are taken over the text, from ``first_scored`` on.
     """
@@ -49,27 +63,38 @@ def draw_test_card(size: int) -> Image.Image:
     return image
 
 
+def test_card(preprocessing: Preprocessing) -> TiledImage:
+    """The test card as one tile, whatever grids the model has."""
+    return TiledImage((1, 1), cut_tiles(draw_test_card(preprocessing.tile_size), preprocessing).pixels[:1], None)
+
+
 def make_sample(
-    tokenizer: Tokenizer,
-    chat: Chat | None,
-    preprocessing: Preprocessing | None,
-    layout: ImageLayout | None,
-    image_token: int | None,
-    tokens_per_tile: int,
+    tokenizer: Tokenizer, chat: Chat | None, look: ImageSettings | None, turns: Turns, images: Sequence[TiledImage]
 ) -> Sample:
-    """The test card as one tile, if the model sees, and the turns in the model's own chat layout."""
-    image_ids: list[int] = []
-    pixels = None
-    if preprocessing is not None and layout is not None and image_token is not None:
-        tile = cut_tiles(draw_test_card(preprocessing.tile_size), preprocessing).pixels[:1]
-        pixels = torch.from_numpy(normalize(tile, preprocessing))
-        placeholders = [image_token] * tokens_per_tile
-        image_ids = [*layout.image_start, *layout.tile[0][0], *placeholders, *layout.row_end, *layout.image_end]
-    opening, rest = _conversation(chat)
-    ids = [*encode(tokenizer, opening), *image_ids]
+    """A conversation in the model's own chat layout, its images at the start of the first question."""
+    shown: list[int] = []
+    pixels: list[Tensor] = []
+    if look is not None:
+        for image in images:
+            placed, _ = image_tokens(
+                image.grid,
+                image.thumbnail_index,
+                look.layout,
+                placeholder=look.placeholder,
+                tokens_per_tile=look.tokens_per_tile,
+            )
+            shown += placed.tolist()
+            pixels.append(torch.from_numpy(normalize(image.pixels, look.preprocessing)))
+    opening, rest = _conversation(chat, turns)
+    ids = [*encode(tokenizer, opening), *shown]
     first_scored = max(len(ids) - 1, 0)
     ids += encode(tokenizer, rest)
-    return Sample(pixels, torch.from_numpy(np.array(ids, np.int64)), image_token, first_scored)
+    return Sample(
+        torch.cat(pixels) if pixels else None,
+        torch.tensor(ids, dtype=torch.int64),
+        None if look is None else look.placeholder,
+        first_scored,
+    )
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -78,14 +103,14 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-def _conversation(chat: Chat | None) -> tuple[str, str]:
-    """The turns as text, cut where the image stands (before the first question)."""
+def _conversation(chat: Chat | None, turns: Turns) -> tuple[str, str]:
+    """The turns as text, cut where the images stand (before the first question)."""
     if chat is None:
-        return "", "\n".join(f"{question}\n{answer}" for question, answer in TURNS)
+        return "", "\n".join(f"{question}\n{answer}" for question, answer in turns)
     user, assistant = chat.roles["user"], chat.roles["assistant"]
     text = "".join(
         f"{user.prefix}{question}{user.suffix}{assistant.prefix}{answer}{assistant.suffix}"
-        for question, answer in TURNS
+        for question, answer in turns
     )
     opening = chat.start
     if chat.default_system is not None:

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from pocketvlm.archive import PAGE
 from pocketvlm.errors import RecipeError, located
+from pocketvlm.export.activations import Activations
+from pocketvlm.export.finished import Finished
 from pocketvlm.manifest import TensorPrecision
 from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.quant import GroupedTensor, quantizer_of
-from pocketvlm.quant.tensors import PackedTensor, pack, unpack
+from pocketvlm.quant import GroupedTensor, Keep, quantizer_of
+from pocketvlm.quant.tensors import Floats, PackedTensor, pack, unpack
 from pocketvlm.recipe import Recipe, Rule
 
 #: Tensors of this size start on a page of any phone, so that mapping them shares no page with a neighbour.
@@ -64,6 +66,14 @@ class GroupedWeight:
 StoredWeight = FloatWeight | GroupedWeight
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """What calibrated quantizers look at, and what they have done so far."""
+
+    activations: Activations
+    finished: Finished
+
+
 class DataFile:
     """An external data file of ONNX graphs, written from start to end."""
 
@@ -79,6 +89,10 @@ class DataFile:
         self._stream.write(np.ascontiguousarray(array).data)
         return Region(self.name, offset, array.nbytes, str(array.dtype), array.shape)
 
+    def flush(self) -> None:
+        """Let what was appended be read back."""
+        self._stream.flush()
+
     def close(self) -> None:
         self._stream.close()
 
@@ -87,10 +101,16 @@ class WeightStore:
     """Writes each weight of a checkpoint as its recipe says, once, and can read it back."""
 
     def __init__(
-        self, checkpoint: Checkpoint, recipe: Recipe, directory: Path, progress: Callable[[int], None] = lambda _: None
+        self,
+        checkpoint: Checkpoint,
+        recipe: Recipe,
+        directory: Path,
+        progress: Callable[[int], None] = lambda _: None,
+        calibrated: Calibrated | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.directory = directory
+        self._calibrated = calibrated
         self._rules = recipe.assign(checkpoint.tensors)
         self._progress = progress
         self._file: DataFile | None = None
@@ -132,6 +152,8 @@ class WeightStore:
 
     def read(self, name: str, rows: slice | Tensor | None = None) -> Tensor:
         """A stored weight, or some of its rows, dequantized from the bundle's bytes: float32, without its factor."""
+        if self._file is not None:
+            self._file.flush()
         weight = self._stored[name]
         index = rows.numpy() if isinstance(rows, Tensor) else slice(None) if rows is None else rows
         if isinstance(weight, FloatWeight):
@@ -149,7 +171,7 @@ class WeightStore:
         weight = self.checkpoint.tensor(name)
         rule = self._rules[name]
         with located(name, RecipeError):
-            quantized = quantizer_of(rule).quantize(weight)
+            quantized = self._quantize(name, weight)
         stored: StoredWeight
         if isinstance(quantized, GroupedTensor):
             quantized = quantized.scaled(factor)
@@ -164,6 +186,17 @@ class WeightStore:
         self._stored[name] = stored
         self._progress(weight.numel())
         return stored
+
+    def _quantize(self, name: str, weight: Tensor) -> GroupedTensor | Floats:
+        quantizer = quantizer_of(self._rules[name])
+        if isinstance(quantizer, Keep) or not quantizer.CALIBRATED:
+            return quantizer.quantize(weight)
+        assert self._calibrated is not None, f"{name} is quantized without a calibration"
+        finished = self._calibrated.finished.get(name)
+        if finished is None:
+            finished = quantizer.quantize(weight, self._calibrated.activations.gram(name, self.read))
+            self._calibrated.finished.put(name, finished)
+        return finished
 
     def _write_grouped(self, name: str, tensor: GroupedTensor, factor: float) -> GroupedWeight:
         assert self._file is not None

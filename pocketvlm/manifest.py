@@ -147,10 +147,20 @@ class TensorPrecision(Strict):
     weights: Positive
 
 
+class Calibration(Strict):
+    """What calibrated quantizers saw: token ids and pixels of all sequences, which ``sha256`` is of, in order."""
+
+    source: str
+    sequences: Positive
+    tokens: Positive
+    sha256: Sha256
+
+
 class Recipe(Strict):
-    """The recipe's name and what it made of every weight (names as in the checkpoint)."""
+    """The recipe's name, its calibration if it has one, what it made of every weight (names as in the checkpoint)."""
 
     name: str
+    calibration: Calibration | None = None
     tensors: dict[str, TensorPrecision]
 
 

@@ -40,6 +40,14 @@ class KvCacheConfig:
 
 
 @dataclass(frozen=True)
+class CalibrationConfig:
+    """How much a calibrated quantizer sees: conversations, or windows of a text of so many tokens each."""
+
+    sequences: int = 128
+    text_tokens: int = 512
+
+
+@dataclass(frozen=True)
 class Bounds:
     """What an export's checks accept; a worse score fails the export.
 
@@ -60,6 +68,7 @@ class Recipe:
     rules: tuple[Rule, ...]
     description: str = ""
     kv_cache: KvCacheConfig = KvCacheConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     bounds: Bounds = Bounds()
 
     def __post_init__(self) -> None:
@@ -107,7 +116,7 @@ def load_recipe(name_or_file: str | Path) -> Recipe:
 
 def parse_recipe(raw: Mapping[str, Any], default_name: str = "recipe") -> Recipe:
     """A recipe from the parsed TOML."""
-    unknown = set(raw) - {"name", "description", "tensors", "kv_cache", "bounds"}
+    unknown = set(raw) - {"name", "description", "tensors", "kv_cache", "calibration", "bounds"}
     if unknown:
         raise RecipeError(f"recipe {default_name}: unknown key {sorted(unknown)[0]!r}")
     rules = raw.get("tensors", [])
@@ -118,11 +127,16 @@ def parse_recipe(raw: Mapping[str, Any], default_name: str = "recipe") -> Recipe
         raise RecipeError(f"kv_cache.dtype is {kv_cache.dtype!r}; it is float32 or int8")
     if not 1.0 <= kv_cache.headroom <= 16.0:
         raise RecipeError(f"kv_cache.headroom is {kv_cache.headroom}; it lies between 1 and 16")
+    calibration = _table(CalibrationConfig, raw.get("calibration", {}), "calibration")
+    for key, low, high in (("sequences", 1, 65536), ("text_tokens", 2, 65536)):
+        if not low <= getattr(calibration, key) <= high:
+            raise RecipeError(f"calibration.{key} is {getattr(calibration, key)}; it lies between {low} and {high}")
     return Recipe(
         name=str(raw.get("name", default_name)),
         description=str(raw.get("description", "")),
         rules=tuple(_rule(rule, index) for index, rule in enumerate(rules, start=1)),
         kv_cache=kv_cache,
+        calibration=calibration,
         bounds=_table(Bounds, raw.get("bounds", {}), "bounds"),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pocketvlm.errors import RecipeError
 from pocketvlm.quant.clip_search import ClipSearch
+from pocketvlm.quant.gptq import Gptq
 from pocketvlm.quant.groups import GroupQuantizer
 from pocketvlm.quant.hqq import Hqq
 from pocketvlm.quant.keep import Keep
@@ -20,6 +21,7 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     "round-to-nearest": RoundToNearest,
     "clip-search": ClipSearch,
     "hqq": Hqq,
+    "gptq": Gptq,
 }
 
 
@@ -39,6 +41,7 @@ def quantizer_of(rule: Rule) -> Quantizer:
 __all__ = [
     "QUANTIZERS",
     "ClipSearch",
+    "Gptq",
     "GroupQuantizer",
     "GroupedTensor",
     "Hqq",

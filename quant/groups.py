@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -116,6 +116,8 @@ class GroupQuantizer(ABC):
 
     #: What one core fits, for an export's estimate, where it is far slower than reading and writing.
     WEIGHTS_PER_SECOND: ClassVar[float] = math.inf
+    #: Whether ``quantize`` has to know the layer's inputs.
+    CALIBRATED: ClassVar[bool] = False
 
     bits: Literal[4, 8]
     group_size: int | Literal["channel"]
@@ -133,23 +135,34 @@ class GroupQuantizer(ABC):
     def fit(self, groups: Tensor) -> Grid:
         """float32 [rows, groups, group_size], the last one padded with zeros -> the grid of each group."""
 
-    def quantize(self, weight: Tensor) -> GroupedTensor:
+    def quantize(self, weight: Tensor, gram: Tensor | None = None) -> GroupedTensor:
         """[rows, columns] of any float type -> codes, scales and zero points.
+
+        ``gram``: the sum of x xT over the layer's inputs x, float32 [columns, columns]; a quantizer that is not
+        ``CALIBRATED`` does not look at it.
 
         :raises RecipeError: when the weight is not a matrix, or has values that no float32 scale reaches
         """
-        rows, columns = _matrix_shape(tuple(weight.shape))
+        shape = matrix_shape(tuple(weight.shape))
+        return self.joined(shape, ((part, *self.rounded(weight[part].float())) for part in parts_of_rows(*shape)))
+
+    def rounded(self, rows: Tensor) -> tuple[Grid, Tensor]:
+        """float32 [rows, columns] -> the grid of each group, and each weight's steps on it."""
+        values = self.grouped(rows)
+        grid = self.fit(values)
+        return grid, grid.steps(values).flatten(1)  # [rows, groups, group_size] -> [rows, groups * group_size]
+
+    def joined(self, shape: tuple[int, int], parts: Iterable[tuple[slice, Grid, Tensor]]) -> GroupedTensor:
+        """Grids and steps [rows, columns] of some rows after the others as one tensor, in blocks as on disk."""
+        rows, columns = shape
         block = self._block_size(columns)
         groups = -(-columns // block)
         codes = np.empty((rows, groups, block), np.uint8)
         scales, zero_points = np.empty((rows, groups), np.float32), np.empty((rows, groups), np.uint8)
-        for part in _parts(rows, columns):
-            values = self._grouped(weight[part].float())
-            grid = self.fit(values)
+        for part, grid, steps in parts:
             scales[part] = _finite(grid.scale)
-            # [rows, groups, group_size] -> [rows, groups * group_size] -> [rows, blocks, block]; padding is step 0
-            steps = grid.steps(values).flatten(1)
-            steps = F.pad(steps, (0, groups * block - steps.shape[1])).view(-1, groups, block)
+            # [rows, columns] -> [rows, blocks * block] -> [rows, blocks, block]; padding is step 0
+            steps = F.pad(steps[:, :columns], (0, groups * block - columns)).view(-1, groups, block)
             codes[part] = steps.add_(grid.zero_point).to(torch.uint8).numpy()
             zero_points[part] = grid.zero_point.squeeze(-1).to(torch.uint8).numpy()
         per_channel = self.group_size == CHANNEL
@@ -157,7 +170,7 @@ class GroupQuantizer(ABC):
 
     def stored_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes that a matrix of ``shape`` takes: codes, scales, zero points."""
-        rows, columns = _matrix_shape(shape)
+        rows, columns = matrix_shape(shape)
         return rows * _row_bytes(columns, self._block_size(columns), self.bits, symmetric=self.symmetric)
 
     def _block_size(self, columns: int) -> int:
@@ -170,14 +183,16 @@ class GroupQuantizer(ABC):
             return dividing[-1]
         return min(BLOCK_SIZES, key=lambda size: _row_bytes(columns, size, self.bits, symmetric=self.symmetric))
 
-    def _grouped(self, rows: Tensor) -> Tensor:
+    def grouped(self, rows: Tensor) -> Tensor:
+        """[rows, columns] -> [rows, groups, group_size], the last group padded with zeros."""
         size = rows.shape[1] if self.group_size == CHANNEL else int(self.group_size)
         padded = F.pad(rows, (0, -rows.shape[1] % size))
         return padded.view(rows.shape[0], -1, size)  # [rows, columns] -> [rows, groups, group_size]
 
 
-def _parts(rows: int, columns: int) -> Iterator[slice]:
-    at_a_time = max(1, WEIGHTS_AT_A_TIME // columns)
+def parts_of_rows(rows: int, columns: int, weights: int = WEIGHTS_AT_A_TIME) -> Iterator[slice]:
+    """Slices of a matrix's rows, each of about so many weights."""
+    at_a_time = max(1, weights // columns)
     for first in range(0, rows, at_a_time):
         yield slice(first, first + at_a_time)
 
@@ -201,7 +216,11 @@ def _row_bytes(columns: int, block: int, bits: int, *, symmetric: bool) -> int:
     return groups * (block * bits // 8 + 4) + zero_points
 
 
-def _matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns.
+
+    :raises RecipeError: when it is no matrix
+    """
     if len(shape) != 2 or 0 in shape:
         raise RecipeError(f"only matrices can be quantized, not a tensor of shape {list(shape)}")
     return shape[0], shape[1]

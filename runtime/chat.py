@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import ChatError
+from pocketvlm.layout import image_tokens as layout_tokens
 from pocketvlm.runtime.text import Literal, PeopleText, Span, TextTokenizer
 from pocketvlm.runtime.vision import Picture
 
@@ -123,33 +124,21 @@ def build_prompt(
 
 
 def image_tokens(picture: Picture, manifest: Manifest) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Token ids of an image with what its layout puts around the tiles, and each token's image row (-1: none).
+    """A picture's token ids and image rows, as ``pocketvlm.layout.image_tokens`` gives them.
 
-    Both int64 [tokens]; the layout is ``pocketvlm.manifest.ImageLayout``.
+    Raises:
+        ChatError: the bundle has no vision part.
     """
     layout, vision, placeholder = manifest.image_layout, manifest.vision, manifest.tokens.image
     if layout is None or vision is None or placeholder is None:
         raise ChatError("this model takes text only, no images")
-    ids: list[int] = list(layout.image_start)
-    is_image = [False] * len(ids)
-
-    def add(around: Sequence[int], tokens: int = 0) -> None:
-        ids.extend([*around, *[placeholder] * tokens])
-        is_image.extend([False] * len(around) + [True] * tokens)
-
-    across, down = picture.tiled.grid
-    thumbnail = picture.tiled.thumbnail_index
-    if thumbnail == 0:
-        add(layout.thumbnail, vision.tokens_per_tile)
-    for row in range(down):
-        for column in range(across):
-            add(layout.tile[row][column], vision.tokens_per_tile)
-        add(layout.row_end)
-    if thumbnail is not None and thumbnail > 0:
-        add(layout.thumbnail, vision.tokens_per_tile)
-    add(layout.image_end)
-    mask = np.array(is_image)
-    return np.array(ids, np.int64), np.where(mask, np.cumsum(mask) - 1, -1)
+    return layout_tokens(
+        picture.tiled.grid,
+        picture.tiled.thumbnail_index,
+        layout,
+        placeholder=placeholder,
+        tokens_per_tile=vision.tokens_per_tile,
+    )
 
 
 def check_layout(layout: ImageLayout, candidates: Sequence[tuple[int, int]]) -> str | None:

@@ -15,7 +15,9 @@ import click
 
 from examples.reader import study
 
-RECIPES = ("fp32", "int8", "int4-g32", "int4-g128", "int4-channel", "bluelm-v-3b")
+RECIPES = (
+    "fp32", "int8", "int4-g32", "int4-g128", "int4-channel", "gptq-g32", "gptq-g128", "gptq-channel", "bluelm-v-3b",
+)  # fmt: skip
 
 
 def compare(recipes: tuple[str, ...], seed: str, questions: int, threads: int) -> dict[str, Any]:

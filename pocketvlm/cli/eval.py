@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -11,20 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketvlm.cli.options import finite
 from pocketvlm.errors import DataError, ResultsError, located, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pocketvlm.bench.evaluate import Answered
-    from pocketvlm.bench.question import Questions
-
-
-def _share(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    # A comparison with "nan" is never true: neither the type's bounds nor the gate would notice it.
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("nan is not in the range 0<=x<=1.", context, parameter)
-    return value
+    from pocketvlm.cli.progress import ConsoleProgress
+    from pocketvlm.questions.question import Questions
 
 
 @click.command("eval")
@@ -60,7 +55,7 @@ def _share(context: click.Context, parameter: click.Parameter, value: float | No
     "--min-accuracy",
     metavar="SHARE",
     type=click.FloatRange(0, 1),
-    callback=_share,
+    callback=finite,
     help="Exit with status 1 if the exact match is below this, 0 to 1.",
 )
 def command(
@@ -102,7 +97,7 @@ def command(
         _print(Console(), report)
         _print_wrong(Console(), answered, wrong)
     if min_accuracy is not None:
-        _check_accuracy(report, min_accuracy)
+        check_accuracy(report, min_accuracy)
 
 
 def _known(metrics: tuple[str, ...]) -> tuple[str, ...]:
@@ -124,10 +119,10 @@ def _measure(
     baseline: Path | None,
 ) -> tuple[dict[str, Any], list[Answered]]:
     """Ask the bundle, and the baseline if that is a bundle: the report for JSON, and the bundle's answers."""
-    from pocketvlm.bench.data import open_data
     from pocketvlm.bench.paired import check_data, compare, follow
     from pocketvlm.bench.results import is_results, read_results, results
     from pocketvlm.bundle import open_bundle
+    from pocketvlm.questions.data import open_data
 
     saved = read_results(baseline) if baseline is not None and is_results(baseline) else None
     if baseline is not None and saved is None:
@@ -154,8 +149,11 @@ def evaluate(
     threads: int | None,
     metrics: tuple[str, ...] = (),
     phase: str = "questions",
+    progress: ConsoleProgress | None = None,
 ) -> tuple[dict[str, Any], list[Answered]]:
-    """Ask them all, with a progress bar: the report for JSON, and the answers. Without ``metrics``, those of the data.
+    """Ask them all: the report for JSON, and the answers. Without ``metrics``, those of the data.
+
+    ``progress`` is one that is shown already; without, there is a bar of its own.
 
     Raises:
         DataError: there are no questions.
@@ -172,11 +170,11 @@ def evaluate(
     with load(bundle, threads=threads) as vlm:
         with located(first.where):
             bench.check_sees(vlm, first)
-        with ConsoleProgress() as progress:
-            progress.phase(phase, asked.most)
+        with ConsoleProgress() if progress is None else nullcontext(progress) as shown:
+            shown.phase(phase, asked.most)
             for item in bench.answer_all(vlm, chain([first], asked.items), max_new_tokens):
                 answered.append(item)
-                progress.advance(1)
+                shown.advance(1)
         engine = vlm.engine_description
     names = metrics or asked.metrics
     report = {
@@ -194,7 +192,11 @@ def evaluate(
     return report, answered
 
 
-def _check_accuracy(report: dict[str, Any], least: float) -> None:
+def check_accuracy(report: dict[str, Any], least: float) -> None:
+    """
+    Raises:
+        ResultsError: fewer than ``least`` of all answers are exactly right.
+    """
     found = report["accuracy"]["all"]
     if found["share"] < least:
         counts = f"{found['right']} of {found['questions']} right"

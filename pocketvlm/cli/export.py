@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from pocketvlm.cli.options import finite
+
 if TYPE_CHECKING:
     from pocketvlm.bundle import Bundle
+    from pocketvlm.cli.progress import ConsoleProgress
 
 
 @click.command("export")
@@ -24,11 +28,45 @@ if TYPE_CHECKING:
 @click.option("--recipe", default="int4-g128", show_default=True, metavar="NAME|FILE", help="How weights are stored.")
 @click.option("--backend", "backends", multiple=True, default=("onnx",), show_default=True, help="May be repeated.")
 @click.option("--max-length", type=click.IntRange(min=1), help="KV length in tokens  [default: 2048]")
-def command(checkpoint: Path, output: Path, recipe: str, backends: tuple[str, ...], max_length: int | None) -> None:
+@click.option(
+    "--calibration",
+    metavar="DATA",
+    help="What a calibrated recipe sees: generated:SEED, FILE.jsonl, FILE.tsv or FILE.txt.  "
+    "[default: generated:calibration]",
+)
+@click.option(
+    "--max-kl",
+    metavar="NATS",
+    type=click.FloatRange(0, min_open=True),
+    callback=finite,
+    help="Fail if the logits' mean KL divergence from the original's is above this.  [default: the recipe's bound]",
+)
+@click.option(
+    "--min-accuracy",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1),
+    callback=finite,
+    help="Fail if fewer of the questions of --accuracy-data are answered exactly right, 0 to 1.",
+)
+@click.option(
+    "--accuracy-data", default="generated:export", show_default=True, metavar="DATA", help="As pocketvlm eval reads it."
+)
+def command(
+    *,
+    checkpoint: Path,
+    output: Path,
+    recipe: str,
+    backends: tuple[str, ...],
+    max_length: int | None,
+    calibration: str | None,
+    max_kl: float | None,
+    min_accuracy: float | None,
+    accuracy_data: str,
+) -> None:
     """Quantize CHECKPOINT, a Hugging Face directory, and lower it to a bundle.
 
     The bundle is checked layer by layer against PyTorch before it takes its place; an export that fails leaves nothing
-    behind.
+    behind. One by a calibrated recipe goes on where it was killed or interrupted.
     """
     from pocketvlm.cli.progress import ConsoleProgress
     from pocketvlm.export import estimate, export_bundle, kv_length
@@ -36,14 +74,36 @@ def command(checkpoint: Path, output: Path, recipe: str, backends: tuple[str, ..
     from pocketvlm.recipe import load_recipe
 
     source, chosen = open_checkpoint(checkpoint), load_recipe(recipe)
+    if max_kl is not None:
+        chosen = replace(chosen, bounds=replace(chosen.bounds, kl_mean=max_kl))
     click.echo(f"{checkpoint}: {source.family.name}, {source.parameters / 1e6:,.1f} M parameters, recipe {chosen.name}")
     click.echo(f"estimate: {estimate(source, chosen, kv_length(source, max_length))}")
     started = time.monotonic()
     with ConsoleProgress() as progress:
+
+        def verify(staged: Path) -> None:
+            if min_accuracy is not None:
+                _check_accuracy(staged, accuracy_data, min_accuracy, progress)
+
         bundle = export_bundle(
-            source, output, recipe=chosen, backends=backends, max_length=max_length, progress=progress
+            source,
+            output,
+            recipe=chosen,
+            backends=backends,
+            max_length=max_length,
+            calibration=calibration,
+            verify=verify,
+            progress=progress,
         )
     _report(output, bundle, time.monotonic() - started)
+
+
+def _check_accuracy(staged: Path, data: str, least: float, progress: ConsoleProgress) -> None:
+    from pocketvlm.cli.eval import check_accuracy, evaluate
+    from pocketvlm.questions.data import open_data
+
+    report, _ = evaluate(staged, open_data(data, None), 256, None, ("exact",), progress=progress)
+    check_accuracy(report, least)
 
 
 def _report(output: Path, bundle: Bundle, seconds: float) -> None:

@@ -14,9 +14,9 @@ from pocketvlm.bench import results as module
 from pocketvlm.bench.accuracy import mcnemar
 from pocketvlm.bench.bootstrap import bootstrap
 from pocketvlm.bench.paired import check_data, compare, follow
-from pocketvlm.bench.question import Question
 from pocketvlm.bench.results import Results, check_writable, is_results, read_results, write_whole
 from pocketvlm.errors import ResultsError
+from pocketvlm.questions.question import Question
 
 DATA = {"source": "jsonl", "file": "a.jsonl", "sha256": "12ab"}
 

@@ -19,15 +19,15 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pocketvlm import scenes
-from pocketvlm.bench import data
 from pocketvlm.bench.accuracy import wilson
 from pocketvlm.bench.bootstrap import bootstrap
-from pocketvlm.bench.data import SOURCES
 from pocketvlm.bench.metrics import METRICS
 from pocketvlm.bench.paired import compare
-from pocketvlm.bench.tsv import multiple_choice_prompt
 from pocketvlm.cli import eval as eval_module
 from pocketvlm.cli import main
+from pocketvlm.questions import data
+from pocketvlm.questions.data import SOURCES
+from pocketvlm.questions.tsv import multiple_choice_prompt
 from pocketvlm.runtime import GenerationConfig, load
 from pocketvlm.scenes import Example
 from tests.runtime.bundles import exported

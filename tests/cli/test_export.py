@@ -42,6 +42,12 @@ def test_export_says_what_it_will_take_and_what_came_out(
         (("CHECKPOINT", "-o", "OUT", "--recipe", "int5"), 1, "int4-g128"),
         (("CHECKPOINT", "-o", "OUT", "--backend", "abacus"), 1, "abacus"),
         (("CHECKPOINT", "-o", "OUT", "--max-length", "9999"), 1, "512 positions"),
+        (("CHECKPOINT", "-o", "OUT", "--calibration", "generated:1"), 1, "looks at no calibration data"),
+        (("CHECKPOINT", "-o", "OUT", "--recipe", "gptq-g32", "--calibration", "DATA.txt"), 1, "DATA.txt"),
+        (("CHECKPOINT", "-o", "OUT", "--recipe", "int4-g32", "--max-kl", "1e-9"), 1, "KL divergence"),
+        (("CHECKPOINT", "-o", "OUT", "--max-kl", "nan"), 2, "nan"),
+        (("CHECKPOINT", "-o", "OUT", "--max-kl", "0"), 2, "--max-kl"),
+        (("CHECKPOINT", "-o", "OUT", "--min-accuracy", "1.5"), 2, "1.5"),
         (("CHECKPOINT",), 2, "--output"),
         (("CHECKPOINT", "-o", "OUT", "--max-length", "many"), 2, "many"),
     ],
@@ -55,7 +61,9 @@ def test_a_wrong_call_is_one_line(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     if status == 1:
-        assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == done.stderr.splitlines()
+        phases = ("reference pass ...", "quantize and write ...", "check layer by layer ...", "questions ...")
+        assert [line for line in done.stderr.splitlines() if line not in phases] == [done.stderr.splitlines()[-1]]
+        assert done.stderr.splitlines()[-1].startswith("error: ")
     assert not list(tmp_path.iterdir())
 
 
@@ -84,3 +92,33 @@ def test_without_the_export_extra_the_error_names_it(repository: Path, tmp_path:
     assert done.returncode == 1
     assert "pip install 'pocketvlm[export]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_bundle_that_answers_too_little_never_takes_its_place(
+    repository: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    """Random weights answer nothing; the bundle that was there stays."""
+    data = tmp_path / "sums.jsonl"
+    data.write_text('{"question": "1 + 1?", "answer": "2"}\n{"question": "2 + 2?", "answer": "4"}\n', encoding="utf-8")
+    output = tmp_path / "bundle"
+    gate = ("--accuracy-data", data, "--min-accuracy")
+    good = export(repository, tiny_checkpoint, "-o", output, "--recipe", "int8", *gate, "0")
+    assert good.returncode == 0, good.stderr
+    bad = export(repository, tiny_checkpoint, "-o", output, "--recipe", "int4-g32", *gate, "0.5")
+    assert bad.returncode == 1
+    assert "exact match 0.00% (0 of 2 right) is below --min-accuracy 0.5" in bad.stderr
+    assert open_bundle(output, verify=True).manifest.recipe.name == "int8"
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle", "sums.jsonl"}
+
+
+def test_calibration_and_gate_together(repository: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Two teas and a cake, please. " * 40, encoding="utf-8")
+    done = export(
+        repository, tiny_checkpoint, "-o", tmp_path / "bundle", "--recipe", "gptq-g32", "--calibration", text,
+        "--max-kl", "0.4",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    calibration = open_bundle(tmp_path / "bundle").manifest.recipe.calibration
+    assert calibration is not None
+    assert calibration.source == "text.txt"

@@ -14,7 +14,8 @@ KEEP = {"match": ["*"], "quantizer": "keep"}
 
 
 def test_the_built_in_recipes() -> None:
-    assert built_in_recipes() == ("bluelm-v-3b", "fp32", "int4-channel", "int4-g128", "int4-g32", "int8")
+    data_free = ("int4-channel", "int4-g128", "int4-g32", "int8")
+    assert built_in_recipes() == ("bluelm-v-3b", "fp32", "gptq-channel", "gptq-g128", "gptq-g32", *data_free)
     paper = load_recipe("bluelm-v-3b")
     assert paper.kv_cache.dtype == "int8"
     assert load_recipe("int4-g128").kv_cache.dtype == "float32"

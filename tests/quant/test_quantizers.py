@@ -174,7 +174,7 @@ def test_the_rule_names_the_quantizer() -> None:
     assert quantizer_of(Rule(("*",), "clip-search", {**options, "symmetric": False})) == ClipSearch(4, 32, False)
     assert quantizer_of(Rule(("*",), "hqq", {**options, "group_size": "channel"})) == Hqq(4, "channel")
     assert quantizer_of(Rule(("*",), "keep")) == Keep()
-    assert set(QUANTIZERS) == {"keep", "round-to-nearest", "clip-search", "hqq"}
+    assert set(QUANTIZERS) == {"keep", "round-to-nearest", "clip-search", "hqq", "gptq"}
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.bench.files import contents, label, lines
-from pocketvlm.bench.question import (
+from pocketvlm.errors import DataError, located, one_line
+from pocketvlm.questions.files import contents, label, lines
+from pocketvlm.questions.question import (
     MAX_QUESTION,
     Question,
     Questions,
@@ -19,7 +20,6 @@ from pocketvlm.bench.question import (
     open_pictures,
     picture_path,
 )
-from pocketvlm.errors import DataError, located, one_line
 
 #: longest line, bytes
 MAX_LINE = 1 << 20

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pocketvlm.bench import files, jsonl, question, tsv
-from pocketvlm.bench.data import GENERATED, SOURCES, open_data
-from pocketvlm.bench.question import Question, Questions
-from pocketvlm.bench.tsv import multiple_choice_prompt
 from pocketvlm.errors import DataError
+from pocketvlm.questions import files, jsonl, question, tsv
+from pocketvlm.questions.data import GENERATED, SOURCES, open_data
+from pocketvlm.questions.question import Question, Questions
+from pocketvlm.questions.tsv import multiple_choice_prompt
 
 
 def encoded(color: str, size: tuple[int, int] = (40, 30)) -> str:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from pocketvlm.bench.jsonl import read_jsonl
-from pocketvlm.bench.question import Question, Questions
-from pocketvlm.bench.tsv import read_tsv
 from pocketvlm.errors import DataError, one_line
+from pocketvlm.questions.jsonl import read_jsonl
+from pocketvlm.questions.question import Question, Questions
+from pocketvlm.questions.tsv import read_tsv
 
 #: how many generated questions are asked by default; of a file it is all
 GENERATED = 200

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
-from pocketvlm.bench.files import START, Place, contents, label, lines
-from pocketvlm.bench.question import (
+from pocketvlm.errors import DataError, located, one_line
+from pocketvlm.questions.files import START, Place, contents, label, lines
+from pocketvlm.questions.question import (
     MAX_IMAGES,
     MAX_QUESTION,
     Question,
@@ -31,7 +32,6 @@ from pocketvlm.bench.question import (
     open_pictures,
     picture_path,
 )
-from pocketvlm.errors import DataError, located, one_line
 
 #: longest row, bytes: an image file of 24 MB
 MAX_ROW = 32 << 20

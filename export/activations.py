@@ -1,0 +1,146 @@
+"""Calibration sequences on their way through the decoder, one layer in memory at a time.
+
+What enters a layer has gone through the layers before it as they were stored, so that a quantizer makes up for their
+errors too (GPTQ's reference does the same). The layer's own weights are still the original ones when it is looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pocketvlm.errors import RecipeError
+from pocketvlm.export import reference
+from pocketvlm.export.calibration import Calibration
+from pocketvlm.models.checkpoint import Checkpoint, ReadWeight, load
+from pocketvlm.models.decoder import DecoderLayer, KvCache, RmsNorm, rope_tables
+from pocketvlm.models.siglip import VisionLayer
+
+#: The linear layers of a decoder layer by the first of those that have the same inputs.
+SAME_INPUTS = {
+    "self_attn.q_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "self_attn.o_proj": ("self_attn.o_proj",),
+    "mlp.gate_proj": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.down_proj": ("mlp.down_proj",),
+}
+HEAD = "lm_head.weight"
+#: Tiles that go through a layer of the vision tower at once.
+TILES_AT_A_TIME = 8
+
+
+class Activations:
+    """Gives the Gram matrix of any decoder layer's inputs and the range of its keys and values, in layer order."""
+
+    def __init__(self, checkpoint: Checkpoint, calibration: Calibration) -> None:
+        self._checkpoint, self._calibration = checkpoint, calibration
+        self._hidden: list[Tensor] = []
+        self._layer = -1
+        self._grams: dict[str, Tensor] = {}
+        self._kv_range = (0.0, 0.0)
+
+    def gram(self, name: str, stored: ReadWeight) -> Tensor:
+        """The sum of x xT over the inputs x of a weight: float32 [columns, columns].
+
+        ``stored`` reads the weights of all layers before this one as the bundle has them.
+
+        :raises RecipeError: for a weight that is not a linear layer of the decoder, nor its head
+        """
+        found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
+        if found is None and name != HEAD:
+            raise RecipeError("only linear layers of the decoder and an untied head are calibrated; choose another")
+        layers = self._checkpoint.config.text.num_hidden_layers
+        self._go_to(layers if found is None else int(found[1]), stored)
+        return self._grams[HEAD if found is None else found[2]]
+
+    def kv_range(self, layer: int, stored: ReadWeight) -> tuple[float, float]:
+        """Largest |key| (after RoPE) and |value| of a layer."""
+        self._go_to(layer, stored)
+        return self._kv_range
+
+    def _go_to(self, layer: int, stored: ReadWeight) -> None:
+        if layer == self._layer:
+            return
+        assert layer > self._layer, "layers are stored in order"
+        if self._layer < 0:
+            self._hidden = _embed(self._checkpoint, self._calibration)
+        text = self._checkpoint.config.text
+        for passed in range(max(self._layer, 0), layer):
+            run = _layer(text, load(DecoderLayer(text), stored, f"model.layers.{passed}."))
+            self._hidden = [run(hidden)[0] for hidden in self._hidden]
+        self._layer = layer
+        self._look_at_head() if layer == text.num_hidden_layers else self._look_at_layer()
+
+    @torch.no_grad()
+    def _look_at_layer(self) -> None:
+        text = self._checkpoint.config.text
+        module = load(DecoderLayer(text), self._checkpoint.tensor, f"model.layers.{self._layer}.")
+        sums = {first: _Gram(module.get_submodule(first)) for first in SAME_INPUTS}
+        run, key, value = _layer(text, module), 0.0, 0.0
+        for hidden in self._hidden:
+            cache = run(hidden)[1]
+            key, value = max(key, float(cache.key.abs().max())), max(value, float(cache.value.abs().max()))
+        self._grams = {name: sums[first].total for first, names in SAME_INPUTS.items() for name in names}
+        self._kv_range = key, value
+
+    @torch.no_grad()
+    def _look_at_head(self) -> None:
+        text = self._checkpoint.config.text
+        norm = load(RmsNorm(text.hidden_size, text.rms_norm_eps), self._checkpoint.tensor, "model.norm.")
+        total = torch.zeros(text.hidden_size, text.hidden_size)
+        for hidden in self._hidden:
+            normed = norm(hidden)[0] * text.logits_scale  # [tokens, hidden]
+            total += normed.T @ normed
+        self._grams = {HEAD: total}
+
+
+class _Gram:
+    """Sums x xT of what goes into a module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.total = torch.zeros(())
+        module.register_forward_pre_hook(self._add)
+
+    def _add(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        rows = inputs[0].flatten(0, -2)  # [1, tokens, columns] -> [tokens, columns]
+        self.total = self.total + rows.T @ rows
+
+
+def _layer(config: Any, module: DecoderLayer) -> Callable[[Tensor], tuple[Tensor, KvCache]]:
+    """[1, tokens, hidden] -> the same after the layer, and its keys and values."""
+
+    @torch.no_grad()
+    def run(hidden: Tensor) -> tuple[Tensor, KvCache]:
+        cos, sin = rope_tables(config, torch.arange(hidden.shape[1]))
+        cache = KvCache.empty(config)
+        return module(hidden, cos, sin, cache), cache
+
+    return run
+
+
+@torch.no_grad()
+def _embed(checkpoint: Checkpoint, calibration: Calibration) -> list[Tensor]:
+    """What enters the first decoder layer, [1, tokens, hidden] each; images go through the original tower."""
+    config, read = checkpoint.config, checkpoint.tensor
+    pixels = [sample.pixels for sample in calibration.samples if sample.pixels is not None]
+    tiles = iter(_image_tokens(checkpoint, torch.cat(pixels)) if pixels else ())
+    hidden = []
+    for sample in calibration.samples:
+        embedded = reference.embed_tokens(config.text, read, sample.token_ids)
+        tokens = None if sample.pixels is None else torch.stack([next(tiles) for _ in sample.pixels])
+        hidden.append(reference.insert_image_tokens(embedded, tokens, sample))
+    return hidden
+
+
+def _image_tokens(checkpoint: Checkpoint, pixels: Tensor) -> Tensor:
+    """float32 [tiles, 3, size, size] -> [tiles, tokens per tile, hidden], some tiles at a time through each layer."""
+    config, read = checkpoint.config, checkpoint.tensor
+    assert config.vision is not None
+    parts = [reference.embed_patches(config, read, part) for part in pixels.split(TILES_AT_A_TIME)]
+    for index in range(config.vision.num_hidden_layers):
+        layer = load(VisionLayer(config.vision), read, f"vision_tower.encoder.layers.{index}.")
+        parts = [layer(part) for part in parts]
+    return torch.cat([reference.project(config, read, part) for part in parts])
