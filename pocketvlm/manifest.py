@@ -57,7 +57,7 @@ class Part(Strict):
 
 
 class Model(Strict):
-    """What was exported. ``revision`` is a digest of the checkpoint's config, tokenizer and weight index."""
+    """What was exported. ``revision`` is a digest of the checkpoint: ``Checkpoint.revision``."""
 
     name: str
     family: str

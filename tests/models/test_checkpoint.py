@@ -46,10 +46,13 @@ def test_a_directory_called_checkpoint_takes_the_name_above(tmp_path: Path) -> N
 
 
 def test_revision_tells_checkpoints_apart(tmp_path: Path) -> None:
-    for name, family in (("a", "llama"), ("b", "llama"), ("c", "qwen2")):
+    """By their configuration, and by weights of the same shapes in files of the same size."""
+    for name, family in (("a", "llama"), ("b", "llama"), ("c", "qwen2"), ("d", "llama")):
         write_checkpoint(tmp_path / name, tiny_config(family))
-    first, second, third = (open_checkpoint(tmp_path / name).revision for name in "abc")
-    assert first == second != third
+    edit_weights(lambda weights: [weight.mul_(1.5) for weight in weights.values()])(tmp_path / "d")
+    first, second, third, trained = (open_checkpoint(tmp_path / name).revision for name in "abcd")
+    assert first == second
+    assert len({first, third, trained}) == 3
 
 
 def edit_config(**changes: object) -> Callable[[Path], None]:
