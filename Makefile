@@ -93,13 +93,15 @@ demo: $(READY) ## chat with the exported bundle about IMAGE
 TRAIN := env MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456 \
     MALLOC_ARENA_MAX=1 $(BIN)/python -m examples.reader.train
 
-# Where `make train` begins: at nothing, or (FROM=examples/reader/checkpoint) at a published checkpoint.
+# `make train` begins at nothing; the published weights went on from there: `make train RUN=build/reader-2 MINUTES=95
+# FROM=build/reader/checkpoint`, on other pictures and from a lower rate.
+RUN := build/reader
 FROM :=
 MINUTES := 108
 
 train: $(READY) ## train the built-in model anew in build/reader, 108 minutes of two cores; goes on where it was cut off
-	@$(TRAIN) --output build/reader --minutes $(MINUTES) --vision-minutes 12 --publish build/reader/checkpoint \
-	    $(if $(FROM),--from $(FROM)) $(if $(wildcard build/reader/state.pt),--resume)
+	@$(TRAIN) --output $(RUN) --minutes $(MINUTES) --vision-minutes 12 --publish $(RUN)/checkpoint \
+	    $(if $(FROM),--from $(FROM) --rate 1.3e-3 --seed 20261126) $(if $(wildcard $(RUN)/state.pt),--resume)
 
 train-smoke: $(READY) ## train for two minutes, to see the losses fall
 	@rm -rf build/reader-smoke

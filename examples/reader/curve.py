@@ -1,11 +1,12 @@
-"""Draw a run's learning curves (needs matplotlib).
+"""Draw the learning curves of a run, or of runs that went on from one another (needs matplotlib).
 
-python -m examples.reader.curve RUN examples/reader/learning-curve.png
+python -m examples.reader.curve RUN [RUN]... examples/reader/learning-curve.png
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,17 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return kept
 
 
+def one_after_the_other(logs: Sequence[list[dict[str, Any]]]) -> tuple[list[dict[str, Any]], list[float]]:
+    """The rows of several runs on one clock, and the seconds at which the second and later ones begin."""
+    rows: list[dict[str, Any]] = []
+    starts: list[float] = []
+    for log in logs:
+        start = rows[-1]["elapsed"] if rows else 0.0
+        starts += [start] if rows else []
+        rows += [{**row, "elapsed": start + row["elapsed"]} for row in log]
+    return rows, starts
+
+
 def smooth(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
     """Minutes and moving averages of one number."""
     points = [(row["elapsed"] / 60, row[key]) for row in rows if row.get(key) is not None and row[key] == row[key]]
@@ -36,15 +48,15 @@ def smooth(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[floa
 
 
 @click.command(help=__doc__)
-@click.argument("run", type=click.Path(path_type=Path, exists=True))
+@click.argument("runs", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
 @click.argument("picture", type=click.Path(path_type=Path))
-def main(run: Path, picture: Path) -> None:
+def main(runs: tuple[Path, ...], picture: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = read_log(run / "log.jsonl")
+    rows, starts = one_after_the_other([read_log(run / "log.jsonl") for run in runs])
     steps = [row for row in rows if "held_out" not in row]
     held_out = [row for row in rows if "held_out" in row]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
@@ -60,6 +72,9 @@ def main(run: Path, picture: Path) -> None:
         xlabel="minutes", ylim=(0, 1), title=f"{held_out[-1]['held_out']['questions']} held-out questions, exact match"
     )
     right.legend(fontsize=7, loc="lower right")
+    for axes in (left, right):
+        for start in starts:
+            axes.axvline(start / 60, color="0.6", linestyle=":")
     figure.savefig(picture, dpi=110)
 
 
