@@ -61,8 +61,11 @@ class Checkpoint:
 
     @cached_property
     def revision(self) -> str:
-        """A digest of config, tokenizer, every weight's name and shape, and a sample of each weight file (16 pages spread
-        over it): tells checkpoints apart without reading gigabytes. Training changes every page."""
+        """A digest of config, tokenizer, every weight's name and shape, and a sample of each weight file.
+
+        The sample is 16 pages spread over a file, of which training changes every one: it tells checkpoints apart
+        without reading gigabytes.
+        """
         digest = hashlib.sha256()
         for name in ("config.json", "tokenizer.json", "chat_template.jinja", "tokenizer_config.json"):
             if (self.directory / name).is_file():
