@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketvlm.cli import fidelity
 from pocketvlm.cli.options import finite
 from pocketvlm.errors import DataError, ResultsError, located, one_line
 
@@ -58,6 +59,25 @@ if TYPE_CHECKING:
     callback=finite,
     help="Exit with status 1 if the exact match is below this, 0 to 1.",
 )
+@click.option(
+    "--against",
+    metavar="CHECKPOINT",
+    type=click.Path(path_type=Path),
+    help="Compare logits, image tokens and layers with the checkpoint that BUNDLE was exported from, and ask nothing.",
+)
+@click.option(
+    "--max-kl",
+    metavar="NATS",
+    type=click.FloatRange(min=0),
+    callback=finite,
+    help="With --against: exit with status 1 if the mean KL divergence is above this.",
+)
+@click.option(
+    "--plot",
+    metavar="FILE.png",
+    type=click.Path(path_type=Path),
+    help="With --against: draw the error after each layer.",
+)
 def command(
     *,
     bundle: Path,
@@ -72,19 +92,28 @@ def command(
     as_json: bool,
     save: Path | None,
     min_accuracy: float | None,
+    against: Path | None,
+    max_kl: float | None,
+    plot: Path | None,
 ) -> None:
     """Ask BUNDLE questions with known answers, each in a conversation of its own, and count what it gets right.
 
     DATA is generated:SEED (held-out pictures that are drawn, the same ones for the same seed), FILE.jsonl (a question
-    a line) or FILE.tsv (VLMEvalKit's form). docs/evaluate.md describes them, the metrics and the intervals.
+    a line), FILE.tsv (VLMEvalKit's form) or, for --against, FILE.txt (plain text). docs/evaluate.md describes them, the
+    metrics and the intervals.
     """
     if (data is None) == (data_option is None):
         raise click.UsageError("give DATA once, as the second argument or as --data: for example generated:test")
     from pocketvlm.bench.results import check_writable, write_whole
 
+    named = data or data_option or ""
+    fidelity.check_usage(against)
+    if against is not None:
+        wanted = fidelity.Comparison(bundle, against, named, questions, threads)
+        fidelity.run(wanted, as_json=as_json, save=save, max_kl=max_kl, plot=plot)
+        return
     if save is not None:
         check_writable(save)
-    named = data or data_option or ""
     report, answered = _measure(bundle, named, questions, _known(metrics), max_new_tokens, threads, baseline)
     text = json.dumps(report, indent=1)
     if save is not None:
