@@ -7,7 +7,7 @@ errors too (GPTQ's reference does the same). The layer's own weights are still t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from pocketvlm.errors import RecipeError
 from pocketvlm.export import reference
 from pocketvlm.export.calibration import Calibration
+from pocketvlm.export.sample import Sample
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight, load
-from pocketvlm.models.decoder import DecoderLayer, KvCache, RmsNorm, rope_tables
+from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.decoder import DecoderLayer, KvCache, rope_tables
 from pocketvlm.models.siglip import VisionLayer
 
 #: The linear layers of a decoder layer by the first of those that have the same inputs.
@@ -66,7 +68,7 @@ class Activations:
             return
         assert layer > self._layer, "layers are stored in order"
         if self._layer < 0:
-            self._hidden = _embed(self._checkpoint, self._calibration)
+            self._hidden = embed(self._checkpoint, self._checkpoint.tensor, self._calibration.samples)
         text = self._checkpoint.config.text
         for passed in range(max(self._layer, 0), layer):
             run = _layer(text, load(DecoderLayer(text), stored, f"model.layers.{passed}."))
@@ -89,10 +91,9 @@ class Activations:
     @torch.no_grad()
     def _look_at_head(self) -> None:
         text = self._checkpoint.config.text
-        norm = load(RmsNorm(text.hidden_size, text.rms_norm_eps), self._checkpoint.tensor, "model.norm.")
         total = torch.zeros(text.hidden_size, text.hidden_size)
         for hidden in self._hidden:
-            normed = norm(hidden)[0] * text.logits_scale  # [tokens, hidden]
+            normed = reference.normed(text, self._checkpoint.tensor, hidden)
             total += normed.T @ normed
         self._grams = {HEAD: total}
 
@@ -122,22 +123,21 @@ def _layer(config: Any, module: DecoderLayer) -> Callable[[Tensor], tuple[Tensor
 
 
 @torch.no_grad()
-def _embed(checkpoint: Checkpoint, calibration: Calibration) -> list[Tensor]:
-    """What enters the first decoder layer, [1, tokens, hidden] each; images go through the original tower."""
-    config, read = checkpoint.config, checkpoint.tensor
-    pixels = [sample.pixels for sample in calibration.samples if sample.pixels is not None]
-    tiles = iter(_image_tokens(checkpoint, torch.cat(pixels)) if pixels else ())
+def embed(checkpoint: Checkpoint, read: ReadWeight, samples: Sequence[Sample]) -> list[Tensor]:
+    """What enters the first decoder layer, [1, tokens, hidden] each, image tokens included."""
+    config = checkpoint.config
+    pixels = [sample.pixels for sample in samples if sample.pixels is not None]
+    tiles = iter(_image_tokens(config, read, torch.cat(pixels)) if pixels else ())
     hidden = []
-    for sample in calibration.samples:
+    for sample in samples:
         embedded = reference.embed_tokens(config.text, read, sample.token_ids)
         tokens = None if sample.pixels is None else torch.stack([next(tiles) for _ in sample.pixels])
         hidden.append(reference.insert_image_tokens(embedded, tokens, sample))
     return hidden
 
 
-def _image_tokens(checkpoint: Checkpoint, pixels: Tensor) -> Tensor:
+def _image_tokens(config: VlmConfig, read: ReadWeight, pixels: Tensor) -> Tensor:
     """float32 [tiles, 3, size, size] -> [tiles, tokens per tile, hidden], some tiles at a time through each layer."""
-    config, read = checkpoint.config, checkpoint.tensor
     assert config.vision is not None
     parts = [reference.embed_patches(config, read, part) for part in pixels.split(TILES_AT_A_TIME)]
     for index in range(config.vision.num_hidden_layers):

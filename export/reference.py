@@ -82,13 +82,20 @@ def decoder_layer(config: DecoderConfig, read: ReadWeight, index: int, hidden: T
 
 
 @torch.no_grad()
+def normed(config: DecoderConfig, read: ReadWeight, hidden: Tensor) -> Tensor:
+    """The last layer's stream [1, tokens, hidden] -> what enters the head, [tokens, hidden]"""
+    norm = load(RmsNorm(config.hidden_size, config.rms_norm_eps), read, "model.norm.")
+    states: Tensor = norm(hidden)[0] * config.logits_scale
+    return states
+
+
+@torch.no_grad()
 def logits(config: DecoderConfig, read: ReadWeight, hidden: Tensor) -> Tensor:
     """The last layer's stream [1, tokens, hidden] -> logits [tokens, vocabulary], some rows of the head at a time."""
-    norm = load(RmsNorm(config.hidden_size, config.rms_norm_eps), read, "model.norm.")
-    normed: Tensor = norm(hidden)[0] * config.logits_scale  # [tokens, hidden]
+    states = normed(config, read, hidden)
     head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     blocks = [slice(first, first + HEAD_ROWS) for first in range(0, config.vocab_size, HEAD_ROWS)]
-    return torch.cat([normed @ read(head, rows).float().T for rows in blocks], dim=-1)
+    return torch.cat([states @ read(head, rows).float().T for rows in blocks], dim=-1)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect": "inspect",
     "tile": "tile",
     "eval": "eval",
+    "tune": "tune",
 }
 
 

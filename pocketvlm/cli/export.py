@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     "[default: generated:calibration]",
 )
 @click.option(
+    "--target-bits",
+    metavar="BITS",
+    type=click.FloatRange(2, 9),
+    callback=finite,
+    help="Mix bits and groups of the decoder's linear layers by sensitivity, at most so many a weight on average.",
+)
+@click.option(
     "--max-kl",
     metavar="NATS",
     type=click.FloatRange(0, min_open=True),
@@ -59,6 +66,7 @@ def command(
     backends: tuple[str, ...],
     max_length: int | None,
     calibration: str | None,
+    target_bits: float | None,
     max_kl: float | None,
     min_accuracy: float | None,
     accuracy_data: str,
@@ -76,6 +84,12 @@ def command(
     source, chosen = open_checkpoint(checkpoint), load_recipe(recipe)
     if max_kl is not None:
         chosen = replace(chosen, bounds=replace(chosen.bounds, kl_mean=max_kl))
+    if target_bits is not None:
+        from pocketvlm.export.calibration import DEFAULT_SOURCE
+        from pocketvlm.export.tune import recipe_of_bits
+
+        with ConsoleProgress() as progress:
+            chosen = recipe_of_bits(source, chosen, calibration or DEFAULT_SOURCE, target_bits, progress)
     click.echo(f"{checkpoint}: {source.family.name}, {source.parameters / 1e6:,.1f} M parameters, recipe {chosen.name}")
     click.echo(f"estimate: {estimate(source, chosen, kv_length(source, max_length))}")
     started = time.monotonic()

@@ -1,0 +1,125 @@
+"""A recipe's weights in PyTorch, without an export: what they do to the logits, and each weight to its layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pocketvlm.errors import RecipeError, located
+from pocketvlm.export import reference
+from pocketvlm.export.activations import SAME_INPUTS, Activations, embed
+from pocketvlm.export.calibration import Calibration
+from pocketvlm.export.checks import kl_divergence
+from pocketvlm.export.sample import Sample
+from pocketvlm.models.checkpoint import Checkpoint, ReadWeight, load
+from pocketvlm.models.config import DecoderConfig
+from pocketvlm.models.decoder import DecoderLayer, rope_tables
+from pocketvlm.quant import GroupedTensor, Keep, quantizer_of
+from pocketvlm.quant.allocate import Choice
+from pocketvlm.recipe import Recipe, Rule
+
+
+class Simulated:
+    """Reads a checkpoint's weights as a recipe stores them. Decoder layers have to be asked for in their order."""
+
+    def __init__(self, checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None) -> None:
+        self._checkpoint = checkpoint
+        self._rules = recipe.assign(checkpoint.tensors)
+        self._activations = None if calibration is None else Activations(checkpoint, calibration)
+        self._quantized: dict[str, GroupedTensor] = {}
+
+    def read(self, name: str, rows: slice | Tensor | None = None) -> Tensor:
+        """A weight, or some of its rows, in float32."""
+        quantizer = quantizer_of(self._rules[name])
+        if isinstance(quantizer, Keep):
+            return self._checkpoint.tensor(name, rows).float()
+        if name not in self._quantized:
+            gram = None
+            if quantizer.CALIBRATED:
+                assert self._activations is not None, f"{name} is quantized without a calibration"
+                gram = self._activations.gram(name, self.read)
+            with located(name, RecipeError):
+                self._quantized[name] = quantizer.quantize(self._checkpoint.tensor(name), gram)
+        weight = torch.from_numpy(self._quantized[name].dequantize())
+        return weight if rows is None else weight[rows]
+
+
+@torch.no_grad()
+def scored_logits(checkpoint: Checkpoint, read: ReadWeight, samples: Sequence[Sample]) -> Tensor:
+    """The logits over the text of all samples after one another: float32 [tokens, vocabulary]"""
+    text = checkpoint.config.text
+    hidden = embed(checkpoint, read, samples)
+    for index in range(text.num_hidden_layers):
+        layer = load(DecoderLayer(text), read, f"model.layers.{index}.")
+        hidden = [layer(states, *rope_tables(text, torch.arange(states.shape[1]))) for states in hidden]
+    ends = [states[:, sample.first_scored :] for states, sample in zip(hidden, samples, strict=True)]
+    return reference.logits(text, read, torch.cat(ends, dim=1))
+
+
+def divergence(checkpoint: Checkpoint, read: ReadWeight, samples: Sequence[Sample], original: Tensor) -> float:
+    """Mean KL(original || read's weights) in nats over the samples' text."""
+    return float(kl_divergence(original, scored_logits(checkpoint, read, samples)).mean())
+
+
+@torch.no_grad()
+def sensitivities(
+    checkpoint: Checkpoint,
+    samples: Sequence[Sample],
+    candidates: Sequence[Rule],
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[str, list[Choice]]:
+    """Each linear layer of the decoder by each candidate: its bytes, and the squared error of what leaves the decoder
+    layer (of the logits, for an untied head) by its square, when this weight alone is stored so."""
+    text, read = checkpoint.config.text, checkpoint.tensor
+    found: dict[str, list[Choice]] = {}
+    hidden = embed(checkpoint, read, samples)
+    for index in range(text.num_hidden_layers):
+        layer = load(DecoderLayer(text), read, f"model.layers.{index}.")
+        run = _runner(text, layer, hidden)
+        outputs = run()
+        for name in (name for names in SAME_INPUTS.values() for name in names):
+            weight = layer.get_submodule(name).get_parameter("weight")
+            original = weight.detach().clone()
+
+            def after(stored: Tensor, weight: Tensor = weight, run: Callable[[], Tensor] = run) -> Tensor:
+                weight.copy_(stored)
+                return run()
+
+            full = f"model.layers.{index}.{name}.weight"
+            found[full] = _choices(full, original, candidates, after, outputs)
+            weight.copy_(original)
+        hidden = list(outputs.split([states.shape[1] for states in hidden], dim=1))
+        progress(1)
+    if not text.tie_word_embeddings:
+        normed = reference.normed(text, read, torch.cat(hidden, dim=1))
+        head = read("lm_head.weight").float()
+        found["lm_head.weight"] = _choices(
+            "lm_head.weight", head, candidates, lambda stored: normed @ stored.T, normed @ head.T
+        )
+    return found
+
+
+def _runner(config: DecoderConfig, layer: DecoderLayer, hidden: Sequence[Tensor]) -> Callable[[], Tensor]:
+    def run() -> Tensor:
+        """All sequences through the layer as it is, [1, all tokens, hidden]."""
+        return torch.cat(
+            [layer(states, *rope_tables(config, torch.arange(states.shape[1]))) for states in hidden], dim=1
+        )
+
+    return run
+
+
+def _choices(
+    name: str, weight: Tensor, candidates: Sequence[Rule], after: Callable[[Tensor], Tensor], outputs: Tensor
+) -> list[Choice]:
+    choices = []
+    for rule in candidates:
+        quantizer = quantizer_of(rule)
+        with located(name, RecipeError):
+            stored = quantizer.quantize(weight)
+        dequantized = torch.from_numpy(stored.dequantize() if isinstance(stored, GroupedTensor) else stored)
+        error = (after(dequantized) - outputs).square().sum() / outputs.square().sum()
+        choices.append(Choice(rule, quantizer.stored_bytes(tuple(weight.shape)), float(error)))
+    return choices
