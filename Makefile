@@ -21,7 +21,7 @@ PICTURE := dist/android/picture.png
 # Recipes read these from their environment: what stands in them is never parsed as shell.
 export MODEL RECIPE IMAGE PROMPT
 
-.PHONY: help setup check test export-android demo train train-smoke compare-recipes tiling-study clean
+.PHONY: help setup check test export-android demo train train-smoke compare-recipes tiling-study npu-study clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-16s%s\n' "$$name" "$$what"; done
@@ -112,6 +112,9 @@ compare-recipes: $(READY) ## accuracy, size, speed of the built-in model under e
 
 tiling-study: $(READY) ## accuracy of the built-in model under other tilings, into bench/results (12 minutes)
 	@$(BIN)/python -m examples.reader.tiling_study --output bench/results/reader-tiling.json
+
+npu-study: $(READY) ## the built-in model on an NPU's arithmetic, simulated, into bench/results (5 minutes)
+	@$(BIN)/python -m examples.reader.npu_study --output bench/results/reader-npu.json
 
 clean: ## remove .venv, caches and what was built
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

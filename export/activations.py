@@ -122,12 +122,22 @@ def _layer(config: Any, module: DecoderLayer) -> Callable[[Tensor], tuple[Tensor
     return run
 
 
+#: Changes a loaded module; told the prefix of its weights' names.
+Prepare = Callable[[nn.Module, str], None]
+
+
+def as_it_is(module: nn.Module, prefix: str) -> None:
+    """Leaves a module alone."""
+
+
 @torch.no_grad()
-def embed(checkpoint: Checkpoint, read: ReadWeight, samples: Sequence[Sample]) -> list[Tensor]:
+def embed(
+    checkpoint: Checkpoint, read: ReadWeight, samples: Sequence[Sample], prepare: Prepare = as_it_is
+) -> list[Tensor]:
     """What enters the first decoder layer, [1, tokens, hidden] each, image tokens included."""
     config = checkpoint.config
     pixels = [sample.pixels for sample in samples if sample.pixels is not None]
-    tiles = iter(_image_tokens(config, read, torch.cat(pixels)) if pixels else ())
+    tiles = iter(_image_tokens(config, read, torch.cat(pixels), prepare) if pixels else ())
     hidden = []
     for sample in samples:
         embedded = reference.embed_tokens(config.text, read, sample.token_ids)
@@ -136,11 +146,15 @@ def embed(checkpoint: Checkpoint, read: ReadWeight, samples: Sequence[Sample]) -
     return hidden
 
 
-def _image_tokens(config: VlmConfig, read: ReadWeight, pixels: Tensor) -> Tensor:
+def _image_tokens(config: VlmConfig, read: ReadWeight, pixels: Tensor, prepare: Prepare) -> Tensor:
     """float32 [tiles, 3, size, size] -> [tiles, tokens per tile, hidden], some tiles at a time through each layer."""
     assert config.vision is not None
     parts = [reference.embed_patches(config, read, part) for part in pixels.split(TILES_AT_A_TIME)]
     for index in range(config.vision.num_hidden_layers):
-        layer = load(VisionLayer(config.vision), read, f"vision_tower.encoder.layers.{index}.")
+        prefix = f"vision_tower.encoder.layers.{index}."
+        layer = load(VisionLayer(config.vision), read, prefix)
+        prepare(layer, prefix)
         parts = [layer(part) for part in parts]
-    return torch.cat([reference.project(config, read, part) for part in parts])
+    project = reference.projection(config, read)
+    prepare(project, "")
+    return torch.cat([project(part) for part in parts])

@@ -46,15 +46,32 @@ def vision_layer(config: VlmConfig, read: ReadWeight, index: int, patches: Tenso
     return output
 
 
+class Projection(nn.Module):
+    """What follows the last layer of the tower: its norm, the downsampler, the projector."""
+
+    def __init__(self, config: VlmConfig) -> None:
+        super().__init__()
+        assert config.vision is not None
+        width = config.vision.hidden_size
+        self.vision_tower = nn.ModuleDict({"post_layernorm": nn.LayerNorm(width, eps=config.vision.layer_norm_eps)})
+        self.downsampler = Downsampler(width, config.downsample_ratio)
+        self.projector = Projector(width, config.text.hidden_size)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """[tiles, patches, width] -> image tokens [tiles, tokens per tile, hidden]"""
+        tokens: Tensor = self.projector(self.downsampler(self.vision_tower["post_layernorm"](patches)))
+        return tokens
+
+
+def projection(config: VlmConfig, read: ReadWeight) -> Projection:
+    """The loaded module."""
+    return load(Projection(config), read)
+
+
 @torch.no_grad()
 def project(config: VlmConfig, read: ReadWeight, patches: Tensor) -> Tensor:
     """The last layer's stream -> image tokens [tiles, tokens per tile, hidden]"""
-    assert config.vision is not None
-    norm = nn.LayerNorm(config.vision.hidden_size, eps=config.vision.layer_norm_eps)
-    load(norm, read, "vision_tower.post_layernorm.")
-    downsampler = load(Downsampler(config.vision.hidden_size, config.downsample_ratio), read, "downsampler.")
-    projector = load(Projector(config.vision.hidden_size, config.text.hidden_size), read, "projector.")
-    tokens: Tensor = projector(downsampler(norm(patches)))
+    tokens: Tensor = projection(config, read)(patches)
     return tokens
 
 

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from pocketvlm.errors import RecipeError, located
 from pocketvlm.export import reference
-from pocketvlm.export.activations import SAME_INPUTS, Activations, embed
+from pocketvlm.export.activations import SAME_INPUTS, Activations, Prepare, as_it_is, embed
 from pocketvlm.export.calibration import Calibration
 from pocketvlm.export.checks import kl_divergence
 from pocketvlm.export.sample import Sample
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight, load
 from pocketvlm.models.config import DecoderConfig
 from pocketvlm.models.decoder import DecoderLayer, rope_tables
-from pocketvlm.quant import GroupedTensor, Keep, quantizer_of
+from pocketvlm.quant import GroupedTensor, GroupQuantizer, Keep, quantizer_of
 from pocketvlm.quant.allocate import Choice
 from pocketvlm.recipe import Recipe, Rule
 
@@ -35,6 +35,15 @@ class Simulated:
         quantizer = quantizer_of(self._rules[name])
         if isinstance(quantizer, Keep):
             return self._checkpoint.tensor(name, rows).float()
+        weight = torch.from_numpy(self._quantize(name, quantizer).dequantize())
+        return weight if rows is None else weight[rows]
+
+    def quantized(self, name: str) -> GroupedTensor | None:
+        """A weight's codes and scales; None where the recipe keeps it."""
+        quantizer = quantizer_of(self._rules[name])
+        return None if isinstance(quantizer, Keep) else self._quantize(name, quantizer)
+
+    def _quantize(self, name: str, quantizer: GroupQuantizer) -> GroupedTensor:
         if name not in self._quantized:
             gram = None
             if quantizer.CALIBRATED:
@@ -42,17 +51,23 @@ class Simulated:
                 gram = self._activations.gram(name, self.read)
             with located(name, RecipeError):
                 self._quantized[name] = quantizer.quantize(self._checkpoint.tensor(name), gram)
-        weight = torch.from_numpy(self._quantized[name].dequantize())
-        return weight if rows is None else weight[rows]
+        return self._quantized[name]
 
 
 @torch.no_grad()
-def scored_logits(checkpoint: Checkpoint, read: ReadWeight, samples: Sequence[Sample]) -> Tensor:
-    """The logits over the text of all samples after one another: float32 [tokens, vocabulary]"""
+def scored_logits(
+    checkpoint: Checkpoint, read: ReadWeight, samples: Sequence[Sample], prepare: Prepare = as_it_is
+) -> Tensor:
+    """The logits over the text of all samples after one another: float32 [tokens, vocabulary]
+
+    ``prepare`` may change each module once it is loaded, and is told the prefix of its weights.
+    """
     text = checkpoint.config.text
-    hidden = embed(checkpoint, read, samples)
+    hidden = embed(checkpoint, read, samples, prepare)
     for index in range(text.num_hidden_layers):
-        layer = load(DecoderLayer(text), read, f"model.layers.{index}.")
+        prefix = f"model.layers.{index}."
+        layer = load(DecoderLayer(text), read, prefix)
+        prepare(layer, prefix)
         hidden = [layer(states, *rope_tables(text, torch.arange(states.shape[1]))) for states in hidden]
     ends = [states[:, sample.first_scored :] for states, sample in zip(hidden, samples, strict=True)]
     return reference.logits(text, read, torch.cat(ends, dim=1))
