@@ -122,7 +122,8 @@ def judge(fidelity: Fidelity, bounds: Bounds) -> None:
     if not fidelity.text.kl_mean <= bounds.kl_mean:
         raise ExportError(
             f"fidelity: mean KL divergence {fidelity.text.kl_mean:.4g} nats is over the recipe's bound "
-            f"{bounds.kl_mean}; layer {layer} adds most to the error ({growth[layer]:.3g})"
+            f"{bounds.kl_mean}; layer {layer} adds most to the error ({growth[layer]:.3g}). Smaller groups or a "
+            "gptq recipe come nearer; --max-kl sets another bound"
         )
 
 
