@@ -7,7 +7,7 @@ errors too (GPTQ's reference does the same). The layer's own weights are still t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,11 +16,9 @@ from torch import Tensor, nn
 from pocketvlm.errors import RecipeError
 from pocketvlm.export import reference
 from pocketvlm.export.calibration import Calibration
-from pocketvlm.export.sample import Sample
+from pocketvlm.export.streams import embed
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight, load
-from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.decoder import DecoderLayer, KvCache, rope_tables
-from pocketvlm.models.siglip import VisionLayer
 
 #: The linear layers of a decoder layer by the first of those that have the same inputs.
 SAME_INPUTS = {
@@ -30,8 +28,6 @@ SAME_INPUTS = {
     "mlp.down_proj": ("mlp.down_proj",),
 }
 HEAD = "lm_head.weight"
-#: Tiles that go through a layer of the vision tower at once.
-TILES_AT_A_TIME = 8
 
 
 class Activations:
@@ -68,7 +64,7 @@ class Activations:
             return
         assert layer > self._layer, "layers are stored in order"
         if self._layer < 0:
-            self._hidden = embed(self._checkpoint, self._checkpoint.tensor, self._calibration.samples)
+            self._hidden = embed(self._checkpoint.config, self._checkpoint.tensor, self._calibration.samples)
         text = self._checkpoint.config.text
         for passed in range(max(self._layer, 0), layer):
             run = _layer(text, load(DecoderLayer(text), stored, f"model.layers.{passed}."))
@@ -120,41 +116,3 @@ def _layer(config: Any, module: DecoderLayer) -> Callable[[Tensor], tuple[Tensor
         return module(hidden, cos, sin, cache), cache
 
     return run
-
-
-#: Changes a loaded module; told the prefix of its weights' names.
-Prepare = Callable[[nn.Module, str], None]
-
-
-def as_it_is(module: nn.Module, prefix: str) -> None:
-    """Leaves a module alone."""
-
-
-@torch.no_grad()
-def embed(
-    checkpoint: Checkpoint, read: ReadWeight, samples: Sequence[Sample], prepare: Prepare = as_it_is
-) -> list[Tensor]:
-    """What enters the first decoder layer, [1, tokens, hidden] each, image tokens included."""
-    config = checkpoint.config
-    pixels = [sample.pixels for sample in samples if sample.pixels is not None]
-    tiles = iter(_image_tokens(config, read, torch.cat(pixels), prepare) if pixels else ())
-    hidden = []
-    for sample in samples:
-        embedded = reference.embed_tokens(config.text, read, sample.token_ids)
-        tokens = None if sample.pixels is None else torch.stack([next(tiles) for _ in sample.pixels])
-        hidden.append(reference.insert_image_tokens(embedded, tokens, sample))
-    return hidden
-
-
-def _image_tokens(config: VlmConfig, read: ReadWeight, pixels: Tensor, prepare: Prepare) -> Tensor:
-    """float32 [tiles, 3, size, size] -> [tiles, tokens per tile, hidden], some tiles at a time through each layer."""
-    assert config.vision is not None
-    parts = [reference.embed_patches(config, read, part) for part in pixels.split(TILES_AT_A_TIME)]
-    for index in range(config.vision.num_hidden_layers):
-        prefix = f"vision_tower.encoder.layers.{index}."
-        layer = load(VisionLayer(config.vision), read, prefix)
-        prepare(layer, prefix)
-        parts = [layer(part) for part in parts]
-    project = reference.projection(config, read)
-    prepare(project, "")
-    return torch.cat([project(part) for part in parts])

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from pocketvlm.errors import RecipeError, located
 from pocketvlm.export import reference
-from pocketvlm.export.activations import SAME_INPUTS, Activations, Prepare, as_it_is, embed
+from pocketvlm.export.activations import SAME_INPUTS, Activations
 from pocketvlm.export.calibration import Calibration
 from pocketvlm.export.checks import kl_divergence
 from pocketvlm.export.sample import Sample
+from pocketvlm.export.streams import Prepare, as_it_is, embed, run_decoder
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight, load
 from pocketvlm.models.config import DecoderConfig
 from pocketvlm.models.decoder import DecoderLayer, rope_tables
@@ -62,15 +63,10 @@ def scored_logits(
 
     ``prepare`` may change each module once it is loaded, and is told the prefix of its weights.
     """
-    text = checkpoint.config.text
-    hidden = embed(checkpoint, read, samples, prepare)
-    for index in range(text.num_hidden_layers):
-        prefix = f"model.layers.{index}."
-        layer = load(DecoderLayer(text), read, prefix)
-        prepare(layer, prefix)
-        hidden = [layer(states, *rope_tables(text, torch.arange(states.shape[1]))) for states in hidden]
-    ends = [states[:, sample.first_scored :] for states, sample in zip(hidden, samples, strict=True)]
-    return reference.logits(text, read, torch.cat(ends, dim=1))
+    config = checkpoint.config
+    streams = run_decoder(config, read, embed(config, read, samples, prepare), prepare=prepare)
+    ends = [states[:, sample.first_scored :] for states, sample in zip(streams, samples, strict=True)]
+    return reference.logits(config.text, read, torch.cat(ends, dim=1))
 
 
 def divergence(checkpoint: Checkpoint, read: ReadWeight, samples: Sequence[Sample], original: Tensor) -> float:
@@ -89,7 +85,7 @@ def sensitivities(
     layer (of the logits, for an untied head) by its square, when this weight alone is stored so."""
     text, read = checkpoint.config.text, checkpoint.tensor
     found: dict[str, list[Choice]] = {}
-    hidden = embed(checkpoint, read, samples)
+    hidden = embed(checkpoint.config, read, samples)
     for index in range(text.num_hidden_layers):
         layer = load(DecoderLayer(text), read, f"model.layers.{index}.")
         run = _runner(text, layer, hidden)

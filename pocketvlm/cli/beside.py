@@ -113,7 +113,7 @@ class Beside:
 
     def _encode(self, group: Group, samples: list[Sample], shipped: list[Floats | None]) -> list[Tensor | None]:
         """The original's image tokens; both sides' are scored on the way."""
-        from pocketvlm.export import original
+        from pocketvlm.export.streams import encode_tiles
 
         traces = [
             None if sample.pixels is None else self._trace.vision(sample.pixels.numpy())
@@ -126,7 +126,9 @@ class Beside:
                 self._vision[layer] += squared_error(found[layer], patches.numpy())
             self._progress(1)
 
-        wanted = original.encode_tiles(self._checkpoint, [sample.pixels for sample in samples], look)
+        wanted = encode_tiles(
+            self._checkpoint.config, self._checkpoint.tensor, [sample.pixels for sample in samples], look
+        )
         for found, tokens in zip(shipped, wanted, strict=True):
             if found is not None and tokens is not None:
                 # [tiles, tokens per tile, hidden] -> [image tokens, hidden]
@@ -137,8 +139,9 @@ class Beside:
         self, group: Group, samples: list[Sample], shipped: list[Floats | None], wanted: list[Tensor | None]
     ) -> list[Tensor]:
         """The original's last residual streams; the layers of traced questions are compared on the way."""
-        from pocketvlm.export import original
+        from pocketvlm.export.streams import enter_decoder, run_decoder
 
+        config, read = self._checkpoint.config, self._checkpoint.tensor
         items = list(zip(samples, shipped, strict=True))[: group.traced]
         traces = [self._trace.text(sample.token_ids.numpy(), tokens) for sample, tokens in items]
         placeholder = -1 if self._vlm.manifest.tokens.image is None else self._vlm.manifest.tokens.image
@@ -151,11 +154,11 @@ class Beside:
                 self._all[layer] += squared_error(found, exact)
             self._progress(1)
 
-        return original.run_decoder(self._checkpoint, samples, wanted, look)
+        return run_decoder(config, read, enter_decoder(config, read, samples, wanted), look)
 
     def _score(self, item: Forced, stream: Tensor) -> TokenScores:
-        from pocketvlm.export import original
+        from pocketvlm.export import reference
 
-        scored = slice(item.first_scored, None)
-        exact = original.logits(self._checkpoint, stream, scored).numpy()
+        scored, checkpoint = slice(item.first_scored, None), self._checkpoint
+        exact = reference.logits(checkpoint.config.text, checkpoint.tensor, stream[:, scored]).numpy()
         return score_tokens(exact, self._vlm.logits(item.inputs, item.pictures)[scored], item.targets)
