@@ -7,9 +7,7 @@ which every token but the first is scored.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.bench.evaluate import check_sees
-from pocketvlm.errors import CapacityError, DataError, located, one_line
-from pocketvlm.questions.data import SOURCES, open_data
-from pocketvlm.questions.files import contents, label
+from pocketvlm.errors import CapacityError, DataError, located
+from pocketvlm.questions.data import TEXT_FORM, open_data
+from pocketvlm.questions.files import contents, label, read_text
 from pocketvlm.runtime.text import Literal, PeopleText, Span, TextTokenizer
 
 if TYPE_CHECKING:
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 WINDOW = 512
 #: largest text file that is read, bytes: its tokens take some hundred times as much memory
 MAX_TEXT_BYTES = 8 << 20
-TEXT_FORM = "FILE.txt (plain text)"
 
 
 @dataclass(frozen=True)
@@ -84,12 +81,7 @@ def open_forced(data: str, count: int | None, vlm: PocketVlm, bundle: Bundle) ->
     tokenizer = TextTokenizer.from_json(bundle.read(manifest.tokenizer), controls, manifest.tokenizer)
     if data.endswith(".txt"):
         return _windows(Path(data), count, tokenizer, max(2, min(WINDOW, manifest.kv_cache.length)))
-    try:
-        asked = open_data(data, count)
-    except DataError as error:
-        if any(re.fullmatch(source.pattern, data, re.ASCII) for source in SOURCES):
-            raise
-        raise DataError(f"{error}; {TEXT_FORM}") from error
+    asked = open_data(data, count, also=TEXT_FORM)
     return ForcedData(asked.origin, asked.most, (_conversation(item, vlm, tokenizer) for item in asked.items))
 
 
@@ -122,14 +114,8 @@ def _answer(text: str, vlm: PocketVlm, tokenizer: TextTokenizer) -> npt.NDArray[
 
 def _windows(path: Path, count: int | None, tokenizer: TextTokenizer, tokens: int) -> ForcedData:
     """A text in windows of ``tokens``; the last one may be shorter, and is left out where it has one token."""
-    with suppress(OSError, ValueError):
-        if path.stat().st_size > MAX_TEXT_BYTES:
-            raise DataError(f"{label(path)}: larger than the {MAX_TEXT_BYTES} bytes that are read; cut it")
+    text = read_text(path, MAX_TEXT_BYTES)
     found = contents(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{label(path)}: cannot be read as UTF-8 ({one_line(error, 80)})") from error
     token_ids = np.array(tokenizer.encode([PeopleText(text)]), np.int64)
     firsts = range(0, len(token_ids) - 1, tokens)
     if not firsts:

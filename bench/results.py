@@ -90,7 +90,7 @@ def check_writable(path: Path) -> None:
         raise ResultsError(f"{label(path)}: its directory does not exist or cannot be written to")
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file that appears when it is complete; a failure leaves what stood there, and links stay links.
 
     Raises:
@@ -99,8 +99,8 @@ def write_whole(path: Path, text: str) -> None:
     target = _followed(path)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
-        with partial.open("x", encoding="utf-8") as stream:
-            stream.write(text)
+        with partial.open("xb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(target)

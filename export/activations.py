@@ -7,7 +7,6 @@ errors too (GPTQ's reference does the same). The layer's own weights are still t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from pocketvlm.export import reference
 from pocketvlm.export.calibration import Calibration
 from pocketvlm.export.streams import embed
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight, load
-from pocketvlm.models.decoder import DecoderLayer, KvCache, rope_tables
+from pocketvlm.models.decoder import DecoderLayer
 
 #: The linear layers of a decoder layer by the first of those that have the same inputs.
 SAME_INPUTS = {
@@ -67,8 +66,8 @@ class Activations:
             self._hidden = embed(self._checkpoint.config, self._checkpoint.tensor, self._calibration.samples)
         text = self._checkpoint.config.text
         for passed in range(max(self._layer, 0), layer):
-            run = _layer(text, load(DecoderLayer(text), stored, f"model.layers.{passed}."))
-            self._hidden = [run(hidden)[0] for hidden in self._hidden]
+            module = load(DecoderLayer(text), stored, f"model.layers.{passed}.")
+            self._hidden = [reference.through(text, module, hidden).hidden for hidden in self._hidden]
         self._layer = layer
         self._look_at_head() if layer == text.num_hidden_layers else self._look_at_layer()
 
@@ -77,9 +76,9 @@ class Activations:
         text = self._checkpoint.config.text
         module = load(DecoderLayer(text), self._checkpoint.tensor, f"model.layers.{self._layer}.")
         sums = {first: _Gram(module.get_submodule(first)) for first in SAME_INPUTS}
-        run, key, value = _layer(text, module), 0.0, 0.0
+        key, value = 0.0, 0.0
         for hidden in self._hidden:
-            cache = run(hidden)[1]
+            cache = reference.through(text, module, hidden).cache
             key, value = max(key, float(cache.key.abs().max())), max(value, float(cache.value.abs().max()))
         self._grams = {name: sums[first].total for first, names in SAME_INPUTS.items() for name in names}
         self._kv_range = key, value
@@ -104,15 +103,3 @@ class _Gram:
     def _add(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         rows = inputs[0].flatten(0, -2)  # [1, tokens, columns] -> [tokens, columns]
         self.total = self.total + rows.T @ rows
-
-
-def _layer(config: Any, module: DecoderLayer) -> Callable[[Tensor], tuple[Tensor, KvCache]]:
-    """[1, tokens, hidden] -> the same after the layer, and its keys and values."""
-
-    @torch.no_grad()
-    def run(hidden: Tensor) -> tuple[Tensor, KvCache]:
-        cos, sin = rope_tables(config, torch.arange(hidden.shape[1]))
-        cache = KvCache.empty(config)
-        return module(hidden, cos, sin, cache), cache
-
-    return run

@@ -16,8 +16,9 @@ from PIL import Image
 from pocketvlm.errors import DataError, located, one_line
 from pocketvlm.export.sample import Sample, Turns, encode, make_sample
 from pocketvlm.images import cut_tiles
-from pocketvlm.quant import Keep, quantizer_of
-from pocketvlm.questions.data import SOURCES, open_data
+from pocketvlm.quant import quantizer_of
+from pocketvlm.questions.data import GENERATED_FORM, TEXT_FORM, open_data
+from pocketvlm.questions.files import read_text
 from pocketvlm.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ class Calibration:
 
 def is_calibrated(recipe: Recipe) -> bool:
     """Whether a quantizer of the recipe has to see activations."""
-    quantizers = [quantizer_of(rule) for rule in recipe.rules]
-    return any(not isinstance(quantizer, Keep) and quantizer.CALIBRATED for quantizer in quantizers)
+    return any(quantizer_of(rule).CALIBRATED for rule in recipe.rules)
 
 
 def read_calibration(source: str, frontend: Frontend, recipe: Recipe, positions: int) -> Calibration:
@@ -62,7 +62,7 @@ def read_calibration(source: str, frontend: Frontend, recipe: Recipe, positions:
     :raises DataError: it is none of these, cannot be read, is empty, or does not fit the model
     """
     most = recipe.calibration.sequences
-    if generated := re.fullmatch(r"generated:([\w.-]{1,64})", source, re.ASCII):
+    if generated := re.fullmatch(GENERATED_FORM, source, re.ASCII):
         found = _drawn(generated[1], frontend, positions)
     elif source.endswith(".txt"):
         found = _windows(Path(source), frontend, min(recipe.calibration.text_tokens, positions))
@@ -110,13 +110,7 @@ def _drawn(seed: str, frontend: Frontend, positions: int) -> Iterator[Sample]:
 
 def _asked(source: str, frontend: Frontend, most: int) -> Iterator[Sample]:
     """Questions of a file, each a conversation."""
-    try:
-        questions = open_data(source, most)
-    except DataError as error:
-        if any(re.fullmatch(form.pattern, source, re.ASCII) for form in SOURCES):
-            raise
-        raise DataError(f"{error}; FILE.txt (plain text)") from error
-    for question in questions.items:
+    for question in open_data(source, most, also=TEXT_FORM).items:
         with located(question.where):
             if question.images and frontend.vision is None:
                 raise DataError("the model takes text only, and the question is about images")
@@ -131,13 +125,7 @@ def _sample(frontend: Frontend, turns: Turns, images: tuple[Image.Image, ...]) -
 
 def _windows(path: Path, frontend: Frontend, tokens: int) -> Iterator[Sample]:
     """A text in windows of ``tokens``; what remains at its end is left out, unless it is all there is."""
-    try:
-        if not path.is_file() or path.stat().st_size > MAX_TEXT_BYTES:
-            raise DataError(f"{path}: is no regular file of at most {MAX_TEXT_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 ({one_line(error, 80)})") from error
-    ids = torch.tensor(encode(frontend.tokenizer, text), dtype=torch.int64)
+    ids = torch.tensor(encode(frontend.tokenizer, read_text(path, MAX_TEXT_BYTES)), dtype=torch.int64)
     for window in ids.split(tokens):
         if len(window) == tokens or 1 < len(window) == len(ids):
             yield Sample(None, window, None, 0)

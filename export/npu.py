@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -77,23 +78,17 @@ def simulated_logits(
     def replace(module: nn.Module, prefix: str) -> None:
         for name, linear in _linears(module, prefix):
             weight = simulated.quantized(name)
-            bias = None if linear.bias is None else linear.bias.detach()
             if weight is None:
                 continue
             if name.startswith(DECODER) and arithmetic.bits is not None:
                 scale = ranges[name] if arithmetic.scale == "tensor" else None
-
-                def compute(x: Tensor, weight: Any = weight, scale: float | None = scale) -> Tensor:
-                    return integer_linear(x, weight, arithmetic.bits or 16, scale)
-
+                compute = partial(integer_linear, weight=weight, bits=arithmetic.bits, scale=scale)
             elif not name.startswith(DECODER) and arithmetic.half_vision:
-
-                def compute(x: Tensor, weight: Any = weight, scale: float | None = None) -> Tensor:
-                    return half_linear(x, weight)
-
+                compute = partial(half_linear, weight=weight)
             else:
                 continue
             parent, _, child = name.removeprefix(prefix).removesuffix(".weight").rpartition(".")
+            bias = None if linear.bias is None else linear.bias.detach()
             setattr(module.get_submodule(parent), child, _Linear(compute, bias))
 
     with torch.no_grad():

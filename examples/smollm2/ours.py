@@ -24,11 +24,12 @@ def system(
     recipe: str, checkpoint: Path, names: list[str], length: int, key: Mapping[str, str], calibration: Path
 ) -> System:
     """A built-in recipe by name, or a recipe file. ``calibration`` goes to recipes that ask for it."""
+    from pocketvlm.export.calibration import is_calibrated
     from pocketvlm.recipe import load_recipe
 
     file = RECIPES / f"{recipe}.toml" if recipe in built_in_recipes() else Path(recipe)
     loaded = load_recipe(recipe)
-    calibrated = calibration if any(_is_calibrated(rule.quantizer) for rule in loaded.rules) else None
+    calibrated = calibration if is_calibrated(loaded) else None
     # A small model without redundancy may fail the export's own check; how far off it is, is what is measured here.
     lenient = replace(loaded, bounds=replace(loaded.bounds, kl_mean=sys.float_info.max))
 
@@ -89,12 +90,6 @@ def read_bundle(bundle: Path, names: list[str]) -> Built:
     fidelity = opened.manifest.fidelity.text.kl_mean
     notes = {"kv_cache": opened.manifest.kv_cache.dtype, "kl of the export's sample": fidelity}
     return Built(files, opened.total_bytes, stored, shipped, weights_alone if quantized else None, notes)
-
-
-def _is_calibrated(quantizer: str) -> bool:
-    from pocketvlm.quant import QUANTIZERS
-
-    return bool(getattr(QUANTIZERS[quantizer], "CALIBRATED", False))
 
 
 def _sources() -> str:

@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.bench.bootstrap import bootstrap
+from pocketvlm.bench.fidelity import score_tokens
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 
-#: Positions whose distributions are held in float64 at a time.
-POSITIONS_AT_A_TIME = 128
 QUANTILES = {"median": 0.5, "p99.9": 0.999}
 
 
@@ -42,25 +41,8 @@ def score(logits: Iterable[Floats], reference: Iterable[Floats], windows: Ids) -
 
 def _window(logits: Floats, reference: Floats, token_ids: Ids) -> tuple[Doubles, Doubles, Doubles]:
     """Three of float64 [tokens - 1]."""
-    parts: list[tuple[Doubles, Doubles, Doubles]] = []
-    for start in range(0, len(token_ids) - 1, POSITIONS_AT_A_TIME):
-        rows = slice(start, min(start + POSITIONS_AT_A_TIME, len(token_ids) - 1))
-        wanted, found = _log_softmax(reference[rows]), _log_softmax(logits[rows])
-        divergence = np.einsum("pv,pv->p", np.exp(wanted), wanted - found)
-        following = token_ids[rows.start + 1 : rows.stop + 1]
-        surprise = -found[np.arange(len(found)), following]
-        agrees = (wanted.argmax(-1) == found.argmax(-1)).astype(np.float64)
-        parts.append((divergence, surprise, agrees))
-    kl, surprises, agreement = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return kl, surprises, agreement
-
-
-def _log_softmax(logits: Floats) -> Doubles:
-    """float64 [positions, vocabulary]"""
-    values = logits.astype(np.float64)
-    values -= values.max(-1, keepdims=True)
-    values -= np.log(np.exp(values).sum(-1, keepdims=True))
-    return values
+    found = score_tokens(reference[:-1], logits[:-1], token_ids[1:])
+    return found.kl, found.bundle_loss, found.agrees.astype(np.float64)
 
 
 def summary(scores: Scores) -> dict[str, Any]:

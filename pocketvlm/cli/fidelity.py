@@ -92,7 +92,7 @@ def run(wanted: Comparison, *, as_json: bool, save: Path | None, max_kl: float |
         write_whole(save, f"{text}\n")
     if plot is not None:
         layers = report["fidelity"]["layers"]
-        _write_picture(plot, draw_layers(layers, _title(report, layers["questions"])))
+        write_whole(plot, draw_layers(layers, _title(report, layers["questions"])))
     if as_json:
         click.echo(text)
     else:
@@ -201,15 +201,6 @@ def _check_kl(report: dict[str, Any], most: float) -> None:
     if not found["value"] <= most:
         interval = f"95 %: {found['low']:.4g} to {found['high']:.4g}"
         raise ResultsError(f"mean KL divergence {found['value']:.4g} nats ({interval}) is above --max-kl {most:g}")
-
-
-def _write_picture(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise ResultsError(
-            f"{one_line(path, 120)}: cannot be written ({one_line(error.strerror or error, 80)})"
-        ) from error
 
 
 def _title(report: dict[str, Any], questions: int) -> str:

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 @click.option(
     "--calibration",
     metavar="DATA",
-    default="generated:calibration",
-    show_default=True,
-    help="generated:SEED, FILE.jsonl, FILE.tsv or FILE.txt; half of it calibrates, half measures.",
+    help="generated:SEED, FILE.jsonl, FILE.tsv or FILE.txt; half of it calibrates, half measures.  "
+    "[default: generated:calibration]",
 )
 @click.option(
     "--sequences", default=64, show_default=True, type=click.IntRange(4, 4096), help="Conversations or windows of DATA."
@@ -45,7 +44,7 @@ def command(
     *,
     checkpoint: Path,
     budget_mb: float,
-    calibration: str,
+    calibration: str | None,
     sequences: int,
     points: int,
     output: Path | None,
@@ -57,20 +56,25 @@ def command(
     What each layer loses by each candidate is measured; bytes go where they take off the most. Recipes of several sizes
     are then calibrated and compared with the original weights. docs/numerics.md says how.
     """
+    from pocketvlm.bench.layer_plot import check_matplotlib
     from pocketvlm.bench.results import check_writable, write_whole
     from pocketvlm.cli.progress import ConsoleProgress
+    from pocketvlm.export.calibration import DEFAULT_SOURCE
     from pocketvlm.export.tune import recipe_text, tune
     from pocketvlm.models.checkpoint import open_checkpoint
 
     target = output or Path("tuned.toml")
     for path in (target, *([] if plot is None else [plot])):
         check_writable(path)
+    if plot is not None:
+        check_matplotlib()
     source = open_checkpoint(checkpoint)
     with ConsoleProgress() as progress:
-        tuned = tune(source, round(budget_mb * 1e6), calibration, sequences=sequences, points=points, progress=progress)
+        data = calibration or DEFAULT_SOURCE
+        tuned = tune(source, round(budget_mb * 1e6), data, sequences=sequences, points=points, progress=progress)
     write_whole(target, recipe_text(tuned.picked.recipe))
     if plot is not None:
-        _draw(tuned, plot)
+        write_whole(plot, _picture(tuned))
     if as_json:
         click.echo(json.dumps(_report(tuned, target), indent=1))
         return
@@ -111,26 +115,10 @@ def _print(console: Console, tuned: Tuned, target: Path) -> None:
     )
 
 
-def _draw(tuned: Tuned, path: Path) -> None:
-    from pocketvlm.errors import PocketVlmError
+def _picture(tuned: Tuned) -> bytes:
+    from pocketvlm.bench.size_plot import Dot, draw_sizes
 
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise PocketVlmError("--plot needs matplotlib: pip install matplotlib") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    def dot(point: Point) -> Dot:
+        return Dot(point.bytes / 1e6, point.kl_mean, "" if point.mixed else point.recipe.name)
 
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    mixed = [point for point in tuned.points if point.mixed]
-    axes.plot([point.bytes / 1e6 for point in mixed], [point.kl_mean for point in mixed], "o-", label="mixed bits")
-    for point in tuned.points:
-        if not point.mixed:
-            axes.plot(point.bytes / 1e6, point.kl_mean, "s", label=point.recipe.name)
-    picked = tuned.picked
-    axes.plot(picked.bytes / 1e6, picked.kl_mean, "o", markersize=14, fillstyle="none", color="black", label="picked")
-    axes.set(xlabel="bundle, MB", ylabel="mean KL divergence, nats", yscale="log", title="size against divergence")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    return draw_sizes([dot(point) for point in tuned.points], dot(tuned.picked))

@@ -43,15 +43,22 @@ def _held_out(seed: str, count: int) -> Iterator[Question]:
         yield Question(example.question, (example.answer,), images, kind=example.kind, scene=example.scene, grid=grid)
 
 
+#: pictures that are drawn; its group is their seed
+GENERATED_FORM = r"generated:([\w.-]{1,64})"
+#: plain text, which has no questions: what a comparison of logits and a calibration read besides the SOURCES
+TEXT_FORM = "FILE.txt (plain text)"
+
 SOURCES = (
-    Source("generated:SEED", "held-out pictures drawn from a seed", r"generated:([\w.-]{1,64})", generated),
+    Source("generated:SEED", "held-out pictures drawn from a seed", GENERATED_FORM, generated),
     Source("FILE.jsonl", "a question a line", r"(.+\.jsonl)", read_jsonl),
     Source("FILE.tsv", "VLMEvalKit's form", r"(.+\.tsv)", read_tsv),
 )
 
 
-def open_data(data: str, count: int | None) -> Questions:
+def open_data(data: str, count: int | None, *, also: str = "") -> Questions:
     """The first ``count`` questions of ``data``, which is written as one of the ``SOURCES``.
+
+    ``also`` is a form that the caller reads itself, which the error for anything else lists with them.
 
     Raises:
         DataError: it is none of them, or a file that cannot be read.
@@ -59,5 +66,5 @@ def open_data(data: str, count: int | None) -> Questions:
     for source in SOURCES:
         if found := re.fullmatch(source.pattern, data, re.ASCII):
             return source.read(found[1], count)
-    possible = "; ".join(f"{source.form} ({source.what})" for source in SOURCES)
+    possible = "; ".join([*(f"{source.form} ({source.what})" for source in SOURCES), *filter(None, [also])])
     raise DataError(f"{one_line(repr(data), 80)} is no data to evaluate on. Possible is: {possible}")

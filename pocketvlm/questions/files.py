@@ -75,6 +75,25 @@ def lines(path: Path, most: int, start: Place = START) -> Iterator[tuple[Place, 
             number, offset = number + 1, offset + len(raw)
 
 
+def read_text(path: Path, most: int) -> str:
+    """All of a text.
+
+    Raises:
+        DataError: it is missing, no regular file, larger than ``most`` bytes, not UTF-8, or cannot be read.
+    """
+    with _readable(path):
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise DataError(f"{label(path)}: is not a regular file")
+        if found.st_size > most:
+            raise DataError(f"{label(path)}: larger than the {most} bytes that are read; cut it")
+        content = path.read_bytes()
+    try:
+        return content.removeprefix(BOM).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{label(path)}: cannot be read as UTF-8 ({one_line(error, 80)})") from error
+
+
 def label(path: Path, number: int | None = None) -> str:
     """A file, and a line of it, for an error's line."""
     name = one_line(path, 120)

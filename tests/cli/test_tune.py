@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from pocketvlm.export.frontend import read_frontend
 from pocketvlm.export.simulate import Simulated, divergence, scored_logits, sensitivities
 from pocketvlm.export.tune import recipe_text, size_of
 from pocketvlm.models.checkpoint import open_checkpoint
+from pocketvlm.quant.tensors import pack
 from pocketvlm.recipe import CalibrationConfig, Rule, load_recipe
 from tests.checkpoints import tiny_config, write_checkpoint
 
@@ -113,7 +116,7 @@ def test_every_recipe_survives_its_text(tmp_path: Path) -> None:
 
 
 def test_simulated_weights_are_the_bundles(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """Without activations and cache in INT8 the divergence is near the shipped graphs', and zero for fp32."""
+    """Code for code; and no divergence for fp32."""
     checkpoint = open_checkpoint(tiny_checkpoint)
     recipe = replace(load_recipe("gptq-g32"), calibration=CalibrationConfig(sequences=2))
     data = read_calibration("generated:simulated", read_frontend(checkpoint), recipe, 512)
@@ -125,6 +128,14 @@ def test_simulated_weights_are_the_bundles(tmp_path: Path, tiny_checkpoint: Path
     bundle = export_bundle(checkpoint, tmp_path / "bundle", recipe=recipe, calibration="generated:simulated")
     assert bundle.manifest.recipe.calibration is not None
     assert bundle.manifest.recipe.calibration.sha256 == data.sha256
+    shipped = {
+        value.name: value.const_value
+        for value in ir.load(tmp_path / "bundle" / "text_decoder.onnx").graph.initializers.values()
+    }
+    for name in ("model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"):
+        found, codes = simulated.quantized(name), shipped[f"{name}.codes"]
+        assert found is not None and codes is not None
+        assert np.array_equal(pack(found).codes, codes.numpy())
 
 
 @torch.no_grad()

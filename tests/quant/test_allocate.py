@@ -23,8 +23,7 @@ def choices_of(table: dict[str, list[tuple[int, float]]]) -> dict[str, list[Choi
 
 @given(tables, st.integers(0, 240))
 @settings(max_examples=200)
-def test_it_fits_and_is_the_best_of_its_size(table: dict[str, list[tuple[int, float]]], most: int) -> None:
-    """No allocation of at most the bytes that are taken has less error; more bytes are never taken than there are."""
+def test_it_takes_no_more_bytes_than_there_are(table: dict[str, list[tuple[int, float]]], most: int) -> None:
     choices = choices_of(table)
     smallest = sum(min(choice.bytes for choice in rows) for rows in choices.values())
     if smallest > most:
