@@ -19,12 +19,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from pocketvlm import telemetry
 from pocketvlm.errors import ExportError
 from pocketvlm.export import onnx_decoder, onnx_vision, reference
 from pocketvlm.export.graph import save_graph
 from pocketvlm.export.job import Job
+from pocketvlm.export.linear import at_float_precision
 from pocketvlm.manifest import Fidelity, TextFidelity, VisionFidelity
 from pocketvlm.models.checkpoint import ReadWeight
 from pocketvlm.recipe import Bounds
@@ -50,7 +52,7 @@ class GraphUnderTest:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.shipped = ir.load(path)
-        self.floating = at_float_precision(ir.load(path))
+        self.floating = without_quantized_cache(at_float_precision(ir.load(path)))
 
     def run(self, piece: Piece, feeds: Mapping[str, Array], *, floating: bool = False) -> Array:
         """Run one piece; its other outputs (the KV cache) are not looked at."""
@@ -66,11 +68,9 @@ class GraphUnderTest:
         return outputs
 
 
-def at_float_precision(model: ir.Model) -> ir.Model:
-    """Let MatMulNBits compute in float32, and make an INT8 KV cache a float32 one."""
+def without_quantized_cache(model: ir.Model) -> ir.Model:
+    """Make an INT8 KV cache a float32 one."""
     for node in model.graph:
-        if node.op_type == "MatMulNBits":
-            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 0)
         if node.op_type == "GroupQueryAttention" and "kv_cache_bit_width" in node.attributes:
             for name in ("k_quant_type", "v_quant_type", "kv_cache_bit_width"):
                 del node.attributes[name]
@@ -187,15 +187,8 @@ class _Checks:
         floating = decoder.run(piece, {piece.start: before.numpy(), **keep}, floating=True)[0]
         self._compare(piece, floating, reference.logits(self.config.text, self.read, before))
         scores = torch.from_numpy(decoder.run(piece, {piece.start: shipped[:, first:], **keep})[0])
-        divergence = kl_divergence(self.original.logits, scores)
-        agreement = (scores.argmax(-1) == self.original.logits.argmax(-1)).float().mean()
-        return TextFidelity(
-            tokens=self.job.sample.scored,
-            kl_mean=_rounded(float(divergence.mean())),
-            kl_max=_rounded(float(divergence.max())),
-            top1_agreement=round(float(agreement), 4),
-            relative_error_by_layer=tuple(errors),
-        )
+        targets = self.job.sample.token_ids[first + 1 :]
+        return compare_logits(self.original.logits, scores, targets, tuple(errors))
 
     def _graph(self, name: str) -> GraphUnderTest:
         return GraphUnderTest(self.job.directory / f"{name}.onnx")
@@ -211,6 +204,22 @@ class _Checks:
             "total_length": np.array(tokens, np.int32),
             **{name: np.zeros(shape, dtype) for name in past},
         }
+
+
+def compare_logits(wanted: Tensor, found: Tensor, targets: Tensor, errors: tuple[float, ...]) -> TextFidelity:
+    """Scores of logits [tokens, vocabulary]; all but the last predict the ``targets`` [tokens - 1]."""
+    divergence = kl_divergence(wanted, found)
+    losses = [cross_entropy(logits[:-1].double(), targets) for logits in (wanted, found)]
+    return TextFidelity(
+        tokens=len(divergence),
+        kl_mean=_rounded(float(divergence.mean())),
+        kl_median=_rounded(float(divergence.quantile(0.5))),
+        kl_p999=_rounded(float(divergence.quantile(0.999))),
+        kl_max=_rounded(float(divergence.max())),
+        top1_agreement=round(float((found.argmax(-1) == wanted.argmax(-1)).float().mean()), 4),
+        perplexity_ratio=_rounded(float((losses[1] - losses[0]).exp())),
+        relative_error_by_layer=errors,
+    )
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from pocketvlm.export.weights import GroupedWeight, Region, StoredWeight
+from pocketvlm.export.weights import FloatWeight, Region, StoredWeight
 
 OPSET = 21
 IR_VERSION = 10
@@ -35,6 +35,7 @@ class GraphBuilder:
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
         self._initializers: dict[str, ir.Value] = {}
+        self._made: dict[Hashable, tuple[ir.Value, ...]] = {}
 
     def input(self, name: str, dtype: str, shape: Sequence[Dimension]) -> ir.Value:
         value = ir.val(name, DTYPES[dtype], list(shape))
@@ -88,6 +89,12 @@ class GraphBuilder:
         self._inputs.append(value)
         return value
 
+    def once(self, what: Hashable, make: Callable[[], tuple[ir.Value, ...]]) -> tuple[ir.Value, ...]:
+        """The values that ``make`` gave when it was first called for ``what``."""
+        if what not in self._made:
+            self._made[what] = make()
+        return self._made[what]
+
     def weight(self, name: str, region: Region) -> ir.Value:
         """A tensor of an external data file."""
         dtype = ir.DataType.from_numpy(np.dtype(region.dtype))
@@ -96,31 +103,9 @@ class GraphBuilder:
         )
         return self._initializer(name, tensor)
 
-    def linear(self, hidden: ir.Value, weight: StoredWeight, bias: StoredWeight | None = None) -> ir.Value:
-        """hidden [..., columns] times a stored [rows, columns] weight -> [..., rows]"""
-        if not isinstance(weight, GroupedWeight):
-            product = self.op("MatMul", hidden, self.weight(f"{weight.name}.transposed", weight.region))
-            return product if bias is None else self.op("Add", product, self.float_weight(bias))
-        zero_points = weight.zero_points
-        return self.op(
-            "MatMulNBits",
-            hidden,
-            self.weight(f"{weight.name}.codes", weight.codes),
-            self.weight(f"{weight.name}.scales", weight.scales),
-            None if zero_points is None else self.weight(f"{weight.name}.zero_points", zero_points),
-            None,
-            None if bias is None else self.float_weight(bias),
-            domain=MICROSOFT,
-            K=weight.columns,
-            N=weight.rows,
-            bits=weight.bits,
-            block_size=weight.group_size,
-            accuracy_level=4,
-        )
-
     def float_weight(self, weight: StoredWeight) -> ir.Value:
         """A weight that the recipe keeps in float32 (a norm, a bias, a convolution)."""
-        assert not isinstance(weight, GroupedWeight), weight.name
+        assert isinstance(weight, FloatWeight), weight.name
         return self.weight(weight.name, weight.region)
 
     def model(self) -> ir.Model:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 import torch
 
 from pocketvlm.export.graph import MICROSOFT, GraphBuilder
+from pocketvlm.export.linear import linear
 from pocketvlm.export.weights import GroupedWeight, WeightStore
 from pocketvlm.models.config import DecoderConfig
 from pocketvlm.models.decoder import rope_tables
@@ -122,7 +123,8 @@ def _attention(
     norm = graph.float_weight(store.vector(f"{prefix}input_layernorm.weight"))
     normed = graph.op("SimplifiedLayerNormalization", hidden, norm, axis=-1, epsilon=config.rms_norm_eps, stash_type=1)
     query, key, value = (
-        graph.linear(
+        linear(
+            graph,
             normed,
             store.linear(f"{prefix}self_attn.{part}_proj.weight"),
             store.optional_vector(f"{prefix}self_attn.{part}_proj.bias"),
@@ -159,7 +161,8 @@ def _attention(
     )
     for part, state in zip(("key", "value"), present, strict=True):
         graph.output(state, f"present.{layer}.{part}", kv.dtype, shape)
-    return graph.linear(
+    return linear(
+        graph,
         mixed,
         store.linear(f"{prefix}self_attn.o_proj.weight", config.residual_scale),
         store.optional_vector(f"{prefix}self_attn.o_proj.bias", config.residual_scale),
@@ -188,11 +191,11 @@ def _mlp(
         domain=MICROSOFT,
         epsilon=config.rms_norm_eps,
     )
-    gate = graph.linear(normed, store.linear(f"{prefix}mlp.gate_proj.weight"))
-    up = graph.linear(normed, store.linear(f"{prefix}mlp.up_proj.weight"))
+    gate = linear(graph, normed, store.linear(f"{prefix}mlp.gate_proj.weight"))
+    up = linear(graph, normed, store.linear(f"{prefix}mlp.up_proj.weight"))
     # x * sigmoid(alpha * x) with alpha = 1 is SiLU
     activated = graph.op("Mul", graph.op("QuickGelu", gate, domain=MICROSOFT, alpha=1.0), up)
-    output = graph.linear(activated, store.linear(f"{prefix}mlp.down_proj.weight", config.residual_scale))
+    output = linear(graph, activated, store.linear(f"{prefix}mlp.down_proj.weight", config.residual_scale))
     return graph.op("Add", hidden, output, name=hidden_name(layer + 1, config.num_hidden_layers))
 
 
@@ -209,10 +212,10 @@ def _head(graph: GraphBuilder, store: WeightStore, config: DecoderConfig, hidden
     norm = graph.float_weight(store.vector("model.norm.weight", config.logits_scale))
     normed = graph.op("SimplifiedLayerNormalization", hidden, norm, axis=-1, epsilon=config.rms_norm_eps, stash_type=1)
     if not config.tie_word_embeddings:
-        return graph.linear(normed, store.linear("lm_head.weight"))
+        return linear(graph, normed, store.linear("lm_head.weight"))
     table = store.table("model.embed_tokens.weight")
     if isinstance(table, GroupedWeight):
-        return graph.linear(normed, table)
+        return linear(graph, normed, table)
     transposed = graph.op("Transpose", graph.float_weight(table), perm=[1, 0])
     return graph.op("MatMul", normed, transposed)
 

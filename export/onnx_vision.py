@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from pocketvlm.export.graph import MICROSOFT, GraphBuilder
+from pocketvlm.export.linear import linear
 from pocketvlm.export.weights import WeightStore
 from pocketvlm.models.config import VisionConfig, VlmConfig
 
@@ -69,7 +70,7 @@ def _layer(graph: GraphBuilder, store: WeightStore, config: VisionConfig, layer:
 
 
 def _linear(graph: GraphBuilder, store: WeightStore, name: str, hidden: ir.Value) -> ir.Value:
-    return graph.linear(hidden, store.linear(f"{name}.weight"), store.vector(f"{name}.bias"))
+    return linear(graph, hidden, store.linear(f"{name}.weight", integers=True), store.vector(f"{name}.bias"))
 
 
 def _norm(graph: GraphBuilder, store: WeightStore, config: VisionConfig, name: str, hidden: ir.Value) -> ir.Value:

@@ -19,7 +19,15 @@ from pocketvlm.export.finished import Finished
 from pocketvlm.manifest import TensorPrecision
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.quant import GroupedTensor, Keep, quantizer_of
-from pocketvlm.quant.tensors import Floats, PackedTensor, pack, unpack
+from pocketvlm.quant.tensors import (
+    Floats,
+    IntegerMatrix,
+    PackedTensor,
+    integer_matrix,
+    is_integer_matrix,
+    pack,
+    unpack,
+)
 from pocketvlm.recipe import Recipe, Rule
 
 #: Tensors of this size start on a page of any phone, so that mapping them shares no page with a neighbour.
@@ -63,7 +71,17 @@ class GroupedWeight:
     factor: float
 
 
-StoredWeight = FloatWeight | GroupedWeight
+@dataclass(frozen=True)
+class IntegerWeight:
+    """A weight as codes [columns, rows] and scales [rows] of an ``IntegerMatrix``, times ``factor``."""
+
+    name: str
+    codes: Region
+    scales: Region
+    factor: float
+
+
+StoredWeight = FloatWeight | GroupedWeight | IntegerWeight
 
 
 @dataclass(frozen=True)
@@ -128,9 +146,12 @@ class WeightStore:
             self._file.close()
             self._file = None
 
-    def linear(self, name: str, factor: float = 1.0) -> StoredWeight:
-        """The matrix of a linear layer, times ``factor``."""
-        return self._store(name, transposed=True, factor=factor)
+    def linear(self, name: str, factor: float = 1.0, *, integers: bool = False) -> StoredWeight:
+        """The matrix of a linear layer, times ``factor``.
+
+        ``integers``: one that can be multiplied as whole rows of integers is stored for that.
+        """
+        return self._store(name, transposed=True, factor=factor, integers=integers)
 
     def table(self, name: str) -> StoredWeight:
         """An embedding table; the head of a tied model uses the same bytes."""
@@ -160,11 +181,14 @@ class WeightStore:
             values = self._map(weight.region)
             chosen = values[..., index].T if weight.transposed else values[index]
             return torch.from_numpy(np.array(chosen)) / weight.factor
+        if isinstance(weight, IntegerWeight):
+            matrix = IntegerMatrix(self._map(weight.codes)[:, index], self._map(weight.scales)[index])
+            return torch.from_numpy(matrix.dequantize()) / weight.factor
         zero_points = None if weight.zero_points is None else self._map(weight.zero_points)[index]
         packed = PackedTensor(self._map(weight.codes)[index], self._map(weight.scales)[index], zero_points)
         return torch.from_numpy(unpack(packed, bits=weight.bits, columns=weight.columns).dequantize()) / weight.factor
 
-    def _store(self, name: str, *, transposed: bool, factor: float) -> StoredWeight:
+    def _store(self, name: str, *, transposed: bool, factor: float, integers: bool = False) -> StoredWeight:
         if name in self._stored:
             return self._stored[name]
         assert self._file is not None, f"{name} is stored outside writing_to()"
@@ -175,8 +199,13 @@ class WeightStore:
         stored: StoredWeight
         if isinstance(quantized, GroupedTensor):
             quantized = quantized.scaled(factor)
-            stored = self._write_grouped(name, quantized, factor)
-            self.precision[name] = _precision(rule, quantized)
+            if integers and is_integer_matrix(quantized):
+                matrix = integer_matrix(quantized)
+                stored = self._write_integers(name, matrix, factor)
+                self.precision[name] = _precision(rule, quantized, matrix.bits_per_weight)
+            else:
+                stored = self._write_grouped(name, quantized, factor)
+                self.precision[name] = _precision(rule, quantized, quantized.bits_per_weight)
         else:
             array = quantized if factor == 1.0 else quantized * np.float32(factor)
             stored = FloatWeight(name, self._file.append(array.T if transposed else array), transposed, factor)
@@ -213,16 +242,20 @@ class WeightStore:
             factor=factor,
         )
 
+    def _write_integers(self, name: str, matrix: IntegerMatrix, factor: float) -> IntegerWeight:
+        assert self._file is not None
+        return IntegerWeight(name, self._file.append(matrix.codes), self._file.append(matrix.scales), factor)
+
     def _map(self, region: Region) -> np.ndarray[Any, Any]:
         return np.memmap(self.directory / region.file, region.dtype, "r", region.offset, region.shape)
 
 
-def _precision(rule: Rule, tensor: GroupedTensor) -> TensorPrecision:
+def _precision(rule: Rule, tensor: GroupedTensor, bits_per_weight: float) -> TensorPrecision:
     return TensorPrecision(
         bits=4 if tensor.bits == 4 else 8,
         group_size=None if tensor.per_channel else tensor.group_size,
         symmetric=tensor.zero_points is None,
         quantizer=rule.quantizer,
-        bits_per_weight=round(tensor.bits_per_weight, 4),
+        bits_per_weight=round(bits_per_weight, 4),
         weights=tensor.rows * tensor.columns,
     )

@@ -172,12 +172,18 @@ class VisionFidelity(Strict):
 
 
 class TextFidelity(Strict):
-    """One teacher-forced pass beside the original weights: KL divergence in nats, errors relative (2-norm)."""
+    """One teacher-forced pass beside the original weights: KL divergence in nats, errors relative (2-norm).
+
+    ``kl_p999`` is the 99.9th percentile; ``perplexity_ratio`` the perplexity of the pass' text by the original's.
+    """
 
     tokens: Positive
     kl_mean: Finite
+    kl_median: Finite
+    kl_p999: Finite
     kl_max: Finite
     top1_agreement: Finite
+    perplexity_ratio: Finite
     relative_error_by_layer: tuple[Finite, ...]
 
 

@@ -8,6 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+#: The code of zero in an IntegerMatrix and in the activations that are multiplied with it.
+INTEGER_ZERO = 128
+#: Columns up to which a sum of products of two bytes fits into 32 bits.
+MOST_COLUMNS = (1 << 31) // 255**2
+
 Codes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -67,6 +72,27 @@ class GroupedTensor:
 
 
 @dataclass(frozen=True)
+class IntegerMatrix:
+    """An 8-bit matrix [rows, columns] with one scale a row and no zero points, as MatMulIntegerToFloat reads it.
+
+    codes: uint8 [columns, rows], 128 for zero; scales: float32 [rows].
+    """
+
+    codes: Codes
+    scales: Floats
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of codes and scales together, by weight."""
+        return 8 * (self.codes.nbytes + self.scales.nbytes) / self.codes.size
+
+    def dequantize(self) -> Floats:
+        """float32 [rows, columns]"""
+        result: Floats = (self.codes.T.astype(np.float32) - np.float32(INTEGER_ZERO)) * self.scales[:, None]
+        return result
+
+
+@dataclass(frozen=True)
 class PackedTensor:
     """The bytes that MatMulNBits and GatherBlockQuantized read (ONNX Runtime's contrib operators).
 
@@ -96,6 +122,19 @@ def unpack(packed: PackedTensor, *, bits: int, columns: int) -> GroupedTensor:
     groups = packed.scales.shape[1]
     zero_points = None if packed.zero_points is None else _unpack_pairs(packed.zero_points)[:, :groups]
     return GroupedTensor(_unpack_pairs(packed.codes), packed.scales, zero_points, bits, columns)
+
+
+def is_integer_matrix(tensor: GroupedTensor) -> bool:
+    """Whether whole rows can be multiplied as integers."""
+    symmetric = tensor.zero_points is None
+    return tensor.bits == 8 and tensor.per_channel and symmetric and tensor.columns <= MOST_COLUMNS
+
+
+def integer_matrix(tensor: GroupedTensor) -> IntegerMatrix:
+    """The same codes and scales without blocks; ``is_integer_matrix`` says of which tensors there is one."""
+    # [rows, groups, group_size] -> [rows, groups * group_size] -> [columns, rows]
+    codes = tensor.codes.reshape(tensor.rows, -1)[:, : tensor.columns].T
+    return IntegerMatrix(np.ascontiguousarray(codes), np.ascontiguousarray(tensor.scales[:, 0]))
 
 
 def _pack_pairs(values: Codes) -> Codes:

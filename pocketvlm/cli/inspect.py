@@ -189,8 +189,11 @@ def _print_fidelity(console: Console, manifest: Manifest) -> None:
         table.add_row("image tokens, relative error", f"{fidelity.vision.relative_error:.2g}")
     text = fidelity.text
     table.add_row(f"KL divergence, mean over {text.tokens} tokens (nats)", f"{text.kl_mean:.3g}")
+    table.add_row("KL divergence, median", f"{text.kl_median:.3g}")
+    table.add_row("KL divergence, 99.9th percentile", f"{text.kl_p999:.3g}")
     table.add_row("KL divergence, largest", f"{text.kl_max:.3g}")
     table.add_row("same most likely token", f"{text.top1_agreement:.1%}")
+    table.add_row("perplexity, by the original's", f"{text.perplexity_ratio:.4f}")
     if text.relative_error_by_layer:
         table.add_row("decoder, relative error after the last layer", f"{text.relative_error_by_layer[-1]:.2g}")
     console.print(table)

@@ -64,7 +64,8 @@ MANIFEST: dict[str, Any] = {
         "lowering_relative_error": 1e-6,
         "vision": {"cosine": 1.0, "relative_error": 0.0},
         "text": {
-            "tokens": 32, "kl_mean": 0.0, "kl_max": 0.0, "top1_agreement": 1.0, "relative_error_by_layer": [0.1]
+            "tokens": 32, "kl_mean": 0.0, "kl_median": 0.0, "kl_p999": 0.0, "kl_max": 0.0,
+            "top1_agreement": 1.0, "perplexity_ratio": 1.0, "relative_error_by_layer": [0.1]
         },
     },
 }  # fmt: skip

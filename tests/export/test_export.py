@@ -209,7 +209,7 @@ def test_the_lowering_check_reads_the_bytes_that_were_written(
     def damaging(self: DataFile, array: Any) -> Any:
         if array.dtype == np.uint8:
             array = array.copy()
-            array[0, 0, 0] ^= 0xFF
+            array.flat[0] ^= 0xFF
         return append(self, array)
 
     def recording(self: WeightStore, name: str, rows: Any = None) -> torch.Tensor:

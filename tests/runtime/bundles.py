@@ -69,6 +69,18 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(noise).resize((width, height), Image.Resampling.NEAREST)
 
 
+PERFECT = TextFidelity(
+    tokens=1,
+    kl_mean=0.0,
+    kl_median=0.0,
+    kl_p999=0.0,
+    kl_max=0.0,
+    top1_agreement=1.0,
+    perplexity_ratio=1.0,
+    relative_error_by_layer=(),
+)
+
+
 def manifest(**changes: Any) -> Manifest:
     """A manifest of a model that exists only on paper; ``changes`` replace its sections."""
     rows = tuple(tuple((100 + 10 * row + column,) for column in range(3)) for row in range(3))
@@ -116,7 +128,7 @@ def manifest(**changes: Any) -> Manifest:
         "fidelity": Fidelity(
             lowering_relative_error=0.0,
             vision=None,
-            text=TextFidelity(tokens=1, kl_mean=0.0, kl_max=0.0, top1_agreement=1.0, relative_error_by_layer=()),
+            text=PERFECT,
         ),
         "files": {},
         **changes,
