@@ -19,6 +19,7 @@ COMMANDS = {
     "tile": "tile",
     "eval": "eval",
     "tune": "tune",
+    "bench": "bench",
 }
 
 

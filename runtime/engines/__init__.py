@@ -44,6 +44,9 @@ class Engine(Protocol):
     def encode(self, patches: Floats) -> Floats:
         """[tiles, patches, vision width] -> [tiles, tokens per tile, hidden]"""
 
+    def free_vision(self) -> None:
+        """Free the memory of the vision parts; the next image loads them again."""
+
     def embed(self, token_ids: npt.NDArray[np.int64]) -> Floats:
         """[tokens] -> [tokens, hidden], which the caller may change"""
 

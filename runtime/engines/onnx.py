@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -73,11 +75,12 @@ class OnnxEngine:
         if parts is None:
             raise BundleError(f"{bundle.location} has no ONNX graphs: export it with --backend onnx")
         names = TEXT_PARTS + (VISION_PARTS if manifest.vision is not None else ())
-        self._sessions: dict[str, Any] = {}
         for name in names:
             if name not in parts:
                 raise BundleError(f"{bundle.location} has no ONNX part {name}: export the bundle again")
-            self._sessions[name] = self._open(bundle, name, parts[name], threads)
+        self._openers = {name: partial(self._open, bundle, name, parts[name], threads) for name in names}
+        self._opening = threading.Lock()
+        self._sessions: dict[str, Any] = {name: opener() for name, opener in self._openers.items()}
         self._description = f"onnxruntime {self._ort.__version__}, CPU, {threads} threads"
 
     @property
@@ -123,14 +126,23 @@ class OnnxEngine:
         cache.position = total
         return logits[0]
 
+    def free_vision(self) -> None:
+        with self._opening:
+            for name in VISION_PARTS:
+                self._sessions.pop(name, None)
+
     def close(self) -> None:
-        self._sessions.clear()
+        with self._opening:
+            self._openers = {}
+            self._sessions.clear()
 
     def _session(self, name: str) -> Any:
-        try:
+        with self._opening:
+            if name not in self._sessions:
+                if name not in self._openers:
+                    raise PocketVlmError(f"{name} is not loaded: the model was closed, or has no such part")
+                self._sessions[name] = self._openers[name]()
             return self._sessions[name]
-        except KeyError:
-            raise PocketVlmError(f"{name} is not loaded: the model was closed, or has no such part") from None
 
     def _run(self, name: str, output: str, feeds: Mapping[str, npt.NDArray[Any]]) -> Floats:
         session = self._session(name)

@@ -48,6 +48,9 @@ class ScriptedEngine:
         self.batches.append(len(patches))
         return np.asarray(1000 + np.repeat(patches.mean(axis=(1, 2)), 2 * HIDDEN).reshape(-1, 2, HIDDEN), np.float32)
 
+    def free_vision(self) -> None:
+        self.batches.append(0)
+
     def embed(self, token_ids: npt.NDArray[np.int64]) -> Floats:
         return np.repeat(token_ids.astype(np.float32)[:, None], HIDDEN, axis=1)
 

@@ -171,6 +171,18 @@ def test_a_run_that_fails_is_one_line_and_leaves_the_engine_usable() -> None:
         engine.step(good, fresh, 1)
 
 
+def test_freed_vision_is_loaded_again_when_it_is_needed() -> None:
+    engine = OnnxEngine(open_bundle(exported().path), threads=1)
+    pixels = np.random.default_rng(0).normal(size=(2, 3, 72, 72)).astype(np.float32)
+    tokens = engine.encode(engine.patch_embed(pixels))
+    engine.free_vision()
+    assert set(engine._sessions) == {"token_embedding", "text_decoder"}
+    assert np.array_equal(engine.encode(engine.patch_embed(pixels)), tokens)
+    engine.close()
+    with pytest.raises(PocketVlmError, match="not loaded"):
+        engine.encode(engine.patch_embed(pixels))
+
+
 def test_the_cache_is_one_buffer_that_is_written_in_place() -> None:
     engine = OnnxEngine(open_bundle(exported().path), threads=1)
     cache = engine.new_cache()

@@ -1,0 +1,85 @@
+"""What a benchmark runs, and what one measurement looks like.
+
+Rows are named as llama.cpp's llama-bench names them: pp512 is a prompt of 512 tokens, tg128 are 128 tokens generated
+one by one, "tg128 @ d512" the same after 512 tokens that are in the KV cache already. "img 768x1536" is an image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median, quantiles, stdev
+from typing import Any, Literal
+
+Phase = Literal["load", "preprocess", "patch embedding", "vision encoder", "image", "prefill", "decode"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """``image``: width and height in pixels, or None; prompts and depths in tokens, each measured on its own."""
+
+    image: tuple[int, int] | None = (768, 1536)
+    prompts: tuple[int, ...] = (512,)
+    new_tokens: int = 128
+    depths: tuple[int, ...] = (0,)
+    repeats: int = 5
+    warmups: int = 1
+    threads: int = 2
+
+    @property
+    def tokens(self) -> int:
+        """The longest KV cache that it needs."""
+        return max([*self.prompts, *(depth + self.new_tokens for depth in self.depths)], default=0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing measured: seconds of each repetition, and how many tokens (of a load: none) each of them was."""
+
+    name: str
+    phase: Phase
+    seconds: tuple[float, ...]
+    tokens: int = 0
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half of what lies between the quartiles, by the median; 0 for a single repetition."""
+        if len(self.seconds) < 2:
+            return 0.0
+        low, _, high = quantiles(self.seconds, n=4, method="inclusive")
+        return (high - low) / 2 / self.median
+
+    @property
+    def rate(self) -> float | None:
+        """Tokens a second, at the median; None where there are none."""
+        return self.tokens / self.median if self.tokens else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: with llama-bench's fields where there are tokens."""
+        rates = [self.tokens / value for value in self.seconds] if self.tokens else []
+        of_rates = {
+            "avg_ts": sum(rates) / len(rates),
+            "stddev_ts": stdev(rates) if len(rates) > 1 else 0.0,
+            "samples_ts": rates,
+        } if rates else {}  # fmt: skip
+        values = {"name": self.name, "phase": self.phase, "tokens": self.tokens, "seconds": list(self.seconds)}
+        return {**values, "median_s": self.median, "spread": self.spread, **of_rates}
+
+
+def prefill_name(tokens: int) -> str:
+    """llama-bench's name of a prompt."""
+    return f"pp{tokens}"
+
+
+def decode_name(tokens: int, depth: int) -> str:
+    """llama-bench's name of generation."""
+    return f"tg{tokens} @ d{depth}" if depth else f"tg{tokens}"
+
+
+def image_name(size: tuple[int, int]) -> str:
+    """The row of a whole image, from tiles to image tokens."""
+    return f"img {size[0]}x{size[1]}"

@@ -1,0 +1,79 @@
+"""``pocketvlm bench`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pocketvlm.bundle import open_bundle
+from pocketvlm.cli import main
+
+QUICK = ["-p", "20,40", "-n", "4", "-d", "0,16", "--image", "160x90", "-r", "2", "--warmups", "0", "-t", "1"]
+ROWS = [
+    "load cold", "load warm",
+    "img 160x90 preprocess", "img 160x90 patch embedding", "img 160x90 vision encoder", "img 160x90",
+    "pp20", "pp40", "tg4", "tg4 @ d16",
+]  # fmt: skip
+
+
+def bench(bundle: Path, *arguments: str) -> str:
+    result = CliRunner().invoke(main, ["bench", str(bundle), *QUICK, *arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "bluelm-v-3b"])
+def test_all_phases_are_measured(tiny_bundles: dict[str, Path], tmp_path: Path, recipe: str) -> None:
+    saved = tmp_path / "bench.json"
+    report = json.loads(bench(tiny_bundles[recipe], "-o", "json", "--save", str(saved)))
+    assert json.loads(saved.read_text()) == report
+    assert [row["name"] for row in report["rows"]] == ROWS
+    assert all(len(row["seconds"]) == 2 and min(row["seconds"]) > 0 for row in report["rows"])
+    rows = {row["name"]: row for row in report["rows"]}
+    vision = open_bundle(tiny_bundles[recipe]).manifest.vision
+    assert vision is not None
+    assert rows["img 160x90"]["tokens"] % vision.tokens_per_tile == 0
+    whole = [sum(parts) for parts in zip(*(rows[name]["seconds"] for name in ROWS[2:5]), strict=True)]
+    assert rows["img 160x90"]["seconds"] == pytest.approx(whole)
+    assert rows["pp40"]["samples_ts"] == [40 / seconds for seconds in rows["pp40"]["seconds"]]
+    deep, shallow = rows["tg4 @ d16"], rows["tg4"]
+    assert deep["bytes_per_token"] > shallow["bytes_per_token"] > 0
+    assert 0 < deep["bandwidth_share"] < 1
+    assert report["bundle"]["recipe"] == recipe
+    assert report["machine"]["threads"] == 1
+    phases = [memory["phase"] for memory in report["memory"]]
+    assert phases == ["bundle opened", "loaded", "image encoded", "vision freed", "prefill of 40", "decode"]
+    assert all(0 < memory["resident"] <= memory["peak"] for memory in report["memory"])
+
+
+def test_the_table_and_the_lines(tiny_bundles: dict[str, Path]) -> None:
+    table = bench(tiny_bundles["fp32"], "--image", "none")
+    assert "tg4 @ d16" in table
+    assert "GB/s" in table
+    assert "img" not in table
+    lines = [json.loads(line) for line in bench(tiny_bundles["fp32"], "-o", "jsonl").splitlines()]
+    assert [line["name"] for line in lines] == ROWS
+    assert len({line["machine"]["date"] for line in lines}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["-p", "100000"], 1, "KV length of"),
+        (["-d", "500", "-n", "100"], 1, "KV length of"),
+        (["-p", "many"], 2, "list of numbers"),
+        (["-p", "-5"], 2, "negative"),
+        (["--image", "0x5"], 2, "size such as"),
+        (["--image", "big"], 2, "size such as"),
+        (["--save", "/nowhere/x.json"], 1, "directory"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(
+    tiny_bundles: dict[str, Path], arguments: list[str], status: int, words: str
+) -> None:
+    result = CliRunner().invoke(main, ["bench", str(tiny_bundles["fp32"]), *QUICK, *arguments])
+    assert result.exit_code == status, result.output
+    assert words in result.output
