@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pocketvlm.bench.workload import Row, Workload, decode_name, image_name, prefill_name
+from pocketvlm.bench.workload import Phase, Row, Workload, decode_name, image_name, prefill_name
 from pocketvlm.errors import CapacityError
 from pocketvlm.images import normalize, preprocessing_of
 from pocketvlm.runtime.engines import open_engine
-from pocketvlm.runtime.vision import Picture, prepare
+from pocketvlm.runtime.vision import encode, prepare
 
 if TYPE_CHECKING:
     from pocketvlm.bundle import Bundle
@@ -78,60 +79,53 @@ def measure_loads(bundle: Bundle, workload: Workload, watch: Watch) -> list[Row]
 
 
 def measure_image(engine: Engine, vision: Vision, workload: Workload, watch: Watch) -> list[Row]:
-    """An image into tiles; then tile batch by tile batch, patch embedding and encoder timed apart."""
+    """Preprocessing, patch embedding and encoder after one another; then the whole as the runtime does it."""
     assert workload.image is not None
     name, preprocessing = image_name(workload.image), preprocessing_of(vision)
     noise = np.random.default_rng(SEED).integers(0, 256, (*workload.image[::-1], 3), np.uint8)
     image = Image.fromarray(noise)
-    watch(name)
-    times: list[tuple[float, float, float]] = []
-    tokens = 0
-    for _ in range(workload.warmups + workload.repeats):
-        start = time.perf_counter()
-        picture = prepare(image, preprocessing)
-        batches = [normalize(tiles, preprocessing) for tiles in _batches(picture, vision.tile_batch)]
-        times.append((time.perf_counter() - start, *_encode(engine, batches)))
-        tokens = len(picture.tiled.pixels) * vision.tokens_per_tile
-    preprocessed, embedded, encoded = zip(*times[workload.warmups :], strict=True)
-    whole = tuple(sum(parts) for parts in times[workload.warmups :])
-    return [
-        Row(f"{name} preprocess", "preprocess", preprocessed, tokens),
-        Row(f"{name} patch embedding", "patch embedding", embedded, tokens),
-        Row(f"{name} vision encoder", "vision encoder", encoded, tokens),
-        Row(name, "image", whole, tokens),
-    ]
+    tokens = len(prepare(image, preprocessing).tiled.pixels) * vision.tokens_per_tile
+    watch(f"{name} by phases")
+    phases = [_phases(engine, image, vision) for _ in range(workload.warmups + workload.repeats)]
+    columns = zip(*phases[workload.warmups :], strict=True)
+    kinds: tuple[Phase, ...] = ("preprocess", "patch embedding", "vision encoder")
+    rows = [Row(f"{name} {kind}", kind, seconds, tokens) for kind, seconds in zip(kinds, columns, strict=True)]
+    for batch, pipelined in product(workload.tile_batches or (None,), workload.pipelines):
+
+        def whole(batch: int = batch or vision.tile_batch, pipelined: bool = pipelined) -> None:
+            encode(engine, prepare(image, preprocessing), preprocessing, batch, pipelined=pipelined)
+
+        row_name = image_name(workload.image, batch, pipelined=pipelined)
+        rows.append(Row(row_name, "image", _repeat(whole, row_name, workload, watch), tokens))
+    return rows
 
 
 def measure_prefill(engine: Engine, manifest: Manifest, workload: Workload, watch: Watch) -> list[Row]:
-    """Random tokens into an empty cache, in the bundle's chunks."""
+    """Random tokens into an empty cache, in chunks."""
     rows = []
-    for tokens in workload.prompts:
-        watch(prefill_name(tokens))
-        cache, ids = engine.new_cache(), random_tokens(manifest, tokens)
-        seconds = [
-            _prefill(engine, cache, ids, manifest.prefill_chunk) for _ in range(workload.warmups + workload.repeats)
-        ]
-        rows.append(Row(prefill_name(tokens), "prefill", tuple(seconds[workload.warmups :]), tokens))
+    cache = engine.new_cache()
+    for tokens, chunk in product(workload.prompts, workload.chunks or (None,)):
+        run = partial(_prefill, engine, cache, random_tokens(manifest, tokens), chunk or manifest.prefill_chunk)
+        name = prefill_name(tokens, chunk)
+        rows.append(Row(name, "prefill", _repeat(run, name, workload, watch), tokens))
     return rows
 
 
 def measure_decode(engine: Engine, manifest: Manifest, workload: Workload, watch: Watch) -> list[Row]:
     """Random tokens one by one, each depth once filled with random tokens; embedding included, sampling not."""
     rows = []
-    cache = engine.new_cache()
+    cache, ids = engine.new_cache(), random_tokens(manifest, workload.new_tokens)
+
+    def generate(depth: int) -> None:
+        cache.position = depth
+        for token in ids:
+            engine.step(engine.embed(token[None]), cache, keep=1)
+
     for depth in workload.depths:
-        watch(decode_name(workload.new_tokens, depth))
         _prefill(engine, cache, random_tokens(manifest, depth), manifest.prefill_chunk)
-        ids = random_tokens(manifest, workload.new_tokens)
-        seconds = []
-        for _ in range(workload.warmups + workload.repeats):
-            cache.position = depth
-            start = time.perf_counter()
-            for token in ids:
-                engine.step(engine.embed(token[None]), cache, keep=1)
-            seconds.append(time.perf_counter() - start)
         name = decode_name(workload.new_tokens, depth)
-        rows.append(Row(name, "decode", tuple(seconds[workload.warmups :]), workload.new_tokens))
+        seconds = _repeat(partial(generate, depth), name, workload, watch)
+        rows.append(Row(name, "decode", seconds, workload.new_tokens))
     return rows
 
 
@@ -140,39 +134,37 @@ def random_tokens(manifest: Manifest, count: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(SEED).integers(0, manifest.model.vocab_size, count)
 
 
-def _prefill(engine: Engine, cache: Cache, ids: npt.NDArray[np.int64], chunk: int) -> float:
-    """Seconds that the tokens take from position 0 on."""
+def _repeat(run: Callable[[], None], name: str, workload: Workload, watch: Watch) -> tuple[float, ...]:
+    """Seconds of each repetition, those of the warm-ups left out."""
+    watch(name)
+    seconds = []
+    for _ in range(workload.warmups + workload.repeats):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return tuple(seconds[workload.warmups :])
+
+
+def _prefill(engine: Engine, cache: Cache, ids: npt.NDArray[np.int64], chunk: int) -> None:
+    """Run the tokens from position 0 on."""
     cache.position = 0
-    start = time.perf_counter()
     for first in range(0, len(ids), chunk):
         engine.step(engine.embed(ids[first : first + chunk]), cache, keep=1)
-    return time.perf_counter() - start
 
 
-def _batches(picture: Picture, size: int) -> Iterator[npt.NDArray[np.uint8]]:
-    pixels = picture.tiled.pixels
-    for first in range(0, len(pixels), size):
-        yield pixels[first : first + size]
-
-
-def _encode(engine: Engine, batches: list[npt.NDArray[np.float32]]) -> tuple[float, float]:
-    """Seconds of patch embedding and of the encoder."""
-    embedded = encoded = 0.0
-    for tiles in batches:
-        with _timed() as first:
-            patches = engine.patch_embed(tiles)
-        with _timed() as second:
-            engine.encode(patches)
-        embedded, encoded = embedded + first[0], encoded + second[0]
-    return embedded, encoded
-
-
-@contextmanager
-def _timed() -> Iterator[list[float]]:
-    seconds: list[float] = []
-    start = time.perf_counter()
-    yield seconds
-    seconds.append(time.perf_counter() - start)
+def _phases(engine: Engine, image: Image.Image, vision: Vision) -> tuple[float, float, float]:
+    """Seconds of tiles and normalization, of patch embedding and of the encoder."""
+    preprocessing = preprocessing_of(vision)
+    started = time.perf_counter()
+    pixels = prepare(image, preprocessing).tiled.pixels
+    starts = range(0, len(pixels), vision.tile_batch)
+    tiles = [normalize(pixels[first : first + vision.tile_batch], preprocessing) for first in starts]
+    prepared = time.perf_counter()
+    patches = [engine.patch_embed(part) for part in tiles]
+    embedded = time.perf_counter()
+    for part in patches:
+        engine.encode(part)
+    return prepared - started, embedded - prepared, time.perf_counter() - embedded
 
 
 def _forget(files: list[Path]) -> None:

@@ -15,7 +15,11 @@ Phase = Literal["load", "preprocess", "patch embedding", "vision encoder", "imag
 
 @dataclass(frozen=True)
 class Workload:
-    """``image``: width and height in pixels, or None; prompts and depths in tokens, each measured on its own."""
+    """``image``: width and height in pixels, or None; prompts and depths in tokens, each measured on its own.
+
+    ``chunks``: tokens of a prefill step, ``tile_batches``: tiles encoded at once; the bundle's own where empty.
+    ``pipelines``: with patch embedding beside the encoder, without, or both.
+    """
 
     image: tuple[int, int] | None = (768, 1536)
     prompts: tuple[int, ...] = (512,)
@@ -24,6 +28,9 @@ class Workload:
     repeats: int = 5
     warmups: int = 1
     threads: int = 2
+    chunks: tuple[int, ...] = ()
+    tile_batches: tuple[int, ...] = ()
+    pipelines: tuple[bool, ...] = (True,)
 
     @property
     def tokens(self) -> int:
@@ -70,9 +77,9 @@ class Row:
         return {**values, "median_s": self.median, "spread": self.spread, **of_rates}
 
 
-def prefill_name(tokens: int) -> str:
-    """llama-bench's name of a prompt."""
-    return f"pp{tokens}"
+def prefill_name(tokens: int, chunk: int | None = None) -> str:
+    """llama-bench's name of a prompt; ``chunk`` where it is not the bundle's."""
+    return f"pp{tokens}" + ("" if chunk is None else f" chunk {chunk}")
 
 
 def decode_name(tokens: int, depth: int) -> str:
@@ -80,6 +87,7 @@ def decode_name(tokens: int, depth: int) -> str:
     return f"tg{tokens} @ d{depth}" if depth else f"tg{tokens}"
 
 
-def image_name(size: tuple[int, int]) -> str:
-    """The row of a whole image, from tiles to image tokens."""
-    return f"img {size[0]}x{size[1]}"
+def image_name(size: tuple[int, int], batch: int | None = None, *, pipelined: bool = True) -> str:
+    """The row of a whole image, from pixels to image tokens; ``batch`` where it is not the bundle's."""
+    name = f"img {size[0]}x{size[1]}" + ("" if batch is None else f" batch {batch}")
+    return name if pipelined else f"{name} in turn"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,8 @@ from pocketvlm.images import ImageSource, Preprocessing, TiledImage, cut_tiles, 
 
 if TYPE_CHECKING:
     from pocketvlm.runtime.engines import Engine
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,30 @@ def prepare(source: ImageSource | Picture, preprocessing: Preprocessing) -> Pict
     return Picture(tiled, digest.digest())
 
 
-def encode(engine: Engine, picture: Picture, preprocessing: Preprocessing, batch: int) -> npt.NDArray[np.float32]:
-    """float32 [image tokens, hidden], tiles in sequence order; at most ``batch`` tiles at a time (9 run as 4+4+1)."""
+def encode(
+    engine: Engine, picture: Picture, preprocessing: Preprocessing, batch: int, *, pipelined: bool = True
+) -> Floats:
+    """float32 [image tokens, hidden], tiles in sequence order; at most ``batch`` tiles at a time (9 run as 4+4+1).
+
+    ``pipelined``: a thread normalizes and patch-embeds the next tiles while the encoder runs these (paper, 3.3).
+    """
     pixels = picture.tiled.pixels
-    parts = []
-    for first in range(0, len(pixels), batch):
-        normalized = normalize(pixels[first : first + batch], preprocessing)
-        encoded = engine.encode(engine.patch_embed(normalized))
-        # [tiles, tokens per tile, hidden] -> [tiles * tokens per tile, hidden]
-        parts.append(encoded.reshape(-1, encoded.shape[-1]))
-    return np.concatenate(parts)
+
+    def embed(first: int) -> Floats:
+        return engine.patch_embed(normalize(pixels[first : first + batch], preprocessing))
+
+    starts = range(0, len(pixels), batch)
+    patches = _ahead(embed, starts) if pipelined and len(starts) > 1 else map(embed, starts)
+    # [tiles, tokens per tile, hidden] -> [tiles * tokens per tile, hidden]
+    return np.concatenate([part.reshape(-1, part.shape[-1]) for part in map(engine.encode, patches)])
+
+
+def _ahead(compute: Callable[[int], Floats], items: Sequence[int]) -> Iterator[Floats]:
+    """``map(compute, items)`` by a thread that is one item ahead."""
+    with ThreadPoolExecutor(1, "patch-embedding") as thread:
+        upcoming = thread.submit(compute, items[0])
+        for item in items[1:]:
+            done = upcoming.result()
+            upcoming = thread.submit(compute, item)
+            yield done
+        yield upcoming.result()

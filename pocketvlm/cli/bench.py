@@ -59,6 +59,14 @@ class Size(click.ParamType[tuple[int, int] | None]):
 )
 @click.option("-d", "--depth", "depths", type=Counts(), default="0", show_default=True, help="Tokens in the KV cache.")
 @click.option("--image", type=Size(), default="768x1536", show_default=True, help="Size of an image, or none.")
+@click.option("--chunk", "chunks", type=Counts(), default="", help="Tokens of a prefill step.  [default: the bundle's]")
+@click.option(
+    "--tile-batch", "tile_batches", type=Counts(), default="", help="Tiles encoded at once.  [default: the bundle's]"
+)
+@click.option(
+    "--pipeline", type=click.Choice(["on", "off", "both"]), default="on", show_default=True,
+    help="Patch embedding beside the encoder.",
+)  # fmt: skip
 @click.option("-r", "--repeats", default=5, show_default=True, type=click.IntRange(1, 1000), help="Repetitions.")
 @click.option("--warmups", default=1, show_default=True, type=click.IntRange(0, 100), help="Repetitions before those.")
 @click.option("-t", "--threads", type=click.IntRange(1, 1024), help="Threads.  [default: physical cores]")
@@ -74,6 +82,9 @@ def command(
     new_tokens: int,
     depths: tuple[int, ...],
     image: tuple[int, int] | None,
+    chunks: tuple[int, ...],
+    tile_batches: tuple[int, ...],
+    pipeline: str,
     repeats: int,
     warmups: int,
     threads: int | None,
@@ -91,7 +102,21 @@ def command(
 
     if save is not None:
         check_writable(save)
-    workload = Workload(image, prompts, new_tokens, depths, repeats, warmups, threads or physical_cores())
+    for name, sizes in (("--chunk", chunks), ("--tile-batch", tile_batches)):
+        if 0 in sizes:
+            raise click.UsageError(f"{name} has to be positive")
+    workload = Workload(
+        image,
+        prompts,
+        new_tokens,
+        depths,
+        repeats,
+        warmups,
+        threads or physical_cores(),
+        chunks,
+        tile_batches,
+        {"on": (True,), "off": (False,), "both": (False, True)}[pipeline],
+    )
     report = _measure(bundle, workload)
     if save is not None:
         write_whole(save, json.dumps(report, indent=1) + "\n")

@@ -152,8 +152,8 @@ class OnnxEngine:
 
     def _open(self, bundle: Bundle, name: str, part: Part, threads: int) -> Any:
         options = self._ort.SessionOptions()
-        # A gather has nothing to share out.
-        options.intra_op_num_threads = 1 if name == "token_embedding" else threads
+        # A gather has nothing to share out, and patches are embedded beside the encoder.
+        options.intra_op_num_threads = 1 if name in ("token_embedding", "patch_embedding") else threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         if name == "text_decoder":
