@@ -61,7 +61,7 @@ def footprint(bundle: Path, workload: Workload) -> list[Memory]:
 def _phases(bundle: Path, workload: dict[str, Any]) -> Iterator[str]:
     import numpy as np
 
-    from pocketvlm.bench.host import random_tokens
+    from pocketvlm.bench.host import generate, prefill, random_tokens
     from pocketvlm.bundle import open_bundle
     from pocketvlm.runtime.engines import open_engine
 
@@ -78,12 +78,10 @@ def _phases(bundle: Path, workload: dict[str, Any]) -> Iterator[str]:
         engine.free_vision()
         yield "vision freed"
     cache, length = engine.new_cache(), max(workload["prompts"], default=0)
-    ids = random_tokens(manifest, length)
-    for first in range(0, length, manifest.prefill_chunk):
-        engine.step(engine.embed(ids[first : first + manifest.prefill_chunk]), cache, keep=1)
+    prefill(engine, cache, random_tokens(manifest, length), manifest.prefill_chunk)
     yield f"prefill of {length}"
-    for token in random_tokens(manifest, min(workload["new_tokens"], manifest.kv_cache.length - length)):
-        engine.step(engine.embed(token[None]), cache, keep=1)
+    new_tokens = min(workload["new_tokens"], manifest.kv_cache.length - length)
+    generate(engine, cache, random_tokens(manifest, new_tokens), length)
     yield "decode"
 
 

@@ -105,7 +105,7 @@ def measure_prefill(engine: Engine, manifest: Manifest, workload: Workload, watc
     rows = []
     cache = engine.new_cache()
     for tokens, chunk in product(workload.prompts, workload.chunks or (None,)):
-        run = partial(_prefill, engine, cache, random_tokens(manifest, tokens), chunk or manifest.prefill_chunk)
+        run = partial(prefill, engine, cache, random_tokens(manifest, tokens), chunk or manifest.prefill_chunk)
         name = prefill_name(tokens, chunk)
         rows.append(Row(name, "prefill", _repeat(run, name, workload, watch), tokens))
     return rows
@@ -115,16 +115,10 @@ def measure_decode(engine: Engine, manifest: Manifest, workload: Workload, watch
     """Random tokens one by one, each depth once filled with random tokens; embedding included, sampling not."""
     rows = []
     cache, ids = engine.new_cache(), random_tokens(manifest, workload.new_tokens)
-
-    def generate(depth: int) -> None:
-        cache.position = depth
-        for token in ids:
-            engine.step(engine.embed(token[None]), cache, keep=1)
-
     for depth in workload.depths:
-        _prefill(engine, cache, random_tokens(manifest, depth), manifest.prefill_chunk)
+        prefill(engine, cache, random_tokens(manifest, depth), manifest.prefill_chunk)
         name = decode_name(workload.new_tokens, depth)
-        seconds = _repeat(partial(generate, depth), name, workload, watch)
+        seconds = _repeat(partial(generate, engine, cache, ids, depth), name, workload, watch)
         rows.append(Row(name, "decode", seconds, workload.new_tokens))
     return rows
 
@@ -132,6 +126,20 @@ def measure_decode(engine: Engine, manifest: Manifest, workload: Workload, watch
 def random_tokens(manifest: Manifest, count: int) -> npt.NDArray[np.int64]:
     """int64 [count], the same each time."""
     return np.random.default_rng(SEED).integers(0, manifest.model.vocab_size, count)
+
+
+def prefill(engine: Engine, cache: Cache, ids: npt.NDArray[np.int64], chunk: int) -> None:
+    """Run the tokens from position 0 on."""
+    cache.position = 0
+    for first in range(0, len(ids), chunk):
+        engine.step(engine.embed(ids[first : first + chunk]), cache, keep=1)
+
+
+def generate(engine: Engine, cache: Cache, ids: npt.NDArray[np.int64], depth: int) -> None:
+    """Run the tokens one by one after the first ``depth`` in the cache."""
+    cache.position = depth
+    for token in ids:
+        engine.step(engine.embed(token[None]), cache, keep=1)
 
 
 def _repeat(run: Callable[[], None], name: str, workload: Workload, watch: Watch) -> tuple[float, ...]:
@@ -143,13 +151,6 @@ def _repeat(run: Callable[[], None], name: str, workload: Workload, watch: Watch
         run()
         seconds.append(time.perf_counter() - start)
     return tuple(seconds[workload.warmups :])
-
-
-def _prefill(engine: Engine, cache: Cache, ids: npt.NDArray[np.int64], chunk: int) -> None:
-    """Run the tokens from position 0 on."""
-    cache.position = 0
-    for first in range(0, len(ids), chunk):
-        engine.step(engine.embed(ids[first : first + chunk]), cache, keep=1)
 
 
 def _phases(engine: Engine, image: Image.Image, vision: Vision) -> tuple[float, float, float]:
