@@ -21,7 +21,7 @@ PICTURE := dist/android/picture.png
 # Recipes read these from their environment: what stands in them is never parsed as shell.
 export MODEL RECIPE IMAGE PROMPT
 
-.PHONY: help setup check test export-android demo train train-smoke compare-recipes tiling-study npu-study quantizer-study clean
+.PHONY: help setup check test export-android demo train train-smoke compare-recipes tiling-study npu-study quantizer-study transforms-study vision-study numerics clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-16s%s\n' "$$name" "$$what"; done
@@ -126,6 +126,14 @@ $(STUDY): $(READY)
 ONLY :=
 quantizer-study: $(STUDY) ## SmolLM2 by pocketvlm's, llama.cpp's, ONNX Runtime's quantizers, into bench/results (hours)
 	@PYTHONPATH=$(STUDY) $(BIN)/python -m examples.smollm2.study $(ONLY) --output bench/results/smollm2-quantizers.json
+
+transforms-study: $(READY) ## AWQ and rotations beside the recipes on the built-in model, into bench/results (half an hour)
+	@$(BIN)/python -m examples.reader.transforms_study --output bench/results/reader-transforms.json
+
+vision-study: $(READY) ## the built-in vision part in INT8 by several schemes, into bench/results (a minute)
+	@$(BIN)/python -m examples.reader.vision_study --output bench/results/reader-vision.json
+
+numerics: vision-study npu-study transforms-study quantizer-study ## all studies that docs/numerics.md quotes
 
 clean: ## remove .venv, caches and what was built
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
