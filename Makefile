@@ -21,7 +21,7 @@ PICTURE := dist/android/picture.png
 # Recipes read these from their environment: what stands in them is never parsed as shell.
 export MODEL RECIPE IMAGE PROMPT
 
-.PHONY: help setup check test export-android demo train train-smoke compare-recipes tiling-study npu-study quantizer-study transforms-study vision-study numerics clean
+.PHONY: help setup check test export-android demo train train-smoke compare-recipes tiling-study npu-study quantizer-study transforms-study vision-study numerics real-size clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-16s%s\n' "$$name" "$$what"; done
@@ -134,6 +134,12 @@ vision-study: $(READY) ## the built-in vision part in INT8 by several schemes, i
 	@$(BIN)/python -m examples.reader.vision_study --output bench/results/reader-vision.json
 
 numerics: vision-study npu-study transforms-study quantizer-study ## all studies that docs/numerics.md quotes
+
+STEPS := export runtime ablations growth
+real-size: $(STUDY) ## the paper's size: STEPS="export runtime ablations growth" into bench/results (an hour, 20 GB in build)
+	@for step in $(STEPS); do \
+	    PYTHONPATH=$(STUDY) $(BIN)/python -m examples.real_size.study $$step --output bench/results/real-size-$$step.json || exit 1; \
+	done
 
 clean: ## remove .venv, caches and what was built
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -36,10 +36,7 @@ def test_one_scale_is_that_of_the_range_seen(zero_point: bool) -> None:
 def test_smaller_blocks_are_nearer() -> None:
     spread = VALUES.clone()
     spread[:, :128] *= 100
-    row, block = (
-        (rounded(spread, Scheme("one scale a row", kind), SEEN) - spread).norm()
-        for kind in ("row", "block")
-    )
+    row, block = ((rounded(spread, Scheme("one scale a row", kind), SEEN) - spread).norm() for kind in ("row", "block"))
     assert block < row
 
 

@@ -1,0 +1,87 @@
+"""The study of the paper's size: what it computes without a model of that size."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from examples.real_size import beside, growth, llama
+from examples.real_size.study import LENGTH, Place, run
+from pocketvlm.models.presets import QWEN2_05B, find_preset
+from pocketvlm.models.presets.write import write_preset
+from pocketvlm.recipe import load_recipe
+
+
+def test_systems_take_turns_and_the_first_one_is_not_counted() -> None:
+    order: list[str] = []
+
+    def system(name: str, seconds: float) -> None:
+        order.append(name)
+        time.sleep(seconds)
+
+    runs: beside.Runs = {"fast": lambda: system("fast", 0.01), "slow": lambda: system("slow", 0.03)}
+    fast, slow = beside.in_turns("pp8", runs, 8, 2, "slow")
+    assert order == ["fast", "slow"] * 3
+    assert len(fast["seconds"]) == len(slow["seconds"]) == 2
+    assert slow["ratio"] == 1.0
+    assert fast["ratio"] > 1.5
+    assert slow["rate"] == pytest.approx(8 / 0.03, rel=0.3)
+
+
+def test_a_line_is_fitted() -> None:
+    line = growth.Series("n", "x", (1.0, 2.0, 3.0), (12.0, 14.0, 16.0), "s").fit()
+    assert line["slope"] == pytest.approx(2)
+    assert line["intercept"] == pytest.approx(10)
+    assert line["r2"] == pytest.approx(1)
+    assert growth.Series("n", "x", (1.0, 2.0, 3.0, 4.0), (1.0, 4.0, 9.0, 16.0), "s").fit()["r2"] < 0.99
+    flat = growth.Series("n", "x", (1.0, 2.0), (5.0, 5.0), "s")
+    assert flat.fit()["r2"] == 1.0
+    assert growth.draw([flat] * 5).startswith(b"\x89PNG")
+
+
+def test_float_vision_keeps_the_vision_part() -> None:
+    names = list(_names())
+    rules = load_recipe(beside.FLOAT_VISION).assign(names)
+    kept = {name for name in names if rules[name].quantizer == "keep"}
+    assert {name for name in names if name.startswith(("vision_tower", "downsampler", "projector"))} <= kept
+    assert "model.layers.0.mlp.up_proj.weight" not in kept
+
+
+def _names() -> list[str]:
+    from pocketvlm.models.checkpoint import expected_shapes
+
+    return list(expected_shapes(find_preset("tiny").config))
+
+
+def test_a_command_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
+    write_preset(find_preset("tiny"), tmp_path)
+    cost = run("inspect", "--help")
+    assert 0 < cost.seconds < 60
+    assert 10e6 < cost.peak_bytes < 4e9
+    assert LENGTH[0] == "--max-length"
+    assert Place(tmp_path.parent, tmp_path.name).checkpoint == tmp_path
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("gguf") is None or importlib.util.find_spec("llama_cpp") is None,
+    reason="needs gguf and llama-cpp-python: PYTHONPATH=build/smollm2/packages after make build/smollm2/packages",
+)
+def test_llama_runs_random_weights(tmp_path: Path) -> None:
+    config = dataclasses.replace(QWEN2_05B, num_hidden_layers=2, vocab_size=1000)
+    path = tmp_path / "model.gguf"
+    llama.write_random_gguf(path, config)
+    matrices = 1000 * 896 * 2 + 2 * (2 * 896 * 896 + 2 * 896 * 128 + 3 * 896 * 4864)
+    assert path.stat().st_size == pytest.approx(matrices * 18 / 32, rel=0.01)
+    ids = np.arange(40)
+    with llama.open_llama(path, 64, 1) as opened:
+        opened.prefill(ids)
+        opened.generate(ids[:4], 40)
+        opened.generate(ids[:4], 40)
+        opened.generate(ids[:4], 0)
+        with pytest.raises(RuntimeError, match="llama_decode"):
+            opened.generate(ids[:1], 64)
