@@ -21,7 +21,7 @@ PICTURE := dist/android/picture.png
 # Recipes read these from their environment: what stands in them is never parsed as shell.
 export MODEL RECIPE IMAGE PROMPT
 
-.PHONY: help setup check test export-android demo train train-smoke compare-recipes tiling-study npu-study quantizer-study transforms-study vision-study numerics real-size clean
+.PHONY: help setup check test export-android demo train train-smoke compare-recipes tiling-study npu-study quantizer-study weights-study transforms-study vision-study numerics real-size clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
@@ -133,7 +133,10 @@ transforms-study: $(READY) ## AWQ and rotations beside the recipes on the built-
 vision-study: $(READY) ## the built-in vision part in INT8 by several schemes, into bench/results (a minute)
 	@$(BIN)/python -m examples.reader.vision_study --output bench/results/reader-vision.json
 
-numerics: vision-study npu-study transforms-study quantizer-study ## all studies that docs/numerics.md quotes
+weights-study: $(READY) ## what 4 bits change of weights, by quantizers without data, into bench/results (a minute)
+	@$(BIN)/python -m examples.reader.weights_study --output bench/results/reader-weights.json
+
+numerics: weights-study vision-study npu-study transforms-study quantizer-study ## all studies that docs/numerics.md quotes
 
 STEPS := export runtime ablations growth
 real-size: $(STUDY) ## the paper's size: STEPS="export runtime ablations growth" into bench/results (an hour, 20 GB in build)
