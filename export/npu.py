@@ -55,7 +55,7 @@ def input_ranges(checkpoint: Checkpoint, samples: Sequence[Sample]) -> dict[str,
     ranges: dict[str, float] = {}
 
     def watch(module: nn.Module, prefix: str) -> None:
-        for name, linear in _linears(module, prefix):
+        for name, linear in linears(module, prefix):
 
             def hook(_: nn.Module, inputs: tuple[Any, ...], name: str = name) -> None:
                 ranges[name] = max(ranges.get(name, 0.0), float(inputs[0].abs().max()))
@@ -76,7 +76,7 @@ def simulated_logits(
     """The logits over the samples' text, float32 [tokens, vocabulary], by a recipe's weights and an arithmetic."""
 
     def replace(module: nn.Module, prefix: str) -> None:
-        for name, linear in _linears(module, prefix):
+        for name, linear in linears(module, prefix):
             weight = simulated.quantized(name)
             if weight is None:
                 continue
@@ -95,5 +95,6 @@ def simulated_logits(
         return scored_logits(checkpoint, simulated.read, samples, replace)
 
 
-def _linears(module: nn.Module, prefix: str) -> list[tuple[str, nn.Linear]]:
+def linears(module: nn.Module, prefix: str) -> list[tuple[str, nn.Linear]]:
+    """The linear layers of a module, by the names of their weights."""
     return [(f"{prefix}{name}.weight", part) for name, part in module.named_modules() if isinstance(part, nn.Linear)]

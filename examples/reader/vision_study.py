@@ -22,6 +22,7 @@ from examples.reader.study import CHECKPOINT, provenance, write
 from pocketvlm.bench.fidelity import report_images, score_images
 from pocketvlm.export.calibration import read_calibration
 from pocketvlm.export.frontend import read_frontend
+from pocketvlm.export.npu import linears
 from pocketvlm.export.streams import Prepare, encode_tiles
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.quant import RoundToNearest
@@ -71,13 +72,6 @@ class Seen:
     def largest(self) -> Tensor:
         """The largest magnitude of each channel."""
         return torch.maximum(-self.low, self.high)
-
-
-def linears(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Linear]]:
-    """Names of weights, and their layers."""
-    for name, part in module.named_modules():
-        if isinstance(part, nn.Linear):
-            yield f"{prefix}{name}.weight", part
 
 
 def watching(seen: dict[str, Seen]) -> Prepare:
