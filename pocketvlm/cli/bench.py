@@ -146,10 +146,7 @@ def _measure(path: Path, workload: Workload) -> dict[str, Any]:
     memory = footprint(path, workload)
     rows = measure(opened, workload, lambda name: click.echo(name, err=True))
     bandwidth = read_bandwidth(workload.threads)
-    reads = {
-        name: bytes_per_token(opened.manifest, depth)
-        for name, depth in _decodes(workload).items()
-    }  # fmt: skip
+    reads = {name: bytes_per_token(opened.manifest, depth) for name, depth in _decodes(workload).items()}
     return {
         "schema": SCHEMA,
         "bundle": {**identity(opened), "kv_cache": opened.manifest.kv_cache.dtype},
