@@ -7,6 +7,7 @@ errors too (GPTQ's reference does the same). The layer's own weights are still t
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class Activations:
             self._hidden = embed(self._checkpoint.config, self._checkpoint.tensor, self._calibration.samples)
         text = self._checkpoint.config.text
         for passed in range(max(self._layer, 0), layer):
-            module = load(DecoderLayer(text), stored, f"model.layers.{passed}.")
+            module = load(partial(DecoderLayer, text), stored, f"model.layers.{passed}.")
             self._hidden = [reference.through(text, module, hidden).hidden for hidden in self._hidden]
         self._layer = layer
         self._look_at_head() if layer == text.num_hidden_layers else self._look_at_layer()
@@ -74,7 +75,7 @@ class Activations:
     @torch.no_grad()
     def _look_at_layer(self) -> None:
         text = self._checkpoint.config.text
-        module = load(DecoderLayer(text), self._checkpoint.tensor, f"model.layers.{self._layer}.")
+        module = load(partial(DecoderLayer, text), self._checkpoint.tensor, f"model.layers.{self._layer}.")
         sums = {first: _Gram(module.get_submodule(first)) for first in SAME_INPUTS}
         key, value = 0.0, 0.0
         for hidden in self._hidden:

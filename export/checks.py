@@ -34,6 +34,8 @@ from pocketvlm.recipe import Bounds
 Array = npt.NDArray[Any]
 #: GroupQueryAttention's inputs without an INT8 cache's scales.
 FLOAT_ATTENTION_INPUTS = 9
+#: Tokens or patches that a layer's lowering is compared on, from the first on: what is wrong is wrong for a few too.
+FEW = 64
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class GraphUnderTest:
         model = self.floating if floating else self.shipped
         graph = ir.convenience.extract(model.graph, [piece.start, *piece.extra], [piece.end])
         graph.opset_imports.update(model.graph.opset_imports)
+        for value in graph.inputs:
+            if value.name == piece.start:
+                value.shape = None  # few patches are enough for a layer
         path = self.path.with_name(f".{self.path.stem}-piece.onnx")
         try:
             save_graph(ir.Model(graph, ir_version=model.ir_version), path)
@@ -147,8 +152,9 @@ class _Checks:
         encoder, start = self._graph("vision_encoder"), whole.end
         for index, before in enumerate(self.original.vision[:-1]):
             piece = Piece(f"vision layer {index}", start, onnx_vision.hidden_name(index + 1))
-            floating = encoder.run(piece, {start: before.numpy()}, floating=True)
-            self._compare(piece, floating, reference.vision_layer(self.config, self.read, index, before))
+            few = before[:, :FEW]
+            floating = encoder.run(piece, {start: few.numpy()}, floating=True)
+            self._compare(piece, floating, reference.vision_layer(self.config, self.read, index, few))
             shipped = encoder.run(piece, {start: shipped})
             start = piece.end
             self.job.progress.advance(1)
@@ -169,10 +175,10 @@ class _Checks:
             start, end = (onnx_decoder.hidden_name(at, config.num_hidden_layers) for at in (index, index + 1))
             past = tuple(f"past_key_values.{index}.{part}" for part in ("key", "value"))
             piece = Piece(f"decoder layer {index}", start, end, ("last_position", "total_length", *past))
-            state = self._empty_cache("float32", before.shape[1], past)
-            floating = decoder.run(piece, {start: before.numpy(), **state}, floating=True)
-            wanted = reference.decoder_layer(config, self.read, index, before).hidden
-            self._compare(piece, floating, wanted)
+            few = before[:, :FEW]
+            state = self._empty_cache("float32", few.shape[1], past)
+            floating = decoder.run(piece, {start: few.numpy(), **state}, floating=True)
+            self._compare(piece, floating, reference.decoder_layer(config, self.read, index, few).hidden)
             state = self._empty_cache(self.kv.dtype, before.shape[1], past)
             shipped = decoder.run(piece, {start: shipped, **state})
             errors.append(_rounded(relative_error(torch.from_numpy(shipped), after)))

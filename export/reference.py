@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ HEAD_ROWS = 8192
 def embed_patches(config: VlmConfig, read: ReadWeight, pixels: Tensor) -> Tensor:
     """float [tiles, 3, size, size] -> [tiles, patches, width]"""
     assert config.vision is not None
-    patches: Tensor = load(VisionEmbeddings(config.vision), read, "vision_tower.embeddings.")(pixels)
+    patches: Tensor = load(partial(VisionEmbeddings, config.vision), read, "vision_tower.embeddings.")(pixels)
     return patches
 
 
@@ -42,7 +43,7 @@ def vision_layers(config: VlmConfig, read: ReadWeight, patches: Tensor) -> Itera
 def vision_layer(config: VlmConfig, read: ReadWeight, index: int, patches: Tensor) -> Tensor:
     """[tiles, patches, width] through one layer of the tower."""
     assert config.vision is not None
-    output: Tensor = load(VisionLayer(config.vision), read, f"vision_tower.encoder.layers.{index}.")(patches)
+    output: Tensor = load(partial(VisionLayer, config.vision), read, f"vision_tower.encoder.layers.{index}.")(patches)
     return output
 
 
@@ -65,7 +66,7 @@ class Projection(nn.Module):
 
 def projection(config: VlmConfig, read: ReadWeight) -> Projection:
     """The loaded module."""
-    return load(Projection(config), read)
+    return load(partial(Projection, config), read)
 
 
 @torch.no_grad()
@@ -92,7 +93,7 @@ class LayerOutput:
 @torch.no_grad()
 def decoder_layer(config: DecoderConfig, read: ReadWeight, index: int, hidden: Tensor) -> LayerOutput:
     """[1, tokens, hidden] from position 0 on, through one layer."""
-    return through(config, load(DecoderLayer(config), read, f"model.layers.{index}."), hidden)
+    return through(config, load(partial(DecoderLayer, config), read, f"model.layers.{index}."), hidden)
 
 
 @torch.no_grad()
@@ -106,7 +107,7 @@ def through(config: DecoderConfig, layer: DecoderLayer, hidden: Tensor) -> Layer
 @torch.no_grad()
 def normed(config: DecoderConfig, read: ReadWeight, hidden: Tensor) -> Tensor:
     """The last layer's stream [1, tokens, hidden] -> what enters the head, [tokens, hidden]"""
-    norm = load(RmsNorm(config.hidden_size, config.rms_norm_eps), read, "model.norm.")
+    norm = load(partial(RmsNorm, config.hidden_size, config.rms_norm_eps), read, "model.norm.")
     states: Tensor = norm(hidden)[0] * config.logits_scale
     return states
 

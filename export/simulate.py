@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -87,7 +88,7 @@ def sensitivities(
     found: dict[str, list[Choice]] = {}
     hidden = embed(checkpoint.config, read, samples)
     for index in range(text.num_hidden_layers):
-        layer = load(DecoderLayer(text), read, f"model.layers.{index}.")
+        layer = load(partial(DecoderLayer, text), read, f"model.layers.{index}.")
         run = _runner(text, layer, hidden)
         outputs = run()
         for name in (name for names in SAME_INPUTS.values() for name in names):

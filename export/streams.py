@@ -7,6 +7,7 @@ to a function and then replaced by the next. The weights are a checkpoint's own,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ def encode_tiles(
     }
     for layer in range(config.vision.num_hidden_layers if streams else 0):
         prefix = f"vision_tower.encoder.layers.{layer}."
-        module = load(VisionLayer(config.vision), read, prefix)
+        module = load(partial(VisionLayer, config.vision), read, prefix)
         prepare(module, prefix)
         for place, patches in streams.items():
             streams[place] = torch.cat([module(part) for part in patches.split(TILES_AT_A_TIME)])
@@ -90,7 +91,7 @@ def run_decoder(
     text, streams = config.text, list(streams)
     for layer in range(text.num_hidden_layers):
         prefix = f"model.layers.{layer}."
-        module = load(DecoderLayer(text), read, prefix)
+        module = load(partial(DecoderLayer, text), read, prefix)
         prepare(module, prefix)
         for place, hidden in enumerate(streams):
             streams[place] = reference.through(text, module, hidden).hidden

@@ -62,7 +62,7 @@ def load_reader(directory: Path) -> BluelmV:
     from pocketvlm.models.checkpoint import load, open_checkpoint
 
     checkpoint = open_checkpoint(directory)
-    return load(BluelmV(checkpoint.config), checkpoint.tensor)
+    return load(lambda: BluelmV(checkpoint.config), checkpoint.tensor)
 
 
 @click.command(help=__doc__)

@@ -158,7 +158,7 @@ def save_heads(learner: Learner, path: Path) -> None:
 def load_published(learner: Learner, checkpoint: Path, heads: Path) -> None:
     """Go on from a published checkpoint and its heads."""
     opened = open_checkpoint(checkpoint)
-    load(learner.reader, opened.tensor)
+    learner.reader.load_state_dict(load(lambda: BluelmV(opened.config), opened.tensor).state_dict())
     weights = load_file(heads)
     learner.load_state_dict({key: value.float() for key, value in weights.items()}, strict=False)
 

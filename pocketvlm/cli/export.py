@@ -76,11 +76,13 @@ def command(
     The bundle is checked layer by layer against PyTorch before it takes its place; an export that fails leaves nothing
     behind. One by a calibrated recipe goes on where it was killed or interrupted.
     """
+    from pocketvlm.cli.allocator import keep_freed_memory
     from pocketvlm.cli.progress import ConsoleProgress
     from pocketvlm.export import estimate, export_bundle, kv_length
     from pocketvlm.models.checkpoint import open_checkpoint
     from pocketvlm.recipe import load_recipe
 
+    keep_freed_memory()
     source, chosen = open_checkpoint(checkpoint), load_recipe(recipe)
     if max_kl is not None:
         chosen = replace(chosen, bounds=replace(chosen.bounds, kl_mean=max_kl))
