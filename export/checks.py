@@ -35,7 +35,7 @@ Array = npt.NDArray[Any]
 #: GroupQueryAttention's inputs without an INT8 cache's scales.
 FLOAT_ATTENTION_INPUTS = 9
 #: Tokens or patches that a layer's lowering is compared on, from the first on: what is wrong is wrong for a few too.
-FEW = 64
+FEW = 32
 
 
 @dataclass(frozen=True)

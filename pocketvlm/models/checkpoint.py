@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pocketvlm.bundle import file_sample_sha256
 from pocketvlm.errors import CheckpointError
@@ -87,13 +88,33 @@ class Checkpoint:
         return sum(torch.Size(info.shape).numel() for info in self.tensors.values())
 
 
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class _NoInitialization(TorchFunctionMode):
+    """Leaves out what torch.nn.init does."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return None
+        return func(*args, **(kwargs or {}))
+
+
+def shapes_only(build: Callable[[], Module]) -> Module:
+    """A module whose parameters have no memory.
+
+    On the meta device alone, a first random number there costs two seconds: it imports PyTorch's compiler.
+    """
+    with torch.device("meta"), _NoInitialization():
+        return build()
+
+
 class ReadWeight(Protocol):
     """Gives a weight, or some of its rows, by name: the checkpoint's own, or what was read back from a bundle."""
 
     def __call__(self, name: str, rows: slice | Tensor | None = None) -> Tensor: ...
-
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 def load(build: Callable[[], Module], read: ReadWeight, prefix: str = "") -> Module:
@@ -101,8 +122,7 @@ def load(build: Callable[[], Module], read: ReadWeight, prefix: str = "") -> Mod
 
     It is built without memory for its parameters: random ones would take longer to draw than the weights to read.
     """
-    with torch.device("meta"):
-        module = build()
+    module = shapes_only(build)
     weights = {
         id(parameter): nn.Parameter(read(prefix + name).float()) for name, parameter in module.named_parameters()
     }
@@ -198,8 +218,7 @@ def expected_shapes(config: VlmConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every parameter that is stored (a tied head is not), without allocating any."""
     from pocketvlm.models.bluelm_v import BluelmV
 
-    with torch.device("meta"):
-        model = BluelmV(config)
+    model = shapes_only(lambda: BluelmV(config))
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
