@@ -68,7 +68,7 @@ def _phases(bundle: Path, workload: dict[str, Any]) -> Iterator[str]:
     opened = open_bundle(bundle)
     manifest, vision = opened.manifest, opened.manifest.vision
     yield "bundle opened"
-    engine = open_engine("onnx", opened, workload["threads"])
+    engine = open_engine("onnx", opened, workload["threads"], workload["prepacked_cache"])
     yield "loaded"
     if vision is not None and workload["image"] is not None:
         tiles = np.zeros((vision.tile_batch, 3, vision.tile_size, vision.tile_size), np.float32)

@@ -18,6 +18,7 @@ from pocketvlm.bench.workload import Phase, Row, Workload, decode_name, image_na
 from pocketvlm.errors import CapacityError
 from pocketvlm.images import normalize, preprocessing_of
 from pocketvlm.runtime.engines import open_engine
+from pocketvlm.runtime.engines.onnx import prepacked_entry
 from pocketvlm.runtime.vision import encode, prepare
 
 if TYPE_CHECKING:
@@ -45,12 +46,14 @@ def check_fits(manifest: Manifest, workload: Workload) -> None:
 def measure(bundle: Bundle, workload: Workload, watch: Watch = lambda name: None) -> list[Row]:
     """Loads first, before anything is mapped; then image, prefill and decode of one loaded engine.
 
+    A prepacked cache is to be filled before (``fill_cache``).
+
     Raises:
         CapacityError: the workload does not fit.
     """
     check_fits(bundle.manifest, workload)
     rows = measure_loads(bundle, workload, watch)
-    engine = open_engine("onnx", bundle, workload.threads)
+    engine = open_engine("onnx", bundle, workload.threads, workload.prepacked_cache)
     try:
         if workload.image is not None and bundle.manifest.vision is not None:
             rows += measure_image(engine, bundle.manifest.vision, workload, watch)
@@ -61,9 +64,15 @@ def measure(bundle: Bundle, workload: Workload, watch: Watch = lambda name: None
     return rows
 
 
+def fill_cache(bundle: Bundle, workload: Workload) -> None:
+    """Load once where there is a prepacked cache: writing it belongs to no measurement of loads or memory."""
+    if workload.prepacked_cache is not None:
+        open_engine("onnx", bundle, workload.threads, workload.prepacked_cache).close()
+
+
 def measure_loads(bundle: Bundle, workload: Workload, watch: Watch) -> list[Row]:
-    """Sessions of all graphs, with the bundle's files out of the page cache before each, and in it."""
-    files = [Path(bundle.location)] if bundle.archive is not None else sorted(Path(bundle.location).iterdir())
+    """Sessions of all graphs, with the files that are read out of the page cache before each, and in it."""
+    files = _files(bundle, workload)
     rows = []
     for name, prepare_files in (("load cold", _forget), ("load warm", _remember)):
         watch(name)
@@ -71,7 +80,7 @@ def measure_loads(bundle: Bundle, workload: Workload, watch: Watch) -> list[Row]
         for _ in range(workload.repeats):
             prepare_files(files)
             start = time.perf_counter()
-            engine = open_engine("onnx", bundle, workload.threads)
+            engine = open_engine("onnx", bundle, workload.threads, workload.prepacked_cache)
             seconds.append(time.perf_counter() - start)
             engine.close()
         rows.append(Row(name, "load", tuple(seconds)))
@@ -166,6 +175,14 @@ def _phases(engine: Engine, image: Image.Image, vision: Vision) -> tuple[float, 
     for part in patches:
         engine.encode(part)
     return prepared - started, embedded - prepared, time.perf_counter() - embedded
+
+
+def _files(bundle: Bundle, workload: Workload) -> list[Path]:
+    """What loading may read: the bundle's files and, where there is one, its entry in the prepacked cache."""
+    files = [bundle.location] if bundle.archive is not None else sorted(bundle.location.iterdir())
+    if workload.prepacked_cache is None:
+        return files
+    return [*files, *sorted(prepacked_entry(bundle, Path(workload.prepacked_cache)).glob("*"))]
 
 
 def _forget(files: list[Path]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
@@ -9,12 +12,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pocketvlm.errors import PocketVlmError
+
 if TYPE_CHECKING:
     from pocketvlm.manifest import Manifest
 
 #: Larger than any cache.
 READ_BYTES = 1 << 30
 REPEATS = 5
+#: Rows, columns and inner size of the product that is timed: larger than a chunk of a prompt through a layer.
+GEMM = (512, 2048, 2048)
+#: The phases that multiply many tokens at once, and the weights that they multiply them with.
+MULTIPLIED = {"prefill": "model.layers.", "vision encoder": "vision_tower.encoder.", "image": "vision_tower.encoder."}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -29,6 +38,47 @@ def bytes_per_token(manifest: Manifest, depth: int) -> int:
     return round(weights) + depth * row
 
 
+def operations(manifest: Manifest, phase: str, tokens: int) -> int | None:
+    """Multiplications and additions of a phase's matrices over its (image) tokens; attention itself is left out.
+
+    None for a phase that is not bound by them.
+    """
+    if phase not in MULTIPLIED:
+        return None
+    if phase != "prefill":
+        assert manifest.vision is not None
+        tokens = tokens // manifest.vision.tokens_per_tile * manifest.vision.patches_per_tile
+    weights = (one.weights for name, one in manifest.recipe.tensors.items() if name.startswith(MULTIPLIED[phase]))
+    return 2 * tokens * sum(weights)
+
+
+def gemm_operations(threads: int) -> float:
+    """Operations a second of a large product in float32 by so many threads of numpy's BLAS.
+
+    In a process of its own: a BLAS has as many threads as its environment said when it was loaded.
+
+    Raises:
+        PocketVlmError: the process failed.
+    """
+    environment = {**os.environ, **{f"{blas}_NUM_THREADS": str(threads) for blas in ("OPENBLAS", "OMP", "MKL")}}
+    command = [sys.executable, "-m", "pocketvlm.bench.limits"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        raise PocketVlmError(f"measuring products failed: {done.stderr.strip()[-300:]}")
+    return float(done.stdout)
+
+
+def _time_gemm() -> float:
+    rows, columns, inner = GEMM
+    left, right = np.ones((rows, inner), np.float32), np.ones((inner, columns), np.float32)
+    rates = []
+    for _ in range(3 * REPEATS):
+        start = time.perf_counter()
+        left @ right
+        rates.append(2 * rows * columns * inner / (time.perf_counter() - start))
+    return median(rates)
+
+
 def read_bandwidth(threads: int, size: int = READ_BYTES) -> float:
     """Bytes a second of a read-only sum over ``size`` bytes by so many threads, the median of a few."""
     values = np.ones(size // 8, np.int64)
@@ -41,3 +91,7 @@ def read_bandwidth(threads: int, size: int = READ_BYTES) -> float:
             rates.append(size / (time.perf_counter() - start))
             assert total == len(values)
     return median(rates[1:])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{_time_gemm()}\n")

@@ -18,7 +18,8 @@ class Workload:
     """``image``: width and height in pixels, or None; prompts and depths in tokens, each measured on its own.
 
     ``chunks``: tokens of a prefill step, ``tile_batches``: tiles encoded at once; the bundle's own where empty.
-    ``pipelines``: with patch embedding beside the encoder, without, or both.
+    ``pipelines``: with patch embedding beside the encoder, without, or both. ``prepacked_cache``: a directory for the
+    decoder's weights as this machine packs them, or None.
     """
 
     image: tuple[int, int] | None = (768, 1536)
@@ -31,6 +32,7 @@ class Workload:
     chunks: tuple[int, ...] = ()
     tile_batches: tuple[int, ...] = ()
     pipelines: tuple[bool, ...] = (True,)
+    prepacked_cache: str | None = None
 
     @property
     def tokens(self) -> int:

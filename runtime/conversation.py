@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pocketvlm.errors import ChatError, PocketVlmError
-from pocketvlm.runtime.generation import Answer, Piece
+from pocketvlm.runtime.generation import Answer, Pieces
+from pocketvlm.runtime.image_encoder import Encoded
+from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.sampling import GenerationConfig
 from pocketvlm.runtime.stats import Stats
 
 if TYPE_CHECKING:
     from pocketvlm.runtime.chat import Message, Prompt
-    from pocketvlm.runtime.engines import Floats
     from pocketvlm.runtime.vision import Picture
     from pocketvlm.runtime.vlm import Image, PocketVlm
 
@@ -25,21 +26,25 @@ class Chat:
     """Made by ``PocketVlm.chat``; a context manager.
 
     Each turn is rendered with all that came before and computed from the first token that differs from what the KV
-    cache holds. An answer that is closed early stays in the conversation as far as it came; one that fails leaves
-    the conversation as it was before the question.
+    cache holds. An answer that is closed or cancelled stays in the conversation as far as it came; one that fails
+    leaves the conversation as it was before the question.
+
+    One thread asks; any thread may ``cancel`` or ``close``.
     """
 
-    def __init__(self, vlm: PocketVlm) -> None:
+    def __init__(self, vlm: PocketVlm, *, drop_oldest: bool = False) -> None:
         if vlm.manifest.chat is None:
             raise ChatError(f"{vlm.manifest.model.name} has no chat layout: use stream() with a text to continue")
         self._vlm = vlm
+        self._drop_oldest = drop_oldest
         self._stack = ExitStack()
         self._context = self._stack.enter_context(vlm.empty_context())
         self._messages: list[Message] = []
         self._pending: list[Picture] = []
-        #: image tokens that no prompt has used yet, by the picture's digest
-        self._encoded: dict[bytes, Floats] = {}
-        self._spent = Stats(load_s=vlm.load_s)
+        #: images that no answer has used yet, by their content: they need not fit into the model's cache of images
+        self._encoding: dict[bytes, Future[Encoded]] = {}
+        self._used = 0
+        self._preprocess_s = 0.0
         self._answer: Answer | None = None
         self._closed = False
 
@@ -48,8 +53,13 @@ class Chat:
         """The turns so far."""
         return list(self._messages)
 
+    @property
+    def tokens_left(self) -> int:
+        """How many tokens the KV cache has room for behind the turns so far."""
+        return max(self._vlm.manifest.kv_cache.length - self._used, 0)
+
     def add_image(self, image: Image) -> None:
-        """Encode an image that will stand before the next question.
+        """Start encoding an image, which will stand before the next question, and return.
 
         Raises:
             ImageError: the image cannot be opened.
@@ -58,14 +68,9 @@ class Chat:
         self._check_open()
         start = time.perf_counter()
         picture = self._vlm.prepare(image)
-        prepared = time.perf_counter()
-        self._encoded[picture.digest] = self._vlm.encode_picture(picture)
+        self._encoding[picture.digest] = self._vlm.start_encoding(picture)
         self._pending.append(picture)
-        self._spent = replace(
-            self._spent,
-            preprocess_s=self._spent.preprocess_s + prepared - start,
-            encode_s=self._spent.encode_s + time.perf_counter() - prepared,
-        )
+        self._preprocess_s += time.perf_counter() - start
 
     def ask(self, text: str, config: GenerationConfig | None = None) -> str:
         """The whole answer to a question. Errors as for ``send``."""
@@ -85,29 +90,54 @@ class Chat:
             ChatError: the messages do not fit the chat layout.
             CapacityError: the conversation does not fit into the KV cache.
         """
-        self._check_open()
-        if self._answer is not None:
-            self._answer.close()
-        start = time.perf_counter()
+        start = self._begin()
         whole = [*self._messages, *(self._prepared(message) for message in messages)]
         _place_images(self._pending, whole, len(self._messages))
-        prompt = self._vlm.build_prompt(whole)
-        spent = time.perf_counter() - start
-        stats = replace(self._spent, preprocess_s=self._spent.preprocess_s + spent, time_to_first_token_s=spent)
-        self._answer = Answer(self._turn(whole, prompt, config or GenerationConfig(), stats), stats)
-        return self._answer
+        return self._answer_to(whole, config, start)
+
+    def regenerate(self, config: GenerationConfig | None = None) -> Answer:
+        """Answer the last question again: with another seed, say. Its answer goes when the new one is first iterated.
+
+        Raises:
+            ChatError: nothing was answered yet.
+        """
+        start = self._begin()
+        if not self._messages:
+            raise ChatError("nothing was answered yet that could be answered again")
+        return self._answer_to(self._messages[:-1], config, start)
+
+    def edit(self, index: int, content: Any, config: GenerationConfig | None = None) -> Answer:
+        """Ask the question at ``messages[index]`` in other words, and stream the answer.
+
+        ``content``: text, or a list of parts. What follows that message goes when the answer is first iterated.
+
+        Raises:
+            ImageError: an image cannot be opened.
+            ChatError: there is no question of the user at ``index``, or ``content`` is malformed.
+            CapacityError: the conversation does not fit into the KV cache.
+        """
+        start = self._begin()
+        if not 0 <= index < len(self._messages) or self._messages[index].get("role") != "user":
+            raise ChatError(f"message {index} is no question of the user's that could be edited")
+        return self._answer_to(
+            [*self._messages[:index], self._prepared({"role": "user", "content": content})], config, start
+        )
+
+    def cancel(self) -> None:
+        """Let the answer that is being streamed end within one token; from any thread. Returns at once."""
+        answer = self._answer
+        if answer is not None:
+            answer.cancel()
 
     def reset(self) -> None:
         """Forget all messages and images."""
-        self._check_open()
-        if self._answer is not None:
-            self._answer.close()
-        self._messages, self._pending, self._encoded = [], [], {}
-        self._spent = Stats(load_s=self._vlm.load_s)
+        self._begin()
+        self._messages, self._used = [], 0
+        self._forget_pending()
         self._context.rewind(0)
 
     def close(self) -> None:
-        """End the conversation and give its KV cache back."""
+        """End the conversation and give its KV cache back; an answer that another thread streams ends first."""
         if self._answer is not None:
             self._answer.close()
         self._closed = True
@@ -121,27 +151,55 @@ class Chat:
     ) -> None:
         self.close()
 
-    def _turn(self, whole: list[Message], prompt: Prompt, config: GenerationConfig, stats: Stats) -> Generator[Piece]:
-        before = self._messages, self._pending, self._spent
-        self._messages, self._pending, self._spent = whole, [], Stats(load_s=self._vlm.load_s)
+    def _begin(self) -> float:
+        """The time at which something new is asked, with no answer open."""
+        self._check_open()
+        if self._answer is not None:
+            self._answer.close()
+        return time.perf_counter()
+
+    def _answer_to(self, whole: list[Message], config: GenerationConfig | None, start: float) -> Answer:
+        config = config or GenerationConfig()
+        whole, prompt = self._fitting(whole, config)
+        spent = time.perf_counter() - start
+        preprocess_s = self._preprocess_s + spent
+        stats = Stats(load_s=self._vlm.load_s, preprocess_s=preprocess_s, time_to_first_token_s=spent)
+        interrupt = Interrupt.of(config, start)
+        self._answer = Answer(self._turn(whole, prompt, config, stats, interrupt), stats, interrupt)
+        return self._answer
+
+    def _fitting(self, whole: list[Message], config: GenerationConfig) -> tuple[list[Message], Prompt]:
+        """The conversation and its prompt, without the oldest turns where it shall fit without them."""
+        room = self._vlm.manifest.kv_cache.length - config.max_new_tokens
+        prompt = self._vlm.render(whole)
+        while self._drop_oldest and len(prompt) > room and (shorter := _without_oldest(whole)):
+            whole, prompt = shorter, self._vlm.render(shorter)
+        self._vlm.check_capacity(prompt, self._used)
+        return whole, prompt
+
+    def _turn(
+        self, whole: list[Message], prompt: Prompt, config: GenerationConfig, stats: Stats, interrupt: Interrupt
+    ) -> Pieces:
+        before = self._messages, self._pending, self._preprocess_s
+        pieces = self._vlm.answer(self._context, prompt, config, stats, interrupt, self._encoding)
+        self._messages = whole
+        self._forget_pending()
         texts: list[str] = []
         failed = False
         try:
-            for piece in self._vlm.answer(self._context, prompt, config, stats, self._encode):
-                texts.append(piece.text)
-                yield piece
+            stats = yield from _noting(pieces, texts)
+            return stats
         except Exception:
             failed = True
-            self._messages, self._pending, self._spent = before
+            self._messages, self._pending, self._preprocess_s = before
             raise
         finally:
-            if not failed:  # whole, or closed in the middle
+            if not failed:  # whole, or ended in the middle
                 self._messages = [*whole, {"role": "assistant", "content": "".join(texts)}]
+                self._used = len(prompt) + len(texts)
 
-    def _encode(self, picture: Picture) -> Floats:
-        # Once its tokens are in the KV cache an image is hardly ever needed again; its tiles are still there then.
-        encoded = self._encoded.pop(picture.digest, None)
-        return self._vlm.encode_picture(picture) if encoded is None else encoded
+    def _forget_pending(self) -> None:
+        self._pending, self._encoding, self._preprocess_s = [], {}, 0.0
 
     def _prepared(self, message: Message) -> Message:
         """The message with its images opened once and for all: a file may change between turns."""
@@ -160,6 +218,26 @@ class Chat:
     def _check_open(self) -> None:
         if self._closed:
             raise PocketVlmError("the conversation is closed: start another with chat()")
+
+
+def _noting(pieces: Pieces, texts: list[str]) -> Pieces:
+    """The same pieces, whose texts are added to ``texts``."""
+    with closing(pieces):
+        while True:
+            try:
+                piece = next(pieces)
+            except StopIteration as end:
+                stats: Stats = end.value
+                return stats
+            texts.append(piece.text)
+            yield piece
+
+
+def _without_oldest(messages: Sequence[Message]) -> list[Message]:
+    """The conversation without its first question and answer; empty where only a question is left."""
+    first = 1 if messages[0].get("role") == "system" else 0
+    rest = messages[first + 2 :]
+    return [*messages[:first], *rest] if rest else []
 
 
 def _place_images(pictures: Sequence[Picture], messages: list[Message], first: int) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +16,17 @@ import numpy.typing as npt
 from pocketvlm.errors import CapacityError
 from pocketvlm.runtime.chat import Prompt
 from pocketvlm.runtime.engines import Cache, Engine, Floats
+from pocketvlm.runtime.image_encoder import Encoded, result_of
+from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.memory import peak_rss_bytes
 from pocketvlm.runtime.sampling import GenerationConfig, Sampler
 from pocketvlm.runtime.stats import FinishReason, Stats
 from pocketvlm.runtime.text import Detokenizer, StopStrings, TextTokenizer
 
-#: gives the image tokens of the prompt's picture with this index, float32 [image tokens, hidden]
-PictureEncoder = Callable[[int], Floats]
+#: starts encoding the prompt's picture with this index
+PictureEncoder: TypeAlias = Callable[[int], Future[Encoded]]
+#: the pieces of an answer; the returned stats are those of one that ended between two of them
+Pieces: TypeAlias = "Generator[Piece, None, Stats]"
 
 
 @dataclass(frozen=True)
@@ -32,15 +39,17 @@ class Piece:
 
 
 class Answer(Iterator[Piece]):
-    """A streamed answer. The work is done while it is iterated; it can be closed at any piece.
+    """A streamed answer. The work is done while it is iterated, by one thread at a time.
 
-    ``text`` and ``stats`` are those of the pieces given out so far.
+    ``text`` and ``stats`` are those of the pieces given out so far. Any thread may ``cancel`` or ``close`` it.
     """
 
-    def __init__(self, pieces: Generator[Piece], stats: Stats) -> None:
+    def __init__(self, pieces: Pieces, stats: Stats, interrupt: Interrupt) -> None:
         self._pieces = pieces
         self._stats = stats
+        self._interrupt = interrupt
         self._texts: list[str] = []
+        self._working = threading.RLock()
 
     @property
     def text(self) -> str:
@@ -51,10 +60,15 @@ class Answer(Iterator[Piece]):
         return self._stats
 
     def __next__(self) -> Piece:
-        piece = next(self._pieces)
-        self._texts.append(piece.text)
-        self._stats = piece.stats
-        return piece
+        with self._working:
+            try:
+                piece = next(self._pieces)
+            except StopIteration as end:
+                self._stats = end.value or self._stats
+                raise
+            self._texts.append(piece.text)
+            self._stats = piece.stats
+            return piece
 
     def read(self) -> str:
         """Run to the end; the whole text."""
@@ -62,9 +76,18 @@ class Answer(Iterator[Piece]):
             pass
         return self.text
 
+    def cancel(self) -> None:
+        """Let the answer end within one token, or one chunk of the prompt. Returns at once."""
+        self._interrupt.cancelled.set()
+
     def close(self) -> None:
-        """End the generation here. The model, and the conversation, stay usable."""
-        self._pieces.close()
+        """End the generation here, or within one token where another thread is at it, and wait for that.
+
+        The model, and the conversation, stay usable.
+        """
+        self.cancel()
+        with self._working:
+            self._pieces.close()
 
     def __enter__(self) -> Answer:
         return self
@@ -103,16 +126,25 @@ class Decoder:
     prefill_chunk: int
     kv_length: int
 
-    def check_capacity(self, prompt: Prompt) -> None:
-        """
+    def check_capacity(self, prompt: Prompt, used: int = 0) -> None:
+        """``used``: tokens of a conversation before this question.
+
         Raises:
             CapacityError: the prompt does not fit into the KV cache.
         """
-        if len(prompt) > self.kv_length:
+        if len(prompt) <= self.kv_length:
+            return
+        images = f"({prompt.image_tokens} of them of images)"
+        if used:
             raise CapacityError(
-                f"the prompt has {len(prompt)} tokens ({prompt.image_tokens} of them of images), {self.kv_length} fit "
-                "into this bundle's KV cache: shorten it, or export with a larger --max-length"
+                f"this question takes the conversation to {len(prompt)} tokens {images}, {self.kv_length} fit into "
+                f"this bundle's KV cache and {max(self.kv_length - used, 0)} of them are left: reset(), or "
+                "chat(drop_oldest=True)"
             )
+        raise CapacityError(
+            f"the prompt has {len(prompt)} tokens {images}, {self.kv_length} fit "
+            "into this bundle's KV cache: shorten it, or export with a larger --max-length"
+        )
 
 
 def generate(
@@ -122,7 +154,8 @@ def generate(
     encode: PictureEncoder,
     config: GenerationConfig,
     stats: Stats,
-) -> Generator[Piece]:
+    interrupt: Interrupt,
+) -> Pieces:
     """The pieces of the answer to ``prompt``, of which ``context`` may hold a beginning.
 
     ``stats`` has what was spent before: loading, preprocessing, images encoded already, and under
@@ -134,37 +167,49 @@ def generate(
     reused = context.common_prefix(keys)
     context.rewind(reused)
     # (numpy's unique would import numpy.ma here, 60 ms)
-    encoded = {index: encode(index) for index in sorted(set(prompt.picture_index[reused:].tolist()) - {-1})}
-    encode_s = time.perf_counter() - start
-    logits = prefill(decoder, context, prompt, keys, encoded)
-    prefill_s = time.perf_counter() - start - encode_s
-    del encoded
-    sampler = Sampler(config)
-    token_id = sampler(logits)
+    started = {index: encode(index) for index in sorted(set(prompt.picture_index[reused:].tolist()) - {-1})}
+    for future in started.values():
+        if reason := interrupt.wait_for(future):
+            return replace(stats, finish_reason=reason)
+    encoded = {index: result_of(future) for index, future in started.items()}
+    wait_s = time.perf_counter() - start
+    logits = prefill(decoder, context, prompt, keys, {index: one.tokens for index, one in encoded.items()}, interrupt)
     stats = replace(
         stats,
-        encode_s=stats.encode_s + encode_s,
+        encode_s=sum(one.seconds for one in encoded.values()),
+        encode_wait_s=wait_s if encoded else 0.0,
         image_tokens=prompt.image_tokens,
         prompt_tokens=len(prompt),
+        kv_tokens_left=decoder.kv_length - len(prompt),
         reused_tokens=reused,
-        prefill_tokens=len(prompt) - reused,
-        prefill_s=prefill_s,
+        prefill_tokens=context.cache.position - reused,
+        prefill_s=time.perf_counter() - start - wait_s,
         time_to_first_token_s=stats.time_to_first_token_s + time.perf_counter() - start,
         peak_rss_bytes=peak_rss_bytes(),
     )
-    yield from _decode(decoder, context, sampler, token_id, config, stats)
+    if logits is None:
+        return replace(stats, finish_reason=interrupt.reason())
+    del started, encoded
+    sampler = Sampler(config, prompt.token_ids[prompt.picture_index < 0].tolist())
+    return (yield from _decode(decoder, context, sampler, sampler(logits), config, stats, interrupt))
 
 
 def _decode(
-    decoder: Decoder, context: Context, sampler: Sampler, token_id: int, config: GenerationConfig, stats: Stats
-) -> Generator[Piece]:
+    decoder: Decoder,
+    context: Context,
+    sampler: Sampler,
+    token_id: int,
+    config: GenerationConfig,
+    stats: Stats,
+    interrupt: Interrupt,
+) -> Pieces:
     """The pieces from the first token on. The time that the reader of a piece takes is not counted."""
     writer = _Writer(decoder, config)
     decode_s = 0.0
     for generated in range(1, config.max_new_tokens + 1):
         began = time.perf_counter()
-        last = generated == config.max_new_tokens
-        text, finish_reason = writer.push(token_id, last=last, full=context.cache.position >= decoder.kv_length)
+        limit = _limit(generated, config, interrupt, full=context.cache.position >= decoder.kv_length)
+        text, finish_reason = writer.push(token_id, limit)
         stats = replace(
             stats,
             generated_tokens=generated,
@@ -176,18 +221,36 @@ def _decode(
         writing = time.perf_counter() - began
         yield Piece(text, token_id, stats)
         if finish_reason is not None:
-            return
+            break
         began = time.perf_counter()
         token_id = sampler(_decode_one(decoder, context, token_id))
         decode_s += writing + time.perf_counter() - began
+    return stats
+
+
+def _limit(generated: int, config: GenerationConfig, interrupt: Interrupt, *, full: bool) -> FinishReason | None:
+    """Why an answer ends with its token number ``generated`` whatever that token is."""
+    if generated == config.max_new_tokens:
+        return "length"
+    return "kv_length" if full else interrupt.reason()
 
 
 def prefill(
-    decoder: Decoder, context: Context, prompt: Prompt, keys: Sequence[Hashable], encoded: dict[int, Floats]
-) -> Floats:
-    """Compute what ``context`` lacks of a prompt, in chunks; logits [vocabulary] of its last token."""
+    decoder: Decoder,
+    context: Context,
+    prompt: Prompt,
+    keys: Sequence[Hashable],
+    encoded: dict[int, Floats],
+    interrupt: Interrupt,
+) -> Floats | None:
+    """Compute what ``context`` lacks of a prompt, in chunks; logits [vocabulary] of its last token.
+
+    None where the answer had to end before: ``context`` then has the chunks so far.
+    """
     logits: Floats | None = None
     for first in range(context.cache.position, len(prompt), decoder.prefill_chunk):
+        if interrupt.reason() is not None:
+            return None
         last = min(first + decoder.prefill_chunk, len(prompt))
         embeddings = embed(decoder.engine, prompt, slice(first, last), encoded)
         # The graph computes the logits of one position at least; only those of the last chunk are read.
@@ -234,13 +297,13 @@ class _Writer:
         self._detokenizer = Detokenizer(decoder.tokenizer)
         self._stops = StopStrings(config.stop)
 
-    def push(self, token_id: int, *, last: bool, full: bool) -> tuple[str, FinishReason | None]:
-        """Text that this token completes, and why the answer ends with it, if it does."""
+    def push(self, token_id: int, limit: FinishReason | None) -> tuple[str, FinishReason | None]:
+        """Text that this token completes, and why the answer ends with it, if it does; ``limit`` if nothing else."""
         stopped = token_id in self._stop_ids
         text, found = self._stops.push("" if stopped else self._detokenizer.push(token_id))
         if found:
             return text, "stop"
-        reason: FinishReason | None = "stop" if stopped else "length" if last else "kv_length" if full else None
+        reason = "stop" if stopped else limit
         if reason is None:
             return text, None
         rest, found = self._stops.push(self._detokenizer.flush())

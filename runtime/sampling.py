@@ -2,6 +2,12 @@
 
 The portable rule, for logits l[0..V-1] (float32 in, all arithmetic in IEEE double):
 
+0. With ``repetition_penalty`` p other than 1, each distinct token seen so far, however often, has l = l / p where
+   l > 0 and l = l * p elsewhere (Keskar et al.: CTRL, arXiv 1909.05858, section 4.1; as transformers'
+   RepetitionPenaltyLogitsProcessor). Seen are the text tokens of the prompt, those of the chat layout among them, and
+   the tokens generated so far; image placeholders are not. Then each id of ``logit_bias`` has l = l + bias. A logit so
+   changed is limited to float32's finite range and rounded to float32 once, after both. A logit that is not finite
+   stays as it is, and so does an id seen that is outside the vocabulary.
 1. ``temperature == 0``: the lowest id among the largest logits. No random number is drawn.
 2. Otherwise order the ids by logit, largest first, equal logits by lower id. With ``0 < top_k < V`` keep the first
    ``top_k`` of them.
@@ -20,7 +26,10 @@ which is in [0, 1). One number is drawn a token, also where only one token is le
 
 from __future__ import annotations
 
+import itertools
 import math
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +40,10 @@ from pocketvlm.errors import PocketVlmError
 
 MASK = (1 << 64) - 1
 MAX_STOP_STRINGS = 64
+MAX_BIASES = 1024
+#: largest bias, and with a minus the smallest: as OpenAI's API has it
+MAX_BIAS = 100
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,12 @@ class GenerationConfig:
     """of the random numbers; 0 to 2**64 - 1"""
     stop: tuple[str, ...] = ()
     """strings that end the answer; they are not part of it"""
+    max_seconds: float | None = None
+    """the answer ends when so much time has passed since the question; None for no limit"""
+    repetition_penalty: float = 1.0
+    """makes tokens that the prompt or the answer has already less likely, or below 1 more likely; 1 is none"""
+    logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
+    """token id -> -100 to 100, added to its logit; kept as pairs sorted by id"""
 
     def __post_init__(self) -> None:
         _require(_is_int(self.max_new_tokens) and self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "1")
@@ -62,6 +81,11 @@ class GenerationConfig:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p!r}")
         if not (_is_int(self.seed) and 0 <= self.seed <= MASK):
             raise ValueError(f"seed must be a whole number from 0 to 2**64 - 1, not {self.seed!r}")
+        if self.max_seconds is not None and not (_is_number(self.max_seconds) and self.max_seconds > 0):
+            raise ValueError(f"max_seconds must be above 0, not {self.max_seconds!r}")
+        if not (_is_number(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise ValueError(f"repetition_penalty must be above 0, not {self.repetition_penalty!r}")
+        object.__setattr__(self, "logit_bias", _bias_pairs(self.logit_bias))
         stop: Any = self.stop
         if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
             raise ValueError(f"stop must be a tuple of strings that are not empty, not {stop!r}")
@@ -90,18 +114,35 @@ class SplitMix64:
 
 
 class Sampler:
-    """Chooses the tokens of one answer."""
+    """Chooses the tokens of one answer.
 
-    def __init__(self, config: GenerationConfig) -> None:
+    ``seen``: the text tokens of the prompt, for the repetition penalty; the tokens chosen here are added to them.
+    """
+
+    def __init__(self, config: GenerationConfig, seen: Iterable[int] = ()) -> None:
         self._config = config
         self._random = SplitMix64(config.seed)
+        # Where step 0 changes nothing there is nothing to remember and nothing to copy.
+        self._seen = set(map(int, seen)) if config.repetition_penalty != 1 else set()
+        self._adjusts = config.repetition_penalty != 1 or bool(config.logit_bias)
+        self._adjustment: Adjustment | None = None
 
     def __call__(self, logits: npt.NDArray[np.float32]) -> int:
         """float32 [vocabulary] -> token id
 
         Raises:
-            PocketVlmError: the logits are no numbers.
+            PocketVlmError: the logits are no numbers, or the bias has an id that is outside the vocabulary.
         """
+        if not self._adjusts:
+            return self._choose(logits)
+        if self._adjustment is None:
+            self._adjustment = Adjustment(self._config, self._seen, len(logits))
+        token_id = self._choose(self._adjustment.apply(logits))
+        self._adjustment.see(token_id)
+        return token_id
+
+    def _choose(self, logits: npt.NDArray[np.float32]) -> int:
+        """Steps 1 to 5."""
         best = int(np.argmax(logits))  # the first of the largest; of NaN if there is one
         if not math.isfinite(logits[best]):
             raise PocketVlmError(
@@ -113,6 +154,55 @@ class Sampler:
         threshold = self._random.next_double() * cumulative[-1]
         index = int(np.searchsorted(cumulative, threshold, side="right"))
         return int(ids[min(index, len(ids) - 1)])
+
+
+class Adjustment:
+    """Step 0: which logits it changes, and how. A row a token that was seen or has a bias, as a few of 100,000 do.
+
+    Raises:
+        PocketVlmError: the bias has an id that is outside the vocabulary.
+    """
+
+    def __init__(self, config: GenerationConfig, seen: Iterable[int], vocabulary: int) -> None:
+        bias = dict(config.logit_bias)
+        if bias and max(bias) >= vocabulary:
+            raise PocketVlmError(
+                f"logit_bias has token {max(bias)}, the model's vocabulary has {vocabulary}: ids 0 to {vocabulary - 1}"
+            )
+        self._penalty = config.repetition_penalty
+        self._row = {token_id: row for row, token_id in enumerate(bias)}
+        self._ids = np.array(list(bias), np.int64)
+        self._penalties = np.ones(len(bias))
+        self._biases = np.array(list(bias.values()), np.float64)
+        new = list({token_id for token_id in seen if 0 <= token_id < vocabulary})
+        self._add_rows([token_id for token_id in new if token_id not in bias])
+        self._penalties[[self._row[token_id] for token_id in new]] = self._penalty
+
+    def see(self, token_id: int) -> None:
+        """From the next token on, this one was seen."""
+        if self._penalty == 1:
+            return
+        if token_id not in self._row:
+            self._add_rows([token_id])
+        self._penalties[self._row[token_id]] = self._penalty
+
+    def apply(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """float32 [vocabulary] -> a changed copy"""
+        before = logits[self._ids].astype(np.float64)
+        # A penalty near 0, or a huge one, takes a logit out of double's range: the limits below are for that.
+        with np.errstate(over="ignore"):
+            after = np.where(before > 0, before / self._penalties, before * self._penalties) + self._biases
+        after = np.where(np.isfinite(before), np.clip(after, -FLOAT32_MAX, FLOAT32_MAX), before)
+        adjusted = logits.copy()
+        adjusted[self._ids] = after  # rounds to float32
+        return adjusted
+
+    def _add_rows(self, token_ids: list[int]) -> None:
+        for token_id in token_ids:
+            self._row[token_id] = len(self._row)
+        self._ids = np.append(self._ids, np.array(token_ids, np.int64))
+        self._penalties = np.append(self._penalties, np.ones(len(token_ids)))
+        self._biases = np.append(self._biases, np.zeros(len(token_ids)))
 
 
 def candidates(
@@ -145,12 +235,40 @@ def _ordered(logits: npt.NDArray[np.float32], top_k: int) -> npt.NDArray[np.int6
     return ordered
 
 
+def _bias_pairs(given: Any) -> tuple[tuple[int, float], ...]:
+    """(id, bias) sorted by id, of a mapping or of pairs.
+
+    Raises:
+        ValueError: there are too many, an id twice, or one is out of range.
+    """
+    pairs = list(given.items()) if isinstance(given, Mapping) else given
+    if not isinstance(pairs, list | tuple):
+        raise ValueError(f"logit_bias must be a mapping of token ids to biases, or pairs of them, not {given!r}")
+    if len(pairs) > MAX_BIASES:
+        raise ValueError(f"logit_bias has {len(pairs)} entries, at most {MAX_BIASES} are taken")
+    for pair in pairs:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2):
+            raise ValueError(f"logit_bias must have pairs of a token id and a bias, not {pair!r}")
+        if not (_is_int(pair[0]) and pair[0] >= 0):
+            raise ValueError(f"logit_bias must have whole token ids of at least 0, not {pair[0]!r}")
+        if not (_is_number(pair[1]) and abs(pair[1]) <= MAX_BIAS):
+            raise ValueError(
+                f"logit_bias must have biases from -{MAX_BIAS} to {MAX_BIAS}, not {pair[1]!r} for token {pair[0]}"
+            )
+    ordered = tuple(sorted((token_id, float(bias)) for token_id, bias in pairs))
+    for (token_id, _), (following, _) in itertools.pairwise(ordered):
+        if token_id == following:
+            raise ValueError(f"logit_bias has token {token_id} more than once")
+    return ordered
+
+
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
-    return (_is_int(value) or isinstance(value, float)) and math.isfinite(value)
+    # (math.isfinite overflows for an int that no float can hold)
+    return (_is_int(value) or isinstance(value, float)) and abs(value) <= sys.float_info.max
 
 
 def _require(condition: bool, name: str, value: object, least: str) -> None:

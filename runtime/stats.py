@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-FinishReason = Literal["stop", "length", "kv_length"]
+FinishReason = Literal["stop", "length", "kv_length", "deadline", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,15 @@ class Stats:
     preprocess_s: float = 0.0
     """decoding images, cutting them into tiles, tokenizing"""
     encode_s: float = 0.0
-    """images through the vision encoder"""
+    """images through the vision encoder, in the background"""
+    encode_wait_s: float = 0.0
+    """what the answer waited for that: less than ``encode_s`` where images were added before the question"""
     image_tokens: int = 0
     """tokens of the images in the prompt"""
     prompt_tokens: int = 0
     """the whole prompt"""
+    kv_tokens_left: int = 0
+    """how many tokens the KV cache has room for behind the prompt"""
     reused_tokens: int = 0
     """tokens of the prompt that were in the KV cache already"""
     prefill_tokens: int = 0
@@ -38,8 +42,8 @@ class Stats:
     peak_rss_bytes: int = 0
     """largest resident set of the process so far (VmHWM)"""
     finish_reason: FinishReason | None = None
-    """"stop": a stop token or stop string; "length": max_new_tokens; "kv_length": the KV cache is full; None: not
-    finished, or closed before its end"""
+    """"stop": a stop token or stop string; "length": max_new_tokens; "kv_length": the KV cache is full; "deadline":
+    max_seconds; "cancelled": cancel(); None: not finished, or closed before its end"""
 
     @property
     def prefill_tps(self) -> float:

@@ -172,7 +172,10 @@ class Detokenizer:
 
 
 class StopStrings:
-    """Finds strings that end an answer, also where they span tokens; their first characters are held back."""
+    """Finds strings that end an answer, also where they span tokens; their first characters are held back.
+
+    ``tests/golden/stop_strings.json`` has what every platform must stream.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)

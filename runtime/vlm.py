@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +19,13 @@ from pocketvlm.bundle import Bundle, open_bundle
 from pocketvlm.errors import BundleError, ChatError, PocketVlmError
 from pocketvlm.images import ImageSource, Preprocessing, preprocessing_of
 from pocketvlm.runtime import vision
+from pocketvlm.runtime.budget import check_memory
 from pocketvlm.runtime.chat import ImageSpan, Message, Prompt, build_prompt, check_layout, content_of, spans_of
 from pocketvlm.runtime.engines import Engine, Floats, open_engine
-from pocketvlm.runtime.generation import Answer, Context, Decoder, Piece, all_logits, generate
-from pocketvlm.runtime.memory import physical_cores, physical_memory_bytes
+from pocketvlm.runtime.generation import Answer, Context, Decoder, Pieces, all_logits, generate
+from pocketvlm.runtime.image_encoder import DEFAULT_CACHE_BYTES, Encoded, ImageEncoder, result_of
+from pocketvlm.runtime.interrupt import Interrupt
+from pocketvlm.runtime.memory import physical_cores
 from pocketvlm.runtime.sampling import GenerationConfig
 from pocketvlm.runtime.stats import Stats
 from pocketvlm.runtime.text import Literal, Span, TextTokenizer
@@ -36,12 +40,24 @@ MAX_TOKENIZER_BYTES = 256 << 20
 
 
 def load(
-    path: str | Path, *, threads: int | None = None, engine: str = "onnx", memory_budget: int | None = None
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    engine: str = "onnx",
+    memory_budget: int | None = None,
+    keep_vision: bool = True,
+    image_cache_bytes: int = DEFAULT_CACHE_BYTES,
+    prepacked_cache: str | Path | None = None,
 ) -> PocketVlm:
     """Open a bundle, ready to answer.
 
     ``threads`` defaults to the physical cores; ``memory_budget`` (bytes) refuses a bundle whose graphs and KV cache
-    are larger.
+    are larger. Without ``keep_vision`` the vision part is in memory only while an image is encoded. The tokens of the
+    images used last are kept in at most ``image_cache_bytes``: the same image is not encoded again.
+
+    ``prepacked_cache`` is a directory of this device: the first load writes the decoder's weights there as ONNX Runtime
+    packs them, later ones map them instead of holding a copy, with the same results bit for bit. It has to be as
+    trusted as the bundle. Where it cannot be used, a warning says why and loading goes on without it.
 
     Raises:
         BundleError: the bundle is damaged, too new, or larger than the budget.
@@ -61,8 +77,19 @@ def load(
         raise BundleError(f"{manifest.tokenizer} is larger than {MAX_TOKENIZER_BYTES} bytes; it is not a tokenizer")
     tokenizer = TextTokenizer.from_json(bundle.read(manifest.tokenizer), control_ids, manifest.tokenizer)
     preprocessing = None if manifest.vision is None else preprocessing_of(manifest.vision)
-    opened = open_engine(engine, bundle, threads)
-    return PocketVlm(bundle, opened, tokenizer, preprocessing, Stats(load_s=time.perf_counter() - start))
+    opened = open_engine(engine, bundle, threads, prepacked_cache)
+    if not keep_vision:
+        opened.free_vision()
+    stats = Stats(load_s=time.perf_counter() - start)
+    return PocketVlm(
+        bundle,
+        opened,
+        tokenizer,
+        preprocessing,
+        stats,
+        keep_vision=keep_vision,
+        image_cache_bytes=image_cache_bytes,
+    )
 
 
 class PocketVlm:
@@ -75,12 +102,19 @@ class PocketVlm:
         tokenizer: TextTokenizer,
         preprocessing: Preprocessing | None,
         stats: Stats,
+        *,
+        keep_vision: bool = True,
+        image_cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         self._bundle = bundle
         self._engine = engine
         self._tokenizer = tokenizer
         self._preprocessing = preprocessing
         self._stats = stats
+        settings = bundle.manifest.vision
+        self._encoder = None if settings is None or preprocessing is None else ImageEncoder(
+            engine, preprocessing, settings.tile_batch, keep_vision=keep_vision, cache_bytes=image_cache_bytes
+        )  # fmt: skip
         self._decoder = Decoder(
             engine,
             tokenizer,
@@ -121,17 +155,22 @@ class PocketVlm:
             ChatError: the messages do not fit the chat layout, or there are images and the model takes none.
             CapacityError: the prompt does not fit into the KV cache.
         """
-        start = time.perf_counter()
+        start, config = time.perf_counter(), config or GenerationConfig()
         built = self.build_prompt(prompt, images)
         spent = time.perf_counter() - start
         stats = replace(self._stats, preprocess_s=spent, time_to_first_token_s=spent)
-        return Answer(self._fresh_answer(built, config or GenerationConfig(), stats), stats)
+        interrupt = Interrupt.of(config, start)
+        return Answer(self._fresh_answer(built, config, stats, interrupt), stats, interrupt)
 
-    def chat(self) -> Chat:
-        """A conversation of several turns, with a KV cache of its own."""
+    def chat(self, *, drop_oldest: bool = False) -> Chat:
+        """A conversation of several turns, with a KV cache of its own.
+
+        ``drop_oldest``: the oldest turns are forgotten where a question and ``max_new_tokens`` of its answer would not
+        fit behind them; a system message stays. Otherwise such a question is refused, or its answer cut.
+        """
         from pocketvlm.runtime.conversation import Chat
 
-        return Chat(self)
+        return Chat(self, drop_oldest=drop_oldest)
 
     def encode_images(self, images: Sequence[Image]) -> Floats:
         """float32 [image tokens, hidden]: the images one after the other, each with its tiles in sequence order.
@@ -140,7 +179,8 @@ class PocketVlm:
             ImageError: an image cannot be opened.
             ChatError: the model takes text only.
         """
-        parts = [self.encode_picture(self.prepare(image)) for image in _several(images)]
+        started = [self.start_encoding(self.prepare(image)) for image in _several(images)]
+        parts = [result_of(future).tokens for future in started]
         return np.concatenate(parts) if parts else np.empty((0, self.manifest.model.hidden_size), np.float32)
 
     def logits(self, token_ids: Sequence[int] | npt.NDArray[np.int64], images: Sequence[Image] = ()) -> Floats:
@@ -152,7 +192,8 @@ class PocketVlm:
         """
         self._check_open()
         prompt = self._prompt_of_ids(np.asarray(token_ids, np.int64), images)
-        encoded = {index: self.encode_picture(picture) for index, picture in enumerate(prompt.pictures)}
+        started = [self.start_encoding(picture) for picture in prompt.pictures]
+        encoded = {index: result_of(future).tokens for index, future in enumerate(started)}
         with self.empty_context() as context:
             return all_logits(self._decoder, context, prompt, encoded)
 
@@ -168,6 +209,8 @@ class PocketVlm:
         """Free the model. Answers that are still open end with an error."""
         self._closed = True
         self._spare.clear()
+        if self._encoder is not None:
+            self._encoder.close()
         self._engine.close()
 
     def __enter__(self) -> PocketVlm:
@@ -190,13 +233,32 @@ class PocketVlm:
         self._check_open()
         return vision.prepare(image, self._vision_settings()[0])
 
-    def encode_picture(self, picture: vision.Picture) -> Floats:
-        """float32 [image tokens, hidden]"""
-        preprocessing, settings = self._vision_settings()
-        return vision.encode(self._engine, picture, preprocessing, settings.tile_batch)
+    def start_encoding(self, picture: vision.Picture) -> Future[Encoded]:
+        """Encode an image in the background.
+
+        Raises:
+            ChatError: the model takes text only.
+        """
+        self._vision_settings()
+        assert self._encoder is not None
+        return self._encoder.start(picture)
 
     def build_prompt(self, prompt: str | Sequence[Message], images: Sequence[Image] = ()) -> Prompt:
         """Open the images, tokenize, and check that the prompt fits into the KV cache. Errors as for ``stream``."""
+        built = self.render(prompt, images)
+        self.check_capacity(built)
+        return built
+
+    def check_capacity(self, prompt: Prompt, used: int = 0) -> None:
+        """``used``: tokens of a conversation before this question.
+
+        Raises:
+            CapacityError: the prompt does not fit into the KV cache.
+        """
+        self._decoder.check_capacity(prompt, used)
+
+    def render(self, prompt: str | Sequence[Message], images: Sequence[Image] = ()) -> Prompt:
+        """Open the images and tokenize, however long the prompt is. Errors as for ``stream``."""
         self._check_open()
         if isinstance(prompt, str):
             parts = [{"type": "image", "image": image} for image in _several(images)]
@@ -207,9 +269,7 @@ class PocketVlm:
             messages = prompt
         spans = self._spans(messages)
         pictures = [self.prepare(span.source) for span in spans if isinstance(span, ImageSpan)]
-        built = build_prompt(spans, pictures, self.manifest, self._tokenizer)
-        self._decoder.check_capacity(built)
-        return built
+        return build_prompt(spans, pictures, self.manifest, self._tokenizer)
 
     def answer(
         self,
@@ -217,10 +277,19 @@ class PocketVlm:
         prompt: Prompt,
         config: GenerationConfig,
         stats: Stats,
-        encode: Callable[[vision.Picture], Floats],
-    ) -> Generator[Piece]:
-        """The pieces of the answer to ``prompt``, continuing ``context``; ``stats``: the times spent before."""
-        return generate(self._decoder, context, prompt, lambda index: encode(prompt.pictures[index]), config, stats)
+        interrupt: Interrupt,
+        started: Mapping[bytes, Future[Encoded]] = MappingProxyType({}),
+    ) -> Pieces:
+        """The pieces of the answer to ``prompt``, continuing ``context``.
+
+        ``stats``: the times spent before; ``started``: images that are encoded already, by their content.
+        """
+
+        def encode(index: int) -> Future[Encoded]:
+            picture = prompt.pictures[index]
+            return started.get(picture.digest) or self.start_encoding(picture)
+
+        return generate(self._decoder, context, prompt, encode, config, stats, interrupt)
 
     @contextmanager
     def empty_context(self) -> Iterator[Context]:
@@ -237,9 +306,9 @@ class PocketVlm:
             if not self._spare and not self._closed:
                 self._spare.append(context)
 
-    def _fresh_answer(self, prompt: Prompt, config: GenerationConfig, stats: Stats) -> Generator[Piece]:
+    def _fresh_answer(self, prompt: Prompt, config: GenerationConfig, stats: Stats, interrupt: Interrupt) -> Pieces:
         with self.empty_context() as context:
-            yield from self.answer(context, prompt, config, stats, self.encode_picture)
+            return (yield from self.answer(context, prompt, config, stats, interrupt))
 
     def _spans(self, messages: Sequence[Message]) -> list[Span | ImageSpan]:
         chat = self.manifest.chat
@@ -282,34 +351,6 @@ class PocketVlm:
     def _check_open(self) -> None:
         if self._closed:
             raise PocketVlmError("the model is closed: load it again")
-
-
-def check_memory(manifest: Manifest, engine: str, budget: int | None) -> None:
-    """Refuse a bundle whose graphs and KV cache cannot fit, before any of it is loaded.
-
-    Raises:
-        BundleError: with what it needs.
-    """
-    weights, cache = weight_bytes(manifest, engine), kv_cache_bytes(manifest)
-    needs = f"{weights / 1e6:.1f} MB of weights and {cache / 1e6:.1f} MB of KV cache"
-    if budget is not None and weights + cache > budget:
-        raise BundleError(f"{manifest.model.name} needs {needs}, the memory budget is {budget / 1e6:.1f} MB")
-    installed = physical_memory_bytes()
-    if installed is not None and cache > installed:
-        raise BundleError(f"{manifest.model.name} needs {needs}; this machine has {installed / 1e6:.1f} MB")
-
-
-def weight_bytes(manifest: Manifest, engine: str) -> int:
-    """Size of an engine's graphs with their weights, each file once."""
-    parts = dict(manifest.engines).get(engine, {})  # type: ignore[call-overload]
-    files = {file for part in parts.values() for file in (part.file, *part.data)}
-    return sum(manifest.files[file].bytes for file in files)
-
-
-def kv_cache_bytes(manifest: Manifest) -> int:
-    """Size of one conversation's keys and values, all layers."""
-    kv = manifest.kv_cache
-    return 2 * manifest.model.layers * kv.heads * kv.length * kv.head_dim * np.dtype(kv.dtype).itemsize
 
 
 def _check_consistent(manifest: Manifest) -> None:

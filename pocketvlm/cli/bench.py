@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketvlm.cli.options import prepacked_cache
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -70,6 +72,7 @@ class Size(click.ParamType[tuple[int, int] | None]):
 @click.option("-r", "--repeats", default=5, show_default=True, type=click.IntRange(1, 1000), help="Repetitions.")
 @click.option("--warmups", default=1, show_default=True, type=click.IntRange(0, 100), help="Repetitions before those.")
 @click.option("-t", "--threads", type=click.IntRange(1, 1024), help="Threads.  [default: physical cores]")
+@prepacked_cache
 @click.option(
     "-o", "--output", "form", type=click.Choice(["table", "json", "jsonl"]), default="table", show_default=True,
     help="What is printed.",
@@ -88,6 +91,7 @@ def command(
     repeats: int,
     warmups: int,
     threads: int | None,
+    prepacked_cache: Path | None,
     form: str,
     save: Path | None,
 ) -> None:
@@ -116,6 +120,7 @@ def command(
         chunks,
         tile_batches,
         {"on": (True,), "off": (False,), "both": (False, True)}[pipeline],
+        None if prepacked_cache is None else str(prepacked_cache),
     )
     report = _measure(bundle, workload)
     if save is not None:
@@ -135,17 +140,18 @@ def command(
 def _measure(path: Path, workload: Workload) -> dict[str, Any]:
     from pocketvlm.bench.evaluate import identity
     from pocketvlm.bench.footprint import footprint
-    from pocketvlm.bench.host import check_fits, measure
-    from pocketvlm.bench.limits import bytes_per_token, read_bandwidth
+    from pocketvlm.bench.host import check_fits, fill_cache, measure
+    from pocketvlm.bench.limits import bytes_per_token, gemm_operations, operations, read_bandwidth
     from pocketvlm.bench.machine import describe
     from pocketvlm.bundle import open_bundle
 
     opened = open_bundle(path)
     check_fits(opened.manifest, workload)
     machine = describe(workload.threads)
+    fill_cache(opened, workload)
     memory = footprint(path, workload)
     rows = measure(opened, workload, lambda name: click.echo(name, err=True))
-    bandwidth = read_bandwidth(workload.threads)
+    bandwidth, gemm = read_bandwidth(workload.threads), gemm_operations(workload.threads)
     reads = {name: bytes_per_token(opened.manifest, depth) for name, depth in _decodes(workload).items()}
     return {
         "schema": SCHEMA,
@@ -153,7 +159,16 @@ def _measure(path: Path, workload: Workload) -> dict[str, Any]:
         "machine": machine,
         "workload": asdict(workload),
         "read_bandwidth": bandwidth,
-        "rows": [_row(row, reads.get(row.name), bandwidth) for row in rows],
+        "gemm_operations": gemm,
+        "rows": [
+            {
+                **row.as_dict(),
+                **_limits(
+                    row, reads.get(row.name), operations(opened.manifest, row.phase, row.tokens), bandwidth, gemm
+                ),
+            }
+            for row in rows
+        ],
         "memory": [asdict(phase) for phase in memory],
     }
 
@@ -165,11 +180,13 @@ def _decodes(workload: Workload) -> dict[str, int]:
     return {decode_name(workload.new_tokens, depth): depth + workload.new_tokens // 2 for depth in workload.depths}
 
 
-def _row(row: Row, reads: int | None, bandwidth: float) -> dict[str, Any]:
-    values = row.as_dict()
+def _limits(row: Row, reads: int | None, products: int | None, bandwidth: float, gemm: float) -> dict[str, Any]:
+    """What a row reads or multiplies, and its share of what this machine reads or multiplies."""
     if reads is not None and row.rate is not None:
-        values |= {"bytes_per_token": reads, "bandwidth_share": reads * row.rate / bandwidth}
-    return values
+        return {"bytes_per_token": reads, "bandwidth_share": reads * row.rate / bandwidth}
+    if products is not None:
+        return {"operations": products, "gemm_share": products / row.median / gemm}
+    return {}
 
 
 def _print(console: Console, report: dict[str, Any]) -> None:
@@ -179,15 +196,20 @@ def _print(console: Console, report: dict[str, Any]) -> None:
 
     bundle, machine = report["bundle"], report["machine"]
     console.print(f"{bundle['model']}, {bundle['recipe']}, {bundle['bytes'] / 1e6:,.1f} MB; {machine['summary']}")
-    table = Table("row", "seconds", "± %", "tokens/s", "of bandwidth")
+    table = Table("row", "seconds", "± %", "tokens/s", "of the limit")
     for column in table.columns[1:]:
         column.justify = "right"
     for row in report["rows"]:
         rate = f"{row['tokens'] / row['median_s']:,.1f}" if row["tokens"] else ""
-        share = f"{row['bandwidth_share']:.0%}" if "bandwidth_share" in row else ""
+        share = f"{row['bandwidth_share']:.0%} of reads" if "bandwidth_share" in row else ""
+        share = f"{row['gemm_share']:.0%} of products" if "gemm_share" in row else share
         table.add_row(row["name"], f"{row['median_s']:.4g}", f"{100 * row['spread']:.1f}", rate, share)
     console.print(table)
-    console.print(f"memory is read at {report['read_bandwidth'] / 1e9:.1f} GB/s", highlight=False)
+    console.print(
+        f"the limits: memory is read at {report['read_bandwidth'] / 1e9:.1f} GB/s; float32 matrices are multiplied at "
+        f"{report['gemm_operations'] / 1e9:.0f} GFLOPS (INT4 and INT8 can pass that)",
+        highlight=False,
+    )
     if report["memory"]:
         console.print(_memory_table([Memory(**phase) for phase in report["memory"]]))
     if machine["busy"]:

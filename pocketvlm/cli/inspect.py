@@ -63,7 +63,7 @@ def command(bundle: Path, as_json: bool) -> None:
 
 def describe(bundle: Bundle) -> dict[str, Any]:
     """All of it, for JSON: the manifest's own sections beside what follows from them. Sizes are bytes."""
-    from pocketvlm.runtime.vlm import kv_cache_bytes
+    from pocketvlm.runtime.budget import kv_cache_bytes
 
     manifest = bundle.manifest
     whole = manifest.model_dump(mode="json")
@@ -160,7 +160,8 @@ def _print(console: Console, bundle: Bundle) -> None:
 
 def _print_bits(console: Console, manifest: Manifest) -> None:
     rows = bits_by_kind(manifest)
-    table = _table("tensors", "stored as", "count", "weights", "bits/weight", title=f"recipe {manifest.recipe.name}")
+    title = f"recipe {_plain(manifest.recipe.name)}"
+    table = _table("tensors", "stored as", "count", "weights", "bits/weight", title=title)
     for row in rows:
         table.add_row(
             row.kind, _plain(row.stored_as), str(row.tensors), f"{row.weights:,}", f"{row.bits_per_weight:.2f}"
@@ -228,7 +229,7 @@ def _vision_line(manifest: Manifest) -> str:
 
 
 def _kv_line(manifest: Manifest) -> str:
-    from pocketvlm.runtime.vlm import kv_cache_bytes
+    from pocketvlm.runtime.budget import kv_cache_bytes
 
     kv = manifest.kv_cache
     size = kv_cache_bytes(manifest) / 1e6

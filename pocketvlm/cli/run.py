@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pocketvlm.cli.options import LogitBias, prepacked_cache
 from pocketvlm.errors import ChatError, PocketVlmError
 
 if TYPE_CHECKING:
@@ -49,8 +50,23 @@ INTERRUPTED = 130
     help="Choose among the likeliest tokens of this probability.",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**64 - 1), help="Of the random numbers.")
+@click.option(
+    "--repetition-penalty",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    metavar="P",
+    help="Above 1: tokens of the question and the answer so far get less likely.",
+)
+@click.option(
+    "--logit-bias",
+    multiple=True,
+    type=LogitBias(),
+    help="Add -100 (never) to 100 (always) to a token's logit; may be repeated.",
+)
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
+@prepacked_cache
 @click.option("--stats", is_flag=True, help="Print times and memory on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print each answer as one line of JSON, when it is complete.")
 def command(
@@ -63,8 +79,11 @@ def command(
     top_k: int,
     top_p: float,
     seed: int,
+    repetition_penalty: float,
+    logit_bias: tuple[tuple[int, float], ...],
     stop: tuple[str, ...],
     threads: int | None,
+    prepacked_cache: Path | None,
     stats: bool,
     as_json: bool,
 ) -> None:
@@ -75,14 +94,23 @@ def command(
     from pocketvlm.runtime import GenerationConfig, load
 
     try:
-        config = GenerationConfig(max_new_tokens, temperature, top_k, top_p, seed, stop)
+        config = GenerationConfig(
+            max_new_tokens,
+            temperature,
+            top_k,
+            top_p,
+            seed,
+            stop,
+            repetition_penalty=repetition_penalty,
+            logit_bias=logit_bias,
+        )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     for stream in (sys.stdin, sys.stdout):
         # An answer must not end in an encoding error, whatever the locale.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    with load(bundle, threads=threads) as vlm:
+    with load(bundle, threads=threads, prepacked_cache=prepacked_cache) as vlm:
         show = _printer(stats=stats, as_json=as_json)
         if prompt is None:
             with vlm.chat() as chat:

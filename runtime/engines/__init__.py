@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -13,7 +14,8 @@ from pocketvlm.errors import BundleError
 if TYPE_CHECKING:
     from pocketvlm.bundle import Bundle
 
-#: engine name -> "module:factory"; the factory is called with (bundle, threads) and imports its library itself
+#: engine name -> "module:factory"; the factory is called with (bundle, threads, prepacked cache or None)
+#: and imports its library itself
 ENGINES = {
     "onnx": "pocketvlm.runtime.engines.onnx:OnnxEngine",
 }
@@ -63,8 +65,10 @@ class Engine(Protocol):
         """Free sessions and weights."""
 
 
-def open_engine(name: str, bundle: Bundle, threads: int) -> Engine:
+def open_engine(name: str, bundle: Bundle, threads: int, prepacked_cache: str | Path | None = None) -> Engine:
     """The engine ``name``, with the bundle's graphs loaded.
+
+    ``prepacked_cache`` is a directory where the engine may keep weights as this machine wants them, for later loads.
 
     Raises:
         BundleError: there is no such engine, the bundle has no graphs for it, or they do not load.
@@ -73,5 +77,5 @@ def open_engine(name: str, bundle: Bundle, threads: int) -> Engine:
         raise BundleError(f"there is no engine {name!r}: choose one of {', '.join(ENGINES)}")
     module, _, factory = ENGINES[name].partition(":")
     create: Any = getattr(importlib.import_module(module), factory)
-    engine: Engine = create(bundle, threads)
+    engine: Engine = create(bundle, threads, None if prepacked_cache is None else Path(prepacked_cache))
     return engine

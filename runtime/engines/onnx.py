@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm import telemetry
+from pocketvlm.bundle import open_bundle
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError, one_line
+from pocketvlm.runtime.engines import prepacked
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 #: (type, shape) of a graph's input or output; None in a shape is a dimension that varies
 Interface = dict[str, tuple[str, tuple[int | None, ...]]]
 TEXT_PARTS = ("token_embedding", "text_decoder")
+#: With which a decoder with prepacked weights is compared with the one that they come from.
+PROBE_TOKENS = 4
 VISION_PARTS = ("patch_embedding", "vision_encoder")
 
 
@@ -62,12 +67,13 @@ class OnnxEngine:
     """The parts of ``engines.onnx`` as sessions.
 
     Their weights are memory-mapped from a bundle's directory; those of an archive are copied by ONNX Runtime.
+    With ``prepacked_cache``, a directory, the decoder's come from there (``prepacked``), mapped in either case.
 
     Raises:
         BundleError: a graph does not load, or is not what the manifest says.
     """
 
-    def __init__(self, bundle: Bundle, threads: int) -> None:
+    def __init__(self, bundle: Bundle, threads: int, prepacked_cache: Path | None = None) -> None:
         self._ort = import_onnxruntime()
         manifest = self._manifest = bundle.manifest
         check_minimum("onnxruntime", manifest.minimum_runtime.onnxruntime, self._ort.__version__)
@@ -79,6 +85,9 @@ class OnnxEngine:
             if name not in parts:
                 raise BundleError(f"{bundle.location} has no ONNX part {name}: export the bundle again")
         self._openers = {name: partial(self._open, bundle, name, parts[name], threads) for name in names}
+        if prepacked_cache is not None:
+            # Of the other parts, the embedding has nothing to pack and vision is small, and freed after an image.
+            self._openers["text_decoder"] = partial(self._open_prepacked, bundle, threads, prepacked_cache)
         self._opening = threading.Lock()
         self._sessions: dict[str, Any] = {name: opener() for name, opener in self._openers.items()}
         self._description = f"onnxruntime {self._ort.__version__}, CPU, {threads} threads"
@@ -98,13 +107,28 @@ class OnnxEngine:
         return self._run("token_embedding", "inputs_embeds", {"input_ids": token_ids[None]})[0]
 
     def new_cache(self) -> OnnxCache:
-        with _clear_errors("the KV cache"):
-            return OnnxCache(self._ort, self._session("text_decoder"), self._manifest)
+        return self._new_cache(self._session("text_decoder"))
 
     def step(self, embeddings: Floats, cache: Cache, keep: int) -> Floats:
         if not isinstance(cache, OnnxCache):
             raise TypeError(f"the cache is a {type(cache).__name__}, not one of this engine")
-        session = self._session("text_decoder")
+        return self._step(self._session("text_decoder"), embeddings, cache, keep)
+
+    def free_vision(self) -> None:
+        with self._opening:
+            for name in VISION_PARTS:
+                self._sessions.pop(name, None)
+
+    def close(self) -> None:
+        with self._opening:
+            self._openers = {}
+            self._sessions.clear()
+
+    def _new_cache(self, session: Any) -> OnnxCache:
+        with _clear_errors("the KV cache"):
+            return OnnxCache(self._ort, session, self._manifest)
+
+    def _step(self, session: Any, embeddings: Floats, cache: OnnxCache, keep: int) -> Floats:
         tokens = len(embeddings)
         total = cache.position + tokens
         if total > self._manifest.kv_cache.length:
@@ -126,16 +150,6 @@ class OnnxEngine:
         cache.position = total
         return logits[0]
 
-    def free_vision(self) -> None:
-        with self._opening:
-            for name in VISION_PARTS:
-                self._sessions.pop(name, None)
-
-    def close(self) -> None:
-        with self._opening:
-            self._openers = {}
-            self._sessions.clear()
-
     def _session(self, name: str) -> Any:
         with self._opening:
             if name not in self._sessions:
@@ -150,7 +164,7 @@ class OnnxEngine:
             result: Floats = session.run([output], feeds)[0]
         return result
 
-    def _open(self, bundle: Bundle, name: str, part: Part, threads: int) -> Any:
+    def _options(self, name: str, threads: int) -> Any:
         options = self._ort.SessionOptions()
         # A gather has nothing to share out, and patches are embedded beside the encoder.
         options.intra_op_num_threads = 1 if name in ("token_embedding", "patch_embedding") else threads
@@ -162,6 +176,12 @@ class OnnxEngine:
         else:
             # Threads that wait busily for the next image would take the decoder's cores.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
+
+    def _open(self, bundle: Bundle, name: str, part: Part, threads: int, save_to: Path | None = None) -> Any:
+        options = self._options(name, threads)
+        if save_to is not None:
+            prepacked.save_to(save_to, options)
         with _clear_errors(part.file):
             graph: str | bytes
             if bundle.archive is None:
@@ -172,13 +192,57 @@ class OnnxEngine:
                 options.add_external_initializers_from_files_in_memory(
                     list(part.data), weights, [len(content) for content in weights]
                 )
-            session = self._ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            return self._checked_session(part.file, name, graph, options)
+
+    def _open_prepacked(self, bundle: Bundle, threads: int, cache: Path) -> Any:
+        """The decoder from its entry in the cache, or as without one where nothing can be kept there."""
+        name = "text_decoder"
+        part = bundle.manifest.engines["onnx"][name]
+        data_bytes = sum(bundle.manifest.files[file].bytes for file in part.data)
+
+        def make(directory: Path) -> Any:
+            # The key is made of the manifest's digests, and an entry outlives the files: they must be the same.
+            open_bundle(bundle.location, verify=True)
+            wanted = self._probe(self._open(bundle, name, part, threads, directory))
+            session = open_graph(directory / prepacked.GRAPH)
+            if not np.array_equal(self._probe(session), wanted):
+                raise BundleError("this ONNX Runtime computes something else with them")
+            return session
+
+        def open_graph(path: Path) -> Any:
+            options = self._options(name, threads)
+            # It was optimized when it was saved.
+            options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            return self._checked_session(str(path), name, str(path), options)
+
+        session = prepacked.open_through(prepacked_entry(bundle, cache), data_bytes, make, open_graph)
+        return self._open(bundle, name, part, threads) if session is None else session
+
+    def _probe(self, session: Any) -> Floats:
+        """Logits of some random embeddings, [tokens, vocabulary]: every weight of the decoder takes part in them."""
+        shape = (PROBE_TOKENS, self._manifest.model.hidden_size)
+        embeddings = np.random.default_rng(0).standard_normal(shape, np.float32)
+        return self._step(session, embeddings, self._new_cache(session), keep=0)
+
+    def _checked_session(self, file: str, name: str, graph: str | bytes, options: Any) -> Any:
+        """A session of the part ``name``, whose interface must be what the manifest says; errors name ``file``."""
+        with _clear_errors(file):
+            # With its fallback the wrapper tries once more, and prints that on stdout.
+            session = self._ort.InferenceSession(
+                graph, options, providers=["CPUExecutionProvider"], enable_fallback=False
+            )
             inputs = [*session.get_inputs(), *session.get_overridable_initializers()]
             outputs = session.get_outputs()
-        wanted_inputs, wanted_outputs = interface(bundle.manifest, name)
-        _check_interface(part.file, "input", wanted_inputs, inputs)
-        _check_interface(part.file, "output", wanted_outputs, outputs)
+        wanted_inputs, wanted_outputs = interface(self._manifest, name)
+        _check_interface(file, "input", wanted_inputs, inputs)
+        _check_interface(file, "output", wanted_outputs, outputs)
         return session
+
+
+def prepacked_entry(bundle: Bundle, cache: Path) -> Path:
+    """Where this machine keeps the bundle's decoder in the directory ``cache``, be it there yet or not."""
+    part, version = bundle.manifest.engines["onnx"]["text_decoder"], import_onnxruntime().__version__
+    return cache / prepacked.entry_key(part, bundle.manifest.files, version, prepacked.this_machine())
 
 
 def interface(manifest: Manifest, name: str) -> tuple[Interface, Interface]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pocketvlm.bench.footprint import Memory, parse_status
-from pocketvlm.bench.limits import bytes_per_token, read_bandwidth
+from pocketvlm.bench.limits import bytes_per_token, gemm_operations, operations, read_bandwidth
 from pocketvlm.bench.machine import parse_cpu_info
 from pocketvlm.bench.workload import Row, Workload, decode_name
 from pocketvlm.manifest import KvCache, Recipe, TensorPrecision
@@ -37,22 +37,25 @@ def test_a_workload_knows_its_longest_cache() -> None:
     assert Workload(prompts=(), new_tokens=128, depths=()).tokens == 0
 
 
-def test_a_token_reads_decoder_head_and_cache() -> None:
-    def tensor(weights: int, bits: float) -> TensorPrecision:
-        return TensorPrecision(bits=4, quantizer="q", bits_per_weight=bits, weights=weights)
+def tensor(weights: int, bits: float) -> TensorPrecision:
+    return TensorPrecision(bits=4, quantizer="q", bits_per_weight=bits, weights=weights)
 
-    tensors = {
-        "model.embed_tokens.weight": tensor(1000, 8),
-        "model.layers.0.mlp.up_proj.weight": tensor(800, 4.25),
-        "vision_tower.encoder.layers.0.mlp.fc1.weight": tensor(5000, 8),
-        "model.norm.weight": tensor(8, 32),
-    }
+
+TENSORS = {
+    "model.embed_tokens.weight": tensor(1000, 8),
+    "model.layers.0.mlp.up_proj.weight": tensor(800, 4.25),
+    "vision_tower.encoder.layers.0.mlp.fc1.weight": tensor(5000, 8),
+    "model.norm.weight": tensor(8, 32),
+}
+
+
+def test_a_token_reads_decoder_head_and_cache() -> None:
     kv = KvCache(length=64, dtype="int8", heads=2, head_dim=8)
-    tied = manifest(recipe=Recipe(name="r", tensors=tensors), kv_cache=kv)
+    tied = manifest(recipe=Recipe(name="r", tensors=TENSORS), kv_cache=kv)
     row = 2 * tied.model.layers * 2 * 8
     assert bytes_per_token(tied, 0) == 1000 + 425 + 32
     assert bytes_per_token(tied, 10) == 1000 + 425 + 32 + 10 * row
-    untied = manifest(recipe=Recipe(name="r", tensors={**tensors, "lm_head.weight": tensor(500, 8)}), kv_cache=kv)
+    untied = manifest(recipe=Recipe(name="r", tensors={**TENSORS, "lm_head.weight": tensor(500, 8)}), kv_cache=kv)
     assert bytes_per_token(untied, 0) == 500 + 425 + 32
 
 
@@ -77,3 +80,17 @@ def test_status_of_a_process() -> None:
 )  # fmt: skip
 def test_the_cpu_is_named(text: str, cpu: str | None, instructions: list[str]) -> None:
     assert parse_cpu_info(text) == (cpu, instructions)
+
+
+def test_products_are_counted_by_the_weights_that_a_phase_multiplies() -> None:
+    described = manifest(recipe=Recipe(name="r", tensors=TENSORS))
+    assert described.vision is not None
+    assert operations(described, "prefill", 10) == 2 * 10 * 800
+    three_tiles = 3 * described.vision.tokens_per_tile
+    for phase in ("image", "vision encoder"):
+        assert operations(described, phase, three_tiles) == 2 * 3 * described.vision.patches_per_tile * 5000
+    assert operations(described, "decode", 10) is None
+
+
+def test_products_are_timed_in_a_process_of_their_own() -> None:
+    assert 1e9 < gemm_operations(1) < 1e13

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from pocketvlm.bench import host
 from pocketvlm.bundle import open_bundle
 from pocketvlm.cli import main
 
@@ -17,6 +20,16 @@ ROWS = [
     "img 160x90 preprocess", "img 160x90 patch embedding", "img 160x90 vision encoder", "img 160x90",
     "pp20", "pp40", "tg4", "tg4 @ d16",
 ]  # fmt: skip
+
+
+def seen_before(function: Callable[..., Any], directory: Path, seen: list[Path]) -> Callable[..., Any]:
+    """``function``, which notes what lies in ``directory`` when it is called."""
+
+    def noting(*arguments: Any) -> Any:
+        seen.extend(directory.iterdir())
+        return function(*arguments)
+
+    return noting
 
 
 def bench(bundle: Path, *arguments: str) -> str:
@@ -40,6 +53,7 @@ def test_all_phases_are_measured(tiny_bundles: dict[str, Path], tmp_path: Path, 
     deep, shallow = rows["tg4 @ d16"], rows["tg4"]
     assert deep["bytes_per_token"] > shallow["bytes_per_token"] > 0
     assert 0 < deep["bandwidth_share"] < 1
+    assert all(rows[name]["gemm_share"] > 0 for name in ("pp40", "img 160x90", "img 160x90 vision encoder"))
     assert report["bundle"]["recipe"] == recipe
     assert report["machine"]["threads"] == 1
     phases = [memory["phase"] for memory in report["memory"]]
@@ -64,6 +78,22 @@ def test_sweeps_by_comma(tiny_bundles: dict[str, Path]) -> None:
         "img 160x90 batch 1 in turn", "img 160x90 batch 1", "img 160x90 batch 3 in turn", "img 160x90 batch 3",
         "pp20 chunk 8", "pp20 chunk 20", "pp40 chunk 8", "pp40 chunk 20", "tg4",
     ]  # fmt: skip
+
+
+def test_prepacked_weights_are_made_before_and_used_in_each_load(
+    tiny_bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[list[Path]] = []
+    monkeypatch.setattr(host, "_remember", read.append)
+    seen: list[Path] = []
+    monkeypatch.setattr(host, "measure_loads", seen_before(host.measure_loads, tmp_path, seen))
+    report = json.loads(bench(tiny_bundles["fp32"], "--prepacked-cache", str(tmp_path), "-o", "json"))
+    (entry,) = tmp_path.iterdir()
+    assert seen == [entry], "made before loads are measured"
+    assert report["workload"]["prepacked_cache"] == str(tmp_path)
+    assert [row["name"] for row in report["rows"]] == ROWS
+    assert len(report["memory"]) == 6
+    assert {"graph.onnx", "text_decoder.onnx"} < {path.name for path in read[0]}
 
 
 @pytest.mark.parametrize(

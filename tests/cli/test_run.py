@@ -82,6 +82,31 @@ def test_the_options_reach_the_generation(bundle: Path) -> None:
     assert hot != greedy
     assert ids("--max-new-tokens", "8", "--temperature", "9", "--seed", "1") != hot
     assert ids("--max-new-tokens", "3", "--temperature", "9") == hot[:3]
+    other = ids("--max-new-tokens", "8", "--logit-bias", f"{greedy[0]}=-100")
+    assert greedy[0] not in other
+    forced = ids("--max-new-tokens", "8", "--logit-bias", f"{other[0]}=100", "--logit-bias", f"{greedy[0]}=-99.5")
+    assert forced == [other[0]] * 8
+    assert len(set(ids("--max-new-tokens", "8", "--repetition-penalty", "1e30"))) == 8
+
+
+def test_a_bias_outside_the_vocabulary_is_one_line(bundle: Path) -> None:
+    found = run(bundle, "--prompt", "x", "--logit-bias", "123456789=1")
+    assert found.exit_code == 1
+    assert found.stderr.startswith("error: logit_bias has token 123456789, the model's vocabulary has ")
+    assert found.stderr.count("\n") == 1
+
+
+def test_prepacked_weights_are_kept_and_answer_alike(bundle: Path, tmp_path: Path) -> None:
+    wanted = run(bundle, "--prompt", "hi", *SAMPLED).stdout
+    cache = tmp_path / "cache"
+    for _ in range(2):
+        found = run(bundle, "--prompt", "hi", "--prepacked-cache", cache, *SAMPLED)
+        assert (found.exit_code, found.stdout, found.stderr) == (0, wanted, "")
+        assert len(list(cache.iterdir())) == 1
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match="loading without them"):
+        assert run(bundle, "--prompt", "hi", "--prepacked-cache", tmp_path / "file" / "x", *SAMPLED).stdout == wanted
+    assert run(bundle, "--prompt", "hi", "--prepacked-cache", tmp_path / "file", *SAMPLED).exit_code == 2
 
 
 def test_a_stop_string_ends_the_answer(bundle: Path) -> None:
@@ -164,6 +189,18 @@ def test_errors_are_one_line_and_status_1(bundle: Path, tmp_path: Path) -> None:
         ["--max-new-tokens", "0"],
         ["--threads", "0"],
         ["--stop", ""],
+        ["--repetition-penalty", "0"],
+        ["--repetition-penalty", "nan"],
+        ["--repetition-penalty", "inf"],
+        ["--logit-bias", "5"],
+        ["--logit-bias", "=1"],
+        ["--logit-bias", "-5=1"],
+        ["--logit-bias", "1_0=1"],
+        ["--logit-bias", "9" * 5000 + "=1"],
+        ["--logit-bias", "5=much"],
+        ["--logit-bias", "5=nan"],
+        ["--logit-bias", "5=101"],
+        ["--logit-bias", "5=1", "--logit-bias", "5=2"],
     ],
 )
 def test_usage_errors_are_status_2(bundle: Path, options: list[str]) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import io
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from examples.real_size import beside, growth, llama
+from examples.real_size.picture import draw_ablations
 from examples.real_size.study import LENGTH, Place, run
+from pocketvlm.bench.workload import image_name, prefill_name
 from pocketvlm.models.presets import QWEN2_05B, find_preset
 from pocketvlm.models.presets.write import write_preset
 from pocketvlm.recipe import load_recipe
@@ -85,3 +89,16 @@ def test_llama_runs_random_weights(tmp_path: Path) -> None:
         opened.generate(ids[:4], 0)
         with pytest.raises(RuntimeError, match="llama_decode"):
             opened.generate(ids[:1], 64)
+
+
+def test_the_picture_of_the_ablations() -> None:
+    rows = [
+        *({"name": image_name((64, 48), batch, pipelined=on), "seconds": [2.0, 3.0, 1.0], "median_s": 2.0}
+          for batch in (1, 4) for on in (False, True)),
+        *({"name": prefill_name(256, chunk), "seconds": [1.0, 2.0], "median_s": 1.5} for chunk in (32, 256)),
+    ]  # fmt: skip
+    report = {"rows": rows, "workload": {"tile_batches": [1, 4], "chunks": [32, 256]}}
+    with Image.open(io.BytesIO(draw_ablations(report, (64, 48), 256))) as picture:
+        assert picture.size[0] > picture.size[1] > 200
+    with pytest.raises(KeyError):
+        draw_ablations(report, (64, 48), 512)

@@ -15,6 +15,7 @@ from pocketvlm.bundle import Bundle
 from pocketvlm.errors import CapacityError, ChatError, ImageError, PocketVlmError
 from pocketvlm.images import preprocessing_of
 from pocketvlm.runtime import GenerationConfig, PocketVlm, Stats
+from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.text import PeopleText, TextTokenizer
 from tests.runtime.bundles import manifest, picture
 from tests.runtime.doubles import ScriptedEngine
@@ -206,7 +207,7 @@ def test_the_same_prompt_again_computes_its_last_token_only() -> None:
     vlm, _ = model(saying(ids_of("hello")))
     prompt = vlm.build_prompt("what?", [picture(16, 16)])
     with vlm.empty_context() as context:
-        answers = [list(vlm.answer(context, prompt, GenerationConfig(), Stats(), vlm.encode_picture)) for _ in range(3)]
+        answers = [list(vlm.answer(context, prompt, GenerationConfig(), Stats(), Interrupt())) for _ in range(3)]
     assert [[piece.token_id for piece in pieces] for pieces in answers] == [[*ids_of("hello"), END]] * 3
     assert [pieces[0].stats.prefill_tokens for pieces in answers] == [len(prompt), 1, 1]
 
@@ -233,13 +234,11 @@ def test_images_of_earlier_turns_are_not_encoded_again() -> None:
     vlm, engine = model(saying(ids_of("hello")))
     with vlm.chat() as chat:
         chat.add_image(picture(48, 32))
-        assert engine.batches == [4, 3]
         answer = chat.stream("what?")
         answer.read()
+        assert engine.batches == [4, 3]
         assert answer.stats.image_tokens == 14
         assert answer.stats.encode_s > 0
-        # Encoding was over before the question came.
-        assert answer.stats.time_to_first_token_s < answer.stats.preprocess_s + answer.stats.encode_s + 1
         answer = chat.stream("and now?")
         answer.read()
         assert engine.batches == [4, 3]

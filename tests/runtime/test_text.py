@@ -12,8 +12,10 @@ from tokenizers import AddedToken, Tokenizer, processors
 
 from pocketvlm.errors import BundleError
 from pocketvlm.runtime.text import Detokenizer, Literal, PeopleText, StopStrings, TextTokenizer, well_formed
+from tests.runtime import portable_stop_strings
 from tests.runtime.tokenizers_zoo import SPECIALS, ZOO, byte_level
 
+STOP_STRINGS = json.loads(portable_stop_strings.GOLDEN.read_text(encoding="utf-8"))
 KINDS = pytest.mark.parametrize("kind", ZOO)
 #: text with the characters that tokenizers treat specially, and any other
 TEXT = st.text(
@@ -159,6 +161,38 @@ def test_stop_strings_are_found_wherever_the_text_is_cut(text: str, stops: list[
     assert found == bool(starts)
     # Where several end at different cuts, the one found may begin later than another that was not complete yet.
     assert given_out in {text[: text.find(stop)] for stop in stops if stop in text} | ({text} if not starts else set())
+
+
+def streamed(stops: list[str], tokens: list[str]) -> dict[str, object]:
+    """In the form of the golden file."""
+    scanner = StopStrings(stops)
+    pieces, found = [], False
+    for token in tokens:
+        piece, found = scanner.push(token)
+        pieces.append(piece)
+        if found:
+            break
+    return {"pieces": pieces, "found": found, "rest": scanner.flush()}
+
+
+@pytest.mark.parametrize("case", STOP_STRINGS["cases"], ids=lambda case: case["name"])
+def test_golden_stop_strings(case: dict) -> None:
+    wanted = {name: case[name] for name in ("pieces", "found", "rest")}
+    assert streamed(case["stops"], case["tokens"]) == wanted
+
+
+def test_the_golden_stop_strings_are_what_their_generator_writes_and_have_variety() -> None:
+    assert portable_stop_strings.GOLDEN.read_text(encoding="utf-8") == portable_stop_strings.text()
+    outcomes = {(case["found"], bool(case["rest"])) for case in STOP_STRINGS["cases"]}
+    assert outcomes == {(True, False), (False, True), (False, False)}
+
+
+@given(
+    stops=st.lists(st.text("ab<👍👌", min_size=1, max_size=4), max_size=3),
+    tokens=st.lists(st.text("ab<👍👌", max_size=5), max_size=12),
+)
+def test_streaming_gives_out_what_a_search_of_the_whole_text_does(stops: list[str], tokens: list[str]) -> None:
+    assert streamed(stops, tokens) == portable_stop_strings.stream(stops, tokens)
 
 
 def test_only_a_possible_beginning_of_a_stop_string_is_held_back() -> None:

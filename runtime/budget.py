@@ -1,0 +1,55 @@
+"""What a loaded bundle needs of memory, said before any of it is taken."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pocketvlm.errors import BundleError
+from pocketvlm.runtime.memory import physical_memory_bytes
+
+if TYPE_CHECKING:
+    from pocketvlm.manifest import Manifest, Part
+
+#: Python, ONNX Runtime, the tokenizer, activations of a chunk: what a bundle of nothing would take.
+RUNTIME_BYTES = 150 << 20
+
+
+def check_memory(manifest: Manifest, engine: str, budget: int | None) -> None:
+    """Refuse a bundle that cannot fit, before any of it is loaded.
+
+    Raises:
+        BundleError: with what it needs, part by part.
+    """
+    needs = needed_bytes(manifest, engine)
+    total = sum(needs.values())
+    described = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in needs.items())
+    needed = f"{manifest.model.name} needs {total / 1e6:.1f} MB ({described})"
+    if budget is not None and total > budget:
+        raise BundleError(f"{needed}, the memory budget is {budget / 1e6:.1f} MB")
+    installed = physical_memory_bytes()
+    if installed is not None and needs["KV cache"] > installed:
+        raise BundleError(f"{needed}; this machine has {installed / 1e6:.1f} MB")
+
+
+def needed_bytes(manifest: Manifest, engine: str) -> dict[str, int]:
+    """Bytes by part, each file once, with one conversation's KV cache.
+
+    The decoder's weights count once although they are packed anew: the mapped file's pages can be given back.
+    """
+    parts: dict[str, Part] = dict(manifest.engines).get(engine, {})  # type: ignore[call-overload]
+    sizes: dict[str, int] = {}
+    counted: set[str] = set()
+    # from last to first: what embeddings share with an encoder or decoder counts there
+    for name, part in reversed(parts.items()):
+        files = {part.file, *part.data} - counted
+        counted |= files
+        sizes[name.replace("_", " ")] = sum(manifest.files[file].bytes for file in files)
+    return {**sizes, "KV cache": kv_cache_bytes(manifest), "runtime": RUNTIME_BYTES}
+
+
+def kv_cache_bytes(manifest: Manifest) -> int:
+    """Size of one conversation's keys and values, all layers."""
+    kv = manifest.kv_cache
+    return 2 * manifest.model.layers * kv.heads * kv.length * kv.head_dim * np.dtype(kv.dtype).itemsize

@@ -1,0 +1,289 @@
+"""Conversations that are interrupted, edited, grow too long, or show images that were seen before."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from pocketvlm.errors import CapacityError, ChatError, PocketVlmError
+from pocketvlm.runtime import GenerationConfig, PocketVlm
+from pocketvlm.runtime.engines import Cache, Floats
+from pocketvlm.runtime.image_encoder import ImageEncoder
+from tests.runtime.bundles import picture
+from tests.runtime.doubles import ScriptedEngine
+from tests.runtime.test_generation import TOKENIZER, ids_of, kv, model, saying
+
+PATIENCE_S = 20.0
+
+
+@dataclass
+class GatedEngine(ScriptedEngine):
+    """Encodes an image only when ``gate`` is open, and calls ``at_step`` before each step with its number."""
+
+    gate: threading.Event = field(default_factory=threading.Event)
+    at_step: Callable[[int], None] = lambda number: None
+
+    def encode(self, patches: Floats) -> Floats:
+        assert self.gate.wait(PATIENCE_S)
+        return super().encode(patches)
+
+    def step(self, embeddings: Floats, cache: Cache, keep: int) -> Floats:
+        self.at_step(len(self.steps))
+        return super().step(embeddings, cache, keep)
+
+
+def gated(text: str, **sections: Any) -> tuple[PocketVlm, GatedEngine]:
+    plain, _ = model(saying(ids_of(text)), **sections)
+    engine = GatedEngine(saying(ids_of(text)))
+    return PocketVlm(plain._bundle, engine, TOKENIZER, plain._preprocessing, plain._stats), engine
+
+
+# --- Images in the background ------------------------------------------------------------------------------------
+
+
+def test_an_image_is_encoded_while_the_question_is_still_to_come() -> None:
+    vlm, engine = gated("hello", kv_cache=kv(256))
+    with vlm.chat() as chat:
+        chat.add_image(picture(48, 32))  # returns although nothing is encoded
+        assert engine.batches == []
+        threading.Timer(0.2, engine.gate.set).start()
+        answer = chat.stream("what?")
+        assert answer.read() == "hello"
+        assert answer.stats.encode_wait_s > 0.1
+        chat.add_image(picture(48, 32, seed=1))
+        vlm.start_encoding(vlm.prepare(picture(48, 32, seed=1))).result(PATIENCE_S)
+        answer = chat.stream("and this?")
+        answer.read()
+        assert engine.batches == [4, 3, 4, 3]
+        assert answer.stats.encode_wait_s < 0.1
+
+
+def test_the_same_image_in_another_conversation_is_not_encoded_again() -> None:
+    vlm, engine = model(saying(ids_of("hello")))
+    for _ in range(3):
+        with vlm.chat() as chat:
+            chat.add_image(picture(16, 16))
+            answer = chat.stream("what?")
+            answer.read()
+    assert engine.batches == [2]
+    assert (answer.stats.image_tokens, answer.stats.encode_s) == (4, 0.0)
+
+
+@pytest.mark.parametrize(("kept", "encoded"), [(0, [2, 2, 2]), (1, [2, 2, 2]), (2, [2, 2])])
+def test_kept_images_are_bounded_in_bytes(kept: int, encoded: list[int]) -> None:
+    vlm, engine = model(saying(ids_of("hello")))
+    first, second = (vlm.prepare(picture(16, 16, seed=seed)) for seed in (0, 1))
+    size = vlm.encode_images([first]).nbytes
+    engine.batches.clear()
+    assert vlm._preprocessing is not None
+    encoder = ImageEncoder(engine, vlm._preprocessing, 4, keep_vision=True, cache_bytes=kept * size)
+    for image in (first, second, first):
+        encoder.start(image).result(PATIENCE_S)
+    assert engine.batches == encoded
+    encoder.close()
+    with pytest.raises(PocketVlmError, match="closed"):
+        encoder.start(first)
+
+
+def test_the_vision_part_is_freed_after_use() -> None:
+    plain, engine = model(saying(ids_of("hello")))
+    vlm = PocketVlm(plain._bundle, engine, TOKENIZER, plain._preprocessing, plain._stats, keep_vision=False)
+    with vlm.chat() as chat:
+        chat.add_image(picture(16, 16))
+        chat.ask("what?")
+        chat.ask("what else?")
+    vlm.close()
+    assert engine.batches == [2, 0]
+
+
+def test_an_image_that_cannot_be_encoded_leaves_the_conversation_whole() -> None:
+    vlm, engine = model(saying(ids_of("hello")))
+    encode, failures = engine.encode, [MemoryError("no memory")]
+
+    def failing(patches: Floats) -> Floats:
+        if failures:
+            raise failures.pop()
+        return encode(patches)
+
+    engine.encode = failing  # type: ignore[method-assign]
+    with vlm.chat() as chat:
+        chat.ask("a")
+        chat.add_image(picture(16, 16))
+        answer = chat.stream("what?")
+        with pytest.raises(PocketVlmError, match="not enough memory"):
+            answer.read()
+        assert len(chat.messages) == 2
+        answer = chat.stream("what?")  # the image still stands before the next question
+        assert answer.read() == "hello"
+        assert answer.stats.image_tokens == 4
+
+
+# --- Ending an answer early --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 9])
+def test_an_answer_cancelled_from_another_thread_ends_within_a_token(step: int) -> None:
+    vlm, engine = gated("hello world, again and again", prefill_chunk=8)
+    with vlm.chat() as chat:
+
+        def cancel(number: int) -> None:
+            if number == step:
+                thread = threading.Thread(target=chat.cancel)
+                thread.start()
+                thread.join()
+
+        engine.at_step = cancel
+        answer = chat.stream("a question of some length")
+        text = answer.read()
+        assert len(engine.steps) == step + 1
+        assert answer.stats.finish_reason == "cancelled"
+        assert "hello world, again and again".startswith(text)
+        assert chat.messages[-1] == {"role": "assistant", "content": text}
+        engine.at_step = lambda number: None
+        assert chat.ask("still there?") == "hello world, again and again"
+
+
+def test_an_answer_can_be_cancelled_while_it_waits_for_an_image() -> None:
+    vlm, engine = gated("hello")
+    with vlm.chat() as chat:
+        chat.add_image(picture(16, 16))
+        threading.Timer(0.1, chat.cancel).start()
+        answer = chat.stream("what?")
+        assert answer.read() == ""
+        assert answer.stats.finish_reason == "cancelled"
+        engine.gate.set()
+        assert chat.ask("and now?") == "hello"
+
+
+def test_an_answer_ends_when_its_time_is_over() -> None:
+    vlm, engine = gated("hello " * 40)
+    engine.at_step = lambda number: threading.Event().wait(0.05) and None
+    answer = vlm.stream("a", config=GenerationConfig(max_seconds=0.3))
+    answer.read()
+    assert answer.stats.finish_reason == "deadline"
+    assert 1 <= answer.stats.generated_tokens <= 6
+
+
+@pytest.mark.parametrize("what", ["chat", "answer"])
+def test_closing_while_another_thread_streams_is_safe(what: str) -> None:
+    vlm, engine = gated("hello " * 50)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold(number: int) -> None:
+        if number == 3:
+            reached.set()
+            assert go_on.wait(PATIENCE_S)
+
+    engine.at_step = hold
+    chat = vlm.chat()
+    answer = chat.stream("a")
+    reader = threading.Thread(target=answer.read)
+    reader.start()
+    assert reached.wait(PATIENCE_S)
+    closer = threading.Thread(target=chat.close if what == "chat" else answer.close)
+    closer.start()
+    closer.join(0.1)
+    assert closer.is_alive()  # it waits for the step that runs: its cache must not be given back before
+    go_on.set()
+    closer.join(PATIENCE_S)
+    reader.join(PATIENCE_S)
+    assert not reader.is_alive()
+    engine.at_step = lambda number: None
+    assert vlm.stream("b", config=GenerationConfig(max_new_tokens=3)).read() == "hello hello"
+    chat.close()
+
+
+def test_closing_the_model_while_another_thread_waits_for_an_image_ends_in_one_line() -> None:
+    vlm, engine = gated("hello")
+    errors: list[str] = []
+
+    def ask() -> None:
+        try:
+            vlm.stream("what?", [picture(16, 16), picture(16, 16, seed=1)]).read()
+        except PocketVlmError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while vlm._encoder is None or not vlm._encoder._running:
+        pass
+    threading.Timer(0.1, engine.gate.set).start()
+    vlm.close()
+    thread.join(PATIENCE_S)
+    assert len(errors) == 1
+    assert "closed" in errors[0]
+
+
+# --- Other questions, other answers ------------------------------------------------------------------------------
+
+
+def test_an_answer_can_be_given_again() -> None:
+    reply = ids_of("hello")
+    vlm, engine = model(saying(reply))
+    with vlm.chat() as chat:
+        with pytest.raises(ChatError, match="nothing was answered"):
+            chat.regenerate()
+        chat.add_image(picture(16, 16))
+        chat.ask("a")
+        reply[:] = ids_of("good morning")
+        engine.steps.clear()
+        answer = chat.regenerate()
+        assert [message["content"] for message in chat.messages][-1] == "hello"  # until it is read
+        assert answer.read() == "good morning"
+        assert engine.steps[0] == (1, 1)  # the prompt was in the cache but for its last token
+        assert engine.batches == [2]
+        assert [message["role"] for message in chat.messages] == ["user", "assistant"]
+
+
+def test_an_earlier_question_can_be_edited() -> None:
+    vlm, _ = model(saying(ids_of("hello")))
+    with vlm.chat() as chat:
+        for question in ("a", "b", "c"):
+            chat.ask(question)
+        for index in (1, 6, -1):
+            with pytest.raises(ChatError, match="no question"):
+                chat.edit(index, "x")
+        answer = chat.edit(2, [{"type": "image", "image": picture(16, 16)}, {"type": "text", "text": "other"}])
+        assert answer.read() == "hello"
+        assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
+        assert answer.stats.reused_tokens > 3
+        assert answer.stats.image_tokens == 4
+        assert answer.stats.prompt_tokens == len(vlm.tokenize(chat.messages[:-1]))
+
+
+# --- The end of the KV cache -------------------------------------------------------------------------------------
+
+
+def test_a_conversation_says_how_many_tokens_are_left() -> None:
+    vlm, _ = model(saying(ids_of("hello")), kv_cache=kv(40))
+    with vlm.chat() as chat:
+        assert chat.tokens_left == 40
+        answer = chat.stream("a")
+        answer.read()
+        assert chat.tokens_left == 40 - answer.stats.prompt_tokens - answer.stats.generated_tokens
+        assert answer.stats.kv_tokens_left == 40 - answer.stats.prompt_tokens
+        with pytest.raises(CapacityError, match=f"40 fit .* and {chat.tokens_left} of them are left: reset"):
+            chat.ask("7 " * 40)
+        assert chat.ask("b") == "hello"
+
+
+def test_the_oldest_turns_are_dropped_where_that_is_asked_for() -> None:
+    vlm, _ = model(saying(ids_of("hello")), kv_cache=kv(64))
+    config = GenerationConfig(max_new_tokens=8)
+    with vlm.chat(drop_oldest=True) as chat:
+        chat.send([{"role": "system", "content": "be brief"}, {"role": "user", "content": "first"}], config).read()
+        chat.add_image(picture(16, 16))
+        for number in range(9):
+            assert chat.ask(f"question {number}", config) == "hello"
+            prompt = vlm.tokenize(chat.messages[:-1])
+            assert len(prompt) + 8 <= 64
+            assert chat.messages[0]["role"] == "system"
+            assert chat.messages[-2]["content"][-1]["text"] == f"question {number}"
+        assert len(chat.messages) < 9
+        with pytest.raises(CapacityError, match="64 fit"):
+            chat.ask("7 " * 80, config)
+        assert chat.ask("a", config) == "hello"
