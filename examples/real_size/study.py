@@ -12,9 +12,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -26,6 +27,10 @@ IMAGE, PROMPT, NEW_TOKENS = "768x1536", 1920, 128
 #: Decode is measured after so many tokens, and needs room behind them.
 DEPTH, KV_LENGTH = 2048, 2304
 LENGTH = ("--max-length", str(KV_LENGTH))
+#: Loads and memory with the decoder's weights as this machine packs them.
+PREPACKED = ("-p", "256", "-n", "16", "-d", "0", "--prepacked-cache")
+#: The prompt whose chunks are swept.
+SWEPT_PROMPT = 2048
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,26 @@ class Cost:
 
 def run(*arguments: str) -> Cost:
     """``pocketvlm`` in a process of its own; what it prints goes to the terminal."""
+    return run_module("pocketvlm", *arguments)
+
+
+def run_module(
+    module: str, *arguments: str, log: IO[bytes] | None = None, environment: Mapping[str, str] | None = None
+) -> Cost:
+    """A module in a process of its own; what it prints goes to the terminal or to ``log``.
+
+    Linux counts what the parent once held as the child's peak: no process is seen below this one's own.
+
+    :raises ClickException: it failed; the cause has its exit code, below 0 the signal that ended it
+    """
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "pocketvlm", *arguments], stdout=sys.stderr)
+    command = [sys.executable, "-m", module, *arguments]
+    process = subprocess.Popen(command, stdout=log or sys.stderr, stderr=log, env=environment)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise click.ClickException(f"pocketvlm {' '.join(arguments)} failed")
+        cause = subprocess.CalledProcessError(process.returncode, command)
+        raise click.ClickException(f"{module} {' '.join(arguments)} failed") from cause
     return Cost(time.perf_counter() - start, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 
 
@@ -85,14 +104,17 @@ output_option = click.option("--output", required=True, type=click.Path(path_typ
 
 @main.command()
 @output_option
+@click.option("--layers", default="1,2,4", show_default=True, help="Of the decoders that peers export as well.")
 @click.pass_obj
-def export(given: tuple[Place, int], output: Path) -> None:
-    """Time and peak memory of exports, beside what was estimated before."""
+def export(given: tuple[Place, int], output: Path, layers: str) -> None:
+    """Time and peak memory of exports, beside what was estimated before; then of a decoder's, beside peers."""
+    from examples.real_size.exporters import beside_exporters, describe, fit_lines
     from pocketvlm.export.estimate import estimate
     from pocketvlm.models.checkpoint import open_checkpoint
     from pocketvlm.recipe import load_recipe
 
     place, threads = given
+    counts = tuple(map(int, layers.split(",")))
     source = open_checkpoint(place.checkpoint)
     rows: list[dict[str, Any]] = []
     for recipe in RECIPES:
@@ -108,13 +130,18 @@ def export(given: tuple[Place, int], output: Path) -> None:
             "bundle_bytes": sum(path.stat().st_size for path in target.iterdir()),
             "estimated_bundle_bytes": expected.disk_bytes,
         })  # fmt: skip
-    write({**about("export", place, threads), "parameters": source.parameters, "exports": rows}, output)
+    peers = beside_exporters(place, counts, threads)
+    fits = fit_lines(peers, source.config.text.num_hidden_layers)
+    report = {"parameters": source.parameters, "exports": rows, "beside": {"rows": peers, "fits": fits}}
+    write({**about("export", place, threads), **report}, output)
     for row in rows:
         click.echo(
             f"{row['recipe']:12} {row['seconds']:6.1f} s (estimated {row['estimated_seconds']:.0f}), "
             f"{row['peak_bytes'] / 1e9:.2f} GB of memory ({row['estimated_peak_bytes'] / 1e9:.2f}), "
             f"{row['bundle_bytes'] / 1e9:.2f} GB on disk ({row['estimated_bundle_bytes'] / 1e9:.2f})"
         )
+    for line in describe(peers, fits):
+        click.echo(line)
 
 
 @main.command()
@@ -132,7 +159,8 @@ def runtime(given: tuple[Place, int], output: Path, repeats: int, prompt: int, n
     bundles = {recipe: place.bundle(recipe) for recipe in RECIPES}
     turns = beside_llama(bundles, place, prompt, new_tokens, repeats, threads)
     turns += beside_float_vision(place, repeats, threads)
-    write({**about("runtime", place, threads), "phases": reports, "in_turns": turns}, output)
+    cached = bench(place.bundle(RECIPES[1]), threads, repeats, (*PREPACKED, str(place.cache / "prepacked")))
+    write({**about("runtime", place, threads), "phases": reports, "prepacked": cached, "in_turns": turns}, output)
     for turn in turns:
         click.echo(f"{turn['row']:10} {turn['system']:28} {turn['rate']:8.2f} tokens/s  x {turn['ratio']:.2f}")
 
@@ -142,11 +170,16 @@ def runtime(given: tuple[Place, int], output: Path, repeats: int, prompt: int, n
 @click.option("--repeats", default=2, show_default=True)
 @click.pass_obj
 def ablations(given: tuple[Place, int], output: Path, repeats: int) -> None:
-    """The paper's two: tiles encoded at once with the pipeline off and on, tokens of a prefill step."""
+    """The paper's two, with a picture: tiles encoded at once with the pipeline off and on, tokens of a prefill step."""
+    from examples.real_size.picture import draw_ablations
+    from pocketvlm.bench.results import write_whole
+
     place, threads = given
-    sweep = ("--tile-batch", "1,2,4,6", "--pipeline", "both", "--chunk", "32,128,512,2048", "-p", "2048", "-n", "1")
-    report = bench(place.bundle(RECIPES[1]), threads, repeats, sweep)
+    sweep = ("--tile-batch", "1,2,4,6", "--pipeline", "both", "--chunk", "32,128,512,2048")
+    report = bench(place.bundle(RECIPES[1]), threads, repeats, (*sweep, "-p", str(SWEPT_PROMPT), "-n", "1"))
     write({**about("ablations", place, threads), "bench": report}, output)
+    width, height = report["workload"]["image"]
+    write_whole(output.with_suffix(".png"), draw_ablations(report, (width, height), SWEPT_PROMPT))
 
 
 @main.command()
