@@ -28,7 +28,7 @@ IMAGE, PROMPT, NEW_TOKENS = "768x1536", 1920, 128
 DEPTH, KV_LENGTH = 2048, 2304
 LENGTH = ("--max-length", str(KV_LENGTH))
 #: Loads and memory with the decoder's weights as this machine packs them.
-PREPACKED = ("-p", "256", "-n", "16", "-d", "0", "--prepacked-cache")
+PREPACKED = ("--image", "none", "-p", "256", "-n", "16", "-d", "0", "--prepacked-cache")
 #: The prompt whose chunks are swept.
 SWEPT_PROMPT = 2048
 
@@ -151,16 +151,16 @@ def export(given: tuple[Place, int], output: Path, layers: str) -> None:
 @click.option("--new-tokens", default=64, show_default=True, help="Tokens generated beside llama.cpp.")
 @click.pass_obj
 def runtime(given: tuple[Place, int], output: Path, repeats: int, prompt: int, new_tokens: int) -> None:
-    """All phases of each recipe; then prefill, decode and images in turns with llama.cpp and float32."""
+    """All phases by the paper's recipe; prefill and decode of both, with llama.cpp in turns; images with float32."""
     from examples.real_size.beside import beside_float_vision, beside_llama
 
     place, threads = given
-    reports = {recipe: bench(place.bundle(recipe), threads, repeats) for recipe in RECIPES}
+    phases = bench(place.bundle(RECIPES[1]), threads, repeats)
     bundles = {recipe: place.bundle(recipe) for recipe in RECIPES}
     turns = beside_llama(bundles, place, prompt, new_tokens, repeats, threads)
     turns += beside_float_vision(place, repeats, threads)
     cached = bench(place.bundle(RECIPES[1]), threads, repeats, (*PREPACKED, str(place.cache / "prepacked")))
-    write({**about("runtime", place, threads), "phases": reports, "prepacked": cached, "in_turns": turns}, output)
+    write({**about("runtime", place, threads), "phases": phases, "prepacked": cached, "in_turns": turns}, output)
     for turn in turns:
         click.echo(f"{turn['row']:10} {turn['system']:28} {turn['rate']:8.2f} tokens/s  x {turn['ratio']:.2f}")
 
