@@ -21,7 +21,7 @@ PICTURE := dist/android/picture.png
 # Recipes read these from their environment: what stands in them is never parsed as shell.
 export MODEL RECIPE IMAGE PROMPT
 
-.PHONY: help setup check test export-android demo train train-smoke compare-recipes tiling-study npu-study quantizer-study weights-study transforms-study vision-study numerics real-size clean
+.PHONY: help setup check test export-android demo train train-smoke compare-recipes tiling-study npu-study quantizer-study weights-study transforms-study vision-study numerics real-size soak clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
@@ -151,6 +151,11 @@ real-size: $(STUDY) $(EXPORTERS)/onnx $(EXPORTERS)/executorch ## the paper's siz
 	@for step in $(STEPS); do \
 	    PYTHONPATH=$(STUDY) $(BIN)/python -m examples.real_size.study $$step --output bench/results/real-size-$$step.json || exit 1; \
 	done
+
+# One case again: make soak SOAK='--only bundles:17'
+SOAK := --output bench/results/soak.json
+soak: $(READY) ## hostile images, bundles and prompts, 500 turns: right or one line, into bench/results (15 minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak $(SOAK)
 
 clean: ## remove .venv, caches and what was built
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -11,7 +11,7 @@ import json
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
 from pocketvlm.archive import Archive, is_archive, open_archive
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 #: A manifest is small: 600 tensors are some 100 KB. More is not read.
 MAX_MANIFEST_BYTES = 16 << 20
+#: So is a graph, whose weights lie beside it.
+MAX_GRAPH_BYTES = 256 << 20
 SAMPLE_BYTES, SAMPLES = 4096, 16
 
 
@@ -57,7 +59,7 @@ def open_bundle(location: str | Path, *, verify: bool = False) -> Bundle:
     """Read and check a bundle: a directory or an archive.
 
     Every file must be a regular file of the listed size, and a sample of its content (16 pages spread over it) must
-    match; with ``verify`` the whole content must.
+    match; with ``verify`` the whole content must. A graph may name no file beside those that its part lists.
 
     :raises BundleError: naming the file or the key of the manifest that is wrong
     """
@@ -69,6 +71,7 @@ def open_bundle(location: str | Path, *, verify: bool = False) -> Bundle:
         bundle = Bundle(location, manifest)
         for name, entry in manifest.files.items():
             _check_file(bundle.path(name), name, entry, verify=verify)
+        _check_graphs(bundle)
     except OSError as error:
         raise BundleError(f"{location} cannot be read: {one_line(error)}") from error
     return bundle
@@ -84,6 +87,8 @@ def read_manifest(directory: Path) -> Manifest:
         raise BundleError(f"{directory} is not a bundle: no such directory")
     if not path.is_file():
         raise BundleError(f"{directory} is not a bundle: it has no {MANIFEST}")
+    if path.is_symlink():
+        raise BundleError(f"{path} is a link: copy what it leads to into the bundle")
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes; it is not a manifest")
     return parse_manifest(path.read_bytes(), path)
@@ -115,7 +120,7 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "top level"
         # Keys and values come from the file: they may hold line breaks, escape sequences or megabytes.
-        raise BundleError(f"{path} is not valid at {one_line(where)}: {one_line(first['msg'])}") from error
+        raise BundleError(f"{path} is not valid at {one_line(where, 120)}: {one_line(first['msg'], 160)}") from error
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -177,7 +182,11 @@ def _inside(directory: Path, name: str) -> Path:
     if not FILE_NAME.fullmatch(name):
         raise BundleError(f"{directory}: {name!r} is not a file name a bundle may use")
     path = directory / name
-    if path.resolve().parent != (directory.resolve() / name).parent:
+    try:
+        inside = path.resolve().parent == (directory.resolve() / name).parent
+    except RuntimeError as error:  # before Python 3.13 links that lead to each other
+        raise BundleError(f"{directory}: {name} is a link that leads to itself") from error
+    if not inside:
         raise BundleError(f"{directory}: {name} points outside the bundle")
     return path
 
@@ -190,7 +199,28 @@ def _open_archive(location: Path, *, verify: bool) -> Bundle:
     manifest = parse_manifest(bytes(text), location)
     for name, entry in manifest.files.items():
         _check_member(archive.view(name), name, entry, verify=verify)
-    return Bundle(location, manifest, archive)
+    bundle = Bundle(location, manifest, archive)
+    _check_graphs(bundle)
+    return bundle
+
+
+def _check_graphs(bundle: Bundle) -> None:
+    """Refuse graphs that take weights from elsewhere: from outside, or from files whose digests nobody checks."""
+    from pocketvlm.graph_files import external_files
+
+    for part in (part for parts in bundle.manifest.engines.values() for part in parts.values()):
+        if bundle.manifest.files[part.file].bytes > MAX_GRAPH_BYTES:
+            raise BundleError(f"{part.file} is larger than {MAX_GRAPH_BYTES} bytes; it is not a graph without weights")
+        try:
+            names = external_files(bundle.read(part.file))
+        except ValueError as error:
+            raise BundleError(f"{part.file} is not a graph that a bundle may have: {error}") from error
+        for name in sorted(names):
+            # An engine looks for a file beside the graph, and for an archive's member by its very name.
+            beside = (PurePosixPath(part.file).parent / name).as_posix()
+            if (beside if bundle.archive is None else name) not in part.data:
+                listed = "which the manifest does not list for it"
+                raise BundleError(f"{part.file} takes weights from {one_line(name, 120)!a}, {listed}")
 
 
 def _check_member(content: memoryview, name: str, entry: FileEntry, *, verify: bool) -> None:

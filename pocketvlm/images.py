@@ -7,12 +7,12 @@ other platforms are measured against.
 from __future__ import annotations
 
 import io
-import math
 import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -35,6 +35,8 @@ MAX_SIDE = 16384
 MAX_FILE_BYTES = 256 * 1024 * 1024
 #: most tiles a candidate grid may have
 MAX_TILES = 1024
+#: most that means, and factors and their inverses, may be: what they make of a byte is finite in float32
+MAX_SCALE = 1e6
 #: what Pillow may decode; left out are the formats that start other programs (EPS) or that nobody's camera writes
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
@@ -62,7 +64,7 @@ ORIENTATION_TAG = 0x0112
 
 ImageSource = str | os.PathLike[str] | bytes | bytearray | Image.Image | npt.NDArray[Any]
 
-# warnings.catch_warnings swaps a list that all threads share
+# warnings.catch_warnings swaps a list that all threads share: they decode one after the other
 _WARNINGS_LOCK = threading.Lock()
 
 
@@ -121,11 +123,12 @@ class Preprocessing:
             len(self.pad_color) == 3 and all(isinstance(x, int) and 0 <= x <= 255 for x in self.pad_color),
             f"pad_color: {self.pad_color!r} is not three whole numbers from 0 to 255",
         )
-        _require(0 < self.rescale < math.inf, f"rescale: {self.rescale!r} is not a finite number above 0")
-        mean_fits = len(self.mean) == 3 and all(map(math.isfinite, self.mean))
-        _require(mean_fits, f"mean: {self.mean!r} is not three finite numbers")
-        std_fits = len(self.std) == 3 and all(0 < x < math.inf for x in self.std)
-        _require(std_fits, f"std: {self.std!r} is not three finite numbers above 0")
+        factor = f"from {1 / MAX_SCALE:g} to {MAX_SCALE:g}"
+        _require(_is_factor(self.rescale), f"rescale: {self.rescale!r} is not a number {factor}")
+        mean_fits = len(self.mean) == 3 and all(abs(x) <= MAX_SCALE for x in self.mean)
+        _require(mean_fits, f"mean: {self.mean!r} is not three numbers of at most {MAX_SCALE:g}")
+        std_fits = len(self.std) == 3 and all(map(_is_factor, self.std))
+        _require(std_fits, f"std: {self.std!r} is not three numbers {factor}")
 
 
 def preprocessing_of(vision: Vision) -> Preprocessing:
@@ -311,6 +314,10 @@ def _frame_tile(picture: Image.Image, corner: tuple[int, int], side: int, labels
             break
 
 
+def _is_factor(value: float) -> bool:
+    return 1 / MAX_SCALE <= value <= MAX_SCALE
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
@@ -361,14 +368,12 @@ def _open_file(path: Path) -> Image.Image:
         raise ImageError(f"{label}: no such file") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ImageError(f"{label}: cannot be read ({one_line(reason, 160)})") from error
+        raise ImageError(f"{label}: cannot be read ({one_line(reason, 100)})") from error
 
 
 def _decode(file: IO[bytes], label: str) -> Image.Image:
     try:
-        # Pillow warns about large or odd headers; large ones are refused below, by this module's own limits.
-        with _WARNINGS_LOCK, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _no_warnings():
             image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{label}: more than {MAX_PIXELS} pixels; scale it down first") from error
@@ -397,13 +402,14 @@ def _to_rgb(image: Image.Image, label: str) -> Image.Image:
     """A new RGB image, upright, that shares nothing with ``image`` and carries none of its metadata."""
     _check_size(image.size, label)
     try:
-        image.load()
-        # Some decoders learn the true size only now.
-        _check_size(image.size, label)
-        rgb = _flatten(image)
-        orientation = _orientation(image)
-        if orientation in UPRIGHT:
-            rgb = rgb.transpose(UPRIGHT[orientation])
+        with _no_warnings():
+            image.load()
+            # Some decoders learn the true size only now.
+            _check_size(image.size, label)
+            rgb = _flatten(image)
+            orientation = _orientation(image)
+            if orientation in UPRIGHT:
+                rgb = rgb.transpose(UPRIGHT[orientation])
     except ImageError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged input
@@ -411,6 +417,17 @@ def _to_rgb(image: Image.Image, label: str) -> Image.Image:
     # A leftover EXIF block would turn the image a second time.
     rgb.info = {}
     return rgb
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Pillow warns of large or odd headers, and of damaged tags while it decodes.
+
+    What is too large is refused by this module's own limits; the rest is a picture or an ImageError.
+    """
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _orientation(image: Image.Image) -> int:
@@ -475,5 +492,5 @@ def _check_size(size: tuple[int, int], label: str) -> None:
 
 
 def _damaged(label: str, error: Exception) -> ImageError:
-    detail = one_line(error, 160) or type(error).__name__
+    detail = one_line(error, 100) or type(error).__name__
     return ImageError(f"{label}: damaged or cut off ({detail})")

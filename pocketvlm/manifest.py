@@ -64,7 +64,7 @@ class Model(Strict):
     revision: str
     vocab_size: Positive
     hidden_size: Positive
-    layers: Positive
+    layers: Annotated[int, Field(gt=0, le=4096)]
 
 
 class Vision(Strict):

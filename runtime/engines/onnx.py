@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: (type, shape) of a graph's input or output; None in a shape is a dimension that varies
 Interface = dict[str, tuple[str, tuple[int | None, ...]]]
+#: Of ONNX Runtime's severities: nothing but what ends the process.
+SILENT = 4
 TEXT_PARTS = ("token_embedding", "text_decoder")
 #: With which a decoder with prepacked weights is compared with the one that they come from.
 PROBE_TOKENS = 4
@@ -33,11 +35,15 @@ VISION_PARTS = ("patch_embedding", "vision_encoder")
 
 
 def import_onnxruntime() -> ModuleType:
-    """onnxruntime, with its telemetry off: the Linux builds otherwise keep a database and a device id in $HOME."""
+    """onnxruntime, with its telemetry off: the Linux builds otherwise keep a database and a device id in $HOME.
+
+    What it logs outside of sessions, on stderr, comes as an exception as well.
+    """
     telemetry.switch_off()
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()
+    onnxruntime.set_default_logger_severity(SILENT)
     return onnxruntime
 
 
@@ -169,7 +175,7 @@ class OnnxEngine:
         # A gather has nothing to share out, and patches are embedded beside the encoder.
         options.intra_op_num_threads = 1 if name in ("token_embedding", "patch_embedding") else threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4
+        options.log_severity_level = SILENT
         if name == "text_decoder":
             # A pattern is kept for each input shape, and every decode step has a new length of the mask.
             options.enable_mem_pattern = False

@@ -189,6 +189,18 @@ def test_a_link_is_no_file_of_a_bundle(bundle: Path, target: str) -> None:
     assert "graph.onnx" in refused(bundle)
 
 
+def test_a_link_that_leads_to_itself_is_refused(bundle: Path) -> None:
+    (bundle / "graph.onnx").unlink()
+    (bundle / "graph.onnx").symlink_to("graph.onnx")
+    assert "graph.onnx" in refused(bundle)
+
+
+def test_a_manifest_that_is_a_link_is_refused(bundle: Path) -> None:
+    (bundle / "manifest.json").rename(bundle.parent / "outside.json")
+    (bundle / "manifest.json").symlink_to("../outside.json")
+    assert "manifest.json is a link" in refused(bundle)
+
+
 def test_a_linked_folder_leads_outside(bundle: Path) -> None:
     (bundle / "weights").rename(bundle.parent / "weights")
     (bundle / "weights").symlink_to(bundle.parent / "weights")
@@ -261,6 +273,7 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: raw["kv_cache"].update(length=1 << 21), "not valid at kv_cache.length"),
         (lambda raw: raw["kv_cache"].update(length="64"), "not valid at kv_cache.length"),
         (lambda raw: raw["kv_cache"].update(dtype="float16"), "not valid at kv_cache.dtype"),
+        (lambda raw: raw["model"].update(layers=1 << 30), "not valid at model.layers"),
         (lambda raw: raw["vision"].update(alpha=float("nan")), "not valid at vision.alpha"),
         (lambda raw: raw["vision"].update(mean=[0, float("inf"), 0]), "not valid at vision.mean.1"),
         (lambda raw: raw["vision"].update(candidates=[]), "not valid at vision.candidates"),

@@ -205,6 +205,19 @@ def test_a_phone_jpeg_with_several_pictures() -> None:
     assert open_image(data).size == (9, 5)
 
 
+def test_pillows_warnings_stay_inside(capfd: pytest.CaptureFixture[str]) -> None:
+    """Of a tag that lies beyond the file, which is found when the image is decoded."""
+    tiff = bytearray(encode(noise(9, 5), "TIFF"))
+    (directory,) = struct.unpack_from("<I", tiff, 4)
+    entries = [directory + 2 + 12 * index for index in range(*struct.unpack_from("<H", tiff, directory))]
+    planar = next(at for at in entries if struct.unpack_from("<H", tiff, at) == (284,))
+    struct.pack_into("<I", tiff, planar + 4, 0xFFFFFFFE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(pixels(open_image(bytes(tiff))), np.asarray(noise(9, 5)))
+    assert capfd.readouterr().err == ""
+
+
 def test_one_by_nine_thousand() -> None:
     opened = open_image(encode(noise(1, 9000), "PNG"))
     assert opened.size == (1, 9000)
@@ -244,6 +257,19 @@ def test_empty_missing_directory_text_and_special_files(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     refused(pipe, "is not a regular file")
     refused("/dev/zero", "is not a regular file")
+
+
+def test_a_name_and_a_reason_of_any_length_are_one_short_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(image: ImageFile.ImageFile) -> None:
+        raise OSError("reason " * 1000)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    path = tmp_path / ("\n" + "y" * 250)
+    path.write_bytes(encode(noise(2, 2), "PNG"))
+    with pytest.raises(ImageError, match="damaged or cut off") as error:
+        open_image(path)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 300
 
 
 def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

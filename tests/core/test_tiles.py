@@ -194,9 +194,12 @@ def test_normalize() -> None:
         ("pad_color", (0, 0), r"pad_color: \(0, 0\)"),
         ("rescale", 0.0, "rescale: 0.0"),
         ("rescale", float("inf"), "rescale: inf"),
+        ("rescale", 1e-7, "rescale: 1e-07 is not a number from 1e-06 to 1e\\+06"),
         ("mean", (0.5, 0.5), r"mean: \(0.5, 0.5\)"),
         ("mean", (0.5, 0.5, float("nan")), "mean: .*nan"),
+        ("mean", (0.5, 0.5, -1e7), "mean: .* at most 1e\\+06"),
         ("std", (0.5, 0.0, 0.5), r"std: \(0.5, 0.0, 0.5\)"),
+        ("std", (0.5, 1e7, 0.5), "std: .* from 1e-06"),
     ],
 )
 def test_preprocessing_names_the_bad_value(field: str, value: Any, message: str) -> None:

@@ -1,0 +1,133 @@
+"""Hostile and long use, counted: mutated images and bundles, odd prompts, many turns. Right, or one clear line.
+
+python -m tests.soak --output bench/results/soak.json
+
+Cases run one after the other in processes of their own. The exit status is 1 if one was wrong, hung or crashed.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from examples.reader.study import CHECKPOINT, provenance, write
+from tests.soak import processes, report
+from tests.soak.cases import PARTS, Setup
+from tests.soak.processes import Judged
+from tests.soak.turns import MOST_GROWTH
+
+#: Fewer turns than this tell nothing of the memory.
+LEAST_TURNS = 300
+#: How often a terminal hears how far it is, in cases.
+TELL_EVERY = 50
+
+
+def make_bundles(folder: Path) -> dict[str, Path]:
+    """The built-in model with INT4 weights and INT8 cache, and a tiny one of random weights in float32."""
+    from pocketvlm.export import export_bundle
+    from tests.checkpoints import tiny_config, write_checkpoint
+
+    write_checkpoint(folder / "checkpoint", tiny_config("qwen2", tie_word_embeddings=False))
+    export_bundle(CHECKPOINT, folder / "reader", recipe="bluelm-v-3b")
+    export_bundle(folder / "checkpoint", folder / "tiny", recipe="fp32")
+    return {name: folder / name for name in ("reader", "tiny")}
+
+
+def run(
+    counts: Mapping[str, int], seed: int, bundles: dict[str, Path], *, loud: bool = False
+) -> dict[str, list[Judged]]:
+    """So many cases of each part, in its order."""
+    return {part: run_cases(part, range(count), seed, bundles, loud=loud) for part, count in counts.items() if count}
+
+
+def run_cases(
+    part: str, indices: Sequence[int], seed: int, bundles: dict[str, Path], *, loud: bool = False
+) -> list[Judged]:
+    """Cases of one part, in a folder of their own; ``loud`` tells a terminal of failures and how far it is."""
+    judged = []
+    with tempfile.TemporaryDirectory(prefix="pocketvlm-soak-") as sandbox:
+        for case in processes.run(part, indices, Setup(seed, Path(sandbox), bundles)):
+            judged.append(case)
+            if loud and report.failures([case]):
+                click.echo(
+                    f"{part}:{case.index} {case.outcome.verdict}: {case.what}\n    {case.outcome.line}", err=True
+                )
+            if loud and len(judged) % TELL_EVERY == 0 and sys.stderr.isatty():
+                click.echo(f"{part}: {len(judged)} of {len(indices)}", err=True)
+    return judged
+
+
+def summary(judged: Mapping[str, Sequence[Judged]], command: str) -> dict[str, Any]:
+    """The counts of each part, the memory over the turns, and whether all is well."""
+    parts: dict[str, Any] = {part: report.summary(cases, command) for part, cases in judged.items()}
+    turns = judged.get("turns", ())
+    leaking = False
+    if len(turns) >= LEAST_TURNS:
+        memory = report.memory(turns)
+        leaking = memory["growth_bytes"] > MOST_GROWTH
+        parts["turns"]["memory"] = {**memory, "most_growth_bytes": MOST_GROWTH, "leaking": leaking}
+    failed = any(report.failures(cases) for cases in judged.values())
+    return {"passed": not failed and not leaking, "parts": parts}
+
+
+def show_one(part: str, index: int, seed: int, bundles: dict[str, Path]) -> bool:
+    """Run one case again, a turn with all before it; whether it is well."""
+    case = run_cases(part, range(index + 1) if part == "turns" else [index], seed, bundles)[-1]
+    outcome = case.outcome
+    click.echo(f"{part}:{index} {case.what}\n{outcome.verdict}: {outcome.line}")
+    click.echo(
+        f"{outcome.seconds:.3f} s of the processor, memory grew by {outcome.peak_bytes / 1e6:.1f} MB at its peak"
+    )
+    return not report.failures([case])
+
+
+def parse_only(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, int] | None:
+    """PART:INDEX
+
+    Raises:
+        BadParameter: it is something else.
+    """
+    part, _, index = (value or "").partition(":")
+    if value is None:
+        return None
+    if part not in PARTS or not index.isdecimal():
+        raise click.BadParameter(f"{value} is not PART:INDEX with a part of {', '.join(PARTS)}", context, parameter)
+    return part, int(index)
+
+
+@click.command(help=__doc__)
+@click.option("--images", default=2000, show_default=True, type=click.IntRange(0))
+@click.option("--bundles", default=2000, show_default=True, type=click.IntRange(0))
+@click.option("--prompts", default=300, show_default=True, type=click.IntRange(0))
+@click.option("--turns", default=500, show_default=True, type=click.IntRange(0))
+@click.option("--seed", default=0, show_default=True)
+@click.option("--only", callback=parse_only, metavar="PART:INDEX", help="Run this case alone and show it.")
+@click.option("--output", type=click.Path(path_type=Path), help="Where the report goes as JSON.")
+def main(
+    *, images: int, bundles: int, prompts: int, turns: int, seed: int, only: tuple[str, int] | None, output: Path | None
+) -> None:
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="pocketvlm-soak-bundles-") as folder:
+        made = make_bundles(Path(folder))
+        if only is not None:
+            sys.exit(not show_one(*only, seed, made))
+        counts = {"images": images, "bundles": bundles, "prompts": prompts, "turns": turns}
+        judged = run(counts, seed, made, loud=True)
+    found = summary(judged, f"python -m tests.soak --seed {seed}")
+    for part, numbers in found["parts"].items():
+        click.echo(f"{part:<8} {numbers['cases']} cases: {report.in_words(numbers)}")
+    if output is not None:
+        options = " ".join(f"--{part} {count}" for part, count in counts.items())
+        origin = provenance(f"python -m tests.soak {options} --seed {seed}", threads=1)
+        write({**origin, "minutes": round((time.monotonic() - started) / 60, 1), **found}, output)
+    sys.exit(not found["passed"])
+
+
+if __name__ == "__main__":
+    main()
