@@ -154,7 +154,7 @@ real-size: $(STUDY) $(EXPORTERS)/onnx $(EXPORTERS)/executorch ## the paper's siz
 
 # One case again: make soak SOAK='--only bundles:17'
 SOAK := --output bench/results/soak.json
-soak: $(READY) ## hostile images, bundles and prompts, 500 turns: right or one line, into bench/results (15 minutes)
+soak: $(READY) ## hostile images, bundles and prompts, 500 turns: right or one line, into bench/results (10 minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak $(SOAK)
 
 clean: ## remove .venv, caches and what was built

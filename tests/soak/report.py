@@ -76,7 +76,8 @@ def failures(judged: Sequence[Judged]) -> list[Judged]:
 
 def kind(line: str) -> str:
     """The first words of a refusal, without what differs from case to case: paths, numbers, quoted text."""
-    line = re.sub(r"^(error: )?(PATH: )?", "", line).split("(")[0].split(": ")[0]
+    line = re.sub(r"^(error: )?((PATH|the image's bytes|[\w.]+\.(onnx|data|json)): )?", "", line)
+    line = line.split("(")[0].split(": ")[0]
     line = re.sub(r"PATH\S*|(?<!\w)'[^']*'|\"[^\"]*\"|(?<= at )\S+|\S*[0-9]\S*|\S+\.(onnx|data|json|zip)\b", "_", line)
     return " ".join(line.split()[:KIND_WORDS]).rstrip(":;,")
 

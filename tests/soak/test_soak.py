@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.soak.__main__ import make_bundles, run, summary
-from tests.soak.report import failures
+from tests.soak.failing import WAYS
+from tests.soak.report import failures, growth
+from tests.soak.turns import MOST_GROWTH
 
 COUNTS = {"images": 70, "bundles": 60, "prompts": 20, "turns": 15}
 
@@ -25,3 +27,26 @@ def test_hostile_input_is_right_or_one_clear_line(part: str, bundles: dict[str, 
     assert found["passed"]
     assert found["parts"][part]["cases"] == COUNTS[part]
     assert found["parts"][part]["right"]
+
+
+def test_what_is_wrong_hangs_or_crashes_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.soak.processes.CASE_SECONDS", 2.0)
+    judged = run({"failing": len(WAYS)}, 0, {})["failing"]
+    assert [case.outcome.verdict for case in judged] == [verdict for _, verdict in WAYS]
+    lines = [case.outcome.line for case in judged]
+    assert "SIGSEGV" in lines[1]
+    assert "_crash" in lines[1]
+    assert "exit status 3" in lines[2]
+    assert "MemoryError" in lines[9]
+    assert "_hang" in lines[14]
+    found = summary({"failing": judged}, "soak")
+    assert not found["passed"]
+    assert found["parts"]["failing"]["hung"] == 2
+    assert found["parts"]["failing"]["failures"][0]["reproduce"] == "soak --only failing:1"
+
+
+def test_memory_that_grows_by_the_turn_is_told_from_a_heap_that_fills() -> None:
+    filling = [100_000_000 + 20_000_000 * (turn > 5) + 300_000 * (turn > 250) for turn in range(500)]
+    assert growth(filling).bytes_per_turn * 333 < MOST_GROWTH
+    leaking = [size + 20_000 * turn for turn, size in enumerate(filling)]
+    assert growth(leaking).bytes_per_turn * 333 > MOST_GROWTH
