@@ -1,6 +1,6 @@
 """A model of the paper's size, exported and run on this machine, beside peers of the same shape.
 
-python -m examples.real_size.study export|runtime|ablations [--preset bluelm-v-3b]
+python -m examples.real_size.study export|runtime|beside|ablations|growth [--preset bluelm-v-3b]
 
 Checkpoints and bundles are kept below --cache: some 12 GB for bluelm-v-3b. A report is JSON; it is printed as a table.
 """
@@ -146,21 +146,31 @@ def export(given: tuple[Place, int], output: Path, layers: str) -> None:
 
 @main.command()
 @output_option
-@click.option("--repeats", default=3, show_default=True)
-@click.option("--prompt", default=512, show_default=True, help="Tokens of the prompt beside llama.cpp.")
-@click.option("--new-tokens", default=64, show_default=True, help="Tokens generated beside llama.cpp.")
+@click.option("--repeats", default=2, show_default=True)
 @click.pass_obj
-def runtime(given: tuple[Place, int], output: Path, repeats: int, prompt: int, new_tokens: int) -> None:
-    """All phases by the paper's recipe; prefill and decode of both, with llama.cpp in turns; images with float32."""
+def runtime(given: tuple[Place, int], output: Path, repeats: int) -> None:
+    """All phases by the paper's recipe; loads and memory with a cache of prepacked weights."""
+    place, threads = given
+    phases = bench(place.bundle(RECIPES[1]), threads, repeats)
+    cached = bench(place.bundle(RECIPES[1]), threads, repeats, (*PREPACKED, str(place.cache / "prepacked")))
+    write({**about("runtime", place, threads), "phases": phases, "prepacked": cached}, output)
+
+
+@main.command()
+@output_option
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--prompt", default=512, show_default=True, help="Tokens of the prompt.")
+@click.option("--new-tokens", default=64, show_default=True, help="Tokens generated.")
+@click.pass_obj
+def beside(given: tuple[Place, int], output: Path, repeats: int, prompt: int, new_tokens: int) -> None:
+    """Prefill and decode of both recipes in turns with llama.cpp; the vision encoder in turns with float32."""
     from examples.real_size.beside import beside_float_vision, beside_llama
 
     place, threads = given
-    phases = bench(place.bundle(RECIPES[1]), threads, repeats)
     bundles = {recipe: place.bundle(recipe) for recipe in RECIPES}
     turns = beside_llama(bundles, place, prompt, new_tokens, repeats, threads)
     turns += beside_float_vision(place, repeats, threads)
-    cached = bench(place.bundle(RECIPES[1]), threads, repeats, (*PREPACKED, str(place.cache / "prepacked")))
-    write({**about("runtime", place, threads), "phases": phases, "prepacked": cached, "in_turns": turns}, output)
+    write({**about("beside", place, threads), "in_turns": turns}, output)
     for turn in turns:
         click.echo(f"{turn['row']:10} {turn['system']:28} {turn['rate']:8.2f} tokens/s  x {turn['ratio']:.2f}")
 
