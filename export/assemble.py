@@ -15,7 +15,7 @@ from pocketvlm.errors import ExportError
 from pocketvlm.export import onnx
 from pocketvlm.export.activations import Activations
 from pocketvlm.export.calibration import DEFAULT_SOURCE, Calibration, is_calibrated, read_calibration
-from pocketvlm.export.estimate import estimate
+from pocketvlm.export.estimate import disk_bytes
 from pocketvlm.export.finished import finished_so_far
 from pocketvlm.export.frontend import Frontend, read_frontend
 from pocketvlm.export.job import Backend, Job, Lowered, Progress, Silent
@@ -68,7 +68,7 @@ def export_bundle(
         raise ExportError(f"no back end given; known: {', '.join(BACKENDS)}")
     length = kv_length(source, max_length)
     check_output(output)
-    _check_space(output, estimate(source, chosen, length).disk_bytes)
+    _check_space(output, disk_bytes(source, chosen, length))
     frontend = read_frontend(source)
     seen = calibration_set(source, chosen, frontend, calibration)
     tokens = len(frontend.sample.token_ids)

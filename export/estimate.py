@@ -55,14 +55,12 @@ def estimate(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> Estimate
 
     :raises RecipeError: naming a weight that its quantizer cannot take
     """
+    disk, matrix = disk_bytes(checkpoint, recipe, kv_length), 0
     rules = recipe.assign(checkpoint.tensors)
-    disk, matrix = _fixed_bytes(checkpoint, kv_length), 0
     seconds, products = START_SECONDS + checkpoint.parameters / WEIGHTS_PER_SECOND, 0.0
     layers: dict[str, int] = defaultdict(int)
     for name, info in checkpoint.tensors.items():
         quantizer, count = quantizer_of(rules[name]), math.prod(info.shape)
-        with located(name, RecipeError):
-            disk += quantizer.stored_bytes(info.shape)
         matrix = max(matrix, count * (KEPT_BYTES if isinstance(quantizer, Keep) else QUANTIZED_BYTES))
         seconds += 0 if isinstance(quantizer, Keep) else count / quantizer.WEIGHTS_PER_SECOND
         layer = re.match(r".*?layers\.\d+\.", name)
@@ -74,6 +72,18 @@ def estimate(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> Estimate
     seconds += 2 * products / (SHARE_OF_MATMUL * matmul_flops())
     memory = BASE_BYTES + max(LAYER_BYTES * max(layers.values()), matrix)
     return Estimate(seconds, disk, memory)
+
+
+def disk_bytes(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> int:
+    """Size of the bundle; it follows from the recipe, nothing is timed.
+
+    :raises RecipeError: naming a weight that its quantizer cannot take
+    """
+    rules, size = recipe.assign(checkpoint.tensors), _fixed_bytes(checkpoint, kv_length)
+    for name, info in checkpoint.tensors.items():
+        with located(name, RecipeError):
+            size += quantizer_of(rules[name]).stored_bytes(info.shape)
+    return size
 
 
 def _sample_tokens(checkpoint: Checkpoint, name: str) -> int:

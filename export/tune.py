@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pocketvlm.errors import DataError, ExportError, RecipeError
 from pocketvlm.export.assemble import kv_length
 from pocketvlm.export.calibration import read_calibration
-from pocketvlm.export.estimate import estimate
+from pocketvlm.export.estimate import disk_bytes
 from pocketvlm.export.frontend import read_frontend
 from pocketvlm.export.job import Progress, Silent
 from pocketvlm.export.sample import Sample
@@ -121,7 +121,7 @@ def _measure(checkpoint: Checkpoint, samples: Sequence[Sample], progress: Progre
 
 def size_of(checkpoint: Checkpoint, recipe: Recipe) -> int:
     """Bytes of the bundle at the default KV length."""
-    return estimate(checkpoint, recipe, kv_length(checkpoint, None)).disk_bytes
+    return disk_bytes(checkpoint, recipe, kv_length(checkpoint, None))
 
 
 def recipe_text(recipe: Recipe) -> str:

@@ -187,8 +187,7 @@ class Chat:
         texts: list[str] = []
         failed = False
         try:
-            stats = yield from _noting(pieces, texts)
-            return stats
+            return (yield from _noting(pieces, texts))
         except Exception:
             failed = True
             self._messages, self._pending, self._preprocess_s = before

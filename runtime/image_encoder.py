@@ -47,7 +47,6 @@ class ImageEncoder:
         self._thread: ThreadPoolExecutor | None = None
         self._running: dict[bytes, Future[Encoded]] = {}
         self._kept: OrderedDict[bytes, Encoded] = OrderedDict()
-        self._kept_bytes = 0
         self._closed = False
 
     def start(self, picture: vision.Picture) -> Future[Encoded]:
@@ -97,10 +96,8 @@ class ImageEncoder:
 
     def _keep(self, digest: bytes, encoded: Encoded) -> None:
         self._kept[digest] = replace(encoded, seconds=0.0)
-        self._kept_bytes += encoded.tokens.nbytes
-        while self._kept_bytes > self._cache_bytes:
-            _, oldest = self._kept.popitem(last=False)
-            self._kept_bytes -= oldest.tokens.nbytes
+        while sum(one.tokens.nbytes for one in self._kept.values()) > self._cache_bytes:
+            self._kept.popitem(last=False)
 
 
 def result_of(future: Future[Encoded]) -> Encoded:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import threading
 import time
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-    from typing import Any
-
     from pocketvlm.runtime.sampling import GenerationConfig
     from pocketvlm.runtime.stats import FinishReason
 
@@ -40,8 +38,6 @@ class Interrupt:
 
     def wait_for(self, future: Future[Any]) -> FinishReason | None:
         """Wait until ``future`` is done, or the answer has to end; why it has to."""
-        from concurrent.futures import wait
-
         # wait() alone does not notice a future that was cancelled
         while self.reason() is None and not future.done():
             wait([future], timeout=LOOK_EVERY)

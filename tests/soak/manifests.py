@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 from pocketvlm.bundle import MANIFEST
@@ -18,11 +19,15 @@ def _mutation(what: str, ground: Ground) -> Mutation:
     return packed(Mutation(f"manifest: {what}", ground.bundle, "unhashed"), ground)
 
 
-def edited_bytes(ground: Ground) -> Mutation:
+def _rewritten(ground: Ground, edit: Callable[[bytes, Random], tuple[bytes, str]]) -> Mutation:
     path = ground.bundle / MANIFEST
-    content, how = edited(path.read_bytes(), ground.random)
+    content, how = edit(path.read_bytes(), ground.random)
     path.write_bytes(content)
     return _mutation(how, ground)
+
+
+def edited_bytes(ground: Ground) -> Mutation:
+    return _rewritten(ground, edited)
 
 
 def changed_values(ground: Ground) -> Mutation:
@@ -42,10 +47,7 @@ def one_value(ground: Ground) -> Mutation:
 
 
 def odd_json(ground: Ground) -> Mutation:
-    path = ground.bundle / MANIFEST
-    content, how = odd_text(path.read_bytes(), ground.random)
-    path.write_bytes(content)
-    return _mutation(how, ground)
+    return _rewritten(ground, odd_text)
 
 
 def one_of_the_worst(ground: Ground) -> Mutation:
