@@ -93,7 +93,7 @@ class Chat:
         start = self._begin()
         whole = [*self._messages, *(self._prepared(message) for message in messages)]
         _place_images(self._pending, whole, len(self._messages))
-        return self._answer_to(whole, config, start)
+        return self._answer_to(whole, config, start, placed=len(self._pending))
 
     def regenerate(self, config: GenerationConfig | None = None) -> Answer:
         """Answer the last question again: with another seed, say. Its answer goes when the new one is first iterated.
@@ -158,14 +158,17 @@ class Chat:
             self._answer.close()
         return time.perf_counter()
 
-    def _answer_to(self, whole: list[Message], config: GenerationConfig | None, start: float) -> Answer:
+    def _answer_to(
+        self, whole: list[Message], config: GenerationConfig | None, start: float, placed: int = 0
+    ) -> Answer:
+        """``placed``: how many of the images that were added stand in ``whole``; those after them go on waiting."""
         config = config or GenerationConfig()
         whole, prompt = self._fitting(whole, config)
         spent = time.perf_counter() - start
-        preprocess_s = self._preprocess_s + spent
+        preprocess_s = spent + (self._preprocess_s if placed else 0.0)
         stats = Stats(load_s=self._vlm.load_s, preprocess_s=preprocess_s, time_to_first_token_s=spent)
         interrupt = Interrupt.of(config, start)
-        self._answer = Answer(self._turn(whole, prompt, config, stats, interrupt), stats, interrupt)
+        self._answer = Answer(self._turn(whole, prompt, config, stats, interrupt, placed), stats, interrupt)
         return self._answer
 
     def _fitting(self, whole: list[Message], config: GenerationConfig) -> tuple[list[Message], Prompt]:
@@ -178,12 +181,21 @@ class Chat:
         return whole, prompt
 
     def _turn(
-        self, whole: list[Message], prompt: Prompt, config: GenerationConfig, stats: Stats, interrupt: Interrupt
+        self,
+        whole: list[Message],
+        prompt: Prompt,
+        config: GenerationConfig,
+        stats: Stats,
+        interrupt: Interrupt,
+        placed: int,
     ) -> Pieces:
         before = self._messages, self._pending, self._preprocess_s
         pieces = self._vlm.answer(self._context, prompt, config, stats, interrupt, self._encoding)
         self._messages = whole
-        self._forget_pending()
+        if placed:
+            waiting = self._pending[placed:]
+            self._forget_pending()
+            self._pending = waiting
         texts: list[str] = []
         failed = False
         try:

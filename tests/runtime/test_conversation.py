@@ -240,6 +240,24 @@ def test_an_answer_can_be_given_again() -> None:
         assert [message["role"] for message in chat.messages] == ["user", "assistant"]
 
 
+def test_an_image_that_was_added_waits_for_the_next_question() -> None:
+    """Neither an answer given again nor an edited question uses it, nor one that was asked before it was added."""
+    vlm, _ = model(saying(ids_of("hello")), kv_cache=kv(256))
+    with vlm.chat() as chat:
+        chat.ask("a")
+        chat.add_image(picture(16, 16))
+        for again in (chat.regenerate(), chat.edit(0, "b")):
+            again.read()
+            assert again.stats.image_tokens == 0
+        asked = chat.stream("what?")
+        chat.add_image(picture(16, 16, seed=1))
+        asked.read()
+        assert asked.stats.image_tokens == 4
+        last = chat.stream("and this?")
+        last.read()
+        assert last.stats.image_tokens == 8  # both stand in the conversation now
+
+
 def test_an_earlier_question_can_be_edited() -> None:
     vlm, _ = model(saying(ids_of("hello")))
     with vlm.chat() as chat:
