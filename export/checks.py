@@ -27,13 +27,12 @@ from pocketvlm.export import onnx_decoder, onnx_vision, reference
 from pocketvlm.export.graph import save_graph
 from pocketvlm.export.job import Job
 from pocketvlm.export.linear import at_float_precision
+from pocketvlm.export.onnx_attention import FEW_TOKENS, KvLayout, position_inputs, without_quantized_cache
 from pocketvlm.manifest import Fidelity, TextFidelity, VisionFidelity
 from pocketvlm.models.checkpoint import ReadWeight
 from pocketvlm.recipe import Bounds
 
 Array = npt.NDArray[Any]
-#: GroupQueryAttention's inputs without an INT8 cache's scales.
-FLOAT_ATTENTION_INPUTS = 9
 #: Tokens or patches that a layer's lowering is compared on, from the first on: what is wrong is wrong for a few too.
 FEW = 32
 
@@ -73,20 +72,7 @@ class GraphUnderTest:
         return outputs
 
 
-def without_quantized_cache(model: ir.Model) -> ir.Model:
-    """Make an INT8 KV cache a float32 one."""
-    for node in model.graph:
-        if node.op_type == "GroupQueryAttention" and "kv_cache_bit_width" in node.attributes:
-            for name in ("k_quant_type", "v_quant_type", "kv_cache_bit_width"):
-                del node.attributes[name]
-            node.resize_inputs(FLOAT_ATTENTION_INPUTS)
-            for value in (*node.inputs[3:5], *node.outputs[1:3]):
-                assert value is not None
-                value.dtype = ir.DataType.FLOAT
-    return model
-
-
-def check_export(job: Job, read: ReadWeight, kv: onnx_decoder.KvLayout) -> Fidelity:
+def check_export(job: Job, read: ReadWeight, kv: KvLayout) -> Fidelity:
     """Run both checks on the graphs in the job's directory; ``read`` gives the weights as the bundle has them.
 
     :raises ExportError: naming the layer whose lowering is wrong, or the fidelity score that is over its bound
@@ -135,7 +121,7 @@ def judge(fidelity: Fidelity, bounds: Bounds) -> None:
 class _Checks:
     """Walks through the graphs; ``lowering`` collects (relative error, layer) on the way."""
 
-    def __init__(self, job: Job, read: ReadWeight, kv: onnx_decoder.KvLayout) -> None:
+    def __init__(self, job: Job, read: ReadWeight, kv: KvLayout) -> None:
         self.job, self.read, self.kv = job, read, kv
         self.config, self.original = job.checkpoint.config, job.reference
         self.lowering: list[tuple[float, str]] = []
@@ -174,7 +160,7 @@ class _Checks:
         for index, (before, after) in enumerate(itertools.pairwise(self.original.text)):
             start, end = (onnx_decoder.hidden_name(at, config.num_hidden_layers) for at in (index, index + 1))
             past = tuple(f"past_key_values.{index}.{part}" for part in ("key", "value"))
-            piece = Piece(f"decoder layer {index}", start, end, ("last_position", "total_length", *past))
+            piece = Piece(f"decoder layer {index}", start, end, (*position_inputs(self.kv), *past))
             few = before[:, :FEW]
             state = self._empty_cache("float32", few.shape[1], past)
             floating = decoder.run(piece, {start: few.numpy(), **state}, floating=True)
@@ -205,9 +191,13 @@ class _Checks:
     def _empty_cache(self, dtype: str, tokens: int, past: tuple[str, ...]) -> dict[str, Array]:
         """An empty KV cache and the position inputs that ``tokens`` from the start on need."""
         shape = (1, self.config.text.num_key_value_heads, self.kv.length, self.config.text.head_dim)
-        return {
+        at = {
             "last_position": np.array([tokens - 1], np.int32),
             "total_length": np.array(tokens, np.int32),
+            "many_tokens": np.array(tokens > FEW_TOKENS),
+        }
+        return {
+            **{name: at[name] for name in position_inputs(self.kv)},
             **{name: np.zeros(shape, dtype) for name in past},
         }
 

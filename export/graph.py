@@ -12,7 +12,8 @@ import onnx_ir as ir
 from pocketvlm.export.weights import FloatWeight, Region, StoredWeight
 
 OPSET = 21
-IR_VERSION = 10
+#: Of an operator set, the IR version that came with it.
+IR_VERSIONS = {21: 10, 24: 12}
 #: ONNX Runtime's own operators (MatMulNBits, GroupQueryAttention, ...).
 MICROSOFT = "com.microsoft"
 
@@ -23,14 +24,17 @@ DTYPES = {
     "int32": ir.DataType.INT32,
     "int8": ir.DataType.INT8,
     "uint8": ir.DataType.UINT8,
+    "bool": ir.DataType.BOOL,
 }
 
 
 class GraphBuilder:
     """Collects nodes, weights, inputs and outputs, in order; ``model()`` gives the finished ONNX model."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, opset: int = OPSET) -> None:
+        self.name = name
+        self._opset = opset
+        self._prefix = ""
         self._nodes: list[ir.Node] = []
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
@@ -73,7 +77,7 @@ class GraphBuilder:
     ) -> Sequence[ir.Value]:
         """Add a node with several outputs; each unnamed one gets a name from its node."""
         node = ir.node(op_type, list(inputs), attributes, domain=domain, num_outputs=len(names))
-        node.name = f"{op_type}_{len(self._nodes)}"
+        node.name = f"{self._prefix}{op_type}_{len(self._nodes)}"
         for index, (value, name) in enumerate(zip(node.outputs, names, strict=True)):
             value.name = name or f"{node.name}_{index}"
         self._nodes.append(node)
@@ -108,16 +112,27 @@ class GraphBuilder:
         assert isinstance(weight, FloatWeight), weight.name
         return self.weight(weight.name, weight.region)
 
+    def branch(self, name: str) -> GraphBuilder:
+        """The builder of a graph for one of this one's nodes. It may read this one's values; constants are shared."""
+        inner = GraphBuilder(name, self._opset)
+        inner._prefix = f"{name}."
+        inner._initializers = self._initializers
+        return inner
+
+    def graph(self) -> ir.Graph:
+        """The finished graph of a branch."""
+        return ir.Graph(self._inputs, self._outputs, nodes=self._nodes, name=self.name)
+
     def model(self) -> ir.Model:
         graph = ir.Graph(
             self._inputs,
             self._outputs,
             nodes=self._nodes,
             initializers=list(self._initializers.values()),
-            opset_imports={"": OPSET, MICROSOFT: 1},
-            name=self._name,
+            opset_imports={"": self._opset, MICROSOFT: 1},
+            name=self.name,
         )
-        return ir.Model(graph, ir_version=IR_VERSION, producer_name="pocketvlm")
+        return ir.Model(graph, ir_version=IR_VERSIONS[self._opset], producer_name="pocketvlm")
 
     def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         if name not in self._initializers:

@@ -11,7 +11,8 @@ from pocketvlm.export.checks import check_export
 from pocketvlm.export.genai_config import GENAI_CONFIG, write_genai_config
 from pocketvlm.export.graph import DTYPES, save_graph
 from pocketvlm.export.job import Job, Lowered
-from pocketvlm.export.onnx_decoder import KvLayout, KvRanges, build_text_decoder, build_token_embedding
+from pocketvlm.export.onnx_attention import KvLayout, KvRanges
+from pocketvlm.export.onnx_decoder import build_text_decoder, build_token_embedding
 from pocketvlm.export.onnx_vision import build_patch_embedding, build_vision_encoder
 from pocketvlm.export.weights import WeightStore
 from pocketvlm.manifest import Part, TensorSpec

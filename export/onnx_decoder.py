@@ -6,31 +6,15 @@ Names of inputs and outputs are ONNX Runtime GenAI's. The residual stream of eac
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
-import torch
 
-from pocketvlm.export.graph import MICROSOFT, GraphBuilder
+from pocketvlm.export import onnx_attention
+from pocketvlm.export.graph import MICROSOFT, OPSET, GraphBuilder
 from pocketvlm.export.linear import linear
+from pocketvlm.export.onnx_attention import KvLayout
 from pocketvlm.export.weights import GroupedWeight, WeightStore
 from pocketvlm.models.config import DecoderConfig
-from pocketvlm.models.decoder import rope_tables
-
-#: Largest |key| and |value| of a layer, asked for when the layers before it and its projections are stored.
-KvRanges = Callable[[int], tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class KvLayout:
-    """The KV cache of a text decoder; ``ranges`` for an INT8 one."""
-
-    length: int
-    dtype: str
-    ranges: KvRanges | None = None
 
 
 def hidden_name(layer: int, layers: int) -> str:
@@ -73,40 +57,16 @@ def build_text_decoder(store: WeightStore, config: DecoderConfig, kv: KvLayout) 
     ``logits_to_keep`` (optional input) is the number of last positions whose logits are wanted; 0, the default, is all:
     the meaning it has in transformers, and what ONNX Runtime GenAI expects of a graph.
     """
-    graph = GraphBuilder("text_decoder")
+    graph = GraphBuilder("text_decoder", OPSET if kv.ranges is None else onnx_attention.OPSET)
     hidden = graph.input("inputs_embeds", "float32", [1, "sequence", config.hidden_size])
-    shared = _shared_values(graph, config, kv)
+    at = onnx_attention.positions(graph, hidden, config, kv)
     hidden = graph.op("Identity", hidden, name=hidden_name(0, config.num_hidden_layers))
     for layer in range(config.num_hidden_layers):
-        attended = _attention(graph, store, config, kv, layer, hidden, shared)
+        attended = _attention(graph, store, config, kv, layer, hidden, at)
         hidden = _mlp(graph, store, config, layer, hidden, attended)
     logits = _head(graph, store, config, hidden)
     graph.output(logits, "logits", "float32", [1, "kept", config.vocab_size])
     return graph.model()
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """Values that every layer's attention reads."""
-
-    last_position: ir.Value
-    total_length: ir.Value
-    cos: ir.Value
-    sin: ir.Value
-
-
-def _shared_values(graph: GraphBuilder, config: DecoderConfig, kv: KvLayout) -> _Shared:
-    mask = graph.input("attention_mask", "int64", [1, "total"])
-    count = graph.op("ReduceSum", mask, graph.constant("axis_1", np.array([1], np.int64)), keepdims=0)
-    last = graph.op("Sub", count, graph.constant("one", np.array([1], np.int64)))
-    total = graph.op("Gather", graph.op("Shape", mask), graph.constant("index_1", np.array(1, np.int64)), axis=0)
-    cos, sin = rope_tables(config, torch.arange(kv.length))
-    return _Shared(
-        graph.op("Cast", last, to=ir.DataType.INT32, name="last_position", dtype="int32"),
-        graph.op("Cast", total, to=ir.DataType.INT32, name="total_length", dtype="int32"),
-        graph.constant("rope.cos", cos.numpy()),
-        graph.constant("rope.sin", sin.numpy()),
-    )
 
 
 def _attention(
@@ -116,13 +76,13 @@ def _attention(
     kv: KvLayout,
     layer: int,
     hidden: ir.Value,
-    shared: _Shared,
+    at: onnx_attention.Positions,
 ) -> ir.Value:
     """The attention block's output, before it is added to the residual stream."""
     prefix = f"model.layers.{layer}."
     norm = graph.float_weight(store.vector(f"{prefix}input_layernorm.weight"))
     normed = graph.op("SimplifiedLayerNormalization", hidden, norm, axis=-1, epsilon=config.rms_norm_eps, stash_type=1)
-    query, key, value = (
+    projected = [
         linear(
             graph,
             normed,
@@ -130,50 +90,14 @@ def _attention(
             store.optional_vector(f"{prefix}self_attn.{part}_proj.bias"),
         )
         for part in ("q", "k", "v")
-    )
-    shape = [1, config.num_key_value_heads, kv.length, config.head_dim]
-    past = [graph.input(f"past_key_values.{layer}.{part}", kv.dtype, shape) for part in ("key", "value")]
-    inputs: list[ir.Value | None] = [
-        query,
-        key,
-        value,
-        *past,
-        shared.last_position,
-        shared.total_length,
-        shared.cos,
-        shared.sin,
     ]
-    quantization = {}
-    if kv.ranges is not None:
-        # position_ids, attention_bias and head_sink are not used; the scales come after them.
-        inputs += [None, None, None, *_kv_scales(graph, layer, kv.ranges(layer))]
-        quantization = {"k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR", "kv_cache_bit_width": 8}
-    mixed, *present = graph.ops(
-        "GroupQueryAttention",
-        *inputs,
-        names=[None, None, None],
-        domain=MICROSOFT,
-        num_heads=config.num_attention_heads,
-        kv_num_heads=config.num_key_value_heads,
-        scale=1.0 / math.sqrt(config.head_dim),
-        do_rotary=1,
-        **quantization,
-    )
-    for part, state in zip(("key", "value"), present, strict=True):
-        graph.output(state, f"present.{layer}.{part}", kv.dtype, shape)
+    mixed = onnx_attention.attend(graph, config, kv, layer, projected, at)
     return linear(
         graph,
         mixed,
         store.linear(f"{prefix}self_attn.o_proj.weight", config.residual_scale),
         store.optional_vector(f"{prefix}self_attn.o_proj.bias", config.residual_scale),
     )
-
-
-def _kv_scales(graph: GraphBuilder, layer: int, ranges: tuple[float, float]) -> list[ir.Value]:
-    return [
-        graph.constant(f"kv_scale.{layer}.{part}", np.array([largest / 127], np.float32))
-        for part, largest in zip(("key", "value"), ranges, strict=True)
-    ]
 
 
 def _mlp(
