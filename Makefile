@@ -138,7 +138,7 @@ weights-study: $(READY) ## what 4 bits change of weights, by quantizers without 
 
 numerics: weights-study vision-study npu-study transforms-study quantizer-study ## all studies that docs/numerics.md quotes
 
-STEPS := export runtime beside ablations growth
+STEPS := export runtime beside ablations overlap growth
 EXPORTERS := build/real-size/packages
 $(EXPORTERS)/onnx: $(READY)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --target $@ --no-deps onnxscript==0.7.0
@@ -147,7 +147,7 @@ $(EXPORTERS)/executorch: $(READY)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --target $@ --no-deps \
 	    executorch==1.5.1 torchao==0.18.0 ruamel.yaml tabulate
 
-real-size: $(STUDY) $(EXPORTERS)/onnx $(EXPORTERS)/executorch ## the paper's size: STEPS="export runtime beside ablations growth" into bench/results (hours, 20 GB in build)
+real-size: $(STUDY) $(EXPORTERS)/onnx $(EXPORTERS)/executorch ## the paper's size: STEPS="export runtime beside ablations overlap growth" into bench/results (hours, 20 GB in build)
 	@for step in $(STEPS); do \
 	    PYTHONPATH=$(STUDY) $(BIN)/python -m examples.real_size.study $$step --output bench/results/real-size-$$step.json || exit 1; \
 	done

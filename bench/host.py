@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -99,13 +100,15 @@ def measure_image(engine: Engine, vision: Vision, workload: Workload, watch: Wat
     columns = zip(*phases[workload.warmups :], strict=True)
     kinds: tuple[Phase, ...] = ("preprocess", "patch embedding", "vision encoder")
     rows = [Row(f"{name} {kind}", kind, seconds, tokens) for kind, seconds in zip(kinds, columns, strict=True)]
-    for batch, pipelined in product(workload.tile_batches or (None,), workload.pipelines):
+    with ThreadPoolExecutor(1) as thread:
+        for batch, pipelined in product(workload.tile_batches or (None,), workload.pipelines):
+            ahead = thread if pipelined else None
 
-        def whole(batch: int = batch or vision.tile_batch, pipelined: bool = pipelined) -> None:
-            encode(engine, prepare(image, preprocessing), preprocessing, batch, pipelined=pipelined)
+            def whole(batch: int = batch or vision.tile_batch, ahead: Executor | None = ahead) -> None:
+                encode(engine, prepare(image, preprocessing), preprocessing, batch, ahead)
 
-        row_name = image_name(workload.image, batch, pipelined=pipelined)
-        rows.append(Row(row_name, "image", _repeat(whole, row_name, workload, watch), tokens))
+            row_name = image_name(workload.image, batch, pipelined=pipelined)
+            rows.append(Row(row_name, "image", _repeat(whole, row_name, workload, watch), tokens))
     return rows
 
 

@@ -60,6 +60,17 @@ class Prompt:
         return [token_id if index < 0 else (digests[index], row) for token_id, index, row in zip(*columns, strict=True)]
 
 
+def checked_messages(messages: object) -> Sequence[Any]:
+    """``messages``, which need not be messages yet.
+
+    Raises:
+        ChatError: they are no list at all.
+    """
+    if isinstance(messages, bytes | bytearray) or not isinstance(messages, Sequence):
+        raise ChatError(f"a question must be text or a list of messages, not {type(messages).__name__}")
+    return messages
+
+
 def spans_of(messages: Sequence[Message], chat: Chat) -> list[Span | ImageSpan]:
     """The prompt that makes the assistant answer ``messages``, as literals, people's text and images.
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pocketvlm.errors import ChatError, PocketVlmError
+from pocketvlm.runtime.chat import ImageSpan, Message, Prompt, checked_messages, content_of
 from pocketvlm.runtime.generation import Answer, Pieces
 from pocketvlm.runtime.image_encoder import Encoded
 from pocketvlm.runtime.interrupt import Interrupt
@@ -17,7 +18,6 @@ from pocketvlm.runtime.sampling import GenerationConfig
 from pocketvlm.runtime.stats import Stats
 
 if TYPE_CHECKING:
-    from pocketvlm.runtime.chat import Message, Prompt
     from pocketvlm.runtime.vision import Picture
     from pocketvlm.runtime.vlm import Image, PocketVlm
 
@@ -91,7 +91,7 @@ class Chat:
             CapacityError: the conversation does not fit into the KV cache.
         """
         start = self._begin()
-        whole = [*self._messages, *(self._prepared(message) for message in messages)]
+        whole = [*self._messages, *(self._prepared(message) for message in checked_messages(messages))]
         _place_images(self._pending, whole, len(self._messages))
         return self._answer_to(whole, config, start, placed=len(self._pending))
 
@@ -214,8 +214,6 @@ class Chat:
 
     def _prepared(self, message: Message) -> Message:
         """The message with its images opened once and for all: a file may change between turns."""
-        from pocketvlm.runtime.chat import ImageSpan, content_of
-
         if not isinstance(message, Mapping):
             raise ChatError("a message must be a dictionary with role and content")
         parts: list[Any] = []

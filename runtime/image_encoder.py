@@ -29,7 +29,7 @@ class Encoded:
 
 
 class ImageEncoder:
-    """One thread that encodes images in the order in which they are asked for.
+    """One thread that encodes images in the order in which they are asked for, and one that embeds patches ahead.
 
     The tokens of the images used last are kept by the content of what the model sees, in at most ``cache_bytes``.
     Without ``keep_vision`` the vision part's memory is freed whenever no image waits for it.
@@ -44,7 +44,7 @@ class ImageEncoder:
         self._keep_vision = keep_vision
         self._cache_bytes = cache_bytes
         self._lock = threading.Lock()
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread, self._ahead = _thread("image-encoder"), _thread("patch-embedding")
         self._running: dict[bytes, Future[Encoded]] = {}
         self._kept: OrderedDict[bytes, Encoded] = OrderedDict()
         self._closed = False
@@ -64,7 +64,6 @@ class ImageEncoder:
                 done.set_result(self._kept[picture.digest])
                 return done
             if picture.digest not in self._running:
-                self._thread = self._thread or ThreadPoolExecutor(1, "image-encoder")
                 self._running[picture.digest] = self._thread.submit(self._encode, picture)
             return self._running[picture.digest]
 
@@ -72,16 +71,15 @@ class ImageEncoder:
         """Forget all images. One that is being encoded is waited for; those behind it are not encoded."""
         with self._lock:
             self._closed = True
-            thread, self._thread = self._thread, None
             self._kept.clear()
-        if thread is not None:
-            thread.shutdown(cancel_futures=True)
+        self._thread.shutdown(cancel_futures=True)
+        self._ahead.shutdown()
 
     def _encode(self, picture: vision.Picture) -> Encoded:
         start = time.perf_counter()
         result: Encoded | None = None
         try:
-            tokens = vision.encode(self._engine, picture, self._preprocessing, self._tile_batch)
+            tokens = vision.encode(self._engine, picture, self._preprocessing, self._tile_batch, self._ahead)
             tokens.flags.writeable = False
             result = Encoded(tokens, time.perf_counter() - start)
             return result
@@ -98,6 +96,13 @@ class ImageEncoder:
         self._kept[digest] = replace(encoded, seconds=0.0)
         while sum(one.tokens.nbytes for one in self._kept.values()) > self._cache_bytes:
             self._kept.popitem(last=False)
+
+
+def _thread(name: str) -> ThreadPoolExecutor:
+    """One that runs: where memory is short, Python would wait for ever for one that cannot start."""
+    thread = ThreadPoolExecutor(1, name)
+    thread.submit(int).result()
+    return thread
 
 
 def result_of(future: Future[Encoded]) -> Encoded:

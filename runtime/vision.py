@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -42,11 +42,12 @@ def prepare(source: ImageSource | Picture, preprocessing: Preprocessing) -> Pict
 
 
 def encode(
-    engine: Engine, picture: Picture, preprocessing: Preprocessing, batch: int, *, pipelined: bool = True
+    engine: Engine, picture: Picture, preprocessing: Preprocessing, batch: int, ahead: Executor | None = None
 ) -> Floats:
     """float32 [image tokens, hidden], tiles in sequence order; at most ``batch`` tiles at a time (9 run as 4+4+1).
 
-    ``pipelined``: a thread normalizes and patch-embeds the next tiles while the encoder runs these (paper, 3.3).
+    ``ahead`` normalizes and patch-embeds the next tiles while the encoder runs these (paper, 3.3); without it all is
+    done in turn.
     """
     pixels = picture.tiled.pixels
 
@@ -54,17 +55,16 @@ def encode(
         return engine.patch_embed(normalize(pixels[first : first + batch], preprocessing))
 
     starts = range(0, len(pixels), batch)
-    patches = _ahead(embed, starts) if pipelined and len(starts) > 1 else map(embed, starts)
+    patches = map(embed, starts) if ahead is None else _one_ahead(ahead, embed, starts)
     # [tiles, tokens per tile, hidden] -> [tiles * tokens per tile, hidden]
     return np.concatenate([part.reshape(-1, part.shape[-1]) for part in map(engine.encode, patches)])
 
 
-def _ahead(compute: Callable[[int], Floats], items: Sequence[int]) -> Iterator[Floats]:
-    """``map(compute, items)`` by a thread that is one item ahead."""
-    with ThreadPoolExecutor(1, "patch-embedding") as thread:
-        upcoming = thread.submit(compute, items[0])
-        for item in items[1:]:
-            done = upcoming.result()
-            upcoming = thread.submit(compute, item)
-            yield done
-        yield upcoming.result()
+def _one_ahead(ahead: Executor, compute: Callable[[int], Floats], items: Sequence[int]) -> Iterator[Floats]:
+    """``map(compute, items)``, where ``ahead`` is one item ahead."""
+    upcoming = ahead.submit(compute, items[0])
+    for item in items[1:]:
+        done = upcoming.result()
+        upcoming = ahead.submit(compute, item)
+        yield done
+    yield upcoming.result()

@@ -20,7 +20,16 @@ from pocketvlm.errors import BundleError, ChatError, PocketVlmError
 from pocketvlm.images import ImageSource, Preprocessing, preprocessing_of
 from pocketvlm.runtime import vision
 from pocketvlm.runtime.budget import check_memory
-from pocketvlm.runtime.chat import ImageSpan, Message, Prompt, build_prompt, check_layout, content_of, spans_of
+from pocketvlm.runtime.chat import (
+    ImageSpan,
+    Message,
+    Prompt,
+    build_prompt,
+    check_layout,
+    checked_messages,
+    content_of,
+    spans_of,
+)
 from pocketvlm.runtime.engines import Engine, Floats, open_engine
 from pocketvlm.runtime.generation import Answer, Context, Decoder, Pieces, all_logits, generate
 from pocketvlm.runtime.image_encoder import DEFAULT_CACHE_BYTES, Encoded, ImageEncoder, result_of
@@ -266,7 +275,7 @@ class PocketVlm:
         elif images:
             raise ChatError("give images either beside a text or as parts of messages, not both")
         else:
-            messages = prompt
+            messages = checked_messages(prompt)
         spans = self._spans(messages)
         pictures = [self.prepare(span.source) for span in spans if isinstance(span, ImageSpan)]
         return build_prompt(spans, pictures, self.manifest, self._tokenizer)

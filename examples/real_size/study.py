@@ -1,6 +1,6 @@
 """A model of the paper's size, exported and run on this machine, beside peers of the same shape.
 
-python -m examples.real_size.study export|runtime|beside|ablations|growth [--preset bluelm-v-3b]
+python -m examples.real_size.study export|runtime|beside|ablations|overlap|growth [--preset bluelm-v-3b]
 
 Checkpoints and bundles are kept below --cache: some 12 GB for bluelm-v-3b. A report is JSON; it is printed as a table.
 """
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -190,6 +190,25 @@ def ablations(given: tuple[Place, int], output: Path, repeats: int) -> None:
     write({**about("ablations", place, threads), "bench": report}, output)
     width, height = report["workload"]["image"]
     write_whole(output.with_suffix(".png"), draw_ablations(report, (width, height), SWEPT_PROMPT))
+
+
+@main.command()
+@output_option
+@click.option("--repeats", default=1, show_default=True)
+@click.pass_obj
+def overlap(given: tuple[Place, int], output: Path, repeats: int) -> None:
+    """The first token of a question asked some time after its image; memory with the vision part kept and freed."""
+    from examples.real_size import overlap as study
+    from pocketvlm.bench.results import write_whole
+
+    place, threads = given
+    bundle = place.bundle(RECIPES[1])
+    head_starts = [asdict(row) for row in study.measure_head_starts(bundle, threads, repeats)]
+    memory = study.measure_memory(bundle, threads)
+    write({**about("overlap", place, threads), "head_starts": head_starts, "memory": memory}, output)
+    write_whole(output.with_suffix(".png"), study.draw(head_starts, memory))
+    for line in study.describe(head_starts, memory):
+        click.echo(line)
 
 
 @main.command()

@@ -45,10 +45,12 @@ class LazyGroup(click.Group):
         """Turn errors meant for people into one line on stderr and exit status 1."""
         try:
             return super().invoke(ctx)
-        except (PocketVlmError, ModuleNotFoundError) as error:
+        except (PocketVlmError, ModuleNotFoundError, MemoryError) as error:
             if ctx.params.get("debug"):
                 raise
             message = " ".join(str(error).split())
+            if isinstance(error, MemoryError):
+                message = f"not enough memory. {message}".strip()
             if isinstance(error, ModuleNotFoundError):
                 if error.name not in EXPORT_PACKAGES:
                     raise

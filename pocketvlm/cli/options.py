@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +45,75 @@ def finite(context: click.Context, parameter: click.Parameter, value: float | No
     if value is not None and not math.isfinite(value):
         raise click.BadParameter(f"{value} is not a finite number.", context, parameter)
     return value
+
+
+#: One option for each field of GenerationConfig, of the same name.
+GENERATION = (
+    click.option(
+        "--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Longest answer, tokens."
+    ),
+    click.option(
+        "--max-seconds",
+        type=click.FloatRange(0, min_open=True),
+        callback=finite,
+        metavar="S",
+        help="End the answer so long after the question.",
+    ),
+    click.option(
+        "--temperature",
+        default=0.0,
+        show_default=True,
+        type=click.FloatRange(min=0),
+        help="0 takes the likeliest token.",
+    ),
+    click.option(
+        "--top-k", default=0, show_default=True, type=click.IntRange(min=0), help="Choose among k tokens; 0: all."
+    ),
+    click.option(
+        "--top-p",
+        default=1.0,
+        show_default=True,
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Choose among the likeliest tokens of this probability.",
+    ),
+    click.option(
+        "--seed", default=0, show_default=True, type=click.IntRange(0, 2**64 - 1), help="Of the random numbers."
+    ),
+    click.option(
+        "--repetition-penalty",
+        default=1.0,
+        show_default=True,
+        type=click.FloatRange(0, min_open=True),
+        metavar="P",
+        help="Above 1: tokens of the question and the answer so far get less likely.",
+    ),
+    click.option(
+        "--logit-bias",
+        multiple=True,
+        type=LogitBias(),
+        help="Add -100 (never) to 100 (always) to a token's logit; may be repeated.",
+    ),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated."),
+)
+NAMES = (
+    "max_new_tokens", "max_seconds", "temperature", "top_k", "top_p", "seed", "repetition_penalty", "logit_bias", "stop"
+)  # fmt: skip
+
+
+def generation_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say how an answer is generated, given to ``command`` as ``config``, a GenerationConfig."""
+
+    @functools.wraps(command)
+    def with_config(**options: Any) -> None:
+        from pocketvlm.runtime import GenerationConfig
+
+        chosen = {name: options.pop(name) for name in NAMES}
+        try:
+            config = GenerationConfig(**chosen)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        command(config=config, **options)
+
+    for option in reversed(GENERATION):
+        with_config = option(with_config)
+    return with_config

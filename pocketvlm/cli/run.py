@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.options import LogitBias, prepacked_cache
+from pocketvlm.cli.options import finite, generation_options, prepacked_cache
 from pocketvlm.errors import ChatError, PocketVlmError
 
 if TYPE_CHECKING:
@@ -33,40 +33,17 @@ INTERRUPTED = 130
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--image", "images", multiple=True, type=click.Path(), metavar="FILE", help="An image; may be repeated.")
 @click.option("--prompt", help="The question. Without it: a chat on the terminal.")
-@click.option(
-    "--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Longest answer, tokens."
-)
-@click.option(
-    "--temperature", default=0.0, show_default=True, type=click.FloatRange(min=0), help="0 takes the likeliest token."
-)
-@click.option(
-    "--top-k", default=0, show_default=True, type=click.IntRange(min=0), help="Choose among k tokens; 0: all."
-)
-@click.option(
-    "--top-p",
-    default=1.0,
-    show_default=True,
-    type=click.FloatRange(0, 1, min_open=True),
-    help="Choose among the likeliest tokens of this probability.",
-)
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**64 - 1), help="Of the random numbers.")
-@click.option(
-    "--repetition-penalty",
-    default=1.0,
-    show_default=True,
-    type=click.FloatRange(0, min_open=True),
-    metavar="P",
-    help="Above 1: tokens of the question and the answer so far get less likely.",
-)
-@click.option(
-    "--logit-bias",
-    multiple=True,
-    type=LogitBias(),
-    help="Add -100 (never) to 100 (always) to a token's logit; may be repeated.",
-)
-@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
+@generation_options
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
 @prepacked_cache
+@click.option("--free-vision", is_flag=True, help="Have the vision part in memory only while an image is encoded.")
+@click.option(
+    "--memory-budget-mb",
+    type=click.FloatRange(0, min_open=True),
+    callback=finite,
+    metavar="MB",
+    help="Refuse a bundle that needs more memory.",
+)
 @click.option("--stats", is_flag=True, help="Print times and memory on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print each answer as one line of JSON, when it is complete.")
 def command(
@@ -74,16 +51,11 @@ def command(
     bundle: Path,
     images: tuple[str, ...],
     prompt: str | None,
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    seed: int,
-    repetition_penalty: float,
-    logit_bias: tuple[tuple[int, float], ...],
-    stop: tuple[str, ...],
+    config: GenerationConfig,
     threads: int | None,
     prepacked_cache: Path | None,
+    free_vision: bool,
+    memory_budget_mb: float | None,
     stats: bool,
     as_json: bool,
 ) -> None:
@@ -91,26 +63,20 @@ def command(
 
     pocketvlm run dist/android/reader-bluelm-v-3b --image receipt.png --prompt "What is the total?"
     """
-    from pocketvlm.runtime import GenerationConfig, load
+    from pocketvlm.runtime import load
 
-    try:
-        config = GenerationConfig(
-            max_new_tokens,
-            temperature,
-            top_k,
-            top_p,
-            seed,
-            stop,
-            repetition_penalty=repetition_penalty,
-            logit_bias=logit_bias,
-        )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
     for stream in (sys.stdin, sys.stdout):
         # An answer must not end in an encoding error, whatever the locale.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    with load(bundle, threads=threads, prepacked_cache=prepacked_cache) as vlm:
+    budget = None if memory_budget_mb is None else int(memory_budget_mb * 1e6)
+    with load(
+        bundle,
+        threads=threads,
+        memory_budget=budget,
+        keep_vision=not free_vision,
+        prepacked_cache=prepacked_cache,
+    ) as vlm:
         show = _printer(stats=stats, as_json=as_json)
         if prompt is None:
             with vlm.chat() as chat:

@@ -89,6 +89,33 @@ def test_the_options_reach_the_generation(bundle: Path) -> None:
     assert len(set(ids("--max-new-tokens", "8", "--repetition-penalty", "1e30"))) == 8
 
 
+def test_an_answer_ends_after_max_seconds(bundle: Path) -> None:
+    found = run(bundle, "--prompt", "hi", "--json", "--max-seconds", "1e-9", *SAMPLED)
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["stats"]["finish_reason"] == "deadline"
+
+
+def test_the_vision_part_can_be_freed_after_each_image(bundle: Path, image: Path) -> None:
+    arguments = ("--image", image, "--prompt", "What is it?", *SAMPLED)
+    assert run(bundle, "--free-vision", *arguments).stdout == run(bundle, *arguments).stdout
+
+
+def test_a_failed_allocation_is_one_line(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*arguments: object, **options: object) -> None:
+        raise MemoryError("Unable to allocate 1 GiB")
+
+    monkeypatch.setattr("pocketvlm.runtime.vlm.PocketVlm.stream", failing)
+    found = run(bundle, "--prompt", "hi")
+    assert (found.exit_code, found.stderr) == (1, "error: not enough memory. Unable to allocate 1 GiB\n")
+
+
+def test_a_bundle_over_the_memory_budget_is_refused_part_by_part(bundle: Path) -> None:
+    found = run(bundle, "--prompt", "hi", "--memory-budget-mb", "100", *SAMPLED)
+    assert found.exit_code == 1
+    assert "KV cache" in found.stderr and "the memory budget is 100.0 MB" in found.stderr
+    assert run(bundle, "--prompt", "hi", "--memory-budget-mb", "1000", *SAMPLED).exit_code == 0
+
+
 def test_a_bias_outside_the_vocabulary_is_one_line(bundle: Path) -> None:
     found = run(bundle, "--prompt", "x", "--logit-bias", "123456789=1")
     assert found.exit_code == 1

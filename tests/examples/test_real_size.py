@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from examples.real_size import beside, growth, llama
+from examples.real_size import beside, growth, llama, overlap
 from examples.real_size.picture import draw_ablations
 from examples.real_size.study import LENGTH, Place, run
 from pocketvlm.bench.workload import image_name, prefill_name
@@ -102,3 +102,20 @@ def test_the_picture_of_the_ablations() -> None:
         assert picture.size[0] > picture.size[1] > 200
     with pytest.raises(KeyError):
         draw_ablations(report, (64, 48), 512)
+
+
+def test_a_turn_is_watched_while_it_runs(tiny_bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlap, "LOOK_EVERY", 0.005)
+    monkeypatch.setattr(overlap, "HEAD_STARTS", (0.0, 0.5))
+    monkeypatch.setattr(overlap, "SIZE", (144, 72))
+    bundle = tiny_bundles["int4-g32"]
+    at_once, later = (dataclasses.asdict(row) for row in overlap.measure_head_starts(bundle, 1, 1))
+    assert at_once["waited_s"] > 0
+    assert later["waited_s"] < 0.01 < later["head_start_s"]  # it was encoded in the half second
+    memory = [overlap.memory_of_a_turn(bundle, 1, keep_vision=keep) for keep in (True, False)]
+    for row in memory:
+        assert [what for _, what in row["marks"]] == ["load", "image", "prefill", "decode"]
+        assert row["marks"] == sorted(row["marks"])
+        assert all(0 < anonymous < resident for _, resident, anonymous in row["curve"])
+    assert overlap.draw([at_once, later], memory).startswith(b"\x89PNG")
+    assert len(overlap.describe([at_once, later], memory)) == 4

@@ -258,6 +258,19 @@ def test_an_image_that_was_added_waits_for_the_next_question() -> None:
         assert last.stats.image_tokens == 8  # both stand in the conversation now
 
 
+@pytest.mark.parametrize("question", [None, 7, b"hello", {"role": "user", "content": "hello"}])
+def test_what_is_no_question_at_all_is_refused_in_one_line(question: Any) -> None:
+    vlm, _ = model(saying(ids_of("hello")))
+    wanted = f"must be text or a list of messages, not {type(question).__name__}"
+    with pytest.raises(ChatError, match=wanted):
+        vlm.stream(question)
+    with vlm.chat() as chat:
+        with pytest.raises(ChatError, match=wanted):
+            chat.send(question)
+        assert chat.messages == []
+        assert chat.ask("a") == "hello"
+
+
 def test_an_earlier_question_can_be_edited() -> None:
     vlm, _ = model(saying(ids_of("hello")))
     with vlm.chat() as chat:

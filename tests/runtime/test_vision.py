@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +21,15 @@ def test_neither_batch_nor_pipeline_changes_a_token(tiny_bundles: dict[str, Path
     bundle = open_bundle(tiny_bundles[recipe])
     vision = bundle.manifest.vision
     assert vision is not None
-    engine, preprocessing = OnnxEngine(bundle, threads=2), preprocessing_of(vision)
+    engine, preprocessing, thread = OnnxEngine(bundle, threads=2), preprocessing_of(vision), ThreadPoolExecutor(1)
     for across, down in vision.candidates:
         noise = np.random.default_rng(across).integers(0, 256, (down * 72, across * 72, 3), np.uint8)
         noise[:72, :72] = np.where(noise[:72, :72] > 128, 255, 0)
         picture = prepare(Image.fromarray(noise), preprocessing)
-        wanted = encode(engine, picture, preprocessing, 1, pipelined=False)
+        wanted = encode(engine, picture, preprocessing, 1)
         for batch in (1, 2, 4, 6):
-            for pipelined in (False, True):
-                found = encode(engine, picture, preprocessing, batch, pipelined=pipelined)
+            for ahead in (None, thread):
+                found = encode(engine, picture, preprocessing, batch, ahead)
                 assert np.linalg.norm(found - wanted) <= 1e-5 * np.linalg.norm(wanted), (across, down, batch)
 
 
@@ -47,5 +48,5 @@ def test_an_error_of_patch_embedding_comes_out(tiny_bundles: dict[str, Path], mo
 
     monkeypatch.setattr(engine, "patch_embed", failing)
     with pytest.raises(MemoryError, match="no room"):
-        encode(engine, picture, preprocessing, 1)
+        encode(engine, picture, preprocessing, 1, ThreadPoolExecutor(1))
     assert len(encode(engine, picture, preprocessing, 1)) > 0

@@ -79,20 +79,6 @@ def test_image_tokens_are_those_of_pytorch(size: tuple[int, int]) -> None:
     close(found, torch.cat(wanted).numpy())
 
 
-@RECIPES
-@pytest.mark.parametrize("size", SIZES)
-def test_image_tokens_are_the_same_whatever_the_batch(recipe: str, size: tuple[int, int]) -> None:
-    with opened(recipe) as vlm:
-        assert vlm.manifest.vision is not None
-        found = []
-        for batch in (1, 2, 4, 6):
-            vision = vlm.manifest.vision.model_copy(update={"tile_batch": batch})
-            vlm._bundle = replace(vlm._bundle, manifest=vlm.manifest.model_copy(update={"vision": vision}))
-            found.append(vlm.encode_images([picture(*size)]))
-    for other in found[1:]:
-        np.testing.assert_allclose(other, found[0], rtol=1e-5, atol=1e-5)
-
-
 @FAMILIES
 def test_a_greedy_answer_is_that_of_a_pytorch_loop(family: str) -> None:
     source = exported("fp32", family)

@@ -320,4 +320,4 @@ def _odd_messages(random_: random.Random, model: Model) -> Any:
         {"role": random_.choice(roles), "content": random_.choice(contents)}
         for _ in range(random_.choice((0, 1, 2, 3)))
     ]
-    return random_.choice((usual, usual, odd, [*odd, *usual], [text], [None], {"role": "user"}))
+    return random_.choice((usual, usual, odd, [*odd, *usual], [text], [None], {"role": "user"}, None, 7, data))
