@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pocketvlm.errors import PocketVlmError
 from pocketvlm.runtime import vision
+from pocketvlm.runtime.memory import return_freed_memory
 
 if TYPE_CHECKING:
     from pocketvlm.images import Preprocessing
@@ -91,6 +92,7 @@ class ImageEncoder:
                 unused = not self._running and not self._keep_vision
             if unused:
                 self._engine.free_vision()
+                return_freed_memory()
 
     def _keep(self, digest: bytes, encoded: Encoded) -> None:
         self._kept[digest] = replace(encoded, seconds=0.0)

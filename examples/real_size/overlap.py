@@ -113,7 +113,8 @@ def draw(head_starts: Sequence[dict[str, Any]], memory: Sequence[dict[str, Any]]
     left.bar(names, waits, color=WAIT, label="waiting for the image")
     rest = [row["time_to_first_token_s"] - row["waited_s"] for row in head_starts]
     left.bar(names, rest, bottom=waits, color=PREFILL, label="prefill")
-    left.set(title="time to first token", xlabel="from the image to the question", ylabel="s")
+    highest = 1.3 * max(row["time_to_first_token_s"] for row in head_starts)  # room for the legend
+    left.set(title="time to first token", xlabel="from the image to the question", ylabel="s", ylim=(0, highest))
     left.legend(frameon=False)
     for row in memory:
         colour, name = (KEPT, "vision part kept") if row["keep_vision"] else (FREED, "vision part freed")
