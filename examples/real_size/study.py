@@ -186,7 +186,9 @@ def ablations(given: tuple[Place, int], output: Path, repeats: int) -> None:
 
     place, threads = given
     sweep = ("--tile-batch", "1,2,4,6", "--pipeline", "both", "--chunk", "32,128,512,2048")
-    report = bench(place.bundle(RECIPES[1]), threads, repeats, (*sweep, "-p", str(SWEPT_PROMPT), "-n", "1"))
+    # Each run takes a minute or so: what a first one costs more does not show.
+    workload = (*sweep, "-p", str(SWEPT_PROMPT), "-n", "1", "--warmups", "0")
+    report = bench(place.bundle(RECIPES[1]), threads, repeats, workload)
     write({**about("ablations", place, threads), "bench": report}, output)
     width, height = report["workload"]["image"]
     write_whole(output.with_suffix(".png"), draw_ablations(report, (width, height), SWEPT_PROMPT))
