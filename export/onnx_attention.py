@@ -183,7 +183,8 @@ def _by_head(graph: GraphBuilder, projected: ir.Value, heads: int, head_dim: int
 
 def _first_rows(graph: GraphBuilder, cache: ir.Value, end: ir.Value) -> ir.Value:
     """[1, KV heads, length, head size] -> [1, KV heads, end, head size]"""
-    start, axis = (graph.constant(f"index_{name}", np.array([name], np.int64)) for name in (0, 2))
+    start = graph.constant("first_row", np.array([0], np.int64))
+    axis = graph.constant("axis_2", np.array([2], np.int64))
     return graph.op("Slice", cache, start, end, axis)
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from pocketvlm.errors import PocketVlmError
 from pocketvlm.runtime import vision
-from pocketvlm.runtime.memory import return_freed_memory
 
 if TYPE_CHECKING:
     from pocketvlm.images import Preprocessing
@@ -92,7 +91,6 @@ class ImageEncoder:
                 unused = not self._running and not self._keep_vision
             if unused:
                 self._engine.free_vision()
-                return_freed_memory()
 
     def _keep(self, digest: bytes, encoded: Encoded) -> None:
         self._kept[digest] = replace(encoded, seconds=0.0)

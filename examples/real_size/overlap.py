@@ -73,7 +73,7 @@ def measure_memory(bundle: Path, threads: int) -> list[dict[str, Any]]:
 
 
 def memory_of_a_turn(bundle: Path, threads: int, *, keep_vision: bool) -> dict[str, Any]:
-    """{keep_vision, marks: [[seconds, what begins]], curve: [[seconds, resident, of that anonymous]], bytes}."""
+    """{keep_vision, marks: [[seconds, what begins]], curve: [[seconds, resident bytes, of that anonymous]]}"""
     curve: list[tuple[float, int, int]] = []
     over = threading.Event()
     start = time.perf_counter()

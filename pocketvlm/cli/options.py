@@ -6,6 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,6 @@ GENERATION = (
     ),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated."),
 )
-NAMES = (
-    "max_new_tokens", "max_seconds", "temperature", "top_k", "top_p", "seed", "repetition_penalty", "logit_bias", "stop"
-)  # fmt: skip
 
 
 def generation_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -107,7 +105,7 @@ def generation_options(command: Callable[..., None]) -> Callable[..., None]:
     def with_config(**options: Any) -> None:
         from pocketvlm.runtime import GenerationConfig
 
-        chosen = {name: options.pop(name) for name in NAMES}
+        chosen = {field.name: options.pop(field.name) for field in fields(GenerationConfig)}
         try:
             config = GenerationConfig(**chosen)
         except ValueError as error:

@@ -17,6 +17,7 @@ from pocketvlm import telemetry
 from pocketvlm.bundle import open_bundle
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError, one_line
 from pocketvlm.runtime.engines import prepacked
+from pocketvlm.runtime.memory import return_freed_memory
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class OnnxEngine:
         with self._opening:
             for name in VISION_PARTS:
                 self._sessions.pop(name, None)
+        return_freed_memory()
 
     def close(self) -> None:
         with self._opening:
