@@ -1,4 +1,4 @@
-"""What a benchmark runs, and what one measurement looks like.
+"""What a benchmark runs, and how its rows are called.
 
 Rows are named as llama.cpp's llama-bench names them: pp512 is a prompt of 512 tokens, tg128 are 128 tokens generated
 one by one, "tg128 @ d512" the same after 512 tokens that are in the KV cache already. "img 768x1536" is an image.
@@ -7,10 +7,6 @@ one by one, "tg128 @ d512" the same after 512 tokens that are in the KV cache al
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import median, quantiles, stdev
-from typing import Any, Literal
-
-Phase = Literal["load", "preprocess", "patch embedding", "vision encoder", "image", "prefill", "decode"]
 
 
 @dataclass(frozen=True)
@@ -38,45 +34,6 @@ class Workload:
     def tokens(self) -> int:
         """The longest KV cache that it needs."""
         return max([*self.prompts, *(depth + self.new_tokens for depth in self.depths)], default=0)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One thing measured: seconds of each repetition, and how many tokens (of a load: none) each of them was."""
-
-    name: str
-    phase: Phase
-    seconds: tuple[float, ...]
-    tokens: int = 0
-
-    @property
-    def median(self) -> float:
-        """Seconds."""
-        return median(self.seconds)
-
-    @property
-    def spread(self) -> float:
-        """Half of what lies between the quartiles, by the median; 0 for a single repetition."""
-        if len(self.seconds) < 2:
-            return 0.0
-        low, _, high = quantiles(self.seconds, n=4, method="inclusive")
-        return (high - low) / 2 / self.median
-
-    @property
-    def rate(self) -> float | None:
-        """Tokens a second, at the median; None where there are none."""
-        return self.tokens / self.median if self.tokens else None
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: with llama-bench's fields where there are tokens."""
-        rates = [self.tokens / value for value in self.seconds] if self.tokens else []
-        of_rates = {
-            "avg_ts": sum(rates) / len(rates),
-            "stddev_ts": stdev(rates) if len(rates) > 1 else 0.0,
-            "samples_ts": rates,
-        } if rates else {}  # fmt: skip
-        values = {"name": self.name, "phase": self.phase, "tokens": self.tokens, "seconds": list(self.seconds)}
-        return {**values, "median_s": self.median, "spread": self.spread, **of_rates}
 
 
 def prefill_name(tokens: int, chunk: int | None = None) -> str:

@@ -1,0 +1,262 @@
+"""The schema of a benchmark's results: one versioned file, whatever was measured and wherever.
+
+Every format that ``pocketvlm bench`` prints is made of a ``Report``; ``pocketvlm compare`` and ``pocketvlm report`` read it
+back. Unknown keys are refused, numbers are finite: a gate never takes what it only half understands for a good result.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median, quantiles, stdev
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pocketvlm.errors import ResultsError, one_line
+from pocketvlm.questions.files import label
+
+SCHEMA = "pocketvlm-bench/2"
+#: largest file that is read, bytes
+MAX_BYTES = 64 << 20
+#: What a row has in JSON beside what was measured: it follows from that, and is not read back.
+DERIVED = ("median_s", "spread", "avg_ts", "stddev_ts", "samples_ts")
+#: The system of the rows that are the bundle's own; others are peers.
+OWN = "pocketvlm"
+
+Phase = Literal[
+    "load", "preprocess", "patch embedding", "vision encoder", "projector", "image", "first token", "prefill", "decode",
+    "prefill and decode",
+]  # fmt: skip
+Text = Annotated[str, Field(max_length=2000)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
+Positive = Annotated[float, Field(gt=0, lt=1e18, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, lt=1e18, allow_inf_nan=False)]
+
+
+class Strict(BaseModel):
+    """Base of all parts of a report: frozen, no unknown keys, finite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Row(Strict):
+    """One thing measured: seconds of each repetition, and how many tokens (of a load: none) each of them was.
+
+    Without ``seconds`` it was not measured, and ``missing`` says why. ``bytes_per_token`` and ``operations`` are what it
+    reads or multiplies at least, the shares those by what this machine reads or multiplies.
+    """
+
+    name: Name
+    phase: Phase
+    seconds: tuple[Positive, ...] = ()
+    tokens: Count = 0
+    system: Name = OWN
+    missing: Text | None = None
+    bytes_per_token: Count | None = None
+    bandwidth_share: NotNegative | None = None
+    operations: Count | None = None
+    gemm_share: NotNegative | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_derived(cls, values: Any) -> Any:
+        return (
+            {key: value for key, value in values.items() if key not in DERIVED} if isinstance(values, dict) else values
+        )
+
+    @model_validator(mode="after")
+    def _measured_or_not(self) -> Row:
+        if bool(self.seconds) == (self.missing is not None):
+            raise ValueError(f"row {self.name!r} has seconds, or says what is missing")
+        return self
+
+    @property
+    def median(self) -> float:
+        """Seconds; the row must have been measured, as for what follows."""
+        return median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half of what lies between the quartiles, by the median; 0 for a single repetition."""
+        if len(self.seconds) < 2:
+            return 0.0
+        low, _, high = quantiles(self.seconds, n=4, method="inclusive")
+        return (high - low) / 2 / self.median
+
+    @property
+    def rate(self) -> float | None:
+        """Tokens a second, at the median; None where there are none."""
+        return self.tokens / self.median if self.tokens else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: with the statistics, and llama-bench's fields where there are tokens; without what is None."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        if not self.seconds:
+            return values
+        rates = [self.tokens / value for value in self.seconds] if self.tokens else []
+        of_rates = {
+            "avg_ts": sum(rates) / len(rates),
+            "stddev_ts": stdev(rates) if len(rates) > 1 else 0.0,
+            "samples_ts": rates,
+        } if rates else {}  # fmt: skip
+        return {**values, "median_s": self.median, "spread": self.spread, **of_rates}
+
+
+class Memory(Strict):
+    """Bytes after a phase: resident, of that anonymous and mapped from files; ``peak`` is the largest so far."""
+
+    phase: Name
+    resident: Count
+    anonymous: Count
+    mapped: Count
+    peak: Count
+
+
+class MemorySample(Strict):
+    """Resident bytes so many seconds after the process of the memory pass began."""
+
+    seconds: NotNegative
+    resident: Count
+
+
+class BundleIdentity(Strict):
+    """What tells this bundle from others. The digest is that of its manifest, which has those of all its files."""
+
+    path: Text
+    model: Name
+    revision: Text
+    recipe: Name
+    manifest_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Count
+    kv_cache: Literal["float32", "int8"]
+
+
+class Machine(Strict):
+    """The device and what it was doing. Frequencies in MHz, temperatures in degrees Celsius.
+
+    ``busy`` is a sentence where other work ran; ``pinned`` where a device profile says that its clocks are fixed.
+    """
+
+    device: Name
+    system: Text
+    kernel: Text
+    architecture: Name
+    cpu: Text
+    instructions: tuple[Name, ...]
+    cores: Count
+    threads: Count
+    affinity: tuple[Count, ...] = ()
+    governor: Text | None = None
+    frequencies: tuple[NotNegative, ...] = ()
+    temperatures: dict[Name, float] = {}
+    load_before: NotNegative
+    load_after: NotNegative | None = None
+    busy: Text | None = None
+    pinned: bool = False
+    date: Name
+    versions: dict[Name, Text]
+    commit: Text | None = None
+
+    @property
+    def summary(self) -> str:
+        """For people, on one line."""
+        return f"{self.threads} threads, {self.cpu} ({', '.join(self.instructions) or 'plain'})"
+
+
+class Limits(Strict):
+    """What the machine reaches in the same run: bytes read a second, float32 operations a second of a large product."""
+
+    read_bandwidth: Positive
+    gemm_operations: Positive
+
+
+class Counts(Strict):
+    """What is the same in each run of the same bundle: a difference is a change, never noise.
+
+    ``token_ids``: the greedy answer to a fixed question about a fixed picture; ``bytes`` by file, ``nodes`` by graph,
+    ``operators`` by graph and operator, ``multiplications``: multiply-accumulates by phase of the measured rows.
+    """
+
+    tiles: Count
+    image_tokens: Count
+    prompt_tokens: Count
+    token_ids: tuple[Count, ...]
+    bytes: dict[Name, Count]
+    nodes: dict[Name, Count]
+    operators: dict[Name, dict[Name, Count]]
+    multiplications: dict[Name, Count]
+
+
+class Report(Strict):
+    """The whole of a results file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+    schema_name: Literal["pocketvlm-bench/2"] = Field(default="pocketvlm-bench/2", alias="schema")
+    command: Text
+    target: Name
+    bundle: BundleIdentity
+    machine: Machine
+    workload: dict[str, Any]
+    limits: Limits | None
+    rows: tuple[Row, ...]
+    memory: tuple[Memory, ...] = ()
+    memory_over_time: tuple[MemorySample, ...] = ()
+    counts: Counts | None = None
+
+    @model_validator(mode="after")
+    def _rows_have_names_of_their_own(self) -> Report:
+        names = [(row.system, row.name) for row in self.rows]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"row {twice[1]!r} of {twice[0]} is there twice")
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        values = self.model_dump(mode="json", by_alias=True, exclude={"rows"})
+        return {**values, "rows": [row.as_dict() for row in self.rows]}
+
+
+def parse_report(text: str | bytes, name: str) -> Report:
+    """A report from its JSON; ``name`` is for errors.
+
+    Raises:
+        ResultsError: it is none, or one of another schema.
+    """
+    try:
+        content = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise ResultsError(f"{name}: not JSON, or cut off ({one_line(error, 80)})") from error
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        said = f"schema {one_line(schema, 40)!r}" if isinstance(schema, str) else "no schema"
+        raise ResultsError(f"{name}: has {said}, and {SCHEMA} is read: pocketvlm bench --save writes it")
+    try:
+        return Report.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ResultsError(f"{name}: {one_line(where, 80)}: {one_line(first['msg'], 120)}") from error
+
+
+def read_report(path: Path) -> Report:
+    """What ``pocketvlm bench --save`` wrote.
+
+    Raises:
+        ResultsError: it cannot be read, is something else, or of another schema.
+    """
+    name = label(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ResultsError(f"{name}: more than the {MAX_BYTES} bytes that are read")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ResultsError(f"{name}: cannot be read ({one_line(error.strerror or error, 80)})") from error
+    return parse_report(content, name)
+
+
+def _no_number(constant: str) -> float:
+    raise ValueError(f"{constant} is no number")
