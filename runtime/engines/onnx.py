@@ -57,6 +57,7 @@ class OnnxCache:
     def __init__(self, ort: ModuleType, session: Any, manifest: Manifest) -> None:
         kv = manifest.kv_cache
         self.position = 0
+        self.last_tokens = 0
         self.binding = session.io_binding()
         self._buffers = []
         for layer in range(manifest.model.layers):
@@ -95,6 +96,8 @@ class OnnxEngine:
         if prepacked_cache is not None:
             # Of the other parts, the embedding has nothing to pack and vision is small, and freed after an image.
             self._openers["text_decoder"] = partial(self._open_prepacked, bundle, threads, prepacked_cache)
+        self._shrinking = self._ort.RunOptions()
+        self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._opening = threading.Lock()
         self._sessions: dict[str, Any] = {name: opener() for name, opener in self._openers.items()}
         self._description = f"onnxruntime {self._ort.__version__}, CPU, {threads} threads"
@@ -154,8 +157,10 @@ class OnnxEngine:
                 cache.binding.bind_ortvalue_input(name, value)
             output = self._ort.OrtValue.ortvalue_from_numpy(logits)
             cache.binding.bind_ortvalue_output("logits", output)
-            session.run_with_iobinding(cache.binding)
-        cache.position = total
+            # What a chunk's activations took stays in ONNX Runtime's arena; the answer's first step gives it back.
+            ends_prefill = tokens == 1 and cache.last_tokens > 1
+            session.run_with_iobinding(cache.binding, self._shrinking if ends_prefill else None)
+        cache.position, cache.last_tokens = total, tokens
         return logits[0]
 
     def _session(self, name: str) -> Any:
