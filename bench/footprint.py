@@ -5,31 +5,32 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pocketvlm.bench.schema import Memory, MemorySample
 from pocketvlm.errors import PocketVlmError, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pocketvlm.bench.workload import Workload
 
 STATUS = Path("/proc/self/status")
 #: Fields of /proc/PID/status, in kB there.
 FIELDS = {"VmRSS": "resident", "RssAnon": "anonymous", "RssFile": "mapped", "VmHWM": "peak"}
+#: Seconds between two looks at the resident set, and how many are kept.
+INTERVAL, MOST_SAMPLES = 0.02, 400
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes after a phase: resident, of that anonymous and mapped from files; ``peak`` is the largest so far."""
+class Footprint:
+    """What a process held after each phase and over time."""
 
-    phase: str
-    resident: int
-    anonymous: int
-    mapped: int
-    peak: int
+    phases: tuple[Memory, ...] = ()
+    over_time: tuple[MemorySample, ...] = ()
 
 
 def parse_status(phase: str, text: str) -> Memory:
@@ -40,28 +41,36 @@ def parse_status(phase: str, text: str) -> Memory:
         words = rest.split()
         if name in FIELDS and len(words) == 2 and words[0].isdecimal():
             found[FIELDS[name]] = int(words[0]) * 1024
-    return Memory(phase, **found)
+    return Memory(phase=phase, **found)
 
 
-def footprint(bundle: Path, workload: Workload) -> list[Memory]:
-    """The phases of one image, one prompt and its answer in a process of their own; empty where there is no /proc.
+def thin(samples: Sequence[tuple[float, int]], most: int = MOST_SAMPLES) -> list[tuple[float, int]]:
+    """At most ``most`` (seconds, bytes), of neighbours the largest: a peak stays."""
+    step = max(1, -(-len(samples) // most))
+    return [max(samples[first : first + step], key=lambda one: one[1]) for first in range(0, len(samples), step)]
+
+
+def footprint(bundle: Path, workload: Workload) -> Footprint:
+    """One image, one prompt and its answer in a process of their own; empty where there is no /proc.
 
     Raises:
         PocketVlmError: the process failed.
     """
     if not STATUS.is_file():
-        return []
+        return Footprint()
     command = [sys.executable, "-m", "pocketvlm.bench.footprint", str(bundle), json.dumps(asdict(workload))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise PocketVlmError(f"the memory pass failed: {one_line(done.stderr.strip()[-500:] or done.returncode, 300)}")
-    return [Memory(**json.loads(line)) for line in done.stdout.splitlines()]
+    *phases, samples = (json.loads(line) for line in done.stdout.splitlines())
+    over_time = (MemorySample(seconds=seconds, resident=resident) for seconds, resident in samples)
+    return Footprint(tuple(Memory(**phase) for phase in phases), tuple(over_time))
 
 
 def _phases(bundle: Path, workload: dict[str, Any]) -> Iterator[str]:
     import numpy as np
 
-    from pocketvlm.bench.host import generate, prefill, random_tokens
+    from pocketvlm.bench.cases import generate, prefill, random_tokens
     from pocketvlm.bundle import open_bundle
     from pocketvlm.runtime.engines import open_engine
 
@@ -85,10 +94,28 @@ def _phases(bundle: Path, workload: dict[str, Any]) -> Iterator[str]:
     yield "decode"
 
 
+def _watch(samples: list[tuple[float, int]], ended: threading.Event) -> None:
+    """Note the resident set until the event comes."""
+    started = time.perf_counter()
+    while True:
+        samples.append((time.perf_counter() - started, parse_status("now", STATUS.read_text()).resident))
+        if ended.wait(INTERVAL):
+            return
+
+
 def main(bundle: str, workload: str) -> None:
-    """Print a line of JSON after each phase."""
-    for phase in _phases(Path(bundle), json.loads(workload)):
-        sys.stdout.write(json.dumps(asdict(parse_status(phase, STATUS.read_text()))) + "\n")
+    """Print a line of JSON after each phase, then one of [seconds, resident bytes] over time."""
+    samples: list[tuple[float, int]] = []
+    ended = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(samples, ended))
+    watcher.start()
+    try:
+        for phase in _phases(Path(bundle), json.loads(workload)):
+            sys.stdout.write(parse_status(phase, STATUS.read_text()).model_dump_json() + "\n")
+    finally:
+        ended.set()
+        watcher.join()
+    sys.stdout.write(json.dumps(thin(samples)) + "\n")
 
 
 if __name__ == "__main__":

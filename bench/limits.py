@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pocketvlm.bench.schema import OWN
+from pocketvlm.bench.workload import decode_name
 from pocketvlm.errors import PocketVlmError
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.schema import Limits, Row
+    from pocketvlm.bench.workload import Workload
     from pocketvlm.manifest import Manifest
 
 #: Larger than any cache.
@@ -50,6 +54,27 @@ def operations(manifest: Manifest, phase: str, tokens: int) -> int | None:
         tokens = tokens // manifest.vision.tokens_per_tile * manifest.vision.patches_per_tile
     weights = (one.weights for name, one in manifest.recipe.tensors.items() if name.startswith(MULTIPLIED[phase]))
     return 2 * tokens * sum(weights)
+
+
+def with_limits(row: Row, manifest: Manifest, workload: Workload, limits: Limits) -> Row:
+    """The row with what it reads or multiplies, and its share of what the machine reads or multiplies."""
+    if row.system != OWN or not row.seconds or row.rate is None:
+        return row
+    if row.phase == "decode":
+        reads = bytes_per_token(manifest, _middle(row, workload))
+        share = reads * row.rate / limits.read_bandwidth
+        return row.model_copy(update={"bytes_per_token": reads, "bandwidth_share": share})
+    products = operations(manifest, row.phase, row.tokens)
+    if products is None:
+        return row
+    share = products / row.median / limits.gemm_operations
+    return row.model_copy(update={"operations": products, "gemm_share": share})
+
+
+def _middle(row: Row, workload: Workload) -> int:
+    """The depth in the middle of what a row generates."""
+    names = {decode_name(workload.new_tokens, depth): depth for depth in workload.depths}
+    return names[row.name] + workload.new_tokens // 2
 
 
 def gemm_operations(threads: int) -> float:

@@ -1,15 +1,16 @@
 """The schema of a benchmark's results: one versioned file, whatever was measured and wherever.
 
-Every format that ``pocketvlm bench`` prints is made of a ``Report``; ``pocketvlm compare`` and ``pocketvlm report`` read it
-back. Unknown keys are refused, numbers are finite: a gate never takes what it only half understands for a good result.
+Every format that ``pocketvlm bench`` prints comes from a ``Report``; ``pocketvlm compare`` and ``report`` read
+it back. Unknown keys are refused, numbers are finite: a gate takes nothing for good that it only half understands.
 """
 
 from __future__ import annotations
 
 import json
+from math import isfinite
 from pathlib import Path
 from statistics import median, quantiles, stdev
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -32,6 +33,8 @@ Text = Annotated[str, Field(max_length=2000)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 Positive = Annotated[float, Field(gt=0, lt=1e18, allow_inf_nan=False)]
+#: A repetition's: nothing takes less than a picosecond, and so many tokens a second are still a finite number.
+Seconds = Annotated[float, Field(ge=1e-12, lt=1e18, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, lt=1e18, allow_inf_nan=False)]
 
 
@@ -41,16 +44,19 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Model = TypeVar("Model", bound=Strict)
+
+
 class Row(Strict):
     """One thing measured: seconds of each repetition, and how many tokens (of a load: none) each of them was.
 
-    Without ``seconds`` it was not measured, and ``missing`` says why. ``bytes_per_token`` and ``operations`` are what it
-    reads or multiplies at least, the shares those by what this machine reads or multiplies.
+    Without ``seconds`` it was not measured, and ``missing`` says why. ``bytes_per_token`` and ``operations`` are what
+    it reads or multiplies at least, the shares those by what this machine reads or multiplies.
     """
 
     name: Name
     phase: Phase
-    seconds: tuple[Positive, ...] = ()
+    seconds: tuple[Seconds, ...] = ()
     tokens: Count = 0
     system: Name = OWN
     missing: Text | None = None
@@ -189,6 +195,20 @@ class Counts(Strict):
     multiplications: dict[Name, Count]
 
 
+class Peer(Strict):
+    """Another system that ran the same shapes in the same run, in a process of its own; its rows have its name.
+
+    ``bytes`` of what it loaded, ``peak`` of its resident set; ``missing`` says why it did not run at all.
+    """
+
+    system: Name
+    version: Text | None = None
+    weights: Text | None = None
+    bytes: Count | None = None
+    peak: Count | None = None
+    missing: Text | None = None
+
+
 class Report(Strict):
     """The whole of a results file."""
 
@@ -205,6 +225,7 @@ class Report(Strict):
     memory: tuple[Memory, ...] = ()
     memory_over_time: tuple[MemorySample, ...] = ()
     counts: Counts | None = None
+    peers: tuple[Peer, ...] = ()
 
     @model_validator(mode="after")
     def _rows_have_names_of_their_own(self) -> Report:
@@ -226,20 +247,7 @@ def parse_report(text: str | bytes, name: str) -> Report:
     Raises:
         ResultsError: it is none, or one of another schema.
     """
-    try:
-        content = json.loads(text, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise ResultsError(f"{name}: not JSON, or cut off ({one_line(error, 80)})") from error
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA:
-        said = f"schema {one_line(schema, 40)!r}" if isinstance(schema, str) else "no schema"
-        raise ResultsError(f"{name}: has {said}, and {SCHEMA} is read: pocketvlm bench --save writes it")
-    try:
-        return Report.model_validate_json(json.dumps(content))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ResultsError(f"{name}: {one_line(where, 80)}: {one_line(first['msg'], 120)}") from error
+    return parse_strict(text, name, Report, SCHEMA, "pocketvlm bench --save writes it")
 
 
 def read_report(path: Path) -> Report:
@@ -248,15 +256,55 @@ def read_report(path: Path) -> Report:
     Raises:
         ResultsError: it cannot be read, is something else, or of another schema.
     """
+    return parse_report(read_bounded(path), label(path))
+
+
+def parse_strict(text: str | bytes, name: str, kind: type[Model], schema: str, whence: str) -> Model:
+    """A ``kind`` from JSON that says it is of ``schema``; ``name`` and ``whence`` (who writes it) are for errors.
+
+    Raises:
+        ResultsError: it is none, or one of another schema.
+    """
+    try:
+        content = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise ResultsError(f"{name}: not JSON, or cut off ({one_line(error, 80)})") from error
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != schema:
+        said = f"schema {one_line(found, 40)!r}" if isinstance(found, str) else "no schema"
+        raise ResultsError(f"{name}: has {said}, and {schema} is read: {whence}")
+    try:
+        return kind.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the report"
+        raise ResultsError(f"{name}: {one_line(where, 80)}: {one_line(first['msg'], 120)}") from error
+
+
+def read_bounded(path: Path) -> bytes:
+    """A file of results, of at most ``MAX_BYTES``.
+
+    Raises:
+        ResultsError: it cannot be read, or is larger.
+    """
     name = label(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ResultsError(f"{name}: more than the {MAX_BYTES} bytes that are read")
-        content = path.read_bytes()
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise ResultsError(f"{name}: cannot be read ({one_line(error.strerror or error, 80)})") from error
-    return parse_report(content, name)
+    if len(content) > MAX_BYTES:
+        raise ResultsError(f"{name}: more than the {MAX_BYTES} bytes that are read")
+    return content
 
 
 def _no_number(constant: str) -> float:
     raise ValueError(f"{constant} is no number")
+
+
+def _finite(digits: str) -> float:
+    """1e999 is a number for JSON and infinity for Python."""
+    value = float(digits)
+    if not isfinite(value):
+        raise ValueError(f"{digits[:20]} is no finite number")
+    return value

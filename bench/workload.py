@@ -6,34 +6,51 @@ one by one, "tg128 @ d512" the same after 512 tokens that are in the KV cache al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Workload:
     """``image``: width and height in pixels, or None; prompts and depths in tokens, each measured on its own.
 
+    ``pairs``: a prompt and then so many tokens generated, as one measurement.
     ``chunks``: tokens of a prefill step, ``tile_batches``: tiles encoded at once; the bundle's own where empty.
     ``pipelines``: with patch embedding beside the encoder, without, or both. ``prepacked_cache``: a directory for the
-    decoder's weights as this machine packs them, or None.
+    decoder's weights as this machine packs them, or None. ``peers`` run in turns with it; what they need is kept in
+    ``peers_cache``.
     """
 
     image: tuple[int, int] | None = (768, 1536)
     prompts: tuple[int, ...] = (512,)
     new_tokens: int = 128
     depths: tuple[int, ...] = (0,)
+    pairs: tuple[tuple[int, int], ...] = ()
     repeats: int = 5
-    warmups: int = 1
+    warmups: int = 3
     threads: int = 2
     chunks: tuple[int, ...] = ()
     tile_batches: tuple[int, ...] = ()
     pipelines: tuple[bool, ...] = (True,)
     prepacked_cache: str | None = None
+    peers: tuple[str, ...] = ()
+    peers_cache: str = "build/peers"
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Workload:
+        """Of ``asdict``, through JSON: lists are tuples again. What is not known here is left out."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: _tuples(value) for name, value in raw.items() if name in known})
 
     @property
     def tokens(self) -> int:
         """The longest KV cache that it needs."""
-        return max([*self.prompts, *(depth + self.new_tokens for depth in self.depths)], default=0)
+        decoded = (depth + self.new_tokens for depth in self.depths)
+        return max([*self.prompts, *decoded, *map(sum, self.pairs)], default=0)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def prefill_name(tokens: int, chunk: int | None = None) -> str:
@@ -44,6 +61,16 @@ def prefill_name(tokens: int, chunk: int | None = None) -> str:
 def decode_name(tokens: int, depth: int) -> str:
     """llama-bench's name of generation."""
     return f"tg{tokens} @ d{depth}" if depth else f"tg{tokens}"
+
+
+def pair_name(prompt: int, new_tokens: int) -> str:
+    """llama-bench's name of a prompt with what is generated after it."""
+    return f"pp{prompt}+tg{new_tokens}"
+
+
+def first_token_name(size: tuple[int, int]) -> str:
+    """The row of an image with a question, from pixels to the first token of the answer."""
+    return f"ttft {image_name(size)}"
 
 
 def image_name(size: tuple[int, int], batch: int | None = None, *, pipelined: bool = True) -> str:

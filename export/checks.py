@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pocketvlm import telemetry
+from pocketvlm import exact_sums, telemetry
 from pocketvlm.errors import ExportError
 from pocketvlm.export import onnx_decoder, onnx_vision, reference
 from pocketvlm.export.graph import save_graph
@@ -245,5 +245,6 @@ def _session(path: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(*exact_sums.session_entry())
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

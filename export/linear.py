@@ -7,8 +7,9 @@ import onnx_ir as ir
 
 from pocketvlm.export.graph import MICROSOFT, GraphBuilder
 from pocketvlm.export.weights import FloatWeight, GroupedWeight, IntegerWeight, StoredWeight
-from pocketvlm.quant.tensors import INTEGER_ZERO
 
+#: The code of zero in activations that are multiplied as integers.
+INTEGER_ZERO = 128
 #: Activations beside an integer matrix lie within as many steps of either sign.
 TOP = 127
 #: A row of zeros is divided by this.
@@ -48,7 +49,7 @@ def _in_groups(graph: GraphBuilder, hidden: ir.Value, weight: GroupedWeight, bia
 def _as_integers(graph: GraphBuilder, hidden: ir.Value, weight: IntegerWeight) -> ir.Value:
     """Each row of ``hidden`` as INT8 with its own scale, so that no row changes another's result.
 
-    Both sides are unsigned: with signed weights AVX2's kernel saturates its 16-bit sums.
+    Activations are unsigned and weights signed, as VNNI and AMX take them (``pocketvlm.exact_sums``).
     """
     codes, step = _quantized_rows(graph, hidden)
     zero = graph.constant("integer_zero", np.array(INTEGER_ZERO, np.uint8))
@@ -59,7 +60,8 @@ def _as_integers(graph: GraphBuilder, hidden: ir.Value, weight: IntegerWeight) -
         graph.constant("one_step", np.array(1, np.float32)),
         graph.weight(f"{weight.name}.scales", weight.scales),
         zero,
-        zero,
+        # Where ONNX Runtime (1.32) makes weights unsigned, it aborts without a zero point and fails on a shared one.
+        graph.constant(f"{weight.name}.zero", np.array(0, np.int8)),
         domain=MICROSOFT,
     )
     return graph.op("Mul", sums, step)
@@ -96,18 +98,8 @@ def _multiply_floats(graph: ir.Graph, node: ir.Node) -> None:
     rounding = None if codes is None else codes.producer()
     assert rounding is not None
     # DequantizeLinear before a MatMul would be fused to MatMulNBits, with activations of 8 bits.
-    zero = _float_zero(graph)
     whole = ir.node("Cast", [weight], {"to": ir.DataType.FLOAT})
-    around_zero = ir.node("Sub", [whole.outputs[0], zero])
-    weights = ir.node("Mul", [around_zero.outputs[0], scales])
+    weights = ir.node("Mul", [whole.outputs[0], scales])
     product = ir.node("MatMul", [rounding.inputs[0], weights.outputs[0]])
-    new = [whole, around_zero, weights, product]
+    new = [whole, weights, product]
     ir.convenience.replace_nodes_and_values(graph, node, [node], new, node.outputs, product.outputs)
-
-
-def _float_zero(graph: ir.Graph) -> ir.Value:
-    name = "integer_zero.float"
-    if name not in graph.initializers:
-        tensor = ir.tensor(np.array(INTEGER_ZERO, np.float32), name=name)
-        graph.register_initializer(ir.val(name, const_value=tensor))
-    return graph.initializers[name]

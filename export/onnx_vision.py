@@ -49,10 +49,11 @@ def build_vision_encoder(store: WeightStore, config: VlmConfig) -> ir.Model:
     for layer in range(vision.num_hidden_layers):
         hidden = _layer(graph, store, vision, layer, hidden)
     tokens = _norm(graph, store, vision, "vision_tower.post_layernorm", hidden)
-    blocks = _space_to_depth(graph, vision, config.downsample_ratio, tokens)
-    merged = _linear(graph, store, "downsampler.linear", blocks)
-    projected = graph.op("Gelu", _linear(graph, store, "projector.linear_1", merged), approximate="none")
-    projected = _linear(graph, store, "projector.linear_2", projected)
+    with graph.named("projector"):
+        blocks = _space_to_depth(graph, vision, config.downsample_ratio, tokens)
+        merged = _linear(graph, store, "downsampler.linear", blocks)
+        projected = graph.op("Gelu", _linear(graph, store, "projector.linear_1", merged), approximate="none")
+        projected = _linear(graph, store, "projector.linear_2", projected)
     graph.output(projected, "image_embeds", "float32", ["tiles", config.tokens_per_tile, config.text.hidden_size])
     return graph.model()
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from pocketvlm import telemetry
+from pocketvlm import exact_sums, telemetry
 from pocketvlm.bundle import Bundle
 from pocketvlm.errors import BundleError, one_line
 from pocketvlm.export import onnx_decoder, onnx_vision
@@ -123,6 +123,7 @@ def _session(bundle: Bundle, part: Part, names: Sequence[str], threads: int | No
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(*exact_sums.session_entry())
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 4
     options.enable_mem_pattern = False

@@ -1,4 +1,4 @@
-"""Which files an ONNX graph takes weights from: read from its protobuf, before an engine opens them.
+"""Which files an ONNX graph takes weights from, and which operators it has: read from its protobuf, without an engine.
 
 ONNX Runtime maps whatever file a graph names below its own directory, and below the working directory for a graph that
 comes from memory. A bundle's graphs may name the files that the manifest lists for them, and none else.
@@ -23,6 +23,9 @@ FIELDS: Final[dict[str, dict[int, str]]] = {
 }
 KEY, VALUE = 1, 2
 LOCATION = b"location"
+#: Of a node, and the messages below which there can be one.
+OPERATOR, DOMAIN = 4, 7
+WITH_NODES: Final = frozenset({"Graph", "TrainingInfo", "Function", "Node", "Attribute"})
 #: What marks ONNX Runtime's own format, which is no protobuf, behind the first four bytes.
 ORT_MAGIC = b"ORTM"
 #: Protobuf's own limit.
@@ -57,6 +60,37 @@ def external_files(graph: bytes) -> set[str]:
             else:
                 remaining.append((inner[number], first, last, depth + 1))
     return found
+
+
+def operators(graph: bytes) -> dict[str, int]:
+    """How many nodes of each operator a graph has, those inside of branches and loops included; sorted by name.
+
+    An operator outside of ONNX's own set is named with its domain.
+
+    Raises:
+        ValueError: it cannot be told, since the graph is damaged or no ONNX.
+    """
+    if graph[4:8] == ORT_MAGIC:
+        raise ValueError("it is in ONNX Runtime's own format")
+    found: dict[str, int] = {}
+    remaining = [("Model", 0, len(graph), 0)]
+    while remaining:
+        message, start, end, depth = remaining.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError("it is nested too deeply")
+        fields = list(_messages(graph, start, end))
+        if message == "Node":
+            texts = {number: graph[first:last].decode("utf-8", "replace") for number, first, last in fields
+                     if number in (OPERATOR, DOMAIN)}  # fmt: skip
+            name = "::".join(text for number in (DOMAIN, OPERATOR) if (text := texts.get(number, "")))
+            found[name] = found.get(name, 0) + 1
+        inner = FIELDS[message]
+        remaining += [
+            (inner[number], first, last, depth + 1)
+            for number, first, last in fields
+            if number in inner and inner[number] in WITH_NODES
+        ]
+    return dict(sorted(found.items()))
 
 
 def _location(graph: bytes, start: int, end: int) -> set[str]:

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-#: The code of zero in an IntegerMatrix and in the activations that are multiplied with it.
-INTEGER_ZERO = 128
-#: Columns up to which a sum of products of two bytes fits into 32 bits.
+#: Columns up to which a sum of products of two bytes fits into 32 bits, signed or not.
 MOST_COLUMNS = (1 << 31) // 255**2
 
 Codes = npt.NDArray[np.uint8]
@@ -75,10 +73,10 @@ class GroupedTensor:
 class IntegerMatrix:
     """An 8-bit matrix [rows, columns] with one scale a row and no zero points, as MatMulIntegerToFloat reads it.
 
-    codes: uint8 [columns, rows], 128 for zero; scales: float32 [rows].
+    codes: int8 [columns, rows]; scales: float32 [rows].
     """
 
-    codes: Codes
+    codes: npt.NDArray[np.int8]
     scales: Floats
 
     @property
@@ -88,7 +86,7 @@ class IntegerMatrix:
 
     def dequantize(self) -> Floats:
         """float32 [rows, columns]"""
-        result: Floats = (self.codes.T.astype(np.float32) - np.float32(INTEGER_ZERO)) * self.scales[:, None]
+        result: Floats = self.codes.T.astype(np.float32) * self.scales[:, None]
         return result
 
 
@@ -134,7 +132,9 @@ def integer_matrix(tensor: GroupedTensor) -> IntegerMatrix:
     """The same codes and scales without blocks; ``is_integer_matrix`` says of which tensors there is one."""
     # [rows, groups, group_size] -> [rows, groups * group_size] -> [columns, rows]
     codes = tensor.codes.reshape(tensor.rows, -1)[:, : tensor.columns].T
-    return IntegerMatrix(np.ascontiguousarray(codes), np.ascontiguousarray(tensor.scales[:, 0]))
+    # Around 128, unsigned; with the highest bit turned they are signed around 0.
+    signed = np.ascontiguousarray(codes ^ np.uint8(128)).view(np.int8)
+    return IntegerMatrix(signed, np.ascontiguousarray(tensor.scales[:, 0]))
 
 
 def _pack_pairs(values: Codes) -> Codes:

@@ -36,11 +36,19 @@ class ImageEncoder:
     """
 
     def __init__(
-        self, engine: Engine, preprocessing: Preprocessing, tile_batch: int, *, keep_vision: bool, cache_bytes: int
+        self,
+        engine: Engine,
+        preprocessing: Preprocessing,
+        tile_batch: int,
+        *,
+        keep_vision: bool,
+        cache_bytes: int,
+        pipelined: bool = True,
     ) -> None:
         self._engine = engine
         self._preprocessing = preprocessing
         self._tile_batch = tile_batch
+        self._pipelined = pipelined
         self._keep_vision = keep_vision
         self._cache_bytes = cache_bytes
         self._lock = threading.Lock()
@@ -79,7 +87,8 @@ class ImageEncoder:
         start = time.perf_counter()
         result: Encoded | None = None
         try:
-            tokens = vision.encode(self._engine, picture, self._preprocessing, self._tile_batch, self._ahead)
+            ahead = self._ahead if self._pipelined else None
+            tokens = vision.encode(self._engine, picture, self._preprocessing, self._tile_batch, ahead)
             tokens.flags.writeable = False
             result = Encoded(tokens, time.perf_counter() - start)
             return result

@@ -38,6 +38,7 @@ from pocketvlm.runtime.memory import physical_cores
 from pocketvlm.runtime.sampling import GenerationConfig
 from pocketvlm.runtime.stats import Stats
 from pocketvlm.runtime.text import Literal, Span, TextTokenizer
+from pocketvlm.runtime.tuning import Tuning, check_tuning, read_tuning
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def load(
     keep_vision: bool = True,
     image_cache_bytes: int = DEFAULT_CACHE_BYTES,
     prepacked_cache: str | Path | None = None,
+    tuning: Tuning | str | Path | None = None,
 ) -> PocketVlm:
     """Open a bundle, ready to answer.
 
@@ -68,16 +70,24 @@ def load(
     packs them, later ones map them instead of holding a copy, with the same results bit for bit. It has to be as
     trusted as the bundle. Where it cannot be used, a warning says why and loading goes on without it.
 
+    ``tuning`` is what ``pocketvlm bench --autotune`` found for this bundle on this device, or a file of it: threads
+    (unless given), tile batch, prefill chunk, affinity.
+
     Raises:
         BundleError: the bundle is damaged, too new, or larger than the budget.
+        PocketVlmError: the tuning cannot be read, or is of another device or model.
         ValueError: ``threads`` is not positive.
     """
     start = time.perf_counter()
-    threads = physical_cores() if threads is None else threads
+    tuned = read_tuning(tuning) if isinstance(tuning, str | Path) else tuning
+    if threads is None:
+        threads = physical_cores() if tuned is None else tuned.threads
     if not 1 <= threads <= 1024:
         raise ValueError(f"threads must be a number from 1 to 1024, not {threads!r}")
     bundle = open_bundle(path)
     manifest = bundle.manifest
+    if tuned is not None:
+        check_tuning(tuned, manifest)
     check_minimum("pocketvlm", manifest.minimum_runtime.pocketvlm, __version__)
     _check_consistent(manifest)
     check_memory(manifest, engine, memory_budget)
@@ -86,7 +96,7 @@ def load(
         raise BundleError(f"{manifest.tokenizer} is larger than {MAX_TOKENIZER_BYTES} bytes; it is not a tokenizer")
     tokenizer = TextTokenizer.from_json(bundle.read(manifest.tokenizer), control_ids, manifest.tokenizer)
     preprocessing = None if manifest.vision is None else preprocessing_of(manifest.vision)
-    opened = open_engine(engine, bundle, threads, prepacked_cache)
+    opened = open_engine(engine, bundle, threads, prepacked_cache, () if tuned is None else tuned.affinity)
     if not keep_vision:
         opened.free_vision()
     stats = Stats(load_s=time.perf_counter() - start)
@@ -98,6 +108,7 @@ def load(
         stats,
         keep_vision=keep_vision,
         image_cache_bytes=image_cache_bytes,
+        tuning=tuned,
     )
 
 
@@ -114,6 +125,7 @@ class PocketVlm:
         *,
         keep_vision: bool = True,
         image_cache_bytes: int = DEFAULT_CACHE_BYTES,
+        tuning: Tuning | None = None,
     ) -> None:
         self._bundle = bundle
         self._engine = engine
@@ -122,13 +134,18 @@ class PocketVlm:
         self._stats = stats
         settings = bundle.manifest.vision
         self._encoder = None if settings is None or preprocessing is None else ImageEncoder(
-            engine, preprocessing, settings.tile_batch, keep_vision=keep_vision, cache_bytes=image_cache_bytes
+            engine,
+            preprocessing,
+            settings.tile_batch if tuning is None else tuning.tile_batch,
+            pipelined=tuning is None or tuning.pipelined,
+            keep_vision=keep_vision,
+            cache_bytes=image_cache_bytes,
         )  # fmt: skip
         self._decoder = Decoder(
             engine,
             tokenizer,
             frozenset(bundle.manifest.tokens.stop),
-            bundle.manifest.prefill_chunk,
+            bundle.manifest.prefill_chunk if tuning is None else tuning.prefill_chunk,
             bundle.manifest.kv_cache.length,
         )
         self._spare: list[Context] = []

@@ -1,0 +1,55 @@
+"""Where a bundle is measured. A target is one file here and one line in ``TARGETS``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pocketvlm.bench.footprint import Footprint
+from pocketvlm.errors import PocketVlmError, one_line
+
+if TYPE_CHECKING:
+    from pocketvlm.bench.schema import Counts, Limits, Machine, Peer, Row
+    from pocketvlm.bench.workload import Workload
+
+#: target name -> "module:function", a ``Target``
+TARGETS = {
+    "host": "pocketvlm.bench.targets.host:run",
+}
+#: Said before each row: its name.
+Watch = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a target gives; ``limits`` and ``counts`` are None where it cannot tell."""
+
+    machine: Machine
+    rows: tuple[Row, ...]
+    footprint: Footprint
+    limits: Limits | None = None
+    counts: Counts | None = None
+    peers: tuple[Peer, ...] = ()
+
+
+class Target(Protocol):
+    """Measures a bundle by a workload. ``which`` is what stands behind the target's name, as a phone's serial."""
+
+    def __call__(self, bundle: Path, workload: Workload, which: str, *, pinned: bool, watch: Watch) -> Measured: ...
+
+
+def find_target(said: str) -> tuple[Target, str]:
+    """The target, and what stands behind its name: ``adb:SERIAL`` is the target adb and SERIAL.
+
+    Raises:
+        PocketVlmError: there is no such target.
+    """
+    name, _, which = said.partition(":")
+    if name not in TARGETS:
+        raise PocketVlmError(f"there is no target {one_line(name, 40)!r}: choose one of {', '.join(TARGETS)}")
+    module, _, function = TARGETS[name].partition(":")
+    target: Target = getattr(importlib.import_module(module), function)
+    return target, which

@@ -4,47 +4,57 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import partial
-from itertools import product
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
-from pocketvlm.bench.workload import Phase, Row, Workload, decode_name, image_name, prefill_name
-from pocketvlm.errors import CapacityError
-from pocketvlm.images import normalize, preprocessing_of
+from pocketvlm.bench.beside import measure_beside
+from pocketvlm.bench.cases import cases, check_fits, measure_cases
+from pocketvlm.bench.counts import count
+from pocketvlm.bench.footprint import footprint
+from pocketvlm.bench.limits import gemm_operations, read_bandwidth, with_limits
+from pocketvlm.bench.machine import afterwards, describe
+from pocketvlm.bench.projector import projector_seconds
+from pocketvlm.bench.schema import Limits, Peer, Row
+from pocketvlm.bench.targets import Measured, Watch
+from pocketvlm.bundle import open_bundle
+from pocketvlm.errors import PocketVlmError
+from pocketvlm.runtime import load
 from pocketvlm.runtime.engines import open_engine
-from pocketvlm.runtime.engines.onnx import prepacked_entry
-from pocketvlm.runtime.vision import encode, prepare
+from pocketvlm.runtime.engines.onnx import OnnxEngine, prepacked_entry
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.workload import Workload
     from pocketvlm.bundle import Bundle
-    from pocketvlm.manifest import Manifest, Vision
-    from pocketvlm.runtime.engines import Cache, Engine
-
-#: Said before each row: its name.
-Watch = Callable[[str], None]
-SEED = 0
+    from pocketvlm.manifest import Vision
+    from pocketvlm.runtime.engines import Engine
 
 
-def check_fits(manifest: Manifest, workload: Workload) -> None:
-    """
+def run(path: Path, workload: Workload, which: str, *, pinned: bool, watch: Watch) -> Measured:
+    """Counts and memory first, in sessions and a process of their own, then speed.
+
     Raises:
-        CapacityError: the KV cache is too short for a prompt, or for a depth and what is generated after it.
+        CapacityError: the workload does not fit.
     """
-    if workload.tokens > manifest.kv_cache.length:
-        raise CapacityError(
-            f"the workload takes {workload.tokens} tokens, {manifest.model.name} has a KV length of "
-            f"{manifest.kv_cache.length}: ask for less, or export it with --max-length"
-        )
+    if which:
+        raise PocketVlmError(f"the target host is this machine; {which!r} says nothing")
+    bundle = open_bundle(path)
+    check_fits(bundle.manifest, workload)
+    machine = describe(workload.threads, pinned=pinned)
+    watch("counts")
+    with load(path, threads=workload.threads) as vlm:
+        counts = count(bundle, vlm)
+    fill_cache(bundle, workload)
+    watch("memory")
+    memory = footprint(path, workload)
+    rows, peers = measure(bundle, workload, watch)
+    watch("the machine's limits")
+    limits = Limits(read_bandwidth=read_bandwidth(workload.threads), gemm_operations=gemm_operations(workload.threads))
+    rows = [with_limits(row, bundle.manifest, workload, limits) for row in rows]
+    return Measured(afterwards(machine), tuple(rows), memory, limits, counts, peers)
 
 
-def measure(bundle: Bundle, workload: Workload, watch: Watch = lambda name: None) -> list[Row]:
+def measure(bundle: Bundle, workload: Workload, watch: Watch = lambda name: None) -> tuple[list[Row], tuple[Peer, ...]]:
     """Loads first, before anything is mapped; then image, prefill and decode of one loaded engine.
 
     A prepacked cache is to be filled before (``fill_cache``).
@@ -52,17 +62,24 @@ def measure(bundle: Bundle, workload: Workload, watch: Watch = lambda name: None
     Raises:
         CapacityError: the workload does not fit.
     """
-    check_fits(bundle.manifest, workload)
+    manifest = bundle.manifest
+    check_fits(manifest, workload)
     rows = measure_loads(bundle, workload, watch)
+    peers: tuple[Peer, ...] = ()
     engine = open_engine("onnx", bundle, workload.threads, workload.prepacked_cache)
     try:
-        if workload.image is not None and bundle.manifest.vision is not None:
-            rows += measure_image(engine, bundle.manifest.vision, workload, watch)
-        rows += measure_prefill(engine, bundle.manifest, workload, watch)
-        rows += measure_decode(engine, bundle.manifest, workload, watch)
+        with ThreadPoolExecutor(1) as ahead:
+            own = cases(engine, manifest, workload, ahead)
+            if workload.peers:
+                beside = measure_beside(bundle, own, workload, watch)
+                rows, peers = [*rows, *beside.rows], beside.peers
+            else:
+                rows += measure_cases(own, workload, watch)
+        if workload.image is not None and manifest.vision is not None:
+            rows += measure_projector(engine, manifest.vision, workload, watch)
     finally:
         engine.close()
-    return rows
+    return rows, peers
 
 
 def fill_cache(bundle: Bundle, workload: Workload) -> None:
@@ -84,100 +101,21 @@ def measure_loads(bundle: Bundle, workload: Workload, watch: Watch) -> list[Row]
             engine = open_engine("onnx", bundle, workload.threads, workload.prepacked_cache)
             seconds.append(time.perf_counter() - start)
             engine.close()
-        rows.append(Row(name, "load", tuple(seconds)))
+        rows.append(Row(name=name, phase="load", seconds=tuple(seconds)))
     return rows
 
 
-def measure_image(engine: Engine, vision: Vision, workload: Workload, watch: Watch) -> list[Row]:
-    """Preprocessing, patch embedding and encoder after one another; then the whole as the runtime does it."""
-    assert workload.image is not None
-    name, preprocessing = image_name(workload.image), preprocessing_of(vision)
-    noise = np.random.default_rng(SEED).integers(0, 256, (*workload.image[::-1], 3), np.uint8)
-    image = Image.fromarray(noise)
-    tokens = len(prepare(image, preprocessing).tiled.pixels) * vision.tokens_per_tile
-    watch(f"{name} by phases")
-    phases = [_phases(engine, image, vision) for _ in range(workload.warmups + workload.repeats)]
-    columns = zip(*phases[workload.warmups :], strict=True)
-    kinds: tuple[Phase, ...] = ("preprocess", "patch embedding", "vision encoder")
-    rows = [Row(f"{name} {kind}", kind, seconds, tokens) for kind, seconds in zip(kinds, columns, strict=True)]
-    with ThreadPoolExecutor(1) as thread:
-        for batch, pipelined in product(workload.tile_batches or (None,), workload.pipelines):
-            ahead = thread if pipelined else None
-
-            def whole(batch: int = batch or vision.tile_batch, ahead: Executor | None = ahead) -> None:
-                encode(engine, prepare(image, preprocessing), preprocessing, batch, ahead)
-
-            row_name = image_name(workload.image, batch, pipelined=pipelined)
-            rows.append(Row(row_name, "image", _repeat(whole, row_name, workload, watch), tokens))
-    return rows
-
-
-def measure_prefill(engine: Engine, manifest: Manifest, workload: Workload, watch: Watch) -> list[Row]:
-    """Random tokens into an empty cache, in chunks."""
-    rows = []
-    cache = engine.new_cache()
-    for tokens, chunk in product(workload.prompts, workload.chunks or (None,)):
-        run = partial(prefill, engine, cache, random_tokens(manifest, tokens), chunk or manifest.prefill_chunk)
-        name = prefill_name(tokens, chunk)
-        rows.append(Row(name, "prefill", _repeat(run, name, workload, watch), tokens))
-    return rows
-
-
-def measure_decode(engine: Engine, manifest: Manifest, workload: Workload, watch: Watch) -> list[Row]:
-    """Random tokens one by one, each depth once filled with random tokens; embedding included, sampling not."""
-    rows = []
-    cache, ids = engine.new_cache(), random_tokens(manifest, workload.new_tokens)
-    for depth in workload.depths:
-        prefill(engine, cache, random_tokens(manifest, depth), manifest.prefill_chunk)
-        name = decode_name(workload.new_tokens, depth)
-        seconds = _repeat(partial(generate, engine, cache, ids, depth), name, workload, watch)
-        rows.append(Row(name, "decode", seconds, workload.new_tokens))
-    return rows
-
-
-def random_tokens(manifest: Manifest, count: int) -> npt.NDArray[np.int64]:
-    """int64 [count], the same each time."""
-    return np.random.default_rng(SEED).integers(0, manifest.model.vocab_size, count)
-
-
-def prefill(engine: Engine, cache: Cache, ids: npt.NDArray[np.int64], chunk: int) -> None:
-    """Run the tokens from position 0 on."""
-    cache.position = 0
-    for first in range(0, len(ids), chunk):
-        engine.step(engine.embed(ids[first : first + chunk]), cache, keep=1)
-
-
-def generate(engine: Engine, cache: Cache, ids: npt.NDArray[np.int64], depth: int) -> None:
-    """Run the tokens one by one after the first ``depth`` in the cache."""
-    cache.position = depth
-    for token in ids:
-        engine.step(engine.embed(token[None]), cache, keep=1)
-
-
-def _repeat(run: Callable[[], None], name: str, workload: Workload, watch: Watch) -> tuple[float, ...]:
-    """Seconds of each repetition, those of the warm-ups left out."""
+def measure_projector(engine: Engine, vision: Vision, workload: Workload, watch: Watch) -> list[Row]:
+    """Downsampler and projector of one batch of tiles: a part of the vision encoder, by the engine's own profile."""
+    if not isinstance(engine, OnnxEngine):
+        return []
+    name = f"{vision.tile_batch} tiles projector"
     watch(name)
-    seconds = []
-    for _ in range(workload.warmups + workload.repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return tuple(seconds[workload.warmups :])
-
-
-def _phases(engine: Engine, image: Image.Image, vision: Vision) -> tuple[float, float, float]:
-    """Seconds of tiles and normalization, of patch embedding and of the encoder."""
-    preprocessing = preprocessing_of(vision)
-    started = time.perf_counter()
-    pixels = prepare(image, preprocessing).tiled.pixels
-    starts = range(0, len(pixels), vision.tile_batch)
-    tiles = [normalize(pixels[first : first + vision.tile_batch], preprocessing) for first in starts]
-    prepared = time.perf_counter()
-    patches = [engine.patch_embed(part) for part in tiles]
-    embedded = time.perf_counter()
-    for part in patches:
-        engine.encode(part)
-    return prepared - started, embedded - prepared, time.perf_counter() - embedded
+    seconds = projector_seconds(engine, vision, workload.warmups, workload.repeats)
+    if not seconds:
+        return [Row(name=name, phase="projector", missing="the graph does not name its operators: export it again")]
+    tokens = vision.tile_batch * vision.tokens_per_tile
+    return [Row(name=name, phase="projector", seconds=seconds, tokens=tokens)]
 
 
 def _files(bundle: Bundle, workload: Workload) -> list[Path]:

@@ -1,26 +1,25 @@
-"""pocketvlm and peers in turns, in one process: what a busy machine takes from one it takes from the others as well."""
+"""pocketvlm and peers in turns: what a busy machine takes from one it takes from the others as well."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 
-from examples.real_size.llama import open_llama, write_random_gguf
-from pocketvlm.bench.host import generate, prefill, random_tokens
 from pocketvlm.bundle import open_bundle
 from pocketvlm.runtime.engines import open_engine
 
 if TYPE_CHECKING:
     from examples.real_size.study import Place
 
-LLAMA = "llama.cpp Q4_0"
+#: Its name on the command line and in a report.
+LLAMA = "llama.cpp"
 FLOAT_VISION = Path(__file__).parent / "recipes" / "float-vision.toml"
 SEED = 0
 
@@ -50,35 +49,42 @@ def in_turns(row: str, runs: Runs, tokens: int, repeats: int, peer: str) -> list
 
 
 def beside_llama(
-    bundles: Mapping[str, Path], place: Place, prompt: int, new_tokens: int, repeats: int, threads: int
+    place: Place, recipes: Sequence[str], prompt: int, new_tokens: int, repeats: int, threads: int
 ) -> list[dict[str, Any]]:
-    """Prefill of a prompt, and decode after nothing and after it."""
-    from pocketvlm.models.checkpoint import open_checkpoint
+    """Prefill of a prompt, and decode after nothing and after it, by each recipe's bundle in turns with llama.cpp."""
+    from examples.real_size.study import bench
 
-    gguf = place.cache / f"{place.preset}-q4_0.gguf"
-    if not gguf.is_file():
-        write_random_gguf(gguf, open_checkpoint(place.checkpoint).config.text)
-    with ExitStack() as stack:
-        opened = {name: open_bundle(path) for name, path in bundles.items()}
-        engines = {name: open_engine("onnx", bundle, threads) for name, bundle in opened.items()}
-        for engine in engines.values():
-            stack.callback(engine.close)
-            engine.free_vision()
-        caches = {name: engine.new_cache() for name, engine in engines.items()}
-        llama = stack.enter_context(open_llama(gguf, prompt + new_tokens, threads))
-        manifest = next(iter(opened.values())).manifest
-        ids, new = random_tokens(manifest, prompt), random_tokens(manifest, new_tokens)
-        prefills: Runs = {LLAMA: partial(llama.prefill, ids)}
-        decodes: dict[int, Runs] = {depth: {LLAMA: partial(llama.generate, new, depth)} for depth in (0, prompt)}
-        for name, engine in engines.items():
-            cache = caches[name]
-            prefills[name] = partial(prefill, engine, cache, ids, opened[name].manifest.prefill_chunk)
-            for depth, runs in decodes.items():
-                runs[name] = partial(generate, engine, cache, new, depth)
-        rows = in_turns(f"pp{prompt}", prefills, prompt, repeats, LLAMA)
-        rows += in_turns(f"tg{new_tokens} @ d{prompt}", decodes[prompt], new_tokens, repeats, LLAMA)
-        rows += in_turns(f"tg{new_tokens}", decodes[0], new_tokens, repeats, LLAMA)
+    workload = ("--image", "none", "-p", str(prompt), "-n", str(new_tokens), "-d", f"0,{prompt}")
+    peer = ("--peer", LLAMA, "--peers-cache", str(place.cache / "peers"))
+    rows = []
+    for recipe in recipes:
+        report = bench(place.bundle(recipe), threads, repeats, (*workload, *peer))
+        rows += rows_of(report, recipe)
     return rows
+
+
+def rows_of(report: Mapping[str, Any], recipe: str) -> list[dict[str, Any]]:
+    """The rows of a report that llama.cpp has as well: rates, and their ratio to llama.cpp's in the same turns.
+
+    :raises ClickException: llama.cpp did not run
+    """
+    missing = [peer["missing"] for peer in report["peers"] if peer.get("missing")]
+    if missing:
+        raise click.ClickException(f"{LLAMA} did not run: {missing[0]}")
+    seconds = {(row["name"], row["system"]): row for row in report["rows"] if row["phase"] in ("prefill", "decode")}
+    found = []
+    for (name, system), row in seconds.items():
+        if "missing" in row:
+            raise click.ClickException(f"{system} did not run {name}: {row['missing']}")
+        of_peer = seconds[name, LLAMA]["median_s"]
+        found.append({
+            "row": name,
+            "system": f"{system} beside {recipe}" if system == LLAMA else recipe,
+            "seconds": row["seconds"],
+            "rate": row["tokens"] / row["median_s"],
+            "ratio": of_peer / row["median_s"],
+        })  # fmt: skip
+    return found
 
 
 def beside_float_vision(place: Place, repeats: int, threads: int) -> list[dict[str, Any]]:

@@ -80,7 +80,7 @@ def memory_of_a_turn(bundle: Path, threads: int, *, keep_vision: bool) -> dict[s
 
     def look() -> None:
         while not over.wait(LOOK_EVERY):
-            memory = parse_status("", STATUS.read_text())
+            memory = parse_status("now", STATUS.read_text())
             curve.append((time.perf_counter() - start, memory.resident, memory.anonymous))
 
     watcher = threading.Thread(target=look)

@@ -20,6 +20,8 @@ COMMANDS = {
     "eval": "eval",
     "tune": "tune",
     "bench": "bench",
+    "compare": "compare",
+    "report": "report",
     "init": "init",
 }
 

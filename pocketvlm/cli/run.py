@@ -36,6 +36,9 @@ INTERRUPTED = 130
 @generation_options
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
 @prepacked_cache
+@click.option(
+    "--tuning", type=click.Path(path_type=Path), metavar="FILE", help="Settings of pocketvlm bench --autotune."
+)
 @click.option("--free-vision", is_flag=True, help="Have the vision part in memory only while an image is encoded.")
 @click.option(
     "--memory-budget-mb",
@@ -54,6 +57,7 @@ def command(
     config: GenerationConfig,
     threads: int | None,
     prepacked_cache: Path | None,
+    tuning: Path | None,
     free_vision: bool,
     memory_budget_mb: float | None,
     stats: bool,
@@ -76,6 +80,7 @@ def command(
         memory_budget=budget,
         keep_vision=not free_vision,
         prepacked_cache=prepacked_cache,
+        tuning=tuning,
     ) as vlm:
         show = _printer(stats=stats, as_json=as_json)
         if prompt is None:

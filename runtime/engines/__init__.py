@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +15,7 @@ from pocketvlm.errors import BundleError
 if TYPE_CHECKING:
     from pocketvlm.bundle import Bundle
 
-#: engine name -> "module:factory"; the factory is called with (bundle, threads, prepacked cache or None)
+#: engine name -> "module:factory"; the factory is called with (bundle, threads, prepacked cache or None, affinity)
 #: and imports its library itself
 ENGINES = {
     "onnx": "pocketvlm.runtime.engines.onnx:OnnxEngine",
@@ -65,10 +66,17 @@ class Engine(Protocol):
         """Free sessions and weights."""
 
 
-def open_engine(name: str, bundle: Bundle, threads: int, prepacked_cache: str | Path | None = None) -> Engine:
+def open_engine(
+    name: str,
+    bundle: Bundle,
+    threads: int,
+    prepacked_cache: str | Path | None = None,
+    affinity: Sequence[int] = (),
+) -> Engine:
     """The engine ``name``, with the bundle's graphs loaded.
 
     ``prepacked_cache`` is a directory where the engine may keep weights as this machine wants them, for later loads.
+    ``affinity`` are the CPUs that its own threads keep to, where the system is not to choose them.
 
     Raises:
         BundleError: there is no such engine, the bundle has no graphs for it, or they do not load.
@@ -77,5 +85,6 @@ def open_engine(name: str, bundle: Bundle, threads: int, prepacked_cache: str | 
         raise BundleError(f"there is no engine {name!r}: choose one of {', '.join(ENGINES)}")
     module, _, factory = ENGINES[name].partition(":")
     create: Any = getattr(importlib.import_module(module), factory)
-    engine: Engine = create(bundle, threads, None if prepacked_cache is None else Path(prepacked_cache))
+    cache = None if prepacked_cache is None else Path(prepacked_cache)
+    engine: Engine = create(bundle, threads, cache, tuple(affinity))
     return engine

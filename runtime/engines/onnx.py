@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm import telemetry
+from pocketvlm import exact_sums, telemetry
 from pocketvlm.bundle import open_bundle
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError, one_line
 from pocketvlm.runtime.engines import prepacked
@@ -22,7 +22,7 @@ from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
     from pocketvlm.bundle import Bundle
-    from pocketvlm.manifest import Manifest, Part
+    from pocketvlm.manifest import Manifest
     from pocketvlm.runtime.engines import Cache, Floats
 
 #: (type, shape) of a graph's input or output; None in a shape is a dimension that varies
@@ -81,8 +81,11 @@ class OnnxEngine:
         BundleError: a graph does not load, or is not what the manifest says.
     """
 
-    def __init__(self, bundle: Bundle, threads: int, prepacked_cache: Path | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, threads: int, prepacked_cache: Path | None = None, affinity: tuple[int, ...] = ()
+    ) -> None:
         self._ort = import_onnxruntime()
+        self._affinity = affinity
         manifest = self._manifest = bundle.manifest
         check_minimum("onnxruntime", manifest.minimum_runtime.onnxruntime, self._ort.__version__)
         parts = manifest.engines.get("onnx")
@@ -92,7 +95,8 @@ class OnnxEngine:
         for name in names:
             if name not in parts:
                 raise BundleError(f"{bundle.location} has no ONNX part {name}: export the bundle again")
-        self._openers = {name: partial(self._open, bundle, name, parts[name], threads) for name in names}
+        self._plain_openers = {name: partial(self._open, bundle, threads, name) for name in names}
+        self._openers: dict[str, Callable[[], Any]] = {**self._plain_openers}
         if prepacked_cache is not None:
             # Of the other parts, the embedding has nothing to pack and vision is small, and freed after an image.
             self._openers["text_decoder"] = partial(self._open_prepacked, bundle, threads, prepacked_cache)
@@ -132,8 +136,22 @@ class OnnxEngine:
 
     def close(self) -> None:
         with self._opening:
-            self._openers = {}
+            self._openers, self._plain_openers = {}, {}
             self._sessions.clear()
+
+    def profile(self, name: str, feeds: Mapping[str, npt.NDArray[Any]], runs: int, directory: Path) -> bytes:
+        """ONNX Runtime's own profile, JSON, of so many runs of a part in a session of its own.
+
+        It is written into ``directory`` on the way.
+
+        Raises:
+            BundleError: the part does not load or run.
+        """
+        session = self._plain_openers[name](profile_to=directory)
+        with _clear_errors(name):
+            for _ in range(runs):
+                session.run(None, feeds)
+            return Path(session.end_profiling()).read_bytes()
 
     def _new_cache(self, session: Any) -> OnnxCache:
         with _clear_errors("the KV cache"):
@@ -182,7 +200,12 @@ class OnnxEngine:
         # A gather has nothing to share out, and patches are embedded beside the encoder.
         options.intra_op_num_threads = 1 if name in ("token_embedding", "patch_embedding") else threads
         options.inter_op_num_threads = 1
+        if self._affinity and options.intra_op_num_threads > 1:
+            # ONNX Runtime counts CPUs from 1; the thread that calls it is not one of its own.
+            cpus = [self._affinity[thread % len(self._affinity)] + 1 for thread in range(1, threads)]
+            options.add_session_config_entry("session.intra_op_thread_affinities", ";".join(map(str, cpus)))
         options.log_severity_level = SILENT
+        options.add_session_config_entry(*exact_sums.session_entry())
         if name == "text_decoder":
             # A pattern is kept for each input shape, and every decode step has a new length of the mask.
             options.enable_mem_pattern = False
@@ -191,10 +214,15 @@ class OnnxEngine:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
 
-    def _open(self, bundle: Bundle, name: str, part: Part, threads: int, save_to: Path | None = None) -> Any:
-        options = self._options(name, threads)
+    def _open(
+        self, bundle: Bundle, threads: int, name: str, save_to: Path | None = None, profile_to: Path | None = None
+    ) -> Any:
+        part, options = bundle.manifest.engines["onnx"][name], self._options(name, threads)
         if save_to is not None:
             prepacked.save_to(save_to, options)
+        if profile_to is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile_to / name)
         with _clear_errors(part.file):
             graph: str | bytes
             if bundle.archive is None:
@@ -216,7 +244,7 @@ class OnnxEngine:
         def make(directory: Path) -> Any:
             # The key is made of the manifest's digests, and an entry outlives the files: they must be the same.
             open_bundle(bundle.location, verify=True)
-            wanted = self._probe(self._open(bundle, name, part, threads, directory))
+            wanted = self._probe(self._plain_openers[name](save_to=directory))
             session = open_graph(directory / prepacked.GRAPH)
             if not np.array_equal(self._probe(session), wanted):
                 raise BundleError("this ONNX Runtime computes something else with them")
@@ -229,7 +257,7 @@ class OnnxEngine:
             return self._checked_session(str(path), name, str(path), options)
 
         session = prepacked.open_through(prepacked_entry(bundle, cache), data_bytes, make, open_graph)
-        return self._open(bundle, name, part, threads) if session is None else session
+        return self._plain_openers[name]() if session is None else session
 
     def _probe(self, session: Any) -> Floats:
         """Logits of some random embeddings, [tokens, vocabulary]: every weight of the decoder takes part in them."""

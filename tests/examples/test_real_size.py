@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import io
 import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import click
 import pytest
 from PIL import Image
 
-from examples.real_size import beside, growth, llama, overlap
+from examples.real_size import beside, growth, overlap
 from examples.real_size.picture import draw_ablations
 from examples.real_size.study import LENGTH, Place, run
 from pocketvlm.bench.workload import image_name, prefill_name
-from pocketvlm.models.presets import QWEN2_05B, find_preset
+from pocketvlm.models.presets import find_preset
 from pocketvlm.models.presets.write import write_preset
 from pocketvlm.recipe import load_recipe
 
@@ -71,24 +71,23 @@ def test_a_command_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert Place(tmp_path.parent, tmp_path.name).checkpoint == tmp_path
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("gguf") is None or importlib.util.find_spec("llama_cpp") is None,
-    reason="needs gguf and llama-cpp-python: PYTHONPATH=build/smollm2/packages after make build/smollm2/packages",
-)
-def test_llama_runs_random_weights(tmp_path: Path) -> None:
-    config = dataclasses.replace(QWEN2_05B, num_hidden_layers=2, vocab_size=1000)
-    path = tmp_path / "model.gguf"
-    llama.write_random_gguf(path, config)
-    matrices = 1000 * 896 * 2 + 2 * (2 * 896 * 896 + 2 * 896 * 128 + 3 * 896 * 4864)
-    assert path.stat().st_size == pytest.approx(matrices * 18 / 32, rel=0.01)
-    ids = np.arange(40)
-    with llama.open_llama(path, 64, 1) as opened:
-        opened.prefill(ids)
-        opened.generate(ids[:4], 40)
-        opened.generate(ids[:4], 40)
-        opened.generate(ids[:4], 0)
-        with pytest.raises(RuntimeError, match="llama_decode"):
-            opened.generate(ids[:1], 64)
+def test_rates_stand_beside_llama_cpps_of_the_same_turns() -> None:
+    def row(system: str, name: str, seconds: list[float], phase: str = "prefill") -> dict[str, Any]:
+        return {"name": name, "phase": phase, "system": system, "tokens": 8, "seconds": seconds, "median_s": seconds[0]}
+
+    rows = [
+        row("pocketvlm", "load warm", [1.0], "load"),
+        row("pocketvlm", "pp8", [2.0]),
+        row("llama.cpp", "pp8", [4.0]),
+    ]
+    ours, theirs = beside.rows_of({"rows": rows, "peers": [{"system": "llama.cpp"}]}, "int4")
+    assert (ours["system"], ours["rate"], ours["ratio"]) == ("int4", 4.0, 2.0)
+    assert (theirs["system"], theirs["rate"], theirs["ratio"]) == ("llama.cpp beside int4", 2.0, 1.0)
+    with pytest.raises(click.ClickException, match=r"llama\.cpp did not run: signal 4"):
+        beside.rows_of({"rows": rows, "peers": [{"system": "llama.cpp", "missing": "signal 4"}]}, "int4")
+    rows[2] = {**row("llama.cpp", "pp8", [1.0]), "missing": "it ended"}
+    with pytest.raises(click.ClickException, match=r"llama\.cpp did not run pp8: it ended"):
+        beside.rows_of({"rows": rows, "peers": []}, "int4")
 
 
 def test_the_picture_of_the_ablations() -> None:

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
+from pocketvlm import exact_sums
 from pocketvlm.export.graph import GraphBuilder, save_graph
 from pocketvlm.export.linear import at_float_precision, linear
 from pocketvlm.export.weights import DataFile, FloatWeight, IntegerWeight
@@ -26,23 +27,27 @@ def quantized(seed: int = 0) -> GroupedTensor:
 
 
 def graph_of(directory: Path, matrix: IntegerMatrix, bias: np.ndarray) -> ir.Model:
-    """The same layer twice, one output each."""
+    """The same layer twice, one output each. (A weight's name belongs to one layer.)"""
     file = DataFile(directory / "data")
-    weight = IntegerWeight("weight", file.append(matrix.codes), file.append(matrix.scales), 1.0)
+    codes, scales = file.append(matrix.codes), file.append(matrix.scales)
+    weight, again = (IntegerWeight(name, codes, scales, 1.0) for name in ("weight", "again"))
     stored_bias = FloatWeight("bias", file.append(bias), transposed=False, factor=1.0)
     file.close()
     graph = GraphBuilder("layer")
     hidden = graph.input("hidden", "float32", ["tokens", COLUMNS])
     graph.output(linear(graph, hidden, weight, stored_bias), "first", "float32", ["tokens", ROWS])
-    graph.output(linear(graph, hidden, weight), "second", "float32", ["tokens", ROWS])
+    graph.output(linear(graph, hidden, again), "second", "float32", ["tokens", ROWS])
     model = graph.model()
     assert sum(node.op_type == "QuantizeLinear" for node in model.graph) == 1, "both read the same rounded rows"
     return model
 
 
-def run(model: ir.Model, directory: Path, hidden: np.ndarray) -> list[np.ndarray]:
+def run(model: ir.Model, directory: Path, hidden: np.ndarray, exact: str | None = None) -> list[np.ndarray]:
     save_graph(model, directory / "graph.onnx")
-    session = onnxruntime.InferenceSession(directory / "graph.onnx", providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    name, value = exact_sums.session_entry()
+    options.add_session_config_entry(name, exact or value)
+    session = onnxruntime.InferenceSession(directory / "graph.onnx", options, providers=["CPUExecutionProvider"])
     outputs: list[np.ndarray] = session.run(None, {"hidden": hidden})
     return outputs
 
@@ -61,6 +66,28 @@ def test_rows_of_integers_are_multiplied_exactly(tmp_path: Path) -> None:
     for found, expected in zip(second, wanted, strict=True):
         assert np.linalg.norm(found - expected) <= 2e-4 * np.linalg.norm(expected), "a few values on a rounding edge"
     assert np.array_equal(first, second + bias)
+
+
+def test_weights_that_are_made_unsigned_give_the_same(tmp_path: Path) -> None:
+    """As on a CPU without VNNI."""
+    hidden = np.random.default_rng(0).standard_normal((TOKENS, COLUMNS)).astype(np.float32)
+    model = graph_of(tmp_path, integer_matrix(quantized()), np.zeros(ROWS, np.float32))
+    here = run(model, tmp_path, hidden)[1]
+    assert np.array_equal(run(model, tmp_path, hidden, exact="1")[1], here)
+
+
+@pytest.mark.parametrize(
+    ("text", "exact"),
+    [
+        ("flags : fpu avx2 avx512_vnni\n", True),
+        ("processor : 0\nflags\t\t: fpu avx2 avx_vnni\n", True),
+        ("flags : fpu avx2 avx512f\n", False),
+        ("model name : avx512_vnni\n", False),
+        ("", False),
+    ],
+)
+def test_a_cpu_without_vnni_is_known(text: str, exact: bool) -> None:
+    assert exact_sums.has_exact_kernels(text) is exact
 
 
 def test_a_row_does_not_depend_on_its_neighbours(tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""A bundle's prefill and decode in turns with peers: what a busy machine takes from one it takes from the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pocketvlm.bench.cases import Case, measure_cases
+from pocketvlm.bench.peers import SYSTEMS, Job, PeerError, PeerProcess, shape_of
+from pocketvlm.bench.process import settle
+from pocketvlm.bench.schema import Peer, Row
+from pocketvlm.errors import one_line
+
+if TYPE_CHECKING:
+    from pocketvlm.bench.targets import Watch
+    from pocketvlm.bench.workload import Workload
+    from pocketvlm.bundle import Bundle
+
+#: Phases that a peer without tiles and without pictures of this kind has.
+SHARED = ("prefill", "decode")
+NO_PICTURES = "runs the text decoder alone: no tiles, no pictures"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What peers gave; ``rows`` are the bundle's own and theirs, in turns."""
+
+    rows: tuple[Row, ...]
+    peers: tuple[Peer, ...]
+
+
+def measure_beside(bundle: Bundle, own: Iterable[Case], workload: Workload, watch: Watch) -> Beside:
+    """Each case of prefill and decode, the bundle's and all peers' one after the other, as often as asked for.
+
+    Other cases are the bundle's alone. A peer that cannot be opened, or ends on the way, has no numbers and says why.
+    """
+    job = Job(
+        bundle=str(bundle.location),
+        cache=workload.peers_cache,
+        shape=shape_of(bundle.manifest),
+        length=max(workload.tokens, 1),
+        threads=workload.threads,
+        kv_dtype=bundle.manifest.kv_cache.dtype,
+    )
+    rows: list[Row] = []
+    found: list[Peer] = []
+    with ExitStack() as stack:
+        running: list[PeerProcess] = []
+        for name in workload.peers:
+            watch(f"opening {SYSTEMS[name]}")
+            try:
+                process = stack.enter_context(PeerProcess(name, job))
+            except PeerError as error:
+                found.append(Peer(system=SYSTEMS[name], missing=one_line(error)))
+                continue
+            running.append(process)
+            rows.append(Row(name="load warm", phase="load", seconds=(process.load_seconds,), system=SYSTEMS[name]))
+        for case in own:
+            if case.phase not in SHARED:
+                rows += measure_cases([case], workload, watch)
+                rows += (_without_pictures(case, process) for process in running if case.phase == "image")
+                continue
+            watch(f"{case.name} in turns")
+            rows += in_turns(case, running, workload)
+        found += map(_describe, running)
+    return Beside(tuple(rows), tuple(found))
+
+
+def in_turns(case: Case, peers: Sequence[PeerProcess], workload: Workload) -> Iterator[Row]:
+    """The bundle's row and one of each peer. A peer has its warm-ups like the bundle."""
+    runs: dict[str, Callable[[], float]] = {"": lambda: _timed(case.run)}
+    for peer in peers:
+        runs[peer.name] = lambda peer=peer: _ask(peer, case)  # type: ignore[misc]
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    missing: dict[str, str] = {}
+    case.set_up()
+    for turn in range(workload.warmups + workload.repeats):
+        for name, run in runs.items():
+            if name in missing:
+                continue
+            try:
+                spent = run()
+            except PeerError as error:
+                missing[name] = one_line(error)
+                continue
+            if turn >= workload.warmups:
+                seconds[name].append(spent)
+    yield Row(name=case.name, phase=case.phase, seconds=tuple(seconds[""]), tokens=case.tokens)
+    for peer in peers:
+        why = missing.get(peer.name)
+        values = () if why else tuple(seconds[peer.name])
+        yield Row(
+            name=case.name, phase=case.phase, seconds=values, tokens=case.tokens, system=SYSTEMS[peer.name], missing=why
+        )
+
+
+def _without_pictures(case: Case, peer: PeerProcess) -> Row:
+    return Row(name=case.name, phase=case.phase, system=SYSTEMS[peer.name], missing=NO_PICTURES)
+
+
+def _timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    seconds = time.perf_counter() - start
+    settle()
+    return seconds
+
+
+def _ask(peer: PeerProcess, case: Case) -> float:
+    return peer.ask("prefill" if case.phase == "prefill" else "generate", case.tokens, case.depth)
+
+
+def _describe(process: PeerProcess) -> Peer:
+    about, system = process.about, SYSTEMS[process.name]
+    try:
+        peak = process.peak()
+    except PeerError:
+        peak = None
+    return Peer(system=system, version=about.version, weights=about.weights, bytes=about.bytes, peak=peak)

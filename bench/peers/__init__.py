@@ -1,0 +1,185 @@
+"""Other systems on a bundle's shapes, in turns with it. A peer is one file here and one line in ``PEERS``.
+
+Each runs in a process of its own, which answers one request after the other (``worker``): what it does to a process, or
+a crash of it, is no concern of the measurement.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.bench.process import JsonProcess, ProcessError
+from pocketvlm.errors import one_line
+
+if TYPE_CHECKING:
+    from pocketvlm.manifest import Manifest
+
+#: name on the command line -> a module with two functions of a ``Job``: ``prepare`` makes files that it needs, and
+#: ``open_peer`` is a context manager that gives an ``OpenPeer``
+PEERS = {
+    "llama.cpp": "pocketvlm.bench.peers.llama_cpp",
+    "genai": "pocketvlm.bench.peers.genai",
+}
+#: What a peer is called in a table.
+SYSTEMS = {"llama.cpp": "llama.cpp", "genai": "ONNX Runtime GenAI"}
+
+
+#: A peer that is not installed, cannot do what is asked, or ended.
+PeerError = ProcessError
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder's sizes, as far as its speed depends on them."""
+
+    vocab_size: int
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate_size: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a peer opens: the bundle itself or its shape, for so many tokens; ``cache`` keeps files that it makes."""
+
+    bundle: str
+    cache: str
+    shape: Shape
+    length: int
+    threads: int
+    kv_dtype: str
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Job:
+        """Of ``asdict``."""
+        return cls(**{**raw, "shape": Shape(**raw["shape"])})
+
+
+@dataclass(frozen=True)
+class About:
+    """What an opened peer says of itself: version, what its weights are, bytes of the file that it loaded."""
+
+    version: str
+    weights: str
+    bytes: int
+
+
+class OpenPeer(Protocol):
+    """An opened peer."""
+
+    @property
+    def about(self) -> About: ...
+
+    def start(self, token_ids: npt.NDArray[np.int64]) -> None:
+        """Have these tokens in the KV cache, and no others. They are always the same, but for how many they are."""
+
+    def prefill(self, token_ids: npt.NDArray[np.int64]) -> None:
+        """Run the tokens after those in the cache; the logits of the last one are computed."""
+
+    def generate(self, token_ids: npt.NDArray[np.int64]) -> None:
+        """Run the tokens one by one after those in the cache."""
+
+
+class PeerModule(Protocol):
+    """What each module of ``PEERS`` has."""
+
+    def prepare(self, job: Job) -> None:
+        """Make files that opening needs, where they are not there yet.
+
+        Raises:
+            PeerError: the peer is not installed, or cannot do it.
+        """
+
+    def open_peer(self, job: Job) -> AbstractContextManager[OpenPeer]: ...
+
+
+def shape_of(manifest: Manifest) -> Shape:
+    """A bundle's decoder, from the sizes of its tensors.
+
+    Raises:
+        PeerError: they do not say it.
+    """
+    kv, model, tensors = manifest.kv_cache, manifest.model, manifest.recipe.tensors
+    try:
+        queries = tensors["model.layers.0.self_attn.q_proj.weight"].weights
+        inner = tensors["model.layers.0.mlp.up_proj.weight"].weights
+    except KeyError as error:
+        raise PeerError(f"the manifest has no tensor {error}: peers cannot be given its shape") from error
+    return Shape(
+        vocab_size=model.vocab_size,
+        hidden_size=model.hidden_size,
+        layers=model.layers,
+        heads=queries // model.hidden_size // kv.head_dim,
+        kv_heads=kv.heads,
+        head_dim=kv.head_dim,
+        intermediate_size=inner // model.hidden_size,
+    )
+
+
+class PeerProcess:
+    """A peer in a process of its own, from its opening to ``close``.
+
+    Raises:
+        PeerError: it cannot be opened; later, that it ended.
+    """
+
+    def __init__(self, name: str, job: Job) -> None:
+        self.name = name
+        self._process = JsonProcess(name, ["pocketvlm.bench.peers.worker", name, json.dumps(asdict(job))])
+        try:
+            said = self._process.first
+            self.about, self.load_seconds = About(**said["about"]), float(said["seconds"])
+        except KeyError as error:
+            self._process.close()
+            raise PeerError(f"{name} says no {error}") from error
+
+    def ask(self, what: str, tokens: int, depth: int = 0) -> float:
+        """Seconds of ``prefill`` or ``generate`` of so many tokens."""
+        return float(self._process.ask({"what": what, "tokens": tokens, "depth": depth})["seconds"])
+
+    def peak(self) -> int:
+        """Bytes of its largest resident set so far."""
+        return int(self._process.ask({"what": "peak", "tokens": 0, "depth": 0})["bytes"])
+
+    def close(self) -> None:
+        """End it."""
+        self._process.close()
+
+    def __enter__(self) -> PeerProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check_peers(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, each once.
+
+    Raises:
+        PeerError: there is no such peer.
+    """
+    for name in names:
+        if name not in PEERS:
+            raise PeerError(f"there is no peer {one_line(name, 40)!r}: choose of {', '.join(PEERS)}")
+    return tuple(dict.fromkeys(names))
+
+
+def files_bytes(path: Path) -> int:
+    """Of a file, or of all files below a directory."""
+    return (
+        path.stat().st_size if path.is_file() else sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+    )

@@ -1,0 +1,57 @@
+"""A peer's process, a request a line and an answer a line: python -m pocketvlm.bench.peers.worker NAME JOB."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from dataclasses import asdict
+from typing import IO, Any
+
+import numpy as np
+
+from pocketvlm.bench.peers import PEERS, Job, OpenPeer, PeerModule
+from pocketvlm.bench.process import answers_of_this_process, settle, write_answer
+from pocketvlm.errors import one_line
+from pocketvlm.runtime.memory import peak_rss_bytes
+
+SEED = 0
+
+
+def serve(peer: OpenPeer, job: Job, requests: IO[str], answers: IO[str]) -> None:
+    """Do what each line asks, until there are no more."""
+    for line in requests:
+        request = json.loads(line)
+        what, tokens, depth = request["what"], request["tokens"], request["depth"]
+        if what == "peak":
+            write_answer(answers, {"bytes": peak_rss_bytes()})
+            continue
+        ids = np.random.default_rng(SEED).integers(0, job.shape.vocab_size, tokens + depth)
+        peer.start(ids[:depth])
+        run = peer.prefill if what == "prefill" else peer.generate
+        start = time.perf_counter()
+        run(ids[depth:])
+        seconds = time.perf_counter() - start
+        settle()
+        write_answer(answers, {"seconds": seconds})
+
+
+def main(name: str, raw_job: str) -> None:
+    """Open the peer, say so, and serve."""
+    answers = answers_of_this_process()
+    job = Job.from_dict(json.loads(raw_job))
+    try:
+        module: Any = importlib.import_module(PEERS[name])
+        peer_module: PeerModule = module
+        peer_module.prepare(job)
+        start = time.perf_counter()
+        with peer_module.open_peer(job) as peer:
+            write_answer(answers, {"about": asdict(peer.about), "seconds": time.perf_counter() - start})
+            serve(peer, job, sys.stdin, answers)
+    except Exception as error:  # noqa: BLE001 - whatever a foreign library raises is said on one line
+        write_answer(answers, {"error": f"{type(error).__name__}: {one_line(error)}"})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

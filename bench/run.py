@@ -1,0 +1,57 @@
+"""A benchmark from its workload to its report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pocketvlm.bench.evaluate import identity
+from pocketvlm.bench.schema import BundleIdentity, Report
+from pocketvlm.bench.targets import Watch, find_target
+from pocketvlm.bundle import open_bundle
+
+if TYPE_CHECKING:
+    from pocketvlm.bench.workload import Workload
+    from pocketvlm.bundle import Bundle
+
+
+def bench(
+    path: Path, workload: Workload, *, command: str, target: str = "host", pinned: bool = False, watch: Watch
+) -> Report:
+    """Measure a bundle. ``command`` is what was typed, ``pinned`` that the device's clocks are fixed.
+
+    Raises:
+        BundleError: it is damaged, or a graph does not load.
+        CapacityError: the workload does not fit into its KV cache.
+    """
+    measure, which = find_target(target)
+    opened = open_bundle(path)
+    measured = measure(path, workload, which, pinned=pinned, watch=watch)
+    return Report(
+        command=command,
+        target=target,
+        bundle=bundle_identity(opened),
+        machine=measured.machine,
+        workload=plain(workload),
+        limits=measured.limits,
+        rows=measured.rows,
+        memory=measured.footprint.phases,
+        memory_over_time=measured.footprint.over_time,
+        counts=measured.counts,
+        peers=measured.peers,
+    )
+
+
+def bundle_identity(bundle: Bundle) -> BundleIdentity:
+    """What a report says of the bundle."""
+    return BundleIdentity(**identity(bundle), kv_cache=bundle.manifest.kv_cache.dtype)
+
+
+def plain(workload: Workload) -> dict[str, Any]:
+    """As JSON has it: lists for tuples. How often it was repeated is said by the rows."""
+    return {name: _plain(value) for name, value in asdict(workload).items()}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

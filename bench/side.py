@@ -1,0 +1,132 @@
+"""One side of an interleaved measurement: python -m pocketvlm.bench.side BUNDLE WORKLOAD.
+
+It loads the bundle, names its cases, then runs the one that is asked for and says how long it took. Each side has a
+process of its own, so that the other may have another version of this code, or of what it uses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pocketvlm.bench.process import JsonProcess, answers_of_this_process, settle, write_answer
+from pocketvlm.errors import PocketVlmError, one_line
+
+if TYPE_CHECKING:
+    from pocketvlm.bench.cases import Case
+    from pocketvlm.bench.workload import Workload
+
+
+class Side:
+    """The process of one side. ``cases`` are the names of what it can run, in order.
+
+    ``code``: a checkout of this project whose code it has; None: this one's.
+
+    Raises:
+        ProcessError: the bundle cannot be loaded; later, that the process ended.
+    """
+
+    def __init__(self, bundle: Path, workload: Workload, code: Path | None = None) -> None:
+        module = ["pocketvlm.bench.side", str(bundle.resolve()), json.dumps(asdict(workload))]
+        environment = None if code is None else {"PYTHONPATH": str(code.resolve())}
+        self._process = JsonProcess(str(bundle), module, environment)
+        self.cases: tuple[str, ...] = tuple(self._process.first["cases"])
+
+    def run(self, case: str, delay: float = 0.0) -> float:
+        """Seconds that a case took. ``delay``: so many more are spent in it, to see whether that is noticed."""
+        return float(self._process.ask({"case": case, "delay": delay})["seconds"])
+
+    def counts(self) -> dict[str, Any]:
+        """What is the same in each run: ``schema.Counts``."""
+        counts: dict[str, Any] = self._process.ask({"counts": True})["counts"]
+        return counts
+
+    def close(self) -> None:
+        """End it."""
+        self._process.close()
+
+
+def main(path: str, raw_workload: str) -> None:
+    """Load, name the cases, and run what is asked for until stdin ends."""
+    from pocketvlm.bench.cases import cases, check_fits
+    from pocketvlm.bench.workload import Workload
+    from pocketvlm.bundle import open_bundle
+    from pocketvlm.runtime.engines import open_engine
+
+    answers = answers_of_this_process()
+    try:
+        workload = Workload.from_dict(json.loads(raw_workload))
+        bundle = open_bundle(Path(path))
+        check_fits(bundle.manifest, workload)
+        cpus = cpus_to_pin(workload.threads)
+        engine = open_engine("onnx", bundle, workload.threads, workload.prepacked_cache, cpus)
+        with ThreadPoolExecutor(1) as ahead:
+            ahead.submit(int).result()
+            if cpus:
+                # This thread alone: those that are there already keep to where they are.
+                os.sched_setaffinity(0, cpus[:1])
+            every = {
+                case.name: case for case in cases(engine, bundle.manifest, workload, ahead) if case.missing is None
+            }
+            write_answer(answers, {"cases": list(every)})
+            last = ""
+            for line in sys.stdin:
+                request = json.loads(line)
+                if "counts" in request:
+                    write_answer(answers, {"counts": _counts(path, workload.threads)})
+                    continue
+                seconds = _timed(every[request["case"]], last, request["delay"])
+                settle()
+                write_answer(answers, {"seconds": seconds})
+                last = request["case"]
+        engine.close()
+    except PocketVlmError as error:
+        write_answer(answers, {"error": one_line(error)})
+
+
+def cpus_to_pin(threads: int) -> tuple[int, ...]:
+    """One CPU for each thread, so that where the system puts them makes no difference between two processes.
+
+    None where there are too few of them, or the system cannot do it.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return ()
+    cpus = sorted(os.sched_getaffinity(0))
+    return tuple(cpus[:threads]) if len(cpus) >= threads else ()
+
+
+def _timed(case: Case, last: str, delay: float) -> float:
+    """Seconds of one run and a delay, after the case's preparation where another one ran before."""
+    if case.name != last:
+        case.set_up()
+    start = time.perf_counter()
+    case.run()
+    ends = time.perf_counter() + delay
+    while time.perf_counter() < ends:
+        pass
+    return time.perf_counter() - start
+
+
+def _counts(path: str, threads: int) -> Mapping[str, Any]:
+    from pocketvlm.bench.counts import count
+    from pocketvlm.bundle import open_bundle
+    from pocketvlm.runtime import load
+
+    with load(path, threads=threads) as vlm:
+        return count(open_bundle(path), vlm).model_dump(mode="json")
+
+
+def common_cases(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    """What both sides can run, in the first one's order."""
+    return [name for name in first if name in second]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,89 @@
+"""Settings that were found fastest on one device: written by ``pocketvlm bench --autotune``, used where asked for."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pocketvlm.errors import PocketVlmError, one_line
+
+if TYPE_CHECKING:
+    from pocketvlm.manifest import Manifest
+
+#: largest file that is read, bytes
+MAX_BYTES = 1 << 20
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+class Tuning(BaseModel):
+    """What ``pocketvlm.load(tuning=)`` takes.
+
+    ``threads`` of the engine; ``affinity``: the CPUs (counted from 0) that its threads keep to, none where the system
+    chooses; ``tile_batch`` and ``prefill_chunk`` in place of the bundle's; ``pipelined``: patches of the next tiles are
+    embedded beside the encoder. ``model`` and ``device`` say what it was found for.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    schema_name: Literal["pocketvlm-tuning/1"] = Field(default="pocketvlm-tuning/1", alias="schema")
+    device: str
+    model: str
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    tile_batch: Annotated[int, Field(ge=1, le=64)]
+    prefill_chunk: Annotated[int, Field(ge=1, le=1 << 16)]
+    pipelined: bool = True
+    affinity: Annotated[tuple[Annotated[int, Field(ge=0, lt=1024)], ...], Field(max_length=1024)] = ()
+
+
+def this_device() -> str:
+    """CPU and number of cores: what a tuning belongs to."""
+    try:
+        lines = CPU_INFO.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (value.strip() for key, _, value in (line.partition(":") for line in lines)
+             if key.strip() in ("model name", "Hardware"))  # fmt: skip
+    return f"{next(names, platform.machine())}, {os.cpu_count() or 1} cores"
+
+
+def read_tuning(path: str | Path) -> Tuning:
+    """What ``pocketvlm bench --autotune`` wrote.
+
+    Raises:
+        PocketVlmError: it cannot be read, or is something else.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise PocketVlmError(
+            f"{one_line(path, 200)}: cannot be read ({one_line(error.strerror or error, 80)})"
+        ) from error
+    try:
+        return Tuning.model_validate_json(content[:MAX_BYTES])
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise PocketVlmError(
+            f"{one_line(path, 200)}: no tuning ({one_line(where, 60)}: {one_line(first['msg'], 100)}): "
+            "pocketvlm bench --autotune writes one"
+        ) from error
+
+
+def check_tuning(tuning: Tuning, manifest: Manifest) -> None:
+    """
+    Raises:
+        PocketVlmError: it was found for another device or model.
+    """
+    device, model = this_device(), manifest.model.revision
+    if tuning.device != device:
+        raise PocketVlmError(
+            f"the tuning is of {one_line(tuning.device, 80)}, this is {one_line(device, 80)}: "
+            "pocketvlm bench --autotune"
+        )
+    if tuning.model != model:
+        raise PocketVlmError(f"the tuning is of another model than {manifest.model.name}: pocketvlm bench --autotune")
