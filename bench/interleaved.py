@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "pocketvlm-interleaved/1"
 WARMUPS = 3
+#: So many pairs are measured before both are loaded, and warmed up, again.
+PAIRS_OF_A_LOAD = 5
 MAX_ROWS = 1000
 #: One run, and the seconds that it took.
 Timed = Callable[[], float]
@@ -152,11 +154,17 @@ def measure_interleaved(
 
 
 def interleave(
-    base: Mapping[str, Timed], new: Mapping[str, Timed], gate: Gate, watch: Watch = lambda name: None
+    base: Mapping[str, Timed],
+    new: Mapping[str, Timed],
+    gate: Gate,
+    watch: Watch = lambda name: None,
+    reload: Callable[[], object] = lambda: None,
 ) -> tuple[PairedRow, ...]:
     """Each metric on its own, pair by pair until the gate's bound for it is decided, at most to its last look.
 
-    The base's order, then what only the new one runs. ``watch`` is told each name before it is measured.
+    The base's order, then what only the new one runs. ``watch`` is told each name before it is measured. ``reload``
+    loads both anew, every few pairs: where in memory weights come to lie makes runs of the very same bundle several
+    percent slower or faster, until they are loaded again.
 
     Raises:
         ResultsError: something takes no time.
@@ -167,7 +175,7 @@ def interleave(
             rows.append(PairedRow(name=name, only="base"))
             continue
         watch(name)
-        rows.append(_measure(name, run, new[name], gate))
+        rows.append(_measure(name, run, new[name], gate, reload))
     return (*rows, *(PairedRow(name=name, only="new") for name in new if name not in base))
 
 
@@ -187,15 +195,17 @@ def log_ratios(pairs: Pairs | list[tuple[float, float]]) -> list[float]:
     return [log(new) - log(base) for base, new in pairs]
 
 
-def _measure(name: str, base: Timed, new: Timed, gate: Gate) -> PairedRow:
-    for _ in range(WARMUPS):
-        base()
-        new()
+def _measure(name: str, base: Timed, new: Timed, gate: Gate, reload: Callable[[], object]) -> PairedRow:
     bound, looks = gate.bound_of(name), gate.looks
     pairs: list[tuple[float, float]] = []
     verdict: Verdict | None = None
     for count in looks.counts:
         while len(pairs) < count:
+            if len(pairs) % PAIRS_OF_A_LOAD == 0:
+                reload()
+                for _ in range(WARMUPS):
+                    base()
+                    new()
             pairs.append(_pair(base, new, turned=len(pairs) % 2 == 1))
         if min(map(min, pairs)) <= 0:
             raise ResultsError(f"{one_line(name, 80)}: a run takes no time that the clock can tell")

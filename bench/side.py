@@ -6,15 +6,16 @@ process of its own, so that the other may have another version of this code, or 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pocketvlm.bench.process import JsonProcess, answers_of_this_process, settle, write_answer
 from pocketvlm.errors import PocketVlmError, one_line
@@ -22,6 +23,7 @@ from pocketvlm.errors import PocketVlmError, one_line
 if TYPE_CHECKING:
     from pocketvlm.bench.cases import Case
     from pocketvlm.bench.workload import Workload
+    from pocketvlm.runtime.engines import Engine
 
 
 class Side:
@@ -43,6 +45,10 @@ class Side:
         """Seconds that a case took. ``delay``: so many more are spent in it, to see whether that is noticed."""
         return float(self._process.ask({"case": case, "delay": delay})["seconds"])
 
+    def reload(self) -> None:
+        """Load the bundle again, to other places in memory."""
+        self._process.ask({"reload": True})
+
     def counts(self) -> dict[str, Any]:
         """What is the same in each run: ``schema.Counts``."""
         counts: dict[str, Any] = self._process.ask({"counts": True})["counts"]
@@ -54,43 +60,63 @@ class Side:
 
 
 def main(path: str, raw_workload: str) -> None:
-    """Load, name the cases, and run what is asked for until stdin ends."""
-    from pocketvlm.bench.cases import cases, check_fits
+    """Load, name the cases, and do what is asked for until stdin ends."""
     from pocketvlm.bench.workload import Workload
-    from pocketvlm.bundle import open_bundle
-    from pocketvlm.runtime.engines import open_engine
 
     answers = answers_of_this_process()
     try:
         workload = Workload.from_dict(json.loads(raw_workload))
-        bundle = open_bundle(Path(path))
-        check_fits(bundle.manifest, workload)
-        cpus = cpus_to_pin(workload.threads)
-        engine = open_engine("onnx", bundle, workload.threads, workload.prepacked_cache, cpus)
         with ThreadPoolExecutor(1) as ahead:
             ahead.submit(int).result()
-            if cpus:
-                # This thread alone: those that are there already keep to where they are.
-                os.sched_setaffinity(0, cpus[:1])
-            every = {
-                case.name: case for case in cases(engine, bundle.manifest, workload, ahead) if case.missing is None
-            }
-            write_answer(answers, {"cases": list(every)})
-            last = ""
-            for line in sys.stdin:
-                request = json.loads(line)
-                if "counts" in request:
-                    write_answer(answers, {"counts": _counts(path, workload.threads)})
-                    continue
-                seconds = _timed(every[request["case"]], last, request["delay"])
-                settle()
-                write_answer(answers, {"seconds": seconds})
-                last = request["case"]
-        engine.close()
+            _pin(workload.threads)
+            _serve(path, workload, ahead, sys.stdin, answers)
     except PocketVlmError as error:
         write_answer(answers, {"error": one_line(error)})
 
 
+def _serve(path: str, workload: Workload, ahead: Executor, requests: IO[str], answers: IO[str]) -> None:
+    engine, every = _load(path, workload, ahead)
+    write_answer(answers, {"cases": list(every)})
+    last = ""
+    for line in requests:
+        request = json.loads(line)
+        if "counts" in request:
+            write_answer(answers, {"counts": _counts(path, workload.threads)})
+        elif "reload" in request:
+            engine.close()
+            engine, every = _load(path, workload, ahead)
+            last = ""
+            write_answer(answers, {})
+        else:
+            seconds = _timed(every[request["case"]], last, request["delay"])
+            last = request["case"]
+            settle()
+            write_answer(answers, {"seconds": seconds})
+    engine.close()
+
+
+def _load(path: str, workload: Workload, ahead: Executor) -> tuple[Engine, dict[str, Case]]:
+    """The bundle's engine, and its cases by name."""
+    from pocketvlm.bench.cases import cases, check_fits
+    from pocketvlm.bundle import open_bundle
+    from pocketvlm.runtime.engines import open_engine
+
+    bundle = open_bundle(Path(path))
+    check_fits(bundle.manifest, workload)
+    cpus = cpus_to_pin(workload.threads)
+    engine = open_engine("onnx", bundle, workload.threads, workload.prepacked_cache, cpus)
+    found = cases(engine, bundle.manifest, workload, ahead)
+    return engine, {case.name: case for case in found if case.missing is None}
+
+
+def _pin(threads: int) -> None:
+    """Keep this thread, the engine's first one, to a CPU; those that are there already stay where they are."""
+    cpus = cpus_to_pin(threads)
+    if cpus:
+        os.sched_setaffinity(0, cpus[:1])
+
+
+@functools.cache
 def cpus_to_pin(threads: int) -> tuple[int, ...]:
     """One CPU for each thread, so that where the system puts them makes no difference between two processes.
 

@@ -47,7 +47,12 @@ class Trial:
 
 def one_trial(base: Side, new: Side, name: str, planted: float, delay: float, gate: Gate) -> tuple[Trial, PairedRow]:
     """Ask the gate once."""
-    (row,) = interleave({name: partial(base.run, name)}, {name: partial(new.run, name, delay)}, gate)
+    (row,) = interleave(
+        {name: partial(base.run, name)},
+        {name: partial(new.run, name, delay)},
+        gate,
+        reload=lambda: (base.reload(), new.reload()),
+    )
     assert row.verdict and row.ratio and row.low and row.high
     return Trial(planted, row.verdict, len(row.pairs), row.ratio, row.low, row.high), row
 

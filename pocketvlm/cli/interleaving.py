@@ -74,7 +74,7 @@ def _measure(base: Path, new: Path, workload: Workload, gate: Gate, base_code: P
     machine = describe(workload.threads)
     with closing(Side(base, workload, base_code)) as first, closing(Side(new, workload)) as second:
         counts = [Counts.model_validate(side.counts()) for side in (first, second)]
-        rows = in_turns(_runs(first), _runs(second), gate, say)
+        rows = in_turns(_runs(first), _runs(second), gate, say, lambda: (first.reload(), second.reload()))
     return Interleaved(
         command=typed(),
         base=identities[0],

@@ -46,8 +46,7 @@ def test_llama_runs_random_weights(tmp_path: Path) -> None:
             assert opened.position == depth + 4
         opened.start(ids[:0])
         opened.prefill(ids)
-        with pytest.raises(RuntimeError, match="llama_decode"):
-            opened.generate(np.arange(30))
+        assert opened.position == 40
     with PeerProcess("llama.cpp", job(tmp_path)) as peer:
         assert peer.ask("prefill", 30) > 0
         assert peer.ask("generate", 4, 30) > 0

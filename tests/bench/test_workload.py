@@ -6,12 +6,14 @@ import json
 import os
 from dataclasses import asdict
 
+import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketvlm.bench.footprint import parse_status, thin
-from pocketvlm.bench.limits import bytes_per_token, gemm_operations, operations, read_bandwidth
+from pocketvlm.bench.limits import bytes_per_token, gemm_operations, matmul_graph, operations, read_bandwidth
 from pocketvlm.bench.machine import Cpu, afterwards, describe, parse_cpu_info
 from pocketvlm.bench.schema import Memory, Row
 from pocketvlm.bench.workload import Workload, decode_name, pair_name
@@ -134,5 +136,14 @@ def test_products_are_counted_by_the_weights_that_a_phase_multiplies() -> None:
     assert operations(described, "decode", 10) is None
 
 
-def test_products_are_timed_in_a_process_of_their_own() -> None:
+def test_products_are_timed() -> None:
     assert 1e9 < gemm_operations(1) < 1e13
+
+
+def test_the_graph_that_is_timed_is_onnx() -> None:
+    model = onnx.load_model_from_string(matmul_graph(300, 200))
+    onnx.checker.check_model(model, full_check=True)
+    (node,) = model.graph.node
+    assert (node.op_type, list(node.input), list(node.output)) == ("MatMul", ["left", "right"], ["product"])
+    (weight,) = model.graph.initializer
+    assert np.array_equal(onnx.numpy_helper.to_array(weight), np.ones((200, 300), np.float32))
