@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pocketvlm.bench.schema import OWN, Report
@@ -17,8 +15,7 @@ if TYPE_CHECKING:
 #: Width and height of the paper's image, tokens of its prompt (those of the image are among them).
 IMAGE, PROMPT = (768, 1536), 2048
 NEW_TOKENS = 128
-PUBLISHED = Path(__file__).parent / "published.toml"
-#: What the table has: heading and unit.
+#: What the table has, by the names of ``pocketvlm.plan``'s published numbers: heading and unit.
 COLUMNS = {
     "load": ("load", "s"),
     "image": ("image", "s"),
@@ -35,15 +32,6 @@ class Line:
     system: str
     values: Mapping[str, float]
     note: str = ""
-
-
-def published() -> tuple[Line, ...]:
-    """What was published, of other machines."""
-    lines = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["lines"]
-    return tuple(
-        Line(f"published: {line['system']}", {name: line[name] for name in COLUMNS if name in line}, line["note"])
-        for line in lines
-    )
 
 
 def paper_workload(manifest: Manifest, threads: int, repeats: int, warmups: int) -> Workload:

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -149,9 +149,10 @@ def _counts(path: str, threads: int) -> Mapping[str, Any]:
         return count(open_bundle(path), vlm).model_dump(mode="json")
 
 
-def common_cases(first: Sequence[str], second: Sequence[str]) -> list[str]:
-    """What both sides can run, in the first one's order."""
-    return [name for name in first if name in second]
+def reload(*sides: Side) -> None:
+    """Load all of them again."""
+    for side in sides:
+        side.reload()
 
 
 if __name__ == "__main__":

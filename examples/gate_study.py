@@ -23,7 +23,7 @@ import click
 from examples.reader.study import CHECKPOINT, export, provenance, write
 from pocketvlm.bench.gate import Gate, load_gate
 from pocketvlm.bench.interleaved import PairedRow, interleave
-from pocketvlm.bench.side import Side
+from pocketvlm.bench.side import Side, reload
 from pocketvlm.bench.workload import Workload, decode_name
 
 RECIPE = "bluelm-v-3b"
@@ -51,7 +51,7 @@ def one_trial(base: Side, new: Side, name: str, planted: float, delay: float, ga
         {name: partial(base.run, name)},
         {name: partial(new.run, name, delay)},
         gate,
-        reload=lambda: (base.reload(), new.reload()),
+        reload=partial(reload, base, new),
     )
     assert row.verdict and row.ratio and row.low and row.high
     return Trial(planted, row.verdict, len(row.pairs), row.ratio, row.low, row.high), row

@@ -22,6 +22,7 @@ COMMANDS = {
     "bench": "bench",
     "compare": "compare",
     "report": "report",
+    "plan": "plan",
     "init": "init",
 }
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--target", default="host", show_default=True, metavar="NAME", help="Where it runs.")
 @workload_options
-@click.option("--pinned", is_flag=True, help="This device's clocks are fixed: compare may hold speeds to a gate.")
+@click.option("--device", metavar="NAME|FILE", help="Profile of this device: says whether its clocks are pinned.")
 @click.option("--paper", is_flag=True, help="The paper's table: this machine beside the Dimensity 9300.")
 @click.option("--autotune", "tunes", is_flag=True, help="Find the settings that answer fastest here, and save them.")
 @click.option(
@@ -42,7 +42,7 @@ def command(
     bundle: Path,
     target: str,
     workload: Workload,
-    pinned: bool,
+    device: str | None,
     paper: bool,
     tunes: bool,
     base: Path | None,
@@ -73,7 +73,7 @@ def command(
     elif tunes:
         autotune(bundle, workload, save, as_json=form == "json")
     else:
-        _measure(bundle, workload, target, form, save, html, pinned=pinned, paper=paper)
+        _measure(bundle, workload, target, form, save, html, pinned=_is_pinned(device), paper=paper)
 
 
 def typed() -> str:
@@ -105,6 +105,12 @@ def _measure(
     _write(report, form, save, html)
     if paper and form == "table":
         print_paper(report)
+
+
+def _is_pinned(device: str | None) -> bool:
+    from pocketvlm.plan import load_device
+
+    return device is not None and load_device(device).pinned
 
 
 def _write(report: Report, form: str, save: Path | None, html: Path | None) -> None:

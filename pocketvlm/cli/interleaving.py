@@ -66,7 +66,7 @@ def _measure(base: Path, new: Path, workload: Workload, gate: Gate, base_code: P
     from pocketvlm.bench.machine import afterwards, describe
     from pocketvlm.bench.run import bundle_identity, plain
     from pocketvlm.bench.schema import Counts
-    from pocketvlm.bench.side import Side
+    from pocketvlm.bench.side import Side, reload
     from pocketvlm.bundle import open_bundle
     from pocketvlm.cli.bench import say, typed
 
@@ -74,7 +74,7 @@ def _measure(base: Path, new: Path, workload: Workload, gate: Gate, base_code: P
     machine = describe(workload.threads)
     with closing(Side(base, workload, base_code)) as first, closing(Side(new, workload)) as second:
         counts = [Counts.model_validate(side.counts()) for side in (first, second)]
-        rows = in_turns(_runs(first), _runs(second), gate, say, lambda: (first.reload(), second.reload()))
+        rows = in_turns(_runs(first), _runs(second), gate, say, partial(reload, first, second))
     return Interleaved(
         command=typed(),
         base=identities[0],

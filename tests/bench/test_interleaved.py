@@ -106,7 +106,11 @@ def test_both_are_loaded_again_every_few_pairs() -> None:
     ran: list[str] = []
 
     def side(name: str) -> Callable[[], float]:
-        return lambda: ran.append(name) or 1.0
+        def run() -> float:
+            ran.append(name)
+            return 1.0
+
+        return run
 
     gate = Gate((), Looks(20, 20))
     (row,) = interleave({"x": side("A")}, {"x": side("B")}, gate, reload=lambda: ran.append("R"))

@@ -15,6 +15,7 @@ from pocketvlm.bench.schema import parse_report
 from pocketvlm.bench.targets import host
 from pocketvlm.bundle import open_bundle
 from pocketvlm.cli import main
+from pocketvlm.plan.device import DEVICES
 from pocketvlm.runtime import load
 
 QUICK = ["-p", "20,40", "-n", "4", "-d", "0,16", "--image", "160x90", "-r", "2", "--warmups", "0", "-t", "1"]
@@ -173,6 +174,18 @@ def test_a_gate_that_is_wrong_is_no_green_one(tiny_bundles: dict[str, Path], tmp
     result = CliRunner().invoke(main, ["bench", bundle, "--interleave", bundle, "--gate", str(gate)])
     assert result.exit_code == 2, result.output
     assert "gate.toml" in result.output
+
+
+def test_a_device_profile_says_whether_clocks_are_pinned(tiny_bundles: dict[str, Path], tmp_path: Path) -> None:
+    profile = tmp_path / "rack.toml"
+    text = (DEVICES / "dimensity-9300.toml").read_text().replace("pinned = false", "pinned = true")
+    profile.write_text(text)
+    options = ["--image", "none", "-p", "", "-d", "", "-o", "json"]
+    for device, pinned in ((str(profile), True), ("dimensity-9300", False)):
+        assert json.loads(bench(tiny_bundles["fp32"], *options, "--device", device))["machine"]["pinned"] is pinned
+    result = CliRunner().invoke(main, ["bench", str(tiny_bundles["fp32"]), *QUICK, "--device", "a-phone"])
+    assert result.exit_code == 1
+    assert "a-phone" in result.output
 
 
 def test_the_papers_table_has_the_published_numbers(tiny_bundles: dict[str, Path]) -> None:

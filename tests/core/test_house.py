@@ -119,7 +119,7 @@ def test_every_core_module_is_under_contract(repository: Path, pyproject: dict[s
     contracts = {contract["id"]: contract for contract in pyproject["tool"]["importlinter"]["contracts"]}
     modules = {f"pocketvlm.{path.stem}" for path in (repository / "pocketvlm").glob("*.py") if path.stem[0] != "_"}
     assert set(contracts["core"]["source_modules"]) == modules
-    assert set(contracts) == {"core", "models", "questions", "scenes", *ROOMS}
+    assert set(contracts) == {"core", "models", "plan", "questions", "scenes", *ROOMS}
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,179 @@
+"""Memory of a model on a device, part by part, and what fits a budget.
+
+Weights and the KV cache are counted. Activations are estimated as the values that live at once in the largest layer, as
+if a planner packed them without gaps. ONNX Runtime's arenas held about twice that at the paper's size
+(bench/results/real-size-runtime.json).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pocketvlm.plan.device import Device
+from pocketvlm.plan.model import MOST_POSITIONS, TEXT_PARTS, VISION_PARTS, Model, Vision
+from pocketvlm.tiling import Grid
+
+KV_CACHE, RUNTIME, IMAGE_TOKENS = "KV cache", "runtime", "image tokens"
+CHUNK, BATCH = "activations of a prefill chunk", "activations of a tile batch"
+FLOAT_BYTES = 4
+#: Tensors of a layer's width, and of its MLP's, that live at once: the residual stream, its norm and what a block adds
+#: to it; and before and after an activation function, with the gate where there is one.
+STREAMS, MLP_TENSORS, GATED_MLP_TENSORS = 3, 2, 3
+#: What the peak with the vision part freed is, beside the one with it kept.
+MODES = ("vision kept", "vision freed")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as the model sees it: its grid (across, down), tiles with the thumbnail, tokens, canvas in pixels."""
+
+    grid: Grid
+    tiles: int
+    tokens: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a model is used for: a picture or none, and a KV length in tokens."""
+
+    picture: Picture | None
+    kv_length: int
+
+    @property
+    def tiles(self) -> int:
+        return 0 if self.picture is None else self.picture.tiles
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Whether a peak fits a budget, bytes. ``longest_context``: of the same picture, 0 where not even one token fits.
+
+    ``largest_picture`` is that of most tiles whose tokens fit ``context``, the smaller of the KV length asked for and
+    the longest that fits. ``limited``: more would fit, the model has no more positions.
+    """
+
+    mode: str
+    peak: int
+    budget: int
+    longest_context: int
+    limited: bool
+    context: int
+    largest_picture: Picture | None
+
+    @property
+    def spare(self) -> int:
+        """What is left of the budget; negative where it does not fit."""
+        return self.budget - self.peak
+
+    @property
+    def fits(self) -> bool:
+        return self.spare >= 0
+
+
+def picture_of(vision: Vision, grid: Grid) -> Picture:
+    """A picture that is cut into this grid."""
+    tiles, side = vision.tiles(grid), vision.preprocessing.tile_size
+    return Picture(grid, tiles, tiles * vision.tokens, grid[0] * side, grid[1] * side)
+
+
+def memory_parts(model: Model, device: Device, use: Use) -> dict[str, int]:
+    """Bytes by part, in the order in which they are used. A part that a model lacks has 0."""
+    size = device.activation_size.value
+    return {
+        **{name: model.parts[name].bytes for name in (*VISION_PARTS, *TEXT_PARTS)},
+        KV_CACHE: use.kv_length * model.kv_row_bytes,
+        CHUNK: _chunk_bytes(model, use.kv_length, size),
+        BATCH: 0 if model.vision is None else _batch_bytes(model.vision, use.tiles, size),
+        IMAGE_TOKENS: 0 if use.picture is None else FLOAT_BYTES * model.hidden * use.picture.tokens,
+        RUNTIME: round(1e9 * device.runtime_memory.value),
+    }
+
+
+def peaks(parts: dict[str, int]) -> dict[str, int]:
+    """Bytes at the peak by mode.
+
+    Kept: all parts at once. Freed: the larger of the two phases of a conversation with one picture. While it is encoded
+    nothing is in the KV cache yet, whose pages a system gives when they are written; when a prompt is read the vision
+    part is gone.
+    """
+    whole = sum(parts.values())
+    encoding = whole - parts[KV_CACHE] - parts[CHUNK]
+    answering = whole - parts[BATCH] - sum(parts[name] for name in VISION_PARTS)
+    return {MODES[0]: whole, MODES[1]: max(encoding, answering)}
+
+
+def peak_bytes(model: Model, device: Device, use: Use, mode: str) -> int:
+    """The peak of one of ``MODES``."""
+    return peaks(memory_parts(model, device, use))[mode]
+
+
+def fit(model: Model, device: Device, use: Use, mode: str, budget: int) -> Fit:
+    """What of a budget in bytes a model takes, and what else would fit it."""
+    longest = longest_context(model, device, use.picture, mode, budget)
+    context = min(use.kv_length, longest)
+    return Fit(
+        mode=mode,
+        peak=peak_bytes(model, device, use, mode),
+        budget=budget,
+        longest_context=longest,
+        limited=longest == _most_positions(model),
+        context=context,
+        largest_picture=largest_picture(model, device, Use(use.picture, context), mode, budget),
+    )
+
+
+def longest_context(model: Model, device: Device, picture: Picture | None, mode: str, budget: int) -> int:
+    """The longest KV length whose peak is within ``budget`` bytes: 0 where none is.
+
+    The peak grows with every token, so the place where it passes the budget is found by halving.
+    """
+
+    def fits(length: int) -> bool:
+        return peak_bytes(model, device, Use(picture, length), mode) <= budget
+
+    low, high = 0, _most_positions(model)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def largest_picture(model: Model, device: Device, use: Use, mode: str, budget: int) -> Picture | None:
+    """The picture of most tiles that the tiling knows, whose tokens fit the KV length and whose peak fits the budget.
+
+    Among those of as many tiles the one of ``use``'s shape, else the widest.
+    """
+    if model.vision is None or use.kv_length == 0:
+        return None
+    known = (picture_of(model.vision, grid) for grid in set(model.vision.preprocessing.candidates))
+    fitting = [
+        picture
+        for picture in known
+        if picture.tokens <= use.kv_length and peak_bytes(model, device, Use(picture, use.kv_length), mode) <= budget
+    ]
+    return max(fitting, key=lambda picture: (picture.tiles, picture == use.picture, picture.grid), default=None)
+
+
+def _most_positions(model: Model) -> int:
+    return MOST_POSITIONS if model.positions is None else model.positions
+
+
+def _chunk_bytes(model: Model, kv_length: int, size: float) -> int:
+    """Of a layer over a whole chunk: streams and MLP, scores of every head over a full KV cache, the keys and values of
+    an INT8 cache as the layer computes with them; and the logits of one token, in float32."""
+    rows = model.chunk * (STREAMS * model.hidden + GATED_MLP_TENSORS * model.inner)
+    scores = model.heads * model.chunk * kv_length
+    dequantized = 2 * model.kv_heads * model.head_size * kv_length if model.kv_type == "int8" else 0
+    return round(size * (rows + scores + dequantized)) + FLOAT_BYTES * model.vocabulary
+
+
+def _batch_bytes(vision: Vision, tiles: int, size: float) -> int:
+    """Of a layer over a batch of tiles: streams and MLP (fused attention keeps no scores); and pixels and patches of
+    this batch and the next, which are embedded meanwhile, in float32."""
+    batch = min(vision.batch, tiles)
+    layer = vision.patches * (STREAMS * vision.width + MLP_TENSORS * vision.inner)
+    entering = 3 * vision.preprocessing.tile_size**2 + vision.patches * vision.width
+    ahead = min(2 * vision.batch, tiles)
+    return round(size * batch * layer) + FLOAT_BYTES * ahead * entering

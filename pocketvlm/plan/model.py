@@ -1,0 +1,241 @@
+"""What a plan has to know of a model: weights and bytes by part, and the sizes that memory and time follow from."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pocketvlm.errors import BundleError, CheckpointError, PocketVlmError, one_line
+from pocketvlm.images import Preprocessing, preprocessing_of, select, sequence_length
+from pocketvlm.plan.shapes import weight_shapes
+from pocketvlm.plan.storage import stored_bytes
+from pocketvlm.tiling import Grid
+
+if TYPE_CHECKING:
+    from pocketvlm.manifest import Manifest
+    from pocketvlm.models.config import VlmConfig
+    from pocketvlm.recipe import Recipe
+
+PATCHES, ENCODER, PROJECTOR = "patch embedding", "vision encoder", "projector"
+TABLE, DECODER, HEAD = "embedding table", "decoder", "head"
+VISION_PARTS, TEXT_PARTS = (PATCHES, ENCODER, PROJECTOR), (TABLE, DECODER, HEAD)
+#: How the names of a part's weights begin; the first that fits counts.
+PREFIXES = (
+    ("vision_tower.embeddings.", PATCHES),
+    ("vision_tower.", ENCODER),
+    ("downsampler.", PROJECTOR),
+    ("projector.", PROJECTOR),
+    ("model.embed_tokens.", TABLE),
+    ("model.", DECODER),
+    ("lm_head.", HEAD),
+)
+#: What an export chooses: the KV length where none is given, tokens of a prefill step, tiles encoded at once.
+KV_LENGTH, PREFILL_CHUNK, TILE_BATCH = 2048, 128, 4
+#: Longest KV cache that a manifest may have.
+MOST_POSITIONS = 1 << 20
+#: A float32 weight has 32 bits; more than this is no weight.
+MOST_BITS = 64
+
+
+@dataclass(frozen=True)
+class Part:
+    """Weights of a part: how many, of these how many each token (patch) is multiplied with, and stored bytes."""
+
+    weights: int = 0
+    multiplied: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Vision:
+    """The vision part: ``inner`` is the width between the two layers of its MLP; ``patches``, ``tokens`` of a tile."""
+
+    width: int
+    inner: int
+    layers: int
+    patches: int
+    tokens: int
+    batch: int
+    preprocessing: Preprocessing
+
+    def grid(self, size: tuple[int, int]) -> Grid:
+        """Tiles (across, down) of a picture of so many pixels (width, height)."""
+        return select(size, self.preprocessing)
+
+    def tiles(self, grid: Grid) -> int:
+        """How many go through the encoder, the thumbnail among them."""
+        return sequence_length(grid, self.preprocessing)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as it is stored. ``positions`` is the longest KV cache that it takes, None where that is not known."""
+
+    name: str
+    recipe: str
+    parts: Mapping[str, Part]
+    vocabulary: int
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    kv_type: Literal["float32", "int8"]
+    kv_length: int
+    positions: int | None
+    chunk: int
+    vision: Vision | None
+
+    @property
+    def tied(self) -> bool:
+        """Whether the embedding table is the head as well."""
+        return self.parts[HEAD].weights == 0
+
+    @property
+    def head(self) -> Part:
+        """What each new token is multiplied with last."""
+        return self.parts[TABLE if self.tied else HEAD]
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(part.bytes for part in self.parts.values())
+
+    @property
+    def kv_row_bytes(self) -> int:
+        """Keys and values of one token in all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_size * (1 if self.kv_type == "int8" else 4)
+
+
+def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int | None) -> Model:
+    """The model that an export of ``config`` by ``recipe`` makes; ``kv_length`` None is an export's own choice.
+
+    Raises:
+        CheckpointError: a size is out of bounds, or the tiling is not valid.
+        RecipeError: naming a weight that the recipe cannot store.
+        PocketVlmError: the model has not so many positions.
+    """
+    text = config.text
+    shapes = weight_shapes(config)
+    rules = recipe.assign(shapes)
+    positions = min(text.max_position_embeddings, MOST_POSITIONS)
+    length = min(KV_LENGTH, positions) if kv_length is None else kv_length
+    if not 0 < length <= positions:
+        raise PocketVlmError(f"a KV length of {length} is not possible: the model has {positions} positions")
+    weights = ((key, math.prod(shape), stored_bytes(key, shape, rules[key])) for key, shape in shapes.items())
+    return Model(
+        name=name,
+        recipe=recipe.name,
+        parts=_parts(weights),
+        vocabulary=text.vocab_size,
+        hidden=text.hidden_size,
+        inner=text.intermediate_size,
+        layers=text.num_hidden_layers,
+        heads=text.num_attention_heads,
+        kv_heads=text.num_key_value_heads,
+        head_size=text.head_dim,
+        kv_type=recipe.kv_cache.dtype,
+        kv_length=length,
+        positions=positions,
+        chunk=PREFILL_CHUNK,
+        vision=_vision_of_config(config),
+    )
+
+
+def model_of_manifest(manifest: Manifest) -> Model:
+    """The model of a bundle.
+
+    Raises:
+        BundleError: the manifest's weights are not those of a model that is known here.
+    """
+    tensors, kv, model = manifest.recipe.tensors, manifest.kv_cache, manifest.model
+    for key, one in tensors.items():
+        if not 0 < one.bits_per_weight <= MOST_BITS:
+            raise BundleError(f"the manifest's recipe: {one_line(key, 120)} has {one.bits_per_weight:g} bits a weight")
+    counts = {key: one.weights for key, one in tensors.items()}
+    weights = ((key, one.weights, round(one.weights * one.bits_per_weight / 8)) for key, one in tensors.items())
+    return Model(
+        name=model.name,
+        recipe=manifest.recipe.name,
+        parts=_parts(weights),
+        vocabulary=model.vocab_size,
+        hidden=model.hidden_size,
+        inner=_rows(counts, "model.layers.0.mlp.up_proj.weight", model.hidden_size),
+        layers=model.layers,
+        heads=max(_rows(counts, "model.layers.0.self_attn.q_proj.weight", model.hidden_size) // kv.head_dim, 1),
+        kv_heads=kv.heads,
+        head_size=kv.head_dim,
+        kv_type=kv.dtype,
+        kv_length=kv.length,
+        positions=None,
+        chunk=manifest.prefill_chunk,
+        vision=_vision_of_manifest(manifest, counts),
+    )
+
+
+def _parts(weights: Iterable[tuple[str, int, int]]) -> dict[str, Part]:
+    """Every part, from its weights' names, counts and bytes."""
+    sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for name, count, size in weights:
+        part = next((part for prefix, part in PREFIXES if name.startswith(prefix)), None)
+        if part is None:
+            raise BundleError(f"the weight {one_line(name, 120)!r} belongs to no part that is known here")
+        values = (count, count if _is_multiplied(name) else 0, size)
+        sums[part] = [before + value for before, value in zip(sums[part], values, strict=True)]
+    return {part: Part(*sums[part]) for part in (*VISION_PARTS, *TEXT_PARTS)}
+
+
+def _is_multiplied(name: str) -> bool:
+    return name.endswith(".weight") and "norm" not in name and "position_embedding" not in name
+
+
+def _rows(counts: Mapping[str, int], name: str, columns: int) -> int:
+    """Rows of a matrix of so many columns, from its number of weights."""
+    if name not in counts:
+        raise BundleError(f"the manifest's recipe lists no weight {name}")
+    return counts[name] // columns
+
+
+def _vision_of_config(config: VlmConfig) -> Vision | None:
+    vision, tiling = config.vision, config.tiling
+    if vision is None:
+        return None
+    try:
+        preprocessing = Preprocessing(
+            tile_size=vision.image_size,
+            strategy=tiling.strategy,
+            candidates=tiling.candidates,
+            alpha=tiling.alpha,
+            thumbnail=tiling.thumbnail,
+            thumbnail_of_single_tile=tiling.thumbnail_of_single_tile,
+        )
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"tiling: {one_line(error, 200)}") from error
+    return Vision(
+        width=vision.hidden_size,
+        inner=vision.intermediate_size,
+        layers=vision.num_hidden_layers,
+        patches=vision.grid_size**2,
+        tokens=config.tokens_per_tile,
+        batch=TILE_BATCH,
+        preprocessing=preprocessing,
+    )
+
+
+def _vision_of_manifest(manifest: Manifest, counts: Mapping[str, int]) -> Vision | None:
+    vision = manifest.vision
+    if vision is None:
+        return None
+    prefix, suffix = "vision_tower.encoder.layers.", ".mlp.fc1.weight"
+    return Vision(
+        width=vision.vision_hidden_size,
+        inner=_rows(counts, f"{prefix}0{suffix}", vision.vision_hidden_size),
+        layers=sum(name.startswith(prefix) and name.endswith(suffix) for name in counts),
+        patches=vision.patches_per_tile,
+        tokens=vision.tokens_per_tile,
+        batch=vision.tile_batch,
+        preprocessing=preprocessing_of(vision),
+    )

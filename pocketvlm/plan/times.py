@@ -1,0 +1,171 @@
+"""How long each phase takes on a device: a roofline of bytes and operations at the rates that are reached there.
+
+Williams, Waterman and Patterson, "Roofline" (CACM 52(4), 2009): a step takes the longer of reading its bytes and doing
+its operations; here also a fixed time a step. One multiplication with its addition is two operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from pocketvlm.plan.device import Device
+from pocketvlm.plan.memory import Use
+from pocketvlm.plan.model import DECODER, ENCODER, PATCHES, PROJECTOR, Model, Vision
+
+Bound = Literal["storage", "memory", "operations"]
+
+READING = ("memory_bandwidth", "bandwidth_share", "step_overhead")
+#: The numbers of a profile that each phase is predicted from.
+PARAMETERS: dict[str, tuple[str, ...]] = {
+    "load": ("load_bandwidth",),
+    "patch embedding": ("patch_rate", "vision_rate", *READING),
+    "hidden patch embedding": ("patch_rate", "vision_rate", *READING),
+    "vision encoder": ("vision_rate", *READING),
+    "image": ("patch_rate", "vision_rate", *READING),
+    "prefill": ("prefill_rate", *READING),
+    "first token": ("patch_rate", "vision_rate", "prefill_rate", *READING),
+    "decode": ("prefill_rate", *READING),
+    "memory": ("runtime_memory", "activation_size"),
+}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase: what it reads and does, what it is bound by (None where it is made of others), tokens that it is over.
+
+    Patch embedding is that which is waited for; its bytes and operations are those of all of it.
+    """
+
+    name: str
+    seconds: float
+    bytes: int
+    operations: int
+    bound: Bound | None
+    tokens: int = 0
+
+    @property
+    def rate(self) -> float | None:
+        """Tokens a second; None where there are none."""
+        return self.tokens / self.seconds if self.tokens and self.seconds else None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A pass over some weights: bytes that it reads, operations that it does."""
+
+    bytes: int
+    operations: int
+
+
+def phases(model: Model, device: Device, use: Use, prompt: int) -> list[Phase]:
+    """Every phase: loading all files, the picture, ``prompt`` tokens with the picture's among them, one more token.
+
+    The first token comes after picture and prompt, one after the other; a picture that was given before the question
+    takes only what is left of it.
+    """
+    loading = Step(model.weight_bytes, 0)
+    load = Phase("load", loading.bytes / (1e9 * device.load_bandwidth.value), loading.bytes, 0, "storage")
+    picture = [] if model.vision is None or use.picture is None else picture_phases(model, device, use.tiles)
+    prefill = _phase("prefill", list(prefill_steps(model, prompt)), device, device.prefill_rate.value, prompt)
+    both = [*picture[-1:], prefill]
+    first = Phase("first token", *_sums(both), None)
+    decode = _phase("decode", [decode_step(model, prompt)], device, device.prefill_rate.value, 1)
+    return [load, *picture, prefill, first, decode]
+
+
+def picture_phases(model: Model, device: Device, tiles: int) -> list[Phase]:
+    """Patch embedding that is waited for, that which the pipeline hides, the encoder with its projector, and the sum.
+
+    The first batch's patches are waited for; each later batch's are embedded while the encoder runs the one before
+    (arXiv 2411.10640, section 3.3), and waited for where the encoder is faster.
+    """
+    assert model.vision is not None
+    batches = list(_batches(model.vision, tiles))
+    embedding = [embedding_step(model, batch) for batch in batches]
+    encoding = [encoder_step(model, batch) for batch in batches]
+    embed_seconds = [step.operations / (1e12 * device.patch_rate.value) for step in embedding]
+    encode_seconds = [_seconds(step, device, device.vision_rate.value)[0] for step in encoding]
+    waited = embed_seconds[0]
+    for encode, next_embed in zip(encode_seconds, embed_seconds[1:], strict=False):
+        waited += max(next_embed - encode, 0.0)
+    hidden = max(sum(embed_seconds) - waited, 0.0)
+    total = _total(embedding)
+    patches = Phase("patch embedding", waited, total.bytes, total.operations, "operations")
+    encoder = _phase("vision encoder", encoding, device, device.vision_rate.value, tiles * model.vision.tokens)
+    image = Phase("image", *_sums([patches, encoder]), None, encoder.tokens)
+    return [patches, Phase("hidden patch embedding", hidden, 0, 0, "operations"), encoder, image]
+
+
+def embedding_step(model: Model, tiles: int) -> Step:
+    """Patch embedding of some tiles: every patch times the convolution's weights."""
+    assert model.vision is not None
+    part = model.parts[PATCHES]
+    return Step(part.bytes, 2 * tiles * model.vision.patches * part.multiplied)
+
+
+def encoder_step(model: Model, tiles: int) -> Step:
+    """Encoder and projector over some tiles: each patch times the encoder's matrices and each patch of its tile twice
+    (scores, and values by them); each token times the projector's, of which the downsampler merges patches first."""
+    vision = model.vision
+    assert vision is not None
+    encoder, projector = model.parts[ENCODER], model.parts[PROJECTOR]
+    attention = 2 * vision.layers * vision.patches**2 * vision.width
+    products = vision.patches * encoder.multiplied + attention + vision.tokens * projector.multiplied
+    return Step(encoder.bytes + projector.bytes, 2 * tiles * products)
+
+
+def prefill_steps(model: Model, prompt: int) -> Iterator[Step]:
+    """One step a chunk: its tokens times the decoder's matrices, and times keys and values of all tokens so far, those
+    of the chunk that are masked among them. The last one's last token goes through the head."""
+    for first in range(0, prompt, model.chunk):
+        end = min(first + model.chunk, prompt)
+        yield _text_step(model, end - first, end, 1 if end == prompt else 0)
+
+
+def decode_step(model: Model, depth: int) -> Step:
+    """One token after ``depth`` others."""
+    return _text_step(model, 1, depth, 1)
+
+
+def _text_step(model: Model, tokens: int, total: int, logits: int) -> Step:
+    decoder, head = model.parts[DECODER], model.head
+    attention = 2 * model.layers * model.heads * model.head_size * tokens * total
+    products = tokens * decoder.multiplied + attention + logits * head.multiplied
+    return Step(decoder.bytes + total * model.kv_row_bytes + logits * head.bytes, 2 * products)
+
+
+def _batches(vision: Vision, tiles: int) -> Iterator[int]:
+    for first in range(0, tiles, vision.batch):
+        yield min(vision.batch, tiles - first)
+
+
+def _seconds(step: Step, device: Device, rate: float) -> tuple[float, Bound]:
+    """The roofline; ``rate`` in TOPS."""
+    reading, computing = step.bytes / device.bandwidth, step.operations / (1e12 * rate)
+    overhead = device.step_overhead.value
+    return (reading + overhead, "memory") if reading >= computing else (computing + overhead, "operations")
+
+
+def _phase(name: str, steps: list[Step], device: Device, rate: float, tokens: int) -> Phase:
+    """Steps one after the other; what most of the time is spent on is the bound."""
+    timed = [_seconds(step, device, rate) for step in steps]
+    seconds = sum(one for one, _ in timed)
+    reading = sum(one for one, bound in timed if bound == "memory")
+    total = _total(steps)
+    return Phase(
+        name, seconds, total.bytes, total.operations, "memory" if 2 * reading > seconds else "operations", tokens
+    )
+
+
+def _total(steps: list[Step]) -> Step:
+    return Step(sum(step.bytes for step in steps), sum(step.operations for step in steps))
+
+
+def _sums(parts: list[Phase]) -> tuple[float, int, int]:
+    return (
+        sum(part.seconds for part in parts),
+        sum(part.bytes for part in parts),
+        sum(part.operations for part in parts),
+    )
