@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pocketvlm.bench.ratios import LEAST_PAIRS, Looks
+from pocketvlm.bench.results import read_bounded
 from pocketvlm.errors import ResultsError, one_line
 from pocketvlm.questions.files import label
 
@@ -96,13 +97,7 @@ def load_gate(path: Path | None) -> Gate:
     """
     path, name = (DEFAULT, "the default gate") if path is None else (path, label(path))
     try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise ResultsError(f"{name}: more than the {MAX_BYTES} bytes that are read")
-        raw = tomllib.loads(content.decode())
-    except OSError as error:
-        raise ResultsError(f"{name}: cannot be read ({one_line(error.strerror or error, 80)})") from error
+        raw = tomllib.loads(read_bounded(path, MAX_BYTES).decode())
     except (ValueError, RecursionError) as error:
         raise ResultsError(f"{name}: not TOML ({one_line(error, 120)})") from error
     return parse_gate(raw, name)

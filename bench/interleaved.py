@@ -16,7 +16,9 @@ from pydantic import ConfigDict, Field, model_validator
 
 from pocketvlm.bench.gate import MAX_PAIRS, Gate
 from pocketvlm.bench.ratios import Verdict, decide, paired_ratio
+from pocketvlm.bench.results import read_bounded
 from pocketvlm.bench.schema import (
+    MAX_BYTES,
     BundleIdentity,
     Counts,
     Machine,
@@ -26,7 +28,6 @@ from pocketvlm.bench.schema import (
     Strict,
     Text,
     parse_strict,
-    read_bounded,
 )
 from pocketvlm.errors import ResultsError, one_line
 from pocketvlm.questions.files import label
@@ -134,7 +135,7 @@ def read_interleaved(path: Path) -> Interleaved:
     Raises:
         ResultsError: it cannot be read, is something else, or of another schema.
     """
-    return parse_interleaved(read_bounded(path), label(path))
+    return parse_interleaved(read_bounded(path, MAX_BYTES), label(path))
 
 
 def measure_interleaved(

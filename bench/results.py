@@ -47,14 +47,27 @@ def read_results(path: Path) -> Results:
     """
     name = label(path)
     try:
-        if path.stat().st_size > MAX_RESULTS:
-            raise ResultsError(f"{name}: more than the {MAX_RESULTS} bytes that are read")
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ResultsError(f"{name}: cannot be read ({one_line(error.strerror or error, 80)})") from error
+        content = json.loads(read_bounded(path, MAX_RESULTS))
     except (ValueError, RecursionError) as error:
         raise ResultsError(f"{name}: not JSON ({one_line(error, 80)})") from error
     return results(content, name)
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """A file of at most ``most`` bytes.
+
+    Raises:
+        ResultsError: it cannot be read, or is larger.
+    """
+    name = label(path)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(most + 1)
+    except OSError as error:
+        raise ResultsError(f"{name}: cannot be read ({one_line(error.strerror or error, 80)})") from error
+    if len(content) > most:
+        raise ResultsError(f"{name}: more than the {most} bytes that are read")
+    return content
 
 
 def results(content: Any, name: str) -> Results:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pocketvlm.bench.results import read_bounded
 from pocketvlm.errors import ResultsError, one_line
 from pocketvlm.questions.files import label
 
@@ -256,7 +257,7 @@ def read_report(path: Path) -> Report:
     Raises:
         ResultsError: it cannot be read, is something else, or of another schema.
     """
-    return parse_report(read_bounded(path), label(path))
+    return parse_report(read_bounded(path, MAX_BYTES), label(path))
 
 
 def parse_strict(text: str | bytes, name: str, kind: type[Model], schema: str, whence: str) -> Model:
@@ -279,23 +280,6 @@ def parse_strict(text: str | bytes, name: str, kind: type[Model], schema: str, w
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the report"
         raise ResultsError(f"{name}: {one_line(where, 80)}: {one_line(first['msg'], 120)}") from error
-
-
-def read_bounded(path: Path) -> bytes:
-    """A file of results, of at most ``MAX_BYTES``.
-
-    Raises:
-        ResultsError: it cannot be read, or is larger.
-    """
-    name = label(path)
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ResultsError(f"{name}: cannot be read ({one_line(error.strerror or error, 80)})") from error
-    if len(content) > MAX_BYTES:
-        raise ResultsError(f"{name}: more than the {MAX_BYTES} bytes that are read")
-    return content
 
 
 def _no_number(constant: str) -> float:

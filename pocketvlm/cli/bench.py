@@ -57,6 +57,7 @@ def command(
     Medians and the spread between quartiles. Rows are named as llama-bench names them: pp512 is a prompt of 512 tokens,
     tg128 @ d512 are 128 tokens generated after 512.
     """
+    from pocketvlm.bench.plots.svg import check_matplotlib
     from pocketvlm.bench.results import check_writable
     from pocketvlm.cli.interleaving import interleave
     from pocketvlm.cli.tuning import autotune
@@ -68,6 +69,8 @@ def command(
     for path in (save, html):
         if path is not None:
             check_writable(path)
+    if html is not None:
+        check_matplotlib()
     if base is not None:
         interleave(base, bundle, workload, gate, base_code, save, as_json=form == "json")
     elif tunes:
@@ -115,8 +118,8 @@ def _is_pinned(device: str | None) -> bool:
 
 def _write(report: Report, form: str, save: Path | None, html: Path | None) -> None:
     """Print a report and write its files."""
-    from pocketvlm.bench.formats import render
     from pocketvlm.bench.results import write_whole
+    from pocketvlm.cli.report import print_report
 
     if save is not None:
         write_whole(save, json.dumps(report.as_dict(), indent=1) + "\n")
@@ -124,11 +127,4 @@ def _write(report: Report, form: str, save: Path | None, html: Path | None) -> N
         from pocketvlm.bench.formats.html import render_html
 
         write_whole(html, render_html([report]))
-    if form == "table":
-        from rich.console import Console
-
-        from pocketvlm.bench.formats.table import print_table
-
-        print_table(report, Console())
-    else:
-        click.echo(render(report, form), nl=False)
+    print_report(report, form)

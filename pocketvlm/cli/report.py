@@ -55,7 +55,7 @@ def command(
         for path in write_github(newest_last[-1], github):
             click.echo(f"wrote {path}", err=True)
     if form is not None or (output is None and github is None):
-        _print(newest_last[-1], form or "table")
+        print_report(newest_last[-1], form or "table")
 
 
 def _check(results: Sequence[Path], output: Path | None) -> None:
@@ -90,7 +90,8 @@ def _write_page(reports: Sequence[Report], output: Path) -> None:
     click.echo(f"wrote {output}", err=True)
 
 
-def _print(report: Report, form: str) -> None:
+def print_report(report: Report, form: str) -> None:
+    """A report on stdout, as a table or in one of the formats."""
     if form == "table":
         from rich.console import Console
 
