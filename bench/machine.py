@@ -6,14 +6,13 @@ import os
 import platform
 import re
 import subprocess
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pocketvlm.bench.evaluate import versions
 from pocketvlm.bench.schema import Machine
+from pocketvlm.cpu import Cpu, parse_cpu_info, read_cpu_info
 
-CPU_INFO = Path("/proc/cpuinfo")
 PRODUCT = (Path("/sys/firmware/devicetree/base/model"), Path("/sys/class/dmi/id/product_name"))
 CPUS, ZONES = Path("/sys/devices/system/cpu"), Path("/sys/class/thermal")
 GOVERNOR = CPUS / "cpu0" / "cpufreq" / "scaling_governor"
@@ -24,26 +23,17 @@ BUSY_LOAD = 0.3
 GIT_SECONDS = 5
 
 
-@dataclass(frozen=True)
-class Cpu:
-    """What /proc/cpuinfo says: name, those of ``INSTRUCTIONS`` that it has, MHz of each core where it says so."""
-
-    name: str | None
-    instructions: tuple[str, ...]
-    megahertz: tuple[float, ...]
-
-
 def describe(threads: int, *, pinned: bool = False) -> Machine:
     """The machine now, before the measurement; ``busy`` is a sentence where other work runs on it."""
     cores, load = os.cpu_count() or 1, _load()
-    cpu = parse_cpu_info(_text(CPU_INFO))
+    cpu = parse_cpu_info(read_cpu_info())
     return Machine(
         device=next((name for path in PRODUCT if (name := _text(path).strip("\0 \n"))), "host"),
         system=platform.system(),
         kernel=platform.release(),
         architecture=platform.machine(),
         cpu=cpu.name or platform.machine(),
-        instructions=cpu.instructions,
+        instructions=instructions(cpu),
         cores=cores,
         threads=threads,
         affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (),
@@ -68,20 +58,9 @@ def afterwards(machine: Machine) -> Machine:
     return machine.model_copy(update={"load_after": load, "busy": busy})
 
 
-def parse_cpu_info(text: str) -> Cpu:
-    """/proc/cpuinfo of x86 or arm64."""
-    values: dict[str, str] = {}
-    megahertz = []
-    for line in text.splitlines():
-        key, separator, value = line.partition(":")
-        key, value = key.strip(), value.strip()
-        if separator:
-            values.setdefault(key, value)
-        if key == "cpu MHz" and re.fullmatch(r"\d{1,6}(\.\d{1,6})?", value):
-            megahertz.append(float(value))
-    flags = set(values.get("flags", values.get("Features", "")).split())
-    instructions = tuple(name for name in INSTRUCTIONS if name in flags)
-    return Cpu(values.get("model name") or values.get("Hardware"), instructions, tuple(megahertz))
+def instructions(cpu: Cpu) -> tuple[str, ...]:
+    """Those of ``INSTRUCTIONS`` that it has."""
+    return tuple(name for name in INSTRUCTIONS if name in cpu.features)
 
 
 def _frequencies(cpu: Cpu) -> tuple[float, ...]:

@@ -7,24 +7,18 @@ Runtime makes such weights unsigned when it loads them, on any x86 CPU. Other CP
 
 from __future__ import annotations
 
-from pathlib import Path
+from pocketvlm.cpu import parse_cpu_info, read_cpu_info
 
 OPTION = "session.x64quantprecision"
-CPU_INFO = Path("/proc/cpuinfo")
 #: Features of a CPU that multiplies bytes and adds them in 32 bits.
 EXACT = frozenset({"avx512_vnni", "avx_vnni"})
 
 
 def session_entry() -> tuple[str, str]:
     """Name and value for ``SessionOptions.add_session_config_entry`` on this machine."""
-    try:
-        text = CPU_INFO.read_text(errors="replace")
-    except OSError:
-        text = ""
-    return OPTION, "0" if has_exact_kernels(text) else "1"
+    return OPTION, "0" if has_exact_kernels(read_cpu_info()) else "1"
 
 
 def has_exact_kernels(cpuinfo: str) -> bool:
     """Whether /proc/cpuinfo names a CPU with VNNI."""
-    lines = (line.partition(":") for line in cpuinfo.splitlines())
-    return any(key.strip() == "flags" and EXACT & set(value.split()) for key, _, value in lines)
+    return bool(EXACT & parse_cpu_info(cpuinfo).features)

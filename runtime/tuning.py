@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pocketvlm.cpu import parse_cpu_info, read_cpu_info
 from pocketvlm.errors import PocketVlmError, one_line
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 #: largest file that is read, bytes
 MAX_BYTES = 1 << 20
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 class Tuning(BaseModel):
@@ -41,13 +41,8 @@ class Tuning(BaseModel):
 
 def this_device() -> str:
     """CPU and number of cores: what a tuning belongs to."""
-    try:
-        lines = CPU_INFO.read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (value.strip() for key, _, value in (line.partition(":") for line in lines)
-             if key.strip() in ("model name", "Hardware"))  # fmt: skip
-    return f"{next(names, platform.machine())}, {os.cpu_count() or 1} cores"
+    cpu = parse_cpu_info(read_cpu_info())
+    return f"{cpu.name or platform.machine()}, {os.cpu_count() or 1} cores"
 
 
 def read_tuning(path: str | Path) -> Tuning:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pocketvlm.bundle import file_sample_sha256
+from pocketvlm.cpu import CPU_INFO, parse_cpu_info, read_cpu_info
 from pocketvlm.errors import BundleError, PocketVlmError, one_line
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ SAVING = {
 #: Free space that must be there before an entry is written, by the size of the part's data: an entry has the weights
 #: twice, once packed.
 SPACE = 2.5
-CPUINFO = Path("/proc/cpuinfo")
+CPUINFO = CPU_INFO
 
 
 def entry_key(part: Part, files: Mapping[str, FileEntry], version: str, machine: str) -> str:
@@ -70,20 +71,12 @@ def entry_key(part: Part, files: Mapping[str, FileEntry], version: str, machine:
 
 def cpu_features(cpuinfo: str) -> str:
     """The features of the first processor of /proc/cpuinfo, sorted; "" where it names none."""
-    for line in cpuinfo.splitlines():
-        name, _, values = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return " ".join(sorted(set(values.split())))
-    return ""
+    return " ".join(sorted(parse_cpu_info(cpuinfo).features))
 
 
 def this_machine() -> str:
     """Architecture and CPU features: ONNX Runtime chooses kernels, and how weights lie for them, by these."""
-    try:
-        cpuinfo = CPUINFO.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        cpuinfo = ""
-    return f"{platform.machine()} {cpu_features(cpuinfo)}"
+    return f"{platform.machine()} {cpu_features(read_cpu_info(CPUINFO))}"
 
 
 def save_to(directory: Path, options: Any) -> None:
