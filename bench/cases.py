@@ -124,6 +124,10 @@ def _image_phases(engine: Engine, vision: Vision, size: tuple[int, int]) -> Iter
     def embed_patches() -> None:
         patches[:] = [engine.patch_embed(part) for part in tiles]
 
+    def prepare_patches() -> None:
+        preprocess()
+        embed_patches()
+
     def encode_patches() -> None:
         for part in patches:
             engine.encode(part)
@@ -131,7 +135,7 @@ def _image_phases(engine: Engine, vision: Vision, size: tuple[int, int]) -> Iter
     tokens = image_tokens(vision, size)
     yield Case(f"{name} preprocess", "preprocess", tokens, preprocess)
     yield Case(f"{name} patch embedding", "patch embedding", tokens, embed_patches, preprocess)
-    yield Case(f"{name} vision encoder", "vision encoder", tokens, encode_patches, embed_patches)
+    yield Case(f"{name} vision encoder", "vision encoder", tokens, encode_patches, prepare_patches)
 
 
 def _images(

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pocketvlm.bench.beside import measure_beside
-from pocketvlm.bench.cases import Case
+from pocketvlm.bench.cases import Case, cases
 from pocketvlm.bench.peers import Job, PeerError, PeerProcess, check_peers, shape_of
 from pocketvlm.bench.process import JsonProcess, ProcessError
 from pocketvlm.bench.side import Side, cpus_to_pin
 from pocketvlm.bench.workload import Workload
 from pocketvlm.bundle import open_bundle
 from pocketvlm.models.checkpoint import open_checkpoint
+from pocketvlm.runtime.engines import open_engine
 from tests.checkpoints import tiny_config, write_checkpoint
 
 WORKLOAD = Workload(image=(160, 90), prompts=(20,), new_tokens=4, depths=(0, 16), repeats=2, warmups=1, threads=1)
@@ -77,6 +80,30 @@ def test_a_side_runs_the_workloads_cases(tiny_bundles: dict[str, Path]) -> None:
         start = time.perf_counter()
         assert side.run("pp20", delay=0.2) > 0.2, "a planted slowdown is in its time"
         assert time.perf_counter() - start > 0.2
+
+
+def test_each_case_has_its_input_whatever_ran_before(tiny_bundles: dict[str, Path]) -> None:
+    bundle = open_bundle(tiny_bundles["fp32"])
+    engine = open_engine("onnx", bundle, 1)
+    ran: list[str] = []
+
+    class Counting:
+        """Notes the vision parts that run."""
+
+        def __getattr__(self, name: str) -> Any:
+            ran.append(name)
+            return getattr(engine, name)
+
+    with ThreadPoolExecutor(1) as ahead:
+        counting: Any = Counting()
+        for part, method in (("patch embedding", "patch_embed"), ("vision encoder", "encode")):
+            (case,) = (one for one in cases(counting, bundle.manifest, WORKLOAD, ahead) if one.phase == part)
+            case.set_up()
+            ran.clear()
+            case.run()
+            assert ran, part
+            assert set(ran) == {method}
+    engine.close()
 
 
 def test_a_side_whose_bundle_is_damaged_says_so(tmp_path: Path) -> None:
