@@ -78,11 +78,14 @@ def summarize(trials: Sequence[Trial]) -> list[dict[str, Any]]:
 @click.option("--bundle", default=Path("build/gate-study"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--trials", default=100, show_default=True, help="Of each planted share.")
 @click.option("--planted", default="0,0.05,0.1", show_default=True, help="Shares of a run's time.")
+@click.option(
+    "--gate", "gate_file", type=click.Path(path_type=Path), metavar="FILE", help="Another than the default one."
+)
 @click.option("--recorded", default=5, show_default=True, help="Of each share, trials whose samples are kept.")
-def main(output: Path, bundle: Path, trials: int, planted: str, recorded: int) -> None:
+def main(output: Path, bundle: Path, trials: int, planted: str, gate_file: Path | None, recorded: int) -> None:
     if not bundle.is_dir():
         export(CHECKPOINT, bundle, RECIPE)
-    shares, gate = [float(share) for share in planted.split(",")], load_gate(None)
+    shares, gate = [float(share) for share in planted.split(",")], load_gate(gate_file)
     workload = Workload(image=None, prompts=(), new_tokens=NEW_TOKENS, threads=THREADS)
     name = decode_name(NEW_TOKENS, 0)
     found: list[Trial] = []
