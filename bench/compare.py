@@ -103,7 +103,7 @@ def compare_reports(base: Report, new: Report, gate: Gate, notes: tuple[str, ...
         notes=(
             *notes,
             *_about_models(base.bundle, new.bundle),
-            *_busy({"the base": base.machine, "the new one": new.machine}),
+            *_busy({"the base was": base.machine, "the new one was": new.machine}),
         ),
     )
 
@@ -126,7 +126,7 @@ def compare_interleaved(measured: Interleaved, gate: Gate) -> Comparison:
         findings=findings,
         confidence=gate.looks.level,
         noise=gate.noise,
-        notes=_about_models(measured.base, measured.new),
+        notes=(*_about_models(measured.base, measured.new), *_busy({"both were": measured.machine})),
     )
 
 
@@ -331,7 +331,7 @@ def _about_models(base: BundleIdentity, new: BundleIdentity) -> tuple[str, ...]:
 
 def _busy(machines: dict[str, Machine]) -> tuple[str, ...]:
     return tuple(
-        f"{side} was measured on a busy machine: {one_line(machine.busy, 200)}"
+        f"{side} measured on a busy machine: {one_line(machine.busy, 200)}"
         for side, machine in machines.items()
         if machine.busy
     )

@@ -169,7 +169,8 @@ class Machine(Strict):
     @property
     def summary(self) -> str:
         """For people, on one line."""
-        return f"{self.threads} threads, {self.cpu} ({', '.join(self.instructions) or 'plain'})"
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{threads}, {self.cpu} ({', '.join(self.instructions) or 'plain'})"
 
 
 class Limits(Strict):

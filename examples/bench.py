@@ -17,9 +17,9 @@ from examples.reader.study import CHECKPOINT
 
 #: The paper's; for peers the one whose KV cache ONNX Runtime GenAI takes.
 RECIPE, PEERS_RECIPE = "bluelm-v-3b", "int4-g128"
-#: Decode is measured after 2,048 tokens.
+#: Of presets: decode is measured after 2,048 tokens. The built-in model has 2,048 positions.
 KV_LENGTH = "2304"
-presets_option = click.option("--presets", default="", help="Names of presets, with spaces between them.")
+preset_option = click.option("--preset", help="A preset instead of the built-in model.")
 given = click.argument("options", nargs=-1)
 
 
@@ -40,24 +40,27 @@ def main(context: click.Context, cache: Path, results: Path) -> None:
 
 
 @main.command()
-@presets_option
+@preset_option
 @given
 @click.pass_obj
-def measure(places: Places, presets: str, options: tuple[str, ...]) -> None:
-    """The built-in model and presets: a table here, JSON and a page with plots into bench/results."""
-    for name, checkpoint in {"reader": CHECKPOINT, **of_presets(places, presets)}.items():
-        _bench(places, exported(places, name, checkpoint, RECIPE), f"bench-{name}", options)
+def measure(places: Places, preset: str | None, options: tuple[str, ...]) -> None:
+    """A model: a table here, JSON and a page with plots into bench/results."""
+    if preset is None:
+        _bench(places, exported(places, "reader", CHECKPOINT, RECIPE), "bench-reader", options)
+    else:
+        bundle = exported(places, preset, of_preset(places, preset), RECIPE, KV_LENGTH)
+        _bench(places, bundle, f"bench-{preset}", options)
 
 
 @main.command()
-@presets_option
+@click.option("--preset", required=True)
 @given
 @click.pass_obj
-def peers(places: Places, presets: str, options: tuple[str, ...]) -> None:
-    """Presets in turns with llama.cpp and ONNX Runtime GenAI."""
-    for name, checkpoint in of_presets(places, presets).items():
-        named = ("--image", "none", "--peer", "llama.cpp", "--peer", "genai", *options)
-        _bench(places, exported(places, name, checkpoint, PEERS_RECIPE), f"bench-peers-{name}", named)
+def peers(places: Places, preset: str, options: tuple[str, ...]) -> None:
+    """A preset in turns with llama.cpp and ONNX Runtime GenAI."""
+    bundle = exported(places, preset, of_preset(places, preset), PEERS_RECIPE, KV_LENGTH)
+    named = ("--image", "none", "--peer", "llama.cpp", "--peer", "genai", *options)
+    _bench(places, bundle, f"bench-peers-{preset}", named)
 
 
 @main.command()
@@ -79,22 +82,22 @@ def gate(places: Places, base: str, options: tuple[str, ...]) -> None:
     sys.exit(run("bench", str(new), *held, *options, check=False))
 
 
-def of_presets(places: Places, names: str) -> dict[str, Path]:
-    """Their checkpoints, written on first use."""
-    found = {name: places.cache / name for name in names.split()}
-    for name, directory in found.items():
-        if not directory.is_dir():
-            places.cache.mkdir(parents=True, exist_ok=True)
-            run("init", name, str(directory))
-    return found
+def of_preset(places: Places, name: str) -> Path:
+    """Its checkpoint, written on first use."""
+    directory = places.cache / name
+    if not directory.is_dir():
+        places.cache.mkdir(parents=True, exist_ok=True)
+        run("init", name, str(directory))
+    return directory
 
 
-def exported(places: Places, name: str, checkpoint: Path, recipe: str) -> Path:
-    """A bundle, exported on first use."""
+def exported(places: Places, name: str, checkpoint: Path, recipe: str, length: str | None = None) -> Path:
+    """A bundle of a KV length, exported on first use."""
     bundle = places.cache / f"{name}-{recipe}"
     if not bundle.is_dir():
         places.cache.mkdir(parents=True, exist_ok=True)
-        run("export", str(checkpoint), "-o", str(bundle), "--recipe", recipe, "--max-length", KV_LENGTH)
+        longer = () if length is None else ("--max-length", length)
+        run("export", str(checkpoint), "-o", str(bundle), "--recipe", recipe, *longer)
     return bundle
 
 

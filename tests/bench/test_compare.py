@@ -295,6 +295,10 @@ def test_other_models_and_busy_machines_are_noted() -> None:
         "two models: tiny is the base, other the new one",
         "the new one was measured on a busy machine: 3.0 tasks were running",
     )
+    in_turns = interleaved({"tg128": 0.0}, machine={**MACHINE, "busy": "3.0 tasks were running"})
+    assert compare_interleaved(in_turns, DEFAULT).notes == (
+        "both were measured on a busy machine: 3.0 tasks were running",
+    )
 
 
 # --- In turns ---------------------------------------------------------------------------------------------------------
