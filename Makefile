@@ -166,8 +166,8 @@ real-size: $(STUDY) $(EXPORTERS)/onnx $(EXPORTERS)/executorch ## the paper's siz
 
 # What is measured is exported to build/bench first. One preset: make bench PRESETS=bluelm-v-0.5b; none: PRESETS=
 PRESETS := bluelm-v-0.5b bluelm-v-3b
-BENCH := -p 512,1920 -n 128 -d 0,512,2048 --pg 512,128
-bench: $(READY) ## measure the built-in model and the presets, tables and reports into bench/results (half an hour)
+BENCH := -p 512,1920 -n 128 -d 0,512,2048 --pg 512,128 -r 3
+bench: $(READY) ## measure the built-in model and the presets, tables and reports into bench/results (an hour)
 	@$(BIN)/python -m examples.bench measure -- -p 512,1920 -n 128 -d 0,512,1920 --pg 512,128
 	@for preset in $(PRESETS); do $(BIN)/python -m examples.bench measure --preset $$preset -- $(BENCH); done
 
