@@ -151,10 +151,15 @@ Rgb flatten(const uint8_t* rgba, int64_t width, int64_t height, int64_t stride) 
 }
 
 Rgb resize(const Rgb& image, int64_t width, int64_t height) {
-  if (width == image.width && height == image.height) return image;
-  if (width == image.width) return resize_down(image, height);
-  const Rgb across = resize_across(image, width);
-  return height == image.height ? across : resize_down(across, height);
+  const bool across = width != image.width, down = height != image.height;
+  if (across && down) {
+    // Each pass rounds to bytes, so their order shows. Pillow from 13 on runs the vertical pass first where the height
+    // shrinks by more than twice what the width does, in pixels.
+    const int64_t lower = image.height - height, narrower = image.width - width;
+    if (lower > 0 && lower > 2 * narrower) return resize_across(resize_down(image, height), width);
+    return resize_down(resize_across(image, width), height);
+  }
+  return across ? resize_across(image, width) : down ? resize_down(image, height) : image;
 }
 
 Tiles cut_tiles(const Rgb& image, const Vision& vision) {

@@ -86,6 +86,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
 Value parse(std::string_view text) {
   Builder builder;
   if (text.substr(0, 3) == "\xef\xbb\xbf") throw Refused{"", "it is not JSON: it begins with a byte order mark"};
+  // The library would take a zero for the text's end, whatever follows.
+  if (text.find('\0') != std::string_view::npos) throw Refused{"", "it is not JSON: it has a zero byte"};
   if (!nlohmann::json::sax_parse(text.begin(), text.end(), &builder)) throw Refused{"", builder.problem};
   return std::move(builder.root);
 }
@@ -174,13 +176,13 @@ Members Reader::members(std::initializer_list<std::string_view> keys) const {
 Reader Members::operator[](std::string_view key) const {
   if (const auto found = optional(key)) return *found;
   static const Value nothing;
-  Reader(nothing, reader_, key).refuse("it is missing");
+  Reader(nothing, *reader_, key).refuse("it is missing");
 }
 
 std::optional<Reader> Members::optional(std::string_view key) const {
   const auto found = std::find_if(object_->rbegin(), object_->rend(), [&](const auto& member) { return member.first == key; });
   if (found == object_->rend()) return std::nullopt;
-  return Reader(found->second, reader_, found->first);
+  return Reader(found->second, *reader_, found->first);
 }
 
 }  // namespace pocketvlm::json

@@ -83,12 +83,12 @@ class Reader {
 
 class Members {
  public:
-  Members(const Reader& reader, const Object& object) : reader_(reader), object_(&object) {}
+  Members(const Reader& reader, const Object& object) : reader_(&reader), object_(&object) {}
   Reader operator[](std::string_view key) const;                 // refused where it is missing
   std::optional<Reader> optional(std::string_view key) const;
 
  private:
-  Reader reader_;
+  const Reader* reader_;  // must outlive this and the readers of its values
   const Object* object_;
 };
 
