@@ -73,10 +73,10 @@ int64_t color(const Reader& value) {
 }
 
 Vision vision(const Reader& value) {
-  const Members of = value.members({"tile_size", "strategy", "candidates", "alpha", "thumbnail",
-                                    "thumbnail_of_single_tile", "resize_filter", "pad_color", "rescale", "mean", "std",
-                                    "tile_batch", "patches_per_tile", "vision_hidden_size", "downsample_ratio",
-                                    "tokens_per_tile"});
+  const Members of =
+      value.members({"tile_size", "strategy", "candidates", "alpha", "thumbnail", "thumbnail_of_single_tile",
+                     "resize_filter", "pad_color", "rescale", "mean", "std", "tile_batch", "patches_per_tile",
+                     "vision_hidden_size", "downsample_ratio", "tokens_per_tile"});
   of["resize_filter"].choice({"bicubic"});
   Vision result;
   result.tile_size = of["tile_size"].integer(1, 4096);
@@ -233,9 +233,9 @@ Manifest read_manifest(const Reader& root) {
   if (version.number() > kFormat)
     root.refuse("it has a newer bundle format; this runner reads up to " + std::to_string(kFormat) + ": update it");
   version.integer(kFormat, kFormat);
-  const Members top = root.members({"format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens",
-                                    "tokenizer", "chat", "kv_cache", "prefill_chunk", "engines", "recipe", "fidelity",
-                                    "files"});
+  const Members top =
+      root.members({"format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer",
+                    "chat", "kv_cache", "prefill_chunk", "engines", "recipe", "fidelity", "files"});
   Manifest manifest;
   read_sections(top, manifest);
   if (const Reader seen = top["vision"]; !seen.is_null()) manifest.vision = vision(seen);

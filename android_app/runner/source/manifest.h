@@ -1,4 +1,5 @@
-// manifest.json (docs/bundle-format.md): read as strictly as pocketvlm/manifest.py does, kept as far as running needs it.
+// manifest.json (docs/bundle-format.md): read as strictly as pocketvlm/manifest.py does, kept as far as running needs
+// it.
 #pragma once
 
 #include <cstdint>
