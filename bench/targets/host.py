@@ -25,18 +25,23 @@ from pocketvlm.runtime.engines import open_engine
 from pocketvlm.runtime.engines.onnx import OnnxEngine, prepacked_entry
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.adb.options import DeviceOptions
     from pocketvlm.bench.workload import Workload
     from pocketvlm.bundle import Bundle
     from pocketvlm.manifest import Vision
     from pocketvlm.runtime.engines import Engine
 
 
-def run(path: Path, workload: Workload, which: str, *, pinned: bool, watch: Watch) -> Measured:
+def run(
+    path: Path, workload: Workload, which: str, *, pinned: bool, watch: Watch, options: DeviceOptions | None = None
+) -> Measured:
     """Counts and memory first, in sessions and a process of their own, then speed.
 
     Raises:
         CapacityError: the workload does not fit.
     """
+    if options is not None:
+        raise PocketVlmError("the target host takes no options of a phone")
     if which:
         raise PocketVlmError(f"the target host is this machine; {which!r} says nothing")
     bundle = open_bundle(path)
