@@ -79,6 +79,17 @@ def devices(adb: Adb) -> tuple[Attached, ...]:
     return parse_devices(_done(listed, "adb devices fails"))
 
 
+def attached() -> tuple[Attached, ...]:
+    """The same by the adb that is found here, with its server started.
+
+    Raises:
+        DeviceError: there is no adb, or it fails.
+    """
+    adb = find_adb()
+    start_server(adb)
+    return devices(adb)
+
+
 def shell(adb: Adb, command: str, seconds: float = SECONDS) -> tuple[str, int]:
     """What a command of the device's shell printed on stdout, and its exit status.
 

@@ -85,10 +85,17 @@ def find_phone(which: str) -> tuple[Adb, Phone]:
     Raises:
         DeviceError: as for ``choose``, or there is no adb.
     """
-    adb = client.find_adb()
-    client.start_server(adb)
-    adb = adb.of(choose(client.devices(adb), which))
+    adb = client.find_adb().of(only_serial(which))
     return adb, describe(adb)
+
+
+def only_serial(which: str) -> str:
+    """Of the phone that is meant.
+
+    Raises:
+        DeviceError: as for ``choose``, or there is no adb.
+    """
+    return choose(client.attached(), which)
 
 
 def ready_serials() -> tuple[str, ...]:
@@ -97,9 +104,7 @@ def ready_serials() -> tuple[str, ...]:
     Raises:
         DeviceError: there is no adb, or no such phone.
     """
-    adb = client.find_adb()
-    client.start_server(adb)
-    attached = client.devices(adb)
+    attached = client.attached()
     ready = tuple(one.serial for one in attached if one.state == "device")
     return ready or (choose(attached, ""),)
 
