@@ -24,7 +24,7 @@ export MODEL RECIPE IMAGE PROMPT
 .PHONY: help setup check test browser export-android demo train train-smoke compare-recipes tiling-study npu-study quantizer-study weights-study transforms-study vision-study numerics runner runner-arm64 runner-sanitized runner-parity runner-package runner-fuzz real-size bench bench-peers bench-gate gate-study soak clean
 
 help: ## list the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
 
 setup: $(READY) ## make .venv with everything, once (5 GB on Linux: PyTorch brings its CUDA libraries)
 	@echo "$(VENV) is ready"

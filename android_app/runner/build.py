@@ -36,6 +36,7 @@ C_LIBRARIES = (
 )  # fmt: skip
 #: ABI as Android names it -> the loader of its C library
 LOADERS = {"arm64-v8a": "ld-linux-aarch64.so.1", "x86_64": "ld-linux-x86-64.so.2"}
+HARNESSES = ("manifest", "plan", "graph")
 ABIS = {"x86_64": "x86_64", "aarch64": "arm64-v8a", "arm64": "arm64-v8a"}
 CROSS = "aarch64-linux-gnu-g++"
 START = "run.sh"
@@ -124,7 +125,7 @@ def _run(*command: str) -> str:
     done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = (done.stdout + done.stderr).splitlines()
-        wrong = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "")
+        wrong = next((line for line in lines if "error:" in line), lines[-1] if lines else "")
         sys.stderr.write("".join(f"{line}\n" for line in lines[-40:]))
         raise PocketVlmError(f"{command[0]} {command[1]} failed: {one_line(wrong)}")
     return done.stdout
@@ -139,7 +140,8 @@ def main() -> None:
     try:
         for target in options.targets:
             if target != "package":
-                sys.stdout.write(f"{compile_for(target)}\n")
+                harnesses = [f"fuzz-{harness}" for harness in HARNESSES] if target == "fuzz" else []
+                sys.stdout.write(f"{compile_for(target, harnesses)}\n")
                 continue
             for abi in sorted({"arm64-v8a", ABIS.get(platform.machine(), "arm64-v8a")}):
                 sys.stdout.write(f"{package(abi).relative_to(REPOSITORY)}\n")

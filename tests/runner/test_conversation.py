@@ -163,3 +163,14 @@ def test_a_bundle_or_a_library_that_does_not_open(tiny_bundles: dict[str, Path],
     command = [built() / "pocketvlm-conversation", tiny_bundles["fp32"], tmp_path / "none.so"]
     done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()[:2]) == (4, ["failed", "4"])
+
+
+def test_the_documents_example_is_c(repository: Path, tmp_path: Path) -> None:
+    text = (repository / "docs" / "native-embedding.md").read_text(encoding="utf-8")
+    example = tmp_path / "example.c"
+    example.write_text(text.split("```c\n")[1].split("```")[0])
+    include = repository / "android_app" / "runner" / "include"
+    for language in ("-std=c99", "-std=c11"):
+        command = ["gcc", language, "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I", include, example]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
