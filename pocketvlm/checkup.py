@@ -45,7 +45,7 @@ def python(version: Sequence[int], least: tuple[int, int] = (3, 11)) -> Finding:
 
 
 def extras(requirements: Iterable[str], version_of: Callable[[str], str | None]) -> list[Finding]:
-    """A finding for what is always needed ("runtime") and each extra of pocketvlm's ``requirements`` (as metadata has them).
+    """A finding for "runtime", what is always needed, and each extra of pocketvlm's ``requirements`` (of its metadata).
 
     An extra that is made of others has their packages too.
     """

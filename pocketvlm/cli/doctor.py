@@ -204,7 +204,7 @@ def _broken(findings: list[Finding], phones: list[Seen], need: tuple[str, ...]) 
 def _print(findings: list[Finding], phones: list[Seen], *, only_phones: bool) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from pocketvlm.bench.adb.device import NONE_ATTACHED
 
@@ -218,7 +218,7 @@ def _print(findings: list[Finding], phones: list[Seen], *, only_phones: bool) ->
     if not phones:
         console.print(NONE_ATTACHED, highlight=False)
         return
-    table = Table("serial", "phone", "ABI", "free", "battery", "what to do")
+    table = Table(Column("serial", no_wrap=True), "phone", "ABI", "free", "battery", "what to do")
     for seen in phones:
         table.add_row(*map(escape, _row(seen)))
     console.print(table)
@@ -229,17 +229,15 @@ def _row(seen: Seen) -> tuple[str, ...]:
     if phone is None:
         return seen.attached.serial, seen.attached.model or "?", "", "", "", advice
     battery = phone.battery
-    facts = [
-        "" if battery.level is None else f"{battery.level} %",
-        "" if battery.temperature is None else f"{battery.temperature:.1f} °C",
-    ]
+    level = "" if battery.level is None else f"{battery.level} %"
+    warmth = "" if battery.temperature is None else f"{battery.temperature:.1f} °C"
     free = "" if phone.free is None else f"{phone.free / 1e9:,.1f} GB"
-    emulated = " [emulator]" if phone.emulated else ""
+    name = f"{phone.name}, an emulator" if phone.emulated else phone.name
     return (
         seen.attached.serial,
-        phone.name + emulated,
+        name,
         phone.abi or "none",
         free,
-        ", ".join(filter(None, facts)),
+        ", ".join(filter(None, (level, warmth))),
         advice,
     )
