@@ -21,10 +21,10 @@ PICTURE := dist/android/picture.png
 # Recipes read these from their environment: what stands in them is never parsed as shell.
 export MODEL RECIPE IMAGE PROMPT
 
-.PHONY: help setup check test browser export-android demo train train-smoke compare-recipes tiling-study npu-study quantizer-study weights-study transforms-study vision-study numerics real-size bench bench-peers bench-gate gate-study soak clean
+.PHONY: help setup check test browser export-android demo train train-smoke compare-recipes tiling-study npu-study quantizer-study weights-study transforms-study vision-study numerics runner runner-arm64 runner-sanitized runner-parity runner-package runner-fuzz real-size bench bench-peers bench-gate gate-study soak clean
 
 help: ## list the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
 
 setup: $(READY) ## make .venv with everything, once (5 GB on Linux: PyTorch brings its CUDA libraries)
 	@echo "$(VENV) is ready"
@@ -92,6 +92,29 @@ export-android: $(READY) ## export MODEL (the built-in one) by RECIPE to dist/an
 	    printf '\nPicture:  %s\nQuestion: %s\nAnswer:   ' "$$image" "$$prompt"; \
 	    $(BIN)/pocketvlm run $(BUNDLE) --image "$$image" --prompt "$$prompt" --stats; \
 	fi
+	@printf '\nFor a device:\n'; $(BIN)/python -m android_app.runner.build --lenient package
+
+# The native runner and libpocketvlm (android_app/runner); Debian's compilers are installed where they are missing, as root.
+runner: $(READY) ## compile the native runner and libpocketvlm for this machine, into build/runner/native
+	@$(BIN)/python -m android_app.runner.build native
+
+runner-arm64: $(READY) ## the same for arm64, by Debian's cross compiler, into build/runner/arm64
+	@$(BIN)/python -m android_app.runner.build arm64
+
+runner-sanitized: $(READY) ## the same with AddressSanitizer and UndefinedBehaviorSanitizer, and its tests
+	@$(BIN)/python -m android_app.runner.build sanitized
+	@POCKETVLM_RUNNER_BUILD=sanitized $(BIN)/python -m pytest tests/runner -k "not arm64"
+
+runner-parity: $(READY) ## 200 pictures' answers of the native library beside the Python runtime's, two recipes (2 minutes)
+	@POCKETVLM_RUNNER_PICTURES=100 $(BIN)/python -m pytest tests/runner/test_conversation.py -k pictures
+
+runner-package: $(READY) ## the runner with all that a device needs, into dist/android/runner
+	@$(BIN)/python -m android_app.runner.build package
+
+SECONDS := 60
+runner-fuzz: $(READY) ## feed damaged manifests, plans and graphs to the runner's readers, SECONDS=60 for each
+	@$(BIN)/python -m android_app.runner.build fuzz
+	@$(BIN)/python -m android_app.runner.fuzz.run --seconds $(SECONDS)
 
 demo: $(READY) ## chat with the exported bundle about IMAGE
 	@[ -d $(BUNDLE) ] || { echo "error: $(BUNDLE) is not there yet: make export-android" >&2; exit 1; }

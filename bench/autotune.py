@@ -16,7 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
-from pocketvlm.bench.cases import check_fits, generate, noise, prefill, random_tokens
+from pocketvlm.bench.cases import generate, prefill
+from pocketvlm.bench.planned import check_fits, noise, random_tokens
 from pocketvlm.images import preprocessing_of
 from pocketvlm.runtime.engines import open_engine
 from pocketvlm.runtime.memory import physical_cores

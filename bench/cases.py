@@ -8,35 +8,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pocketvlm.bench.planned import PlannedCase, noise, planned_cases, random_tokens
 from pocketvlm.bench.schema import Phase, Row
-from pocketvlm.bench.workload import (
-    Workload,
-    decode_name,
-    first_token_name,
-    image_name,
-    pair_name,
-    prefill_name,
-)
-from pocketvlm.errors import CapacityError
-from pocketvlm.images import normalize, preprocessing_of
+from pocketvlm.images import Preprocessing, normalize, preprocessing_of
 from pocketvlm.runtime.vision import encode, prepare
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.workload import Workload
     from pocketvlm.manifest import Manifest, Vision
     from pocketvlm.runtime.engines import Cache, Engine
-
-SEED = 0
-#: A short question, as text behind the image.
-QUESTION_TOKENS = 32
 
 
 def _nothing() -> None:
@@ -59,38 +47,71 @@ class Case:
     depth: int = 0
 
 
-def check_fits(manifest: Manifest, workload: Workload) -> None:
+@dataclass(frozen=True)
+class Workbench:
+    """What cases run on; they share the KV cache, so a case is run to its end before the next is set up.
+
+    ``ahead`` embeds patches beside the encoder. ``tiles`` and ``patches``: what a phase gives to the next, by batch.
     """
-    Raises:
-        CapacityError: the KV cache is too short for a prompt, or for a depth and what is generated after it.
-    """
-    if workload.tokens > manifest.kv_cache.length:
-        raise CapacityError(
-            f"the workload takes {workload.tokens} tokens, {manifest.model.name} has a KV length of "
-            f"{manifest.kv_cache.length}: ask for less, or export it with --max-length"
-        )
+
+    engine: Engine
+    manifest: Manifest
+    ahead: Executor
+    cache: Cache
+    image: Image.Image | None
+    tiles: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    patches: list[npt.NDArray[np.float32]] = field(default_factory=list)
+
+    @property
+    def vision(self) -> Vision:
+        assert self.manifest.vision is not None
+        return self.manifest.vision
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return preprocessing_of(self.vision)
 
 
 def cases(engine: Engine, manifest: Manifest, workload: Workload, ahead: Executor) -> Iterator[Case]:
-    """All of a workload, in order: image, prefill, decode, both together. ``ahead`` embeds patches beside the encoder.
+    """All of a workload but loads, in order. ``ahead`` embeds patches beside the encoder.
 
     The KV cache is shared: a case is run to its end before the next is set up.
     """
-    cache = engine.new_cache()
-    if workload.image is not None and manifest.vision is not None:
-        yield from _image_phases(engine, manifest.vision, workload.image)
-        yield from _images(engine, manifest.vision, workload, workload.image, ahead)
-        yield _first_token(engine, cache, manifest, workload.image, ahead)
-    for tokens, chunk in product(workload.prompts, workload.chunks or (None,)):
-        run = partial(prefill, engine, cache, random_tokens(manifest, tokens), chunk or manifest.prefill_chunk)
-        yield Case(prefill_name(tokens, chunk), "prefill", tokens, run)
-    new_ids = random_tokens(manifest, workload.new_tokens)
-    for depth in workload.depths:
-        fill = partial(prefill, engine, cache, random_tokens(manifest, depth), manifest.prefill_chunk)
-        run = partial(generate, engine, cache, new_ids, depth)
-        yield Case(decode_name(workload.new_tokens, depth), "decode", workload.new_tokens, run, fill, depth=depth)
-    for prompt, new_tokens in workload.pairs:
-        yield _pair(engine, cache, manifest, prompt, new_tokens)
+    image = None if workload.image is None or manifest.vision is None else noise(workload.image)
+    bench = Workbench(engine, manifest, ahead, engine.new_cache(), image)
+    for planned in planned_cases(manifest, workload):
+        set_up, run = _functions(planned, bench)
+        yield Case(planned.name, planned.phase, planned.tokens, run, set_up, planned.missing, planned.depth)
+
+
+def _functions(planned: PlannedCase, bench: Workbench) -> tuple[Callable[[], object], Callable[[], object]]:
+    """What sets a case up, and what is timed."""
+    engine, cache, chunk = bench.engine, bench.cache, bench.manifest.prefill_chunk
+    ids = np.array(planned.token_ids, np.int64)
+    set_up: Callable[[], object] = _nothing
+    run: Callable[[], object]
+    match planned.phase:
+        case "preprocess":
+            run = partial(_preprocess, bench)
+        case "patch embedding":
+            set_up, run = partial(_preprocess, bench), partial(_embed_patches, bench)
+        case "vision encoder":
+            set_up, run = partial(_prepare_patches, bench), partial(_encode_patches, bench)
+        case "image":
+            ahead = bench.ahead if planned.pipelined else None
+            run = partial(_encode_image, bench, planned.batch or bench.vision.tile_batch, ahead)
+        case "first token":
+            run = partial(_first_token, bench, ids)
+        case "prefill":
+            run = partial(prefill, engine, cache, ids, planned.chunk or chunk)
+        case "decode":
+            set_up = partial(prefill, engine, cache, random_tokens(bench.manifest, planned.depth), chunk)
+            run = partial(generate, engine, cache, ids, planned.depth)
+        case "prefill and decode":
+            run = partial(_both, bench, ids, planned.prompt)
+        case _:
+            raise AssertionError(f"{planned.phase} is no phase of a loaded engine")
+    return set_up, run
 
 
 def measure_cases(every: Iterable[Case], workload: Workload, watch: Callable[[str], None]) -> Iterator[Row]:
@@ -110,92 +131,51 @@ def measure_cases(every: Iterable[Case], workload: Workload, watch: Callable[[st
         yield Row(name=case.name, phase=case.phase, seconds=measured, tokens=case.tokens)
 
 
-def _image_phases(engine: Engine, vision: Vision, size: tuple[int, int]) -> Iterator[Case]:
-    """Preprocessing, patch embedding and encoder, each with its input ready."""
-    name, image, preprocessing = image_name(size), noise(size), preprocessing_of(vision)
-    tiles: list[npt.NDArray[np.float32]] = []
-    patches: list[npt.NDArray[np.float32]] = []
-
-    def preprocess() -> None:
-        pixels = prepare(image, preprocessing).tiled.pixels
-        starts = range(0, len(pixels), vision.tile_batch)
-        tiles[:] = [normalize(pixels[first : first + vision.tile_batch], preprocessing) for first in starts]
-
-    def embed_patches() -> None:
-        patches[:] = [engine.patch_embed(part) for part in tiles]
-
-    def prepare_patches() -> None:
-        preprocess()
-        embed_patches()
-
-    def encode_patches() -> None:
-        for part in patches:
-            engine.encode(part)
-
-    tokens = image_tokens(vision, size)
-    yield Case(f"{name} preprocess", "preprocess", tokens, preprocess)
-    yield Case(f"{name} patch embedding", "patch embedding", tokens, embed_patches, preprocess)
-    yield Case(f"{name} vision encoder", "vision encoder", tokens, encode_patches, prepare_patches)
+def _preprocess(bench: Workbench) -> None:
+    pixels, batch = prepare(_picture(bench), bench.preprocessing).tiled.pixels, bench.vision.tile_batch
+    parts = (pixels[first : first + batch] for first in range(0, len(pixels), batch))
+    bench.tiles[:] = [normalize(part, bench.preprocessing) for part in parts]
 
 
-def _images(
-    engine: Engine, vision: Vision, workload: Workload, size: tuple[int, int], ahead: Executor
-) -> Iterator[Case]:
-    """The whole as the runtime does it, from pixels to image tokens."""
-    image, preprocessing = noise(size), preprocessing_of(vision)
-    for batch, pipelined in product(workload.tile_batches or (None,), workload.pipelines):
-
-        def run(batch: int = batch or vision.tile_batch, ahead: Executor | None = ahead if pipelined else None) -> None:
-            encode(engine, prepare(image, preprocessing), preprocessing, batch, ahead)
-
-        yield Case(image_name(size, batch, pipelined=pipelined), "image", image_tokens(vision, size), run)
+def _embed_patches(bench: Workbench) -> None:
+    bench.patches[:] = [bench.engine.patch_embed(part) for part in bench.tiles]
 
 
-def _first_token(engine: Engine, cache: Cache, manifest: Manifest, size: tuple[int, int], ahead: Executor) -> Case:
+def _prepare_patches(bench: Workbench) -> None:
+    _preprocess(bench)
+    _embed_patches(bench)
+
+
+def _encode_patches(bench: Workbench) -> None:
+    for part in bench.patches:
+        bench.engine.encode(part)
+
+
+def _encode_image(bench: Workbench, batch: int, ahead: Executor | None) -> npt.NDArray[np.float32]:
+    """The whole as the runtime does it, from pixels to image tokens [image tokens, hidden]."""
+    picture = prepare(_picture(bench), bench.preprocessing)
+    return encode(bench.engine, picture, bench.preprocessing, batch, ahead)
+
+
+def _first_token(bench: Workbench, question: npt.NDArray[np.int64]) -> None:
     """An image with a short question, from pixels to the likeliest first token."""
-    vision = manifest.vision
-    assert vision is not None
-    image, preprocessing = noise(size), preprocessing_of(vision)
-    name, tokens, chunk = first_token_name(size), image_tokens(vision, size) + QUESTION_TOKENS, manifest.prefill_chunk
-    question = random_tokens(manifest, QUESTION_TOKENS)
-
-    def run() -> None:
-        encoded = encode(engine, prepare(image, preprocessing), preprocessing, vision.tile_batch, ahead)
-        embeddings = np.concatenate([encoded, engine.embed(question)])
-        cache.position = 0
-        for first in range(0, tokens, chunk):
-            logits = engine.step(embeddings[first : first + chunk], cache, keep=1)
-        logits.argmax()
-
-    fits = tokens <= manifest.kv_cache.length
-    missing = None if fits else f"{tokens} tokens do not fit into the KV length of {manifest.kv_cache.length}"
-    return Case(name, "first token", tokens, run, missing=missing)
+    encoded = _encode_image(bench, bench.vision.tile_batch, bench.ahead)
+    embeddings = np.concatenate([encoded, bench.engine.embed(question)])
+    bench.cache.position = 0
+    for first in range(0, len(embeddings), bench.manifest.prefill_chunk):
+        logits = bench.engine.step(embeddings[first : first + bench.manifest.prefill_chunk], bench.cache, keep=1)
+    logits.argmax()
 
 
-def _pair(engine: Engine, cache: Cache, manifest: Manifest, prompt: int, new_tokens: int) -> Case:
+def _both(bench: Workbench, ids: npt.NDArray[np.int64], prompt: int) -> None:
     """A prompt and what is generated after it, as one."""
-    ids = random_tokens(manifest, prompt + new_tokens)
-
-    def run() -> None:
-        prefill(engine, cache, ids[:prompt], manifest.prefill_chunk)
-        generate(engine, cache, ids[prompt:], prompt)
-
-    return Case(pair_name(prompt, new_tokens), "prefill and decode", len(ids), run)
+    prefill(bench.engine, bench.cache, ids[:prompt], bench.manifest.prefill_chunk)
+    generate(bench.engine, bench.cache, ids[prompt:], prompt)
 
 
-def noise(size: tuple[int, int]) -> Image.Image:
-    """A picture of random pixels, the same each time; ``size`` is width and height."""
-    return Image.fromarray(np.random.default_rng(SEED).integers(0, 256, (*size[::-1], 3), np.uint8))
-
-
-def image_tokens(vision: Vision, size: tuple[int, int]) -> int:
-    """How many tokens a picture of this width and height becomes."""
-    return len(prepare(Image.new("RGB", size), preprocessing_of(vision)).tiled.pixels) * vision.tokens_per_tile
-
-
-def random_tokens(manifest: Manifest, count: int) -> npt.NDArray[np.int64]:
-    """int64 [count], the same each time."""
-    return np.random.default_rng(SEED).integers(0, manifest.model.vocab_size, count)
+def _picture(bench: Workbench) -> Image.Image:
+    assert bench.image is not None
+    return bench.image
 
 
 def prefill(engine: Engine, cache: Cache, ids: npt.NDArray[np.int64], chunk: int) -> None:

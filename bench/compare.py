@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pocketvlm.bench.schema import BundleIdentity, Machine, Report, Row
 
 SCHEMA = "pocketvlm-comparison/1"
+EMULATED = "an emulator's memory says nothing"
 NOT_PINNED = "clocks not pinned; use bench --interleave"
 NO_BOUND = "no bound of the gate matches"
 MAY_DIFFER = "the gate lets it differ"
@@ -150,14 +151,16 @@ def check_comparable(base: Report, new: Report, *, force: bool = False) -> tuple
 def _of_reports(base: Report, new: Report, gate: Gate) -> Iterator[Finding]:
     """Speeds, memory, and what is the same in each run; of each the base's, then what only the new one has."""
     rows, other_rows = ({row.name: row for row in report.rows if row.system == OWN} for report in (base, new))
-    pinned = base.machine.pinned and new.machine.pinned
+    pinned = all(machine.pinned and not machine.emulated for machine in (base.machine, new.machine))
     for name in _names(rows, other_rows):
         old, young = rows.get(name), other_rows.get(name)
         if any(row is not None and row.seconds for row in (old, young)):
             yield _speed(name, old, young, gate, pinned=pinned)
     memory, other_memory = _memory(base), _memory(new)
+    emulated = base.machine.emulated or new.machine.emulated
     for name in _names(memory, other_memory):
-        yield _single(name, memory.get(name), other_memory.get(name), gate)
+        found = _single(name, memory.get(name), other_memory.get(name), gate)
+        yield replace(found, gated=False, why=EMULATED) if emulated else found
     exact = exact_metrics(base.bundle, base.counts, new.counts)
     yield from _exact_findings(exact, exact_metrics(new.bundle, new.counts, base.counts), gate)
 

@@ -70,7 +70,8 @@ def footprint(bundle: Path, workload: Workload) -> Footprint:
 def _phases(bundle: Path, workload: dict[str, Any]) -> Iterator[str]:
     import numpy as np
 
-    from pocketvlm.bench.cases import generate, prefill, random_tokens
+    from pocketvlm.bench.cases import generate, prefill
+    from pocketvlm.bench.planned import random_tokens
     from pocketvlm.bundle import open_bundle
     from pocketvlm.runtime.engines import open_engine
 

@@ -45,7 +45,7 @@ def describe(threads: int, *, pinned: bool = False) -> Machine:
         pinned=pinned,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
-        commit=_commit(),
+        commit=commit(),
     )
 
 
@@ -80,7 +80,7 @@ def _temperatures() -> dict[str, float]:
     return found
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Of the code that measures, with a + where it was changed since; None outside a checkout."""
     here = Path(__file__).resolve().parent
     said = _git(here, "rev-parse", "HEAD")

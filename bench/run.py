@@ -12,22 +12,31 @@ from pocketvlm.bench.targets import Watch, find_target
 from pocketvlm.bundle import open_bundle
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.adb.options import DeviceOptions
     from pocketvlm.bench.workload import Workload
     from pocketvlm.bundle import Bundle
 
 
 def bench(
-    path: Path, workload: Workload, *, command: str, target: str = "host", pinned: bool = False, watch: Watch
+    path: Path,
+    workload: Workload,
+    *,
+    command: str,
+    target: str = "host",
+    pinned: bool = False,
+    watch: Watch,
+    options: DeviceOptions | None = None,
 ) -> Report:
     """Measure a bundle. ``command`` is what was typed, ``pinned`` that the device's clocks are fixed.
 
     Raises:
         BundleError: it is damaged, or a graph does not load.
         CapacityError: the workload does not fit into its KV cache.
+        DeviceError: the target is a phone that is not there, not ready, or fails.
     """
     measure, which = find_target(target)
     opened = open_bundle(path)
-    measured = measure(path, workload, which, pinned=pinned, watch=watch)
+    measured = measure(path, workload, which, pinned=pinned, watch=watch, options=options)
     return Report(
         command=command,
         target=target,
@@ -40,6 +49,7 @@ def bench(
         memory_over_time=measured.footprint.over_time,
         counts=measured.counts,
         peers=measured.peers,
+        agreement=measured.agreement,
     )
 
 

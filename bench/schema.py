@@ -143,7 +143,8 @@ class BundleIdentity(Strict):
 class Machine(Strict):
     """The device and what it was doing. Frequencies in MHz, temperatures in degrees Celsius.
 
-    ``busy`` is a sentence where other work ran; ``pinned`` where a device profile says that its clocks are fixed.
+    ``busy`` is a sentence where other work ran; ``pinned`` where a device profile says that its clocks are fixed;
+    ``emulated`` where speed and memory are those of an emulator, and only counts say something.
     """
 
     device: Name
@@ -162,6 +163,7 @@ class Machine(Strict):
     load_after: NotNegative | None = None
     busy: Text | None = None
     pinned: bool = False
+    emulated: bool = False
     date: Name
     versions: dict[Name, Text]
     commit: Text | None = None
@@ -197,6 +199,34 @@ class Counts(Strict):
     multiplications: dict[Name, Count]
 
 
+class Agreement(Strict):
+    """A phone's answer beside the host's. Distances of logits are in standard deviations of the host's of that step.
+
+    ``same``: how many of the host's ``tokens`` are the phone's as well, from the first on; ``gap_where_parted``: how
+    far apart the host's best two were there. ``largest_difference`` of all logits up to there.
+    """
+
+    tokens: Count
+    same: Count
+    largest_difference: NotNegative
+    tolerance: Positive
+    gap_where_parted: NotNegative | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the phone computes what the host does, but for rounding."""
+        return self.largest_difference <= self.tolerance
+
+    @property
+    def summary(self) -> str:
+        """For people, on one line."""
+        differ = f"logits differ by at most {self.largest_difference:.3f} standard deviations ({self.tolerance} may be)"
+        if self.gap_where_parted is None:
+            return f"the answer is the host's ({self.same} of {self.tokens} tokens), {differ}"
+        where = f"after {self.same} of {self.tokens} tokens, where the best two are {self.gap_where_parted:.3f} apart"
+        return f"the answer parts from the host's {where}; {differ}"
+
+
 class Peer(Strict):
     """Another system that ran the same shapes in the same run, in a process of its own; its rows have its name.
 
@@ -228,6 +258,7 @@ class Report(Strict):
     memory_over_time: tuple[MemorySample, ...] = ()
     counts: Counts | None = None
     peers: tuple[Peer, ...] = ()
+    agreement: Agreement | None = None
 
     @model_validator(mode="after")
     def _rows_have_names_of_their_own(self) -> Report:
@@ -238,8 +269,12 @@ class Report(Strict):
         return self
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """For JSON. What only phones have is left out of others' results, so that older code still reads those."""
         values = self.model_dump(mode="json", by_alias=True, exclude={"rows"})
+        if self.agreement is None:
+            del values["agreement"]
+        if not self.machine.emulated:
+            del values["machine"]["emulated"]
         return {**values, "rows": [row.as_dict() for row in self.rows]}
 
 

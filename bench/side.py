@@ -97,7 +97,8 @@ def _serve(path: str, workload: Workload, ahead: Executor, requests: IO[str], an
 
 def _load(path: str, workload: Workload, ahead: Executor) -> tuple[Engine, dict[str, Case]]:
     """The bundle's engine, and its cases by name."""
-    from pocketvlm.bench.cases import cases, check_fits
+    from pocketvlm.bench.cases import cases
+    from pocketvlm.bench.planned import check_fits
     from pocketvlm.bundle import open_bundle
     from pocketvlm.runtime.engines import open_engine
 

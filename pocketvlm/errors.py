@@ -45,6 +45,10 @@ class ChatError(PocketVlmError):
     """Messages that the bundle's chat layout cannot express."""
 
 
+class DeviceError(PocketVlmError):
+    """A phone that is not there, not ready for a measurement, or fails in the middle of one."""
+
+
 class CapacityError(PocketVlmError):
     """A conversation that does not fit into the bundle's KV length."""
 

@@ -12,12 +12,14 @@ from pocketvlm.bench.footprint import Footprint
 from pocketvlm.errors import PocketVlmError, one_line
 
 if TYPE_CHECKING:
-    from pocketvlm.bench.schema import Counts, Limits, Machine, Peer, Row
+    from pocketvlm.bench.adb.options import DeviceOptions
+    from pocketvlm.bench.schema import Agreement, Counts, Limits, Machine, Peer, Row
     from pocketvlm.bench.workload import Workload
 
 #: target name -> "module:function", a ``Target``
 TARGETS = {
     "host": "pocketvlm.bench.targets.host:run",
+    "adb": "pocketvlm.bench.targets.adb:run",
 }
 #: Said before each row: its name.
 Watch = Callable[[str], None]
@@ -25,7 +27,7 @@ Watch = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a target gives; ``limits`` and ``counts`` are None where it cannot tell."""
+    """What a target gives; ``limits`` and ``counts`` are None where it cannot tell, ``agreement`` of the host."""
 
     machine: Machine
     rows: tuple[Row, ...]
@@ -33,12 +35,18 @@ class Measured:
     limits: Limits | None = None
     counts: Counts | None = None
     peers: tuple[Peer, ...] = ()
+    agreement: Agreement | None = None
 
 
 class Target(Protocol):
-    """Measures a bundle by a workload. ``which`` is what stands behind the target's name, as a phone's serial."""
+    """Measures a bundle by a workload. ``which`` is what stands behind the target's name, as a phone's serial.
 
-    def __call__(self, bundle: Path, workload: Workload, which: str, *, pinned: bool, watch: Watch) -> Measured: ...
+    ``options`` are for phones; the host has none.
+    """
+
+    def __call__(
+        self, path: Path, workload: Workload, which: str, *, pinned: bool, watch: Watch, options: DeviceOptions | None
+    ) -> Measured: ...
 
 
 def find_target(said: str) -> tuple[Target, str]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pocketvlm.bench.beside import measure_beside
-from pocketvlm.bench.cases import cases, check_fits, measure_cases
+from pocketvlm.bench.cases import cases, measure_cases
 from pocketvlm.bench.counts import count
 from pocketvlm.bench.footprint import footprint
 from pocketvlm.bench.limits import gemm_operations, read_bandwidth, with_limits
 from pocketvlm.bench.machine import afterwards, describe
+from pocketvlm.bench.planned import LOADS, check_fits
 from pocketvlm.bench.projector import projector_seconds
 from pocketvlm.bench.schema import Limits, Peer, Row
 from pocketvlm.bench.targets import Measured, Watch
@@ -24,18 +25,23 @@ from pocketvlm.runtime.engines import open_engine
 from pocketvlm.runtime.engines.onnx import OnnxEngine, prepacked_entry
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.adb.options import DeviceOptions
     from pocketvlm.bench.workload import Workload
     from pocketvlm.bundle import Bundle
     from pocketvlm.manifest import Vision
     from pocketvlm.runtime.engines import Engine
 
 
-def run(path: Path, workload: Workload, which: str, *, pinned: bool, watch: Watch) -> Measured:
+def run(
+    path: Path, workload: Workload, which: str, *, pinned: bool, watch: Watch, options: DeviceOptions | None = None
+) -> Measured:
     """Counts and memory first, in sessions and a process of their own, then speed.
 
     Raises:
         CapacityError: the workload does not fit.
     """
+    if options is not None:
+        raise PocketVlmError("the target host takes no options of a phone")
     if which:
         raise PocketVlmError(f"the target host is this machine; {which!r} says nothing")
     bundle = open_bundle(path)
@@ -92,7 +98,7 @@ def measure_loads(bundle: Bundle, workload: Workload, watch: Watch) -> list[Row]
     """Sessions of all graphs, with the files that are read out of the page cache before each, and in it."""
     files = _files(bundle, workload)
     rows = []
-    for name, prepare_files in (("load cold", _forget), ("load warm", _remember)):
+    for name, prepare_files in zip(LOADS, (_forget, _remember), strict=True):
         watch(name)
         seconds = []
         for _ in range(workload.repeats):

@@ -20,6 +20,7 @@ COMMANDS = {
     "eval": "eval",
     "tune": "tune",
     "bench": "bench",
+    "doctor": "doctor",
     "compare": "compare",
     "report": "report",
     "plan": "plan",

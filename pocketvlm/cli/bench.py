@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pocketvlm.cli.device import device_options
 from pocketvlm.cli.workload import workload_options
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.adb.options import DeviceOptions
     from pocketvlm.bench.schema import Report
     from pocketvlm.bench.workload import Workload
 
 
 @click.command("bench")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--target", default="host", show_default=True, metavar="NAME", help="Where it runs.")
+@click.option("--target", default="host", show_default=True, metavar="NAME", help="host, or adb[:SERIAL|:all].")
 @workload_options
+@device_options
 @click.option("--device", metavar="NAME|FILE", help="Profile of this device: says whether its clocks are pinned.")
 @click.option("--paper", is_flag=True, help="The paper's table: this machine beside the Dimensity 9300.")
 @click.option("--autotune", "tunes", is_flag=True, help="Find the settings that answer fastest here, and save them.")
@@ -42,6 +45,7 @@ def command(
     bundle: Path,
     target: str,
     workload: Workload,
+    on_device: DeviceOptions | None,
     device: str | None,
     paper: bool,
     tunes: bool,
@@ -60,12 +64,15 @@ def command(
     from pocketvlm.bench.plots.svg import check_matplotlib
     from pocketvlm.bench.results import check_writable
     from pocketvlm.cli.interleaving import interleave
+    from pocketvlm.cli.phones import measure_phones
     from pocketvlm.cli.tuning import autotune
 
     if sum((base is not None, tunes, paper)) > 1:
         raise click.UsageError("--interleave, --autotune and --paper exclude each other")
     if base is None and (gate is not None or base_code is not None):
         raise click.UsageError("--gate and --base-code go with --interleave; pocketvlm compare holds a file to another")
+    if on_device is not None and (base is not None or tunes or paper):
+        raise click.UsageError("--interleave, --autotune and --paper run on the host")
     for path in (save, html):
         if path is not None:
             check_writable(path)
@@ -75,6 +82,8 @@ def command(
         interleave(base, bundle, workload, gate, base_code, save, as_json=form == "json")
     elif tunes:
         autotune(bundle, workload, save, as_json=form == "json")
+    elif on_device is not None:
+        measure_phones(bundle, workload, target, on_device, form, save, html, pinned=_is_pinned(device))
     else:
         _measure(bundle, workload, target, form, save, html, pinned=_is_pinned(device), paper=paper)
 
@@ -105,7 +114,7 @@ def _measure(
 
     workload = of_paper(bundle, workload) if paper else workload
     report = bench(bundle, workload, command=typed(), target=target, pinned=pinned, watch=say)
-    _write(report, form, save, html)
+    write_report(report, form, save, html)
     if paper and form == "table":
         print_paper(report)
 
@@ -116,7 +125,7 @@ def _is_pinned(device: str | None) -> bool:
     return device is not None and load_device(device).pinned
 
 
-def _write(report: Report, form: str, save: Path | None, html: Path | None) -> None:
+def write_report(report: Report, form: str, save: Path | None, html: Path | None) -> None:
     """Print a report and write its files."""
     from pocketvlm.bench.results import write_whole
     from pocketvlm.cli.report import print_report

@@ -226,7 +226,7 @@ def test_documents_name_commands_that_exist(repository: Path) -> None:
     targets = {line.split()[0] for line in _make(repository, "help").splitlines()}
     for document, text in documents(repository).items():
         code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
-        named = set(re.findall(r"(?:^|`)make ([a-z][a-z-]+)", code, re.MULTILINE))
+        named = set(re.findall(r"(?:^|`)make ([a-z][a-z0-9-]+)", code, re.MULTILINE))
         assert named <= targets, document
         commands = set(re.findall(r"(?:^|`|bin/)pocketvlm ([a-z]+)", code, re.MULTILINE))
         assert commands <= set(COMMANDS), document

@@ -1,0 +1,208 @@
+#include "conversation.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "vision.h"
+
+namespace pocketvlm {
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+Model::Model(const std::string& directory, const ModelOptions& options) : keep_vision_(options.keep_vision) {
+  const double start = now();
+  // The bundle first: a damaged one is told from a missing library.
+  const Bundle bundle = open_bundle(directory, options.verify);
+  check_minimum("pocketvlm", bundle.manifest.minimum_pocketvlm, POCKETVLM_VERSION);
+  if (!bundle.manifest.has_roles) throw Error(Failure::bundle, "the manifest's chat layout lacks a role that it needs");
+  if (bundle.manifest.vision) check_vision(*bundle.manifest.vision, *bundle.manifest.layout);
+  engine_ = std::make_unique<Engine>(bundle, open_library(options.library), options.threads);
+  if (!keep_vision_) engine_->free_vision();
+  load_s_ = now() - start;
+}
+
+std::shared_future<Floats> Model::start_encoding(Tiles tiles) {
+  const std::lock_guard<std::mutex> lock(queue_);
+  auto work = [this, tiles = std::move(tiles), previous = std::move(last_)]() mutable {
+    if (previous.valid()) previous.wait();
+    previous = {};  // or every image would hold the one before it
+    struct Leave {
+      Model* model;
+      ~Leave() {
+        const std::lock_guard<std::mutex> lock(model->queue_);
+        if (--model->waiting_ == 0 && !model->keep_vision_) model->engine_->free_vision();
+      }
+    } leave{this};
+    return encode_tiles(*engine_, tiles.pixels.data(), tiles.count, manifest().vision->tile_batch, true, closing_);
+  };
+  last_ = std::async(std::launch::async, std::move(work)).share();
+  waiting_++;  // the work leaves under the same lock
+  return last_;
+}
+
+void Conversation::check_room(size_t more) const {
+  const auto total = ids_.size() + more, room = size_t(model_.manifest().kv_length);
+  if (total > room)
+    throw Error(Failure::misfit, "the conversation would have " + std::to_string(total) + " tokens, " +
+                                     std::to_string(room) + " fit into this bundle's KV cache");
+}
+
+void Conversation::add_placeholders(int32_t image, int64_t first_row, int64_t rows) {
+  for (int64_t row = first_row; row < first_row + rows; row++) {
+    ids_.push_back(*model_.manifest().image_token);
+    sources_.push_back({image, int32_t(row)});
+  }
+}
+
+void Conversation::add_image(const Rgb& given) {
+  const Manifest& manifest = model_.manifest();
+  if (!manifest.vision) throw Error(Failure::usage, one_line(manifest.model_name, 80) + " takes text only, no images");
+  const Vision& vision = *manifest.vision;
+  const ImageLayout& layout = *manifest.layout;
+  Tiles tiles = cut_tiles(given, vision);
+  const auto [across, down] = tiles.grid;
+  const std::optional<int64_t> thumbnail = tiles.thumbnail;
+  check_room(elements({tiles.count, vision.tokens_per_tile}));
+  const size_t before = ids_.size();
+  const auto image = int32_t(images_.size());
+  int64_t next_row = 0;
+  const auto add = [&](const TokenIds& around, bool with_tile) {
+    add_tokens(around.data(), around.size());
+    if (!with_tile) return;
+    add_placeholders(image, next_row, vision.tokens_per_tile);
+    next_row += vision.tokens_per_tile;
+  };
+  try {
+    add(layout.image_start, false);
+    if (thumbnail == 0) add(layout.thumbnail, true);
+    for (size_t row = 0; row < size_t(down); row++) {
+      for (size_t column = 0; column < size_t(across); column++) add(layout.tile[row][column], true);
+      add(layout.row_end, false);
+    }
+    if (thumbnail && *thumbnail > 0) add(layout.thumbnail, true);
+    add(layout.image_end, false);
+    check_room(0);
+    images_.push_back(model_.start_encoding(std::move(tiles)));
+  } catch (...) {
+    ids_.resize(before);
+    sources_.resize(before);
+    throw;
+  }
+}
+
+void Conversation::add_tokens(const int32_t* ids, size_t count) {
+  const int64_t vocabulary = model_.manifest().vocab_size;
+  check_room(count);
+  for (size_t i = 0; i < count; i++)
+    if (ids[i] < 0 || ids[i] >= vocabulary)
+      throw Error(Failure::misfit, std::to_string(ids[i]) + " is no token id of this model, whose vocabulary has " +
+                                       std::to_string(vocabulary));
+  ids_.insert(ids_.end(), ids, ids + count);
+  sources_.insert(sources_.end(), count, Source{-1, -1});
+}
+
+void Conversation::add_prompt(const std::vector<int32_t>& ids, Floats encoded) {
+  const Manifest& manifest = model_.manifest();
+  const int64_t rows = int64_t(encoded.size()) / manifest.hidden_size;
+  const int64_t wanted = manifest.image_token ? std::count(ids.begin(), ids.end(), *manifest.image_token) : 0;
+  if (wanted != rows)
+    throw Error(Failure::misfit, "the prompt has " + std::to_string(wanted) + " image placeholders, the tiles have " +
+                                     std::to_string(rows) + " tokens");
+  check_room(ids.size());
+  std::promise<Floats> ready;
+  ready.set_value(std::move(encoded));
+  const auto image = int32_t(images_.size());
+  images_.push_back(ready.get_future().share());
+  int64_t row = 0;
+  for (const int32_t id : ids)
+    if (wanted > 0 && id == *manifest.image_token) add_placeholders(image, row++, 1);
+    else add_tokens(&id, 1);
+}
+
+void Conversation::wait_for_images(size_t first) {
+  for (size_t i = first; i < sources_.size(); i++) {
+    if (sources_[i].image < 0) continue;
+    const auto& image = images_[size_t(sources_[i].image)];
+    while (image.wait_for(std::chrono::milliseconds(20)) != std::future_status::ready)
+      if (cancelled_) throw Error(Failure::interrupted, "cancelled while an image was encoded");
+    image.get();  // or its error
+  }
+}
+
+void Conversation::compute_chunk(int64_t first, int64_t count, Floats& embeddings) {
+  const auto hidden = size_t(model_.manifest().hidden_size);
+  std::vector<int64_t> ids(ids_.begin() + first, ids_.begin() + first + count);
+  // The placeholder's id need not be in the table.
+  for (int64_t i = 0; i < count; i++)
+    if (sources_[size_t(first + i)].image >= 0) ids[size_t(i)] = 0;
+  model_.engine().embed(ids.data(), count, embeddings.data());
+  for (int64_t i = 0; i < count; i++) {
+    const Source source = sources_[size_t(first + i)];
+    if (source.image >= 0)
+      std::memcpy(&embeddings[size_t(i) * hidden],
+                  &images_[size_t(source.image)].get()[size_t(source.row) * hidden], hidden * sizeof(float));
+  }
+  logits_ = model_.engine().step(embeddings.data(), count, *cache_);
+}
+
+void Conversation::prefill(Sampling sampling, int64_t max_new_tokens) {
+  const int64_t total = int64_t(ids_.size()), chunk = model_.manifest().prefill_chunk, computed = cache_->position;
+  if (max_new_tokens < 1) throw Error(Failure::usage, "max_new_tokens must be at least 1");
+  if (computed >= total) throw Error(Failure::usage, "there are no new tokens to compute: add some first");
+  std::vector<int64_t> seen;
+  for (size_t i = 0; i < ids_.size(); i++)
+    if (sources_[i].image < 0) seen.push_back(ids_[i]);
+  sampler_.reset();
+  Sampler sampler(std::move(sampling), seen, model_.manifest().vocab_size);
+  cancelled_ = false;
+  stats_ = {};
+  double start = now();
+  wait_for_images(size_t(computed));
+  stats_.encode_wait_s = now() - start;
+  start = now();
+  Floats embeddings(elements({std::min(chunk, total - computed), model_.manifest().hidden_size}));
+  while (cache_->position < total) {
+    if (cancelled_) throw Error(Failure::interrupted, "cancelled while the prompt was computed");
+    compute_chunk(cache_->position, std::min(chunk, total - cache_->position), embeddings);
+  }
+  stats_.prompt_tokens = total, stats_.prefill_tokens = total - computed;
+  stats_.prefill_s = now() - start;
+  sampler_.emplace(std::move(sampler));
+  max_new_tokens_ = max_new_tokens;
+}
+
+std::optional<int32_t> Conversation::next() {
+  if (!sampler_) throw Error(Failure::usage, "there is no answer going on: prefill first");
+  if (stats_.finish == Finish::none && cancelled_) stats_.finish = Finish::cancelled;
+  if (stats_.finish != Finish::none) return std::nullopt;
+  const double start = now();
+  if (stats_.generated_tokens > 0) {
+    embedding_.resize(size_t(model_.manifest().hidden_size));
+    model_.engine().embed(&ids_.back(), 1, embedding_.data());
+    logits_ = model_.engine().step(embedding_.data(), 1, *cache_);
+  }
+  const int32_t id = sampler_->choose(logits_);
+  if (++stats_.generated_tokens > 1) stats_.decode_s += now() - start;
+  const Manifest& manifest = model_.manifest();
+  if (std::find(manifest.stop.begin(), manifest.stop.end(), id) != manifest.stop.end()) stats_.finish = Finish::stop;
+  else if (stats_.generated_tokens >= max_new_tokens_) stats_.finish = Finish::length;
+  else if (cache_->position >= manifest.kv_length) stats_.finish = Finish::kv_length;
+  ids_.push_back(id);
+  sources_.push_back({-1, -1});
+  return id;
+}
+
+void Conversation::rewind(int64_t tokens) {
+  if (tokens < 0 || tokens > int64_t(ids_.size()))
+    throw Error(Failure::usage, "there are " + std::to_string(ids_.size()) + " tokens to go back to");
+  cache_->position = std::min(cache_->position, tokens);
+  ids_.resize(size_t(tokens));
+  sources_.resize(size_t(tokens));
+  if (tokens == 0) images_.clear();
+  sampler_.reset();
+  logits_ = nullptr;
+  stats_ = {};
+}
+
+}  // namespace pocketvlm

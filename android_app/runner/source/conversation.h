@@ -1,0 +1,99 @@
+// A loaded bundle and its conversations: what the C API and the runner are both made of.
+#pragma once
+
+#include <atomic>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine.h"
+#include "sampling.h"
+
+namespace pocketvlm {
+
+struct ModelOptions {
+  std::string library;
+  int threads = 4;
+  bool verify = false, keep_vision = true;
+};
+
+class Model {
+ public:
+  // Failure: bundle, library.
+  Model(const std::string& directory, const ModelOptions& options);
+  ~Model() { closing_ = true; }
+  Engine& engine() { return *engine_; }
+  const Manifest& manifest() const { return engine_->manifest(); }
+  double load_s() const { return load_s_; }
+  // Encodes tiles in the background, one image after the other.
+  std::shared_future<Floats> start_encoding(Tiles tiles);
+
+ private:
+  double load_s_;
+  std::unique_ptr<Engine> engine_;
+  const bool keep_vision_;
+  std::atomic<bool> closing_{false};
+  std::mutex queue_;
+  int waiting_ = 0;
+  std::shared_future<Floats> last_;  // declared last: it is waited for before the engine goes
+};
+
+enum class Finish { none, stop, length, kv_length, cancelled };
+
+struct AnswerStats {
+  double encode_wait_s = 0, prefill_s = 0, decode_s = 0;
+  int64_t prompt_tokens = 0, prefill_tokens = 0, generated_tokens = 0;
+  Finish finish = Finish::none;
+};
+
+class Conversation {
+ public:
+  explicit Conversation(Model& model) : model_(model), cache_(model.engine().new_cache()) {}
+
+  // Failure: usage for a model without vision, misfit.
+  void add_image(const Rgb& image);
+  // Tokens of text. Failure: misfit, where one is outside the vocabulary.
+  void add_tokens(const int32_t* ids, size_t count);
+  // A prompt with a placeholder for each row of `encoded`, float32 [image tokens, hidden]. Failure: misfit.
+  void add_prompt(const std::vector<int32_t>& ids, Floats encoded);
+  // Computes what was added; the sampler then has the logits of the first token. Failure: interrupted, misfit, usage.
+  void prefill(Sampling sampling, int64_t max_new_tokens);
+  std::optional<int32_t> next();
+  void cancel() { cancelled_ = true; }
+  void rewind(int64_t tokens);
+
+  const std::vector<int64_t>& tokens() const { return ids_; }
+  const float* logits() const { return logits_; }
+  const AnswerStats& stats() const { return stats_; }
+  int64_t kv_tokens_left() const { return std::max<int64_t>(0, model_.manifest().kv_length - int64_t(ids_.size())); }
+  Model& model() const { return model_; }
+
+ private:
+  struct Source {
+    int32_t image, row;  // -1: text
+  };
+  void check_room(size_t more) const;
+  void add_placeholders(int32_t image, int64_t first_row, int64_t rows);
+  void wait_for_images(size_t first);
+  void compute_chunk(int64_t first, int64_t count, Floats& embeddings);
+
+  Model& model_;
+  std::unique_ptr<Cache> cache_;
+  std::vector<int64_t> ids_;
+  std::vector<Source> sources_;  // where each token's embedding comes from
+  std::vector<std::shared_future<Floats>> images_;
+  std::optional<Sampler> sampler_;
+  const float* logits_ = nullptr;
+  int64_t max_new_tokens_ = 0;
+  AnswerStats stats_;
+  Floats embedding_;  // of one token
+  std::atomic<bool> cancelled_{false};
+};
+
+// Seconds of a clock that only moves forward.
+double now();
+
+}  // namespace pocketvlm

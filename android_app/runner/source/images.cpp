@@ -1,0 +1,208 @@
+#include "images.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "error.h"
+
+namespace pocketvlm {
+namespace {
+
+constexpr int64_t kMaxTiles = 1024;
+constexpr double kMaxScale = 1e6;
+constexpr int kPrecision = 22;  // bits behind the point of a weight: Pillow's for 8-bit channels
+
+// Pillow's bicubic, a = -0.5 (src/libImaging/Resample.c).
+double bicubic(double x) {
+  constexpr double a = -0.5;
+  x = std::abs(x);
+  if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
+  if (x < 2.0) return (((x - 5) * x + 8) * x - 4) * a;
+  return 0.0;
+}
+
+// Which inputs make one output, and by which fixed-point weights.
+struct Window {
+  int64_t first;
+  std::vector<int32_t> weights;
+};
+
+std::vector<Window> windows(int64_t in, int64_t out) {
+  const double scale = double(in) / double(out), filter_scale = std::max(scale, 1.0), support = 2.0 * filter_scale;
+  std::vector<Window> result;
+  result.reserve(size_t(out));
+  std::vector<double> exact;
+  for (int64_t at = 0; at < out; at++) {
+    const double center = (double(at) + 0.5) * scale, step = 1.0 / filter_scale;
+    const int64_t first = std::max<int64_t>(0, int64_t(center - support + 0.5));
+    const int64_t last = std::min(in, int64_t(center + support + 0.5));
+    exact.clear();
+    double sum = 0;
+    for (int64_t x = first; x < last; x++) {
+      exact.push_back(bicubic((double(x) - center + 0.5) * step));
+      sum += exact.back();
+    }
+    Window window{first, {}};
+    for (double weight : exact) {
+      if (sum != 0.0) weight /= sum;
+      weight *= 1 << kPrecision;
+      window.weights.push_back(int32_t(weight < 0 ? weight - 0.5 : weight + 0.5));
+    }
+    result.push_back(std::move(window));
+  }
+  return result;
+}
+
+uint8_t rounded(int32_t sum) { return uint8_t(std::clamp(sum >> kPrecision, 0, 255)); }
+
+Rgb resize_across(const Rgb& image, int64_t width) {
+  Rgb result{width, image.height, std::vector<uint8_t>(size_t(width * image.height * 3))};
+  const std::vector<Window> every = windows(image.width, width);
+  for (int64_t row = 0; row < image.height; row++) {
+    uint8_t* out = &result.pixels[size_t(row * width * 3)];
+    for (const Window& window : every) {
+      const uint8_t* in = &image.pixels[size_t((row * image.width + window.first) * 3)];
+      int32_t red = 1 << (kPrecision - 1), green = red, blue = red;
+      for (const int32_t weight : window.weights) {
+        red += in[0] * weight, green += in[1] * weight, blue += in[2] * weight;
+        in += 3;
+      }
+      *out++ = rounded(red), *out++ = rounded(green), *out++ = rounded(blue);
+    }
+  }
+  return result;
+}
+
+Rgb resize_down(const Rgb& image, int64_t height) {
+  const int64_t bytes = image.width * 3;  // of a row
+  Rgb result{image.width, height, std::vector<uint8_t>(size_t(bytes * height))};
+  std::vector<int32_t> sums(size_t(bytes), 0);
+  uint8_t* out = result.pixels.data();
+  for (const Window& window : windows(image.height, height)) {
+    std::fill(sums.begin(), sums.end(), 1 << (kPrecision - 1));
+    const uint8_t* in = &image.pixels[size_t(window.first * bytes)];
+    for (const int32_t weight : window.weights) {
+      for (int64_t at = 0; at < bytes; at++) sums[size_t(at)] += in[at] * weight;
+      in += bytes;
+    }
+    for (const int32_t sum : sums) *out++ = rounded(sum);
+  }
+  return result;
+}
+
+// The image on the canvas of its grid: stretched, or centred on the padding's colour.
+Rgb canvas_of(const Rgb& image, const Grid& grid, const Vision& vision) {
+  Rgb canvas{grid.first * vision.tile_size, grid.second * vision.tile_size, {}};
+  auto [width, height] = std::make_pair(canvas.width, canvas.height);
+  if (vision.strategy != "internvl")
+    std::tie(width, height) =
+        fitted_size(image.width, image.height, grid, vision.tile_size, vision.strategy == "llava-next");
+  Rgb resized = resize(image, width, height);
+  if (width == canvas.width && height == canvas.height) return resized;
+  canvas.pixels.resize(size_t(canvas.width * canvas.height * 3));
+  for (size_t at = 0; at < canvas.pixels.size(); at++) canvas.pixels[at] = uint8_t(vision.pad_color[at % 3]);
+  const int64_t left = (canvas.width - width) / 2, top = (canvas.height - height) / 2;
+  for (int64_t row = 0; row < height; row++)
+    std::memcpy(&canvas.pixels[size_t(((top + row) * canvas.width + left) * 3)],
+                &resized.pixels[size_t(row * width * 3)], size_t(width * 3));
+  return canvas;
+}
+
+bool is_factor(double value) { return value >= 1 / kMaxScale && value <= kMaxScale; }
+
+}  // namespace
+
+void check_vision(const Vision& vision, const ImageLayout& layout) {
+  const auto require = [](bool holds, const std::string& what) {
+    if (!holds) throw Error(Failure::bundle, "the manifest's vision is not valid: " + what);
+  };
+  for (const auto& [across, down] : vision.candidates) {
+    // (the first two keep the products small)
+    require(across <= kMaxTiles && down <= kMaxTiles && across * down <= kMaxTiles &&
+                std::max(across, down) * vision.tile_size <= kMaxSide &&
+                across * down * vision.tile_size * vision.tile_size <= kMaxPixels,
+            "candidates: a grid is too large");
+    const auto rows = size_t(down), columns = size_t(across);
+    require(layout.tile.size() >= rows &&
+                std::all_of(layout.tile.begin(), layout.tile.begin() + down,
+                            [&](const std::vector<TokenIds>& row) { return row.size() >= columns; }),
+            "image_layout.tile has no entry for every tile of a grid");
+  }
+  require(*std::min_element(vision.pad_color.begin(), vision.pad_color.end()) >= 0, "pad_color: not three bytes");
+  require(is_factor(vision.rescale), "rescale: out of range");
+  for (size_t i = 0; i < 3; i++)
+    require(std::abs(vision.mean[i]) <= kMaxScale && is_factor(vision.std[i]), "mean or std: out of range");
+}
+
+Rgb flatten(const uint8_t* rgba, int64_t width, int64_t height, int64_t stride) {
+  if (width < 1 || height < 1 || width > kMaxSide || height > kMaxSide || width * height > kMaxPixels || stride < width * 4)
+    throw Error(Failure::usage, "an image has from 1 to 16384 pixels a side, 64 Mi in all, and rows of 4 bytes a pixel");
+  Rgb image{width, height, std::vector<uint8_t>(size_t(width * height * 3))};
+  uint8_t* out = image.pixels.data();
+  for (int64_t row = 0; row < height; row++)
+    for (const uint8_t *in = rgba + row * stride, *end = in + width * 4; in < end; in += 4)
+      for (int channel = 0; channel < 3; channel++) {
+        // Pillow's blending: a division by 255, rounded, in integers.
+        const uint32_t sum = 255u * (255u - in[3]) + uint32_t(in[channel]) * in[3] + 128u;
+        *out++ = uint8_t(((sum >> 8) + sum) >> 8);
+      }
+  return image;
+}
+
+Rgb resize(const Rgb& image, int64_t width, int64_t height) {
+  const bool across = width != image.width, down = height != image.height;
+  if (across && down) {
+    // Each pass rounds to bytes, so their order shows. Pillow from 13 on runs the vertical pass first where the height
+    // shrinks by more than twice what the width does, in pixels.
+    const int64_t lower = image.height - height, narrower = image.width - width;
+    if (lower > 0 && lower > 2 * narrower) return resize_across(resize_down(image, height), width);
+    return resize_down(resize_across(image, width), height);
+  }
+  return across ? resize_across(image, width) : down ? resize_down(image, height) : image;
+}
+
+Tiles cut_tiles(const Rgb& image, const Vision& vision) {
+  const Grid grid =
+      select_grid(image.width, image.height, vision.tile_size, vision.candidates, vision.strategy, vision.alpha);
+  const int64_t tile = vision.tile_size, count = grid.first * grid.second;
+  const Rgb canvas = canvas_of(image, grid, vision);
+  Tiles tiles{grid, std::nullopt, count, {}};
+  if (vision.thumbnail != "none" && (count > 1 || vision.thumbnail_of_single_tile)) {
+    tiles.thumbnail = vision.thumbnail == "first" ? 0 : count;
+    tiles.count++;
+  }
+  tiles.pixels.resize(size_t(tiles.count * tile * tile * 3));
+  const int64_t first = tiles.thumbnail == 0 ? 1 : 0;
+  for (int64_t index = 0; index < count; index++) {
+    const int64_t row = index / grid.first, column = index % grid.first;
+    for (int64_t y = 0; y < tile; y++)
+      std::memcpy(&tiles.pixels[size_t(((first + index) * tile + y) * tile * 3)],
+                  &canvas.pixels[size_t(((row * tile + y) * canvas.width + column * tile) * 3)], size_t(tile * 3));
+  }
+  if (tiles.thumbnail) {
+    const Rgb whole = resize(image, tile, tile);
+    std::copy(whole.pixels.begin(), whole.pixels.end(), &tiles.pixels[size_t(*tiles.thumbnail * tile * tile * 3)]);
+  }
+  return tiles;
+}
+
+void normalize(const uint8_t* pixels, int64_t tiles, const Vision& vision, float* output) {
+  const int64_t size = vision.tile_size * vision.tile_size;
+  float values[3][256];
+  for (size_t channel = 0; channel < 3; channel++)
+    for (int byte = 0; byte < 256; byte++) {
+      float value = float(byte) * float(vision.rescale);
+      value -= float(vision.mean[channel]);
+      values[channel][byte] = value / float(vision.std[channel]);
+    }
+  // [tiles, H * W, 3] -> [tiles, 3, H * W]
+  for (int64_t tile = 0; tile < tiles; tile++)
+    for (int64_t channel = 0; channel < 3; channel++) {
+      const uint8_t* in = pixels + tile * size * 3 + channel;
+      float* out = output + (tile * 3 + channel) * size;
+      for (int64_t at = 0; at < size; at++) out[at] = values[channel][in[3 * at]];
+    }
+}
+
+}  // namespace pocketvlm

@@ -1,0 +1,279 @@
+#include "manifest.h"
+
+#include <algorithm>
+
+#include "error.h"
+#include "json.h"
+
+namespace pocketvlm {
+namespace {
+
+using json::Members;
+using json::Reader;
+
+constexpr int64_t kFormat = 1;
+constexpr int64_t kMost = int64_t{1} << 40;  // of a size, as in pocketvlm/manifest.py
+
+int64_t positive(const Reader& value) { return value.integer(1, kMost); }
+int32_t token_id(const Reader& value) { return int32_t(value.integer(0, INT32_MAX)); }
+TokenIds token_ids(const Reader& value) { return value.list(token_id, 0, 256); }
+double finite(const Reader& value) { return value.number(); }
+std::string text(const Reader& value) { return value.text(); }
+
+std::string file_name(const Reader& value) {
+  if (!is_file_name(value.text())) value.refuse("it is not a file name that a bundle may use");
+  return value.text();
+}
+
+std::string sha256(const Reader& value) {
+  const std::string& digits = value.text();
+  if (digits.size() != 64 || digits.find_first_not_of("0123456789abcdef") != std::string::npos)
+    value.refuse("it is not a SHA-256 in lower-case hexadecimal");
+  return digits;
+}
+
+FileEntry file_entry(const Reader& value) {
+  const Members of = value.members({"bytes", "sha256", "sample_sha256"});
+  return {of["bytes"].integer(0, int64_t{1} << 44), sha256(of["sha256"]), sha256(of["sample_sha256"])};
+}
+
+bool check_tensor(const Reader& value) {
+  const Members of = value.members({"name", "shape", "dtype"});
+  of["name"].text();
+  of["shape"].list([](const Reader& size) {
+    if (!size.is_any_integer() && !size.is_text()) size.refuse("it must be a whole number or a string");
+    return true;
+  });
+  of["dtype"].choice({"float32", "int64", "int32", "int8", "uint8"});
+  return true;
+}
+
+Part part(const Reader& value) {
+  const Members of = value.members({"file", "data", "inputs", "outputs"});
+  Part result{file_name(of["file"]), {}};
+  if (const auto data = of.optional("data")) result.data = data->list(file_name);
+  of["inputs"].list(check_tensor);
+  of["outputs"].list(check_tensor);
+  return result;
+}
+
+Grid grid(const Reader& value) {
+  const std::vector<int64_t> sides = value.list(positive, 2, 2);
+  return {sides[0], sides[1]};
+}
+
+int64_t color(const Reader& value) {
+  // The schema takes any whole number; what is no byte is refused when the bundle is loaded (images.cpp).
+  if (!value.is_any_integer()) value.refuse("it must be a whole number");
+  try {
+    return value.integer(0, 255);
+  } catch (const json::Refused&) {
+    return -1;
+  }
+}
+
+Vision vision(const Reader& value) {
+  const Members of = value.members({"tile_size", "strategy", "candidates", "alpha", "thumbnail",
+                                    "thumbnail_of_single_tile", "resize_filter", "pad_color", "rescale", "mean", "std",
+                                    "tile_batch", "patches_per_tile", "vision_hidden_size", "downsample_ratio",
+                                    "tokens_per_tile"});
+  of["resize_filter"].choice({"bicubic"});
+  Vision result;
+  result.tile_size = of["tile_size"].integer(1, 4096);
+  result.strategy = of["strategy"].choice({"relaxed", "llava-next", "internvl"});
+  result.candidates = of["candidates"].list(grid, 1, 256);
+  result.alpha = of["alpha"].number(0, 1);
+  result.thumbnail = of["thumbnail"].choice({"first", "last", "none"});
+  result.thumbnail_of_single_tile = of["thumbnail_of_single_tile"].boolean();
+  result.pad_color = of["pad_color"].list(color, 3, 3);
+  result.rescale = finite(of["rescale"]);
+  result.mean = of["mean"].list(finite, 3, 3);
+  result.std = of["std"].list(finite, 3, 3);
+  result.tile_batch = of["tile_batch"].integer(1, 64);
+  result.patches_per_tile = positive(of["patches_per_tile"]);
+  result.hidden_size = positive(of["vision_hidden_size"]);
+  result.downsample_ratio = positive(of["downsample_ratio"]);
+  result.tokens_per_tile = positive(of["tokens_per_tile"]);
+  return result;
+}
+
+ImageLayout image_layout(const Reader& value) {
+  const Members of = value.members({"image_start", "thumbnail", "tile", "row_end", "image_end"});
+  ImageLayout result;
+  result.image_start = token_ids(of["image_start"]);
+  result.thumbnail = token_ids(of["thumbnail"]);
+  result.tile = of["tile"].list([](const Reader& row) { return row.list(token_ids); });
+  result.row_end = token_ids(of["row_end"]);
+  result.image_end = token_ids(of["image_end"]);
+  return result;
+}
+
+// Whether the chat layout has the roles that it needs. No answer here is rendered from it: tokens come in ready.
+bool check_chat(const Reader& value) {
+  const Members of = value.members({"start", "roles", "default_system", "generation_prefix"});
+  of["start"].text();
+  of["generation_prefix"].text();
+  const Reader roles = of["roles"], system = of["default_system"];
+  const Members by_name = roles.members({"system", "user", "assistant"});
+  for (const auto& [name, role] : roles.object()) {
+    const Reader reader(role, roles, name);
+    const Members literal = reader.members({"prefix", "suffix", "strip"});
+    literal["prefix"].text();
+    literal["suffix"].text();
+    literal["strip"].boolean();
+  }
+  if (!system.is_null()) system.text();
+  return by_name.optional("user") && by_name.optional("assistant") && (system.is_null() || by_name.optional("system"));
+}
+
+void check_precision(const Reader& value) {
+  const Members of = value.members({"bits", "group_size", "symmetric", "quantizer", "bits_per_weight", "weights"});
+  const int64_t bits = of["bits"].integer(4, 32);
+  if (bits != 4 && bits != 8 && bits != 32) of["bits"].refuse("it must be 4, 8 or 32");
+  if (const auto group = of.optional("group_size"); group && !group->is_null()) positive(*group);
+  if (const auto symmetric = of.optional("symmetric")) symmetric->boolean();
+  of["quantizer"].text();
+  finite(of["bits_per_weight"]);
+  positive(of["weights"]);
+}
+
+void check_recipe(const Reader& value) {
+  const Members of = value.members({"name", "calibration", "tensors"});
+  of["name"].text();
+  if (const auto given = of.optional("calibration"); given && !given->is_null()) {
+    const Members calibration = given->members({"source", "sequences", "tokens", "sha256"});
+    calibration["source"].text();
+    positive(calibration["sequences"]);
+    positive(calibration["tokens"]);
+    sha256(calibration["sha256"]);
+  }
+  const Reader tensors = of["tensors"];
+  for (const auto& [name, tensor] : tensors.object()) check_precision(Reader(tensor, tensors, name));
+}
+
+void check_fidelity(const Reader& value) {
+  const Members of = value.members({"lowering_relative_error", "vision", "text"});
+  finite(of["lowering_relative_error"]);
+  if (const Reader seen = of["vision"]; !seen.is_null()) {
+    const Members scores = seen.members({"cosine", "relative_error"});
+    finite(scores["cosine"]);
+    finite(scores["relative_error"]);
+  }
+  const Reader read = of["text"];
+  const Members scores = read.members({"tokens", "kl_mean", "kl_median", "kl_p999", "kl_max", "top1_agreement",
+                                       "perplexity_ratio", "relative_error_by_layer"});
+  positive(scores["tokens"]);
+  for (const char* key : {"kl_mean", "kl_median", "kl_p999", "kl_max", "top1_agreement", "perplexity_ratio"})
+    finite(scores[key]);
+  scores["relative_error_by_layer"].list(finite);
+}
+
+// What the sections say of each other.
+void check_whole(const Manifest& manifest, const Reader& top) {
+  for (const auto& [engine, parts] : manifest.engines)
+    for (const auto& [name, one] : parts) {
+      std::vector<std::string> used = one.data;
+      used.push_back(one.file);
+      for (const std::string& file : used)
+        if (manifest.files.count(file) == 0)
+          top.refuse(engine + " part " + one_line(name, 80) + " uses " + file + ", which 'files' does not list");
+    }
+  if (manifest.files.count(manifest.tokenizer) == 0) top.refuse("the tokenizer is not in 'files'");
+  if (manifest.vision.has_value() != manifest.layout.has_value() ||
+      manifest.vision.has_value() != manifest.image_token.has_value())
+    top.refuse("vision, image_layout and tokens.image belong together");
+}
+
+void read_engines(const Reader& engines, Manifest& manifest) {
+  engines.members({"onnx"});
+  for (const auto& [engine, parts] : engines.object()) {
+    const Reader of(parts, engines, engine);
+    std::map<std::string, Part> read;
+    for (const auto& [name, one] : of.object()) read[name] = part(Reader(one, of, name));
+    manifest.engines[engine] = std::move(read);
+  }
+}
+
+void read_files(const Reader& files, Manifest& manifest) {
+  for (const auto& [name, entry] : files.object()) {
+    const Reader reader(entry, files, name);
+    if (!is_file_name(name)) reader.refuse("it is not a file name that a bundle may use");
+    manifest.files[name] = file_entry(reader);
+  }
+}
+
+void read_sections(const Members& top, Manifest& manifest) {
+  const Reader given[] = {top["minimum_runtime"], top["model"], top["tokens"], top["kv_cache"]};
+  const Members runtime = given[0].members({"pocketvlm", "onnxruntime"});
+  manifest.minimum_pocketvlm = text(runtime["pocketvlm"]);
+  if (const auto version = runtime.optional("onnxruntime"); version && !version->is_null())
+    manifest.minimum_onnxruntime = version->text();
+  const Members model = given[1].members({"name", "family", "revision", "vocab_size", "hidden_size", "layers"});
+  manifest.model_name = text(model["name"]);
+  text(model["family"]);
+  text(model["revision"]);
+  manifest.vocab_size = positive(model["vocab_size"]);
+  manifest.hidden_size = positive(model["hidden_size"]);
+  manifest.layers = model["layers"].integer(1, 4096);
+  const Members tokens = given[2].members({"stop", "image"});
+  manifest.stop = token_ids(tokens["stop"]);
+  if (const Reader image = tokens["image"]; !image.is_null()) manifest.image_token = token_id(image);
+  const Members kv = given[3].members({"length", "dtype", "heads", "head_dim"});
+  manifest.kv_length = kv["length"].integer(1, 1 << 20);
+  manifest.kv_dtype = kv["dtype"].choice({"float32", "int8"});
+  manifest.kv_heads = positive(kv["heads"]);
+  manifest.head_dim = positive(kv["head_dim"]);
+}
+
+Manifest read_manifest(const Reader& root) {
+  const json::Object& values = root.object();
+  // Version first: a newer bundle may have keys that this reader does not know.
+  const Reader version = Members(root, values)["format_version"];
+  if (!version.is_any_integer()) version.refuse("it is no whole number");
+  if (version.number() > kFormat)
+    root.refuse("it has a newer bundle format; this runner reads up to " + std::to_string(kFormat) + ": update it");
+  version.integer(kFormat, kFormat);
+  const Members top = root.members({"format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens",
+                                    "tokenizer", "chat", "kv_cache", "prefill_chunk", "engines", "recipe", "fidelity",
+                                    "files"});
+  Manifest manifest;
+  read_sections(top, manifest);
+  if (const Reader seen = top["vision"]; !seen.is_null()) manifest.vision = vision(seen);
+  if (const Reader layout = top["image_layout"]; !layout.is_null()) manifest.layout = image_layout(layout);
+  if (const Reader chat = top["chat"]; !chat.is_null()) manifest.has_roles = check_chat(chat);
+  manifest.tokenizer = file_name(top["tokenizer"]);
+  manifest.prefill_chunk = top["prefill_chunk"].integer(1, 1 << 16);
+  read_engines(top["engines"], manifest);
+  check_recipe(top["recipe"]);
+  check_fidelity(top["fidelity"]);
+  read_files(top["files"], manifest);
+  check_whole(manifest, root);
+  return manifest;
+}
+
+}  // namespace
+
+bool is_file_name(std::string_view name) {
+  if (name.empty() || name.size() > 255) return false;
+  bool first = true;
+  for (const char letter : name) {
+    const bool word = (letter >= 'a' && letter <= 'z') || (letter >= 'A' && letter <= 'Z') ||
+                      (letter >= '0' && letter <= '9') || letter == '_';
+    const bool inner = word || letter == '.' || letter == '+' || letter == '-' || letter == '/';
+    if (first ? !word : !inner) return false;
+    first = letter == '/';
+  }
+  return !first;
+}
+
+Manifest parse_manifest(std::string_view text, const std::string& where) {
+  try {
+    const json::Value root = json::parse(text);
+    return read_manifest(Reader(root));
+  } catch (const json::Refused& refused) {
+    const std::string key = refused.where.empty() ? "" : " at " + one_line(refused.where, 120);
+    throw Error(Failure::bundle, one_line(where) + " is not valid" + key + ": " + one_line(refused.why, 160));
+  }
+}
+
+}  // namespace pocketvlm

@@ -1,0 +1,64 @@
+// manifest.json (docs/bundle-format.md): read as strictly as pocketvlm/manifest.py does, kept as far as running needs it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace pocketvlm {
+
+using TokenIds = std::vector<int32_t>;
+using Grid = std::pair<int64_t, int64_t>;  // tiles (across, down)
+
+struct FileEntry {
+  int64_t bytes;
+  std::string sha256, sample_sha256;
+};
+
+struct Part {
+  std::string file;
+  std::vector<std::string> data;
+};
+
+struct Vision {
+  int64_t tile_size;
+  std::string strategy;
+  std::vector<Grid> candidates;
+  double alpha;
+  std::string thumbnail;
+  bool thumbnail_of_single_tile;
+  std::vector<int64_t> pad_color;  // 3; -1 stands for what is no byte
+  double rescale;
+  std::vector<double> mean, std;  // 3 each
+  int64_t tile_batch, patches_per_tile, hidden_size, downsample_ratio, tokens_per_tile;
+};
+
+struct ImageLayout {
+  TokenIds image_start, thumbnail, row_end, image_end;
+  std::vector<std::vector<TokenIds>> tile;
+};
+
+struct Manifest {
+  std::string minimum_pocketvlm, model_name, tokenizer, kv_dtype;
+  std::optional<std::string> minimum_onnxruntime;
+  int64_t vocab_size, hidden_size, layers, kv_length, kv_heads, head_dim, prefill_chunk;
+  std::optional<Vision> vision;
+  std::optional<ImageLayout> layout;
+  TokenIds stop;
+  std::optional<int32_t> image_token;
+  bool has_roles = true;  // false where a chat layout lacks a role that it needs
+  std::map<std::string, std::map<std::string, Part>> engines;
+  std::map<std::string, FileEntry> files;
+};
+
+// Whether a bundle may name a file so: a relative path without empty, dot or dot-dot parts, at most 255 characters.
+bool is_file_name(std::string_view name);
+
+// Failure: bundle. `where` is the manifest's path, for the error.
+Manifest parse_manifest(std::string_view text, const std::string& where);
+
+}  // namespace pocketvlm

@@ -1,0 +1,36 @@
+#include "vision.h"
+
+#include <algorithm>
+#include <future>
+
+namespace pocketvlm {
+
+Floats normalized(const Vision& vision, const uint8_t* tiles, int64_t count) {
+  Floats pixels(elements({count, 3, vision.tile_size, vision.tile_size}));
+  normalize(tiles, count, vision, pixels.data());
+  return pixels;
+}
+
+Floats encode_tiles(Engine& engine, const uint8_t* tiles, int64_t count, int64_t batch, bool pipelined,
+                    const std::atomic<bool>& cancelled) {
+  const Vision& vision = *engine.manifest().vision;
+  const int64_t tile_bytes = vision.tile_size * vision.tile_size * 3;
+  Floats tokens(elements({count, vision.tokens_per_tile, engine.manifest().hidden_size}));
+  const int64_t tile_floats = vision.tokens_per_tile * engine.manifest().hidden_size;
+  const auto embed = [&](int64_t first) {
+    return std::async(pipelined ? std::launch::async : std::launch::deferred, [&engine, &vision, tiles, first, count, batch, tile_bytes] {
+      const int64_t here = std::min(batch, count - first);
+      return engine.patch_embed(normalized(vision, tiles + first * tile_bytes, here), here);
+    });
+  };
+  std::future<Floats> upcoming = embed(0);
+  for (int64_t first = 0; first < count; first += batch) {
+    if (cancelled) throw Error(Failure::interrupted, "cancelled while an image was encoded");
+    const Floats patches = upcoming.get();
+    if (first + batch < count) upcoming = embed(first + batch);
+    engine.encode(patches, std::min(batch, count - first), &tokens[size_t(first * tile_floats)]);
+  }
+  return tokens;
+}
+
+}  // namespace pocketvlm

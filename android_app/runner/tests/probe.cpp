@@ -1,0 +1,144 @@
+// What the tests ask the library's readers and rules, a line of JSON each on stdin, answered by one on stdout:
+// {"ok": ...} or {"refused": status, "line": ...}.
+#include <cstring>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "bundle.h"
+#include "graph_files.h"
+#include "images.h"
+#include "plan.h"
+#include "sampling.h"
+#include "sha256.h"
+#include "tiling.h"
+
+namespace pocketvlm {
+namespace {
+
+using Json = nlohmann::json;
+
+Manifest read_manifest(const std::string& path) {
+  return parse_manifest(read_file(path, 16 << 20, Failure::bundle), path);
+}
+
+Json bundle(const Json& asked) {
+  const Bundle opened = open_bundle(asked["path"], asked.value("verify", false));
+  if (!asked.value("consistent", false)) return opened.manifest.files.size();
+  check_minimum("pocketvlm", opened.manifest.minimum_pocketvlm, POCKETVLM_VERSION);
+  if (!opened.manifest.has_roles) throw Error(Failure::bundle, "a role is missing");
+  if (opened.manifest.vision) check_vision(*opened.manifest.vision, *opened.manifest.layout);
+  return opened.manifest.files.size();
+}
+
+// The names in hexadecimal: they need not be text.
+Json graph(const Json& asked) {
+  Json names = Json::array();
+  for (const std::string& name : external_files(read_file(asked["path"], 256 << 20, Failure::bundle))) {
+    std::string digits;
+    for (const char letter : name)
+      for (const int shift : {4, 0}) digits += "0123456789abcdef"[static_cast<unsigned char>(letter) >> shift & 15];
+    names.push_back(digits);
+  }
+  return names;
+}
+
+Json plan(const Json& asked) {
+  const Plan parsed = parse_plan(read_file(asked["path"], kMaxPlanBytes, Failure::usage));
+  if (asked.contains("manifest")) check_fits(parsed, read_manifest(asked["manifest"]));
+  return parsed.cases.size();
+}
+
+Json grid(const Json& asked) {
+  std::vector<Grid> candidates = asked["candidates"];
+  return select_grid(asked["width"], asked["height"], asked["tile"], candidates, asked["strategy"], asked["alpha"]);
+}
+
+Json tiles(const Json& asked) {
+  const int64_t width = asked["width"], height = asked["height"];
+  const std::string rgba = read_file(asked["path"], int64_t{1} << 30, Failure::usage);
+  if (int64_t(rgba.size()) != width * height * 4) throw Error(Failure::usage, "the file has another size");
+  Vision vision = {};
+  vision.tile_size = asked["tile_size"], vision.strategy = asked["strategy"], vision.alpha = asked["alpha"];
+  vision.candidates = asked["candidates"].get<std::vector<Grid>>();
+  vision.thumbnail = asked["thumbnail"], vision.thumbnail_of_single_tile = asked["thumbnail_of_single_tile"];
+  vision.pad_color = asked["pad_color"].get<std::vector<int64_t>>(), vision.rescale = asked["rescale"];
+  vision.mean = asked["mean"].get<std::vector<double>>(), vision.std = asked["std"].get<std::vector<double>>();
+  const Tiles cut =
+      cut_tiles(flatten(reinterpret_cast<const uint8_t*>(rgba.data()), width, height, width * 4), vision);
+  std::vector<float> values(cut.pixels.size());
+  normalize(cut.pixels.data(), cut.count, vision, values.data());
+  Sha256 pixels, normalized;
+  pixels.update(cut.pixels.data(), cut.pixels.size());
+  normalized.update(values.data(), values.size() * sizeof(float));
+  return {{"grid", cut.grid},
+          {"tiles", cut.count},
+          {"thumbnail_index", cut.thumbnail ? Json(*cut.thumbnail) : Json()},
+          {"sha256", pixels.hexadecimal()},
+          {"normalized_sha256", normalized.hexadecimal()}};
+}
+
+Sampling sampling_of(const Json& asked) {
+  Sampling sampling;
+  sampling.temperature = asked.value("temperature", 0.0), sampling.top_k = asked.value("top_k", 0);
+  sampling.top_p = asked.value("top_p", 1.0), sampling.seed = asked.value("seed", uint64_t{0});
+  sampling.repetition_penalty = asked.value("repetition_penalty", 1.0);
+  for (const Json& pair : asked.value("logit_bias", Json::array())) sampling.logit_bias[pair[0]] = pair[1];
+  return sampling;
+}
+
+Json sample(const Json& asked) {
+  const auto tables = asked["logits"].get<std::vector<std::vector<float>>>();
+  Sampler sampler(sampling_of(asked), asked.value("seen", std::vector<int64_t>{}), int64_t(tables[0].size()));
+  std::vector<int32_t> tokens;
+  for (size_t i = 0; i < asked["count"].get<size_t>(); i++)
+    tokens.push_back(sampler.choose(tables[i % tables.size()].data()));
+  return tokens;
+}
+
+Json adjust(const Json& asked) {
+  const auto logits = asked["logits"].get<std::vector<float>>();
+  Sampler sampler(sampling_of(asked), asked.value("seen", std::vector<int64_t>{}), int64_t(logits.size()));
+  const float* adjusted = sampler.adjusted(logits.data());
+  return std::vector<float>(adjusted, adjusted + logits.size());
+}
+
+Json numbers(const Json& asked) {
+  SplitMix64 random(asked["seed"].get<uint64_t>()), same(asked["seed"].get<uint64_t>());
+  Json outputs = Json::array();
+  for (size_t i = 0; i < asked["count"].get<size_t>(); i++)
+    outputs.push_back({std::to_string(random.next()), same.next_double()});
+  return outputs;
+}
+
+Json answer(const Json& asked) {
+  const std::string what = asked["ask"];
+  if (what == "manifest") return read_manifest(asked["path"]).files.size();
+  if (what == "bundle") return bundle(asked);
+  if (what == "graph") return graph(asked);
+  if (what == "plan") return plan(asked);
+  if (what == "grid") return grid(asked);
+  if (what == "tiles") return tiles(asked);
+  if (what == "sample") return sample(asked);
+  if (what == "adjust") return adjust(asked);
+  if (what == "numbers") return numbers(asked);
+  if (what == "sha256") return file_sha256(asked["path"]);
+  if (what == "sample_sha256") return file_sample_sha256(asked["path"]);
+  throw Error(Failure::usage, "nobody answers that");
+}
+
+}  // namespace
+}  // namespace pocketvlm
+
+int main() {
+  using pocketvlm::Json;
+  for (std::string line; std::getline(std::cin, line);) {
+    Json said;
+    try {
+      said["ok"] = pocketvlm::answer(Json::parse(line));
+    } catch (const pocketvlm::Error& error) {
+      said = {{"refused", int(error.failure())}, {"line", error.what()}};
+    }
+    std::cout << said.dump(-1, ' ', true) << std::endl;
+  }
+  return 0;
+}

@@ -1,0 +1,338 @@
+"""Hostile bundles: the native reader and Python's refuse the same ones and accept the same ones."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pocketvlm import __version__
+from pocketvlm.bundle import MAX_MANIFEST_BYTES, SAMPLE_BYTES, open_bundle, parse_manifest
+from pocketvlm.errors import BundleError
+from pocketvlm.graph_files import external_files
+from pocketvlm.images import preprocessing_of
+from pocketvlm.runtime.versions import check_minimum
+from pocketvlm.runtime.vlm import _check_consistent
+from tests.core import test_bundle, test_graph_files
+from tests.core.test_bundle import JSON_VALUES, places, save, write_bundle
+from tests.core.test_graph_files import PLACES, constant, graph, model_of, relocated, tensor
+from tests.runner.native import Probe
+from tests.soak.manifests import WORST
+
+
+def cases(test: Callable[..., object]) -> list[Any]:
+    """The values that a test of Python's reader is parametrized with."""
+    values: list[Any] = test.pytestmark[0].args[1]  # type: ignore[attr-defined]
+    return values
+
+
+def both(probe: Probe, path: Path, *, verify: bool = False) -> bool:
+    """Whether the two readers open a bundle; AssertionError where they differ."""
+    try:
+        open_bundle(path, verify=verify)
+        python = None
+    except BundleError as error:
+        python = str(error)
+    native = probe.refused("bundle", path=path, verify=verify)
+    assert (native is None) == (python is None), (native, python)
+    return native is None
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    write_bundle(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_a_whole_bundle_opens(probe: Probe, bundle: Path, tiny_bundles: dict[str, Path]) -> None:
+    assert both(probe, bundle)
+    for path in tiny_bundles.values():
+        assert both(probe, path, verify=True)
+    assert both(probe, Path(os.path.relpath(bundle)))
+
+
+@pytest.mark.parametrize(
+    "change", cases(test_bundle.test_a_wrong_manifest_is_refused_at_its_key), ids=lambda one: one[1]
+)
+def test_a_wrong_manifest(probe: Probe, bundle: Path, change: Any) -> None:
+    raw = json.loads((bundle / "manifest.json").read_text())
+    change[0](raw)
+    save(bundle, raw)
+    assert not both(probe, bundle)
+
+
+@pytest.mark.parametrize("text", cases(test_bundle.test_a_manifest_that_is_no_json_object_is_one_line))
+def test_a_manifest_that_is_no_json_object(probe: Probe, bundle: Path, text: bytes) -> None:
+    (bundle / "manifest.json").write_bytes(text)
+    assert not both(probe, bundle)
+
+
+@pytest.mark.parametrize("name", cases(test_bundle.test_names_that_could_lead_outside_are_refused))
+def test_names_that_could_lead_outside(probe: Probe, bundle: Path, name: str) -> None:
+    raw = json.loads((bundle / "manifest.json").read_text())
+    raw["files"][name] = raw["files"]["graph.onnx"]
+    save(bundle, raw)
+    assert not both(probe, bundle)
+    del raw["files"][name]
+    raw["tokenizer"] = name
+    save(bundle, raw)
+    assert not both(probe, bundle)
+
+
+@pytest.mark.parametrize(
+    "damage", cases(test_bundle.test_a_missing_cut_or_swapped_file_is_named), ids=lambda one: one[1]
+)
+def test_a_missing_cut_or_swapped_file(probe: Probe, bundle: Path, damage: Any) -> None:
+    damage[0](bundle)
+    assert not both(probe, bundle)
+
+
+def test_a_flipped_bit_is_found_by_the_full_check(probe: Probe, bundle: Path) -> None:
+    path = bundle / "weights/text.data"
+    content = bytearray(path.read_bytes())
+    content[SAMPLE_BYTES + 1] ^= 1
+    path.write_bytes(content)
+    assert both(probe, bundle)
+    assert not both(probe, bundle, verify=True)
+
+
+def replaced(path: Path, target: str) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
+def moved(path: Path, place: Path, target: str | Path) -> None:
+    path.rename(place)
+    path.symlink_to(target)
+
+
+LINKS: dict[str, Callable[[Path], None]] = {
+    "a file outside": lambda path: replaced(path / "graph.onnx", "../outside"),
+    "a file inside": lambda path: replaced(path / "graph.onnx", "inside"),
+    "a folder": lambda path: replaced(path / "graph.onnx", "weights"),
+    "nowhere": lambda path: replaced(path / "graph.onnx", "nowhere"),
+    "itself": lambda path: replaced(path / "graph.onnx", "graph.onnx"),
+    "the manifest": lambda path: moved(path / "manifest.json", path.parent / "outside.json", "../outside.json"),
+    "a folder outside": lambda path: moved(path / "weights", path.parent / "weights", path.parent / "weights"),
+    "a folder inside": lambda path: moved(path / "weights", path / "other", "other"),
+}
+
+
+@pytest.mark.parametrize("kind", LINKS)
+def test_a_link_is_no_file_of_a_bundle(probe: Probe, bundle: Path, kind: str) -> None:
+    shutil.copy(bundle / "graph.onnx", bundle.parent / "outside")
+    shutil.copy(bundle / "graph.onnx", bundle / "inside")
+    LINKS[kind](bundle)
+    assert not both(probe, bundle)
+
+
+def test_a_bundle_that_is_reached_by_a_link_opens(probe: Probe, bundle: Path) -> None:
+    (bundle.parent / "link").symlink_to(bundle)
+    assert both(probe, bundle.parent / "link")
+
+
+def test_folders_pipes_and_what_is_no_bundle(probe: Probe, bundle: Path, tmp_path: Path) -> None:
+    assert not both(probe, tmp_path / "none")
+    (bundle / "graph.onnx").unlink()
+    (bundle / "graph.onnx").mkdir()
+    assert not both(probe, bundle)
+    (bundle / "graph.onnx").rmdir()
+    os.mkfifo(bundle / "graph.onnx")
+    assert not both(probe, bundle)
+    (bundle / "manifest.json").unlink()
+    os.mkfifo(bundle / "manifest.json")
+    assert not both(probe, bundle)
+    (bundle / "manifest.json").unlink()
+    assert not both(probe, bundle)
+    (bundle / "manifest.json").write_bytes(b" ")
+    os.truncate(bundle / "manifest.json", MAX_MANIFEST_BYTES + 1)
+    line = probe.refused("bundle", path=bundle)
+    assert line is not None
+    assert "larger than" in line
+
+
+#: A manifest's text, as it is written, and what stands there instead.
+NUMBERS = ("-0", "1e5", "1E400", "00", "1.", "+1", ".5", "1" + "0" * 30, "1" + "0" * 400, "1e-400", "NaN", "Infinity",
+           "-Infinity", "true", "null", "0x1", "1_0", "1e", "-", "1e+2")  # fmt: skip
+COLOURS = ("-0", "-0.0", "1e0", "1" + "0" * 30, "9223372036854775808", "18446744073709551616", "1" + "0" * 4400)
+CHUNK = '"prefill_chunk": 128'
+REPLACED: dict[str, tuple[str | bytes, str | bytes]] = {
+    "a doubled key, right at last": (CHUNK, '"prefill_chunk": 1, "prefill_chunk": 2'),
+    "a doubled key, wrong at last": (CHUNK, '"prefill_chunk": 1, "prefill_chunk": "x"'),
+    "a doubled key, wrong at first": (CHUNK, '"prefill_chunk": "x", "prefill_chunk": 1'),
+    "a doubled file, wrong at first": ('"files": {', '"files": {"tokenizer.json": 7, '),
+    "a comment": (CHUNK, "// x\n" + CHUNK),
+    "a trailing comma": ("}}}", "}},}"),
+    "half a surrogate": ('"tiny"', '"\\ud800"'),
+    "a whole surrogate pair": ('"tiny"', '"\\ud83d\\ude00"'),
+    "a zero in a string": ('"tiny"', '"\\u0000"'),
+    "overlong UTF-8": ('"tiny"', b'"\xc0\x80"'),
+    "a surrogate in UTF-8": ('"tiny"', b'"\xed\xa0\x80"'),
+    "a line break in a string": ('"tiny"', '"\n"'),
+    "an escape that is none": ('"tiny"', '"\\x41"'),
+    "a number in quotes": (CHUNK, '"prefill_chunk": "128"'),
+    **{f"a rescale of {number[:12]}": ("0.0039", number) for number in NUMBERS},
+    **{f"a colour of {number[:24]}": ("[0, 0, 0]", f"[0, {number}, 0]") for number in COLOURS},
+}
+
+
+@pytest.mark.parametrize("what", REPLACED)
+def test_odd_json(probe: Probe, bundle: Path, what: str) -> None:
+    text = (bundle / "manifest.json").read_bytes()
+    old, new = (part.encode() if isinstance(part, str) else part for part in REPLACED[what])
+    assert old in text
+    (bundle / "manifest.json").write_bytes(text.replace(old, new))
+    both(probe, bundle)
+
+
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [(b"\xef\xbb\xbf", b""), (b"", b"\0"), (b" \n\t", b"\r\n "), (b"\v", b""), (b"", b"x"), (b"", b"{}")],
+)
+def test_what_stands_around_the_json(probe: Probe, bundle: Path, before: bytes, behind: bytes) -> None:
+    path = bundle / "manifest.json"
+    path.write_bytes(before + path.read_bytes() + behind)
+    both(probe, bundle)
+
+
+def test_a_manifest_in_another_encoding(probe: Probe, bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    path.write_bytes(path.read_text().encode("utf-16"))
+    assert not both(probe, bundle)
+
+
+@given(data=st.data())
+def test_a_manifest_with_other_values(
+    probe: Probe, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "other.json"
+    raw = copy.deepcopy({**test_bundle.MANIFEST, "files": FILES})
+    for _ in range(data.draw(st.integers(1, 2))):
+        place = data.draw(st.sampled_from([one for one in places(raw) if one]))
+        inside: Any = raw
+        for key in place[:-1]:
+            inside = inside[key]
+        match data.draw(st.sampled_from(["replace", "remove", "add"])):
+            case "replace":
+                inside[place[-1]] = data.draw(JSON_VALUES)
+            case "remove":
+                del inside[place[-1]]
+            case "add" if isinstance(inside, dict):
+                inside[data.draw(st.text(max_size=8))] = data.draw(JSON_VALUES)
+    content = json.dumps(raw).encode()
+    path.write_bytes(content)
+    try:
+        parse_manifest(content, path)
+        python = None
+    except BundleError as error:
+        python = str(error)
+    native = probe.refused("manifest", path=path)
+    assert (native is None) == (python is None), (native, python)
+
+
+ENTRY = {"bytes": 7, "sha256": "0" * 64, "sample_sha256": "1" * 64}
+FILES = dict.fromkeys(test_bundle.CONTENT, ENTRY)
+
+
+@pytest.mark.parametrize("what", WORST)
+def test_the_worst_manifests(probe: Probe, tiny_bundles: dict[str, Path], tmp_path: Path, what: str) -> None:
+    """Of an exported bundle, read as at load: with what the schema cannot say."""
+    path = tmp_path / "bundle"
+    path.mkdir()
+    for file in tiny_bundles["bluelm-v-3b"].iterdir():
+        if file.name != "manifest.json":
+            os.link(file, path / file.name)
+    raw = json.loads((tiny_bundles["bluelm-v-3b"] / "manifest.json").read_text())
+    WORST[what](raw)
+    (path / "manifest.json").write_text(json.dumps(raw))
+    try:
+        manifest = open_bundle(path).manifest
+        python = None
+        try:
+            check_minimum("pocketvlm", manifest.minimum_runtime.pocketvlm, __version__)
+            _check_consistent(manifest)
+            if manifest.vision is not None:
+                preprocessing_of(manifest.vision)
+            loads = None
+        except BundleError as error:
+            loads = str(error)
+    except BundleError as error:
+        python = loads = str(error)
+    native = probe.refused("bundle", path=path)
+    assert (native is None) == (python is None), (native, python)
+    native = probe.refused("bundle", path=path, consistent=True)
+    assert (native is None) == (loads is None), (native, loads)
+
+
+# --- Graphs -----------------------------------------------------------------------------------------------------------
+
+
+def names_of(probe: Probe, content: bytes, path: Path) -> set[bytes] | None:
+    """The files that the native reader finds in a graph; None where it refuses it."""
+    path.write_bytes(content)
+    if probe.refused("graph", path=path) is not None:
+        return None
+    return {bytes.fromhex(name) for name in probe("graph", path=path)}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_weights_are_found_in(probe: Probe, tmp_path: Path, place: str) -> None:
+    make, wanted = PLACES[place]
+    assert names_of(probe, make(), tmp_path / "graph") == {name.encode() for name in wanted}
+
+
+def test_what_is_no_graph_is_refused(probe: Probe, tmp_path: Path) -> None:
+    whole, path = model_of(graph(initializer=[tensor("a")])), tmp_path / "graph"
+    field = test_graph_files.field
+    deep = field(13, field(1, b"location") + field(2, b"a"))
+    for _ in range(200):
+        deep = field(5, field(6, field(1, deep)))
+    for content in (whole[:-5], b"\0" + whole, b"\x3b" + whole, b"\xff" * 12 + whole, field(7, field(1, deep))):
+        assert names_of(probe, content, path) is None
+    assert names_of(probe, b"\x18\0\0\0ORTM" + whole, path) is None
+    assert names_of(probe, b"", path) == set()
+    assert names_of(probe, b"\xff" * 100, path) == set()
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4))
+def test_damaged_graphs(probe: Probe, tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[int, int]]) -> None:
+    content = bytearray(model_of(graph(constant("aaa"), initializer=[tensor("bbb"), tensor("ccc")])))
+    for at, value in edits:
+        content[at % len(content)] = value
+    found = names_of(probe, bytes(content), tmp_path_factory.getbasetemp() / "graph")
+    try:
+        wanted = external_files(bytes(content))
+    except ValueError:
+        assert found is None
+    else:
+        assert found is not None
+        assert {name.decode("utf-8", "replace") for name in found} == wanted
+
+
+LISTED = test_graph_files.test_a_graph_takes_weights_only_from_files_that_are_listed_for_it
+
+
+@pytest.mark.parametrize(
+    ("location", "data"),
+    next(mark.args[1] for mark in LISTED.pytestmark if mark.args[0] != "archived"),  # type: ignore[attr-defined]
+)
+def test_a_graph_takes_weights_only_from_its_files(
+    probe: Probe, tiny_bundles: dict[str, Path], tmp_path: Path, location: str, data: list[str]
+) -> None:
+    relocated(tiny_bundles["fp32"], tmp_path / "bundle", location, data=data)
+    assert not both(probe, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("location", ["./text.data", "text.data/", ".//text.data", "text.data/."])
+def test_other_spellings_of_a_file(probe: Probe, tiny_bundles: dict[str, Path], tmp_path: Path, location: str) -> None:
+    relocated(tiny_bundles["fp32"], tmp_path / "bundle", location, data=["text.data"])
+    both(probe, tmp_path / "bundle")

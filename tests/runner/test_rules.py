@@ -1,0 +1,147 @@
+"""The native library's rules beside the golden files, and beside Python on drawn inputs."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pocketvlm.bundle import file_sample_sha256
+from pocketvlm.images import Preprocessing, cut_tiles, normalize, open_image
+from pocketvlm.runtime.sampling import GenerationConfig, Sampler
+from pocketvlm.tiling import PAPER_CANDIDATES, STRATEGIES, select_grid
+from tests.core.portable_tiles import GOLDEN as TILES
+from tests.core.portable_tiles import pixels
+from tests.core.test_tiling import COLUMNS
+from tests.core.test_tiling import GOLDEN as GRIDS
+from tests.runner.native import Probe
+from tests.runtime.portable_sampling import GOLDEN as SAMPLING
+
+GOLDEN: dict[str, Any] = json.loads(SAMPLING.read_text(encoding="utf-8"))
+MEASURED = ("grid", "tiles", "thumbnail_index", "sha256", "normalized_sha256")
+
+
+def test_golden_grids(probe: Probe) -> None:
+    with GRIDS.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 1200
+    for row in rows:
+        sizes = {name: int(row[name]) for name in ("width", "height", "tile")}
+        for column, (strategy, candidates) in COLUMNS.items():
+            grids = PAPER_CANDIDATES if candidates is None else candidates
+            across, down = probe("grid", **sizes, candidates=grids, strategy=strategy, alpha=0.1)
+            assert f"{across}x{down}" == row[column], (row, column)
+
+
+@given(
+    size=st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+    tile=st.integers(1, 500),
+    candidates=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=12),
+    strategy=st.sampled_from(sorted(STRATEGIES)),
+    alpha=st.floats(0, 1),
+)
+def test_grids_are_pythons(
+    probe: Probe, size: tuple[int, int], tile: int, candidates: list[tuple[int, int]], strategy: str, alpha: float
+) -> None:
+    wanted = select_grid(*size, tile=tile, candidates=candidates, strategy=strategy, alpha=alpha)
+    given_ = {"width": size[0], "height": size[1], "tile": tile, "candidates": candidates}
+    assert tuple(probe("grid", **given_, strategy=strategy, alpha=alpha)) == wanted
+
+
+def test_golden_tiles(probe: Probe, tmp_path: Path) -> None:
+    for case in json.loads(TILES.read_text(encoding="utf-8"))["cases"]:
+        path = tmp_path / "rgba"
+        path.write_bytes(pixels(case["width"], case["height"], transparent=case["transparent"]).tobytes())
+        found = probe("tiles", path=path, **{key: value for key, value in case.items() if key not in MEASURED})
+        assert found == {key: case[key] for key in MEASURED}
+
+
+@settings(max_examples=60)
+@given(
+    size=st.tuples(st.integers(1, 200), st.integers(1, 200)),
+    seed=st.integers(0, 1000),
+    tile=st.integers(1, 90),
+    strategy=st.sampled_from(sorted(STRATEGIES)),
+)
+def test_tiles_of_noise_are_pillows(
+    probe: Probe, tmp_path_factory: pytest.TempPathFactory, size: tuple[int, int], seed: int, tile: int, strategy: str
+) -> None:
+    rgba = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 4), np.uint8)
+    path = tmp_path_factory.getbasetemp() / "noise"
+    path.write_bytes(rgba.tobytes())
+    form = Preprocessing(tile_size=tile, strategy=strategy, mean=(0.4, 0.5, 0.1), std=(0.25, 0.26, 3.0))
+    tiled = cut_tiles(open_image(rgba), form)
+    found = probe("tiles", path=path, width=size[0], height=size[1], **vars(form))
+    assert found["sha256"] == hashlib.sha256(tiled.pixels.tobytes()).hexdigest()
+    assert found["normalized_sha256"] == hashlib.sha256(normalize(tiled.pixels, form).tobytes()).hexdigest()
+
+
+def test_a_size_that_is_too_large_is_refused(probe: Probe, tmp_path: Path) -> None:
+    case = json.loads(TILES.read_text(encoding="utf-8"))["cases"][0]
+    (tmp_path / "rgba").write_bytes(bytes(4 * 20000))
+    line = probe.refused("tiles", **{**case, "path": tmp_path / "rgba", "width": 20000, "height": 1})
+    assert line is not None
+    assert "16384 pixels a side" in line
+
+
+def test_golden_random_numbers(probe: Probe) -> None:
+    for row in GOLDEN["splitmix64"]:
+        outputs = probe("numbers", seed=int(row["seed"]), count=len(row["outputs"]))
+        assert outputs == [list(pair) for pair in zip(row["outputs"], row["doubles"], strict=True)]
+
+
+@pytest.mark.parametrize("sequence", GOLDEN["sequences"], ids=lambda sequence: sequence["name"])
+def test_golden_sequences(probe: Probe, sequence: dict[str, Any]) -> None:
+    asked = {key: sequence[key] for key in ("temperature", "top_k", "top_p", "repetition_penalty", "logit_bias", "seen")
+             if key in sequence}  # fmt: skip
+    tables, count = GOLDEN["logits"][sequence["logits"]], len(sequence["tokens"])
+    found = probe("sample", logits=tables, seed=int(sequence["seed"]), count=count, **asked)
+    assert found == sequence["tokens"]
+
+
+@pytest.mark.parametrize("case", GOLDEN["adjustments"], ids=lambda case: case["name"])
+def test_golden_adjustments(probe: Probe, case: dict[str, Any]) -> None:
+    asked = {key: case[key] for key in ("repetition_penalty", "logit_bias", "seen")}
+    assert probe("adjust", logits=GOLDEN["logits"][case["logits"]][0], **asked) == case["adjusted"]
+
+
+@given(
+    logits=st.lists(st.floats(-50, 50, width=32).map(lambda value: round(value, 1)), min_size=1, max_size=70),
+    temperature=st.sampled_from([0.0, 0.01, 0.7, 1.0, 3.0]),
+    top_k=st.integers(0, 8),
+    top_p=st.sampled_from([0.1, 0.5, 0.9, 1.0]),
+    seed=st.integers(0, 2**64 - 1),
+)
+def test_tokens_are_pythons(
+    probe: Probe, logits: list[float], temperature: float, top_k: int, top_p: float, seed: int
+) -> None:
+    rule: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    sampler, row = Sampler(GenerationConfig(**rule)), np.array(logits, np.float32)
+    assert probe("sample", logits=[row.tolist()], count=6, **rule) == [sampler(row) for _ in range(6)]
+
+
+def test_logits_that_are_no_numbers_choose_nothing(probe: Probe) -> None:
+    # A double beyond float32's range is infinity there; JSON has no other way to say it.
+    answer = probe._said("sample", {"logits": [[0.0] * 20 + [1e39] + [0.0] * 20], "count": 1})
+    assert answer == {"refused": 1, "line": "the model's logits are not numbers: export it again"}
+
+
+@pytest.mark.parametrize("size", [0, 1, 55, 56, 63, 64, 65, 65535, 65536, 65537, 200_000, 3 << 20])
+def test_digests(probe: Probe, tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(np.random.default_rng(size).integers(0, 256, size, np.uint8).tobytes())
+    assert probe("sha256", path=path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert probe("sample_sha256", path=path) == file_sample_sha256(path)
+
+
+def test_the_reference_of_pixels_is_the_pinned_pillow() -> None:
+    """Before 13 Pillow ran its passes in one order always: other pixels, by one step."""
+    assert int(PIL.__version__.split(".")[0]) >= 13
