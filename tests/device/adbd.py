@@ -1,13 +1,14 @@
 """A phone's adbd, for tests: python -m tests.device.adbd ROOT [--arm64 QEMU]. Its real counterpart is AOSP's.
 
-It prints the port it listens on, on 127.0.0.1, and serves shell, exec and sync until stdin ends. Commands run with ROOT as
-their whole file system, in a process namespace that ends with this program (``tests.device.phone`` starts it in one).
+It prints the port it listens on, on 127.0.0.1, and serves shell, exec and sync until stdin ends. Commands run with ROOT
+as their whole file system, in a process namespace that ends with this program (``tests.device.phone`` starts it so).
 Each line of stdin is a fault to inject from now on, as JSON: see ``Faults``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ TEMPORARY = "/data/local/tmp"
 PACKET = struct.Struct("<BI")
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
 BLOCK = 65536
+CHROOT = shutil.which("chroot", path="/usr/sbin:/usr/bin:/sbin:/bin") or "chroot"
 #: qemu reads it through the phone's /proc: the host's would make ONNX Runtime crash.
 CPUINFO = Path(__file__).parents[1] / "runner" / "arm64-cpuinfo.txt"
 BINFMT = (
@@ -40,8 +42,8 @@ BINFMT = (
 class Faults:
     """What goes wrong. Bytes count from when it is said; None: never.
 
-    The cable is pulled after so many bytes of pushes, of commands' output, of pulls; there is space for so many bytes of
-    pushes; files pushed lose so many bytes at their end; commands that contain ``hang_on`` never answer; hosts that
+    The cable is pulled after so many bytes of pushes, of commands' output, of pulls; there is space for so many bytes
+    of pushes; files pushed lose so many bytes at their end; commands that contain ``hang_on`` never answer; hosts that
     connect are not ``answered`` at all.
     """
 
@@ -122,7 +124,7 @@ class Phone:
         if self.faults.hang_on is not None and self.faults.hang_on in command:
             await asyncio.Event().wait()
         process = await asyncio.create_subprocess_exec(
-            "chroot", str(self._root), "/system/bin/sh", "-c", f"cd {TEMPORARY} 2>/dev/null || cd /; {command}",
+            CHROOT, str(self._root), "/system/bin/sh", "-c", f"cd {TEMPORARY} 2>/dev/null || cd /; {command}",
             env=self._environment, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE if second else asyncio.subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
@@ -136,7 +138,9 @@ class Phone:
             typed.cancel()
             _hang_up(process)
 
-    def _printers(self, process: asyncio.subprocess.Process, second: bool, stream: Stream) -> list[asyncio.Future[None]]:
+    def _printers(
+        self, process: asyncio.subprocess.Process, second: bool, stream: Stream
+    ) -> list[asyncio.Future[None]]:
         pipes = [(process.stdout, STDOUT), *([(process.stderr, STDERR)] if second else [])]
         return [asyncio.ensure_future(self._print(pipe, kind, second, stream)) for pipe, kind in pipes if pipe]
 
@@ -172,10 +176,8 @@ class Phone:
 def _hang_up(process: asyncio.subprocess.Process) -> None:
     """What a terminal that goes away tells the processes on it; those that ignore it live on, as on a phone."""
     if process.returncode is None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGHUP)
-        except ProcessLookupError:
-            pass
 
 
 def mount(root: Path, qemu: str | None) -> dict[str, str]:

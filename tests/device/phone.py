@@ -1,6 +1,6 @@
 """A phone on a cable, for tests: its file system, its adbd, and an adb server of its own on the host.
 
-The phone is an Alpine-like root of busybox with scripted ``getprop`` and ``dumpsys``, whose answers are files that a test
+The phone is a root of busybox with scripted ``getprop``, ``dumpsys`` and ``df``, whose answers are files that a test
 may change. Its processes live in a namespace that ends with it.
 """
 
@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,20 +24,16 @@ from tests.device.adbd import Faults
 ROOT = Path(__file__).parents[2]
 BUSYBOX = "/bin/busybox"
 #: What Android's toybox has of these as well.
-TOOLS = (
-    "sh ls cat echo rm mkdir chmod id ps kill sleep head tail wc cp mv test env date stat find grep sed awk touch free uname "
-    "true false sync nproc tr cut sha256sum du dirname basename truncate nohup setsid taskset dd seq yes sort pidof xargs"
-).split()
+TOOLS = """
+sh ls cat echo rm mkdir chmod id ps kill sleep head tail wc cp mv test env date stat find grep sed awk touch free uname
+true false sync nproc tr cut sha256sum du dirname basename truncate nohup setsid taskset dd seq yes sort pidof xargs
+"""
 GETPROP = """#!/system/bin/sh
 if [ -z "$1" ]; then sed 's/^\\([^=]*\\)=\\(.*\\)$/[\\1]: [\\2]/' /answers/properties
 else sed -n "s/^$1=//p" /answers/properties; fi
 """
 DUMPSYS = """#!/system/bin/sh
 cat "/answers/$1" 2>/dev/null || echo "Can't find service: $1"
-"""
-#: busybox's own where no answer is set.
-DF = """#!/system/bin/sh
-if [ -f /answers/df ]; then cat /answers/df; else exec busybox df "$@"; fi
 """
 PROPERTIES = {
     "ro.product.cpu.abi": "x86_64", "ro.product.model": "Fake Phone", "ro.product.manufacturer": "Fake",
@@ -51,6 +48,9 @@ BATTERY = """Current Battery Service state:
   scale: 100
   temperature: {temperature}
 """
+DF = """#!/system/bin/sh
+cat /answers/df
+"""
 THERMAL = """IsStatusOverride: false
 Thermal Status: {status}
 Cached temperatures:
@@ -60,6 +60,8 @@ DF_ANSWER = """Filesystem     1K-blocks     Used Available Use% Mounted on
 /dev/block/dm-5 100000000 50000000 {free_kb}  50% /data
 """
 SECONDS = 20
+#: How adbd starts commands.
+SHELL = "/system/bin/sh -c"
 
 
 @dataclass
@@ -109,11 +111,13 @@ class FakePhone:
         return [line for _, line in self._processes()]
 
     def kill(self, name: str) -> bool:
-        """End the process whose command line has this in it, as Android does where memory is short; if there is one."""
-        found = [pid for pid, line in self._processes() if name in line]
+        """End programs by their command lines, as Android does where memory is short; if there are any."""
+        found = [pid for pid, line in self._processes() if name in line and not line.startswith(SHELL)]
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
+        while any(name in line for line in self.running()):
+            time.sleep(0.01)
         return bool(found)
 
     def _processes(self) -> list[tuple[int, str]]:
@@ -145,21 +149,21 @@ def phone(directory: Path, *, arm64: bool = False) -> Iterator[FakePhone]:
     command = [*_namespace(), sys.executable, "-m", "tests.device.adbd", str(root)]
     qemu = ["--arm64", "qemu-aarch64-static"] if arm64 else []
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, *qemu], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
-    )
-    try:
-        assert process.stdout is not None
-        said = process.stdout.readline().strip()
-        assert said.isdecimal(), "the phone does not start: see stderr"
-        made = FakePhone(root, int(said), process)
-        made.set_properties(**({"ro__product__cpu__abi": "arm64-v8a", "ro__kernel__qemu": ""} if arm64 else {}))
-        made.set_battery()
-        made.set_thermal()
-        yield made
-    finally:
-        process.kill()  # the namespace goes with it, and all that runs in there
-        process.wait(SECONDS)
+    ) as process:
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline().strip()
+            assert said.isdecimal(), "the phone does not start: see stderr"
+            made = FakePhone(root, int(said), process)
+            made.set_properties(**({"ro__product__cpu__abi": "arm64-v8a", "ro__kernel__qemu": ""} if arm64 else {}))
+            made.set_battery()
+            made.set_free(10 << 30)
+            made.set_thermal()
+            yield made
+        finally:
+            process.kill()  # the namespace goes with it, and all that runs in there
 
 
 @contextlib.contextmanager
@@ -179,12 +183,20 @@ def adb_server(home: Path) -> Iterator[dict[str, str]]:
 
 
 def connect(phone: FakePhone, environment: dict[str, str]) -> None:
-    """Plug it in."""
-    command = [find_adb().program, "connect", phone.serial]
-    done = subprocess.run(
-        command, env={**os.environ, **environment}, check=True, capture_output=True, text=True, timeout=SECONDS
-    )
-    assert "connected" in done.stdout, done.stdout
+    """Plug it in, again where it was before: adb keeps a connection that was lost, as offline."""
+    disconnect(phone, environment)
+    said = _adb(environment, "connect", phone.serial)
+    assert said.startswith("connected"), said
+
+
+def disconnect(phone: FakePhone, environment: dict[str, str]) -> None:
+    """Unplug it, and let adb forget it."""
+    _adb(environment, "disconnect", phone.serial)
+
+
+def _adb(environment: dict[str, str], *arguments: str) -> str:
+    command, environment = [find_adb().program, *arguments], {**os.environ, **environment}
+    return subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=SECONDS).stdout
 
 
 def lay_out(root: Path) -> Path:
@@ -192,7 +204,7 @@ def lay_out(root: Path) -> Path:
     for name in ("system/bin", "data/local/tmp", "answers", "proc", "sys", "dev"):
         (root / name).mkdir(parents=True)
     shutil.copy(BUSYBOX, root / "system" / "bin" / "busybox")
-    for tool in TOOLS:
+    for tool in TOOLS.split():
         (root / "system" / "bin" / tool).symlink_to("busybox")
     (root / "bin").symlink_to("system/bin")
     for name, script in (("getprop", GETPROP), ("dumpsys", DUMPSYS), ("df", DF)):

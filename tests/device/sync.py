@@ -1,7 +1,7 @@
-"""adb's file service: stat, list, push and pull, in both versions of each (AOSP, packages/modules/adb/file_sync_protocol.h).
+"""adb's file service: stat, list, push and pull, in both versions of each.
 
-A request is four letters and the size of a path, and the path; the second versions of send and receive add a mode and
-flags. Files come and go as DATA of at most 64 KiB and a DONE.
+As in AOSP's packages/modules/adb/file_sync_protocol.h. A request is four letters and the size of a path, and the path;
+the second versions of send and receive add a mode and flags. Files come and go as DATA of at most 64 KiB and a DONE.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _listing(kind: bytes, path: Path) -> bytes:
         else:
             size = status.st_size & WORD
             found += DIRENT_V1.pack(b"DENT", status.st_mode, size, int(status.st_mtime), len(name)) + name
-    return found + b"DONE" + bytes((STAT_V2.size if kind == b"LIS2" else DIRENT_V1.size - 4))
+    return found + b"DONE" + bytes(STAT_V2.size if kind == b"LIS2" else DIRENT_V1.size - 4)
 
 
 async def _receive_file(stream: Stream, kind: bytes, said: str, locate: Locate, watch: Watch) -> None:
