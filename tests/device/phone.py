@@ -36,10 +36,12 @@ DUMPSYS = """#!/system/bin/sh
 cat "/answers/$1" 2>/dev/null || echo "Can't find service: $1"
 """
 PROPERTIES = {
-    "ro.product.cpu.abi": "x86_64", "ro.product.model": "Fake Phone", "ro.product.manufacturer": "Fake",
-    "ro.build.version.release": "14", "ro.build.version.sdk": "34", "ro.soc.model": "FAKE9300",
-    "ro.soc.manufacturer": "Fake", "ro.kernel.qemu": "1",
+    "ro.product.cpu.abi": "x86_64", "ro.product.cpu.abilist": "x86_64", "ro.product.model": "Fake Phone",
+    "ro.product.manufacturer": "Fake", "ro.build.version.release": "14", "ro.build.version.sdk": "34",
+    "ro.soc.model": "FAKE9300", "ro.soc.manufacturer": "Fake", "ro.kernel.qemu": "1",
 }  # fmt: skip
+#: A phone, where the other is an emulator.
+ARM64 = {"ro__product__cpu__abi": "arm64-v8a", "ro__product__cpu__abilist": "arm64-v8a", "ro__kernel__qemu": ""}
 BATTERY = """Current Battery Service state:
   AC powered: false
   USB powered: true
@@ -157,7 +159,7 @@ def phone(directory: Path, *, arm64: bool = False) -> Iterator[FakePhone]:
             said = process.stdout.readline().strip()
             assert said.isdecimal(), "the phone does not start: see stderr"
             made = FakePhone(root, int(said), process)
-            made.set_properties(**({"ro__product__cpu__abi": "arm64-v8a", "ro__kernel__qemu": ""} if arm64 else {}))
+            made.set_properties(**(ARM64 if arm64 else {}))
             made.set_battery()
             made.set_free(10 << 30)
             made.set_thermal()
