@@ -96,6 +96,15 @@ void check_graph(const Bundle& bundle, const Part& part) {
       refuse(part.file + " takes weights from '" + one_line(name, 120) + "', which the manifest does not list for it");
 }
 
+// A program holds its weights; eight bytes of it are looked at.
+void check_program(const Bundle& bundle, const std::string& name, const Part& part) {
+  const File file(bundle.path(part.file), Failure::bundle);
+  char start[8] = {};
+  file.read(0, start, std::min<int64_t>(file.size(), sizeof start));
+  if (!part.data.empty() || start[4] != 'E' || start[5] != 'T')
+    refuse(part.file + ", of the part " + one_line(name, 80) + ", is not an ExecuTorch program with its weights inside");
+}
+
 }  // namespace
 
 std::string Bundle::path(const std::string& name) const {
@@ -117,7 +126,9 @@ Bundle open_bundle(const std::string& directory, bool verify) {
   Bundle bundle{directory, parse_manifest(read_file(path, kMaxManifest, Failure::bundle), path)};
   for (const auto& [name, entry] : bundle.manifest.files) check_file(bundle.path(name), name, entry, verify);
   for (const auto& engine : bundle.manifest.engines)
-    for (const auto& part : engine.second) check_graph(bundle, part.second);
+    for (const auto& [name, part] : engine.second)
+      if (engine.first == "onnx") check_graph(bundle, part);
+      else check_program(bundle, name, part);
   return bundle;
 }
 
