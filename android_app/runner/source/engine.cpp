@@ -32,9 +32,10 @@ auto clear_errors(const std::string& what, Failure failure, Work work) -> declty
   try {
     return work();
   } catch (const Ort::Exception& error) {
-    const bool unknown =
-        error.GetOrtErrorCode() == ORT_NOT_IMPLEMENTED ||
-        std::string_view(error.what()).find("is not a registered function/op") != std::string_view::npos;
+    const std::string_view said = error.what();
+    const bool unknown = error.GetOrtErrorCode() == ORT_NOT_IMPLEMENTED ||
+                         said.find("is not a registered function/op") != std::string_view::npos ||
+                         said.find("No Op registered for") != std::string_view::npos;
     throw Error(unknown ? Failure::other : failure, what + " failed in ONNX Runtime: " + one_line(error.what()));
   } catch (const std::bad_alloc&) {
     throw Error(Failure::other, what + ": not enough memory");
