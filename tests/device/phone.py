@@ -136,7 +136,7 @@ class FakePhone:
 def missing() -> str | None:
     """What this machine lacks for a phone, in a sentence; None where there is all."""
     if not Path(BUSYBOX).exists():
-        return "busybox-static is not installed (make devices-tools)"
+        return f"{BUSYBOX} is not there: install Debian's busybox-static"
     tried = subprocess.run([*_namespace(), "true"], capture_output=True, text=True, check=False)
     return None if tried.returncode == 0 else f"no namespaces: {tried.stderr.strip()}"
 
