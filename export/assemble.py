@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pocketvlm import __version__, manifest
 from pocketvlm.bundle import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.errors import ExportError
-from pocketvlm.export import onnx
+from pocketvlm.export import executorch, onnx
 from pocketvlm.export.activations import Activations
 from pocketvlm.export.calibration import DEFAULT_SOURCE, Calibration, is_calibrated, read_calibration
 from pocketvlm.export.estimate import disk_bytes
@@ -26,7 +26,7 @@ from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.recipe import Recipe, load_recipe
 
 #: A new back end is one file with a function Job -> Lowered, and one line here.
-BACKENDS: dict[str, Backend] = {"onnx": onnx.lower}
+BACKENDS: dict[str, Backend] = {"onnx": onnx.lower, "executorch": executorch.lower}
 
 DEFAULT_KV_LENGTH = 2048
 #: Tokens of one prefill step (paper, section 3.3: t128).
@@ -68,7 +68,12 @@ def export_bundle(
         raise ExportError(f"no back end given; known: {', '.join(BACKENDS)}")
     length = kv_length(source, max_length)
     check_output(output)
-    _check_space(output, disk_bytes(source, chosen, length))
+    needed = len(set(backends)) * disk_bytes(source, chosen, length)
+    if "executorch" in backends:
+        # All back ends of a bundle have the same weights: those that the strictest of them can hold.
+        chosen = executorch.prepare(chosen)
+        needed += disk_bytes(source, chosen, length)  # the weights on their way into the program
+    _check_space(output, needed)
     frontend = read_frontend(source)
     seen = calibration_set(source, chosen, frontend, calibration)
     tokens = len(frontend.sample.token_ids)
@@ -104,8 +109,12 @@ def _manifest(
     files = {TOKENIZER, *(file for result in lowered.values() for file in result.files)}
     try:
         return manifest.Manifest(
-            format_version=manifest.FORMAT_VERSION,
-            minimum_runtime=manifest.MinimumRuntime(pocketvlm=__version__, onnxruntime=MINIMUM_ONNXRUNTIME),
+            format_version=2 if "executorch" in lowered else 1,
+            minimum_runtime=manifest.MinimumRuntime(
+                pocketvlm=__version__,
+                onnxruntime=MINIMUM_ONNXRUNTIME if "onnx" in lowered else None,
+                executorch=executorch.MINIMUM_EXECUTORCH if "executorch" in lowered else None,
+            ),
             model=manifest.Model(
                 name=checkpoint.name,
                 family=checkpoint.family.name,

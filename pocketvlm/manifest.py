@@ -7,11 +7,20 @@ reader never half-understands a bundle. Every change raises FORMAT_VERSION and i
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
-FORMAT_VERSION = 1
+#: The newest format. A bundle is written in the oldest that can say what it holds: 2 with ExecuTorch parts, else 1.
+FORMAT_VERSION = 2
 
 #: A file of a bundle: a relative POSIX path without empty, dot or dot-dot parts.
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
@@ -200,12 +209,21 @@ class MinimumRuntime(Strict):
 
     pocketvlm: str
     onnxruntime: str | None = None
+    executorch: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_format_1_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Format 1 has no ``executorch``; a bundle without such parts is written in it."""
+        written: dict[str, Any] = handler(self)
+        if self.executorch is None:
+            written.pop("executorch", None)
+        return written
 
 
 class Manifest(Strict):
     """The whole of ``manifest.json``."""
 
-    format_version: Literal[1]
+    format_version: Literal[1, 2]
     minimum_runtime: MinimumRuntime
     model: Model
     vision: Vision | None
@@ -215,10 +233,16 @@ class Manifest(Strict):
     chat: Chat | None
     kv_cache: KvCache
     prefill_chunk: Annotated[int, Field(gt=0, le=1 << 16)]
-    engines: dict[Literal["onnx"], dict[str, Part]]
+    engines: dict[Literal["onnx", "executorch"], dict[str, Part]]
     recipe: Recipe
     fidelity: Fidelity
     files: dict[FileName, FileEntry]
+
+    @model_validator(mode="after")
+    def _format_1_knows_onnx_alone(self) -> Manifest:
+        if self.format_version == 1 and ("executorch" in self.engines or self.minimum_runtime.executorch is not None):
+            raise ValueError("format 1 has no ExecuTorch parts")
+        return self
 
     @model_validator(mode="after")
     def _parts_have_their_files(self) -> Manifest:

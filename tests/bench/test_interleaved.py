@@ -63,8 +63,8 @@ def test_sides_take_turns_after_their_warm_ups() -> None:
     (row,) = measure_interleaved(
         {"tg1": world.run("A", lambda: 2.0)}, {"tg1": world.run("B", lambda: 3.0)}, GATE, world.clock
     )
-    warm_ups, odd, even = "AB" * WARMUPS, "ABBAABBAAB", "BAABBAABBA"
-    assert "".join(world.ran) == (warm_ups + odd + warm_ups + even) * 2
+    runs = WARMUPS + PAIRS_OF_A_LOAD
+    assert "".join(world.ran) == ("AB" * runs + "BA" * runs) * 2
     assert row.pairs == ((2.0, 3.0),) * 20
     assert (row.name, row.verdict) == ("tg1", "regressed")
     assert row.ratio == pytest.approx(1.5)

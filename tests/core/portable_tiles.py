@@ -66,9 +66,7 @@ def case(size: tuple[int, int], form: dict[str, Any], *, transparent: bool) -> d
         "tiles": len(tiled.pixels),
         "thumbnail_index": tiled.thumbnail_index,
         "sha256": hashlib.sha256(tiled.pixels.tobytes()).hexdigest(),
-        "normalized_sha256": hashlib.sha256(
-            normalize(tiled.pixels, preprocessing).astype("<f4").tobytes()
-        ).hexdigest(),
+        "normalized_sha256": hashlib.sha256(normalize(tiled.pixels, preprocessing).astype("<f4").tobytes()).hexdigest(),
     }
 
 

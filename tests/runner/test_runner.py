@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from pocketvlm.bench.machine import describe
 from pocketvlm.bench.schema import Memory, Row
+from pocketvlm.bundle import describe_files
 from pocketvlm.runtime import GenerationConfig, load
 from tests.runner import native
 from tests.runner.native import answer, built, library, plan, run
@@ -182,6 +184,24 @@ def test_graphs_that_are_exchanged_do_not_load(tiny_bundles: dict[str, Path], tm
     raw["kv_cache"]["length"] = 100
     (bundle / "manifest.json").write_text(json.dumps(raw))
     assert "is not what the manifest says" in failed(run(bundle, plan(tmp_path)), 3)
+
+
+def test_an_operator_that_is_not_known_and_a_graph_that_is_none(tiny_bundles: dict[str, Path], tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    for path in tiny_bundles["fp32"].iterdir():
+        (bundle / path.name).write_bytes(path.read_bytes())
+    graph = bundle / "token_embedding.onnx"
+    model = onnx.load(graph, load_external_data=False)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    raw = json.loads((bundle / "manifest.json").read_text())
+    for content, status in ((model.SerializeToString(), 1), (b"no graph", 3)):
+        graph.write_bytes(content)
+        raw["files"] = {
+            name: entry.model_dump(mode="json") for name, entry in describe_files(bundle, raw["files"]).items()
+        }
+        (bundle / "manifest.json").write_text(json.dumps(raw))
+        assert "token_embedding.onnx failed in ONNX Runtime" in failed(run(bundle, plan(tmp_path)), status)
 
 
 def test_a_library_that_is_none(tiny_bundles: dict[str, Path], tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 // libFuzzer: any bytes as a manifest are read or refused with an Error.
+#include "manifest.h"
+
 #include <cstdint>
 
 #include "error.h"
 #include "images.h"
-#include "manifest.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {

@@ -27,7 +27,8 @@ void prepare_files(const Bundle& bundle, bool cold) {
       fsync(descriptor);
       posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED);
     } else {
-      while (read(descriptor, block.data(), block.size()) > 0) {}
+      while (read(descriptor, block.data(), block.size()) > 0) {
+      }
     }
     close(descriptor);
   }
@@ -43,7 +44,8 @@ const float* run_chunks(Workbench& bench, const float* encoded, int64_t rows, co
     bench.watch.check();
     const int64_t count = std::min(chunk, total - first), images = std::clamp<int64_t>(rows - first, 0, count);
     std::copy_n(encoded + std::min(first, rows) * hidden, images * hidden, embeddings.begin());
-    if (images < count) engine.embed(&ids[size_t(first + images - rows)], count - images, &embeddings[size_t(images * hidden)]);
+    if (images < count)
+      engine.embed(&ids[size_t(first + images - rows)], count - images, &embeddings[size_t(images * hidden)]);
     logits = engine.step(embeddings.data(), count, *bench.cache);
   }
   return logits;
@@ -113,7 +115,8 @@ std::vector<double> time_vision(Workbench& bench, bool encoder) {
 }
 
 Floats encode(Workbench& bench, int64_t batch, bool pipelined) {
-  return encode_tiles(bench.opened(), bench.tiles.data(), bench.plan.tiles->count, batch, pipelined, bench.watch.stop());
+  return encode_tiles(bench.opened(), bench.tiles.data(), bench.plan.tiles->count, batch, pipelined,
+                      bench.watch.stop());
 }
 
 }  // namespace
@@ -140,11 +143,16 @@ Timed run_case(const Case& one, Workbench& bench) {
   const auto tokens = int64_t(ids.size());
   if (one.kind > CaseKind::load_warm) bench.opened();
   switch (one.kind) {
-    case CaseKind::load_cold: return {time_loads(bench, true), 0};
-    case CaseKind::load_warm: return {time_loads(bench, false), 0};
-    case CaseKind::patch_embedding: return {time_vision(bench, false), image_tokens};
-    case CaseKind::vision_encoder: return {time_vision(bench, true), image_tokens};
-    case CaseKind::image: return {repeat(bench, warmups, [&] { encode(bench, batch, one.pipelined); }), image_tokens};
+    case CaseKind::load_cold:
+      return {time_loads(bench, true), 0};
+    case CaseKind::load_warm:
+      return {time_loads(bench, false), 0};
+    case CaseKind::patch_embedding:
+      return {time_vision(bench, false), image_tokens};
+    case CaseKind::vision_encoder:
+      return {time_vision(bench, true), image_tokens};
+    case CaseKind::image:
+      return {repeat(bench, warmups, [&] { encode(bench, batch, one.pipelined); }), image_tokens};
     case CaseKind::first_token:
       return {repeat(bench, warmups,
                      [&] {
@@ -153,11 +161,13 @@ Timed run_case(const Case& one, Workbench& bench) {
                        argmax(run_chunks(bench, encoded.data(), image_tokens, ids, chunk), size_t(manifest.vocab_size));
                      }),
               image_tokens + tokens};
-    case CaseKind::prefill: return {repeat(bench, warmups, [&] { prefill(bench, ids, chunk); }), tokens};
+    case CaseKind::prefill:
+      return {repeat(bench, warmups, [&] { prefill(bench, ids, chunk); }), tokens};
     case CaseKind::decode:
       prefill(bench, depth, chunk);
       return {repeat(bench, warmups, [&] { generate(bench, ids.data(), ids.size(), int64_t(depth.size())); }), tokens};
-    case CaseKind::both: break;
+    case CaseKind::both:
+      break;
   }
   const Ids prompt(ids.begin(), ids.begin() + one.prompt);
   return {repeat(bench, warmups,

@@ -86,7 +86,8 @@ class LogitsFile {
 };
 
 // The plan's answer: what it says, what each token took, and what memory the phases left. Whether it is as expected.
-bool answer(Model& model, const Plan& plan, const std::vector<uint8_t>& tiles, const std::string& beside, Watch& watch) {
+bool answer(Model& model, const Plan& plan, const std::vector<uint8_t>& tiles, const std::string& beside,
+            Watch& watch) {
   print_event("begin", {{"name", "answer"}});
   const auto note = [](const char* phase) { print_event("memory", {{"memory", memory_after(phase)}}); };
   note("load");
@@ -95,7 +96,8 @@ bool answer(Model& model, const Plan& plan, const std::vector<uint8_t>& tiles, c
   double encode_s = 0;
   if (plan.tiles) {
     const double start = now();
-    encoded = encode_tiles(model.engine(), tiles.data(), plan.tiles->count, manifest.vision->tile_batch, true, watch.stop());
+    encoded =
+        encode_tiles(model.engine(), tiles.data(), plan.tiles->count, manifest.vision->tile_batch, true, watch.stop());
     encode_s = now() - start;
     note("image");
   }
@@ -134,7 +136,9 @@ void run_cases(Workbench& bench) {
   for (const Case& one : bench.plan.cases) {
     print_event("begin", {{"name", one.name}});
     const Timed timed = run_case(one, bench);
-    print_event("row", {{"row", {{"name", one.name}, {"phase", one.phase}, {"seconds", timed.seconds}, {"tokens", timed.tokens}}}});
+    print_event(
+        "row",
+        {{"row", {{"name", one.name}, {"phase", one.phase}, {"seconds", timed.seconds}, {"tokens", timed.tokens}}}});
     print_event("state", {{"seconds", bench.watch.seconds()},
                           {"resident", memory_after("state")["resident"]},
                           {"frequencies", frequencies()},
@@ -156,7 +160,8 @@ int run(int count, char** values) {
                         {"machine", describe_machine()}});
   bool matches = true;
   try {
-    auto model = std::make_unique<Model>(arguments.bundle, ModelOptions{arguments.library, plan.threads, arguments.verify, true});
+    auto model = std::make_unique<Model>(arguments.bundle,
+                                         ModelOptions{arguments.library, plan.threads, arguments.verify, true});
     const Bundle bundle{arguments.bundle, model->manifest()};
     check_fits(plan, bundle.manifest);
     const std::vector<uint8_t> tiles = read_tiles(plan, beside, bundle.manifest);

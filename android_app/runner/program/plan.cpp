@@ -55,8 +55,8 @@ PlannedTiles tiles(const Reader& value) {
 PlannedAnswer answer(const Reader& value) {
   const Members of = value.members({"token_ids", "config", "expected", "logits"});
   const Reader given = of["config"], expected = of["expected"];
-  const Members config = given.members({"max_new_tokens", "temperature", "top_k", "top_p", "seed",
-                                        "repetition_penalty", "logit_bias"});
+  const Members config =
+      given.members({"max_new_tokens", "temperature", "top_k", "top_p", "seed", "repetition_penalty", "logit_bias"});
   PlannedAnswer result;
   result.token_ids = token_ids(of["token_ids"], 1);
   result.max_new_tokens = config["max_new_tokens"].integer(1, int64_t(kMaxTokens));
@@ -83,12 +83,18 @@ PlannedAnswer answer(const Reader& value) {
 // Which keys a case of a kind has beside name, phase and kind.
 Members members_of(const Reader& value, CaseKind kind) {
   switch (kind) {
-    case CaseKind::image: return value.members({"name", "phase", "kind", "batch", "pipelined"});
-    case CaseKind::first_token: return value.members({"name", "phase", "kind", "token_ids"});
-    case CaseKind::prefill: return value.members({"name", "phase", "kind", "token_ids", "chunk"});
-    case CaseKind::decode: return value.members({"name", "phase", "kind", "token_ids", "depth_token_ids"});
-    case CaseKind::both: return value.members({"name", "phase", "kind", "token_ids", "prompt"});
-    default: return value.members({"name", "phase", "kind"});
+    case CaseKind::image:
+      return value.members({"name", "phase", "kind", "batch", "pipelined"});
+    case CaseKind::first_token:
+      return value.members({"name", "phase", "kind", "token_ids"});
+    case CaseKind::prefill:
+      return value.members({"name", "phase", "kind", "token_ids", "chunk"});
+    case CaseKind::decode:
+      return value.members({"name", "phase", "kind", "token_ids", "depth_token_ids"});
+    case CaseKind::both:
+      return value.members({"name", "phase", "kind", "token_ids", "prompt"});
+    default:
+      return value.members({"name", "phase", "kind"});
   }
 }
 
@@ -114,8 +120,8 @@ Case one_case(const Reader& value) {
 }
 
 Plan read_plan(const Reader& root) {
-  const Members of = root.members({"schema", "threads", "cpus", "warmups", "repeats", "time_limit_s", "stop_file",
-                                   "tiles", "answer", "cases"});
+  const Members of = root.members(
+      {"schema", "threads", "cpus", "warmups", "repeats", "time_limit_s", "stop_file", "tiles", "answer", "cases"});
   of["schema"].choice({"pocketvlm-device-plan/1"});
   const Reader stop = of["stop_file"], given_tiles = of["tiles"], given_answer = of["answer"];
   Plan plan;
@@ -131,10 +137,13 @@ Plan read_plan(const Reader& root) {
   return plan;
 }
 
-[[noreturn]] void misfit(const std::string& what) { throw Error(Failure::misfit, "the plan does not fit the bundle: " + what); }
+[[noreturn]] void misfit(const std::string& what) {
+  throw Error(Failure::misfit, "the plan does not fit the bundle: " + what);
+}
 
 // Tokens of text, or (in an answer) an image's placeholder as well.
-void check_tokens(const std::string& what, const TokenIds& ids, const Manifest& manifest, std::optional<int32_t> image) {
+void check_tokens(const std::string& what, const TokenIds& ids, const Manifest& manifest,
+                  std::optional<int32_t> image) {
   for (const int32_t id : ids)
     if (id >= manifest.vocab_size && id != image)
       misfit(what + " has token " + std::to_string(id) + ", the vocabulary has " + std::to_string(manifest.vocab_size));
@@ -142,7 +151,8 @@ void check_tokens(const std::string& what, const TokenIds& ids, const Manifest& 
 
 void check_length(const std::string& what, int64_t tokens, const Manifest& manifest) {
   if (tokens > manifest.kv_length)
-    misfit(what + " takes " + std::to_string(tokens) + " tokens, the KV cache holds " + std::to_string(manifest.kv_length));
+    misfit(what + " takes " + std::to_string(tokens) + " tokens, the KV cache holds " +
+           std::to_string(manifest.kv_length));
 }
 
 }  // namespace
@@ -174,7 +184,8 @@ void check_fits(const Plan& plan, const Manifest& manifest) {
     if (wanted != image_tokens)
       misfit("the answer's prompt has " + std::to_string(wanted) + " image placeholders, the tiles have " +
              std::to_string(image_tokens) + " tokens");
-    for (const auto& one : plan.answer->sampling.logit_bias) check_tokens("logit_bias", {one.first}, manifest, std::nullopt);
+    for (const auto& one : plan.answer->sampling.logit_bias)
+      check_tokens("logit_bias", {one.first}, manifest, std::nullopt);
   }
   for (const Case& one : plan.cases) {
     const std::string what = "case '" + one_line(one.name, 80) + "'";

@@ -24,7 +24,17 @@ struct PlannedAnswer {
   std::optional<TokenIds> expected;
 };
 
-enum class CaseKind { load_cold, load_warm, patch_embedding, vision_encoder, image, first_token, prefill, decode, both };
+enum class CaseKind {
+  load_cold,
+  load_warm,
+  patch_embedding,
+  vision_encoder,
+  image,
+  first_token,
+  prefill,
+  decode,
+  both
+};
 
 struct Case {
   std::string name, phase;

@@ -29,7 +29,8 @@ class File {
  public:
   File(const std::string& path, Failure failure) : path_(one_line(path, 200)), failure_(failure) {
     // A pipe would block without O_NONBLOCK.
-    descriptor_ = path.find('\0') == std::string::npos ? open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK) : -1;
+    descriptor_ =
+        path.find('\0') == std::string::npos ? open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK) : -1;
     if (descriptor_ < 0) fail(errno == ELOOP ? "is a link, not a file" : "cannot be read: " + said(errno));
     struct stat status;
     if (fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -75,8 +76,8 @@ void check_file(const std::string& path, const std::string& name, const FileEntr
   if (lstat(path.c_str(), &status) != 0) refuse(name + " is missing: copy or export the bundle again");
   if (!S_ISREG(status.st_mode)) refuse(name + " is not a regular file");
   if (status.st_size != entry.bytes)
-    refuse(name + " has " + std::to_string(status.st_size) + " bytes, the manifest says " + std::to_string(entry.bytes) +
-           ": it was cut or replaced");
+    refuse(name + " has " + std::to_string(status.st_size) + " bytes, the manifest says " +
+           std::to_string(entry.bytes) + ": it was cut or replaced");
   if (file_sample_sha256(path) != entry.sample_sha256 || (verify && file_sha256(path) != entry.sha256))
     refuse(name + " does not have the content that the manifest describes: it is damaged or was swapped");
 }
@@ -93,6 +94,15 @@ void check_graph(const Bundle& bundle, const Part& part) {
   for (const std::string& name : names)
     if (std::find(part.data.begin(), part.data.end(), name_beside(part.file, name)) == part.data.end())
       refuse(part.file + " takes weights from '" + one_line(name, 120) + "', which the manifest does not list for it");
+}
+
+// A program holds its weights; eight bytes of it are looked at.
+void check_program(const Bundle& bundle, const std::string& name, const Part& part) {
+  const File file(bundle.path(part.file), Failure::bundle);
+  char start[8] = {};
+  file.read(0, start, std::min<int64_t>(file.size(), sizeof start));
+  if (!part.data.empty() || start[4] != 'E' || start[5] != 'T')
+    refuse(part.file + ", of the part " + one_line(name, 80) + ", is not an ExecuTorch program with its weights inside");
 }
 
 }  // namespace
@@ -116,7 +126,9 @@ Bundle open_bundle(const std::string& directory, bool verify) {
   Bundle bundle{directory, parse_manifest(read_file(path, kMaxManifest, Failure::bundle), path)};
   for (const auto& [name, entry] : bundle.manifest.files) check_file(bundle.path(name), name, entry, verify);
   for (const auto& engine : bundle.manifest.engines)
-    for (const auto& part : engine.second) check_graph(bundle, part.second);
+    for (const auto& [name, part] : engine.second)
+      if (engine.first == "onnx") check_graph(bundle, part);
+      else check_program(bundle, name, part);
   return bundle;
 }
 
@@ -186,7 +198,8 @@ void check_minimum(const std::string& library, const std::string& minimum, const
     return found;
   };
   if (numbers(installed.c_str()) < numbers(minimum.c_str()))
-    refuse("the bundle needs " + library + " " + minimum + " or newer, " + one_line(installed, 40) + " is installed: update it");
+    refuse("the bundle needs " + library + " " + minimum + " or newer, " + one_line(installed, 40) +
+           " is installed: update it");
 }
 
 }  // namespace pocketvlm

@@ -140,8 +140,8 @@ void Conversation::compute_chunk(int64_t first, int64_t count, Floats& embedding
   for (int64_t i = 0; i < count; i++) {
     const Source source = sources_[size_t(first + i)];
     if (source.image >= 0)
-      std::memcpy(&embeddings[size_t(i) * hidden],
-                  &images_[size_t(source.image)].get()[size_t(source.row) * hidden], hidden * sizeof(float));
+      std::memcpy(&embeddings[size_t(i) * hidden], &images_[size_t(source.image)].get()[size_t(source.row) * hidden],
+                  hidden * sizeof(float));
   }
   logits_ = model_.engine().step(embeddings.data(), count, *cache_);
 }

@@ -9,6 +9,7 @@
 #include <map>
 #include <set>
 #include <sstream>
+#include <string_view>
 
 namespace pocketvlm {
 namespace {
@@ -25,13 +26,17 @@ Ort::Value tensor(Element* data, std::initializer_list<int64_t> shape) {
   return Ort::Value::CreateTensor<Element>(cpu(), data, elements(shape), shape.begin(), shape.size());
 }
 
-// ONNX Runtime's exceptions as one line.
+// ONNX Runtime's exceptions as one line, with the failure that they are of: `failure`, unless it lacks an operator.
 template <typename Work>
-auto clear_errors(const std::string& what, Work work) -> decltype(work()) {
+auto clear_errors(const std::string& what, Failure failure, Work work) -> decltype(work()) {
   try {
     return work();
   } catch (const Ort::Exception& error) {
-    throw Error(Failure::bundle, what + " failed in ONNX Runtime: " + one_line(error.what()));
+    const std::string_view said = error.what();
+    const bool unknown = error.GetOrtErrorCode() == ORT_NOT_IMPLEMENTED ||
+                         said.find("is not a registered function/op") != std::string_view::npos ||
+                         said.find("No Op registered for") != std::string_view::npos;
+    throw Error(unknown ? Failure::other : failure, what + " failed in ONNX Runtime: " + one_line(error.what()));
   } catch (const std::bad_alloc&) {
     throw Error(Failure::other, what + ": not enough memory");
   } catch (const std::length_error&) {
@@ -95,10 +100,12 @@ Kind kind_of(const Ort::TypeInfo& info) {
   return {tensor_info.GetElementType(), tensor_info.GetShape()};
 }
 
-void check_values(const std::string& file, const std::string& direction, const Interface& wanted, const Interface& found) {
+void check_values(const std::string& file, const std::string& direction, const Interface& wanted,
+                  const Interface& found) {
   for (const auto& [name, kind] : wanted) {
     const auto value = found.find(name);
-    if (value == found.end()) throw Error(Failure::bundle, file + " has no " + direction + " '" + name + "': export the bundle again");
+    if (value == found.end())
+      throw Error(Failure::bundle, file + " has no " + direction + " '" + name + "': export the bundle again");
     const std::vector<int64_t>& shape = value->second.shape;
     bool same = value->second.type == kind.type && shape.size() == kind.shape.size();
     for (size_t i = 0; same && i < shape.size(); i++) same = kind.shape[i] < 0 || kind.shape[i] == shape[i];
@@ -111,7 +118,8 @@ void check_values(const std::string& file, const std::string& direction, const I
 }
 
 // The session's interface must be what the manifest says.
-void check_interface(const std::string& file, const Ort::Session& session, const Manifest& manifest, const std::string& name) {
+void check_interface(const std::string& file, const Ort::Session& session, const Manifest& manifest,
+                     const std::string& name) {
   const Ort::AllocatorWithDefaultOptions allocator;
   Interface inputs, outputs;
   for (size_t i = 0; i < session.GetInputCount(); i++)
@@ -181,7 +189,7 @@ Ort::Session Engine::open(Name name) {
   if (engine == manifest().engines.end() || engine->second.count(kNames[name]) == 0)
     throw Error(Failure::bundle, std::string("the bundle has no ONNX part ") + kNames[name] + ": export it again");
   const std::string& file = engine->second.at(kNames[name]).file;
-  return clear_errors(file, [&] {
+  return clear_errors(file, Failure::bundle, [&] {
     Ort::SessionOptions options;
     // A gather has nothing to share out, and patches are embedded beside the encoder.
     options.SetIntraOpNumThreads(name == token_embedding || name == patch_embedding ? 1 : threads_);
@@ -203,12 +211,12 @@ Ort::Session Engine::open(Name name) {
 // One input, one output, both in memory that is there already.
 void Engine::run(Name name, const char* input, Ort::Value given, const char* output, Ort::Value result) {
   Ort::Session& part = session(name);
-  clear_errors(kNames[name], [&] { part.Run(plain_, &input, &given, 1, &output, &result, 1); });
+  clear_errors(kNames[name], Failure::other, [&] { part.Run(plain_, &input, &given, 1, &output, &result, 1); });
 }
 
 Floats Engine::patch_embed(const Floats& pixels, int64_t count) {
   const Vision& vision = *manifest().vision;
-  return clear_errors("patch_embedding", [&] {
+  return clear_errors("patch_embedding", Failure::other, [&] {
     Floats patches(elements({count, vision.patches_per_tile, vision.hidden_size}));
     run(patch_embedding, "pixel_values",
         tensor(const_cast<float*>(pixels.data()), {count, 3, vision.tile_size, vision.tile_size}), "patches",
@@ -230,7 +238,8 @@ void Engine::embed(const int64_t* ids, int64_t count, float* output) {
 }
 
 std::unique_ptr<Cache> Engine::new_cache() {
-  return clear_errors("the KV cache", [&] { return std::unique_ptr<Cache>(new Cache(manifest(), session(text_decoder))); });
+  return clear_errors("the KV cache", Failure::other,
+                      [&] { return std::unique_ptr<Cache>(new Cache(manifest(), session(text_decoder))); });
 }
 
 const float* Engine::step(float* embeddings, int64_t tokens, Cache& cache) {
@@ -239,7 +248,7 @@ const float* Engine::step(float* embeddings, int64_t tokens, Cache& cache) {
     throw Error(Failure::misfit, std::to_string(total) + " tokens do not fit into the KV length of " +
                                      std::to_string(manifest().kv_length));
   Ort::Session& decoder = session(text_decoder);
-  clear_errors("text_decoder", [&] {
+  clear_errors("text_decoder", Failure::other, [&] {
     cache.binding_.BindInput("inputs_embeds", tensor(embeddings, {1, tokens, manifest().hidden_size}));
     cache.binding_.BindInput("attention_mask", tensor(cache.mask_.data(), {1, total}));
     // What a chunk's activations took stays in ONNX Runtime's arena; the answer's first step gives it back.

@@ -1,8 +1,6 @@
 // The parts of a bundle as ONNX Runtime sessions, with the settings of runtime/engines/onnx.py.
 #pragma once
 
-#include "library.h"
-
 #include <array>
 #include <cstdint>
 #include <cstdlib>
@@ -14,6 +12,7 @@
 
 #include "bundle.h"
 #include "images.h"
+#include "library.h"
 
 namespace pocketvlm {
 

@@ -20,7 +20,11 @@ const std::map<Message, std::map<uint64_t, Message>> kFields = {
     {Message::graph, {{1, Message::node}, {5, Message::tensor}, {15, Message::sparse}}},
     {Message::node, {{5, Message::attribute}}},
     {Message::attribute,
-     {{5, Message::tensor}, {6, Message::graph}, {10, Message::tensor}, {11, Message::graph}, {22, Message::sparse},
+     {{5, Message::tensor},
+      {6, Message::graph},
+      {10, Message::tensor},
+      {11, Message::graph},
+      {22, Message::sparse},
       {23, Message::sparse}}},
     {Message::sparse, {{1, Message::tensor}, {2, Message::tensor}}},
     {Message::tensor, {{13, Message::entry}}},
@@ -95,10 +99,8 @@ std::set<std::string> external_files(std::string_view graph) {
       const auto field = inner.find(number);
       // What does not name a file is not looked into: nearly all of a graph.
       if (field == inner.end() || graph.substr(first, last - first).find(kLocation) == std::string_view::npos) return;
-      if (field->second == Message::entry)
-        add_location(graph, first, last, found);
-      else
-        remaining.push_back({field->second, first, last, one.depth + 1});
+      if (field->second == Message::entry) add_location(graph, first, last, found);
+      else remaining.push_back({field->second, first, last, one.depth + 1});
     });
   }
   return found;

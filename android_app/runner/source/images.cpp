@@ -136,12 +136,14 @@ void check_vision(const Vision& vision, const ImageLayout& layout) {
 }
 
 Rgb flatten(const uint8_t* rgba, int64_t width, int64_t height, int64_t stride) {
-  if (width < 1 || height < 1 || width > kMaxSide || height > kMaxSide || width * height > kMaxPixels || stride < width * 4)
-    throw Error(Failure::usage, "an image has from 1 to 16384 pixels a side, 64 Mi in all, and rows of 4 bytes a pixel");
+  if (width < 1 || height < 1 || width > kMaxSide || height > kMaxSide || width * height > kMaxPixels ||
+      stride < width * 4)
+    throw Error(Failure::usage,
+                "an image has from 1 to 16384 pixels a side, 64 Mi in all, and rows of 4 bytes a pixel");
   Rgb image{width, height, std::vector<uint8_t>(size_t(width * height * 3))};
   uint8_t* out = image.pixels.data();
   for (int64_t row = 0; row < height; row++)
-    for (const uint8_t *in = rgba + row * stride, *end = in + width * 4; in < end; in += 4)
+    for (const uint8_t* in = rgba + row * stride, *end = in + width * 4; in < end; in += 4)
       for (int channel = 0; channel < 3; channel++) {
         // Pillow's blending: a division by 255, rounded, in integers.
         const uint32_t sum = 255u * (255u - in[3]) + uint32_t(in[channel]) * in[3] + 128u;

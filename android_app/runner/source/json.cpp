@@ -135,7 +135,8 @@ double Reader::number() const {
 
 double Reader::number(double low, double high) const {
   const double value = number();
-  if (value < low || value > high) refuse("it must be a number from " + std::to_string(low) + " to " + std::to_string(high));
+  if (value < low || value > high)
+    refuse("it must be a number from " + std::to_string(low) + " to " + std::to_string(high));
   return value;
 }
 
@@ -180,7 +181,8 @@ Reader Members::operator[](std::string_view key) const {
 }
 
 std::optional<Reader> Members::optional(std::string_view key) const {
-  const auto found = std::find_if(object_->rbegin(), object_->rend(), [&](const auto& member) { return member.first == key; });
+  const auto found =
+      std::find_if(object_->rbegin(), object_->rend(), [&](const auto& member) { return member.first == key; });
   if (found == object_->rend()) return std::nullopt;
   return Reader(found->second, *reader_, found->first);
 }

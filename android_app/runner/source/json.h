@@ -84,7 +84,7 @@ class Reader {
 class Members {
  public:
   Members(const Reader& reader, const Object& object) : reader_(&reader), object_(&object) {}
-  Reader operator[](std::string_view key) const;                 // refused where it is missing
+  Reader operator[](std::string_view key) const;  // refused where it is missing
   std::optional<Reader> optional(std::string_view key) const;
 
  private:

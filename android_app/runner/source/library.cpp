@@ -26,12 +26,14 @@ Library load(const std::string& file) {
   if (handle == nullptr) why = dlerror();
   void* symbol = handle == nullptr ? nullptr : dlsym(handle, "OrtGetApiBase");
   if (symbol == nullptr)
-    throw Error(Failure::library, "ONNX Runtime cannot be opened: " + one_line(why.empty() ? "it has no OrtGetApiBase" : why, 200));
+    throw Error(Failure::library,
+                "ONNX Runtime cannot be opened: " + one_line(why.empty() ? "it has no OrtGetApiBase" : why, 200));
   const OrtApiBase* base = reinterpret_cast<GetBase>(symbol)();
   const OrtApi* api = base->GetApi(ORT_API_VERSION);
   const std::string version = one_line(base->GetVersionString(), 40);
   if (api == nullptr)
-    throw Error(Failure::library, "ONNX Runtime " + version + " is too old: 1." + std::to_string(ORT_API_VERSION) + " or newer is needed");
+    throw Error(Failure::library, "ONNX Runtime " + version + " is too old: 1." + std::to_string(ORT_API_VERSION) +
+                                      " or newer is needed");
   Ort::InitApi(api);
   Dl_info info;
   char whole[PATH_MAX];

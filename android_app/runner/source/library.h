@@ -1,4 +1,5 @@
-// ONNX Runtime as a shared library that is opened while the program runs, never linked: any version from 1.21 on will do.
+// ONNX Runtime as a shared library that is opened while the program runs, never linked: any version from 1.21 on will
+// do.
 #pragma once
 
 #define ORT_API_MANUAL_INIT

@@ -11,7 +11,7 @@ namespace {
 using json::Members;
 using json::Reader;
 
-constexpr int64_t kFormat = 1;
+constexpr int64_t kFormat = 2;  // 2 is 1 with ExecuTorch parts, which are checked here and not run
 constexpr int64_t kMost = int64_t{1} << 40;  // of a size, as in pocketvlm/manifest.py
 
 int64_t positive(const Reader& value) { return value.integer(1, kMost); }
@@ -73,10 +73,10 @@ int64_t color(const Reader& value) {
 }
 
 Vision vision(const Reader& value) {
-  const Members of = value.members({"tile_size", "strategy", "candidates", "alpha", "thumbnail",
-                                    "thumbnail_of_single_tile", "resize_filter", "pad_color", "rescale", "mean", "std",
-                                    "tile_batch", "patches_per_tile", "vision_hidden_size", "downsample_ratio",
-                                    "tokens_per_tile"});
+  const Members of =
+      value.members({"tile_size", "strategy", "candidates", "alpha", "thumbnail", "thumbnail_of_single_tile",
+                     "resize_filter", "pad_color", "rescale", "mean", "std", "tile_batch", "patches_per_tile",
+                     "vision_hidden_size", "downsample_ratio", "tokens_per_tile"});
   of["resize_filter"].choice({"bicubic"});
   Vision result;
   result.tile_size = of["tile_size"].integer(1, 4096);
@@ -185,7 +185,7 @@ void check_whole(const Manifest& manifest, const Reader& top) {
 }
 
 void read_engines(const Reader& engines, Manifest& manifest) {
-  engines.members({"onnx"});
+  engines.members({"onnx", "executorch"});
   for (const auto& [engine, parts] : engines.object()) {
     const Reader of(parts, engines, engine);
     std::map<std::string, Part> read;
@@ -204,10 +204,14 @@ void read_files(const Reader& files, Manifest& manifest) {
 
 void read_sections(const Members& top, Manifest& manifest) {
   const Reader given[] = {top["minimum_runtime"], top["model"], top["tokens"], top["kv_cache"]};
-  const Members runtime = given[0].members({"pocketvlm", "onnxruntime"});
+  const Members runtime = given[0].members({"pocketvlm", "onnxruntime", "executorch"});
   manifest.minimum_pocketvlm = text(runtime["pocketvlm"]);
   if (const auto version = runtime.optional("onnxruntime"); version && !version->is_null())
     manifest.minimum_onnxruntime = version->text();
+  if (const auto version = runtime.optional("executorch"); version && !version->is_null()) {
+    version->text();
+    manifest.asks_for_executorch = true;
+  }
   const Members model = given[1].members({"name", "family", "revision", "vocab_size", "hidden_size", "layers"});
   manifest.model_name = text(model["name"]);
   text(model["family"]);
@@ -232,10 +236,10 @@ Manifest read_manifest(const Reader& root) {
   if (!version.is_any_integer()) version.refuse("it is no whole number");
   if (version.number() > kFormat)
     root.refuse("it has a newer bundle format; this runner reads up to " + std::to_string(kFormat) + ": update it");
-  version.integer(kFormat, kFormat);
-  const Members top = root.members({"format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens",
-                                    "tokenizer", "chat", "kv_cache", "prefill_chunk", "engines", "recipe", "fidelity",
-                                    "files"});
+  const int64_t format = version.integer(1, kFormat);
+  const Members top =
+      root.members({"format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer",
+                    "chat", "kv_cache", "prefill_chunk", "engines", "recipe", "fidelity", "files"});
   Manifest manifest;
   read_sections(top, manifest);
   if (const Reader seen = top["vision"]; !seen.is_null()) manifest.vision = vision(seen);
@@ -247,6 +251,8 @@ Manifest read_manifest(const Reader& root) {
   check_recipe(top["recipe"]);
   check_fidelity(top["fidelity"]);
   read_files(top["files"], manifest);
+  if (format == 1 && (manifest.asks_for_executorch || manifest.engines.count("executorch") != 0))
+    root.refuse("format 1 has no ExecuTorch parts");
   check_whole(manifest, root);
   return manifest;
 }

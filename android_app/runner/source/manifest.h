@@ -1,4 +1,5 @@
-// manifest.json (docs/bundle-format.md): read as strictly as pocketvlm/manifest.py does, kept as far as running needs it.
+// manifest.json (docs/bundle-format.md): read as strictly as pocketvlm/manifest.py does, kept as far as running needs
+// it.
 #pragma once
 
 #include <cstdint>
@@ -50,6 +51,7 @@ struct Manifest {
   std::optional<ImageLayout> layout;
   TokenIds stop;
   std::optional<int32_t> image_token;
+  bool asks_for_executorch = false;
   bool has_roles = true;  // false where a chat layout lacks a role that it needs
   std::map<std::string, std::map<std::string, Part>> engines;
   std::map<std::string, FileEntry> files;

@@ -98,8 +98,12 @@ void pocketvlm_close(pocketvlm_model* model) { delete model; }
 pocketvlm_status pocketvlm_describe(const pocketvlm_model* model, pocketvlm_info* info) {
   if (model == nullptr || info == nullptr) return missing("model and info");
   const pocketvlm::Manifest& manifest = model->model.manifest();
-  *info = {manifest.vocab_size, manifest.hidden_size, manifest.kv_length, manifest.prefill_chunk,
-           manifest.vision ? manifest.vision->tile_size : 0, manifest.vision ? manifest.vision->tokens_per_tile : 0,
+  *info = {manifest.vocab_size,
+           manifest.hidden_size,
+           manifest.kv_length,
+           manifest.prefill_chunk,
+           manifest.vision ? manifest.vision->tile_size : 0,
+           manifest.vision ? manifest.vision->tokens_per_tile : 0,
            manifest.image_token.value_or(-1)};
   return POCKETVLM_OK;
 }

@@ -22,7 +22,8 @@ uint64_t sort_key(float logit, size_t id) {
 }
 
 // Steps 2 to 4: sort keys of the tokens that may be chosen, and the cumulative sums of their weights.
-std::pair<std::vector<uint64_t>, std::vector<double>> candidates(const float* logits, size_t count, const Sampling& rule) {
+std::pair<std::vector<uint64_t>, std::vector<double>> candidates(const float* logits, size_t count,
+                                                                 const Sampling& rule) {
   std::vector<uint64_t> keys(count);
   for (size_t id = 0; id < count; id++) keys[id] = sort_key(logits[id], id);
   if (rule.top_k > 0 && uint64_t(rule.top_k) < count) {
@@ -93,7 +94,8 @@ const float* Sampler::adjusted(const float* logits) {
 int32_t Sampler::choose(const float* given) {
   const float* logits = adjusted(given);
   size_t chosen = argmax(logits, vocabulary_);
-  if (!std::isfinite(logits[chosen])) throw Error(Failure::other, "the model's logits are not numbers: export it again");
+  if (!std::isfinite(logits[chosen]))
+    throw Error(Failure::other, "the model's logits are not numbers: export it again");
   if (sampling_.temperature > 0) {
     const auto [keys, sums] = candidates(logits, vocabulary_, sampling_);
     const double threshold = random_.next_double() * sums.back();

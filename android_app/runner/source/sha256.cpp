@@ -23,7 +23,8 @@ uint32_t rotated(uint32_t value, int by) { return value >> by | value << (32 - b
 void Sha256::block(const uint8_t* data) {
   uint32_t w[64];
   for (int i = 0; i < 16; i++)
-    w[i] = uint32_t(data[4 * i]) << 24 | uint32_t(data[4 * i + 1]) << 16 | uint32_t(data[4 * i + 2]) << 8 | data[4 * i + 3];
+    w[i] = uint32_t(data[4 * i]) << 24 | uint32_t(data[4 * i + 1]) << 16 | uint32_t(data[4 * i + 2]) << 8 |
+           data[4 * i + 3];
   for (int i = 16; i < 64; i++) {
     const uint32_t s0 = rotated(w[i - 15], 7) ^ rotated(w[i - 15], 18) ^ w[i - 15] >> 3;
     const uint32_t s1 = rotated(w[i - 2], 17) ^ rotated(w[i - 2], 19) ^ w[i - 2] >> 10;

@@ -29,7 +29,8 @@ Grid llava_next(int64_t width, int64_t height, int64_t tile, const std::vector<G
   Grid best{1, 1};
   double best_effective = -1, best_wasted = kInfinity;
   for (const Grid& grid : grids) {
-    const double scale = std::min(double(tile * grid.first) / double(width), double(tile * grid.second) / double(height));
+    const double scale =
+        std::min(double(tile * grid.first) / double(width), double(tile * grid.second) / double(height));
     const auto effective =
         double(std::min(int64_t(double(width) * scale) * int64_t(double(height) * scale), width * height));
     const double wasted = double(tile * grid.first * tile * grid.second) - effective;
@@ -72,7 +73,8 @@ std::pair<int64_t, int64_t> fitted_size(int64_t width, int64_t height, const Gri
   const double across = double(canvas_width) / double(width), down = double(canvas_height) / double(height);
   if (!round_up) {
     const double scale = std::min(across, down);
-    return {std::max<int64_t>(1, int64_t(double(width) * scale)), std::max<int64_t>(1, int64_t(double(height) * scale))};
+    return {std::max<int64_t>(1, int64_t(double(width) * scale)),
+            std::max<int64_t>(1, int64_t(double(height) * scale))};
   }
   if (across < down) return {canvas_width, std::min(int64_t(std::ceil(double(height) * across)), canvas_height)};
   return {std::min(int64_t(std::ceil(double(width) * down)), canvas_width), canvas_height};

@@ -18,10 +18,11 @@ Floats encode_tiles(Engine& engine, const uint8_t* tiles, int64_t count, int64_t
   Floats tokens(elements({count, vision.tokens_per_tile, engine.manifest().hidden_size}));
   const int64_t tile_floats = vision.tokens_per_tile * engine.manifest().hidden_size;
   const auto embed = [&](int64_t first) {
-    return std::async(pipelined ? std::launch::async : std::launch::deferred, [&engine, &vision, tiles, first, count, batch, tile_bytes] {
-      const int64_t here = std::min(batch, count - first);
-      return engine.patch_embed(normalized(vision, tiles + first * tile_bytes, here), here);
-    });
+    return std::async(pipelined ? std::launch::async : std::launch::deferred,
+                      [&engine, &vision, tiles, first, count, batch, tile_bytes] {
+                        const int64_t here = std::min(batch, count - first);
+                        return engine.patch_embed(normalized(vision, tiles + first * tile_bytes, here), here);
+                      });
   };
   std::future<Floats> upcoming = embed(0);
   for (int64_t first = 0; first < count; first += batch) {

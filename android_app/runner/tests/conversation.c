@@ -20,33 +20,33 @@ static int check(pocketvlm_status status) {
   return status == POCKETVLM_OK;
 }
 
-static void add_image(pocketvlm_conversation *chat, const char *arguments) {
+static void add_image(pocketvlm_conversation* chat, const char* arguments) {
   char path[MOST];
   long width, height;
   if (sscanf(arguments, "%4095s %ld %ld", path, &width, &height) != 3) exit(2);
   const size_t size = (size_t)width * (size_t)height * 4;
-  uint8_t *pixels = malloc(size);
-  FILE *file = fopen(path, "rb");
+  uint8_t* pixels = malloc(size);
+  FILE* file = fopen(path, "rb");
   if (pixels == NULL || file == NULL || fread(pixels, 1, size, file) != size) exit(2);
   fclose(file);
   if (check(pocketvlm_add_image(chat, pixels, width, height, width * 4))) printf("added\n");
   free(pixels); /* nothing of it is needed any more */
 }
 
-static void add_tokens(pocketvlm_conversation *chat, char *arguments) {
+static void add_tokens(pocketvlm_conversation* chat, char* arguments) {
   int32_t ids[MOST];
   size_t count = 0;
-  for (char *word = strtok(arguments, " \n"); word != NULL && count < MOST; word = strtok(NULL, " \n"))
+  for (char* word = strtok(arguments, " \n"); word != NULL && count < MOST; word = strtok(NULL, " \n"))
     ids[count++] = (int32_t)atol(word);
   if (check(pocketvlm_add_tokens(chat, ids, count))) printf("added\n");
 }
 
-static void *cancel(void *chat) {
+static void* cancel(void* chat) {
   pocketvlm_cancel(chat);
   return NULL;
 }
 
-static void ask(pocketvlm_conversation *chat, long count, int cancelled) {
+static void ask(pocketvlm_conversation* chat, long count, int cancelled) {
   pocketvlm_sampling sampling = pocketvlm_default_sampling();
   pocketvlm_stats stats;
   pocketvlm_status status;
@@ -66,7 +66,7 @@ static void ask(pocketvlm_conversation *chat, long count, int cancelled) {
   printf(" finish %d\n", (int)stats.finish);
 }
 
-static void tell(pocketvlm_conversation *chat, const char *what) {
+static void tell(pocketvlm_conversation* chat, const char* what) {
   if (strcmp(what, "history") == 0) {
     int32_t ids[MOST];
     const int64_t count = pocketvlm_tokens(chat, ids, MOST);
@@ -79,17 +79,17 @@ static void tell(pocketvlm_conversation *chat, const char *what) {
     printf("stats prompt %ld prefill %ld generated %ld left %ld\n", (long)stats.prompt_tokens,
            (long)stats.prefill_tokens, (long)stats.generated_tokens, (long)stats.kv_tokens_left);
   } else {
-    const float *logits = pocketvlm_logits(chat);
+    const float* logits = pocketvlm_logits(chat);
     if (logits == NULL) printf("logits none\n");
     else printf("logits %.9g %.9g %.9g %.9g\n", logits[0], logits[1], logits[2], logits[3]);
   }
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   if (argc != 3) return 2;
   pocketvlm_options options = {argv[2], 1, 0, 0};
-  pocketvlm_model *model;
-  pocketvlm_conversation *chat;
+  pocketvlm_model* model;
+  pocketvlm_conversation* chat;
   pocketvlm_info info;
   const pocketvlm_status status = pocketvlm_open(argv[1], &options, &model);
   if (!check(status)) return (int)status;
@@ -98,7 +98,7 @@ int main(int argc, char **argv) {
   static char line[1 << 20];
   while (fgets(line, sizeof line, stdin) != NULL) {
     line[strcspn(line, "\n")] = '\0';
-    char *arguments = strchr(line, ' ');
+    char* arguments = strchr(line, ' ');
     if (arguments != NULL) *arguments++ = '\0';
     if (strcmp(line, "image") == 0) add_image(chat, arguments);
     else if (strcmp(line, "tokens") == 0) add_tokens(chat, arguments);

@@ -63,8 +63,7 @@ Json tiles(const Json& asked) {
   vision.thumbnail = asked["thumbnail"], vision.thumbnail_of_single_tile = asked["thumbnail_of_single_tile"];
   vision.pad_color = asked["pad_color"].get<std::vector<int64_t>>(), vision.rescale = asked["rescale"];
   vision.mean = asked["mean"].get<std::vector<double>>(), vision.std = asked["std"].get<std::vector<double>>();
-  const Tiles cut =
-      cut_tiles(flatten(reinterpret_cast<const uint8_t*>(rgba.data()), width, height, width * 4), vision);
+  const Tiles cut = cut_tiles(flatten(reinterpret_cast<const uint8_t*>(rgba.data()), width, height, width * 4), vision);
   std::vector<float> values(cut.pixels.size());
   normalize(cut.pixels.data(), cut.count, vision, values.data());
   Sha256 pixels, normalized;

@@ -1,0 +1,221 @@
+"""A phone on a cable, for tests: its file system, its adbd, and an adb server of its own on the host.
+
+The phone is a root of busybox with scripted ``getprop``, ``dumpsys`` and ``df``, whose answers are files that a test
+may change. Its processes live in a namespace that ends with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pocketvlm.bench.adb.client import find_adb
+from tests.device.adbd import Faults
+
+ROOT = Path(__file__).parents[2]
+BUSYBOX = "/bin/busybox"
+#: What Android's toybox has of these as well.
+TOOLS = """
+sh ls cat echo rm mkdir chmod id ps kill sleep head tail wc cp mv test env date stat find grep sed awk touch free uname
+true false sync nproc tr cut sha256sum du dirname basename truncate nohup setsid taskset dd seq yes sort pidof xargs
+"""
+GETPROP = """#!/system/bin/sh
+if [ -z "$1" ]; then sed 's/^\\([^=]*\\)=\\(.*\\)$/[\\1]: [\\2]/' /answers/properties
+else sed -n "s/^$1=//p" /answers/properties; fi
+"""
+DUMPSYS = """#!/system/bin/sh
+cat "/answers/$1" 2>/dev/null || echo "Can't find service: $1"
+"""
+PROPERTIES = {
+    "ro.product.cpu.abi": "x86_64", "ro.product.cpu.abilist": "x86_64", "ro.product.model": "Fake Phone",
+    "ro.product.manufacturer": "Fake", "ro.build.version.release": "14", "ro.build.version.sdk": "34",
+    "ro.soc.model": "FAKE9300", "ro.soc.manufacturer": "Fake", "ro.kernel.qemu": "1",
+}  # fmt: skip
+#: A phone, where the other is an emulator.
+ARM64 = {"ro__product__cpu__abi": "arm64-v8a", "ro__product__cpu__abilist": "arm64-v8a", "ro__kernel__qemu": ""}
+BATTERY = """Current Battery Service state:
+  AC powered: false
+  USB powered: true
+  status: 2
+  level: {level}
+  scale: 100
+  temperature: {temperature}
+"""
+DF = """#!/system/bin/sh
+cat /answers/df
+"""
+THERMAL = """IsStatusOverride: false
+Thermal Status: {status}
+Cached temperatures:
+	Temperature{{mValue={cpu}, mType=0, mName=CPU0, mStatus=0}}
+"""
+DF_ANSWER = """Filesystem     1K-blocks     Used Available Use% Mounted on
+/dev/block/dm-5 100000000 50000000 {free_kb}  50% /data
+"""
+SECONDS = 20
+#: How adbd starts commands.
+SHELL = "/system/bin/sh -c"
+
+
+@dataclass
+class FakePhone:
+    """A running phone. ``root`` is its file system; ``serial`` is what adb calls it."""
+
+    root: Path
+    port: int
+    process: subprocess.Popen[str]
+    properties: dict[str, str] = field(default_factory=lambda: dict(PROPERTIES))
+
+    @property
+    def serial(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def set_properties(self, **values: str) -> None:
+        """Android's properties; dots of a name are written as two underscores."""
+        self.properties |= {name.replace("__", "."): value for name, value in values.items()}
+        lines = [f"{name}={value}" for name, value in self.properties.items() if value]
+        self.answer("properties", "\n".join(lines) + "\n")
+
+    def set_battery(self, level: int = 87, temperature: float = 30.1) -> None:
+        """Percent, and degrees Celsius."""
+        self.answer("battery", BATTERY.format(level=level, temperature=round(temperature * 10)))
+
+    def set_thermal(self, status: int = 0, cpu: float = 31.5) -> None:
+        """Android's thermal status, 0 to 6, and degrees Celsius."""
+        self.answer("thermalservice", THERMAL.format(status=status, cpu=cpu))
+
+    def set_free(self, size: int) -> None:
+        """Bytes."""
+        self.answer("df", DF_ANSWER.format(free_kb=size // 1024))
+
+    def answer(self, name: str, text: str) -> None:
+        (self.root / "answers" / name).write_text(text)
+
+    def inject(self, faults: Faults) -> None:
+        """Let this go wrong from now on, and nothing else."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(asdict(faults)) + "\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "set\n"
+
+    def running(self) -> list[str]:
+        """The command lines of what runs on the phone besides adbd, as its kernel sees them."""
+        return [line for _, line in self._processes()]
+
+    def kill(self, name: str) -> bool:
+        """End programs by their command lines, as Android does where memory is short; if there are any."""
+        found = [pid for pid, line in self._processes() if name in line and not line.startswith(SHELL)]
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+        while any(name in line for line in self.running()):
+            time.sleep(0.01)
+        return bool(found)
+
+    def _processes(self) -> list[tuple[int, str]]:
+        """Of all whose root directory is the phone's: process ids here, command lines."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal():
+                continue
+            with contextlib.suppress(OSError):
+                if (entry / "root").readlink() == self.root:
+                    line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+                    if line:
+                        found.append((int(entry.name), line))
+        return found
+
+
+def missing() -> str | None:
+    """What this machine lacks for a phone, in a sentence; None where there is all."""
+    if not Path(BUSYBOX).exists():
+        return "busybox-static is not installed (make devices-tools)"
+    tried = subprocess.run([*_namespace(), "true"], capture_output=True, text=True, check=False)
+    return None if tried.returncode == 0 else f"no namespaces: {tried.stderr.strip()}"
+
+
+@contextlib.contextmanager
+def phone(directory: Path, *, arm64: bool = False) -> Iterator[FakePhone]:
+    """A phone that runs until the end; its root is made in ``directory``."""
+    root = lay_out(directory.resolve() / "root")
+    command = [*_namespace(), sys.executable, "-m", "tests.device.adbd", str(root)]
+    qemu = ["--arm64", "qemu-aarch64-static"] if arm64 else []
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [*command, *qemu], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+    ) as process:
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline().strip()
+            assert said.isdecimal(), "the phone does not start: see stderr"
+            made = FakePhone(root, int(said), process)
+            made.set_properties(**(ARM64 if arm64 else {}))
+            made.set_battery()
+            made.set_free(10 << 30)
+            made.set_thermal()
+            yield made
+        finally:
+            process.kill()  # the namespace goes with it, and all that runs in there
+
+
+@contextlib.contextmanager
+def adb_server(home: Path) -> Iterator[dict[str, str]]:
+    """An adb server that is nobody else's; the environment in which adb speaks to it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    private = {"ANDROID_ADB_SERVER_PORT": str(port), "HOME": str(home), "ADB_MDNS": "0", "ANDROID_USER_HOME": str(home)}
+    environment = {**os.environ, **private}
+    program = find_adb().program
+    subprocess.run([program, "start-server"], env=environment, check=True, capture_output=True, timeout=SECONDS)
+    try:
+        yield private
+    finally:
+        subprocess.run([program, "kill-server"], env=environment, check=False, capture_output=True, timeout=SECONDS)
+
+
+def connect(phone: FakePhone, environment: dict[str, str]) -> None:
+    """Plug it in, again where it was before: adb keeps a connection that was lost, as offline."""
+    disconnect(phone, environment)
+    said = _adb(environment, "connect", phone.serial)
+    assert said.startswith("connected"), said
+
+
+def disconnect(phone: FakePhone, environment: dict[str, str]) -> None:
+    """Unplug it, and let adb forget it."""
+    _adb(environment, "disconnect", phone.serial)
+
+
+def _adb(environment: dict[str, str], *arguments: str) -> str:
+    command, environment = [find_adb().program, *arguments], {**os.environ, **environment}
+    return subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=SECONDS).stdout
+
+
+def lay_out(root: Path) -> Path:
+    """The phone's file system."""
+    for name in ("system/bin", "data/local/tmp", "answers", "proc", "sys", "dev"):
+        (root / name).mkdir(parents=True)
+    shutil.copy(BUSYBOX, root / "system" / "bin" / "busybox")
+    for tool in TOOLS.split():
+        (root / "system" / "bin" / tool).symlink_to("busybox")
+    (root / "bin").symlink_to("system/bin")
+    for name, script in (("getprop", GETPROP), ("dumpsys", DUMPSYS), ("df", DF)):
+        program = root / "system" / "bin" / name
+        program.write_text(script)
+        program.chmod(0o755)
+    return root
+
+
+def _namespace() -> list[str]:
+    """A namespace for mounts and processes, which ends with its first process."""
+    return ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child"]
