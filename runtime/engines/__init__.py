@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 #: and imports its library itself
 ENGINES = {
     "onnx": "pocketvlm.runtime.engines.onnx:OnnxEngine",
+    "npu-emulation": "pocketvlm.runtime.engines.npu_emulation:NpuEmulation",
 }
+
+#: Engines that run another one's parts of a bundle.
+PARTS_OF = {"npu-emulation": "neuropilot"}
 
 Floats = npt.NDArray[np.float32]
 
