@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pocketvlm import __version__, manifest
 from pocketvlm.bundle import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.errors import ExportError
-from pocketvlm.export import neuropilot, onnx
+from pocketvlm.export import executorch, neuropilot, onnx
 from pocketvlm.export.activations import Activations
 from pocketvlm.export.calibration import DEFAULT_SOURCE, Calibration, is_calibrated, read_calibration
 from pocketvlm.export.estimate import disk_bytes
@@ -27,7 +27,7 @@ from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.recipe import Recipe, load_recipe
 
 #: A new back end is one file with a function Job -> Lowered, and one line here.
-BACKENDS: dict[str, Backend] = {"onnx": onnx.lower, "neuropilot": neuropilot.lower}
+BACKENDS: dict[str, Backend] = {"onnx": onnx.lower, "executorch": executorch.lower, "neuropilot": neuropilot.lower}
 
 DEFAULT_KV_LENGTH = 2048
 #: Tokens of one prefill step (paper, section 3.3: t128).
@@ -37,7 +37,7 @@ TOKENIZER = "tokenizer.json"
 MINIMUM_ONNXRUNTIME = "1.29.0"
 
 
-def export_bundle(
+def export_bundle(  # noqa: PLR0913 (one keyword an option of the command)
     checkpoint: str | Path | Checkpoint,
     output: str | Path,
     *,
@@ -72,14 +72,19 @@ def export_bundle(
         raise ExportError(f"no back end given; known: {', '.join(BACKENDS)}")
     length = kv_length(source, max_length)
     check_output(output)
+    needed = len(set(backends)) * disk_bytes(source, chosen, length)
+    # All back ends of a bundle have the same weights: those that the strictest of them can hold.
     if "neuropilot" in backends:
         chosen, calibration = neuropilot.prepare(source, chosen, npu, calibration)
-    _check_space(output, len(set(backends)) * disk_bytes(source, chosen, length))
+    if "executorch" in backends:
+        chosen = executorch.prepare(chosen)
+        needed += disk_bytes(source, chosen, length)  # the weights on their way into the program
+    _check_space(output, needed)
     frontend = read_frontend(source)
     seen = calibration_set(source, chosen, frontend, calibration)
-    needed = len(frontend.sample.token_ids)
-    if needed > length:
-        raise ExportError(f"a KV length of {length} is too short: one picture and three questions take {needed} tokens")
+    count = len(frontend.sample.token_ids)
+    if count > length:
+        raise ExportError(f"a KV length of {length} is too short: one picture and three questions take {count} tokens")
     key = hashlib.sha256(repr((source.revision, chosen, seen and seen.sha256)).encode()).hexdigest()[:16]
     with replacing(output) as directory, finished_so_far(output, key) as finished:
         layers = source.config.text.num_hidden_layers
@@ -112,8 +117,12 @@ def _manifest(
     files = {TOKENIZER, *(file for result in lowered.values() for file in result.files)}
     try:
         return manifest.Manifest(
-            format_version=2 if "neuropilot" in lowered else 1,
-            minimum_runtime=manifest.MinimumRuntime(pocketvlm=__version__, onnxruntime=MINIMUM_ONNXRUNTIME),
+            format_version=1 if set(lowered) == {"onnx"} else 2,
+            minimum_runtime=manifest.MinimumRuntime(
+                pocketvlm=__version__,
+                onnxruntime=None if set(lowered) == {"executorch"} else MINIMUM_ONNXRUNTIME,
+                executorch=executorch.MINIMUM_EXECUTORCH if "executorch" in lowered else None,
+            ),
             model=manifest.Model(
                 name=checkpoint.name,
                 family=checkpoint.family.name,

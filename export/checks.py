@@ -81,10 +81,7 @@ def check_export(job: Job, read: ReadWeight, kv: KvLayout) -> Fidelity:
     image_tokens, vision = None, None
     if job.reference.image_tokens is not None:
         image_tokens = checks.vision()
-        vision = VisionFidelity(
-            cosine=round(_cosine(image_tokens, job.reference.image_tokens), 6),
-            relative_error=_rounded(relative_error(image_tokens, job.reference.image_tokens)),
-        )
+        vision = image_scores(image_tokens, job.reference.image_tokens)
     text = checks.text(image_tokens)
     error, layer = max(checks.lowering)
     if not error <= job.recipe.bounds.lowering_relative_error:
@@ -92,7 +89,7 @@ def check_export(job: Job, read: ReadWeight, kv: KvLayout) -> Fidelity:
             f"lowering: the graph of the {layer} differs from PyTorch by {error:.3g} (relative), "
             f"the recipe allows {job.recipe.bounds.lowering_relative_error}"
         )
-    fidelity = Fidelity(lowering_relative_error=_rounded(error), vision=vision, text=text)
+    fidelity = Fidelity(lowering_relative_error=significant(error), vision=vision, text=text)
     judge(fidelity, job.recipe.bounds)
     return fidelity
 
@@ -167,7 +164,7 @@ class _Checks:
             self._compare(piece, floating, reference.decoder_layer(config, self.read, index, few).hidden)
             state = self._empty_cache(self.kv.dtype, before.shape[1], past)
             shipped = decoder.run(piece, {start: shipped, **state})
-            errors.append(_rounded(relative_error(torch.from_numpy(shipped), after)))
+            errors.append(significant(relative_error(torch.from_numpy(shipped), after)))
             self.job.progress.advance(1)
         return self._head(decoder, shipped, errors)
 
@@ -202,18 +199,25 @@ class _Checks:
         }
 
 
+def image_scores(found: Tensor, wanted: Tensor) -> VisionFidelity:
+    """Scores of image tokens [tiles, tokens per tile, hidden]."""
+    return VisionFidelity(
+        cosine=round(_cosine(found, wanted), 6), relative_error=significant(relative_error(found, wanted))
+    )
+
+
 def compare_logits(wanted: Tensor, found: Tensor, targets: Tensor, errors: tuple[float, ...]) -> TextFidelity:
     """Scores of logits [tokens, vocabulary]; all but the last predict the ``targets`` [tokens - 1]."""
     divergence = kl_divergence(wanted, found)
     losses = [cross_entropy(logits[:-1].double(), targets) for logits in (wanted, found)]
     return TextFidelity(
         tokens=len(divergence),
-        kl_mean=_rounded(float(divergence.mean())),
-        kl_median=_rounded(float(divergence.quantile(0.5))),
-        kl_p999=_rounded(float(divergence.quantile(0.999))),
-        kl_max=_rounded(float(divergence.max())),
+        kl_mean=significant(float(divergence.mean())),
+        kl_median=significant(float(divergence.quantile(0.5))),
+        kl_p999=significant(float(divergence.quantile(0.999))),
+        kl_max=significant(float(divergence.max())),
         top1_agreement=round(float((found.argmax(-1) == wanted.argmax(-1)).float().mean()), 4),
-        perplexity_ratio=_rounded(float((losses[1] - losses[0]).exp())),
+        perplexity_ratio=significant(float((losses[1] - losses[0]).exp())),
         relative_error_by_layer=errors,
     )
 
@@ -235,7 +239,7 @@ def _cosine(found: Tensor, wanted: Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(found, wanted, dim=-1).mean())
 
 
-def _rounded(value: float) -> float:
+def significant(value: float) -> float:
     """Four significant digits: more would be noise."""
     return float(f"{value:.4g}") if math.isfinite(value) else 1e30
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -47,7 +47,7 @@ class Job:
     reference: Reference
     progress: Progress
     calibrated: Calibrated | None = None
-    npu: NpuOptions = NpuOptions()
+    npu: NpuOptions = field(default_factory=NpuOptions)
 
 
 @dataclass(frozen=True)

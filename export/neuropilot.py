@@ -35,8 +35,8 @@ from pocketvlm.models.config import DecoderConfig
 from pocketvlm.models.decoder import rope_tables
 from pocketvlm.recipe import Recipe
 
-#: Tiles of a graph, from many to one: the paper's four, and what is left over one by one. Another graph for two or three
-#: would be loaded for the last few tiles of some pictures; padding to four would take the time of four.
+#: Tiles of a graph, from many to one: the paper's four, and what is left over one by one. Another graph for two or
+#: three would be loaded for the last few tiles of some pictures; padding to four would take the time of four.
 TILE_BATCHES = (4, 1)
 ROPE = "npu_rope.f32"
 #: Begins the names of this back end's files.

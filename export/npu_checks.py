@@ -1,4 +1,4 @@
-"""The checks of the NPU's program: its graphs beside the same program in PyTorch, and that beside the original model."""
+"""The checks of the NPU's program: its graphs beside the same in PyTorch, and that beside the original model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pocketvlm.export.npu_ranges import Streams, positions, simulate, simulated_
 from pocketvlm.export.weights import WeightStore
 from pocketvlm.manifest import Fidelity, Part, VisionFidelity
 
-#: Largest relative error of a chunk's graph beside PyTorch. A step of INT16 is some 2.5e-4 of a usual value, and float32
-#: rounds a value in a thousand to the next step, which the operators behind it spread: a chunk's layers reach a few 1e-4.
-#: A wrong scale or a wrong row is a hundred times as much.
+#: Largest relative error of a chunk's graph beside PyTorch. A step of INT16 is some 2.5e-4 of a usual value, and
+#: float32 rounds a value in a thousand to the next step, which the operators behind it spread: a chunk's layers reach a
+#: few 1e-4. A wrong scale or a wrong row is a hundred times as much.
 LOWERING_ERROR = 5e-3
 #: Tokens whose logits are compared.
 FEW = 32
@@ -36,10 +36,15 @@ def check_program(
     """
     config, sample = job.checkpoint.config, job.sample
     streams = simulate(config, store.read, job.checkpoint.tensors, sample, scales)
-    errors = [*_decoder_errors(job, store, (parts, scales, chunks), streams), *_other_errors(job, store, parts, streams)]
+    errors = [
+        *_decoder_errors(job, store, (parts, scales, chunks), streams),
+        *_other_errors(job, store, parts, streams),
+    ]
     error, name = max(errors)
     if not error <= LOWERING_ERROR:
-        raise ExportError(f"lowering: {name} differs from PyTorch by {error:.3g} (relative); {LOWERING_ERROR} is the most")
+        raise ExportError(
+            f"lowering: {name} differs from PyTorch by {error:.3g} (relative); {LOWERING_ERROR} is the most"
+        )
     vision = None
     if streams.image_tokens is not None and job.reference.image_tokens is not None:
         found, wanted = streams.image_tokens, job.reference.image_tokens
@@ -98,9 +103,7 @@ def first_step(job: Job, layers: range, tokens: int, scales: Scales) -> dict[str
     }
 
 
-def _other_errors(
-    job: Job, store: WeightStore, parts: dict[str, Part], streams: Streams
-) -> list[tuple[float, str]]:
+def _other_errors(job: Job, store: WeightStore, parts: dict[str, Part], streams: Streams) -> list[tuple[float, str]]:
     """Token embedding, patch embedding and the vision graphs, several tiles beside one."""
     config, errors = job.checkpoint.config, []
     ids = job.sample.token_ids
@@ -118,8 +121,7 @@ def _other_errors(
             tiles = part.inputs[0].shape[0]
             assert isinstance(tiles, int)
             encoded = _run(job.directory, part, {"patches": np.repeat(patches, tiles, axis=0)})
-            for tile in torch.from_numpy(encoded):
-                errors.append((relative_error(tile, streams.image_tokens[0]), name))
+            errors += [(relative_error(tile, streams.image_tokens[0]), name) for tile in torch.from_numpy(encoded)]
             job.progress.advance(1)
     return errors
 

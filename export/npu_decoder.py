@@ -52,9 +52,9 @@ def build_decoder(
         builder.output(graph.floats(logits), "logits", "float32", [1, tokens, config.vocab_size])
     else:
         builder.output(graph.floats(stream), "next_hidden", "float32", [1, tokens, config.hidden_size])
-    for part, values in present.items():
-        for at, value in zip(layers, values, strict=True):
-            builder.output(value, f"present_{part}.{at}", "int8", shape)
+    for part, rows_of_part in present.items():
+        for layer, extended in zip(layers, rows_of_part, strict=True):
+            builder.output(extended, f"present_{part}.{layer}", "int8", shape)
     return builder.model()
 
 

@@ -1,10 +1,10 @@
 """The NPU's program as ONNX graphs that ONNX Runtime computes exactly: what a host can prove before there is a phone.
 
 Every value is INT16 codes with a static scale (QuantizeLinear), and what is computed with is what they stand for
-(DequantizeLinear). Products of matrices are of the codes themselves and their sums exact: an INT16 code is 256 times one
-byte plus another, both are multiplied by INT4 or INT8 weights with 32-bit sums (MatMulInteger), and put together in
+(DequantizeLinear). Products of matrices are of the codes themselves and their sums exact: an INT16 code is 256 times
+one byte plus another, both are multiplied by INT4 or INT8 weights with 32-bit sums (MatMulInteger), and put together in
 float64, as are products of two activations, which stay below 2 ** 53. Sums become float32 once, times the scales.
-Weights lie in the data file as the recipe stored them, once for all graphs; ONNX Runtime unpacks them when it loads one.
+Weights lie in the data file as the recipe stored them, once for all graphs; ONNX Runtime unpacks them at load.
 """
 
 from __future__ import annotations
@@ -41,13 +41,18 @@ class NpuGraph:
         self.builder = GraphBuilder(name, OPSET)
         self.store, self.scales = store, scales
 
-    # --- Rounding ------------------------------------------------------------------------------------------------------
+    # --- Rounding -----------------------------------------------------------------------------------------------------
 
     def rounded(self, name: str, value: ir.Value) -> Rounded:
         """float32 -> INT16 with the scale of ``name``."""
         scale = self.scales.values[name]
         codes = self.builder.op(
-            "QuantizeLinear", value, self.number(scale), output_dtype=ir.DataType.INT16, name=codes_name(name), dtype="int16"
+            "QuantizeLinear",
+            value,
+            self.number(scale),
+            output_dtype=ir.DataType.INT16,
+            name=codes_name(name),
+            dtype="int16",
         )
         return Rounded(codes, scale)
 
@@ -66,7 +71,7 @@ class NpuGraph:
     def _quantized(self, value: ir.Value, scale: float, dtype: ir.DataType) -> Rounded:
         return Rounded(self.builder.op("QuantizeLinear", value, self.number(scale), output_dtype=dtype), scale)
 
-    # --- Products ------------------------------------------------------------------------------------------------------
+    # --- Products -----------------------------------------------------------------------------------------------------
 
     def linear(self, name: str, hidden: Rounded, factor: float = 1.0) -> ir.Value:
         """As ``Operations.linear``: float32 [..., rows]"""
@@ -77,7 +82,7 @@ class NpuGraph:
             self._bytes(hidden),
             codes,
             self.constant("byte_zero", np.array(0, np.uint8)),
-            # Where ONNX Runtime (1.32) makes weights unsigned, it aborts without a zero point and fails on a shared one.
+            # Where ONNX Runtime (1.32) makes weights unsigned, it aborts without a zero point, fails on a shared one.
             self.constant(f"{name}.zero", np.array(0, np.int8)),
         )
         wide = op("Cast", sums, to=ir.DataType.DOUBLE)  # [..., 2 * tokens, rows]
@@ -141,7 +146,9 @@ class NpuGraph:
         dtype = ir.DataType.UINT4 if weight.bits == 4 else ir.DataType.UINT8
         codes = self.builder.packed_weight(f"{weight.name}.codes", weight.codes, dtype, (rows, padded))
         # Unsigned around the middle -> signed, through a type that holds both.
-        wide = op("Sub", op("Cast", codes, to=ir.DataType.INT16), self.constant(f"middle_{weight.bits}", _middle(weight)))
+        wide = op(
+            "Sub", op("Cast", codes, to=ir.DataType.INT16), self.constant(f"middle_{weight.bits}", _middle(weight))
+        )
         signed = op("Cast", wide, to=ir.DataType.INT8)
         if padded != weight.columns:
             signed = self.slice(signed, 1, 0, weight.columns)
@@ -150,7 +157,7 @@ class NpuGraph:
         scales = self.reshape(self.slice(stored, 1, 0, 1), rows)
         return op("Transpose", signed, perm=[1, 0]), scales
 
-    # --- Shapes and constants ------------------------------------------------------------------------------------------
+    # --- Shapes and constants -----------------------------------------------------------------------------------------
 
     def vector(self, name: str, factor: float = 1.0) -> ir.Value:
         """A float32 weight, times ``factor``."""

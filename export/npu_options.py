@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pocketvlm.errors import ExportError
 from pocketvlm.manifest import Platform
@@ -36,4 +37,4 @@ class NpuOptions:
         """The layers of each chunk; where they do not divide, the first ones have one more."""
         chunks = min(self.chunks, count)
         ends = [count // chunks * at + min(at, count % chunks) for at in range(chunks + 1)]
-        return tuple(range(first, end) for first, end in zip(ends, ends[1:], strict=False))
+        return tuple(range(first, end) for first, end in pairwise(ends))

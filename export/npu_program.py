@@ -1,10 +1,10 @@
 """The model as an NPU runs it: static shapes, every value between two operators rounded to INT16, in PyTorch.
 
 One description for three readers, which differ in what they make of ``Operations``: calibration looks at the largest
-magnitude of each value, the check computes with the rounded ones, and MediaTek's flow gets them as explicit quantize and
-dequantize operators. Roundings stand where MediaTek's quantizer puts them (``backends/mediatek/quantizer/annotator.py``
-of ExecuTorch 1.5): after each linear layer, matrix product, sum, product, norm and activation function, and on each
-float input; what only moves values (reshape, concatenate, negate) has none. Two are ours: softmax, which that quantizer
+magnitude of each value, the check computes with the rounded ones, and MediaTek's flow gets them as operators that
+quantize and dequantize. Roundings stand where MediaTek's quantizer puts them (``backends/mediatek/quantizer`` of
+ExecuTorch 1.5): after each linear layer, matrix product, sum, product, norm and activation function, and on each float
+input; what only moves values (reshape, concatenate, negate) has none. Two are ours: softmax, which that quantizer
 leaves open, has TFLite's fixed INT16 scale, and keys and values become INT8 on their way into the cache.
 
 The cache is that of MediaTek's runner (``examples/mediatek``): [1, KV heads, length, head size] a layer, the newest
@@ -38,7 +38,7 @@ class Operations(Protocol):
         """Values from 0 to 1 as INT16 in steps of 2 ** -15."""
 
     def linear(self, name: str, hidden: Tensor, factor: float = 1.0) -> Tensor:
-        """[..., columns] times a quantized [rows, columns] weight, and its bias if it has one, both times ``factor``."""
+        """[..., columns] times a quantized [rows, columns] weight, plus its bias if it has one; times ``factor``."""
 
     def matmul(self, left: Tensor, right: Tensor) -> Tensor:
         """[..., n, k] x [..., k, m] of rounded values."""
@@ -155,9 +155,7 @@ def _mlp(operations: Operations, config: DecoderConfig, name: str, hidden: Tenso
     return operations.rounded(f"{name}mlp.output", output)
 
 
-def _rms_norm(
-    operations: Operations, config: DecoderConfig, name: str, hidden: Tensor, factor: float = 1.0
-) -> Tensor:
+def _rms_norm(operations: Operations, config: DecoderConfig, name: str, hidden: Tensor, factor: float = 1.0) -> Tensor:
     """Two roundings, as MediaTek's pattern has it: after the division, and after the weight."""
     normed = hidden * torch.rsqrt((hidden * hidden).mean(-1, keepdim=True) + config.rms_norm_eps)
     normed = operations.rounded(f"{name}.normed", normed)

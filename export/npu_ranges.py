@@ -117,9 +117,7 @@ def _image_tokens(operations: Observed, config: VlmConfig, sample: Sample) -> Te
     if sample.pixels is None or config.vision is None:
         return None
     embed = partial(reference.embed_patches, config, operations._read)
-    encoded = [
-        program.vision_encoder(operations, config, embed(part)) for part in sample.pixels.split(TILES_AT_A_TIME)
-    ]
+    encoded = [program.vision_encoder(operations, config, embed(part)) for part in sample.pixels.split(TILES_AT_A_TIME)]
     return torch.cat(encoded).float()
 
 
@@ -144,5 +142,3 @@ def _tail(operations: Observed, config: DecoderConfig, rows: Tensor) -> Tensor:
     logits = program.decoder_tail(operations, config, rows[None])[0]
     operations.forget()
     return logits
-
-

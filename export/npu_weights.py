@@ -90,7 +90,7 @@ def _store(store: WeightStore, linear: Linear) -> None:
 
 
 def for_npu(checkpoint: Checkpoint, recipe: Recipe) -> Recipe:
-    """The recipe with the INT8 KV cache that the program has.
+    """The recipe with the INT8 KV cache that the program has, and with scales above zero, which are all NPUs know.
 
     :raises ExportError: naming a weight that it stores as no NPU of MediaTek's takes it
     """
@@ -105,4 +105,10 @@ def for_npu(checkpoint: Checkpoint, recipe: Recipe) -> Recipe:
                 f"recipe {recipe.name} stores {name} as the NPU cannot take it: it takes INT4 or INT8 with one scale a "
                 'row (group_size = "channel", symmetric): --recipe int4-channel or gptq-channel'
             )
-    return replace(recipe, kv_cache=replace(recipe.kv_cache, dtype="int8"))
+    positive = tuple(
+        replace(rule, options={**rule.options, "scales": "positive"})
+        if isinstance(quantizer_of(rule), GroupQuantizer)
+        else rule
+        for rule in recipe.rules
+    )
+    return replace(recipe, rules=positive, kv_cache=replace(recipe.kv_cache, dtype="int8"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -170,6 +170,29 @@ class WeightStore:
     def optional_vector(self, name: str, factor: float = 1.0) -> FloatWeight | None:
         """A bias, where the model has it."""
         return self.vector(name, factor) if name in self.checkpoint.tensors else None
+
+    def values(self, weight: StoredWeight) -> np.ndarray[Any, Any] | GroupedTensor:
+        """A stored weight: float32, or the very codes and scales of its quantizer."""
+        if self._file is not None:
+            self._file.flush()
+        if isinstance(weight, FloatWeight):
+            array = self._map(weight.region)
+            return np.ascontiguousarray(array.T if weight.transposed else array)
+        assert isinstance(weight, GroupedWeight), f"{weight.name} is stored for products of integers"
+        zero_points = None if weight.zero_points is None else self._map(weight.zero_points)
+        packed = PackedTensor(self._map(weight.codes), self._map(weight.scales), zero_points)
+        grouped = unpack(packed, bits=weight.bits, columns=weight.columns)
+        return replace(grouped, per_channel=self.precision[weight.name].group_size is None)
+
+    def row_scales(self, name: str) -> np.ndarray[Any, Any]:
+        """The scales of a weight that has one a row, float32 [rows], with its factor."""
+        if self._file is not None:
+            self._file.flush()
+        weight = self._stored[name]
+        if isinstance(weight, IntegerWeight):
+            return self._map(weight.scales)
+        assert isinstance(weight, GroupedWeight), f"{name} is not quantized"
+        return self._map(weight.scales)[:, 0]
 
     def read(self, name: str, rows: slice | Tensor | None = None) -> Tensor:
         """A stored weight, or some of its rows, dequantized from the bundle's bytes: float32, without its factor."""

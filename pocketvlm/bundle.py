@@ -11,6 +11,7 @@ import json
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -27,6 +28,8 @@ MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 #: So is a graph, whose weights lie beside it.
 MAX_GRAPH_BYTES = 256 << 20
+#: Behind the first four bytes of an ExecuTorch program; two digits follow.
+EXECUTORCH_MAGIC = b"ET"
 SAMPLE_BYTES, SAMPLES = 4096, 16
 
 
@@ -208,7 +211,11 @@ def _check_graphs(bundle: Bundle) -> None:
     """Refuse graphs that take weights from elsewhere: from outside, or from files whose digests nobody checks."""
     from pocketvlm.graph_files import external_files
 
-    for part in (part for parts in bundle.manifest.engines.values() for part in parts.values()):
+    for name, part in bundle.manifest.engines.get("executorch", {}).items():
+        if part.data or _start(bundle, part.file)[4:6] != EXECUTORCH_MAGIC:
+            raise BundleError(f"{part.file}, of the part {name}, is not an ExecuTorch program with its weights inside")
+    graphs = (bundle.manifest.engines.get(engine, {}).values() for engine in ("onnx", "neuropilot"))
+    for part in chain.from_iterable(graphs):
         if bundle.manifest.files[part.file].bytes > MAX_GRAPH_BYTES:
             raise BundleError(f"{part.file} is larger than {MAX_GRAPH_BYTES} bytes; it is not a graph without weights")
         try:
@@ -221,6 +228,14 @@ def _check_graphs(bundle: Bundle) -> None:
             if (beside if bundle.archive is None else name) not in part.data:
                 listed = "which the manifest does not list for it"
                 raise BundleError(f"{part.file} takes weights from {one_line(name, 120)!a}, {listed}")
+
+
+def _start(bundle: Bundle, name: str) -> bytes:
+    """The first eight bytes of a file."""
+    if bundle.archive is not None:
+        return bytes(bundle.archive.view(name)[:8])
+    with bundle.path(name).open("rb") as stream:
+        return stream.read(8)
 
 
 def _check_member(content: memoryview, name: str, entry: FileEntry, *, verify: bool) -> None:

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-#: The newest format. A bundle is written in the oldest that can say what it holds: 2 with parts for an NPU, else 1.
+#: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's.
 FORMAT_VERSION = 2
 
 #: A file of a bundle: a relative POSIX path without empty, dot or dot-dot parts.
@@ -209,6 +209,15 @@ class MinimumRuntime(Strict):
 
     pocketvlm: str
     onnxruntime: str | None = None
+    executorch: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_format_1_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Format 1 has no ``executorch``; a bundle without such parts is written in it."""
+        written: dict[str, Any] = handler(self)
+        if self.executorch is None:
+            written.pop("executorch", None)
+        return written
 
 
 Platform = Literal["mt6989", "mt6991", "mt6993"]
@@ -255,7 +264,7 @@ class Manifest(Strict):
     chat: Chat | None
     kv_cache: KvCache
     prefill_chunk: Annotated[int, Field(gt=0, le=1 << 16)]
-    engines: dict[Literal["onnx", "neuropilot"], dict[str, Part]]
+    engines: dict[Literal["onnx", "executorch", "neuropilot"], dict[str, Part]]
     neuropilot: NpuProgram | None = None
     recipe: Recipe
     fidelity: Fidelity
@@ -283,6 +292,12 @@ class Manifest(Strict):
         for file in (program.rope, *program.programs):
             if file not in self.files:
                 raise ValueError(f"neuropilot uses {file!r}, which 'files' does not list")
+        return self
+
+    @model_validator(mode="after")
+    def _format_1_knows_onnx_alone(self) -> Manifest:
+        if self.format_version == 1 and ("executorch" in self.engines or self.minimum_runtime.executorch is not None):
+            raise ValueError("format 1 has no ExecuTorch parts")
         return self
 
     @model_validator(mode="after")

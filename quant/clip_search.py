@@ -34,7 +34,7 @@ class ClipSearch(GroupQuantizer):
     def fit(self, groups: Tensor) -> Grid:
         unit = power_of_two(groups)
         values = groups / unit
-        start = full_range(values, self.bits, symmetric=self.symmetric)
+        start = full_range(values, self.bits, symmetric=self.symmetric, positive=self.scales != "float32")
         best = _fitted(values, start)
         shrink = (NARROWEST / WIDEST) ** (1 / (COARSE - 1))
         best = _best_ratio(values, best, start, [WIDEST * shrink**step for step in range(COARSE)])

@@ -43,7 +43,7 @@ class Gptq(GroupQuantizer):
             raise RecipeError(f"damping is {self.damping!r}; it lies between 0 and 1")
 
     def fit(self, groups: Tensor) -> Grid:
-        return full_range(groups, self.bits, symmetric=self.symmetric)
+        return full_range(groups, self.bits, symmetric=self.symmetric, positive=self.scales != "float32")
 
     def quantize(self, weight: Tensor, gram: Tensor | None = None) -> GroupedTensor:
         """As ``GroupQuantizer.quantize``.
@@ -59,7 +59,7 @@ class Gptq(GroupQuantizer):
 
         def rounded(rows: Tensor) -> tuple[Grid, Tensor]:
             values = self.grouped(rows)
-            grid = self.fit(values)
+            grid = self.grid(values)
             scale, zero_point = (_by_column(part, values.shape[2], shape[1]) for part in (grid.scale, grid.zero_point))
             ordered = Grid(scale[:, order], zero_point[:, order], grid.bits)
             # A column that no input reaches cannot make up for any other.

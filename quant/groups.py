@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -21,6 +21,8 @@ from pocketvlm.quant.tensors import Floats, GroupedTensor
 
 #: The blocks that ONNX Runtime 1.29's MatMulNBits knows.
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+#: What a scale may be.
+SCALES = ("float32", "positive", "bfloat16")
 #: ``group_size`` of a whole row: one scale an output channel.
 CHANNEL = "channel"
 #: Weights fitted at a time (one row at least): a search holds some eight float32 copies of them. These are 1 MB each,
@@ -80,18 +82,21 @@ class Fitted:
         return Fitted(grid, torch.where(better, other.error, self.error))
 
 
-def full_range(groups: Tensor, bits: int, *, symmetric: bool) -> Grid:
+def full_range(groups: Tensor, bits: int, *, symmetric: bool, positive: bool = False) -> Grid:
     """The grid that spans each group's range.
 
-    Symmetric: the value of largest magnitude, with its sign, is the code 0, so that all 2 ** bits codes are used.
+    Symmetric: the value of largest magnitude, with its sign, is the code 0, so that all 2 ** bits codes are used. Where
+    scales have to be ``positive``, that is so for a negative value only; the largest positive one is the highest code.
     Asymmetric: from the smallest to the largest value; zero is always among them, so that padding and groups of zeros
     stay exact.
     """
     middle, top = 1 << (bits - 1), (1 << bits) - 1
     if symmetric:
         low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)  # [rows, groups, 1]
-        largest = torch.where(high >= -low, high, low)
-        scale = _not_zero(largest / -middle)
+        if positive:
+            scale = _not_zero(torch.maximum(high / (middle - 1), low / -middle).clamp(min=0))
+        else:
+            scale = _not_zero(torch.where(high >= -low, high, low) / -middle)
         return Grid(scale, torch.full_like(scale, middle), bits)
     low, high = groups.amin(-1, keepdim=True).clamp(max=0), groups.amax(-1, keepdim=True).clamp(min=0)
     scale = _not_zero((high - low) / top)
@@ -115,6 +120,9 @@ class GroupQuantizer(ABC):
 
     A ``group_size`` of "channel" is the whole row. MatMulNBits has no such block: the row is stored in blocks that all
     repeat its scale and its zero point, which is exact.
+
+    ``scales`` says what a scale may be: "float32" any number, "positive" one above zero, "bfloat16" one above zero that
+    bfloat16 holds exactly. XNNPACK asks for the second where a row has one scale, and for the third in groups.
     """
 
     #: What one core fits, for an export's estimate, where it is far slower than reading and writing.
@@ -125,6 +133,7 @@ class GroupQuantizer(ABC):
     bits: Literal[4, 8]
     group_size: int | Literal["channel"]
     symmetric: bool = True
+    scales: Literal["float32", "positive", "bfloat16"] = field(default="float32", kw_only=True)
 
     def __post_init__(self) -> None:
         if not _whole(self.bits) or self.bits not in (4, 8):
@@ -133,10 +142,24 @@ class GroupQuantizer(ABC):
             raise RecipeError(f'group_size is {self.group_size!r}; it is 16, 32, 64, 128, 256 or "{CHANNEL}"')
         if not isinstance(self.symmetric, bool):
             raise RecipeError(f"symmetric is {self.symmetric!r}; it is true or false")
+        if self.scales not in SCALES:
+            raise RecipeError(f"scales is {self.scales!r}; it is one of {', '.join(SCALES)}")
 
     @abstractmethod
     def fit(self, groups: Tensor) -> Grid:
-        """float32 [rows, groups, group_size], the last one padded with zeros -> the grid of each group."""
+        """float32 [rows, groups, group_size], the last one padded with zeros -> the grid of each group.
+
+        Its scales are positive where ``scales`` asks for that; ``grid`` rounds them to bfloat16.
+        """
+
+    def grid(self, groups: Tensor) -> Grid:
+        """The grid that weights are rounded to, as it will be stored: so no scale is rounded after its codes are."""
+        fitted = self.fit(groups)
+        if self.scales == "float32":
+            return fitted
+        # A subnormal scale is flushed to zero on the way.
+        scale = fitted.scale.clamp(min=torch.finfo(torch.float32).tiny)
+        return replace(fitted, scale=scale.bfloat16().float() if self.scales == "bfloat16" else scale)
 
     def quantize(self, weight: Tensor, gram: Tensor | None = None) -> GroupedTensor:
         """[rows, columns] of any float type -> codes, scales and zero points.
@@ -152,7 +175,7 @@ class GroupQuantizer(ABC):
     def rounded(self, rows: Tensor) -> tuple[Grid, Tensor]:
         """float32 [rows, columns] -> the grid of each group, and each weight's steps on it."""
         values = self.grouped(rows)
-        grid = self.fit(values)
+        grid = self.grid(values)
         return grid, grid.steps(values).flatten(1)  # [rows, groups, group_size] -> [rows, groups * group_size]
 
     def joined(self, shape: tuple[int, int], parts: Iterable[tuple[slice, Grid, Tensor]]) -> GroupedTensor:

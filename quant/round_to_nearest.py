@@ -14,4 +14,4 @@ class RoundToNearest(GroupQuantizer):
     """The grid spans the whole range of a group."""
 
     def fit(self, groups: Tensor) -> Grid:
-        return full_range(groups, self.bits, symmetric=self.symmetric)
+        return full_range(groups, self.bits, symmetric=self.symmetric, positive=self.scales != "float32")

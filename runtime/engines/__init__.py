@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 #: and imports its library itself
 ENGINES = {
     "onnx": "pocketvlm.runtime.engines.onnx:OnnxEngine",
+    "executorch": "pocketvlm.runtime.engines.executorch:ExecutorchEngine",
     "npu-emulation": "pocketvlm.runtime.engines.npu_emulation:NpuEmulation",
 }
 

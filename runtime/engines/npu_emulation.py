@@ -118,7 +118,9 @@ class NpuEmulation:
     def encode(self, patches: Floats) -> Floats:
         encoded, at = [], 0
         for tiles in batches(len(patches), self._program.tile_batches):
-            encoded.append(self._run(f"vision_encoder_{tiles}", ["image_embeds"], {"patches": patches[at : at + tiles]})[0])
+            encoded.append(
+                self._run(f"vision_encoder_{tiles}", ["image_embeds"], {"patches": patches[at : at + tiles]})[0]
+            )
             at += tiles
         return np.concatenate(encoded)
 
@@ -165,17 +167,25 @@ class NpuEmulation:
         """At most ``tokens`` embeddings through the graphs for so many; logits [real tokens, vocabulary]."""
         real, length, position = len(embeddings), self._manifest.kv_cache.length, cache.position
         if embeddings.shape[1:] != (self._manifest.model.hidden_size,):
-            raise BundleError(f"text_decoder takes rows of {self._manifest.model.hidden_size}, not {embeddings.shape[1:]}")
+            raise BundleError(
+                f"text_decoder takes rows of {self._manifest.model.hidden_size}, not {embeddings.shape[1:]}"
+            )
         hidden = np.zeros((1, tokens, embeddings.shape[1]), np.float32)
         hidden[0, :real] = embeddings
         # Padding stands behind: its rotation is read by nobody.
         at = np.minimum(np.arange(position, position + tokens), length - 1)
-        shared = {"mask": causal_mask(position, tokens, length, self._program.mask_value), "rope": self._rope[None, :, at]}
+        shared = {
+            "mask": causal_mask(position, tokens, length, self._program.mask_value),
+            "rope": self._rope[None, :, at],
+        }
         present: dict[str, Codes] = {}
         for chunk, (first, end) in enumerate(self._program.chunks):
             names = [f"{part}.{layer}" for part in ("key", "value") for layer in range(first, end)]
             past = {f"past_{name}": cache.rows[name] for name in names}
-            outputs = ["logits" if end == self._manifest.model.layers else "next_hidden", *(f"present_{one}" for one in names)]
+            outputs = [
+                "logits" if end == self._manifest.model.layers else "next_hidden",
+                *(f"present_{one}" for one in names),
+            ]
             hidden, *rows = self._run(f"text_decoder_{chunk}_{tokens}", outputs, {"hidden": hidden, **shared, **past})
             present |= dict(zip(names, rows, strict=True))
         cache.append(present, real, tokens - real)
@@ -223,7 +233,9 @@ class NpuEmulation:
                 ("input", part.inputs, session.get_inputs()), ("output", part.outputs, session.get_outputs()),
             ):  # fmt: skip
                 if [(one.name, list(one.shape)) for one in wanted] != [(one.name, list(one.shape)) for one in found]:
-                    raise BundleError(f"{part.file}: its {kind}s are not those of the manifest: export the bundle again")
+                    raise BundleError(
+                        f"{part.file}: its {kind}s are not those of the manifest: export the bundle again"
+                    )
         return session
 
 
@@ -281,7 +293,9 @@ def _read_rope(bundle: Bundle, program: NpuProgram, manifest: Manifest) -> Float
     shape = (2, manifest.kv_cache.length, manifest.kv_cache.head_dim)
     size = 4 * shape[0] * shape[1] * shape[2]
     if manifest.files[program.rope].bytes != size or size > MAX_ROPE_BYTES:
-        raise BundleError(f"{program.rope} is not the table of RoPE that the manifest asks for: export the bundle again")
+        raise BundleError(
+            f"{program.rope} is not the table of RoPE that the manifest asks for: export the bundle again"
+        )
     return np.frombuffer(bundle.read(program.rope), "<f4").reshape(shape).astype(np.float32, copy=False)
 
 

@@ -257,9 +257,9 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
     [
         (
             lambda raw: raw.update(format_version=FORMAT_VERSION + 1),
-            "has bundle format 2; this pocketvlm reads up to 1",
+            "has bundle format 3; this pocketvlm reads up to 2",
         ),
-        (lambda raw: raw.update(format_version=10**400), "this pocketvlm reads up to 1: update"),
+        (lambda raw: raw.update(format_version=10**400), "this pocketvlm reads up to 2: update"),
         (lambda raw: raw.update(format_version=0), "not valid at format_version"),
         (lambda raw: raw.update(format_version=True), "not valid at format_version"),
         (lambda raw: raw.update(format_version=1.0), "not valid at format_version"),

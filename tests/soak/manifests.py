@@ -164,7 +164,7 @@ WORST: dict[str, Change] = {
     ),
     "a runtime of tomorrow": lambda raw: raw["minimum_runtime"].update(pocketvlm="999999.0"),
     "a runtime that is no version": lambda raw: raw["minimum_runtime"].update(onnxruntime="1" * 5000),
-    "format 2": lambda raw: raw.update(format_version=2),
+    "format 3": lambda raw: raw.update(format_version=3),
     "format without end": lambda raw: raw.update(format_version=10**4000),
 }
 

@@ -1,0 +1,149 @@
+"""The two checks of an ExecuTorch program, layer by layer as for the ONNX graphs (``pocketvlm.export.checks``).
+
+Lowering: each layer as a program of its own with float32 weights, beside PyTorch on the weights read back. Fidelity:
+the same layers with the weights as shipped, each fed with the one before, beside the original weights. The written
+program is then run whole, and must give what its layers gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pocketvlm.errors import ExportError
+from pocketvlm.export import reference
+from pocketvlm.export.checks import FEW, compare_logits, image_scores, judge, relative_error, significant
+from pocketvlm.export.executorch_decoder import TextBuilder
+from pocketvlm.export.executorch_program import Program
+from pocketvlm.export.executorch_schema import run_method
+from pocketvlm.export.executorch_vision import VisionBuilder
+from pocketvlm.export.executorch_weights import FloatWeights, Weights
+from pocketvlm.export.job import Job
+from pocketvlm.manifest import Fidelity, TextFidelity
+from pocketvlm.models.checkpoint import ReadWeight
+
+PIECE = ".piece.pte"
+
+
+def check_program(job: Job, read: ReadWeight, weights: Weights, program: Path) -> Fidelity:
+    """Run both checks; ``read`` and ``weights`` give the weights as the program has them.
+
+    :raises ExportError: naming the layer whose lowering is wrong, or the fidelity score that is over its bound
+    """
+    checks = _Checks(job, read, weights)
+    image_tokens, vision = None, None
+    if job.reference.image_tokens is not None:
+        image_tokens = checks.vision()
+        vision = image_scores(image_tokens, job.reference.image_tokens)
+    text = checks.text(image_tokens)
+    checks.whole(program, image_tokens)
+    error, layer = max(checks.lowering)
+    if not error <= job.recipe.bounds.lowering_relative_error:
+        raise ExportError(
+            f"lowering: the ExecuTorch program's {layer} differs from PyTorch by {error:.3g} (relative), "
+            f"the recipe allows {job.recipe.bounds.lowering_relative_error}"
+        )
+    fidelity = Fidelity(lowering_relative_error=significant(error), vision=vision, text=text)
+    judge(fidelity, job.recipe.bounds)
+    return fidelity
+
+
+@dataclass
+class _Checks:
+    """Walks through the layers; ``lowering`` collects (relative error, layer) on the way."""
+
+    job: Job
+    read: ReadWeight
+    shipped: Weights
+    lowering: list[tuple[float, str]] = field(default_factory=list)
+    _embedded: Tensor | None = None
+    _last_logits: Tensor | None = None
+
+    @property
+    def floating(self) -> Weights:
+        return FloatWeights(self.read, self.job.checkpoint.tensors)
+
+    def vision(self) -> Tensor:
+        """Both checks of the vision methods; gives the image tokens of the weights as shipped."""
+        original, config = self.job.reference, self.job.checkpoint.config
+        assert original.pixels is not None
+        run = self._run_vision
+        found = run(self.floating, "patch_embedding", original.pixels)
+        self._compare("patch embedding", found, reference.embed_patches(config, self.read, original.pixels))
+        hidden = run(self.shipped, "patch_embedding", original.pixels)
+        for index, before in enumerate(original.vision[:-1]):
+            found = run(self.floating, "layer", before, index)
+            self._compare(f"vision layer {index}", found, reference.vision_layer(config, self.read, index, before))
+            hidden = run(self.shipped, "layer", hidden, index)
+            self.job.progress.advance(1)
+        before = original.vision[-1]
+        found = run(self.floating, "projector", before)
+        self._compare("projector", found, reference.project(config, self.read, before))
+        return run(self.shipped, "projector", hidden)
+
+    def text(self, image_tokens: Tensor | None) -> TextFidelity:
+        """Both checks of token embedding, layers and head."""
+        config, sample, original = self.job.checkpoint.config.text, self.job.sample, self.job.reference
+        tokens = sample.token_ids[None]  # [tokens] -> [1, tokens]
+        embedded = self._run_text(self.shipped, tokens.shape[1], lambda text: text.token_embedding(), tokens)
+        self._compare("token embedding", embedded, reference.embed_tokens(config, self.read, sample.token_ids))
+        hidden = reference.insert_image_tokens(embedded, image_tokens, sample)
+        self._embedded, errors = hidden, []
+        for index, (before, after) in enumerate(pairwise(original.text)):
+            found = self._layer(self.floating, index, before[:, :FEW])
+            wanted = reference.decoder_layer(config, self.read, index, before[:, :FEW]).hidden
+            self._compare(f"decoder layer {index}", found, wanted)
+            hidden = self._layer(self.shipped, index, hidden)
+            errors.append(significant(relative_error(hidden, after)))
+            self.job.progress.advance(1)
+        scored = original.text[-1][0, sample.first_scored :]  # [1, tokens, hidden] -> [tokens, hidden]
+        self._compare("head", self._head(self.floating, scored), reference.logits(config, self.read, scored[None]))
+        scores = self._head(self.shipped, hidden[0, sample.first_scored :])
+        self._last_logits = scores[-1]
+        return compare_logits(original.logits, scores, sample.token_ids[sample.first_scored + 1 :], tuple(errors))
+
+    def whole(self, program: Path, image_tokens: Tensor | None) -> None:
+        """The written program, beside what its layers gave one by one."""
+        assert self._embedded is not None and self._last_logits is not None
+        if image_tokens is not None and self.job.reference.pixels is not None:
+            found = run_method(program, "vision_encoder", self.job.reference.pixels)[0]
+            self._compare("vision_encoder as a whole", found, image_tokens)
+        found = run_method(program, "text_decoder", self._embedded, torch.tensor([0]))[0]
+        self._compare("text_decoder as a whole", found[0], self._last_logits)
+
+    def _layer(self, weights: Weights, index: int, hidden: Tensor) -> Tensor:
+        """[1, tokens, hidden] from position 0 on through one layer, [1, tokens, hidden]"""
+        tokens = hidden.shape[1]
+        return self._run_text(weights, tokens, lambda text: text.layer(index, tokens), hidden, torch.tensor([0]))[None]
+
+    def _head(self, weights: Weights, hidden: Tensor) -> Tensor:
+        """[tokens, hidden] -> logits [tokens, vocabulary]"""
+        return self._run_text(weights, len(hidden), lambda text: text.head(len(hidden)), hidden)
+
+    def _run_vision(self, weights: Weights, method: str, values: Tensor, *index: int) -> Tensor:
+        program = Program()
+        getattr(VisionBuilder(program, weights, self.job.checkpoint.config), method)(*index)
+        return self._run_piece(program, method, values)
+
+    def _run_text(
+        self, weights: Weights, length: int, add: Callable[[TextBuilder], None], *arguments: Tensor
+    ) -> Tensor:
+        program = Program()
+        add(TextBuilder(program, weights, self.job.checkpoint.config.text, length))
+        return self._run_piece(program, program.methods[0], *arguments)
+
+    def _run_piece(self, program: Program, method: str, *arguments: Tensor) -> Tensor:
+        path = self.job.directory / PIECE
+        try:
+            program.write(path)
+            return run_method(path, method, *arguments)[0]
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _compare(self, piece: str, found: Tensor, wanted: Tensor) -> None:
+        self.lowering.append((relative_error(found, wanted), piece))

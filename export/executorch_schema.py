@@ -1,0 +1,90 @@
+"""What is used of ExecuTorch's Python side: the schemas of programs and XNNPACK graphs, and what writes and reads them.
+
+Importing any of it imports ExecuTorch's whole export stack with torchao, which warns of things of its own and takes
+some ten seconds; only what makes a program imports this module.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pocketvlm.errors import ExportError, one_line
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings of what ExecuTorch imports and calls."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+with quiet():
+    from executorch.backends.xnnpack.serialization import xnnpack_graph_schema as xnnpack
+    from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import serialize_xnnpack_binary
+    from executorch.exir import schema as program
+    from executorch.exir._serialize._named_data_store import NamedDataStoreOutput
+    from executorch.exir._serialize._program import PTEFile, deserialize_pte_binary, serialize_pte_binary
+    from executorch.exir._serialize.data_serializer import DataEntry
+    from executorch.exir.scalar_type import ScalarType
+    from executorch.extension.pybindings.portable_lib import _load_for_executorch
+
+__all__ = [
+    "DataEntry",
+    "NamedDataStoreOutput",
+    "PTEFile",
+    "ScalarType",
+    "deserialize_pte_binary",
+    "load_program",
+    "program",
+    "quiet",
+    "run_method",
+    "serialize_pte_binary",
+    "serialize_xnnpack_binary",
+    "xnnpack",
+]
+
+
+def run_method(path: Path, method: str, *arguments: Tensor) -> list[Tensor]:
+    """Load a program, run one of its methods with ExecuTorch's own Python bindings; gives copies of what it gives.
+
+    :raises ExportError: ExecuTorch refuses the program or an operator in it
+    """
+    try:
+        loaded = load_program(path)
+        with _silent_stderr():
+            outputs = loaded.run_method(method, tuple(value.contiguous() for value in arguments))
+    except RuntimeError as error:
+        raise ExportError(f"ExecuTorch does not run {method}: {one_line(error)}") from error
+    return [value.clone() if isinstance(value, Tensor) else value for value in outputs]
+
+
+def load_program(path: Path) -> Any:
+    """A program in ExecuTorch's own Python bindings, which say nothing of the CPU on stderr."""
+    with _silent_stderr():
+        return _load_for_executorch(str(path))
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """ExecuTorch writes what it finds out about the CPU to the process' stderr, whatever Python has there."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)

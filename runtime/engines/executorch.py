@@ -1,0 +1,216 @@
+"""ExecuTorch on the CPU, with XNNPACK."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
+from pocketvlm.runtime.engines.executorch_library import LoadedProgram, find_package, set_threads, states_of
+from pocketvlm.runtime.memory import return_freed_memory
+from pocketvlm.runtime.versions import check_minimum
+
+if TYPE_CHECKING:
+    from pocketvlm.bundle import Bundle
+    from pocketvlm.manifest import Manifest
+    from pocketvlm.runtime.engines import Cache, Floats
+
+TEXT_METHODS = ("token_embedding", "text_decoder")
+VISION_METHODS = ("patch_embedding", "image_tokens")
+#: Logits of more than the last token; loaded when they are asked for, with weights shared.
+ALL_LOGITS = "text_decoder_all_logits"
+#: Kernels may read so many bytes past a tensor's end.
+BEYOND = 128
+
+
+class ExecutorchCache:
+    """Keys and values of each layer, [length, KV heads * head size], token by token; a method writes new rows itself.
+
+    Rows after ``position`` are never read.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        kv = manifest.kv_cache
+        self.position = 0
+        self._arrays: dict[str, npt.NDArray[np.uint8]] = {}
+        for layer in range(manifest.model.layers):
+            for part in ("key", "value"):
+                # Zero pages cost no memory until they are written.
+                rows = np.zeros(kv.length * kv.heads * kv.head_dim * np.dtype(kv.dtype).itemsize + BEYOND, np.uint8)
+                # The whole buffer, and the tensor over its first rows that attention reads.
+                self._arrays |= {f"kv_cache.{layer}.{part}{kind}": rows for kind in ("", ".first_rows")}
+        self.states = states_of(self._arrays)
+
+
+class ExecutorchEngine:
+    """The methods of ``engines.executorch``, whose weights are mapped from the bundle.
+
+    XNNPACK packs weights into memory of its own when a method is loaded; methods with the same weights share them.
+    Threads are those of the process: an engine with another number changes them for all.
+
+    Raises:
+        BundleError: the program does not load, or is not what the manifest says.
+    """
+
+    def __init__(
+        self, bundle: Bundle, threads: int, prepacked_cache: Path | None = None, affinity: tuple[int, ...] = ()
+    ) -> None:
+        del prepacked_cache, affinity  # not possible here: docs/executorch.md says why
+        package = find_package()
+        manifest = self._manifest = bundle.manifest
+        check_minimum("executorch", manifest.minimum_runtime.executorch, package.version)
+        parts = self._parts = manifest.engines.get("executorch")
+        if parts is None:
+            raise BundleError(f"{bundle.location} has no ExecuTorch program: export it with --backend executorch")
+        names = (*TEXT_METHODS, ALL_LOGITS, *(VISION_METHODS if manifest.vision is not None else ()))
+        for name in names:
+            if name not in parts:
+                raise BundleError(f"{bundle.location} has no ExecuTorch part {name}: export the bundle again")
+        files = {parts[name].file for name in names}
+        if len(files) != 1:
+            raise BundleError(f"{bundle.location}: its ExecuTorch parts are not methods of one file")
+        set_threads(threads)
+        file = files.pop()
+        with _as_bundle_errors():
+            self._program: LoadedProgram | None = LoadedProgram(_mapped(bundle, file), file)
+            for name in names:
+                if name != ALL_LOGITS:
+                    self._program.load(name)
+            _check_program(self._program, file, manifest)
+        self._description = f"executorch {package.version}, XNNPACK on the CPU, {threads} threads"
+
+    @property
+    def description(self) -> str:
+        return self._description
+
+    def patch_embed(self, pixels: Floats) -> Floats:
+        vision = self._manifest.vision
+        assert vision is not None
+        return self._each("patch_embedding", pixels, (vision.patches_per_tile, vision.vision_hidden_size))
+
+    def encode(self, patches: Floats) -> Floats:
+        vision = self._manifest.vision
+        assert vision is not None
+        return self._each("image_tokens", patches, (vision.tokens_per_tile, self._manifest.model.hidden_size))
+
+    def embed(self, token_ids: npt.NDArray[np.int64]) -> Floats:
+        length, hidden = self._manifest.kv_cache.length, self._manifest.model.hidden_size
+        result = np.empty((len(token_ids), hidden), np.float32)
+        for start in range(0, len(token_ids), length):
+            # [tokens] -> [1, tokens]
+            part = np.ascontiguousarray(token_ids[None, start : start + length], np.int64)
+            if part.size and not 0 <= part.min() <= part.max() < self._manifest.model.vocab_size:
+                raise PocketVlmError(f"a token id lies outside the vocabulary of {self._manifest.model.vocab_size}")
+            self._run("token_embedding", (part,), result[start : start + length])
+        return result
+
+    def new_cache(self) -> ExecutorchCache:
+        return ExecutorchCache(self._manifest)
+
+    def step(self, embeddings: Floats, cache: Cache, keep: int) -> Floats:
+        if not isinstance(cache, ExecutorchCache):
+            raise TypeError(f"the cache is a {type(cache).__name__}, not one of this engine")
+        tokens, manifest = len(embeddings), self._manifest
+        total = cache.position + tokens
+        if total > manifest.kv_cache.length:
+            raise CapacityError(f"{total} tokens do not fit into the KV length of {manifest.kv_cache.length}")
+        wanted = min(keep or tokens, tokens)
+        logits = np.empty((wanted, manifest.model.vocab_size), np.float32)
+        if wanted == 1:
+            self._decode("text_decoder", embeddings, cache, cache.position, logits)
+        else:
+            first = tokens - wanted
+            if first:
+                self._decode("text_decoder", embeddings[:first], cache, cache.position, logits[:1])
+            for start in range(first, tokens, manifest.prefill_chunk):
+                part = embeddings[start : start + manifest.prefill_chunk]
+                room = logits[start - first : start - first + len(part)]
+                self._decode(ALL_LOGITS, part, cache, cache.position + start, room)
+        cache.position = total
+        return logits
+
+    def free_vision(self) -> None:
+        for name in VISION_METHODS:
+            self._opened(name).unload(name)
+        return_freed_memory()
+
+    def close(self) -> None:
+        self._program = None
+
+    def _decode(self, method: str, embeddings: Floats, cache: ExecutorchCache, position: int, room: Floats) -> None:
+        # [tokens, hidden] -> [1, tokens, hidden]
+        arguments = (np.ascontiguousarray(embeddings[None], np.float32), np.array([position], np.int64))
+        self._run(method, arguments, room, cache.states)
+
+    def _each(self, method: str, batch: Floats, shape: tuple[int, int]) -> Floats:
+        """Run a method tile by tile: what one gives does not depend on the others."""
+        result = np.empty((len(batch), *shape), np.float32)
+        for index, tile in enumerate(batch):
+            self._run(method, (np.ascontiguousarray(tile[None], np.float32),), result[index])
+        return result
+
+    def _run(self, method: str, arguments: tuple[npt.NDArray[Any], ...], result: Floats, states: Any = ()) -> None:
+        written = self._opened(method).run(method, arguments, result, states)
+        if written.size != result.size:
+            raise PocketVlmError(f"{method} gave {written.shape}, and {result.shape} was to come")
+
+    def _opened(self, method: str) -> LoadedProgram:
+        program = self._program
+        if program is None:
+            raise PocketVlmError(f"{method} is not loaded: the model was closed, or has no such part")
+        return program
+
+
+def _check_program(program: LoadedProgram, file: str, manifest: Manifest) -> None:
+    """Compare the methods' largest shapes with the manifest's numbers.
+
+    :raises BundleError: naming the first that is another
+    """
+    kv, model, vision = manifest.kv_cache, manifest.model, manifest.vision
+    hidden, cache = model.hidden_size, (kv.dtype, (kv.length, kv.heads * kv.head_dim))
+    wanted: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {
+        ("token_embedding", "input 0"): ("int64", (1, kv.length)),
+        ("token_embedding", "output 0"): ("float32", (1, kv.length, hidden)),
+        ("text_decoder", "input 0"): ("float32", (1, kv.length, hidden)),
+        ("text_decoder", "input 1"): ("int64", (1,)),
+        ("text_decoder", "output 0"): ("float32", (1, model.vocab_size)),
+        **{("text_decoder", f"kv_cache.{at}.{part}"): cache for at in range(model.layers) for part in ("key", "value")},
+    }
+    if vision is not None:
+        patches = ("float32", (1, vision.patches_per_tile, vision.vision_hidden_size))
+        wanted |= {
+            ("patch_embedding", "input 0"): ("float32", (1, 3, vision.tile_size, vision.tile_size)),
+            ("patch_embedding", "output 0"): patches,
+            ("image_tokens", "input 0"): patches,
+            ("image_tokens", "output 0"): ("float32", (1, vision.tokens_per_tile, hidden)),
+        }
+    for (method, name), (dtype, shape) in wanted.items():
+        kind, _, index = name.partition(" ")
+        found = getattr(program, kind)(method, int(index)) if index else program.state(method, name)
+        if found != (dtype, shape):
+            is_there = "there is none" if found is None else f"it is {found[0]} {list(found[1])}"
+            raise BundleError(f"{file}: {method}, {name}: {is_there}, the manifest asks for {dtype} {list(shape)}")
+    if program.state("text_decoder", f"kv_cache.{model.layers}.key") is not None:
+        raise BundleError(f"{file}: text_decoder has more layers than the manifest's {model.layers}")
+
+
+@contextmanager
+def _as_bundle_errors() -> Iterator[None]:
+    try:
+        yield
+    except PocketVlmError as error:
+        raise BundleError(str(error)) from error
+
+
+def _mapped(bundle: Bundle, file: str) -> Any:
+    """The file's bytes, read from disk where and when they are used."""
+    if bundle.archive is not None:
+        return bundle.archive.view(file)
+    with bundle.path(file).open("rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,0 +1,367 @@
+"""The ExecuTorch engine: beside the ONNX engine on the same weights, and what it must keep to as any engine."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pocketvlm.bundle import describe_files, open_bundle
+from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
+from pocketvlm.export import export_bundle
+from pocketvlm.runtime import GenerationConfig, load
+from pocketvlm.runtime.engines import executorch_library, open_engine
+from pocketvlm.runtime.engines.executorch import ExecutorchCache, ExecutorchEngine
+from tests.checkpoints import tiny_config, write_checkpoint
+from tests.runtime.bundles import KV_LENGTH, picture
+from tests.runtime.test_onnx_engine import run
+
+#: Both engines at float precision, relative to the 2-norm.
+TOLERANCE = 1e-5
+#: With weights and activations of few bits: their kernels round activations differently.
+TOLERANCE_OF_INTEGERS = 0.05
+
+
+def relative(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def noise(tokens: int, width: int = 96, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(tokens, width)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both back ends in one bundle, by recipe. Read only."""
+    root = tmp_path_factory.mktemp("executorch")
+    write_checkpoint(root / "checkpoint", tiny_config("qwen2", tie_word_embeddings=False))
+    return {
+        recipe: export_bundle(
+            root / "checkpoint", root / recipe, recipe=recipe, backends=["onnx", "executorch"], max_length=KV_LENGTH
+        ).location
+        for recipe in ("fp32", "int4-g32")
+    }
+
+
+@pytest.fixture
+def engine(bundles: dict[str, Path]) -> ExecutorchEngine:
+    return ExecutorchEngine(open_bundle(bundles["fp32"]), threads=1)
+
+
+@pytest.mark.parametrize(("recipe", "most"), [("fp32", TOLERANCE), ("int4-g32", TOLERANCE_OF_INTEGERS)])
+def test_both_engines_give_the_same_numbers(bundles: dict[str, Path], recipe: str, most: float) -> None:
+    found = []
+    for name in ("onnx", "executorch"):
+        with load(bundles[recipe], engine=name, threads=1) as vlm:
+            image = vlm.encode_images([picture(150, 70)])
+            ids = vlm.tokenize("What is this?", [picture(150, 70)])
+            found.append((image, vlm.logits(ids, [picture(150, 70)])))
+    (image, logits), (other_image, other_logits) = found
+    assert relative(other_image, image) < most
+    assert relative(other_logits, logits) < most
+
+
+def test_both_engines_answer_the_same(bundles: dict[str, Path]) -> None:
+    answers = []
+    for name in ("onnx", "executorch"):
+        with load(bundles["fp32"], engine=name, threads=1) as vlm:
+            assert vlm.engine_description.startswith({"onnx": "onnxruntime"}.get(name, name))
+            with vlm.chat() as chat:
+                replies = [
+                    chat.ask(question, config=GenerationConfig(max_new_tokens=12)) for question in ("Hello", "And now?")
+                ]
+            one = vlm.stream("What is it?", [picture(80, 80)], GenerationConfig(max_new_tokens=12))
+            answers.append([*replies, one.read()])
+    assert answers[0] == answers[1]
+
+
+def test_a_bundle_with_one_engine_is_opened_with_it(bundles: dict[str, Path], tmp_path: Path) -> None:
+    path = copied(bundles["fp32"], tmp_path, lambda raw: raw["engines"].pop("onnx"))
+    with load(path, threads=1) as vlm:
+        assert vlm.engine_description.startswith("executorch 1.")
+    with load(bundles["fp32"], threads=1) as vlm:
+        assert vlm.engine_description.startswith("onnxruntime 1.")
+
+
+def test_an_archive_gives_what_the_directory_gives(bundles: dict[str, Path], tmp_path: Path) -> None:
+    from pocketvlm.archive import write_archive
+
+    bundle = open_bundle(bundles["fp32"])
+    write_archive(bundle.location, ["manifest.json", *bundle.manifest.files], tmp_path / "model.zip")
+    ids = np.arange(40, 60)
+    with load(tmp_path / "model.zip", engine="executorch", threads=1) as vlm:
+        found = vlm.logits(ids)
+    with load(bundle.location, engine="executorch", threads=1) as vlm:
+        assert np.array_equal(vlm.logits(ids), found)
+
+
+def test_chunks_give_exactly_what_one_step_gives(engine: ExecutorchEngine) -> None:
+    states = noise(150)
+    cache = engine.new_cache()
+    whole = engine.step(states, cache, 0)
+    assert whole.shape == (150, 320)
+    assert cache.position == 150
+    for sizes in ((150,), (1, 149), (64, 64, 21, 1), (128, 1, 21)):
+        cache, start = engine.new_cache(), 0
+        for size in sizes:
+            last = engine.step(states[start : start + size], cache, 1)
+            start += size
+        assert np.array_equal(last, whole[-1:])
+    assert np.array_equal(engine.step(states, engine.new_cache(), 5), whole[-5:])
+
+
+def test_a_position_set_back_forgets_what_follows(engine: ExecutorchEngine) -> None:
+    cache = engine.new_cache()
+    first = engine.step(noise(20), cache, 0)
+    engine.step(noise(30, seed=1), cache, 1)
+    cache.position = 7
+    again = engine.step(noise(20)[7:], cache, 0)
+    assert np.array_equal(again, first[7:])
+
+
+def test_caches_do_not_know_of_each_other(engine: ExecutorchEngine) -> None:
+    states, other = noise(12), noise(12, seed=1)
+    wanted = engine.step(states, engine.new_cache(), 0)
+    caches = [engine.new_cache(), engine.new_cache()]
+    found = []
+    for at in range(12):
+        found.append(engine.step(states[at : at + 1], caches[0], 1))
+        engine.step(other[at : at + 1], caches[1], 1)
+    assert np.array_equal(np.concatenate(found), wanted)
+
+
+def test_a_cache_takes_memory_when_it_is_written(engine: ExecutorchEngine) -> None:
+    cache = engine.new_cache()
+    engine.step(noise(5), cache, 1)
+    for array in cache._arrays.values():
+        rows = array[: KV_LENGTH * 64 * 4].view(np.float32).reshape(KV_LENGTH, 64)
+        assert (rows[:5] != 0).any(axis=1).all()
+        assert (rows[5:] == 0).all()
+
+
+def test_tiles_do_not_change_each_other(engine: ExecutorchEngine) -> None:
+    pixels = np.random.default_rng(0).normal(size=(3, 3, 72, 72)).astype(np.float32)
+    together = engine.encode(engine.patch_embed(pixels))
+    assert together.shape == (3, 25, 96)
+    for index in range(3):
+        assert np.array_equal(engine.encode(engine.patch_embed(pixels[index : index + 1]))[0], together[index])
+
+
+def test_freed_vision_is_loaded_again_when_it_is_needed(engine: ExecutorchEngine) -> None:
+    pixels = np.random.default_rng(0).normal(size=(2, 3, 72, 72)).astype(np.float32)
+    tokens = engine.encode(engine.patch_embed(pixels))
+    for _ in range(3):
+        engine.free_vision()
+        assert np.array_equal(engine.encode(engine.patch_embed(pixels)), tokens)
+
+
+def test_threads_run_vision_and_text_at_once(engine: ExecutorchEngine) -> None:
+    pixels = np.random.default_rng(0).normal(size=(2, 3, 72, 72)).astype(np.float32)
+    wanted = engine.encode(engine.patch_embed(pixels)), engine.step(noise(20), engine.new_cache(), 0)
+    failures: list[object] = []
+
+    def work(compute: Callable[[], np.ndarray], right: np.ndarray) -> None:
+        for _ in range(20):
+            try:
+                if not np.array_equal(compute(), right):
+                    failures.append("wrong")
+            except PocketVlmError as error:
+                failures.append(error)
+
+    def see() -> np.ndarray:
+        return engine.encode(engine.patch_embed(pixels))
+
+    def read() -> np.ndarray:
+        return engine.step(noise(20), engine.new_cache(), 0)
+
+    def free() -> np.ndarray:
+        engine.free_vision()
+        return pixels
+
+    tasks = ((see, wanted[0]), (see, wanted[0]), (read, wanted[1]), (read, wanted[1]), (free, pixels))
+    threads = [threading.Thread(target=work, args=task) for task in tasks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_run_that_fails_is_one_line_and_leaves_the_engine_usable(
+    engine: ExecutorchEngine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cache = engine.new_cache()
+    engine.step(noise(3), cache, 1)
+    with pytest.raises(PocketVlmError, match=r"model\.pte: text_decoder: .*shapes failed") as caught:
+        engine.step(noise(3, 95), cache, 1)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(CapacityError, match="193 tokens do not fit into the KV length of 192"):
+        engine.step(noise(190), cache, 1)
+    for ids in ([320], [-1], [5, 1 << 40]):
+        with pytest.raises(PocketVlmError, match="outside the vocabulary of 320"):
+            engine.embed(np.array(ids))
+    with pytest.raises(TypeError, match="not one of this engine"):
+        engine.step(noise(1), object(), 1)  # type: ignore[arg-type]
+    assert cache.position == 3
+    wanted = engine.step(noise(4), engine.new_cache(), 0)
+    fresh = engine.new_cache()
+    assert np.array_equal(engine.step(noise(4), fresh, 0), wanted)
+    engine.close()
+    engine.close()
+    for call in (lambda: engine.step(noise(1), fresh, 1), lambda: engine.embed(np.array([1])), engine.free_vision):
+        with pytest.raises(PocketVlmError, match="was closed"):
+            call()
+    assert capfd.readouterr() == ("", "")
+
+
+ANSWER = """
+import sys
+from pocketvlm.runtime import GenerationConfig, load
+with load(sys.argv[1], engine="executorch", threads=1) as vlm:
+    vlm.stream("hi", config=GenerationConfig(max_new_tokens=2)).read()
+print(*(name for name in ("torch", "onnxruntime", "executorch.exir", "torchao") if name in sys.modules), "done")
+"""
+
+
+def test_neither_torch_nor_onnxruntime_is_imported(bundles: dict[str, Path], tmp_path: Path) -> None:
+    assert run(ANSWER, str(bundles["fp32"]), home=tmp_path).stdout.split() == ["done"]
+    assert list(tmp_path.rglob("*")) == []
+
+
+# --- What does not fit ------------------------------------------------------------------------------------------------
+
+
+def copied(
+    bundle: Path, tmp_path: Path, change: Callable[[Any], object], damage: Callable[[Path], object] | None = None
+) -> Path:
+    """A copy with a changed manifest; where ``damage`` changes the program, digests are made right."""
+    path = tmp_path / "bundle"
+    shutil.copytree(bundle, path)
+    raw = json.loads((path / "manifest.json").read_text())
+    change(raw)
+    if damage is not None:
+        damage(path / "model.pte")
+        raw["files"] = {
+            name: entry.model_dump(mode="json") for name, entry in describe_files(path, raw["files"]).items()
+        }
+    (path / "manifest.json").write_text(json.dumps(raw))
+    return path
+
+
+def parts(raw: Any) -> Any:
+    return raw["engines"]["executorch"]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda raw: raw["minimum_runtime"].update(executorch="99.1"), "needs executorch 99.1 or newer, "),
+        (lambda raw: raw["minimum_runtime"].update(executorch="new"), "minimum_runtime.executorch is not a version"),
+        (lambda raw: raw["engines"].pop("executorch"), "has no ExecuTorch program"),
+        (lambda raw: parts(raw).pop("image_tokens"), "no ExecuTorch part image_tokens"),
+        (lambda raw: parts(raw)["text_decoder"].update(file="text.data"), "is not an ExecuTorch program"),
+        (lambda raw: parts(raw)["forward"].update(data=["text.data"]), "is not an ExecuTorch program"),
+        (lambda raw: raw.update(format_version=1), "format 1 has no ExecuTorch parts"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(
+    bundles: dict[str, Path], tmp_path: Path, change: Callable[[Any], object], line: str
+) -> None:
+    path = copied(bundles["fp32"], tmp_path, change)
+    with pytest.raises(BundleError) as caught:
+        load(path, engine="executorch", threads=1)
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw["model"].update(hidden_size=97),
+        lambda raw: raw["model"].update(vocab_size=321),
+        lambda raw: raw["model"].update(vocab_size=319),
+        lambda raw: raw["model"].update(layers=3),
+        lambda raw: raw["kv_cache"].update(length=256),
+        lambda raw: raw["kv_cache"].update(length=100),
+        lambda raw: raw["kv_cache"].update(heads=1),
+        lambda raw: raw["vision"].update(tokens_per_tile=24),
+        lambda raw: raw["vision"].update(vision_hidden_size=65),
+    ],
+)
+def test_a_program_of_another_shape_is_refused(
+    bundles: dict[str, Path], tmp_path: Path, change: Callable[[Any], object]
+) -> None:
+    path = copied(bundles["fp32"], tmp_path, change)
+    with pytest.raises(BundleError, match="the manifest") as caught:
+        load(path, engine="executorch", threads=1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "does not load"),
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "does not load"),
+        (lambda path: path.write_bytes(path.read_bytes()[:6]), "does not load"),
+        (lambda path: path.write_bytes(b"PK\3\4" * 20), "not an ExecuTorch program"),
+        (lambda path: path.write_bytes(b""), "not an ExecuTorch program"),
+        (
+            lambda path: path.write_bytes(path.read_bytes().replace(b"text_decoder\0", b"text_encoder\0")),
+            "text_decoder",
+        ),
+        (lambda path: path.write_bytes(path.read_bytes().replace(b"XnnpackBackend", b"XnnpackBakcend")), "model.pte"),
+    ],
+)
+def test_a_damaged_program_is_one_line(
+    bundles: dict[str, Path], tmp_path: Path, damage: Callable[[Path], object], line: str
+) -> None:
+    path = copied(bundles["fp32"], tmp_path, lambda raw: None, damage)
+    with pytest.raises(BundleError, match=line) as caught:
+        load(path, engine="executorch", threads=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_compiler_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "library.cpp"
+    shutil.copy(executorch_library.SOURCE, source)
+    monkeypatch.setattr(executorch_library, "SOURCE", source)
+    package = executorch_library.find_package()
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    with pytest.raises(PocketVlmError, match="needs a C\\+\\+ compiler once"):
+        executorch_library._compiled(package)
+    monkeypatch.setenv("CXX", "false")
+    with pytest.raises(PocketVlmError, match="cannot be compiled with"):
+        executorch_library._compiled(package)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_missing_executorch_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(PocketVlmError, match=r"not installed: pip install 'pocketvlm\[executorch\]'"):
+        executorch_library.find_package()
+
+
+def test_the_engine_is_found_by_its_name(bundles: dict[str, Path]) -> None:
+    engine = open_engine("executorch", open_bundle(bundles["fp32"]), 1)
+    assert isinstance(engine.new_cache(), ExecutorchCache)
+    with pytest.raises(BundleError, match="choose one of onnx, executorch"):
+        open_engine("neither", open_bundle(bundles["fp32"]), 1)
+
+
+def test_the_command_line_names_the_back_ends(bundles: dict[str, Path]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pocketvlm", "inspect", str(bundles["int4-g32"]), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(json.loads(done.stdout)["engines"]) == {"onnx", "executorch"}
