@@ -117,7 +117,7 @@ def _attention(
     # [1, KV heads, rows, length + tokens] -> [1, heads, tokens, length + tokens], and back
     scores = Rounded(graph.reshape(scores.codes, 1, heads, -1, width), scores.scale)
     masked = graph.rounded(f"{name}masked", op("Add", graph.floats(scores), graph.floats(mask)))
-    shares = graph.probabilities(op("Softmax", graph.floats(masked), axis=-1))
+    shares = graph.probabilities(graph.softmax(graph.floats(masked)))
     shares = Rounded(graph.reshape(shares.codes, 1, kv_heads, -1, width), shares.scale)
     mixed = graph.rounded(f"{name}mixed", graph.matmul(shares, value))
     # [1, KV heads, rows, size] -> [1, heads, tokens, size] -> [1, tokens, heads * size]

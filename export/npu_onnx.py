@@ -100,6 +100,12 @@ class NpuGraph:
         step = float(np.float32(left.scale) * np.float32(right.scale))
         return op("Mul", op("Cast", sums, to=ir.DataType.FLOAT), self.number(step))
 
+    def softmax(self, scores: ir.Value) -> ir.Value:
+        """Over the last axis, float32, summed in float64: where a token stands, in the cache or in the step, then does
+        not show in any step of INT16."""
+        shares = self.builder.op("Softmax", self._double(scores), axis=-1)
+        return self.builder.op("Cast", shares, to=ir.DataType.FLOAT)
+
     def _double(self, value: ir.Value) -> ir.Value:
         return self.builder.op("Cast", value, to=ir.DataType.DOUBLE)
 

@@ -42,7 +42,7 @@ def _layer(graph: NpuGraph, config: VisionConfig, name: str, stream: Rounded) ->
 
     query, turned, value = projected("q", 1 / math.sqrt(size)), projected("k", order=(0, 2, 3, 1)), projected("v")
     scores = graph.rounded(f"{name}self_attn.scores", graph.matmul(query, turned))
-    shares = graph.probabilities(op("Softmax", graph.floats(scores), axis=-1))
+    shares = graph.probabilities(graph.softmax(graph.floats(scores)))
     mixed = graph.rounded(f"{name}self_attn.mixed", graph.matmul(shares, value))
     # [tiles, heads, patches, size] -> [tiles, patches, heads, size] -> [tiles, patches, width]
     codes = graph.reshape(op("Transpose", mixed.codes, perm=[0, 2, 1, 3]), 0, 0, -1)

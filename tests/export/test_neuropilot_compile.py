@@ -37,7 +37,7 @@ class Compiler:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         importer = types.SimpleNamespace(is_fx_node_supported=lambda node: True)
         converter = types.SimpleNamespace(convert_to_mlir=lambda: "mlir")
-        modules = {
+        modules: dict[str, dict[str, Any]] = {
             "mtk_converter": {"PyTorchV2Converter": types.SimpleNamespace(from_exported_program=lambda _: converter)},
             "mtk_converter.python.converters.pytorch": {"importer_v2": importer},
             "mtk_neuron": {"compile": self._compile, "extract_shared_data": self._extract},
@@ -47,7 +47,7 @@ class Compiler:
         for name, content in modules.items():
             module = types.ModuleType(name)
             module.__dict__.update(content)
-            module.__spec__ = importlib.machinery.ModuleSpec(name, None)  # type: ignore[attr-defined]
+            module.__spec__ = importlib.machinery.ModuleSpec(name, None)
             monkeypatch.setitem(sys.modules, name, module)
         for name in [name for name in sys.modules if name.startswith(MEDIATEK)]:
             monkeypatch.delitem(sys.modules, name)

@@ -175,9 +175,7 @@ def test_every_rounding_has_a_scale_and_masks_hide(programs: dict[str, Written])
         assert torch.isfinite(program.vision_encoder(simulated, config, patches)).all()
     masked = next(value for name, value in scales.values.items() if name.endswith("masked"))
     assert masked * TOP16 >= -scales.mask
-    wide = scales_of(
-        {**dict.fromkeys(("model.layers.0.self_attn.scores", "model.layers.0.self_attn.masked"), 30.0)}, 1
-    )
+    wide = scales_of({**dict.fromkeys(("model.layers.0.self_attn.scores", "model.layers.0.self_attn.masked"), 30.0)}, 1)
     assert wide.mask == -(2 * 60 + 20), "scores from -60 to 60, with headroom, have to be below any other"
     assert wide.values["model.layers.0.self_attn.masked"] == pytest.approx((60 + 140) / TOP16)
 
