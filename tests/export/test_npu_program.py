@@ -60,8 +60,8 @@ def stored_codes(one: Written, name: str, factor: float) -> tuple[np.ndarray, np
     raw = np.fromfile(one.job.directory / weight.codes.file, np.uint8, weight.codes.length, offset=weight.codes.offset)
     if weight.bits == 4:
         raw = np.stack([raw & 15, raw >> 4], axis=-1)
-    codes = raw.reshape(weight.rows, -1)[:, : weight.columns].astype(np.int64) - (1 << (weight.bits - 1))
-    return codes, one.store.row_scales(f"{name}.weight")
+    unsigned = raw.reshape(weight.rows, -1)[:, : weight.columns].astype(np.int64)
+    return unsigned - (1 << (weight.bits - 1)), one.store.row_scales(f"{name}.weight")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
