@@ -137,9 +137,9 @@ class NpuGraph:
                 assert isinstance(weight, GroupedWeight)
                 codes, scales = self._ungrouped(weight)
             axis = self.constant("first_axis", np.array([0], np.int64))
-            total = self.builder.op("ReduceSum", self._double(codes), axis, keepdims=0)
+            total = self.builder.op("ReduceSum", self.builder.op("Cast", codes, to=ir.DataType.INT32), axis, keepdims=0)
             shift = self.constant("double_shift", np.array(256.0 * MIDDLE))
-            return codes, scales, self.builder.op("Mul", total, shift)
+            return codes, scales, self.builder.op("Mul", self._double(total), shift)
 
         if isinstance(weight, FloatWeight) or (isinstance(weight, GroupedWeight) and weight.zero_points is not None):
             raise ExportError(f"{weight.name} is not INT4 or INT8 with one scale a row and no zero points")
