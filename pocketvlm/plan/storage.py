@@ -13,7 +13,7 @@ from pocketvlm.recipe import Rule
 
 KEEP = "keep"
 #: Quantizers of matrices in groups, and the options of each.
-OPTIONS = ("bits", "group_size", "symmetric")
+OPTIONS = ("bits", "group_size", "symmetric", "scales")
 QUANTIZERS: dict[str, tuple[str, ...]] = {
     "round-to-nearest": OPTIONS,
     "clip-search": OPTIONS,

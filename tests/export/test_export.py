@@ -17,6 +17,7 @@ import onnxruntime
 import pytest
 import torch
 
+from pocketvlm import exact_sums
 from pocketvlm.bundle import Bundle, open_bundle
 from pocketvlm.errors import ExportError, PocketVlmError, RecipeError
 from pocketvlm.export import estimate, export_bundle, onnx_decoder
@@ -31,6 +32,7 @@ from tests.checkpoints import FAMILIES, tiny_config, write_checkpoint
 def session(bundle: Bundle, part: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry(*exact_sums.session_entry())
     path = bundle.path(bundle.manifest.engines["onnx"][part].file)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
