@@ -21,7 +21,7 @@ PICTURE := dist/android/picture.png
 # Recipes read these from their environment: what stands in them is never parsed as shell.
 export MODEL RECIPE IMAGE PROMPT
 
-.PHONY: help setup check test browser export-android demo train train-smoke compare-recipes tiling-study npu-study quantizer-study weights-study transforms-study vision-study numerics runner runner-arm64 runner-sanitized runner-parity runner-package runner-fuzz real-size bench bench-peers bench-gate devices bench-device gate-study soak clean
+.PHONY: help setup check test browser export-android demo train train-smoke compare-recipes tiling-study npu-study npu-program-study npu-pass quantizer-study weights-study transforms-study vision-study numerics runner runner-arm64 runner-sanitized runner-parity runner-package runner-fuzz real-size bench bench-peers bench-gate devices bench-device gate-study soak clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
@@ -148,6 +148,20 @@ tiling-study: $(READY) ## accuracy of the built-in model under other tilings, in
 
 npu-study: $(READY) ## the built-in model on an NPU's arithmetic, simulated, into bench/results (5 minutes)
 	@$(BIN)/python -m examples.reader.npu_study --output bench/results/reader-npu.json
+
+npu-program-study: $(READY) ## the built-in model's NPU program, exact on the host, beside the CPU's engine (half an hour)
+	@$(BIN)/python -m examples.reader.npu_program_study --output bench/results/reader-npu-program.json
+
+# Random weights: what counts is that a program of this size is written, checked and run.
+NPU_PASS := build/npu-pass
+npu-pass: $(READY) ## the 0.5 B preset's NPU program: written, checked, a picture and a question through it (10 GB of memory)
+	@[ -d $(NPU_PASS)/checkpoint ] || $(BIN)/pocketvlm init bluelm-v-0.5b $(NPU_PASS)/checkpoint
+	@$(BIN)/pocketvlm export $(NPU_PASS)/checkpoint --output $(NPU_PASS)/bundle --recipe examples/npu_pass.toml \
+	    --backend neuropilot --uncompiled --max-length 1024 --report
+	@$(BIN)/python -c 'import sys; from pocketvlm.scenes import draw; \
+	    draw("make", grids=((1, 2),), scenes=("receipt",)).image.save(sys.argv[1])' $(NPU_PASS)/picture.png
+	@$(BIN)/pocketvlm run $(NPU_PASS)/bundle --engine npu-emulation --image $(NPU_PASS)/picture.png \
+	    --prompt 'What is the total?' --max-new-tokens 2 --stats
 
 # What only this study needs, beside the environment and not in it; llama.cpp is compiled, which takes 15 minutes or more.
 # Its AMX kernels end with an illegal instruction on virtual machines (seen with 0.3.36): there it is compiled without.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pocketvlm.errors import RecipeError
 from pocketvlm.export import reference
 from pocketvlm.export.calibration import Calibration
+from pocketvlm.export.sample import Sample
 from pocketvlm.export.streams import embed
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight, load
 from pocketvlm.models.decoder import DecoderLayer
@@ -39,6 +40,11 @@ class Activations:
         self._layer = -1
         self._grams: dict[str, Tensor] = {}
         self._kv_range = (0.0, 0.0)
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The conversations that are calibrated on."""
+        return self._calibration.samples
 
     def gram(self, name: str, stored: ReadWeight) -> Tensor:
         """The sum of x xT over the inputs x of a weight: float32 [columns, columns].

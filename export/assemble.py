@@ -12,13 +12,14 @@ from pydantic import ValidationError
 from pocketvlm import __version__, manifest
 from pocketvlm.bundle import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.errors import ExportError
-from pocketvlm.export import executorch, onnx
+from pocketvlm.export import executorch, neuropilot, onnx
 from pocketvlm.export.activations import Activations
 from pocketvlm.export.calibration import DEFAULT_SOURCE, Calibration, is_calibrated, read_calibration
 from pocketvlm.export.estimate import disk_bytes
 from pocketvlm.export.finished import finished_so_far
 from pocketvlm.export.frontend import Frontend, read_frontend
 from pocketvlm.export.job import Backend, Job, Lowered, Progress, Silent
+from pocketvlm.export.npu_options import NpuOptions
 from pocketvlm.export.reference import run_reference
 from pocketvlm.export.replacing import check_output, replacing
 from pocketvlm.export.weights import Calibrated
@@ -26,7 +27,7 @@ from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.recipe import Recipe, load_recipe
 
 #: A new back end is one file with a function Job -> Lowered, and one line here.
-BACKENDS: dict[str, Backend] = {"onnx": onnx.lower, "executorch": executorch.lower}
+BACKENDS: dict[str, Backend] = {"onnx": onnx.lower, "executorch": executorch.lower, "neuropilot": neuropilot.lower}
 
 DEFAULT_KV_LENGTH = 2048
 #: Tokens of one prefill step (paper, section 3.3: t128).
@@ -36,7 +37,7 @@ TOKENIZER = "tokenizer.json"
 MINIMUM_ONNXRUNTIME = "1.29.0"
 
 
-def export_bundle(
+def export_bundle(  # noqa: PLR0913 (one keyword an option of the command)
     checkpoint: str | Path | Checkpoint,
     output: str | Path,
     *,
@@ -44,6 +45,7 @@ def export_bundle(
     backends: Sequence[str] = ("onnx",),
     max_length: int | None = None,
     calibration: str | None = None,
+    npu: NpuOptions | None = None,
     verify: Callable[[Path], None] = lambda bundle: None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -52,13 +54,15 @@ def export_bundle(
     ``max_length`` is the KV length in tokens (default: 2048, or the model's positions where it has fewer). An existing
     bundle at ``output`` is replaced when the new one is complete, and untouched when the export fails.
 
+    ``npu`` is for the back end neuropilot, whose recipes have one scale a row and which is always calibrated.
+
     ``calibration`` is what a calibrated recipe sees: generated:SEED (the default), FILE.jsonl, FILE.tsv or FILE.txt. A
     calibrated export that is killed goes on where it was when it is started again. ``verify`` gets the directory of
     the complete bundle before it takes its place, and may refuse it by raising.
 
     :raises PocketVlmError: one line that says what is wrong; nothing is left behind
     """
-    output, progress = Path(output), progress or Silent()
+    output, progress, npu = Path(output), progress or Silent(), npu or NpuOptions()
     source = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     for name in backends:
@@ -69,16 +73,18 @@ def export_bundle(
     length = kv_length(source, max_length)
     check_output(output)
     needed = len(set(backends)) * disk_bytes(source, chosen, length)
+    # All back ends of a bundle have the same weights: those that the strictest of them can hold.
+    if "neuropilot" in backends:
+        chosen, calibration = neuropilot.prepare(source, chosen, npu, calibration)
     if "executorch" in backends:
-        # All back ends of a bundle have the same weights: those that the strictest of them can hold.
         chosen = executorch.prepare(chosen)
         needed += disk_bytes(source, chosen, length)  # the weights on their way into the program
     _check_space(output, needed)
     frontend = read_frontend(source)
     seen = calibration_set(source, chosen, frontend, calibration)
-    tokens = len(frontend.sample.token_ids)
-    if tokens > length:
-        raise ExportError(f"a KV length of {length} is too short: one picture and three questions take {tokens} tokens")
+    count = len(frontend.sample.token_ids)
+    if count > length:
+        raise ExportError(f"a KV length of {length} is too short: one picture and three questions take {count} tokens")
     key = hashlib.sha256(repr((source.revision, chosen, seen and seen.sha256)).encode()).hexdigest()[:16]
     with replacing(output) as directory, finished_so_far(output, key) as finished:
         layers = source.config.text.num_hidden_layers
@@ -86,7 +92,8 @@ def export_bundle(
         progress.phase("reference pass", layers)
         reference = run_reference(source, frontend.sample, progress.advance)
         calibrated = None if seen is None else Calibrated(Activations(source, seen), finished)
-        job = Job(source, chosen, directory, length, frontend.tokens, frontend.sample, reference, progress, calibrated)
+        sample, tokens = frontend.sample, frontend.tokens
+        job = Job(source, chosen, directory, length, tokens, sample, reference, progress, calibrated, npu)
         lowered = {name: BACKENDS[name](job) for name in backends}
         shutil.copyfile(source.directory / TOKENIZER, directory / TOKENIZER)
         write_manifest(directory, _manifest(source, chosen, frontend, lowered, length, directory, seen))
@@ -106,13 +113,14 @@ def _manifest(
 ) -> manifest.Manifest:
     text = checkpoint.config.text
     first = next(iter(lowered.values()))
+    program = lowered["neuropilot"].program if "neuropilot" in lowered else None
     files = {TOKENIZER, *(file for result in lowered.values() for file in result.files)}
     try:
         return manifest.Manifest(
-            format_version=2 if "executorch" in lowered else 1,
+            format_version=1 if set(lowered) == {"onnx"} else 2,
             minimum_runtime=manifest.MinimumRuntime(
                 pocketvlm=__version__,
-                onnxruntime=MINIMUM_ONNXRUNTIME if "onnx" in lowered else None,
+                onnxruntime=None if set(lowered) == {"executorch"} else MINIMUM_ONNXRUNTIME,
                 executorch=executorch.MINIMUM_EXECUTORCH if "executorch" in lowered else None,
             ),
             model=manifest.Model(
@@ -131,8 +139,9 @@ def _manifest(
             kv_cache=manifest.KvCache(
                 length=length, dtype=recipe.kv_cache.dtype, heads=text.num_key_value_heads, head_dim=text.head_dim
             ),
-            prefill_chunk=PREFILL_CHUNK,
+            prefill_chunk=PREFILL_CHUNK if program is None else program.prefill_tokens,
             engines={name: result.parts for name, result in lowered.items()},
+            neuropilot=program,
             recipe=manifest.Recipe(
                 name=recipe.name,
                 tensors=first.precision,

@@ -23,6 +23,7 @@ DTYPES = {
     "float32": ir.DataType.FLOAT,
     "int64": ir.DataType.INT64,
     "int32": ir.DataType.INT32,
+    "int16": ir.DataType.INT16,
     "int8": ir.DataType.INT8,
     "uint8": ir.DataType.UINT8,
     "bool": ir.DataType.BOOL,
@@ -111,10 +112,11 @@ class GraphBuilder:
 
     def weight(self, name: str, region: Region) -> ir.Value:
         """A tensor of an external data file."""
-        dtype = ir.DataType.from_numpy(np.dtype(region.dtype))
-        tensor = ir.ExternalTensor(
-            region.file, region.offset, region.length, dtype, shape=ir.Shape(region.shape), name=name
-        )
+        return self.packed_weight(name, region, ir.DataType.from_numpy(np.dtype(region.dtype)), region.shape)
+
+    def packed_weight(self, name: str, region: Region, dtype: ir.DataType, shape: Sequence[int]) -> ir.Value:
+        """The same bytes as a tensor of another type and shape: two codes of 4 bits in a byte."""
+        tensor = ir.ExternalTensor(region.file, region.offset, region.length, dtype, shape=ir.Shape(shape), name=name)
         return self._initializer(name, tensor)
 
     def float_weight(self, weight: StoredWeight) -> ir.Value:

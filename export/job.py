@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pocketvlm.export.npu_options import NpuOptions
 from pocketvlm.export.reference import Reference
 from pocketvlm.export.sample import Sample
 from pocketvlm.export.weights import Calibrated
-from pocketvlm.manifest import Fidelity, Part, TensorPrecision, Tokens
+from pocketvlm.manifest import Fidelity, NpuProgram, Part, TensorPrecision, Tokens
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.recipe import Recipe
 
@@ -46,16 +47,21 @@ class Job:
     reference: Reference
     progress: Progress
     calibrated: Calibrated | None = None
+    npu: NpuOptions = field(default_factory=NpuOptions)
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """The parts that a back end wrote, the files they use and how each weight is stored in them."""
+    """The parts that a back end wrote, the files they use and how each weight is stored in them.
+
+    ``program``: what the manifest says of an NPU's.
+    """
 
     parts: dict[str, Part]
     files: tuple[str, ...]
     precision: dict[str, TensorPrecision]
     fidelity: Fidelity
+    program: NpuProgram | None = None
 
 
 Backend = Callable[[Job], Lowered]

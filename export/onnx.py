@@ -33,11 +33,11 @@ def lower(job: Job) -> Lowered:
     parts = {}
     if config.vision is not None:
         with store.writing_to(VISION_DATA):
-            parts["patch_embedding"] = _save(build_patch_embedding(store, config.vision), directory, VISION_DATA)
-            parts["vision_encoder"] = _save(build_vision_encoder(store, config), directory, VISION_DATA)
+            parts["patch_embedding"] = save_part(build_patch_embedding(store, config.vision), directory, VISION_DATA)
+            parts["vision_encoder"] = save_part(build_vision_encoder(store, config), directory, VISION_DATA)
     with store.writing_to(TEXT_DATA):
-        parts["token_embedding"] = _save(build_token_embedding(store, config.text), directory, TEXT_DATA)
-        parts["text_decoder"] = _save(build_text_decoder(store, config.text, kv), directory, TEXT_DATA)
+        parts["token_embedding"] = save_part(build_token_embedding(store, config.text), directory, TEXT_DATA)
+        parts["text_decoder"] = save_part(build_text_decoder(store, config.text, kv), directory, TEXT_DATA)
     progress.phase("check layer by layer", len(job.reference.vision) + len(job.reference.text))
     fidelity = check_export(job, store.read, kv)
     files = {file for part in parts.values() for file in (part.file, *part.data)}
@@ -65,7 +65,8 @@ def _kv_ranges(job: Job, store: WeightStore) -> KvRanges | None:
     return ranges
 
 
-def _save(model: ir.Model, directory: Path, data: str) -> Part:
+def save_part(model: ir.Model, directory: Path, data: str) -> Part:
+    """Write a graph, and describe it."""
     name = f"{model.graph.name}.onnx"
     save_graph(model, directory / name)
     return Part(

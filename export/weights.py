@@ -184,6 +184,16 @@ class WeightStore:
         grouped = unpack(packed, bits=weight.bits, columns=weight.columns)
         return replace(grouped, per_channel=self.precision[weight.name].group_size is None)
 
+    def row_scales(self, name: str) -> np.ndarray[Any, Any]:
+        """The scales of a weight that has one a row, float32 [rows], with its factor."""
+        if self._file is not None:
+            self._file.flush()
+        weight = self._stored[name]
+        if isinstance(weight, IntegerWeight):
+            return self._map(weight.scales)
+        assert isinstance(weight, GroupedWeight), f"{name} is not quantized"
+        return self._map(weight.scales)[:, 0]
+
     def read(self, name: str, rows: slice | Tensor | None = None) -> Tensor:
         """A stored weight, or some of its rows, dequantized from the bundle's bytes: float32, without its factor."""
         if self._file is not None:

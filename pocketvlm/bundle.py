@@ -11,6 +11,7 @@ import json
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -213,7 +214,8 @@ def _check_graphs(bundle: Bundle) -> None:
     for name, part in bundle.manifest.engines.get("executorch", {}).items():
         if part.data or _start(bundle, part.file)[4:6] != EXECUTORCH_MAGIC:
             raise BundleError(f"{part.file}, of the part {name}, is not an ExecuTorch program with its weights inside")
-    for part in bundle.manifest.engines.get("onnx", {}).values():
+    graphs = (bundle.manifest.engines.get(engine, {}).values() for engine in ("onnx", "neuropilot"))
+    for part in chain.from_iterable(graphs):
         if bundle.manifest.files[part.file].bytes > MAX_GRAPH_BYTES:
             raise BundleError(f"{part.file} is larger than {MAX_GRAPH_BYTES} bytes; it is not a graph without weights")
         try:

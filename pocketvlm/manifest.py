@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-#: The newest format. A bundle is written in the oldest that can say what it holds: 2 with ExecuTorch parts, else 1.
+#: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's.
 FORMAT_VERSION = 2
 
 #: A file of a bundle: a relative POSIX path without empty, dot or dot-dot parts.
@@ -220,6 +220,37 @@ class MinimumRuntime(Strict):
         return written
 
 
+Platform = Literal["mt6989", "mt6991", "mt6993"]
+
+
+class NpuProgram(Strict):
+    """The static program of the parts of ``engines.neuropilot`` (docs/neuropilot.md).
+
+    ``compiled``: whether MediaTek's compiler made ``programs`` (.pte files) of it; it has run on a phone only if
+    somebody ran it there. ``chunks``: first and last + 1 layer of each part of the decoder. ``mask_value`` is added to
+    the score of what a token does not see. ``rope`` is a file of float32 [2, KV length, head size]: cos, sin.
+    """
+
+    platform: Platform
+    compiled: bool
+    programs: tuple[FileName, ...] = ()
+    chunks: Annotated[tuple[tuple[Annotated[int, Field(ge=0, lt=4096)], Positive], ...], Field(min_length=1)]
+    prefill_tokens: Annotated[int, Field(gt=1, le=4096)]
+    tile_batches: tuple[Annotated[int, Field(gt=0, le=64)], ...]
+    mask_value: Annotated[float, Field(lt=0, allow_inf_nan=False)]
+    rope: FileName
+    fidelity: Fidelity
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> NpuProgram:
+        ends = [0, *(end for _, end in self.chunks)]
+        if any(first != before or end <= first for before, (first, end) in zip(ends, self.chunks, strict=False)):
+            raise ValueError("chunks do not follow one another")
+        if self.compiled != bool(self.programs):
+            raise ValueError("compiled programs and their files belong together")
+        return self
+
+
 class Manifest(Strict):
     """The whole of ``manifest.json``."""
 
@@ -233,10 +264,35 @@ class Manifest(Strict):
     chat: Chat | None
     kv_cache: KvCache
     prefill_chunk: Annotated[int, Field(gt=0, le=1 << 16)]
-    engines: dict[Literal["onnx", "executorch"], dict[str, Part]]
+    engines: dict[Literal["onnx", "executorch", "neuropilot"], dict[str, Part]]
+    neuropilot: NpuProgram | None = None
     recipe: Recipe
     fidelity: Fidelity
     files: dict[FileName, FileEntry]
+
+    @model_serializer(mode="wrap")
+    def _without_what_format_1_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Format 1 has no ``neuropilot``; a bundle without such parts is written in it."""
+        written: dict[str, Any] = handler(self)
+        if self.neuropilot is None:
+            written.pop("neuropilot", None)
+        return written
+
+    @model_validator(mode="after")
+    def _npu_parts_have_their_program(self) -> Manifest:
+        program = self.neuropilot
+        if (program is not None) != ("neuropilot" in self.engines):
+            raise ValueError("neuropilot and engines.neuropilot belong together")
+        if program is None:
+            return self
+        if self.format_version < 2:
+            raise ValueError("format 1 has no parts for an NPU")
+        if program.chunks[-1][1] != self.model.layers:
+            raise ValueError(f"neuropilot.chunks has {program.chunks[-1][1]} layers, the model {self.model.layers}")
+        for file in (program.rope, *program.programs):
+            if file not in self.files:
+                raise ValueError(f"neuropilot uses {file!r}, which 'files' does not list")
+        return self
 
     @model_validator(mode="after")
     def _format_1_knows_onnx_alone(self) -> Manifest:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pocketvlm.errors import BundleError
+from pocketvlm.runtime.engines import PARTS_OF
 from pocketvlm.runtime.memory import physical_memory_bytes
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def needed_bytes(manifest: Manifest, engine: str) -> dict[str, int]:
 
     The decoder's weights count once although they are packed anew: the mapped file's pages can be given back.
     """
-    parts: dict[str, Part] = dict(manifest.engines).get(engine, {})  # type: ignore[call-overload]
+    parts: dict[str, Part] = dict(manifest.engines).get(PARTS_OF.get(engine, engine), {})  # type: ignore[call-overload]
     sizes: dict[str, int] = {}
     counted: set[str] = set()
     # from last to first: what embeddings share with an encoder or decoder counts there

@@ -21,6 +21,7 @@ from pocketvlm.errors import PocketVlmError, one_line
 
 #: preset -> program -> Debian's package of it
 PROGRAMS = {
+    "phone": {"busybox": "busybox-static"},  # of the tests
     "native": {"cmake": "cmake", "ninja": "ninja-build", "g++": "g++"},
     "arm64": {"cmake": "cmake", "ninja": "ninja-build", "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu"},
     "sanitized": {"cmake": "cmake", "ninja": "ninja-build", "g++": "g++"},

@@ -17,9 +17,9 @@ from pocketvlm.bench.results import write_whole
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 
 
-def export(checkpoint: Path, bundle: Path, recipe: str) -> None:
+def export(checkpoint: Path, bundle: Path, recipe: str, *options: str) -> None:
     """``pocketvlm export`` in a process of its own."""
-    _pocketvlm("export", str(checkpoint), "--output", str(bundle), "--recipe", recipe)
+    _pocketvlm("export", str(checkpoint), "--output", str(bundle), "--recipe", recipe, *options)
 
 
 def evaluate(bundle: Path, seed: str, questions: int, threads: int) -> dict[str, Any]:

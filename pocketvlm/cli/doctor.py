@@ -77,7 +77,7 @@ def look_here(packages: Path | None) -> tuple[list[Finding], Adb | None]:
     cpu = parse_cpu_info(read_cpu_info())
     adb, finding = _adb()
     return [
-        checkup.python(sys.version_info),
+        checkup.python(sys.version_info[:3]),
         checkup.instructions(platform.machine(), cpu.features, cpu.name),
         checkup.size("memory", physical_memory_bytes(), checkup.LEAST_MEMORY, "small models only"),
         checkup.size("disk", shutil.disk_usage(Path()).free, checkup.LEAST_DISK, "PyTorch alone takes 5 GB on Linux"),

@@ -14,6 +14,7 @@ from pocketvlm.cli.options import finite
 if TYPE_CHECKING:
     from pocketvlm.bundle import Bundle
     from pocketvlm.cli.progress import ConsoleProgress
+    from pocketvlm.manifest import Platform
 
 
 @click.command("export")
@@ -34,6 +35,27 @@ if TYPE_CHECKING:
     help="What a calibrated recipe sees: generated:SEED, FILE.jsonl, FILE.tsv or FILE.txt.  "
     "[default: generated:calibration]",
 )
+@click.option(
+    "--platform",
+    type=click.Choice(["mt6989", "mt6991", "mt6993"]),
+    default="mt6989",
+    show_default=True,
+    help="For --backend neuropilot: Dimensity 9300, 9400, 9500.",
+)
+@click.option(
+    "--chunks", type=click.IntRange(1, 64), default=4, show_default=True, help="For --backend neuropilot: of layers."
+)
+@click.option(
+    "--prefill",
+    type=click.Choice(["32", "128", "512"]),
+    default="128",
+    show_default=True,
+    help="For --backend neuropilot: tokens of a step of a prompt.",
+)
+@click.option(
+    "--uncompiled", is_flag=True, help="For --backend neuropilot: the program alone, without MediaTek's tools."
+)
+@click.option("--report", is_flag=True, help="For --backend neuropilot: which operators the NPU is predicted to take.")
 @click.option(
     "--target-bits",
     metavar="BITS",
@@ -66,6 +88,11 @@ def command(
     backends: tuple[str, ...],
     max_length: int | None,
     calibration: str | None,
+    platform: Platform,
+    chunks: int,
+    prefill: str,
+    uncompiled: bool,
+    report: bool,
     target_bits: float | None,
     max_kl: float | None,
     min_accuracy: float | None,
@@ -79,6 +106,7 @@ def command(
     from pocketvlm.cli.allocator import keep_freed_memory
     from pocketvlm.cli.progress import ConsoleProgress
     from pocketvlm.export import estimate, export_bundle, kv_length
+    from pocketvlm.export.npu_options import NpuOptions
     from pocketvlm.models.checkpoint import open_checkpoint
     from pocketvlm.recipe import load_recipe
 
@@ -108,10 +136,15 @@ def command(
             backends=backends,
             max_length=max_length,
             calibration=calibration,
+            npu=NpuOptions(platform, chunks, int(prefill), compiled=not uncompiled),
             verify=verify,
             progress=progress,
         )
     _report(output, bundle, time.monotonic() - started)
+    if bundle.manifest.neuropilot is not None:
+        from pocketvlm.cli.neuropilot import describe
+
+        describe(bundle, source, report=report)
 
 
 def _check_accuracy(staged: Path, data: str, least: float, progress: ConsoleProgress) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pocketvlm.bundle import Bundle
-    from pocketvlm.manifest import Manifest, TensorPrecision
+    from pocketvlm.manifest import Manifest, NpuProgram, TensorPrecision
 
 #: kinds of tensors, by what their names contain; the first that fits counts
 KINDS = (
@@ -82,6 +82,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             engine: {name: {**part, "bytes": part_bytes(manifest, engine, name)} for name, part in parts.items()}
             for engine, parts in whole["engines"].items()
         },
+        **({"neuropilot": whole["neuropilot"]} if "neuropilot" in whole else {}),
         "recipe": manifest.recipe.name,
         "bits": [asdict(row) for row in bits],
         "mean_bits_per_weight": mean_bits(bits),
@@ -142,6 +143,7 @@ def _print(console: Console, bundle: Bundle) -> None:
         ("KV cache", _kv_line(manifest)),
         ("prefill chunk", f"{manifest.prefill_chunk} tokens"),
         ("stop tokens", ", ".join(map(str, manifest.tokens.stop))),
+        *([] if manifest.neuropilot is None else [("NPU program", _npu_line(manifest.neuropilot))]),
     ):
         facts.add_row(name, _plain(value))
     console.print(facts)
@@ -156,6 +158,11 @@ def _print(console: Console, bundle: Bundle) -> None:
     _print_fidelity(console, manifest)
     _print_chat(console, manifest)
     console.print(f"{len(manifest.files)} files, every hash is right.")
+
+
+def _npu_line(program: NpuProgram) -> str:
+    state = "compiled" if program.compiled else "NOT compiled"
+    return f"{program.platform}, {state}; {len(program.chunks)} chunks, steps of {program.prefill_tokens} and 1 tokens"
 
 
 def _print_bits(console: Console, manifest: Manifest) -> None:

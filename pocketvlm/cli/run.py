@@ -47,6 +47,7 @@ INTERRUPTED = 130
     metavar="MB",
     help="Refuse a bundle that needs more memory.",
 )
+@click.option("--engine", help="What runs it: onnx, executorch or npu-emulation.  [default: the first that it is for]")
 @click.option("--stats", is_flag=True, help="Print times and memory on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print each answer as one line of JSON, when it is complete.")
 def command(
@@ -60,6 +61,7 @@ def command(
     tuning: Path | None,
     free_vision: bool,
     memory_budget_mb: float | None,
+    engine: str | None,
     stats: bool,
     as_json: bool,
 ) -> None:
@@ -77,6 +79,7 @@ def command(
     with load(
         bundle,
         threads=threads,
+        engine=engine,
         memory_budget=budget,
         keep_vision=not free_vision,
         prepacked_cache=prepacked_cache,

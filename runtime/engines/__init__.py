@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 ENGINES = {
     "onnx": "pocketvlm.runtime.engines.onnx:OnnxEngine",
     "executorch": "pocketvlm.runtime.engines.executorch:ExecutorchEngine",
+    "npu-emulation": "pocketvlm.runtime.engines.npu_emulation:NpuEmulation",
 }
+
+#: Engines that run another one's parts of a bundle.
+PARTS_OF = {"npu-emulation": "neuropilot"}
 
 Floats = npt.NDArray[np.float32]
 

@@ -148,13 +148,13 @@ class OnnxEngine:
             BundleError: the part does not load or run.
         """
         session = self._plain_openers[name](profile_to=directory)
-        with _clear_errors(name):
+        with clear_errors(name):
             for _ in range(runs):
                 session.run(None, feeds)
             return Path(session.end_profiling()).read_bytes()
 
     def _new_cache(self, session: Any) -> OnnxCache:
-        with _clear_errors("the KV cache"):
+        with clear_errors("the KV cache"):
             return OnnxCache(self._ort, session, self._manifest)
 
     def _step(self, session: Any, embeddings: Floats, cache: OnnxCache, keep: int) -> Floats:
@@ -168,7 +168,7 @@ class OnnxEngine:
             "logits_to_keep": np.array([keep], np.int64),
         }
         logits = np.empty((1, keep or tokens, self._manifest.model.vocab_size), np.float32)
-        with _clear_errors("text_decoder"):
+        with clear_errors("text_decoder"):
             # The binding holds plain pointers into these arrays: they must live until the run is over.
             inputs = {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
             for name, value in inputs.items():
@@ -191,7 +191,7 @@ class OnnxEngine:
 
     def _run(self, name: str, output: str, feeds: Mapping[str, npt.NDArray[Any]]) -> Floats:
         session = self._session(name)
-        with _clear_errors(name):
+        with clear_errors(name):
             result: Floats = session.run([output], feeds)[0]
         return result
 
@@ -223,7 +223,7 @@ class OnnxEngine:
         if profile_to is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile_to / name)
-        with _clear_errors(part.file):
+        with clear_errors(part.file):
             graph: str | bytes
             if bundle.archive is None:
                 graph = str(bundle.path(part.file))
@@ -267,7 +267,7 @@ class OnnxEngine:
 
     def _checked_session(self, file: str, name: str, graph: str | bytes, options: Any) -> Any:
         """A session of the part ``name``, whose interface must be what the manifest says; errors name ``file``."""
-        with _clear_errors(file):
+        with clear_errors(file):
             # With its fallback the wrapper tries once more, and prints that on stdout.
             session = self._ort.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"], enable_fallback=False
@@ -329,7 +329,7 @@ def _check_interface(file: str, kind: str, wanted: Interface, found: list[Any]) 
 
 
 @contextmanager
-def _clear_errors(what: str) -> Iterator[None]:
+def clear_errors(what: str) -> Iterator[None]:
     """ONNX Runtime's exceptions, which derive from Exception alone, as one line."""
     try:
         yield

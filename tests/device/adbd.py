@@ -29,6 +29,8 @@ TEMPORARY = "/data/local/tmp"
 PACKET = struct.Struct("<BI")
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
 BLOCK = 65536
+#: busybox's shell prefers its own df to any program of that name.
+PREPARE = "df() { cat /answers/df; }; cd " + TEMPORARY + " 2>/dev/null || cd /"
 CHROOT = shutil.which("chroot", path="/usr/sbin:/usr/bin:/sbin:/bin") or "chroot"
 #: qemu reads it through the phone's /proc: the host's would make ONNX Runtime crash.
 CPUINFO = Path(__file__).parents[1] / "runner" / "arm64-cpuinfo.txt"
@@ -124,7 +126,7 @@ class Phone:
         if self.faults.hang_on is not None and self.faults.hang_on in command:
             await asyncio.Event().wait()
         process = await asyncio.create_subprocess_exec(
-            CHROOT, str(self._root), "/system/bin/sh", "-c", f"cd {TEMPORARY} 2>/dev/null || cd /; {command}",
+            CHROOT, str(self._root), "/system/bin/sh", "-c", f"{PREPARE}; {command}",
             env=self._environment, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE if second else asyncio.subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip

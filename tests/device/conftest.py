@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from android_app.runner import dependencies
 from pocketvlm.bench.adb.client import Adb, find_adb
 from tests.device import phone as phones
 from tests.device.adbd import Faults
@@ -16,6 +17,7 @@ from tests.device.phone import FakePhone
 @pytest.fixture(scope="session")
 def adb_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """An adb server for these tests alone."""
+    dependencies.require("phone")
     lacking = phones.missing()
     assert lacking is None, lacking
     with phones.adb_server(tmp_path_factory.mktemp("adb-home")) as environment:

@@ -1,6 +1,6 @@
 """A phone on a cable, for tests: its file system, its adbd, and an adb server of its own on the host.
 
-The phone is a root of busybox with scripted ``getprop``, ``dumpsys`` and ``df``, whose answers are files that a test
+The phone is a root of busybox with ``getprop``, ``dumpsys`` and ``df`` whose answers are files that a test
 may change. Its processes live in a namespace that ends with it.
 """
 
@@ -36,7 +36,7 @@ DUMPSYS = """#!/system/bin/sh
 cat "/answers/$1" 2>/dev/null || echo "Can't find service: $1"
 """
 PROPERTIES = {
-    "ro.product.cpu.abi": "x86_64", "ro.product.cpu.abilist": "x86_64", "ro.product.model": "Fake Phone",
+    "ro.product.cpu.abi": "x86_64", "ro.product.cpu.abilist": "x86_64", "ro.product.model": "Phone",
     "ro.product.manufacturer": "Fake", "ro.build.version.release": "14", "ro.build.version.sdk": "34",
     "ro.soc.model": "FAKE9300", "ro.soc.manufacturer": "Fake", "ro.kernel.qemu": "1",
 }  # fmt: skip
@@ -49,9 +49,6 @@ BATTERY = """Current Battery Service state:
   level: {level}
   scale: 100
   temperature: {temperature}
-"""
-DF = """#!/system/bin/sh
-cat /answers/df
 """
 THERMAL = """IsStatusOverride: false
 Thermal Status: {status}
@@ -139,7 +136,7 @@ class FakePhone:
 def missing() -> str | None:
     """What this machine lacks for a phone, in a sentence; None where there is all."""
     if not Path(BUSYBOX).exists():
-        return "busybox-static is not installed (make devices-tools)"
+        return f"{BUSYBOX} is not there: install Debian's busybox-static"
     tried = subprocess.run([*_namespace(), "true"], capture_output=True, text=True, check=False)
     return None if tried.returncode == 0 else f"no namespaces: {tried.stderr.strip()}"
 
@@ -209,7 +206,7 @@ def lay_out(root: Path) -> Path:
     for tool in TOOLS.split():
         (root / "system" / "bin" / tool).symlink_to("busybox")
     (root / "bin").symlink_to("system/bin")
-    for name, script in (("getprop", GETPROP), ("dumpsys", DUMPSYS), ("df", DF)):
+    for name, script in (("getprop", GETPROP), ("dumpsys", DUMPSYS)):
         program = root / "system" / "bin" / name
         program.write_text(script)
         program.chmod(0o755)

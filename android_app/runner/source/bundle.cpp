@@ -127,8 +127,8 @@ Bundle open_bundle(const std::string& directory, bool verify) {
   for (const auto& [name, entry] : bundle.manifest.files) check_file(bundle.path(name), name, entry, verify);
   for (const auto& engine : bundle.manifest.engines)
     for (const auto& [name, part] : engine.second)
-      if (engine.first == "onnx") check_graph(bundle, part);
-      else check_program(bundle, name, part);
+      if (engine.first == "executorch") check_program(bundle, name, part);
+      else check_graph(bundle, part);
   return bundle;
 }
 

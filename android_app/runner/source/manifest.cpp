@@ -8,10 +8,11 @@
 namespace pocketvlm {
 namespace {
 
+using json::Array;
 using json::Members;
 using json::Reader;
 
-constexpr int64_t kFormat = 2;  // 2 is 1 with ExecuTorch parts, which are checked here and not run
+constexpr int64_t kFormat = 2;  // 2 is 1 with parts of other engines, which are checked here and not run
 constexpr int64_t kMost = int64_t{1} << 40;  // of a size, as in pocketvlm/manifest.py
 
 int64_t positive(const Reader& value) { return value.integer(1, kMost); }
@@ -168,6 +169,31 @@ void check_fidelity(const Reader& value) {
   scores["relative_error_by_layer"].list(finite);
 }
 
+// The static program of an NPU's parts, whose chunks of layers follow one another.
+void check_npu(const Reader& value, Manifest& manifest) {
+  const Members of = value.members({"platform", "compiled", "programs", "chunks", "prefill_tokens", "tile_batches",
+                                    "mask_value", "rope", "fidelity"});
+  of["platform"].choice({"mt6989", "mt6991", "mt6993"});
+  of["prefill_tokens"].integer(2, 4096);
+  of["tile_batches"].list([](const Reader& batch) { return batch.integer(1, 64); });
+  if (const Reader mask = of["mask_value"]; !(mask.number() < 0)) mask.refuse("it must be below 0");
+  check_fidelity(of["fidelity"]);
+  if (const auto programs = of.optional("programs")) manifest.npu_files = programs->list(file_name);
+  if (of["compiled"].boolean() == manifest.npu_files.empty())
+    value.refuse("compiled programs and their files belong together");
+  manifest.npu_files.push_back(file_name(of["rope"]));
+  int64_t before = 0;
+  const auto chunk = [&](const Reader& given) {
+    const Array& ends = given.array(2, 2);
+    const int64_t first = Reader(ends[0], given, {}, 0).integer(0, 4095), end = positive(Reader(ends[1], given, {}, 1));
+    if (first != before || end <= first) given.refuse("chunks do not follow one another");
+    before = end;
+    return true;
+  };
+  of["chunks"].list(chunk, 1);
+  if (before != manifest.layers) value.refuse("its chunks have another number of layers than the model");
+}
+
 // What the sections say of each other.
 void check_whole(const Manifest& manifest, const Reader& top) {
   for (const auto& [engine, parts] : manifest.engines)
@@ -178,6 +204,8 @@ void check_whole(const Manifest& manifest, const Reader& top) {
         if (manifest.files.count(file) == 0)
           top.refuse(engine + " part " + one_line(name, 80) + " uses " + file + ", which 'files' does not list");
     }
+  for (const std::string& file : manifest.npu_files)
+    if (manifest.files.count(file) == 0) top.refuse("neuropilot uses " + file + ", which 'files' does not list");
   if (manifest.files.count(manifest.tokenizer) == 0) top.refuse("the tokenizer is not in 'files'");
   if (manifest.vision.has_value() != manifest.layout.has_value() ||
       manifest.vision.has_value() != manifest.image_token.has_value())
@@ -185,7 +213,7 @@ void check_whole(const Manifest& manifest, const Reader& top) {
 }
 
 void read_engines(const Reader& engines, Manifest& manifest) {
-  engines.members({"onnx", "executorch"});
+  engines.members({"onnx", "executorch", "neuropilot"});
   for (const auto& [engine, parts] : engines.object()) {
     const Reader of(parts, engines, engine);
     std::map<std::string, Part> read;
@@ -239,7 +267,7 @@ Manifest read_manifest(const Reader& root) {
   const int64_t format = version.integer(1, kFormat);
   const Members top =
       root.members({"format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer",
-                    "chat", "kv_cache", "prefill_chunk", "engines", "recipe", "fidelity", "files"});
+                    "chat", "kv_cache", "prefill_chunk", "engines", "neuropilot", "recipe", "fidelity", "files"});
   Manifest manifest;
   read_sections(top, manifest);
   if (const Reader seen = top["vision"]; !seen.is_null()) manifest.vision = vision(seen);
@@ -253,6 +281,12 @@ Manifest read_manifest(const Reader& root) {
   read_files(top["files"], manifest);
   if (format == 1 && (manifest.asks_for_executorch || manifest.engines.count("executorch") != 0))
     root.refuse("format 1 has no ExecuTorch parts");
+  const auto npu = top.optional("neuropilot");
+  const bool has_npu = npu && !npu->is_null();
+  if (has_npu != (manifest.engines.count("neuropilot") != 0))
+    root.refuse("neuropilot and engines.neuropilot belong together");
+  if (has_npu && format == 1) root.refuse("format 1 has no parts for an NPU");
+  if (has_npu) check_npu(*npu, manifest);
   check_whole(manifest, root);
   return manifest;
 }

@@ -84,8 +84,8 @@ def test_a_warm_phone_is_waited_for_and_then_refused(phone: FakePhone, monkeypat
         if clock[0] == 30:
             phone.says("dumpsys", COOL)
 
-    monkeypatch.setattr(device.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(device.time, "sleep", sleep)
+    monkeypatch.setattr("pocketvlm.bench.adb.device.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("pocketvlm.bench.adb.device.time.sleep", sleep)
     phone.says("dumpsys", warm)
     monkeypatch.setattr(device, "ask", lambda *_: (phone.root / "bin" / "dumpsys").read_text().replace("'", "\n"))
     wait_until_cool(phone.adb, DeviceOptions(cool_wait_s=60), said.append)

@@ -33,7 +33,7 @@ MEMORY = {"event": "memory", "memory": {"phase": "load", "resident": 3, "anonymo
 ANSWER = {"event": "answer", "token_ids": [1, 2], "seconds": [0.5, 0.1], "encode_s": 0.0, "matches": True}
 END = {"event": "end", "status": "ok", "load_after": 1.0}
 ERROR = {"event": "error", "code": 3, "message": "the bundle is damaged"}
-RUN = [START, BEGIN, MEMORY, ANSWER, ROW, STATE, END]
+RUN: list[dict[str, Any]] = [START, BEGIN, MEMORY, ANSWER, ROW, STATE, END]
 
 
 def lines(*said: dict[str, Any], rc: int | None = 0) -> list[str]:

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from android_app.runner.build import ABIS
 from pocketvlm.bench.adb import runner
+from pocketvlm.bench.adb.expected import expect
 from pocketvlm.bench.compare import EMULATED, compare_reports
 from pocketvlm.bench.gate import load_gate
 from pocketvlm.bench.schema import Report, parse_report
@@ -133,16 +134,14 @@ def test_a_phone_that_computes_something_else(
     phone: FakePhone, packages: Path, tiny_bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is measured and saved all the same: somebody has to find out why."""
-    from pocketvlm.bench.targets import adb
 
     def other_weights(*given: Any) -> Any:
-        expected = real(*given)
+        expected = expect(*given)
         logits = expected.logits.copy()
         logits[0, logits[0].argmin()] += 5 * logits[0].std()
         return type(expected)(expected.prompt_ids, expected.tiles, expected.token_ids, logits, expected.counts)
 
-    real = adb.expect
-    monkeypatch.setattr(adb, "expect", other_weights)
+    monkeypatch.setattr("pocketvlm.bench.targets.adb.expect", other_weights)
     result = bench(tiny_bundles["fp32"], packages, "--save", str(tmp_path / "r.json"))
     assert result.exit_code == 1
     assert "error: the phone computes something else than this machine: " in result.stderr
@@ -154,7 +153,7 @@ def test_a_phone_that_computes_something_else(
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
-        (("shell", "run.sh", "gone"), "the runner printed 'something', which is no event"),
+        (("shell", "run.sh", "gone"), "FAKE0001 went away in the middle"),
         (("shell", "sha256sum", "gone"), "FAKE0001 went away in the middle"),
         (("push", "plan", "cut"), "cannot be pushed"),
         (("shell", "mkdir -p", "fail"), "cannot be made there"),

@@ -1,0 +1,86 @@
+"""The built-in model as MediaTek's NPU would run it, exact on the host, beside the same weights on the CPU.
+
+python -m examples.reader.npu_program_study --questions 300 --output bench/results/reader-npu-program.json
+
+Both engines answer the same questions about the same pictures. Weights and INT8 cache are the same; activations
+are INT16 in every operator of the one, INT8 in products with weights and float32 elsewhere in the other.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from examples.reader import study
+from pocketvlm.bench import evaluate
+from pocketvlm.questions.data import open_data
+from pocketvlm.runtime import load
+
+RECIPES = ("int4-channel", "gptq-channel")
+ENGINES = ("onnx", "npu-emulation")
+
+
+def measure(recipe: str, seed: str, questions: int, threads: int) -> dict[str, Any]:
+    """One recipe by both engines, and how many answers are the same."""
+    found: dict[str, Any] = {}
+    answers: dict[str, list[str]] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        bundle = Path(directory) / recipe
+        study.export(study.CHECKPOINT, bundle, recipe, "--backend", "onnx", "--backend", "neuropilot", "--uncompiled")
+        for engine in ENGINES:
+            with load(bundle, engine=engine, threads=threads) as vlm:
+                asked = open_data(f"generated:{seed}", questions)
+                answered = list(evaluate.answer_all(vlm, asked.items, 256))
+                program = vlm.manifest.neuropilot
+                assert program is not None
+                fidelity = program.fidelity if engine == "npu-emulation" else vlm.manifest.fidelity
+                found[engine] = {
+                    "engine": vlm.engine_description,
+                    "accuracy": evaluate.accuracy(answered),
+                    "fidelity": fidelity.model_dump(mode="json"),
+                    "cost": asdict(evaluate.cost(answered)),
+                }
+            answers[engine] = [one.outcome.got for one in answered]
+            click.echo(f"{recipe}, {engine}: {study.interval(found[engine]['accuracy']['all'])}", err=True)
+    same = sum(left == right for left, right in zip(*answers.values(), strict=True))
+    return {"engines": found, "same_answers": same, "questions": questions}
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as a Markdown table."""
+    rows = [
+        "| recipe | engine | exact match (95 %) | KL, nats | image tokens: cosine | same answers |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
+    ]
+    for recipe, result in report["recipes"].items():
+        for engine, one in result["engines"].items():
+            fidelity = one["fidelity"]
+            rows.append(
+                f"| `{recipe}` | {engine} | {study.interval(one['accuracy']['all'])} "
+                f"| {fidelity['text']['kl_mean']:.4f} | {fidelity['vision']['cosine']:.5f} "
+                f"| {result['same_answers']} of {result['questions']} |"
+            )
+    return "\n".join(rows)
+
+
+@click.command(help=__doc__)
+@click.option("--questions", default=300, show_default=True, help="One about each picture.")
+@click.option("--seed", default="npu", show_default=True, help="Seed of the held-out pictures.")
+@click.option("--threads", default=1, show_default=True)
+@click.option("--recipe", "recipes", multiple=True, default=RECIPES, show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="Where the report goes as JSON.")
+def main(questions: int, seed: str, threads: int, recipes: tuple[str, ...], output: Path | None) -> None:
+    results = {recipe: measure(recipe, seed, questions, threads) for recipe in recipes}
+    command = f"python -m examples.reader.npu_program_study --questions {questions} --seed {seed} --threads {threads}"
+    report = {**study.provenance(command, threads), "recipes": results}
+    click.echo(table(report))
+    if output is not None:
+        study.write(report, output)
+
+
+if __name__ == "__main__":
+    main()
