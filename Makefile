@@ -21,7 +21,7 @@ PICTURE := dist/android/picture.png
 # Recipes read these from their environment: what stands in them is never parsed as shell.
 export MODEL RECIPE IMAGE PROMPT
 
-.PHONY: help setup check test browser export-android demo train train-smoke compare-recipes tiling-study npu-study npu-program-study npu-pass quantizer-study weights-study transforms-study vision-study numerics runner runner-arm64 runner-sanitized runner-parity runner-package runner-fuzz real-size bench bench-peers bench-gate gate-study soak clean
+.PHONY: help setup check test browser export-android demo train train-smoke compare-recipes tiling-study npu-study npu-program-study npu-pass quantizer-study weights-study transforms-study vision-study numerics runner runner-arm64 runner-sanitized runner-parity runner-package runner-fuzz real-size bench bench-peers bench-gate devices bench-device gate-study soak clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
@@ -219,6 +219,18 @@ BASE :=
 GATE_OPTIONS := --image 320x240 -p 256 -n 32 -t 1
 bench-gate: $(READY) ## hold this checkout to another, BASE=DIR: the built-in model exported by each, in turns
 	@$(BIN)/python -m examples.bench gate --base "$(BASE)" -- $(GATE_OPTIONS)
+
+devices: $(READY) ## the attached phones, and what is wrong with them
+	@$(BIN)/pocketvlm doctor --phones
+
+# Another bundle or phone: make bench-device BUNDLE=dir TARGET=adb:SERIAL (adb:all: each). What is measured is in DEVICE.
+TARGET := adb
+DEVICE := -p 512 -n 128 -d 0,512 -r 9
+export TARGET
+bench-device: $(READY) ## measure BUNDLE on the attached phone, a table here and JSON into build/bench (some minutes)
+	@[ -d $(BUNDLE) ] || { echo "error: $(BUNDLE) is not there yet: make export-android" >&2; exit 1; }
+	@mkdir -p build/bench
+	@$(BIN)/pocketvlm bench $(BUNDLE) --target "$$TARGET" $(DEVICE) --save build/bench/device.json
 
 gate-study: $(READY) ## how often the gate notices 5 % and 10 % of planted slowdown, into bench/results (half an hour)
 	@$(BIN)/python -m examples.gate_study --output bench/results/gate-study.json

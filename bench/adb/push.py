@@ -26,6 +26,8 @@ SLOWEST_HASH, COMMAND_SECONDS = 20_000_000, 30.0
 MOST_NAMES = 100
 #: A file that is not complete yet, by the beginning of its digest.
 PARTIAL, PART = ".partial-", ".part"
+#: Said by the phone of a file that has another digest.
+DAMAGED = "another digest"
 
 
 @dataclass(frozen=True)
@@ -101,26 +103,22 @@ def _tidy(adb: Adb, files: Iterable[PushedFile], lacking: Iterable[PushedFile], 
 def _push_one(adb: Adb, file: PushedFile, directory: str, watch: Callable[[str], None], part_bytes: int) -> int:
     """Push what is lacking of a file, then look at the whole and give it its name."""
     seconds = COMMAND_SECONDS + file.size / SLOWEST_HASH
-    start = _begin(adb, file, directory, part_bytes)
+    start = _begin(adb, file, directory, part_bytes) if file.size > part_bytes else 0
+    add = ":" if start else f": > {file.partial}"
     with tempfile.TemporaryDirectory() as scratch:
         for first in range(start, file.size, part_bytes):
-            if file.size > part_bytes:
+            if first > start:
                 watch(f"  {first / file.size:4.0%} of {file.name}")
+                _in(adb, directory, add, seconds)
             part = Path(scratch) / "part"
             part.write_bytes(_slice(file.local, first, part_bytes))
             push(adb, part, f"{directory}/{PART}")
-            _in(adb, directory, f"cat {PART} >> {file.partial} && rm {PART}", seconds)
-    arrived = parse_digests(_in(adb, directory, f"sha256sum {file.partial}", seconds)).get(file.partial)
-    if arrived != file.sha256:
-        _in(adb, directory, f"rm -f {file.partial}")
+            add = f"cat {PART} {'>>' if first else '>'} {file.partial} && rm {PART}"
+    if DAMAGED in _in(adb, directory, f"{add} && {_finish(file)}", seconds):
         raise DeviceError(
             f"{adb.serial}: {file.name} arrived with another digest than {one_line(file.local, 120)} should have: "
             "the file was changed here or damaged on its way. Run it again"
         )
-    name = shlex.quote(file.name)
-    mode = "755" if file.executable else "644"
-    move = f"mkdir -p $(dirname {name}) && chmod {mode} {file.partial} && mv -f {file.partial} {name}"
-    _in(adb, directory, move)
     return file.size - start
 
 
@@ -130,9 +128,17 @@ def _begin(adb: Adb, file: PushedFile, directory: str, part_bytes: int) -> int:
     start = 0 if size is None or size > file.size else size // part_bytes * part_bytes
     if start:
         _in(adb, directory, f"truncate -s {start} {file.partial}")
-    else:
-        _in(adb, directory, f": > {file.partial}")
     return start
+
+
+def _finish(file: PushedFile) -> str:
+    """The command that gives a file its name if it has its digest, and removes it otherwise."""
+    partial, name, mode = file.partial, shlex.quote(file.name), "755" if file.executable else "644"
+    return (
+        f'if [ "$(sha256sum {partial} | cut -c 1-64)" = {file.sha256} ]; '
+        f"then mkdir -p $(dirname {name}) && chmod {mode} {partial} && mv -f {partial} {name}; "
+        f"else rm -f {partial}; echo {DAMAGED}; fi"
+    )
 
 
 def _slice(path: Path, first: int, count: int) -> bytes:

@@ -27,6 +27,7 @@ RUN = f"{ROOT}/run"
 GRACE_SECONDS = 60.0
 #: How long a runner needs at most to see its stop file.
 STOP_SECONDS = 1.0
+STOP_IT = f"[ ! -d {RUN} ] || {{ : > {RUN}/{STOP}; sleep {STOP_SECONDS:g}; }}"
 #: Where what the runner prints on stderr goes: only events come through.
 STDERR = "stderr"
 
@@ -68,22 +69,17 @@ def run_plan(
 @contextmanager
 def _run_directory(adb: Adb) -> Iterator[None]:
     """An empty directory that is removed afterwards. What still runs in it, of now or of before, is told to stop."""
-    _stop(adb)
-    tell(adb, f"rm -rf {RUN} && mkdir -p {RUN}", f"{RUN} cannot be made there")
+    tell(adb, f"{STOP_IT}; rm -rf {RUN} && mkdir -p {RUN}", f"{RUN} cannot be made there")
     try:
         yield
     except BaseException:
         # (a KeyboardInterrupt too: the runner would go on for the rest of its time)
         with suppress(DeviceError):
-            _stop(adb)
+            ask(adb, STOP_IT)
         raise
     finally:
         with suppress(DeviceError):  # the phone may be gone; the next run begins with this
             ask(adb, f"rm -rf {RUN}")
-
-
-def _stop(adb: Adb) -> None:
-    ask(adb, f"[ ! -d {RUN} ] || {{ : > {RUN}/{STOP}; sleep {STOP_SECONDS:g}; }}")
 
 
 def _place(adb: Adb, plan: DevicePlan) -> None:
