@@ -113,7 +113,7 @@ runner-package: $(READY) ## the runner with all that a device needs, into dist/a
 
 SECONDS := 60
 runner-fuzz: $(READY) ## feed damaged manifests, plans and graphs to the runner's readers, SECONDS=60 for each
-	@$(BIN)/python -m android_app.runner.build fuzz
+	@$(BIN)/python -m android_app.runner.build fuzz coverage
 	@$(BIN)/python -m android_app.runner.fuzz.run --seconds $(SECONDS)
 
 demo: $(READY) ## chat with the exported bundle about IMAGE

@@ -26,11 +26,12 @@ PROGRAMS = {
     "arm64": {"cmake": "cmake", "ninja": "ninja-build", "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu"},
     "sanitized": {"cmake": "cmake", "ninja": "ninja-build", "g++": "g++"},
     "fuzz": {"cmake": "cmake", "ninja": "ninja-build", "clang++": "clang"},
+    "coverage": {"cmake": "cmake", "ninja": "ninja-build", "clang++": "clang", "llvm-cov": "llvm"},
     "ndk": {"cmake": "cmake", "ninja": "ninja-build"},
     "qemu": {"qemu-aarch64-static": "qemu-user-static"},
 }
 #: Debian's packages that bring no program.
-BESIDE = {"arm64": "libc6-dev-arm64-cross", "fuzz": "libclang-rt-14-dev"}
+BESIDE = {"arm64": "libc6-dev-arm64-cross", "fuzz": "libclang-rt-14-dev", "coverage": "libclang-rt-14-dev"}
 #: ONNX Runtime's headers of API 21, as Debian 13 has them: any newer library takes them.
 HEADERS = {
     "onnxruntime_c_api.h": "7783e9664bdb0b1b36145b5c8587dd1bc9a399aa000edf2e3dd03003cafc6882",
