@@ -205,7 +205,7 @@ real-size: $(STUDY) $(EXPORTERS)/onnx $(EXPORTERS)/executorch ## the paper's siz
 # Of presets a small picture: one of nine tiles takes 40 s without VNNI, and make real-size measures it.
 PRESETS := bluelm-v-0.5b bluelm-v-3b
 BENCH := --image 384x768 -p 512,1920 -n 128 -d 0,512,2048 --pg 512,128 -r 3
-bench: $(READY) ## measure the built-in model and the presets, tables and reports into bench/results (half an hour)
+bench: $(READY) ## measure the built-in model and the presets, tables and reports into bench/results (an hour)
 	@$(BIN)/python -m examples.bench measure -- -p 512,1920 -n 128 -d 0,512,1920 --pg 512,128
 	@for preset in $(PRESETS); do $(BIN)/python -m examples.bench measure --preset $$preset -- $(BENCH); done
 
