@@ -112,6 +112,9 @@ runner-package: $(READY) ## the runner with all that a device needs, into dist/a
 	@$(BIN)/python -m android_app.runner.build package
 
 SECONDS := 60
+runner-speed: $(READY) ## prefill and decode of the 0.5 B preset by the native runner beside Python, into bench/results (10 minutes)
+	@$(BIN)/python -m examples.runner_speed turns --output bench/results/runner-speed.json
+
 runner-fuzz: $(READY) ## feed damaged manifests, plans and graphs to the runner's readers, SECONDS=60 for each
 	@$(BIN)/python -m android_app.runner.build fuzz coverage
 	@$(BIN)/python -m android_app.runner.fuzz.run --seconds $(SECONDS)
