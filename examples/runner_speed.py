@@ -2,8 +2,8 @@
 
 python -m examples.runner_speed turns [BUNDLE] --output FILE
 
-Both run the same plan: the cases of ``pocketvlm bench`` without a picture. A turn loads anew, since one load of the same
-weights is up to 15 % faster or slower than the next.
+Both run the same plan: the cases of ``pocketvlm bench`` without a picture. A turn loads anew, since one load of the
+same weights is up to 15 % faster or slower than the next.
 """
 
 from __future__ import annotations
