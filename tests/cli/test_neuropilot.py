@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from pocketvlm.bundle import open_bundle
+from pocketvlm.bundle import describe_files, open_bundle
 from pocketvlm.cli import main
 from pocketvlm.cli.neuropilot import runner_command
 from pocketvlm.models.checkpoint import open_checkpoint
@@ -90,9 +91,40 @@ def test_the_bundle_answers_and_is_inspected(made: tuple[Path, Result]) -> None:
     assert len(json.loads(answer.stdout)["token_ids"]) == 2
     assert "NOT compiled" in invoke("inspect", bundle).output
     assert json.loads(invoke("inspect", bundle, "--json").stdout)["neuropilot"]["platform"] == "mt6989"
-    plain = invoke("run", bundle, "--prompt", "hi")
-    assert plain.exit_code == 1
-    assert "no ONNX graphs" in plain.output
+
+
+def test_a_bundle_for_an_npu_alone_says_how_it_runs_here(made: tuple[Path, Result], tmp_path: Path) -> None:
+    """Nobody gets an emulation who did not ask for one: its times would be taken for the NPU's."""
+    bundle = made[0] / "bundle"
+    for command in (("run", bundle, "--prompt", "hi"), ("eval", bundle, "generated:npu", "--questions", "1")):
+        refused = invoke(*command)
+        assert refused.exit_code == 1
+        (line,) = refused.stderr.splitlines()
+        assert "is for an NPU alone" in line
+        assert "--engine npu-emulation" in line
+        assert "not compiled for mt6989" in line
+        assert "compiled parts run on the phone only" in line
+    compiled = tmp_path / "compiled"
+    shutil.copytree(bundle, compiled)
+    (compiled / "npu_text_decoder_0.pte").write_bytes(b"    ET12")
+    raw = json.loads((compiled / "manifest.json").read_text())
+    raw["neuropilot"] |= {"compiled": True, "programs": ["npu_text_decoder_0.pte"]}
+    files = describe_files(compiled, [*raw["files"], "npu_text_decoder_0.pte"])
+    raw["files"] = {name: entry.model_dump(mode="json") for name, entry in files.items()}
+    (compiled / "manifest.json").write_text(json.dumps(raw))
+    refused = invoke("run", compiled, "--prompt", "hi")
+    assert refused.exit_code == 1
+    assert "compiled for mt6989, it runs on the phone only" in refused.stderr
+
+
+def test_eval_asks_the_program(made: tuple[Path, Result]) -> None:
+    options = ("--questions", "1", "--max-new-tokens", "1", "--threads", "1")
+    asked = invoke("eval", made[0] / "bundle", "generated:npu", "--engine", "npu-emulation", *options, "--json")
+    assert asked.exit_code == 0, asked.output
+    assert "emulation of the mt6989 NPU's program" in json.loads(asked.stdout)["engine"]
+    wrong = invoke("eval", made[0] / "bundle", "generated:npu", "--engine", "npu", *options)
+    assert wrong.exit_code == 1
+    assert "there is no engine 'npu'" in wrong.stderr
 
 
 def test_without_mediateks_tools_nothing_is_written(made: tuple[Path, Result], tmp_path: Path) -> None:
@@ -107,7 +139,8 @@ def test_without_mediateks_tools_nothing_is_written(made: tuple[Path, Result], t
         "neuropilot",
     )
     assert done.exit_code == 1
-    assert "mtk_converter, mtk_neuron from MediaTek's NeuroPilot developer portal" in done.output
+    assert "mtk_converter (8.13, for CPython 3.11, Linux x86-64)" in done.output
+    assert "neuropilot.mediatek.com" in done.output
     assert "--uncompiled" in done.output
     assert list(tmp_path.iterdir()) == []
 

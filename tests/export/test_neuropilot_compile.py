@@ -73,11 +73,12 @@ def test_what_is_missing_is_named_with_its_source() -> None:
 
 
 def test_an_export_without_the_tools_says_so_and_leaves_nothing(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    with pytest.raises(ExportError, match="mtk_converter, mtk_neuron from MediaTek's NeuroPilot") as caught:
+    with pytest.raises(ExportError, match=r"missing mtk_converter \(8.13, for CPython 3.11, Linux") as caught:
         export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe="int4-channel", backends=["neuropilot"])
     line = str(caught.value)
     assert "\n" not in line
-    assert f"Python {sys.version_info.major}.{sys.version_info.minor}" in line
+    assert "mtk_neuron (8.2, for any Python 3, Linux x86-64) from MediaTek's NeuroPilot portal" in line
+    assert f"this is Python {sys.version_info.major}.{sys.version_info.minor}" in line
     assert "--uncompiled" in line
     assert list(tmp_path.iterdir()) == []
 
