@@ -9,6 +9,7 @@ are INT16 in every operator of the one, INT8 in products with weights and float3
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ import click
 from examples.reader import study
 from pocketvlm.bench import evaluate
 from pocketvlm.questions.data import open_data
-from pocketvlm.runtime import load
+from pocketvlm.runtime import PocketVlm, load
 
 RECIPES = ("int4-channel", "gptq-channel")
 ENGINES = ("onnx", "npu-emulation")
+#: Questions between two lines of progress.
+PROGRESS = 25
 
 
 def measure(recipe: str, seed: str, questions: int, threads: int) -> dict[str, Any]:
@@ -33,8 +36,7 @@ def measure(recipe: str, seed: str, questions: int, threads: int) -> dict[str, A
         study.export(study.CHECKPOINT, bundle, recipe, "--backend", "onnx", "--backend", "neuropilot", "--uncompiled")
         for engine in ENGINES:
             with load(bundle, engine=engine, threads=threads) as vlm:
-                asked = open_data(f"generated:{seed}", questions)
-                answered = list(evaluate.answer_all(vlm, asked.items, 256))
+                answered = list(_answers(vlm, f"generated:{seed}", questions, f"{recipe}, {engine}"))
                 program = vlm.manifest.neuropilot
                 assert program is not None
                 fidelity = program.fidelity if engine == "npu-emulation" else vlm.manifest.fidelity
@@ -48,6 +50,14 @@ def measure(recipe: str, seed: str, questions: int, threads: int) -> dict[str, A
             click.echo(f"{recipe}, {engine}: {study.interval(found[engine]['accuracy']['all'])}", err=True)
     same = sum(left == right for left, right in zip(*answers.values(), strict=True))
     return {"engines": found, "same_answers": same, "questions": questions}
+
+
+def _answers(vlm: PocketVlm, data: str, questions: int, label: str) -> Iterator[evaluate.Answered]:
+    """All answers; a line on stderr now and then, since this takes a quarter of an hour."""
+    for count, one in enumerate(evaluate.answer_all(vlm, open_data(data, questions).items, 256), 1):
+        yield one
+        if count % PROGRESS == 0:
+            click.echo(f"{label}: {count} of {questions} questions", err=True)
 
 
 def table(report: dict[str, Any]) -> str:

@@ -8,12 +8,14 @@ import click
 
 if TYPE_CHECKING:
     from pocketvlm.bundle import Bundle
-    from pocketvlm.manifest import Manifest
+    from pocketvlm.manifest import Manifest, NpuProgram
     from pocketvlm.models.checkpoint import Checkpoint
     from pocketvlm.models.config import DecoderConfig
 
 #: The profile of each platform that has one.
 DEVICES = {"mt6989": "dimensity-9300"}
+#: What MediaTek's runner adds to the score of what is hidden, where masks are float32.
+RUNNER_MASK = -100.0
 #: Where the phone has what was pushed to it.
 PHONE = "/data/local/tmp/pocketvlm"
 
@@ -30,6 +32,8 @@ def describe(bundle: Bundle, checkpoint: Checkpoint, *, report: bool) -> None:
     if program.compiled:
         click.echo(f"compiled for {program.platform}; it has not run on a phone. There:")
         click.echo(" \\\n    ".join(runner_command(bundle.manifest, checkpoint.config.text)))
+        for problem in runner_problems(program):
+            click.echo(f"but {problem}")
     else:
         click.echo(
             f"NOT compiled for {program.platform}: nothing of it runs on an NPU. Here it runs, exactly, by pocketvlm "
@@ -61,10 +65,23 @@ def runner_command(manifest: Manifest, text: DecoderConfig) -> list[str]:
         f"--eos_token={manifest.tokens.stop[0]}",
         f"--tokenizer_type=hf --tokenizer_path={PHONE}/tokenizer.json",
         f"--token_embedding_path={PHONE}/embedding_fp32.bin",
-        f"--prompt_model_paths={files}",
-        f"--gen_model_paths={files}",
+        # Of files with both methods on one copy of the weights; prompt_model_paths and gen_model_paths have one each.
+        f"--model_package_paths={files}",
         f"--prompt_file={PHONE}/prompt.txt",
     ]
+
+
+def runner_problems(program: NpuProgram) -> list[str]:
+    """What that runner, as it is in ExecuTorch 1.5, would do wrong with this program."""
+    problems = []
+    if len({end - first for first, end in program.chunks}) > 1:
+        problems.append("that runner takes chunks of as many layers each only: export with --chunks that divide them")
+    if program.mask_value != RUNNER_MASK:
+        problems.append(
+            f"that runner hides with {RUNNER_MASK:g}, and this model's scores ask for {program.mask_value:g}: change it "
+            "in llm_helper/mask_builder.cpp before it is built"
+        )
+    return problems
 
 
 def predicted(manifest: Manifest, checkpoint: Checkpoint) -> list[str]:

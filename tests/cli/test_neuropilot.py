@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from pocketvlm.bundle import describe_files, open_bundle
 from pocketvlm.cli import main
-from pocketvlm.cli.neuropilot import runner_command
+from pocketvlm.cli.neuropilot import runner_command, runner_problems
 from pocketvlm.models.checkpoint import open_checkpoint
 from tests.checkpoints import tiny_config, write_checkpoint
 
@@ -152,3 +152,18 @@ def test_the_runners_command_line_has_the_models_sizes(made: tuple[Path, Result]
     for option in ("--hidden_size=96", "--num_layer=2", "--head_dim=32", "--cache_size=256", "--cache_type=int8"):
         assert option in line
     assert "--prompt_token_batch_size=32" in line
+    # Of ExecuTorch 1.5.0's mtk_llama_executor_runner.cpp: with paths of packages the two others have to be empty.
+    assert "--model_package_paths=" in line
+    assert "--prompt_model_paths" not in line
+    assert "--gen_model_paths" not in line
+
+
+def test_what_the_runner_would_do_wrong_is_said(made: tuple[Path, Result]) -> None:
+    program = open_bundle(made[0] / "bundle").manifest.neuropilot
+    assert program is not None
+    fitting = program.model_copy(update={"mask_value": -100.0})
+    assert runner_problems(fitting) == []
+    (uneven,) = runner_problems(fitting.model_copy(update={"chunks": ((0, 2), (2, 3))}))
+    assert "as many layers each" in uneven
+    (hidden,) = runner_problems(fitting.model_copy(update={"mask_value": -140.0}))
+    assert "hides with -100, and this model's scores ask for -140" in hidden

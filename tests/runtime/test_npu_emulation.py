@@ -80,6 +80,43 @@ def test_a_prompt_in_parts_is_the_whole_prompt_bit_for_bit(engine: NpuEmulation,
         assert not codes[:, :, :-100].any(), "rows that hold no token are zeros, in front"
 
 
+def left_padded_step(engine: NpuEmulation, rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A first step as MediaTek's runner makes it (LlamaRuntime::Run, mask_builder.cpp, rotary_embedding.cpp): padding in
+    front, hidden in rows and columns, without a rotation; its rows of the cache zeroed behind. Logits, and the cache."""
+    manifest, program, rope = engine._manifest, engine._program, engine._rope
+    pad, length = PREFILL - len(rows), manifest.kv_cache.length
+    hidden = np.repeat(rows[:1], PREFILL, axis=0)[None]
+    hidden[0, pad:] = rows
+    mask = np.full((PREFILL, length + PREFILL), program.mask_value, np.float32)
+    for at in range(pad, PREFILL):
+        mask[at, length + pad : length + at + 1] = 0
+    rotation = np.zeros((1, 2, PREFILL, manifest.kv_cache.head_dim), np.float32)
+    rotation[0, :, pad:] = rope[:, : len(rows)]
+    cache = engine.new_cache().rows
+    for chunk, (first, end) in enumerate(program.chunks):
+        names = [f"{part}.{layer}" for part in ("key", "value") for layer in range(first, end)]
+        feeds = {"hidden": hidden, "mask": mask[None, None], "rope": rotation}
+        outputs = ["logits" if end == manifest.model.layers else "next_hidden", *(f"present_{name}" for name in names)]
+        feeds |= {f"past_{name}": cache[name] for name in names}
+        hidden, *present = engine._run(f"text_decoder_{chunk}_{PREFILL}", outputs, feeds)
+        cache |= dict(zip(names, present, strict=True))
+    for codes in cache.values():
+        codes[:, :, length - PREFILL : length - len(rows)] = 0
+    return hidden[0, pad:], cache
+
+
+@pytest.mark.parametrize("tokens", [1, 9, PREFILL])
+def test_mediateks_runner_begins_with_padding_in_front_and_gets_the_same(engine: NpuEmulation, tokens: int) -> None:
+    """It takes a prompt's rest first and pads it in front while the cache is empty; this engine pads the last step
+    behind. The same logits and the same cache, bit for bit."""
+    rows = embedded(engine, tokens)
+    logits, cache = left_padded_step(engine, rows)
+    wanted, kept = in_parts(engine, rows, [tokens])
+    assert np.array_equal(logits, wanted)
+    for name, codes in cache.items():
+        assert np.array_equal(codes, kept.rows[name])
+
+
 def test_the_cache_is_full_to_its_last_row(engine: NpuEmulation) -> None:
     """Where a padded step would push tokens out, single ones fill the rest."""
     rows = embedded(engine, KV_LENGTH)
