@@ -65,7 +65,7 @@ def runner_command(manifest: Manifest, text: DecoderConfig) -> list[str]:
         f"--eos_token={manifest.tokens.stop[0]}",
         f"--tokenizer_type=hf --tokenizer_path={PHONE}/tokenizer.json",
         f"--token_embedding_path={PHONE}/embedding_fp32.bin",
-        # Of files with both methods on one copy of the weights; prompt_model_paths and gen_model_paths have one each.
+        # Of files with both methods on one copy of the weights; prompt_model_paths, gen_model_paths have one each.
         f"--model_package_paths={files}",
         f"--prompt_file={PHONE}/prompt.txt",
     ]

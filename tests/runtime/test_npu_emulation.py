@@ -81,8 +81,9 @@ def test_a_prompt_in_parts_is_the_whole_prompt_bit_for_bit(engine: NpuEmulation,
 
 
 def left_padded_step(engine: NpuEmulation, rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """A first step as MediaTek's runner makes it (LlamaRuntime::Run, mask_builder.cpp, rotary_embedding.cpp): padding in
-    front, hidden in rows and columns, without a rotation; its rows of the cache zeroed behind. Logits, and the cache."""
+    """A first step as MediaTek's runner makes it (LlamaRuntime::Run, mask_builder.cpp, rotary_embedding.cpp): padding
+    in front, hidden in rows and columns, without a rotation; then its rows of the cache zeroed. Logits, and the cache.
+    """
     manifest, program, rope = engine._manifest, engine._program, engine._rope
     pad, length = PREFILL - len(rows), manifest.kv_cache.length
     hidden = np.repeat(rows[:1], PREFILL, axis=0)[None]
