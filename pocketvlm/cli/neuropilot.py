@@ -65,7 +65,7 @@ def runner_command(manifest: Manifest, text: DecoderConfig) -> list[str]:
         f"--eos_token={manifest.tokens.stop[0]}",
         f"--tokenizer_type=hf --tokenizer_path={PHONE}/tokenizer.json",
         f"--token_embedding_path={PHONE}/embedding_fp32.bin",
-        # Of files with both methods on one copy of the weights; prompt_model_paths, gen_model_paths have one each.
+        # Of files that have both methods, on one copy of the weights; two other options are for files with one each.
         f"--model_package_paths={files}",
         f"--prompt_file={PHONE}/prompt.txt",
     ]
@@ -78,8 +78,8 @@ def runner_problems(program: NpuProgram) -> list[str]:
         problems.append("that runner takes chunks of as many layers each only: export with --chunks that divide them")
     if program.mask_value != RUNNER_MASK:
         problems.append(
-            f"that runner hides with {RUNNER_MASK:g}, and this model's scores ask for {program.mask_value:g}: change it "
-            "in llm_helper/mask_builder.cpp before it is built"
+            f"that runner hides with {RUNNER_MASK:g}, and this model's scores ask for {program.mask_value:g}: change "
+            "that in llm_helper/mask_builder.cpp before it is built"
         )
     return problems
 
