@@ -50,7 +50,7 @@ def runner_command(manifest: Manifest, text: DecoderConfig) -> list[str]:
     assert program is not None
     files = ",".join(f"{PHONE}/{name}" for name in program.programs if "decoder" in name)
     return [
-        f"adb shell {PHONE}/mtk_llama_executor_runner",
+        f"adb shell LD_LIBRARY_PATH={PHONE} {PHONE}/mtk_llama_executor_runner",
         "--max_response=200",
         f"--prompt_token_batch_size={program.prefill_tokens}",
         f"--cache_size={manifest.kv_cache.length}",

@@ -208,7 +208,7 @@ class NpuEmulation:
             return self._sessions[name]
 
     def _open(self, part: Part, *, keep: bool) -> Any:
-        """``keep``: the weights unpacked, a byte each. Else they are pages of their file, unpacked as a run needs them."""
+        """``keep``: the weights unpacked, a byte each. Else they are pages of their file, unpacked at each run."""
         options = self._ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
         options.log_severity_level = SILENT
