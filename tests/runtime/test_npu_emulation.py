@@ -28,6 +28,7 @@ from pocketvlm.runtime.engines.npu_emulation import (
     steps,
     taken_back,
 )
+from tests.checkpoints import tiny_config, write_checkpoint
 from tests.runtime.bundles import KV_LENGTH, exported, picture
 
 #: Of the tiny bundle's program for prompts.
@@ -116,6 +117,28 @@ def test_mediateks_runner_begins_with_padding_in_front_and_gets_the_same(engine:
     assert np.array_equal(logits, wanted)
     for name, codes in cache.items():
         assert np.array_equal(codes, kept.rows[name])
+
+
+def test_longer_steps_of_a_prompt_give_the_same(tmp_path: Path) -> None:
+    """The paper's t32, t128 and t512 of a model without pictures: the same scales and sums, so the same logits."""
+    from pocketvlm.export import export_bundle
+    from pocketvlm.export.npu_options import PREFILL_TOKENS, NpuOptions
+
+    write_checkpoint(tmp_path / "text", tiny_config("llama", vision=False))
+    found = []
+    for prefill in PREFILL_TOKENS:
+        options, path = NpuOptions(chunks=2, prefill_tokens=prefill, compiled=False), tmp_path / str(prefill)
+        export_bundle(
+            tmp_path / "text", path, recipe="int4-channel", backends=["neuropilot"], max_length=512, npu=options
+        )
+        engine = NpuEmulation(open_bundle(path), threads=1)
+        assert f"text_decoder_1_{prefill}" in engine._sessions
+        logits, cache = in_parts(engine, embedded(engine, 140), [140])
+        found.append((logits, np.stack([*cache.rows.values()])))
+        engine.close()
+    for logits, codes in found[1:]:
+        assert np.array_equal(logits, found[0][0])
+        assert np.array_equal(codes, found[0][1])
 
 
 def test_the_cache_is_full_to_its_last_row(engine: NpuEmulation) -> None:
@@ -245,6 +268,21 @@ def test_freed_vision_comes_back_and_a_closed_engine_says_so() -> None:
     engine.close()
     with pytest.raises(PocketVlmError, match="closed"):
         engine.step(np.zeros((1, 96), np.float32), cache, 1)
+
+
+def test_weights_are_kept_by_steps_of_one_token_alone(engine: NpuEmulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others unpack them at each run: kept by both, they would be in memory twice."""
+    kept: dict[str, bool] = {}
+    opened = NpuEmulation._open
+
+    def watched(self: NpuEmulation, part: Any, *, keep: bool) -> Any:
+        kept[part.file] = keep
+        return opened(self, part, keep=keep)
+
+    monkeypatch.setattr(NpuEmulation, "_open", watched)
+    NpuEmulation(open_bundle(npu_bundle()), threads=1).close()
+    assert {file for file, keep in kept.items() if keep} == {"npu_text_decoder_0_1.onnx", "npu_text_decoder_1_1.onnx"}
+    assert len(kept) == len(engine._parts)
 
 
 def copied(tmp_path: Path, change: Callable[[Any], object]) -> Path:
