@@ -24,6 +24,8 @@ from pocketvlm.runtime import PocketVlm, load
 
 RECIPES = ("int4-channel", "gptq-channel")
 ENGINES = ("onnx", "npu-emulation")
+#: The program's attention is over the whole cache, full or not: one that the questions and their answers just fit.
+KV_LENGTH = "768"
 #: Questions between two lines of progress.
 PROGRESS = 25
 
@@ -34,7 +36,8 @@ def measure(recipe: str, seed: str, questions: int, max_new_tokens: int, threads
     answers: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as directory:
         bundle = Path(directory) / "bundle"
-        study.export(study.CHECKPOINT, bundle, recipe, "--backend", "onnx", "--backend", "neuropilot", "--uncompiled")
+        both = ("--backend", "onnx", "--backend", "neuropilot", "--uncompiled", "--max-length", KV_LENGTH)
+        study.export(study.CHECKPOINT, bundle, recipe, *both)
         for engine in ENGINES:
             with load(bundle, engine=engine, threads=threads) as vlm:
                 answered = list(

@@ -216,6 +216,8 @@ class NpuEmulation:
         # What quantizes stays where it is: it is the program.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # An arena a graph would keep what its largest step took, in float64: several times what all weights take.
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         bundle = self._bundle
         with clear_errors(part.file):
             graph: str | bytes
