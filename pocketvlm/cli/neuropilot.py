@@ -107,16 +107,23 @@ def predicted(manifest: Manifest, checkpoint: Checkpoint) -> list[str]:
 def _estimate(manifest: Manifest) -> list[str]:
     from pocketvlm.plan import load_device, make_plan
     from pocketvlm.plan.model import model_of_manifest
+    from pocketvlm.runtime.budget import kv_cache_bytes
 
     program = manifest.neuropilot
     assert program is not None
     name = DEVICES.get(program.platform)
     if name is None:
         return [f"no profile of {program.platform}: no estimate of memory and time (docs/plan.md)"]
-    plan = make_plan(model_of_manifest(manifest), load_device(name), image=None)
+    device = load_device(name)
+    plan = make_plan(model_of_manifest(manifest), device, image=None)
     times = {phase.name: phase for phase in plan.phases}
     prefill, decode = times["prefill"], times["decode"]
+    # Codes are read, float32 is written and read: nine bytes for each that the NPU would read by itself.
+    moved = 8 * kv_cache_bytes(manifest)
+    slower = decode.seconds + moved / device.bandwidth
     return [
         f"estimated on {name}, all on the NPU (pocketvlm plan has more): peak {max(plan.peaks.values()) / 1e6:,.0f} "
-        f"MB, prefill of {plan.prompt:,} tokens {prefill.seconds:.3g} s, decode {1 / decode.seconds:.3g} tokens/s"
+        f"MB, prefill of {plan.prompt:,} tokens {prefill.seconds:.3g} s, decode {1 / decode.seconds:.3g} tokens/s",
+        f"estimated cost of a CPU that converts the INT8 cache: {moved / 1e6:,.1f} MB more through memory at each step, "
+        f"decode {1 / slower:.3g} tokens/s",
     ]

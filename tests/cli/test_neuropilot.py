@@ -70,6 +70,12 @@ def test_the_report_says_that_it_is_predicted(made: tuple[Path, Result]) -> None
     assert "linear" in output
     assert "gelu none" in output
     assert "estimated on dimensity-9300" in output
+    # 2 layers' keys and values of 256 tokens, by 8 bytes a value
+    kv = open_bundle(made[0] / "bundle").manifest.kv_cache
+    moved = 8 * 2 * 2 * 256 * kv.heads * kv.head_dim / 1e6
+    assert f"a CPU that converts the INT8 cache: {moved:,.1f} MB more" in output
+    planned = invoke("plan", made[0] / "bundle", "--json")
+    assert planned.exit_code == 0, planned.output
 
 
 def test_the_bundle_answers_and_is_inspected(made: tuple[Path, Result]) -> None:
