@@ -124,6 +124,6 @@ def _estimate(manifest: Manifest) -> list[str]:
     return [
         f"estimated on {name}, all on the NPU (pocketvlm plan has more): peak {max(plan.peaks.values()) / 1e6:,.0f} "
         f"MB, prefill of {plan.prompt:,} tokens {prefill.seconds:.3g} s, decode {1 / decode.seconds:.3g} tokens/s",
-        f"estimated cost of a CPU that converts the INT8 cache: {moved / 1e6:,.1f} MB more through memory at each step, "
+        f"estimated cost of a CPU that converts the INT8 cache: {moved / 1e6:,.1f} MB more through memory a step, "
         f"decode {1 / slower:.3g} tokens/s",
     ]
