@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -14,6 +16,7 @@ from pocketvlm.bundle import describe_files, open_bundle
 from pocketvlm.cli import main
 from pocketvlm.cli.neuropilot import runner_command, runner_problems
 from pocketvlm.models.checkpoint import open_checkpoint
+from pocketvlm.runtime.engines.npu_emulation import NpuEmulation
 from tests.checkpoints import tiny_config, write_checkpoint
 
 RECIPE = """
@@ -173,3 +176,22 @@ def test_what_the_runner_would_do_wrong_is_said(made: tuple[Path, Result]) -> No
     assert "as many layers each" in uneven
     (hidden,) = runner_problems(fitting.model_copy(update={"mask_value": -140.0}))
     assert "hides with -100, and this model's scores ask for -140" in hidden
+
+
+def test_the_pages_line_writes_the_runners_table(
+    made: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float32 [vocabulary, hidden], as TokenEmbeddingLut of MediaTek's runner reads it: what the graphs' table gives."""
+    page = (Path(__file__).parents[2] / "docs" / "neuropilot.md").read_text()
+    code = page.partition("python -c '")[2].partition("' CHECKPOINT embedding_fp32.bin")[0]
+    checkpoint, table = made[0] / "checkpoint", tmp_path / "embedding_fp32.bin"
+    monkeypatch.setattr(sys, "argv", ["-c", str(checkpoint), str(table)])
+    exec("\n".join(line.strip() for line in code.splitlines()), {})
+    config = open_checkpoint(checkpoint).config.text
+    rows = np.fromfile(table, np.float32).reshape(config.vocab_size, config.hidden_size)
+    engine = NpuEmulation(open_bundle(made[0] / "bundle"), threads=1)
+    wanted = engine.embed(np.arange(config.vocab_size))
+    engine.close()
+    step = np.abs(rows).max() / 127  # of the graphs' INT8 codes, at most
+    assert np.abs(rows - wanted).max() <= step
+    assert np.abs(rows).max() > 4 * step
