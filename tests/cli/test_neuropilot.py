@@ -181,12 +181,12 @@ def test_what_the_runner_would_do_wrong_is_said(made: tuple[Path, Result]) -> No
 def test_the_pages_line_writes_the_runners_table(
     made: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """float32 [vocabulary, hidden], as TokenEmbeddingLut of MediaTek's runner reads it: what the graphs' table gives."""
+    """float32 [vocabulary, hidden], as MediaTek's TokenEmbeddingLut reads it: what the graphs' table gives."""
     page = (Path(__file__).parents[2] / "docs" / "neuropilot.md").read_text()
     code = page.partition("python -c '")[2].partition("' CHECKPOINT embedding_fp32.bin")[0]
     checkpoint, table = made[0] / "checkpoint", tmp_path / "embedding_fp32.bin"
     monkeypatch.setattr(sys, "argv", ["-c", str(checkpoint), str(table)])
-    exec("\n".join(line.strip() for line in code.splitlines()), {})
+    exec("\n".join(line.strip() for line in code.splitlines()), {})  # noqa: S102 - our own page
     config = open_checkpoint(checkpoint).config.text
     rows = np.fromfile(table, np.float32).reshape(config.vocab_size, config.hidden_size)
     engine = NpuEmulation(open_bundle(made[0] / "bundle"), threads=1)
