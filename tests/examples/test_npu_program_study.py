@@ -18,6 +18,7 @@ def test_both_engines_are_asked_the_same(
 ) -> None:
     monkeypatch.setattr(study, "CHECKPOINT", tiny_checkpoint)
     monkeypatch.setattr(npu_program_study, "PROGRESS", 1)
+    monkeypatch.setattr(npu_program_study, "KV_LENGTH", "512")
     recipe, output = tmp_path / "quick.toml", tmp_path / "study.json"
     recipe.write_text(RECIPE)
     options = ["--questions", "2", "--max-new-tokens", "3", "--recipe", str(recipe), "--output", str(output)]
