@@ -84,7 +84,7 @@ def look_here(packages: Path | None) -> tuple[list[Finding], Adb | None]:
         *checkup.extras(_requirements(), _version_of),
         checkup.compilers(shutil.which),
         checkup.runners(_runners(packages or PACKAGES)),
-        checkup.mediatek(_version_of),
+        checkup.mediatek(_version_of, sys.version_info[:3]),
         finding,
     ], adb
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import struct
+import subprocess
 import sys
 import types
 from collections import Counter
@@ -14,12 +15,14 @@ from typing import Any
 import pytest
 import torch
 
+from pocketvlm.cli.neuropilot import describe
 from pocketvlm.errors import ExportError
 from pocketvlm.export import export_bundle, neuropilot_compile
 from pocketvlm.export.npu_modules import DecoderChunk, Explicit, exported
 from pocketvlm.export.npu_operations import Scales
 from pocketvlm.export.npu_options import PLATFORMS, NpuOptions
-from pocketvlm.neuropilot_tools import NEEDED, missing_for_npu
+from pocketvlm.models.checkpoint import open_checkpoint
+from pocketvlm.neuropilot_tools import NEEDED, is_installed, missing_for_npu
 from tests.export.npu_programs import Written, written
 
 MEDIATEK = "executorch.backends.mediatek"
@@ -73,11 +76,12 @@ def test_what_is_missing_is_named_with_its_source() -> None:
 
 
 def test_an_export_without_the_tools_says_so_and_leaves_nothing(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    with pytest.raises(ExportError, match="mtk_converter, mtk_neuron from MediaTek's NeuroPilot") as caught:
+    with pytest.raises(ExportError, match=r"missing mtk_converter \(8.13, for CPython 3.11, Linux") as caught:
         export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe="int4-channel", backends=["neuropilot"])
     line = str(caught.value)
     assert "\n" not in line
-    assert f"Python {sys.version_info.major}.{sys.version_info.minor}" in line
+    assert "mtk_neuron (8.2, for any Python 3, Linux x86-64) from MediaTek's NeuroPilot portal" in line
+    assert f"this is Python {sys.version_info.major}.{sys.version_info.minor}" in line
     assert "--uncompiled" in line
     assert list(tmp_path.iterdir()) == []
 
@@ -148,8 +152,21 @@ def _kind(node: Any) -> str:
     return "placeholder" if node.op == "placeholder" else node.target.overloadpacket.__name__
 
 
+def test_the_back_end_needs_mediateks_wheels() -> None:
+    """Why nothing of it is imported before they are known to be there."""
+    if not missing_for_npu(is_installed):
+        pytest.skip("MediaTek's wheels are installed")
+    done = subprocess.run([sys.executable, "-c", f"import {MEDIATEK}"], capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert "No module named 'mtk_" in done.stderr
+
+
+def test_the_adapter_is_thin() -> None:
+    assert len(Path(neuropilot_compile.__file__).read_text().splitlines()) < 150
+
+
 def test_programs_compile_with_one_copy_of_the_weights(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_checkpoint: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     compiler = Compiler()
     compiler.install(monkeypatch)
@@ -174,6 +191,13 @@ def test_programs_compile_with_one_copy_of_the_weights(
         assert method in content
     header = struct.pack("<BIII", 1, 3 + 2, 1 + 2, len(b"compiled"))
     assert content.count(header) >= 1, "hidden, mask, rope, a key and a value in; hidden, key and value out"
+    describe(bundle, open_checkpoint(tiny_checkpoint), report=True)
+    said = capsys.readouterr().out
+    assert "compiled for mt6991; it has not run on a phone" in said
+    phone = "/data/local/tmp/pocketvlm/npu_text_decoder"
+    assert f"--model_package_paths={phone}_0.pte,{phone}_1.pte" in said
+    assert "predicted partition (MediaTek's compiler was not asked)" in said
+    assert "no profile of mt6991" in said
 
 
 def test_a_compiler_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, program: Written) -> None:
