@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,7 +31,7 @@ import numpy.typing as npt
 from pocketvlm.bench.peers import About, Job, PeerError, Shape
 from pocketvlm.bench.process import JsonProcess, answers_of_this_process, write_answer
 from pocketvlm.errors import one_line
-from pocketvlm.runtime.memory import available_memory_bytes, peak_rss_bytes
+from pocketvlm.runtime.memory import peak_rss_bytes
 
 PACKAGES = ("executorch", "torch", "torchao", "omegaconf")
 METHOD = "forward"
@@ -94,42 +94,13 @@ def prepare(job: Job) -> None:
     program, record = files_of(job)
     if program.is_file() and record.is_file():
         return
-    available = available_memory_bytes()
     if record.is_file():
         before = json.loads(record.read_text())
-        if "failed" in before and (available or 0) < TRY_AGAIN * before["available_bytes"]:
+        if "failed" in before and (available_memory_bytes() or 0) < TRY_AGAIN * before["available_bytes"]:
             raise PeerError(before["failed"])
     program.parent.mkdir(parents=True, exist_ok=True)
-    partial = program.with_suffix(".partial.pte")
-    arguments = [json.dumps(asdict(job.shape)), str(length_of(job)), str(group), str(partial)]
-    start = time.perf_counter()
-    try:
-        with closing_process(JsonProcess("its export", ["pocketvlm.bench.peers.executorch", *arguments])) as process:
-            said = {"seconds": time.perf_counter() - start, "peak_bytes": int(process.first["peak_bytes"])}
-    except PeerError as error:
-        with suppress(OSError):
-            partial.unlink()
-        if "memory" in str(error):
-            write_record(record, {"failed": str(error), "available_bytes": available or 0})
-        raise
-    write_record(record, said)
-    partial.replace(program)
-
-
-@contextmanager
-def closing_process(process: JsonProcess) -> Iterator[JsonProcess]:
-    """It, until it has ended."""
-    try:
-        yield process
-    finally:
-        process.close()
-
-
-def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record))
-    partial.replace(path)
+    arguments = [json.dumps(asdict(job.shape)), str(length_of(job)), str(group), str(program)]
+    JsonProcess("its export", ["pocketvlm.bench.peers.executorch", *arguments]).close()
 
 
 def files_of(job: Job) -> tuple[Path, Path]:
@@ -168,9 +139,9 @@ def open_peer(job: Job) -> Iterator[Stock]:
     # What the program calls beside XNNPACK: custom_sdpa, update_cache, the embedding of 4 bits.
     importlib.import_module("executorch.extension.llm.custom_ops.custom_ops")
     importlib.import_module("executorch.kernels.quantized")
-    binding._unsafe_reset_threadpool(job.threads)  # noqa: SLF001 - the wheel gives no other way
+    binding._unsafe_reset_threadpool(job.threads)
     before = peak_rss_bytes()
-    module = binding._load_for_executorch(str(program))  # noqa: SLF001 - as the wheel's documents do
+    module = binding._load_for_executorch(str(program))
     about = About(
         version=f"executorch {_version('executorch')}; {before / 1e6:.0f} MB of the memory are PyTorch's, in its binding",
         weights=f"random, 8da4w in groups of {group_of(job.shape)}, embedding 4 bits in groups of {EMBEDDING_GROUP}",
@@ -184,6 +155,22 @@ def open_peer(job: Job) -> Iterator[Stock]:
     yield opened
 
 
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record))
+    partial.replace(path)
+
+
+def available_memory_bytes() -> int | None:
+    """Memory that could be taken without swapping; None where the system is not Linux."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+        return int(text.split("MemAvailable:", 1)[1].split(None, 1)[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return None
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -194,14 +181,19 @@ def _version(name: str) -> str | None:
 # --- The export, in a process of its own ------------------------------------------------------------------------------
 
 
-def main(raw_shape: str, length: str, group: str, target: str) -> None:
-    """Export, and say what memory it took."""
+def main(raw_shape: str, length: str, group: str, program: str) -> None:
+    """Export, and note what it took, imports of the wheel included, or that memory did not suffice."""
     answers = answers_of_this_process()
-    threading.Thread(target=_watch_memory, args=(answers,), daemon=True).start()
+    partial, record = Path(program).with_suffix(".partial.pte"), Path(program).with_suffix(".json")
+    start = time.perf_counter()
+    threading.Thread(target=_watch_memory, args=(answers, partial, record), daemon=True).start()
     try:
-        export(Shape(**json.loads(raw_shape)), int(length), int(group), Path(target))
-        write_answer(answers, {"peak_bytes": peak_rss_bytes()})
+        export(Shape(**json.loads(raw_shape)), int(length), int(group), partial)
+        write_record(record, {"seconds": time.perf_counter() - start, "peak_bytes": peak_rss_bytes()})
+        partial.replace(program)
+        write_answer(answers, {})
     except Exception as error:  # noqa: BLE001 - whatever the wheel raises is said on one line
+        partial.unlink(missing_ok=True)
         write_answer(answers, {"error": f"its export fails: {type(error).__name__}: {one_line(error)}"})
 
 
@@ -241,17 +233,19 @@ def parameters_of(shape: Shape) -> dict[str, int]:
     }
 
 
-def _watch_memory(answers: IO[str]) -> None:
+def _watch_memory(answers: IO[str], partial: Path, record: Path) -> None:
     """End this process before it takes the machine's last memory."""
-    start = time.perf_counter()
-    while True:
-        available = available_memory_bytes()
-        if available is not None and available < LEAST_FREE_BYTES:
-            seconds, peak = time.perf_counter() - start, peak_rss_bytes()
-            why = f"its export held {peak / 1e9:.1f} GB after {seconds:.0f} s, and no more memory is free here"
-            write_answer(answers, {"error": why})
-            os._exit(1)
+    start, at_first = time.perf_counter(), available_memory_bytes()
+    while at_first is not None and (available_memory_bytes() or 0) >= LEAST_FREE_BYTES:
         time.sleep(WATCH_SECONDS)
+    if at_first is None:
+        return
+    seconds, peak = time.perf_counter() - start, peak_rss_bytes()
+    why = f"its export held {peak / 1e9:.1f} GB after {seconds:.0f} s, and the machine has no more"
+    write_record(record, {"failed": why, "available_bytes": at_first})
+    partial.unlink(missing_ok=True)
+    write_answer(answers, {"error": why})
+    os._exit(1)
 
 
 if __name__ == "__main__":

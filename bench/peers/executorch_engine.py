@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bench.cases import noise
 from pocketvlm.bench.peers import About, Job, PeerError
+from pocketvlm.bench.planned import noise
 from pocketvlm.bundle import open_bundle
 from pocketvlm.images import preprocessing_of
 from pocketvlm.manifest import Manifest
@@ -19,7 +20,7 @@ from pocketvlm.runtime.engines import Cache, Engine, open_engine
 from pocketvlm.runtime.engines.executorch_library import find_package
 from pocketvlm.runtime.vision import encode, prepare as prepare_picture
 
-ENGINE = "executorch"
+ENGINE: Final = "executorch"
 
 
 @dataclass
