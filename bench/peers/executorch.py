@@ -142,8 +142,9 @@ def open_peer(job: Job) -> Iterator[Stock]:
     binding._unsafe_reset_threadpool(job.threads)
     before = peak_rss_bytes()
     module = binding._load_for_executorch(str(program))
+    held = f"of its memory {before / 1e6:.0f} MB are PyTorch, which the binding imports"
     about = About(
-        version=f"executorch {_version('executorch')}; {before / 1e6:.0f} MB of the memory are PyTorch's, in its binding",
+        version=f"executorch {_version('executorch')}; {held}",
         weights=f"random, 8da4w in groups of {group_of(job.shape)}, embedding 4 bits in groups of {EMBEDDING_GROUP}",
         bytes=program.stat().st_size,
         export_seconds=took["seconds"],

@@ -1,4 +1,4 @@
-"""This project's own ExecuTorch engine on the bundle's program, in turns with its ONNX Runtime."""
+"""pocketvlm's own ExecuTorch engine on the bundle's program, in turns with ONNX Runtime on its graphs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from pocketvlm.images import preprocessing_of
 from pocketvlm.manifest import Manifest
 from pocketvlm.runtime.engines import Cache, Engine, open_engine
 from pocketvlm.runtime.engines.executorch_library import find_package
-from pocketvlm.runtime.vision import encode, prepare as prepare_picture
+from pocketvlm.runtime.vision import encode
+from pocketvlm.runtime.vision import prepare as prepare_picture
 
 ENGINE: Final = "executorch"
 
