@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pocketvlm.bench.cases import Case, measure_cases
-from pocketvlm.bench.peers import SYSTEMS, Job, PeerError, PeerProcess, shape_of
+from pocketvlm.bench.peers import SYSTEMS, Job, PeerError, PeerProcess, prepare_peer, shape_of
 from pocketvlm.bench.process import settle
 from pocketvlm.bench.schema import Peer, Row
 from pocketvlm.bench.workload import image_name
@@ -34,12 +35,13 @@ class Beside:
     peers: tuple[Peer, ...]
 
 
-def measure_beside(bundle: Bundle, own: Iterable[Case], workload: Workload, watch: Watch) -> Beside:
-    """Each case of prefill and decode, the bundle's and all peers' one after the other, as often as asked for.
+def job_of(bundle: Bundle, workload: Workload) -> Job:
+    """What peers are to open.
 
-    Other cases are the bundle's alone. A peer that cannot be opened, or ends on the way, has no numbers and says why.
+    Raises:
+        PeerError: the manifest does not say the bundle's shape.
     """
-    job = Job(
+    return Job(
         bundle=str(bundle.location),
         cache=workload.peers_cache,
         shape=shape_of(bundle.manifest),
@@ -47,11 +49,41 @@ def measure_beside(bundle: Bundle, own: Iterable[Case], workload: Workload, watc
         threads=workload.threads,
         kv_dtype=bundle.manifest.kv_cache.dtype,
     )
+
+
+def prepare_peers(bundle: Bundle, workload: Workload, watch: Watch) -> dict[str, str]:
+    """Make the files that peers need, before anything else takes memory; why those cannot run that cannot."""
+    missing = {}
+    for name in workload.peers:
+        watch(f"preparing {SYSTEMS[name]}")
+        try:
+            prepare_peer(name, job_of(bundle, workload))
+        except PeerError as error:
+            missing[name] = one_line(error)
+    return missing
+
+
+def measure_beside(
+    bundle: Bundle,
+    own: Iterable[Case],
+    workload: Workload,
+    watch: Watch,
+    missing: Mapping[str, str] = MappingProxyType({}),
+) -> Beside:
+    """Each case of prefill and decode, the bundle's and all peers' one after the other, as often as asked for.
+
+    Pictures are for peers that see. Other cases are the bundle's alone. A peer that cannot be opened, ends on the way,
+    or was ``missing`` when it was prepared has no numbers and says why.
+    """
+    job = job_of(bundle, workload)
     rows: list[Row] = []
     found: list[Peer] = []
     with ExitStack() as stack:
         running: list[PeerProcess] = []
         for name in workload.peers:
+            if name in missing:
+                found.append(Peer(system=SYSTEMS[name], missing=missing[name]))
+                continue
             watch(f"opening {SYSTEMS[name]}")
             try:
                 process = stack.enter_context(PeerProcess(name, job))

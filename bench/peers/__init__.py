@@ -149,6 +149,19 @@ def shape_of(manifest: Manifest) -> Shape:
     )
 
 
+#: The module that runs one, and what tells it to go no further than ``prepare``.
+WORKER, ONLY_PREPARE = "pocketvlm.bench.peers.worker", "prepare"
+
+
+def prepare_peer(name: str, job: Job) -> None:
+    """Its ``prepare`` in a process that then ends: what that needs of memory is not the opened peer's.
+
+    Raises:
+        PeerError: it cannot be opened.
+    """
+    JsonProcess(name, [WORKER, name, json.dumps(asdict(job)), ONLY_PREPARE]).close()
+
+
 class PeerProcess:
     """A peer in a process of its own, from its opening to ``close``.
 
@@ -158,7 +171,7 @@ class PeerProcess:
 
     def __init__(self, name: str, job: Job) -> None:
         self.name = name
-        self._process = JsonProcess(name, ["pocketvlm.bench.peers.worker", name, json.dumps(asdict(job))])
+        self._process = JsonProcess(name, [WORKER, name, json.dumps(asdict(job))])
         try:
             said = self._process.first
             self.about, self.load_seconds = About(**said["about"]), float(said["seconds"])

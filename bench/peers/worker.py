@@ -1,4 +1,4 @@
-"""A peer's process, a request a line and an answer a line: python -m pocketvlm.bench.peers.worker NAME JOB."""
+"""A peer's process, a request a line and an answer a line: python -m pocketvlm.bench.peers.worker PEER JOB [prepare]."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from pocketvlm.bench.peers import PEERS, Job, OpenPeer, PeerModule, SeesPictures
+from pocketvlm.bench.peers import ONLY_PREPARE, PEERS, Job, OpenPeer, PeerModule, SeesPictures
 from pocketvlm.bench.process import answers_of_this_process, settle, write_answer
 from pocketvlm.errors import one_line
 from pocketvlm.runtime.memory import peak_rss_bytes
@@ -47,14 +47,17 @@ def _prepared(peer: OpenPeer, job: Job, request: Mapping[str, Any]) -> Callable[
     return partial(peer.prefill if request["what"] == "prefill" else peer.generate, ids[depth:])
 
 
-def main(name: str, raw_job: str) -> None:
-    """Open the peer, say so, and serve."""
+def main(name: str, raw_job: str, *only: str) -> None:
+    """Open the peer, say so, and serve; or only prepare what it needs."""
     answers = answers_of_this_process()
     job = Job.from_dict(json.loads(raw_job))
     try:
         module: Any = importlib.import_module(PEERS[name])
         peer_module: PeerModule = module
         peer_module.prepare(job)
+        if only == (ONLY_PREPARE,):
+            write_answer(answers, {})
+            return
         start = time.perf_counter()
         with peer_module.open_peer(job) as peer:
             seconds, sees_pictures = time.perf_counter() - start, isinstance(peer, SeesPictures)

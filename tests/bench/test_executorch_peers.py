@@ -8,12 +8,11 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from pocketvlm.bench.beside import NO_PICTURES, NO_SWEEP, measure_beside
+from pocketvlm.bench.beside import NO_PICTURES, NO_SWEEP, measure_beside, prepare_peers
 from pocketvlm.bench.cases import Case
 from pocketvlm.bench.peers import Job, PeerError, PeerProcess, Shape, executorch, shape_of
 from pocketvlm.bench.peers.executorch_engine import open_peer
@@ -82,7 +81,10 @@ def test_the_own_engine_sees_pictures_and_a_stock_one_says_why_it_does_not_run(
         image=(160, 90), prompts=(20,), new_tokens=4, depths=(16,), repeats=2, warmups=1, threads=1,
         peers=("executorch", "pocketvlm-executorch", "genai"), peers_cache=str(tmp_path),
     )  # fmt: skip
-    found = measure_beside(open_bundle(bundle), own, workload, lambda name: None)
+    opened = open_bundle(bundle)
+    missing = prepare_peers(opened, workload, lambda name: None)
+    assert list(missing) == ["executorch"]
+    found = measure_beside(opened, own, workload, lambda name: None, missing)
     rows = {(row.system, row.name): row for row in found.rows}
     for name in ("pp20", "img 160x90", "tg4 @ d16"):
         assert len(rows[OWN, name].seconds) == 2
@@ -135,7 +137,7 @@ def test_a_program_has_room_for_the_job_and_is_shared(tmp_path: Path) -> None:
 
 def test_a_missing_package_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executorch, "PACKAGES", ("executorch", "no_such_package"))
-    with pytest.raises(PeerError, match="^no_such_package is not installed$"):
+    with pytest.raises(PeerError, match=r"^no_such_package is not installed$"):
         executorch.prepare(job(tmp_path))
     assert not list(tmp_path.iterdir())
 
@@ -154,8 +156,13 @@ def test_an_export_ends_before_it_takes_the_last_memory(tmp_path: Path, monkeypa
         executorch._watch_memory(answers, partial, record)
     assert "and the machine has no more" in json.loads(answers.getvalue())["error"]
     assert not partial.exists()
-    tried: list[Any] = []
-    monkeypatch.setattr(executorch, "JsonProcess", lambda *command: tried.append(command) or io.StringIO())
+    tried: list[tuple[object, ...]] = []
+
+    def process(*command: object) -> io.StringIO:
+        tried.append(command)
+        return io.StringIO()
+
+    monkeypatch.setattr(executorch, "JsonProcess", process)
     monkeypatch.setattr(executorch, "available_memory_bytes", lambda: 9 << 30)
     with pytest.raises(PeerError, match="and the machine has no more"):
         executorch.prepare(job(tmp_path))
