@@ -1,4 +1,4 @@
-"""A peer's process, a request a line and an answer a line: python -m pocketvlm.bench.peers.worker PEER JOB [prepare]."""
+"""A peer's process, requests and answers by lines: python -m pocketvlm.bench.peers.worker NAME JOB [prepare]."""
 
 from __future__ import annotations
 

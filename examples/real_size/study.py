@@ -163,9 +163,9 @@ def executorch(given: tuple[Place, int], output: Path) -> None:
     goals = {"goal_seconds": seconds, "goal_peak_bytes": memory}
     write({**about("executorch", place, threads), "recipe": RECIPES[0], **asdict(cost), **goals, "bytes": size}, output)
     click.echo(
-        f"{place.preset} {RECIPES[0]}: {cost.seconds:.0f} s{_goal(seconds, 1, 's')}, "
-        f"{cost.cpu_seconds:.0f} s of cores, {cost.peak_bytes / 1e9:.2f} GB of memory{_goal(memory, 1e9, 'GB')}, {size / 1e9:.2f} GB on disk"
+        f"{place.preset} {RECIPES[0]}: {cost.seconds:.0f} s{_goal(seconds, 1, 's')}, {cost.cpu_seconds:.0f} of cores"
     )
+    click.echo(f"{cost.peak_bytes / 1e9:.2f} GB of memory{_goal(memory, 1e9, 'GB')}, {size / 1e9:.2f} GB on disk")
 
 
 def _goal(most: float | None, unit: float, name: str) -> str:
