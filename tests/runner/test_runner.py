@@ -15,13 +15,13 @@ import numpy as np
 import onnx
 import pytest
 
+from examples.reader.parity import NEW_TOKENS, asked
 from pocketvlm.bench.machine import describe
 from pocketvlm.bench.schema import Memory, Row
 from pocketvlm.bundle import describe_files
 from pocketvlm.runtime import GenerationConfig, load
 from tests.runner import native
 from tests.runner.native import answer, built, library, plan, run
-from tests.runner.pictures import NEW_TOKENS, asked
 
 TOKENS = [5, 9, 12, 1, 44, 7, 3, 300, 21]
 
