@@ -8,6 +8,7 @@ the design.
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from typing import TYPE_CHECKING
 
 from pocketvlm.errors import ExportError
@@ -41,12 +42,15 @@ def prepare(recipe: Recipe) -> Recipe:
         installed = importlib.metadata.version("executorch")
     except importlib.metadata.PackageNotFoundError as error:
         raise ExportError("ExecuTorch is not installed: pip install 'pocketvlm[executorch]'") from error
-    numbers, wanted = (
-        tuple(int(part) for part in text.split("+")[0].split(".")[:2]) for text in (installed, MINIMUM_EXECUTORCH)
-    )
-    if numbers < wanted:
+    if _numbers(installed) < _numbers(MINIMUM_EXECUTORCH):
         raise ExportError(f"executorch {installed} is installed, {MINIMUM_EXECUTORCH} or newer is needed: update it")
     return with_scales_for_xnnpack(recipe)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """1.5.1+cpu -> (1, 5, 1)"""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(number) for number in found.group().split(".")) if found else ()
 
 
 def lower(job: Job) -> Lowered:

@@ -121,7 +121,7 @@ def command(
         with ConsoleProgress() as progress:
             chosen = recipe_of_bits(source, chosen, calibration or DEFAULT_SOURCE, target_bits, progress)
     click.echo(f"{checkpoint}: {source.family.name}, {source.parameters / 1e6:,.1f} M parameters, recipe {chosen.name}")
-    click.echo(f"estimate: {estimate(source, chosen, kv_length(source, max_length))}")
+    click.echo(f"estimate: {estimate(source, chosen, kv_length(source, max_length), backends)}")
     started = time.monotonic()
     with ConsoleProgress() as progress:
 
