@@ -20,8 +20,8 @@ from pocketvlm.recipe import Recipe
 #: Measured on two cores of an EPYC without VNNI: 3.4 B weights read, rounded, written, read back.
 WEIGHTS_PER_SECOND = 70e6
 START_SECONDS = 3.0
-#: The sample's text; it goes through the original weights and through each back end's graphs as shipped, a weight of 4 or
-#: 8 bits costing about what a float32 one does; a layer's lowering adds few tokens to that.
+#: The sample's text; it goes through the original weights and through each back end's graphs as shipped, a weight of 4
+#: or 8 bits costing about what a float32 one does; a layer's lowering adds few tokens to that.
 SAMPLE_TEXT_TOKENS, ORIGINAL_PASSES, SHIPPED_PASSES = 140, 1.0, 1.2
 #: Each layer sees the calibration twice, as it was and as it is stored.
 CALIBRATION_PASSES = 2

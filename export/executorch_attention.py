@@ -225,10 +225,10 @@ class Attention:
 
     def _by_head(self, graph: XnnpackGraph, piece: Value) -> Value:
         """A piece of the cache as float32 [heads, total, head size]."""
-        if self._heads > 1:
-            # [total, heads, head size] -> [heads, total, head size]; codes are a quarter of the numbers
-            piece = graph.transpose(piece, [1, 0, 2])
-        return piece if self.kv.ranges is None else graph.dequantized(piece)
+        # Codes that are transposed first, a quarter of the numbers, come out wrong: XNNPACK 1.5.1 converts them in place.
+        piece = piece if self.kv.ranges is None else graph.dequantized(piece)
+        # [total, heads, head size] -> [heads, total, head size]
+        return piece if self._heads == 1 else graph.transpose(piece, [1, 0, 2])
 
 
 def _rows_at(method: Method, name: str, table: np.ndarray, positions: Slot) -> Slot:
