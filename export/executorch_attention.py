@@ -225,7 +225,7 @@ class Attention:
 
     def _by_head(self, graph: XnnpackGraph, piece: Value) -> Value:
         """A piece of the cache as float32 [heads, total, head size]."""
-        # Codes that are transposed first, a quarter of the numbers, come out wrong: XNNPACK 1.5.1 converts them in place.
+        # Transposed first, codes come out wrong: XNNPACK 1.5.1 converts them in place.
         piece = piece if self.kv.ranges is None else graph.dequantized(piece)
         # [total, heads, head size] -> [heads, total, head size]
         return piece if self._heads == 1 else graph.transpose(piece, [1, 0, 2])
