@@ -114,7 +114,7 @@ def test_both_engines_answer_alike_over_a_cache_of_int8(bundle: Bundle, vlm: Poc
     assert same / apart > LEAST_SAME
 
 
-@pytest.mark.parametrize("question", ["Hello", "List all", "What is on line 2?"])
+@pytest.mark.parametrize("question", ["How many lines are there?", "List all", "What is on line 2?"])
 def test_the_text_runner_answers_as_this_runtime_does(bundle: Bundle, vlm: PocketVlm, question: str) -> None:
     runner = stock.TextLLMRunner(str(bundle.path("model.pte")), str(bundle.path("tokenizer.json")))
     chat = vlm.manifest.chat
