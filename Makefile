@@ -9,9 +9,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# What `make export-android` exports, and what it then asks (an empty IMAGE or PROMPT: the built-in ones).
+# What `make export-android` exports, what for, and what it then asks (an empty IMAGE or PROMPT: the built-in ones).
 MODEL := examples/reader/checkpoint
 RECIPE := bluelm-v-3b
+BACKENDS := onnx executorch
 IMAGE :=
 PROMPT :=
 # examples/reader/checkpoint is named reader: a folder called checkpoint says nothing.
@@ -19,7 +20,7 @@ NAME := $(notdir $(patsubst %/checkpoint,%,$(patsubst %/,%,$(MODEL))))-$(basenam
 BUNDLE := dist/android/$(NAME)
 PICTURE := dist/android/picture.png
 # Recipes read these from their environment: what stands in them is never parsed as shell.
-export MODEL RECIPE IMAGE PROMPT
+export MODEL RECIPE BACKENDS IMAGE PROMPT
 
 .PHONY: help setup check test browser export-android demo train train-smoke compare-recipes tiling-study npu-study npu-program-study npu-pass quantizer-study weights-study transforms-study vision-study numerics runner runner-arm64 runner-sanitized runner-parity executorch-parity runner-package runner-fuzz real-size executorch-export bench bench-peers bench-gate devices bench-device gate-study soak clean
 
@@ -80,17 +81,23 @@ test: $(READY) browser ## run all tests; ends with how long each room's took
 
 export-android: $(READY) ## export MODEL (the built-in one) by RECIPE to dist/android/, then ask it about IMAGE
 	@mkdir -p dist/android
-	@$(BIN)/pocketvlm export "$$MODEL" --output $(BUNDLE) --recipe "$$RECIPE"
+	@$(BIN)/pocketvlm export "$$MODEL" --output $(BUNDLE) --recipe "$$RECIPE" $$(printf -- '--backend %s ' $$BACKENDS)
 	@if grep -q '^ "vision": null' $(BUNDLE)/manifest.json; then \
 	    prompt=$${PROMPT:-Hello, who are you?}; \
-	    printf '\nQuestion: %s\nAnswer:   ' "$$prompt"; \
-	    $(BIN)/pocketvlm run $(BUNDLE) --prompt "$$prompt" --stats; \
+	    printf '\nQuestion: %s\n' "$$prompt"; \
+	    for engine in $$BACKENDS; do \
+	        printf 'Answer of the engine %s: ' "$$engine"; \
+	        $(BIN)/pocketvlm run $(BUNDLE) --engine "$$engine" --prompt "$$prompt" --stats; \
+	    done; \
 	else \
 	    image=$${IMAGE:-$(PICTURE)} prompt=$${PROMPT:-What is the total?}; \
 	    [ -n "$$IMAGE" ] || $(BIN)/python -c 'import sys; from pocketvlm.scenes import draw; \
 	        draw("make", grids=((2, 2),), scenes=("receipt",)).image.save(sys.argv[1])' $(PICTURE); \
-	    printf '\nPicture:  %s\nQuestion: %s\nAnswer:   ' "$$image" "$$prompt"; \
-	    $(BIN)/pocketvlm run $(BUNDLE) --image "$$image" --prompt "$$prompt" --stats; \
+	    printf '\nPicture:  %s\nQuestion: %s\n' "$$image" "$$prompt"; \
+	    for engine in $$BACKENDS; do \
+	        printf 'Answer of the engine %s: ' "$$engine"; \
+	        $(BIN)/pocketvlm run $(BUNDLE) --engine "$$engine" --image "$$image" --prompt "$$prompt" --stats; \
+	    done; \
 	fi
 	@printf '\nFor a device:\n'; $(BIN)/python -m android_app.runner.build --lenient package
 

@@ -39,7 +39,7 @@ class Activations:
         self._hidden: list[Tensor] = []
         self._layer = -1
         self._grams: dict[str, Tensor] = {}
-        self._kv_range = (0.0, 0.0)
+        self._kv_ranges: dict[int, tuple[float, float]] = {}
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -61,9 +61,10 @@ class Activations:
         return self._grams[HEAD if found is None else found[2]]
 
     def kv_range(self, layer: int, stored: ReadWeight) -> tuple[float, float]:
-        """Largest |key| (after RoPE) and |value| of a layer."""
-        self._go_to(layer, stored)
-        return self._kv_range
+        """Largest |key| (after RoPE) and |value| of a layer; of one that was looked at, also later."""
+        if layer not in self._kv_ranges:
+            self._go_to(layer, stored)
+        return self._kv_ranges[layer]
 
     def _go_to(self, layer: int, stored: ReadWeight) -> None:
         if layer == self._layer:
@@ -88,7 +89,7 @@ class Activations:
             cache = reference.through(text, module, hidden).cache
             key, value = max(key, float(cache.key.abs().max())), max(value, float(cache.value.abs().max()))
         self._grams = {name: sums[first].total for first, names in SAME_INPUTS.items() for name in names}
-        self._kv_range = key, value
+        self._kv_ranges[self._layer] = key, value
 
     @torch.no_grad()
     def _look_at_head(self) -> None:

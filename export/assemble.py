@@ -56,9 +56,10 @@ def export_bundle(  # noqa: PLR0913 (one keyword an option of the command)
 
     ``npu`` is for the back end neuropilot, whose recipes have one scale a row and which is always calibrated.
 
-    ``calibration`` is what a calibrated recipe sees: generated:SEED (the default), FILE.jsonl, FILE.tsv or FILE.txt. A
-    calibrated export that is killed goes on where it was when it is started again. ``verify`` gets the directory of
-    the complete bundle before it takes its place, and may refuse it by raising.
+    ``calibration`` is what a calibrated recipe sees: generated:SEED (the default), FILE.jsonl, FILE.tsv or FILE.txt.
+    An export that is killed goes on when it is started again: with matrices that were quantized by looking at data, and
+    with checked layers of an ExecuTorch program. ``verify`` gets the directory of the complete bundle before it takes
+    its place, and may refuse it by raising.
 
     :raises PocketVlmError: one line that says what is wrong; nothing is left behind
     """
@@ -85,7 +86,7 @@ def export_bundle(  # noqa: PLR0913 (one keyword an option of the command)
     count = len(frontend.sample.token_ids)
     if count > length:
         raise ExportError(f"a KV length of {length} is too short: one picture and three questions take {count} tokens")
-    key = hashlib.sha256(repr((source.revision, chosen, seen and seen.sha256)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((__version__, source.revision, chosen, seen and seen.sha256)).encode()).hexdigest()[:16]
     with replacing(output) as directory, finished_so_far(output, key) as finished:
         layers = source.config.text.num_hidden_layers
         layers += source.config.vision.num_hidden_layers if source.config.vision is not None else 0
@@ -93,7 +94,7 @@ def export_bundle(  # noqa: PLR0913 (one keyword an option of the command)
         reference = run_reference(source, frontend.sample, progress.advance)
         calibrated = None if seen is None else Calibrated(Activations(source, seen), finished)
         sample, tokens = frontend.sample, frontend.tokens
-        job = Job(source, chosen, directory, length, tokens, sample, reference, progress, calibrated, npu)
+        job = Job(source, chosen, directory, length, tokens, sample, reference, progress, finished, calibrated, npu)
         lowered = {name: BACKENDS[name](job) for name in backends}
         shutil.copyfile(source.directory / TOKENIZER, directory / TOKENIZER)
         write_manifest(directory, _manifest(source, chosen, frontend, lowered, length, directory, seen))

@@ -26,8 +26,9 @@ from pocketvlm.errors import ExportError
 from pocketvlm.export import onnx_decoder, onnx_vision, reference
 from pocketvlm.export.graph import save_graph
 from pocketvlm.export.job import Job
+from pocketvlm.export.kv_cache import KvLayout
 from pocketvlm.export.linear import at_float_precision
-from pocketvlm.export.onnx_attention import FEW_TOKENS, KvLayout, position_inputs, without_quantized_cache
+from pocketvlm.export.onnx_attention import FEW_TOKENS, position_inputs, without_quantized_cache
 from pocketvlm.manifest import Fidelity, TextFidelity, VisionFidelity
 from pocketvlm.models.checkpoint import ReadWeight
 from pocketvlm.recipe import Bounds

@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +20,9 @@ from pocketvlm.recipe import Recipe
 #: Measured on two cores of an EPYC without VNNI: 3.4 B weights read, rounded, written, read back.
 WEIGHTS_PER_SECOND = 70e6
 START_SECONDS = 3.0
-#: The sample's text; it goes through the original weights and through the graphs as shipped, an INT4 or INT8 weight
-#: costing about what a float32 one does; a layer's lowering adds few tokens to that.
-SAMPLE_TEXT_TOKENS, SAMPLE_PASSES = 140, 2.2
+#: The sample's text; it goes through the original weights and through each back end's graphs as shipped, a weight of 4
+#: or 8 bits costing about what a float32 one does; a layer's lowering adds few tokens to that.
+SAMPLE_TEXT_TOKENS, ORIGINAL_PASSES, SHIPPED_PASSES = 140, 1.0, 1.2
 #: Each layer sees the calibration twice, as it was and as it is stored.
 CALIBRATION_PASSES = 2
 #: What a layer's matrices reach of what one large matrix reaches.
@@ -50,28 +51,33 @@ class Estimate:
         )
 
 
-def estimate(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> Estimate:
-    """Sizes follow from the recipe; time and memory from what was measured.
+def estimate(checkpoint: Checkpoint, recipe: Recipe, kv_length: int, backends: Collection[str] = ("onnx",)) -> Estimate:
+    """Sizes follow from the recipe and the number of back ends; time and memory from what was measured.
 
     :raises RecipeError: naming a weight that its quantizer cannot take
     """
     disk, matrix = disk_bytes(checkpoint, recipe, kv_length), 0
-    rules = recipe.assign(checkpoint.tensors)
-    seconds, products = START_SECONDS + checkpoint.parameters / WEIGHTS_PER_SECOND, 0.0
+    rules, times = recipe.assign(checkpoint.tensors), len(set(backends))
+    seconds, products = START_SECONDS + times * checkpoint.parameters / WEIGHTS_PER_SECOND, 0.0
+    passes = ORIGINAL_PASSES + times * SHIPPED_PASSES
     layers: dict[str, int] = defaultdict(int)
     for name, info in checkpoint.tensors.items():
         quantizer, count = quantizer_of(rules[name]), math.prod(info.shape)
         matrix = max(matrix, count * (KEPT_BYTES if isinstance(quantizer, Keep) else QUANTIZED_BYTES))
-        seconds += 0 if isinstance(quantizer, Keep) else count / quantizer.WEIGHTS_PER_SECOND
+        # What looks at data is quantized once for all back ends.
+        rounds = 1 if quantizer.CALIBRATED else times
+        seconds += 0 if isinstance(quantizer, Keep) else rounds * count / quantizer.WEIGHTS_PER_SECOND
         layer = re.match(r".*?layers\.\d+\.", name)
         layers[layer.group() if layer else ""] += count if layer else 0
-        products += SAMPLE_PASSES * count * _sample_tokens(checkpoint, name) if layer else 0
+        products += passes * count * _sample_tokens(checkpoint, name) if layer else 0
     if is_calibrated(recipe):
         tokens = recipe.calibration.sequences * recipe.calibration.text_tokens
         products += CALIBRATION_PASSES * sum(layers.values()) * tokens
     seconds += 2 * products / (SHARE_OF_MATMUL * matmul_flops())
     memory = BASE_BYTES + max(LAYER_BYTES * max(layers.values()), matrix)
-    return Estimate(seconds, disk, memory)
+    # An ExecuTorch program is held until it is written.
+    memory += disk if "executorch" in backends else 0
+    return Estimate(seconds, times * disk, memory)
 
 
 def disk_bytes(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> int:

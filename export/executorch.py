@@ -8,11 +8,13 @@ the design.
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from typing import TYPE_CHECKING
 
 from pocketvlm.errors import ExportError
 from pocketvlm.export.executorch_weights import StoredWeights, with_scales_for_xnnpack
 from pocketvlm.export.job import Job, Lowered
+from pocketvlm.export.kv_cache import KvLayout, kv_layout
 from pocketvlm.export.weights import WeightStore
 from pocketvlm.manifest import Part, TensorSpec
 from pocketvlm.recipe import Recipe
@@ -40,12 +42,15 @@ def prepare(recipe: Recipe) -> Recipe:
         installed = importlib.metadata.version("executorch")
     except importlib.metadata.PackageNotFoundError as error:
         raise ExportError("ExecuTorch is not installed: pip install 'pocketvlm[executorch]'") from error
-    numbers, wanted = (
-        tuple(int(part) for part in text.split("+")[0].split(".")[:2]) for text in (installed, MINIMUM_EXECUTORCH)
-    )
-    if numbers < wanted:
+    if _numbers(installed) < _numbers(MINIMUM_EXECUTORCH):
         raise ExportError(f"executorch {installed} is installed, {MINIMUM_EXECUTORCH} or newer is needed: update it")
     return with_scales_for_xnnpack(recipe)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """1.5.1+cpu -> (1, 5, 1)"""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(number) for number in found.group().split(".")) if found else ()
 
 
 def lower(job: Job) -> Lowered:
@@ -59,26 +64,26 @@ def lower(job: Job) -> Lowered:
     config, progress = job.checkpoint.config, job.progress
     progress.phase("quantize and write", job.checkpoint.parameters)
     store = WeightStore(job.checkpoint, job.recipe, job.directory, progress.advance, job.calibrated)
-    weights, program = StoredWeights(store), Program()
+    weights, program, kv = StoredWeights(store), Program(), kv_layout(job, store.read)
     try:
         with store.writing_to(WEIGHTS):
-            _add_methods(program, weights, config, job)
+            _add_methods(program, weights, kv, job)
         program.write(job.directory / PROGRAM)
         progress.phase("check layer by layer", len(job.reference.vision) + len(job.reference.text))
-        fidelity = check_program(job, store.read, weights, job.directory / PROGRAM)
+        fidelity = check_program(job, store.read, weights, kv, job.directory / PROGRAM)
     finally:
         (job.directory / WEIGHTS).unlink(missing_ok=True)
     return Lowered(_parts(config, job.kv_length), (PROGRAM,), store.precision, fidelity)
 
 
-def _add_methods(program: Program, weights: StoredWeights, config: VlmConfig, job: Job) -> None:
+def _add_methods(program: Program, weights: StoredWeights, kv: KvLayout, job: Job) -> None:
     from pocketvlm.export.executorch_decoder import TextBuilder
     from pocketvlm.export.executorch_vision import VisionBuilder
 
-    length = job.kv_length
+    config, length = job.checkpoint.config, kv.length
     if config.vision is not None:
         VisionBuilder(program, weights, config).methods()
-    text = TextBuilder(program, weights, config.text, length)
+    text = TextBuilder(program, weights, config.text, kv)
     text.token_embedding()
     text.text_decoder()
     text.all_logits(min(CHUNK, length))

@@ -2,67 +2,56 @@
 
 A layer's attention reads what this step has written into the cache, and writing is a kernel of ExecuTorch's. So an
 XNNPACK graph goes from one layer's attention to the next layer's query, key and value; between two of them the new rows
-are put into the cache. Keys and values lie token by token, [length, KV heads * head size]: what is in use is one piece
-from the start, which the graphs read where it lies.
+are put into the cache (``executorch_attention``).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
+from pocketvlm.export.executorch_attention import PARTS, Attention, AttentionInputs
 from pocketvlm.export.executorch_program import Method, Program, Slot
 from pocketvlm.export.executorch_weights import Weights
+from pocketvlm.export.kv_cache import KvLayout
 from pocketvlm.export.xnnpack_graph import Value, XnnpackGraph
 from pocketvlm.models.config import DecoderConfig
-from pocketvlm.models.decoder import rope_tables
 from pocketvlm.quant import GroupedTensor
 
-#: What is added to the scores of tokens that a token does not see.
-UNSEEN = -1e9
 LAST = (1 << 63) - 1
-
-
-@dataclass(frozen=True)
-class Step:
-    """What all layers of a method read."""
-
-    positions: Slot
-    cos: Slot
-    sin: Slot
-    mask: Slot
-    total: int
 
 
 @dataclass
 class TextBuilder:
     """Adds the text methods to a program; graphs that several of them call are made once.
 
-    ``length`` is that of the KV cache, ``tokens`` the most that one step takes.
+    A step takes at most as many tokens as the KV cache does.
     """
 
     program: Program
     weights: Weights
     config: DecoderConfig
-    length: int
+    kv: KvLayout
     _graphs: dict[tuple[int, int, int], int] = field(default_factory=dict)
     _head: int | None = None
+    _attention: Attention = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._attention = Attention(self.config, self.kv)
 
     def token_embedding(self) -> None:
         """input_ids int64 [1, 1..length] -> inputs_embeds float32 [1, tokens, hidden]"""
         method = Method(self.program, "token_embedding")
-        tokens = method.take(method.tensor([1, self.length], "int64"))
+        tokens = method.take(method.tensor([1, self.kv.length], "int64"))
         method.give(self._embed(method, tokens))
         self.program.add_method(method)
 
     def text_decoder(self) -> None:
         """inputs_embeds float32 [1, 1..length, hidden], cache_position int64 [1] -> the last logits [1, vocabulary]"""
         method = Method(self.program, "text_decoder")
-        embeds = method.take(method.tensor([1, self.length, self.config.hidden_size]))
+        embeds = method.take(method.tensor([1, self.kv.length, self.config.hidden_size]))
         hidden = self._layers(method, embeds, range(self.config.num_hidden_layers))
         method.give(self._last_logits(method, hidden))
         self.program.add_method(method)
@@ -80,7 +69,7 @@ class TextBuilder:
     def forward(self) -> None:
         """input_ids int64 [1, 1..length], cache_position int64 [1] -> logits [1, vocabulary]: for TextLLMRunner"""
         method = Method(self.program, "forward")
-        tokens = method.take(method.tensor([1, self.length], "int64"))
+        tokens = method.take(method.tensor([1, self.kv.length], "int64"))
         position = method.take(method.tensor([1], "int64", dynamic=False))
         embeds = self._embed(method, tokens)
         hidden = self._layers(method, embeds, range(self.config.num_hidden_layers), position)
@@ -161,84 +150,28 @@ class TextBuilder:
 
     def _layers(self, method: Method, embeds: Slot, layers: range, position: Slot | None = None) -> Slot:
         """Run ``layers`` over ``embeds`` [1, tokens, hidden]; gives the residual stream [tokens, hidden]."""
-        config, tokens = self.config, embeds.shape[1]
+        config, tokens, attention = self.config, embeds.shape[1], self._attention
         if position is None:
             position = method.take(method.tensor([1], "int64", dynamic=False))
-        step = self._step(method, embeds, position)
-        hidden, query = embeds, None
-        width = config.num_key_value_heads * config.head_dim
-        views: tuple[Slot, ...] = ()
+        step = attention.step(method, embeds, position)
+        inputs = [embeds]
         # Even and odd layers take turns in two places of memory.
         for layer in range(layers.start, layers.stop + 1):
-            outputs = [method.tensor([tokens, config.hidden_size], place=f"hidden.{layer % 2}")]
-            if layer < layers.stop:
-                sizes = (config.num_attention_heads * config.head_dim, width, width)
-                outputs += [
-                    method.tensor([tokens, size], place=f"{part}.{layer % 2}")
-                    for part, size in zip(("query", "key", "value"), sizes, strict=True)
-                ]
-            inputs = [hidden] if query is None else [hidden, query, *views, step.mask]
-            turns = [step.cos, step.sin] if layer < layers.stop else []
-            method.delegate(self._graph_before(layer, layers, tokens), *inputs, *turns, *outputs)
-            hidden = outputs[0]
-            if layer < layers.stop:
-                query = outputs[1]
-                views = tuple(
-                    self._put(method, f"kv_cache.{layer}.{part}", rows, step)
-                    for part, rows in zip(("key", "value"), outputs[2:], strict=True)
-                )
+            graph = self._graph_before(layer, layers, tokens)
+            hidden = method.tensor([tokens, config.hidden_size], place=f"hidden.{layer % 2}")
+            if layer == layers.stop:
+                method.delegate(graph, *inputs, hidden)
+                break
+            query = method.tensor([tokens, config.num_attention_heads * config.head_dim], place=f"query.{layer % 2}")
+            rows = [attention.new_rows(method, tokens, part, layer) for part in PARTS]
+            method.delegate(graph, *inputs, step.cos, step.sin, hidden, query, *rows)
+            views = [
+                view
+                for part, new in zip(PARTS, rows, strict=True)
+                for view in attention.put(method, layer, part, new, step)
+            ]
+            inputs = [hidden, query, *views, step.mask]
         return hidden
-
-    def _put(self, method: Method, name: str, rows: Slot, step: Step) -> Slot:
-        """Write new rows into a cache; gives a view of all rows up to them."""
-        cache = method.state(name, [self.length, rows.shape[1]])
-        method.update("aten::index_put_", cache, method.tensors([step.positions]), rows, method.number(False))
-        view = method.first_rows_of(name, cache.shape)
-        # ``empty`` gives its output another size and leaves its memory, the cache's, as it is.
-        size = method.integers([step.total, method.number(rows.shape[1])])
-        method.call("aten::empty.out", size, method.nothing(), view)
-        return view
-
-    def _step(self, method: Method, embeds: Slot, position: Slot) -> Step:
-        """Positions, the rows of the RoPE tables that belong to them, and the causal mask."""
-        config, tokens = self.config, embeds.shape[1]
-        shared = config.num_attention_heads // config.num_key_value_heads
-        first, count, total = (method.computed_number() for _ in range(3))
-        zero, one = method.number(0), method.number(1)
-        method.call("aten::_local_scalar_dense", position, first)
-        method.call("aten::sym_size.int", embeds, one, count)
-        method.call("executorch_prim::add.Scalar", first, count, total)
-        positions = method.tensor([tokens], "int64")
-        method.call("aten::arange.start_out", first, total, one, positions)
-        cos, sin = (
-            self._rows(method, f"rope.{name}", table.numpy(), positions)
-            for name, table in zip(("cos", "sin"), rope_tables(config, torch.arange(self.length)), strict=True)
-        )
-        # Query heads that share a KV head stand below each other: row r of the scores is token r // shared.
-        repeated, end = method.computed_number(), method.computed_number()
-        method.call("executorch_prim::mul.Scalar", first, method.number(shared), repeated)
-        method.call("executorch_prim::mul.Scalar", total, method.number(shared), end)
-        rows = method.tensor([tokens * shared], "int64")
-        method.call("aten::arange.start_out", repeated, end, one, rows)
-        token_of_row = method.tensor([tokens * shared], "int64")
-        method.call("aten::floor_divide.out", rows, method.constant("shared", np.array(shared)), token_of_row)
-        column = method.tensor([tokens * shared, 1], "int64")
-        method.call("aten::unsqueeze_copy.out", token_of_row, one, column)
-        known = method.tensor([self.length], "int64")
-        method.call("aten::arange.start_out", zero, total, one, known)
-        seen = method.tensor([tokens * shared, self.length], "bool")
-        method.call("aten::le.Tensor_out", known, column, seen)
-        mask = method.tensor([tokens * shared, self.length])
-        levels = [method.constant(f"level_{level:g}", np.array(level, np.float32)) for level in (0.0, UNSEEN)]
-        method.call("aten::where.self_out", seen, *levels, mask)
-        return Step(positions, cos, sin, mask, total)
-
-    @staticmethod
-    def _rows(method: Method, name: str, table: np.ndarray, positions: Slot) -> Slot:
-        """table [length, size] -> the rows at ``positions``, [tokens, size]"""
-        output = method.tensor([positions.shape[0], table.shape[1]])
-        method.call("aten::index_select.out", method.constant(name, table), method.number(0), positions, output)
-        return output
 
     def _last_logits(self, method: Method, hidden: Slot) -> Slot:
         last = method.tensor([1, self.config.hidden_size], dynamic=False)
@@ -252,7 +185,7 @@ class TextBuilder:
         if self._head is None:
             graph = XnnpackGraph(self.program.constants)
             config, weights = self.config, self.weights
-            hidden = graph.input([self.length, config.hidden_size])
+            hidden = graph.input([self.kv.length, config.hidden_size])
             norm = weights.vector("model.norm.weight") * np.float32(config.logits_scale)
             normed = graph.rms_norm("model.norm.weight", hidden, norm, config.rms_norm_eps)
             name = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
@@ -278,8 +211,9 @@ class TextBuilder:
                 embeds, [0, config.hidden_size], [tokens, config.hidden_size]
             )
         else:
-            inputs = self._attention_inputs(graph, tokens)
-            rest = lambda: self._after_attention(graph, layer - 1, tokens, inputs)  # noqa: E731
+            residual = graph.input([tokens, config.hidden_size])
+            asked = self._attention.inputs(graph, layer - 1, tokens)
+            rest = lambda: self._after_attention(graph, layer - 1, residual, asked)  # noqa: E731
         half = config.head_dim // 2
         turns = [graph.input([tokens, half]) for _ in range(2)] if layer < layers.stop else []
         hidden = rest()
@@ -289,50 +223,28 @@ class TextBuilder:
         for value in self._query_key_value(graph, layer, tokens, hidden, turns):
             graph.output(value)
 
-    def _attention_inputs(self, graph: XnnpackGraph, tokens: int) -> list[Value]:
-        """Residual stream, query, keys, values, mask."""
-        config = self.config
-        width = config.num_key_value_heads * config.head_dim
-        rows = tokens * (config.num_attention_heads // config.num_key_value_heads)
-        shapes = (
-            (tokens, config.hidden_size),
-            (tokens, config.num_attention_heads * config.head_dim),
-            (self.length, width),
-            (self.length, width),
-            (rows, self.length),
-        )
-        return [graph.input(shape) for shape in shapes]
-
     def _query_key_value(
         self, graph: XnnpackGraph, layer: int, tokens: int, hidden: Value, turns: list[Value]
     ) -> list[Value]:
-        """hidden [tokens, hidden] -> query and key, rotated, and value: [tokens, heads * head size] each"""
+        """hidden [tokens, hidden] -> query [tokens, heads * head size], and rows of keys and values for the cache"""
         config, prefix = self.config, f"model.layers.{layer}."
         name = f"{prefix}input_layernorm.weight"
         normed = graph.rms_norm(name, hidden, self.weights.vector(name), config.rms_norm_eps)
         query, key, value = (self._linear(graph, f"{prefix}self_attn.{part}_proj", normed) for part in "qkv")
         half = config.head_dim // 2
         # [tokens, half] -> [tokens, 1, half]
-        cos, sin = (graph.reshape(turn, [0, 1, half], [tokens, 1, half]) for turn in turns)
-        rotated = []
-        for states in (query, key):
-            heads = states.shape[1] // config.head_dim
-            # [tokens, heads * head size] -> [tokens, heads, head size]
-            shaped = graph.reshape(states, [0, heads, config.head_dim], [tokens, heads, config.head_dim])
-            first, second = graph.slice(shaped, 2, 0, half), graph.slice(shaped, 2, half, half)
-            turned = graph.concatenate(
-                graph.subtract(graph.multiply(first, cos), graph.multiply(second, sin)),
-                graph.add(graph.multiply(second, cos), graph.multiply(first, sin)),
-            )
-            # [tokens, heads, head size] -> [tokens, heads * head size]
-            rotated.append(graph.reshape(turned, [0, states.shape[1]], states.shape))
-        return [graph.scaled(rotated[0], 1 / math.sqrt(config.head_dim)), rotated[1], value]
+        cos_sin = [graph.reshape(turn, [0, 1, half], [tokens, 1, half]) for turn in turns]
+        query, key = (self._attention.rotated(graph, states, cos_sin) for states in (query, key))
+        rows = (
+            self._attention.as_rows(graph, layer, part, states)
+            for part, states in zip(PARTS, (key, value), strict=True)
+        )
+        return [query, *rows]
 
-    def _after_attention(self, graph: XnnpackGraph, layer: int, tokens: int, inputs: list[Value]) -> Value:
-        """Attention, its projection and the MLP, each added to the residual stream [tokens, hidden]."""
+    def _after_attention(self, graph: XnnpackGraph, layer: int, hidden: Value, inputs: AttentionInputs) -> Value:
+        """Attention, its projection and the MLP, each added to the residual stream ``hidden`` [tokens, hidden]."""
         config, prefix = self.config, f"model.layers.{layer}."
-        hidden, query, keys, values, mask = inputs
-        mixed = self._attend(graph, tokens, query, keys, values, mask)
+        mixed = self._attention.attend(graph, inputs)
         output = self._linear(graph, f"{prefix}self_attn.o_proj", mixed)
         hidden = graph.add(hidden, graph.scaled(output, config.residual_scale))
         name = f"{prefix}post_attention_layernorm.weight"
@@ -341,30 +253,6 @@ class TextBuilder:
         up = self._linear(graph, f"{prefix}mlp.up_proj", normed)
         down = self._linear(graph, f"{prefix}mlp.down_proj", graph.multiply(gate, up))
         return graph.add(hidden, graph.scaled(down, config.residual_scale))
-
-    def _attend(self, graph: XnnpackGraph, tokens: int, query: Value, keys: Value, values: Value, mask: Value) -> Value:
-        """query [tokens, heads * head size], keys and values [total, KV heads * head size] -> as the query"""
-        config = self.config
-        heads, size = config.num_key_value_heads, config.head_dim
-        shared = config.num_attention_heads // heads
-        # [tokens, heads * head size] -> [tokens, KV heads, shared, head size] -> [KV heads, tokens, shared, head size]
-        query = graph.reshape(query, [0, heads, shared, size], [tokens, heads, shared, size])
-        query = graph.transpose(query, [1, 0, 2, 3])
-        # -> [KV heads, tokens * shared, head size]
-        query = graph.reshape(query, [heads, 0, size], [heads, tokens * shared, size])
-        # [total, KV heads * head size] -> [total, KV heads, head size] -> [KV heads, total, head size]
-        keys, values = (
-            graph.transpose(graph.reshape(cache, [0, heads, size], [self.length, heads, size]), [1, 0, 2])
-            for cache in (keys, values)
-        )
-        scores = graph.add(graph.matrix_product(query, keys, transposed=True), mask)
-        mixed = graph.matrix_product(graph.softmax(scores), values)
-        # [KV heads, tokens * shared, head size] -> [KV heads, tokens, shared, head size]
-        mixed = graph.reshape(mixed, [heads, 0, shared, size], [heads, tokens, shared, size])
-        mixed = graph.transpose(mixed, [1, 0, 2, 3])
-        # [tokens, KV heads, shared, head size] -> [tokens, heads * head size]
-        width = config.num_attention_heads * size
-        return graph.reshape(mixed, [0, width], [tokens, width])
 
     def _linear(self, graph: XnnpackGraph, name: str, hidden: Value) -> Value:
         weight = self.weights.matrix(f"{name}.weight")

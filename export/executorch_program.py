@@ -148,10 +148,14 @@ class Method:
         place = self._reserve(STATE, shape, dtype, name)
         return self._tensor(shape, dtype, place, dynamic=False, name=name)
 
-    def first_rows_of(self, name: str, shape: Sequence[int], dtype: str = "float32") -> Slot:
-        """Another tensor over a state's memory, whose first dimension can be made smaller."""
-        place = self._places[name]
-        return self._tensor(shape, dtype, place, dynamic=True, memory=STATE, name=f"{name}.first_rows")
+    def piece_of(self, name: str, index: int, shape: Sequence[int], dtype: str = "float32") -> Slot:
+        """Another tensor over a state's memory, the piece ``index`` of it; its first dimension can be made smaller."""
+        offset, size = self._places[name]
+        bytes_of_piece = DTYPES[dtype][1] * int(np.prod(shape, dtype=np.int64))
+        offset += index * bytes_of_piece
+        place = offset, size - index * bytes_of_piece
+        assert bytes_of_piece + BEYOND <= place[1], f"{name} has no piece {index}"
+        return self._tensor(shape, dtype, place, dynamic=True, memory=STATE, name=f"{name}.{index}")
 
     def same_memory(self, slot: Slot, shape: Sequence[int], dtype: str = "float32") -> Slot:
         """A tensor of another shape where ``slot`` lies."""

@@ -28,11 +28,6 @@ def with_scales_for_xnnpack(recipe: Recipe) -> Recipe:
 
     :raises RecipeError: for a recipe that ExecuTorch parts cannot be made with
     """
-    if recipe.kv_cache.dtype != "float32":
-        raise RecipeError(
-            f"recipe {recipe.name} has an {recipe.kv_cache.dtype.upper()} KV cache, and that of ExecuTorch parts is "
-            "float32: choose another recipe, or a copy of this one without [kv_cache]"
-        )
     rules = []
     for rule in recipe.rules:
         quantizer = quantizer_of(rule)

@@ -1,71 +1,92 @@
-"""What a calibrated export has done so far, so that one that was killed goes on where it stopped.
+"""What an export has done so far, so that one that was killed goes on where it stopped.
 
-Quantized matrices lie beside the bundle in a directory that is named after all that they follow from; an export that
-finds it takes them from there. It goes when the export succeeds or fails, and stays when it is killed or interrupted.
+Finished pieces lie beside the bundle in a directory that is named after all that they follow from: matrices that were
+quantized by looking at data, and what the checked layers of an ExecuTorch program gave. An export that finds them takes
+them from there. The directory goes when the export succeeds or fails, and stays when it is killed or interrupted.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pocketvlm.quant import GroupedTensor
 
+Arrays = Mapping[str, npt.NDArray[Any]]
+
 
 class Finished:
-    """Quantized matrices by the names of their weights. One file each, which appears when it is complete."""
+    """Pieces by their names. One file each, with its digest, which appears when it is complete."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def get(self, name: str) -> GroupedTensor | None:
-        """The matrix, if it was finished; a damaged file counts as not there."""
+    def matrix(self, name: str) -> GroupedTensor | None:
+        """The quantized matrix of a weight, if it was finished."""
+        found = self.arrays(name)
+        if found is None:
+            return None
+        bits, columns, per_channel = (int(number) for number in found["shape"])
+        return GroupedTensor(found["codes"], found["scales"], found.get("zero_points"), bits, columns, per_channel == 1)
+
+    def keep_matrix(self, name: str, tensor: GroupedTensor) -> None:
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "codes": tensor.codes,
+            "scales": tensor.scales,
+            "shape": np.array([tensor.bits, tensor.columns, tensor.per_channel], np.int64),
+        }
+        if tensor.zero_points is not None:
+            arrays["zero_points"] = tensor.zero_points
+        self.keep(name, arrays)
+
+    def arrays(self, name: str) -> Arrays | None:
+        """A piece's arrays, if it was finished; a damaged file counts as not there."""
         from safetensors import SafetensorError, safe_open
 
-        path = self._path(name)
         try:
-            with safe_open(path, framework="np") as file:
-                shape = file.metadata() or {}
-                zero_points = file.get_tensor("zero_points") if shape["symmetric"] == "False" else None
-                return GroupedTensor(
-                    file.get_tensor("codes"),
-                    file.get_tensor("scales"),
-                    zero_points,
-                    bits=int(shape["bits"]),
-                    columns=int(shape["columns"]),
-                    per_channel=shape["per_channel"] == "True",
-                )
+            with safe_open(self._path(name), framework="np") as file:
+                found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+                return found if (file.metadata() or {}).get("sha256") == _digest(found) else None
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
 
-    def put(self, name: str, tensor: GroupedTensor) -> None:
+    def keep(self, name: str, arrays: Arrays) -> None:
+        """Keep a piece's arrays."""
         from safetensors.numpy import save_file
 
         self._directory.mkdir(exist_ok=True)
-        arrays: dict[str, np.ndarray] = {"codes": tensor.codes, "scales": tensor.scales}
-        if tensor.zero_points is not None:
-            arrays["zero_points"] = tensor.zero_points
-        metadata = {key: str(getattr(tensor, key)) for key in ("bits", "columns", "per_channel")}
-        metadata["symmetric"] = str(tensor.zero_points is None)
         partial = self._path(name).with_suffix(f".partial-{os.getpid()}")
-        save_file(arrays, partial, metadata)
+        whole = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+        save_file(whole, partial, {"sha256": _digest(whole)})
         partial.replace(self._path(name))
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}.safetensors"
 
 
+def _digest(arrays: Arrays) -> str:
+    """SHA-256 of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
 @contextmanager
 def finished_so_far(output: Path, key: str) -> Iterator[Finished]:
     """What an earlier export to ``output`` with the same ``key`` finished; older ones with another are removed."""
     output = output.absolute()
-    directory = output.with_name(f".{output.name}.calibrated-{key}")
-    for other in output.parent.glob(f".{output.name}.calibrated-*"):
+    directory = output.with_name(f".{output.name}.finished-{key}")
+    for other in output.parent.glob(f".{output.name}.finished-*"):
         if other != directory:
             shutil.rmtree(other, ignore_errors=True)
     try:

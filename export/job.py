@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pocketvlm.export.finished import Finished
 from pocketvlm.export.npu_options import NpuOptions
 from pocketvlm.export.reference import Reference
 from pocketvlm.export.sample import Sample
@@ -36,7 +37,10 @@ class Silent:
 
 @dataclass(frozen=True)
 class Job:
-    """An export under way: ``directory`` is where the parts go, ``reference`` the sample's way through the original."""
+    """An export under way: ``directory`` is where the parts go, ``reference`` the sample's way through the original.
+
+    ``finished`` has what an earlier one that was killed had done.
+    """
 
     checkpoint: Checkpoint
     recipe: Recipe
@@ -46,6 +50,7 @@ class Job:
     sample: Sample
     reference: Reference
     progress: Progress
+    finished: Finished
     calibrated: Calibrated | None = None
     npu: NpuOptions = field(default_factory=NpuOptions)
 

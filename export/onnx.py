@@ -11,7 +11,7 @@ from pocketvlm.export.checks import check_export
 from pocketvlm.export.genai_config import GENAI_CONFIG, write_genai_config
 from pocketvlm.export.graph import DTYPES, save_graph
 from pocketvlm.export.job import Job, Lowered
-from pocketvlm.export.onnx_attention import KvLayout, KvRanges
+from pocketvlm.export.kv_cache import kv_layout
 from pocketvlm.export.onnx_decoder import build_text_decoder, build_token_embedding
 from pocketvlm.export.onnx_vision import build_patch_embedding, build_vision_encoder
 from pocketvlm.export.weights import WeightStore
@@ -29,7 +29,7 @@ def lower(job: Job) -> Lowered:
     config, directory, progress = job.checkpoint.config, job.directory, job.progress
     progress.phase("quantize and write", job.checkpoint.parameters)
     store = WeightStore(job.checkpoint, job.recipe, directory, progress.advance, job.calibrated)
-    kv = KvLayout(job.kv_length, job.recipe.kv_cache.dtype, _kv_ranges(job, store))
+    kv = kv_layout(job, store.read)
     parts = {}
     if config.vision is not None:
         with store.writing_to(VISION_DATA):
@@ -45,24 +45,6 @@ def lower(job: Job) -> Lowered:
         write_genai_config(directory, config.text, job.tokens, parts, kv.length)
         files.add(GENAI_CONFIG)
     return Lowered(parts, tuple(sorted(files)), store.precision, fidelity)
-
-
-def _kv_ranges(job: Job, store: WeightStore) -> KvRanges | None:
-    """The largest |key| and |value| of a layer, with the recipe's headroom; None for a float cache.
-
-    They are the calibration's, or the sample's where nothing is calibrated.
-    """
-    cache, calibrated = job.recipe.kv_cache, job.calibrated
-    if cache.dtype != "int8":
-        return None
-
-    def ranges(layer: int) -> tuple[float, float]:
-        key, value = (
-            job.reference.kv_ranges[layer] if calibrated is None else calibrated.activations.kv_range(layer, store.read)
-        )
-        return key * cache.headroom, value * cache.headroom
-
-    return ranges
 
 
 def save_part(model: ir.Model, directory: Path, data: str) -> Part:

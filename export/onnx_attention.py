@@ -9,7 +9,7 @@ cache holds up to there once, and multiplies whole matrices. Both branches read 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,10 @@ import onnx_ir as ir
 import torch
 
 from pocketvlm.export.graph import MICROSOFT, GraphBuilder
+from pocketvlm.export.kv_cache import KvLayout
 from pocketvlm.models.config import DecoderConfig
 from pocketvlm.models.decoder import rope_tables
 
-#: Largest |key| and |value| of a layer, asked for when the layers before it and its projections are stored.
-KvRanges = Callable[[int], tuple[float, float]]
 #: TensorScatter, which writes into the cache in place, is of this version.
 OPSET = 24
 #: Up to so many tokens dequantizing 2,048 cached ones costs more than it saves (36 heads of 64, two cores with AVX2).
@@ -30,15 +29,6 @@ FEW_TOKENS = 16
 #: GroupQueryAttention's inputs without an INT8 cache's scales.
 FLOAT_INPUTS = 9
 QUANTIZED: dict[str, str | int] = {"k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR", "kv_cache_bit_width": 8}
-
-
-@dataclass(frozen=True)
-class KvLayout:
-    """The KV cache of a text decoder; ``ranges`` for an INT8 one."""
-
-    length: int
-    dtype: str
-    ranges: KvRanges | None = None
 
 
 @dataclass(frozen=True)
@@ -97,8 +87,8 @@ def attend(
         mixed, *present = _grouped(graph, config, [*projected, *past], at, {})
     else:
         scales = [
-            graph.constant(f"kv_scale.{layer}.{part}", np.array([largest / 127], np.float32))
-            for part, largest in zip(("key", "value"), kv.ranges(layer), strict=True)
+            graph.constant(f"kv_scale.{layer}.{part}", np.array([scale], np.float32))
+            for part, scale in zip(("key", "value"), kv.scales(layer), strict=True)
         ]
         assert at.many is not None
         branches: dict[str, Any] = {}

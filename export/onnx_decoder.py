@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from pocketvlm.export import onnx_attention
 from pocketvlm.export.graph import MICROSOFT, OPSET, GraphBuilder
+from pocketvlm.export.kv_cache import KvLayout
 from pocketvlm.export.linear import linear
-from pocketvlm.export.onnx_attention import KvLayout
 from pocketvlm.export.weights import GroupedWeight, WeightStore
 from pocketvlm.models.config import DecoderConfig
 

@@ -244,10 +244,10 @@ class WeightStore:
         if isinstance(quantizer, Keep) or not quantizer.CALIBRATED:
             return quantizer.quantize(weight)
         assert self._calibrated is not None, f"{name} is quantized without a calibration"
-        finished = self._calibrated.finished.get(name)
+        finished = self._calibrated.finished.matrix(name)
         if finished is None:
             finished = quantizer.quantize(weight, self._calibrated.activations.gram(name, self.read))
-            self._calibrated.finished.put(name, finished)
+            self._calibrated.finished.keep_matrix(name, finished)
         return finished
 
     def _write_grouped(self, name: str, tensor: GroupedTensor, factor: float) -> GroupedWeight:

@@ -32,6 +32,8 @@ NAMED = (1 << 64) - 1
 EXTERNAL_INPUT, EXTERNAL_OUTPUT = 1, 2
 #: The flag of a batch matrix product whose second factor is transposed.
 TRANSPOSE_B = 1
+#: What XNNPACK concatenates at once.
+MOST_CONCATENATED = 5
 #: The code of zero among 4 bits.
 FOUR_BIT_ZERO = 8
 #: XNNPACK's blocks of 4-bit weights are whole multiples of this.
@@ -83,10 +85,14 @@ class XnnpackGraph:
             version="0", xnodes=[], xvalues=[], num_externs=0, input_ids=[], output_ids=[], constant_data=[empty]
         )
 
-    def input(self, shape: Sequence[int]) -> Value:
-        """A float32 argument."""
+    def input(self, shape: Sequence[int], scale: float | None = None) -> Value:
+        """A float32 argument; with a ``scale`` an int8 one, whose codes are whole steps of it."""
         assert not self._outputs, "arguments are inputs first, then outputs"
-        value = self._value(shape, external=len(self._inputs), flags=EXTERNAL_INPUT)
+        external = len(self._inputs)
+        if scale is None:
+            value = self._value(shape, external=external, flags=EXTERNAL_INPUT)
+        else:
+            value = self._steps(shape, scale, external=external, flags=EXTERNAL_INPUT)
         self._inputs.append(value)
         self._graph.input_ids.append(value.id)
         return value
@@ -94,6 +100,8 @@ class XnnpackGraph:
     def output(self, value: Value) -> Value:
         """Let a computed value be an argument that the graph writes."""
         tensor = self._graph.xvalues[value.id].xvalue_union
+        if isinstance(tensor, schema.XNNQuantizedTensorValue):
+            tensor = tensor.tensor_value
         tensor.external_id = len(self._inputs) + len(self._outputs)
         tensor.flags = EXTERNAL_OUTPUT
         self._outputs.append(value)
@@ -146,6 +154,16 @@ class XnnpackGraph:
         """Over the last dimension."""
         return self._unary(schema.XNNSoftmax, value)
 
+    def quantized(self, value: Value, scale: float) -> Value:
+        """The nearest int8 code for each number, half to even; codes are whole steps of ``scale``."""
+        output = self._steps(value.shape, scale)
+        self._node(schema.XNNConvert(value.id, output.id, 0))
+        return output
+
+    def dequantized(self, value: Value) -> Value:
+        """Codes as float32 numbers."""
+        return self._unary(schema.XNNConvert, value)
+
     # Shapes.
 
     def reshape(self, value: Value, shape: Sequence[int], bound: Sequence[int] | None = None) -> Value:
@@ -174,11 +192,20 @@ class XnnpackGraph:
         self._node(schema.XNNStaticConstantPad([0] * len(after), list(after), 0.0, value.id, output.id, 0))
         return output
 
-    def concatenate(self, left: Value, right: Value) -> Value:
-        """Along the last axis."""
-        axis = len(left.shape) - 1
-        output = self._value([*left.shape[:-1], left.shape[-1] + right.shape[-1]])
-        self._node(schema.XNNConcatenate2(axis, left.id, right.id, NONE, NONE, output.id, 0, NONE))
+    def concatenate(self, values: Sequence[Value], axis: int = -1) -> Value:
+        """Along an axis."""
+        first, axis = values[0], axis % len(values[0].shape)
+        if len(values) == 1:
+            return first
+        if len(values) > MOST_CONCATENATED:
+            parts = [values[at : at + MOST_CONCATENATED] for at in range(0, len(values), MOST_CONCATENATED)]
+            return self.concatenate([self.concatenate(part, axis) for part in parts], axis)
+        shape = list(first.shape)
+        shape[axis] = sum(value.shape[axis] for value in values)
+        output = self._value(shape)
+        ids = [value.id for value in values] + [NONE] * (MOST_CONCATENATED - len(values))
+        kind = getattr(schema, f"XNNConcatenate{len(values)}")
+        self._node(kind(axis, *ids[:4], output.id, 0, ids[4]))
         return output
 
     # Products.
@@ -337,6 +364,11 @@ class XnnpackGraph:
         union = tensor if quantization is None else schema.XNNQuantizedTensorValue(tensor, quantization)
         self._graph.xvalues.append(schema.XValue(union))
         return value
+
+    def _steps(self, shape: Sequence[int], scale: float, *, external: int = NONE, flags: int = 0) -> Value:
+        """int8 codes, whole steps of ``scale``."""
+        kind, params = schema.XNNDatatype.xnn_datatype_qint8, schema.PerTensorQuant(scale, 0)
+        return self._value(shape, kind, external=external, flags=flags, quantization=params)
 
     def _node(self, node: Any) -> None:
         self._graph.xnodes.append(schema.XNode(node, debug_handle=len(self._graph.xnodes)))

@@ -101,7 +101,7 @@ def command(
     """Quantize CHECKPOINT, a Hugging Face directory, and lower it to a bundle.
 
     The bundle is checked layer by layer against PyTorch before it takes its place; an export that fails leaves nothing
-    behind. One by a calibrated recipe goes on where it was killed or interrupted.
+    behind. One by a calibrated recipe, or to ExecuTorch, goes on where it was killed or interrupted.
     """
     from pocketvlm.cli.allocator import keep_freed_memory
     from pocketvlm.cli.progress import ConsoleProgress
@@ -121,7 +121,7 @@ def command(
         with ConsoleProgress() as progress:
             chosen = recipe_of_bits(source, chosen, calibration or DEFAULT_SOURCE, target_bits, progress)
     click.echo(f"{checkpoint}: {source.family.name}, {source.parameters / 1e6:,.1f} M parameters, recipe {chosen.name}")
-    click.echo(f"estimate: {estimate(source, chosen, kv_length(source, max_length))}")
+    click.echo(f"estimate: {estimate(source, chosen, kv_length(source, max_length), backends)}")
     started = time.monotonic()
     with ConsoleProgress() as progress:
 

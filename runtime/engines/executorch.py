@@ -30,21 +30,24 @@ BEYOND = 128
 
 
 class ExecutorchCache:
-    """Keys and values of each layer, [length, KV heads * head size], token by token; a method writes new rows itself.
+    """Keys and values of each layer in ``pieces``, [pieces, length, ...]; a method writes new rows itself.
 
     Rows after ``position`` are never read.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, pieces: int) -> None:
         kv = manifest.kv_cache
         self.position = 0
         self._arrays: dict[str, npt.NDArray[np.uint8]] = {}
+        size = kv.length * kv.heads * kv.head_dim * np.dtype(kv.dtype).itemsize
         for layer in range(manifest.model.layers):
             for part in ("key", "value"):
                 # Zero pages cost no memory until they are written.
-                rows = np.zeros(kv.length * kv.heads * kv.head_dim * np.dtype(kv.dtype).itemsize + BEYOND, np.uint8)
-                # The whole buffer, and the tensor over its first rows that attention reads.
-                self._arrays |= {f"kv_cache.{layer}.{part}{kind}": rows for kind in ("", ".first_rows")}
+                whole = np.zeros(size + BEYOND, np.uint8)
+                name = f"kv_cache.{layer}.{part}"
+                # The whole buffer, and the tensors over the first rows of its pieces that attention reads.
+                views = {f"{name}.{piece}": whole[piece * size // pieces :] for piece in range(pieces)}
+                self._arrays |= {name: whole, **views}
         self.states = states_of(self._arrays)
 
 
@@ -56,12 +59,16 @@ class ExecutorchEngine:
 
     Raises:
         BundleError: the program does not load, or is not what the manifest says.
+        PocketVlmError: a prepacked cache or an affinity is asked for (docs/executorch.md says why there is none).
     """
 
     def __init__(
         self, bundle: Bundle, threads: int, prepacked_cache: Path | None = None, affinity: tuple[int, ...] = ()
     ) -> None:
-        del prepacked_cache, affinity  # not possible here: docs/executorch.md says why
+        if prepacked_cache is not None:
+            raise PocketVlmError("the executorch engine keeps no packed weights on disk: leave the prepacked cache out")
+        if affinity:
+            raise PocketVlmError("the executorch engine's threads keep to no CPUs: take a tuning without an affinity")
         package = find_package()
         manifest = self._manifest = bundle.manifest
         check_minimum("executorch", manifest.minimum_runtime.executorch, package.version)
@@ -82,7 +89,8 @@ class ExecutorchEngine:
             for name in names:
                 if name != ALL_LOGITS:
                     self._program.load(name)
-            _check_program(self._program, file, manifest)
+            self._pieces = _pieces_of(self._program, file, manifest)
+            _check_program(self._program, file, manifest, self._pieces)
         self._description = f"executorch {package.version}, XNNPACK on the CPU, {threads} threads"
 
     @property
@@ -111,7 +119,7 @@ class ExecutorchEngine:
         return result
 
     def new_cache(self) -> ExecutorchCache:
-        return ExecutorchCache(self._manifest)
+        return ExecutorchCache(self._manifest, self._pieces)
 
     def step(self, embeddings: Floats, cache: Cache, keep: int) -> Floats:
         if not isinstance(cache, ExecutorchCache):
@@ -167,13 +175,28 @@ class ExecutorchEngine:
         return program
 
 
-def _check_program(program: LoadedProgram, file: str, manifest: Manifest) -> None:
+def _pieces_of(program: LoadedProgram, file: str, manifest: Manifest) -> int:
+    """How many pieces a layer's keys lie in, one whole length behind the other.
+
+    :raises BundleError: there is no first piece
+    """
+    pieces, heads = 0, manifest.kv_cache.heads
+    while pieces <= heads and program.state("text_decoder", f"kv_cache.0.key.{pieces}") is not None:
+        pieces += 1
+    if not pieces or heads % pieces:
+        raise BundleError(
+            f"{file}: text_decoder has {pieces} pieces of keys for the manifest's {heads} KV heads: export it again"
+        )
+    return pieces
+
+
+def _check_program(program: LoadedProgram, file: str, manifest: Manifest, pieces: int) -> None:
     """Compare the methods' largest shapes with the manifest's numbers.
 
     :raises BundleError: naming the first that is another
     """
     kv, model, vision = manifest.kv_cache, manifest.model, manifest.vision
-    hidden, cache = model.hidden_size, (kv.dtype, (kv.length, kv.heads * kv.head_dim))
+    hidden, cache = model.hidden_size, (kv.dtype, (pieces * kv.length, kv.heads * kv.head_dim // pieces))
     wanted: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {
         ("token_embedding", "input 0"): ("int64", (1, kv.length)),
         ("token_embedding", "output 0"): ("float32", (1, kv.length, hidden)),

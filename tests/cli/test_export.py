@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,33 @@ def test_export_says_what_it_will_take_and_what_came_out(
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
 
 
+def test_several_back_ends_make_one_bundle_that_each_engine_runs(
+    repository: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    output = tmp_path / "bundle"
+    done = export(
+        repository, tiny_checkpoint, "-o", output, "--recipe", "bluelm-v-3b", "--backend", "onnx",
+        "--backend", "executorch",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines().count("check layer by layer ...") == 2
+    manifest = open_bundle(output, verify=True).manifest
+    assert set(manifest.engines) == {"onnx", "executorch"}
+    assert manifest.kv_cache.dtype == "int8"
+    for engine in ("onnx", "executorch"):
+        command = [sys.executable, "-m", "pocketvlm", "run", str(output), "--engine", engine]
+        command += ["--prompt", "hi", "--max-new-tokens", "3", "--json"]
+        answered = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+        assert (answered.returncode, answered.stderr) == (0, "")
+        assert len(json.loads(answered.stdout)["token_ids"]) == 3
+    refused = subprocess.run(
+        [*command, "--prepacked-cache", str(tmp_path)], cwd=repository, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: the executorch engine keeps no packed weights on disk")
+    assert refused.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
@@ -42,6 +70,7 @@ def test_export_says_what_it_will_take_and_what_came_out(
         (("CHECKPOINT", "-o", "OUT", "--recipe", "int5"), 1, "int4-g128"),
         (("CHECKPOINT", "-o", "OUT", "--backend", "abacus"), 1, "abacus"),
         (("CHECKPOINT", "-o", "OUT", "--max-length", "9999"), 1, "512 positions"),
+        (("CHECKPOINT", "-o", "OUT", "--max-length", "9999", "--backend", "executorch"), 1, "512 positions"),
         (("CHECKPOINT", "-o", "OUT", "--calibration", "generated:1"), 1, "looks at no calibration data"),
         (("CHECKPOINT", "-o", "OUT", "--recipe", "gptq-g32", "--calibration", "DATA.txt"), 1, "DATA.txt"),
         (("CHECKPOINT", "-o", "OUT", "--recipe", "int4-g32", "--max-kl", "1e-9"), 1, "KL divergence"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from pocketvlm.export import neuropilot
+from pocketvlm.export.finished import Finished
 from pocketvlm.export.frontend import read_frontend
 from pocketvlm.export.job import Job, Silent
 from pocketvlm.export.npu_checks import first_step
@@ -46,7 +47,10 @@ def written(directory: Path, family: str = "llama", *, chunks: int = 1, length: 
     recipe = for_npu(checkpoint, load_recipe("int4-channel"))
     reference = run_reference(checkpoint, frontend.sample, lambda _: None)
     options = NpuOptions(chunks=chunks, prefill_tokens=32, compiled=False)
-    job = Job(checkpoint, recipe, directory, length, frontend.tokens, frontend.sample, reference, Silent(), npu=options)
+    finished, tokens = Finished(directory / "finished"), frontend.tokens
+    job = Job(
+        checkpoint, recipe, directory, length, tokens, frontend.sample, reference, Silent(), finished, npu=options
+    )
     store = neuropilot.store_weights(job)
     ranges = observe(checkpoint.config, store.read, checkpoint.tensors, [frontend.sample])
     return Written(job, store, scales_of(ranges, recipe.kv_cache.headroom))

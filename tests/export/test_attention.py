@@ -9,10 +9,10 @@ import onnx_ir as ir
 import pytest
 
 from pocketvlm.export.graph import GraphBuilder
+from pocketvlm.export.kv_cache import KvLayout
 from pocketvlm.export.onnx_attention import (
     FEW_TOKENS,
     OPSET,
-    KvLayout,
     attend,
     positions,
     without_quantized_cache,

@@ -167,21 +167,24 @@ def test_an_interrupted_calibration_goes_on_where_it_was(
     reads: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = export_bundle(reads, tmp_path / "whole", recipe=recipe(), calibration=str(text))
-    put, names = Finished.put, []
+    keep, names = Finished.keep, []
 
-    def interrupted(self: Finished, name: str, tensor: Any) -> None:
-        put(self, name, tensor)
+    def interrupted(self: Finished, name: str, arrays: Any) -> None:
+        keep(self, name, arrays)
         names.append(name)
         if len(names) == 9:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Finished, "put", interrupted)
+    monkeypatch.setattr(Finished, "keep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export_bundle(reads, tmp_path / "bundle", recipe=recipe(), calibration=str(text))
-    left = [path for path in tmp_path.iterdir() if "calibrated" in path.name]
+    left = [path for path in tmp_path.iterdir() if "finished" in path.name]
     assert len(left) == 1
     assert len(list(left[0].iterdir())) == 9
-    (left[0] / f"{names[0]}.safetensors").write_bytes(b"damaged")
+    first = left[0] / f"{names[0]}.safetensors"
+    content = bytearray(first.read_bytes())
+    content[-1] ^= 1
+    first.write_bytes(content)
     bundle = export_bundle(reads, tmp_path / "bundle", recipe=recipe(), calibration=str(text))
     # Two layers of seven matrices and the head: six are left, and the one that was damaged.
     assert (names[9], len(names)) == (names[0], 9 + 1 + 6)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,9 +24,10 @@ from pocketvlm.errors import ExportError, RecipeError
 from pocketvlm.export import executorch, export_bundle
 from pocketvlm.export.executorch_program import Method, Program
 from pocketvlm.export.executorch_schema import deserialize_pte_binary, load_program, run_method
+from pocketvlm.export.finished import Finished
 from pocketvlm.export.xnnpack_graph import XnnpackGraph
 from pocketvlm.quant import GroupedTensor, RoundToNearest
-from pocketvlm.recipe import CalibrationConfig, Recipe, Rule
+from pocketvlm.recipe import CalibrationConfig, KvCacheConfig, Recipe, Rule
 from tests.checkpoints import FAMILIES, tiny_config, write_checkpoint
 
 KEEP = Rule(("*norm*", "*.bias", "vision_tower.embeddings.*"), "keep")
@@ -255,7 +260,75 @@ def test_scales_that_would_be_rounded_are_refused() -> None:
         graph.linear("w", graph.input([1, 64]), weight)
 
 
-@pytest.mark.parametrize(("installed", "line"), [("1.4.0", "executorch 1.4.0 is installed"), (None, "not installed")])
+def test_a_calibrated_cache_of_int8_has_the_scales_of_the_onnx_graphs(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Both back ends ask for a layer's range, and the second when the calibration is over."""
+    recipe = replace(gptq(32), kv_cache=KvCacheConfig("int8"))
+    wanted = export_bundle(
+        tiny_checkpoint, tmp_path / "bundle", recipe=recipe, backends=["onnx", "executorch"], max_length=192
+    )
+    graph = onnx.load(str(wanted.path("text_decoder.onnx")), load_external_data=False).graph
+    scales = {
+        tensor.name: float(onnx.numpy_helper.to_array(tensor)[0])
+        for tensor in graph.initializer
+        if tensor.name.startswith("kv_scale.")
+    }
+    assert len(scales) == 4
+    content = wanted.path("model.pte").read_bytes()
+    assert all(np.float32(scale).tobytes() in content for scale in scales.values())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pocketvlm.export import export_bundle
+from pocketvlm.export.finished import Finished
+keep, kept = Finished.keep, []
+def dying(self, name, arrays):
+    keep(self, name, arrays)
+    kept.append(name)
+    if len(kept) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+Finished.keep = dying
+export_bundle(sys.argv[1], sys.argv[2], recipe="bluelm-v-3b", backends=["executorch"], max_length=192)
+"""
+
+
+def test_a_killed_export_goes_on_after_the_layers_that_were_checked(
+    repository: Path, tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: Any = {"recipe": "bluelm-v-3b", "backends": ["executorch"], "max_length": 192}
+    whole = export_bundle(tiny_checkpoint, tmp_path / "whole", **options)
+    arguments = [sys.executable, "-c", KILLED, str(tiny_checkpoint), str(tmp_path / "bundle")]
+    assert subprocess.run(arguments, cwd=repository, check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.glob(".bundle.finished-*")
+    assert len(list(left.iterdir())) == 3
+    damaged = left / "executorch.vision-layer-1.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    keep, kept = Finished.keep, []
+
+    def counting(self: Finished, name: str, arrays: Any) -> None:
+        kept.append(name)
+        keep(self, name, arrays)
+
+    monkeypatch.setattr(Finished, "keep", counting)
+    bundle = export_bundle(tiny_checkpoint, tmp_path / "bundle", **options)
+    # Two vision layers and two of the decoder: the last one, and the one that was damaged.
+    assert kept == ["executorch.vision-layer-1", "executorch.decoder-layer-1"]
+    assert bundle.manifest.fidelity == whole.manifest.fidelity
+    assert bundle.path("model.pte").read_bytes() == whole.path("model.pte").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "bundle"}
+
+
+@pytest.mark.parametrize(
+    ("installed", "line"),
+    [
+        ("1.4.0", "executorch 1.4.0 is installed"),
+        ("1.5.0", "executorch 1.5.0 is installed, 1.5.1 or newer is needed"),
+        (None, "not installed"),
+    ],
+)
 def test_a_missing_or_older_executorch_is_one_line(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, installed: str | None, line: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,26 +17,33 @@ from pocketvlm.export import export_bundle
 from pocketvlm.export.executorch_schema import quiet
 from pocketvlm.images import normalize, preprocessing_of
 from pocketvlm.runtime import GenerationConfig, PocketVlm, load
-from pocketvlm.scenes import draw
+from pocketvlm.scenes import draw, held_out
 
 with quiet():
     from executorch.extension.llm import runner as stock
 
 QUESTIONS = ("What is the total?", "How many lines are there?")
 NEW_TOKENS = 24
+SHORT = GenerationConfig(max_new_tokens=NEW_TOKENS)
+#: Pictures that both engines are asked about.
+PICTURES = int(os.environ.get("POCKETVLM_ENGINE_PICTURES", "20"))
+#: Activations of 8 bits are rounded differently: what that moves a logit by at most, in standard deviations of a row.
+LOGIT_TOLERANCE = 0.5
+LEAST_SAME = 0.98
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The built-in model."""
+@pytest.fixture(scope="module", params=["int4-g32", "bluelm-v-3b"])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The built-in model with a float32 KV cache, and with one of INT8; the latter has ONNX graphs as well."""
     checkpoint = Path(__file__).parents[2] / "examples/reader/checkpoint"
     output = tmp_path_factory.mktemp("reader") / "bundle"
-    return export_bundle(checkpoint, output, recipe="int4-g32", backends=["executorch"])
+    backends = ["executorch"] if request.param == "int4-g32" else ["onnx", "executorch"]
+    return export_bundle(checkpoint, output, recipe=request.param, backends=backends)
 
 
 @pytest.fixture(scope="module")
 def vlm(bundle: Bundle) -> Iterator[PocketVlm]:
-    with load(bundle.location, threads=1) as opened:
+    with load(bundle.location, engine="executorch", threads=1) as opened:
         yield opened
 
 
@@ -85,7 +93,28 @@ def test_the_multimodal_runner_answers_as_this_runtime_does(bundle: Bundle, vlm:
         assert said(bundle, pieces) == ours
 
 
-@pytest.mark.parametrize("question", ["Hello", "List all", "What is on line 2?"])
+@pytest.mark.parametrize("bundle", ["bluelm-v-3b"], indirect=True)
+def test_both_engines_answer_alike_over_a_cache_of_int8(bundle: Bundle, vlm: PocketVlm) -> None:
+    """The next token of each step of one engine's answer, by both; they may differ where two are nearly as likely."""
+    same, apart = 0, 0
+    with load(bundle.location, engine="onnx", threads=1) as other:
+        for example in held_out("engines", PICTURES):
+            prompt = vlm.tokenize(example.question, [example.image])
+            answer = [piece.token_id for piece in other.stream(example.question, [example.image], SHORT)]
+            ids = np.array([*prompt, *answer], np.int64)
+            ours, theirs = (one.logits(ids, [example.image])[len(prompt) - 1 : -1] for one in (vlm, other))
+            error = np.abs(ours - theirs).max(-1)
+            assert (error < LOGIT_TOLERANCE * theirs.std(-1)).all(), example.question
+            highest = np.sort(theirs, -1)
+            clear = highest[:, -1] - highest[:, -2] > 2 * error
+            assert (ours.argmax(-1) == theirs.argmax(-1))[clear].all()
+            same += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
+            apart += len(ours)
+    assert apart > 3 * PICTURES
+    assert same / apart > LEAST_SAME
+
+
+@pytest.mark.parametrize("question", ["How many lines are there?", "List all", "What is on line 2?"])
 def test_the_text_runner_answers_as_this_runtime_does(bundle: Bundle, vlm: PocketVlm, question: str) -> None:
     runner = stock.TextLLMRunner(str(bundle.path("model.pte")), str(bundle.path("tokenizer.json")))
     chat = vlm.manifest.chat
