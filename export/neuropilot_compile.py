@@ -37,7 +37,7 @@ def check_tools() -> None:
     """
     if missing := missing_for_npu(is_installed):
         raise ExportError(
-            f"to compile for the NPU there is missing {how_to_get(list(missing), sys.version_info)}. --uncompiled "
+            f"to compile for the NPU there is missing {how_to_get(list(missing), sys.version_info[:2])}. --uncompiled "
             "writes the program without them"
         )
 

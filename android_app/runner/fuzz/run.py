@@ -67,7 +67,8 @@ def coverage(harnesses: Sequence[str]) -> dict[str, tuple[int, int]]:
     others = [f"-object={program}" for program in programs[1:]]
     export = ["llvm-cov", "export", "-summary-only", f"-instr-profile={merged}", programs[0], *others]
     done = subprocess.run(export, capture_output=True, text=True, check=True)
-    lines = {Path(entry["filename"]): entry["summary"]["lines"] for entry in json.loads(done.stdout)["data"][0]["files"]}
+    files = json.loads(done.stdout)["data"][0]["files"]
+    lines = {Path(entry["filename"]): entry["summary"]["lines"] for entry in files}
     return {path.name: (lines[path]["covered"], lines[path]["count"]) for path in sorted(lines) if path.stem in READERS}
 
 
