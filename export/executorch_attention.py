@@ -1,9 +1,9 @@
 """Attention over the KV cache of an ExecuTorch program.
 
-A layer's keys are one buffer of pieces, [pieces, length, heads of a piece * head size], and so are its values: what is
-in use of a piece lies at its start, so that XNNPACK reads it where it is. A step's new rows are put into all pieces at
-once. An INT8 cache holds codes with one scale a layer for keys and one for values, those of the ONNX graphs; XNNPACK
-converts on both ways.
+A layer's keys are one buffer, [KV heads, length, head size], and so are its values. What is in use of a head lies at its
+start: XNNPACK reads it where it is, a head at a time, so that it stays in a core's cache. A step's new rows are put into
+all heads at once. An INT8 cache holds codes with one scale a layer for keys and one for values, those of the ONNX
+graphs; XNNPACK converts on both ways.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from pocketvlm.models.decoder import rope_tables
 
 #: What is added to the scores of tokens that a token does not see.
 UNSEEN = -1e9
-#: A piece of one head needs no transposing, and each piece costs some calls.
-MOST_PIECES = 6
 PARTS = ("key", "value")
 
 
@@ -41,7 +39,7 @@ class Step:
 
 
 class AttentionInputs(NamedTuple):
-    """query [tokens, heads * head size]; pieces of keys and of values; mask [tokens * shared, total]"""
+    """query [tokens, heads * head size]; keys and values [1, total, head size] a head; mask [tokens * shared, total]"""
 
     query: Value
     keys: Sequence[Value]
@@ -58,23 +56,9 @@ class Attention:
     _scales: dict[int, tuple[float | None, float | None]] = field(default_factory=dict)
 
     @property
-    def pieces(self) -> int:
-        heads = self.config.num_key_value_heads
-        return max(count for count in range(1, MOST_PIECES + 1) if heads % count == 0)
-
-    @property
     def shared(self) -> int:
         """Query heads of a KV head."""
         return self.config.num_attention_heads // self.config.num_key_value_heads
-
-    @property
-    def _heads(self) -> int:
-        """KV heads of a piece."""
-        return self.config.num_key_value_heads // self.pieces
-
-    @property
-    def _width(self) -> int:
-        return self._heads * self.config.head_dim
 
     def _scales_of(self, layer: int) -> tuple[float | None, float | None]:
         """The scales of keys and values; none in a float32 cache."""
@@ -115,60 +99,46 @@ class Attention:
         mask = method.tensor([tokens * shared, length])
         levels = [method.constant(f"level_{level:g}", np.array(level, np.float32)) for level in (0.0, UNSEEN)]
         method.call("aten::where.self_out", seen, *levels, mask)
-        return Step(self._rows_of_pieces(method, positions), cos, sin, mask, total)
+        return Step(self._rows_of_heads(method, positions), cos, sin, mask, total)
 
-    def _rows_of_pieces(self, method: Method, positions: Slot) -> Slot:
-        """positions int64 [tokens] -> the rows that they are in a cache's pieces, [pieces * tokens]"""
-        tokens, pieces = positions.shape[0], self.pieces
-        if pieces == 1:
-            return positions
-        starts = method.constant("first_rows", np.arange(pieces, dtype=np.int64)[:, None] * self.kv.length)
-        rows = method.tensor([pieces, tokens], "int64")
+    def _rows_of_heads(self, method: Method, positions: Slot) -> Slot:
+        """positions int64 [tokens] -> the rows that they are in a cache's heads, [KV heads * tokens]"""
+        tokens, heads = positions.shape[0], self.config.num_key_value_heads
+        starts = method.constant("first_rows", np.arange(heads, dtype=np.int64)[:, None] * self.kv.length)
+        rows = method.tensor([heads, tokens], "int64")
         method.call("aten::add.out", starts, positions, method.number(1), rows)
-        flat = method.same_memory(rows, [pieces * tokens], "int64")
-        # [pieces, tokens] -> [pieces * tokens]
+        flat = method.same_memory(rows, [heads * tokens], "int64")
+        # [KV heads, tokens] -> [KV heads * tokens]
         method.call("executorch_prim::et_view.default", rows, method.integers([method.number(-1)]), flat)
         return flat
 
     def new_rows(self, method: Method, tokens: int, part: str, layer: int) -> Slot:
         """Where a graph puts a step's keys or values; layers take turns in two places of memory."""
-        shape = [self.pieces * tokens, self._width]
+        shape = [self.config.num_key_value_heads * tokens, self.config.head_dim]
         return method.tensor(shape, self.kv.dtype, place=f"{part}.{layer % 2}")
 
     def put(self, method: Method, layer: int, part: str, rows: Slot, step: Step) -> list[Slot]:
-        """Write new rows into a cache; gives its pieces up to them, each of ``_piece_shape``."""
-        name, length = f"kv_cache.{layer}.{part}", self.kv.length
-        cache = method.state(name, [self.pieces * length, self._width], self.kv.dtype)
+        """Write new rows into a cache; gives each head up to them, [1, total, head size]."""
+        name, heads, size = f"kv_cache.{layer}.{part}", self.config.num_key_value_heads, self.config.head_dim
+        cache = method.state(name, [heads * self.kv.length, size], self.kv.dtype)
         method.update("aten::index_put_", cache, method.tensors([step.rows]), rows, method.number(False))
+        known = method.integers([method.number(1), step.total, method.number(size)])
         views = []
-        for piece in range(self.pieces):
-            view = method.piece_of(name, piece, self._piece_shape, self.kv.dtype)
+        for head in range(heads):
+            view = method.piece_of(name, head, [1, self.kv.length, size], self.kv.dtype)
             # ``empty`` gives its output another size and leaves its memory, the cache's, as it is.
-            sizes = [
-                step.total if axis == self._token_axis else method.number(size)
-                for axis, size in enumerate(self._piece_shape)
-            ]
-            method.call("aten::empty.out", method.integers(sizes), method.nothing(), view)
+            method.call("aten::empty.out", known, method.nothing(), view)
             views.append(view)
         return views
-
-    @property
-    def _piece_shape(self) -> list[int]:
-        """[1, length, head size] where a piece is one head, else [length, heads, head size]"""
-        length, size = self.kv.length, self.config.head_dim
-        return [1, length, size] if self._heads == 1 else [length, self._heads, size]
-
-    @property
-    def _token_axis(self) -> int:
-        return 1 if self._heads == 1 else 0
 
     # In an XNNPACK graph.
 
     def inputs(self, graph: XnnpackGraph, layer: int, tokens: int) -> AttentionInputs:
         """Those of the attention of ``layer``."""
-        query = graph.input((tokens, self.config.num_attention_heads * self.config.head_dim))
+        heads, size = self.config.num_key_value_heads, self.config.head_dim
+        query = graph.input((tokens, self.config.num_attention_heads * size))
         keys, values = (
-            [graph.input(self._piece_shape, scale) for _ in range(self.pieces)] for scale in self._scales_of(layer)
+            [graph.input((1, self.kv.length, size), scale) for _ in range(heads)] for scale in self._scales_of(layer)
         )
         return AttentionInputs(query, keys, values, graph.input((tokens * self.shared, self.kv.length)))
 
@@ -190,16 +160,14 @@ class Attention:
         return graph.reshape(turned, [0, states.shape[1]], states.shape)
 
     def as_rows(self, graph: XnnpackGraph, layer: int, part: str, states: Value) -> Value:
-        """Keys or values [tokens, KV heads * head size] -> rows of the cache, [pieces * tokens, width of a piece]"""
-        tokens, pieces, width = states.shape[0], self.pieces, self._width
-        if pieces > 1:
-            # [tokens, KV heads * head size] -> [tokens, pieces, width] -> [pieces, tokens, width]
-            by_piece = graph.reshape(states, [0, pieces, width], [tokens, pieces, width])
-            by_piece = graph.transpose(by_piece, [1, 0, 2])
-            # [pieces, tokens, width] -> [pieces * tokens, width]
-            states = graph.reshape(by_piece, [0, width], [pieces * tokens, width])
+        """Keys or values [tokens, KV heads * head size] -> rows of the cache, [KV heads * tokens, head size]"""
+        tokens, heads, size = states.shape[0], self.config.num_key_value_heads, self.config.head_dim
+        # [tokens, KV heads * head size] -> [tokens, KV heads, head size] -> [KV heads, tokens, head size]
+        by_head = graph.transpose(graph.reshape(states, [0, heads, size], [tokens, heads, size]), [1, 0, 2])
+        # [KV heads, tokens, head size] -> [KV heads * tokens, head size]
+        rows = graph.reshape(by_head, [0, size], [heads * tokens, size])
         scale = self._scales_of(layer)[PARTS.index(part)]
-        return states if scale is None else graph.quantized(states, scale)
+        return rows if scale is None else graph.quantized(rows, scale)
 
     def attend(self, graph: XnnpackGraph, inputs: AttentionInputs) -> Value:
         """Mixed values, of the query's shape."""
@@ -211,11 +179,11 @@ class Attention:
         # -> [KV heads, tokens * shared, head size]
         query = graph.reshape(query, [heads, 0, size], [heads, tokens * shared, size])
         mixed = []
-        for piece, (key, value) in enumerate(zip(inputs.keys, inputs.values, strict=True)):
-            asked = graph.slice(query, 0, piece * self._heads, self._heads) if self.pieces > 1 else query
-            scores = graph.matrix_product(asked, self._by_head(graph, key), transposed=True)
+        for head, (key, value) in enumerate(zip(inputs.keys, inputs.values, strict=True)):
+            asked = graph.slice(query, 0, head, 1)
+            scores = graph.matrix_product(asked, self._numbers(graph, key), transposed=True)
             shares = graph.softmax(graph.add(scores, inputs.mask))
-            mixed.append(graph.matrix_product(shares, self._by_head(graph, value)))
+            mixed.append(graph.matrix_product(shares, self._numbers(graph, value)))
         # [KV heads, tokens * shared, head size] -> [KV heads, tokens, shared, head size]
         joined = graph.reshape(graph.concatenate(mixed, 0), [heads, 0, shared, size], [heads, tokens, shared, size])
         joined = graph.transpose(joined, [1, 0, 2, 3])
@@ -223,12 +191,9 @@ class Attention:
         width = self.config.num_attention_heads * size
         return graph.reshape(joined, [0, width], [tokens, width])
 
-    def _by_head(self, graph: XnnpackGraph, piece: Value) -> Value:
-        """A piece of the cache as float32 [heads, total, head size]."""
-        # Transposed first, codes come out wrong: XNNPACK 1.5.1 converts them in place.
-        piece = piece if self.kv.ranges is None else graph.dequantized(piece)
-        # [total, heads, head size] -> [heads, total, head size]
-        return piece if self._heads == 1 else graph.transpose(piece, [1, 0, 2])
+    def _numbers(self, graph: XnnpackGraph, known: Value) -> Value:
+        """A head's keys or values as float32."""
+        return known if self.kv.ranges is None else graph.dequantized(known)
 
 
 def _rows_at(method: Method, name: str, table: np.ndarray, positions: Slot) -> Slot:

@@ -30,23 +30,23 @@ BEYOND = 128
 
 
 class ExecutorchCache:
-    """Keys and values of each layer in ``pieces``, [pieces, length, ...]; a method writes new rows itself.
+    """Keys and values of each layer, [KV heads, length, head size]; a method writes new rows itself.
 
     Rows after ``position`` are never read.
     """
 
-    def __init__(self, manifest: Manifest, pieces: int) -> None:
+    def __init__(self, manifest: Manifest) -> None:
         kv = manifest.kv_cache
         self.position = 0
         self._arrays: dict[str, npt.NDArray[np.uint8]] = {}
-        size = kv.length * kv.heads * kv.head_dim * np.dtype(kv.dtype).itemsize
+        head_bytes = kv.length * kv.head_dim * np.dtype(kv.dtype).itemsize
         for layer in range(manifest.model.layers):
             for part in ("key", "value"):
                 # Zero pages cost no memory until they are written.
-                whole = np.zeros(size + BEYOND, np.uint8)
+                whole = np.zeros(kv.heads * head_bytes + BEYOND, np.uint8)
                 name = f"kv_cache.{layer}.{part}"
-                # The whole buffer, and the tensors over the first rows of its pieces that attention reads.
-                views = {f"{name}.{piece}": whole[piece * size // pieces :] for piece in range(pieces)}
+                # The whole buffer, and the tensors over the first rows of its heads that attention reads.
+                views = {f"{name}.{head}": whole[head * head_bytes :] for head in range(kv.heads)}
                 self._arrays |= {name: whole, **views}
         self.states = states_of(self._arrays)
 
@@ -89,8 +89,7 @@ class ExecutorchEngine:
             for name in names:
                 if name != ALL_LOGITS:
                     self._program.load(name)
-            self._pieces = _pieces_of(self._program, file, manifest)
-            _check_program(self._program, file, manifest, self._pieces)
+            _check_program(self._program, file, manifest)
         self._description = f"executorch {package.version}, XNNPACK on the CPU, {threads} threads"
 
     @property
@@ -119,7 +118,7 @@ class ExecutorchEngine:
         return result
 
     def new_cache(self) -> ExecutorchCache:
-        return ExecutorchCache(self._manifest, self._pieces)
+        return ExecutorchCache(self._manifest)
 
     def step(self, embeddings: Floats, cache: Cache, keep: int) -> Floats:
         if not isinstance(cache, ExecutorchCache):
@@ -175,28 +174,14 @@ class ExecutorchEngine:
         return program
 
 
-def _pieces_of(program: LoadedProgram, file: str, manifest: Manifest) -> int:
-    """How many pieces a layer's keys lie in, one whole length behind the other.
-
-    :raises BundleError: there is no first piece
-    """
-    pieces, heads = 0, manifest.kv_cache.heads
-    while pieces <= heads and program.state("text_decoder", f"kv_cache.0.key.{pieces}") is not None:
-        pieces += 1
-    if not pieces or heads % pieces:
-        raise BundleError(
-            f"{file}: text_decoder has {pieces} pieces of keys for the manifest's {heads} KV heads: export it again"
-        )
-    return pieces
-
-
-def _check_program(program: LoadedProgram, file: str, manifest: Manifest, pieces: int) -> None:
+def _check_program(program: LoadedProgram, file: str, manifest: Manifest) -> None:
     """Compare the methods' largest shapes with the manifest's numbers.
 
     :raises BundleError: naming the first that is another
     """
     kv, model, vision = manifest.kv_cache, manifest.model, manifest.vision
-    hidden, cache = model.hidden_size, (kv.dtype, (pieces * kv.length, kv.heads * kv.head_dim // pieces))
+    hidden, cache = model.hidden_size, (kv.dtype, (kv.heads * kv.length, kv.head_dim))
+    one_head = kv.dtype, (1, kv.length, kv.head_dim)
     wanted: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {
         ("token_embedding", "input 0"): ("int64", (1, kv.length)),
         ("token_embedding", "output 0"): ("float32", (1, kv.length, hidden)),
@@ -204,6 +189,7 @@ def _check_program(program: LoadedProgram, file: str, manifest: Manifest, pieces
         ("text_decoder", "input 1"): ("int64", (1,)),
         ("text_decoder", "output 0"): ("float32", (1, model.vocab_size)),
         **{("text_decoder", f"kv_cache.{at}.{part}"): cache for at in range(model.layers) for part in ("key", "value")},
+        ("text_decoder", f"kv_cache.0.key.{kv.heads - 1}"): one_head,
     }
     if vision is not None:
         patches = ("float32", (1, vision.patches_per_tile, vision.vision_hidden_size))

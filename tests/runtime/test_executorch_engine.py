@@ -327,7 +327,7 @@ def test_a_manifest_that_does_not_fit_is_refused(
         lambda raw: raw["kv_cache"].update(length=256),
         lambda raw: raw["kv_cache"].update(length=100),
         lambda raw: raw["kv_cache"].update(heads=1),
-        lambda raw: raw["kv_cache"].update(heads=3),
+        lambda raw: raw["kv_cache"].update(heads=4, head_dim=16),
         lambda raw: raw["kv_cache"].update(dtype="int8"),
         lambda raw: raw["vision"].update(tokens_per_tile=24),
         lambda raw: raw["vision"].update(vision_hidden_size=65),
