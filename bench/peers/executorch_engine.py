@@ -17,7 +17,7 @@ from pocketvlm.bundle import open_bundle
 from pocketvlm.images import preprocessing_of
 from pocketvlm.manifest import Manifest
 from pocketvlm.runtime.engines import Cache, Engine, open_engine
-from pocketvlm.runtime.engines.executorch_library import find_package
+from pocketvlm.runtime.engines.executorch_library import load_library
 from pocketvlm.runtime.vision import encode
 from pocketvlm.runtime.vision import prepare as prepare_picture
 
@@ -67,11 +67,11 @@ def prepare(job: Job) -> None:
     """
     Raises:
         PeerError: the bundle has no program.
-        PocketVlmError: ExecuTorch is not installed.
+        PocketVlmError: ExecuTorch is not installed, or its C interface cannot be compiled.
     """
     if ENGINE not in open_bundle(job.bundle).manifest.engines:
         raise PeerError("the bundle has no ExecuTorch program: export it with --backend onnx --backend executorch")
-    find_package()
+    load_library()  # compiled at the first use
 
 
 @contextmanager
