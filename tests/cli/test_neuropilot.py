@@ -161,6 +161,12 @@ def test_the_runners_command_line_has_the_models_sizes(made: tuple[Path, Result]
     for option in ("--hidden_size=96", "--num_layer=2", "--head_dim=32", "--cache_size=256", "--cache_type=int8"):
         assert option in line
     assert "--prompt_token_batch_size=32" in line
+    several = open_bundle(directory / "bundle").manifest
+    assert several.neuropilot is not None
+    programs = tuple(f"npu_{name}.pte" for name in ("text_decoder_0", "text_decoder_1", "vision_encoder"))
+    several = several.model_copy(update={"neuropilot": several.neuropilot.model_copy(update={"programs": programs})})
+    paths = ",".join(f"/data/local/tmp/pocketvlm/{name}" for name in programs[:2])
+    assert f"--model_package_paths={paths}" in runner_command(several, text)
     # Of ExecuTorch 1.5.0's mtk_llama_executor_runner.cpp: with paths of packages the two others have to be empty.
     assert "--model_package_paths=" in line
     assert "--prompt_model_paths" not in line

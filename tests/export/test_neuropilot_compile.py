@@ -8,7 +8,7 @@ import subprocess
 import sys
 import types
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pocketvlm.export.npu_operations import Scales
 from pocketvlm.export.npu_options import PLATFORMS, NpuOptions
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.neuropilot_tools import NEEDED, is_installed, missing_for_npu
+from tests.checkpoints import tiny_config, write_checkpoint
 from tests.export.npu_programs import Written, written
 
 MEDIATEK = "executorch.backends.mediatek"
@@ -166,14 +167,18 @@ def test_the_adapter_is_thin() -> None:
 
 
 def test_programs_compile_with_one_copy_of_the_weights(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    compiler = Compiler()
+    """One layer of everything: lowering a method takes ExecuTorch seconds, whatever its size."""
+    compiler, checkpoint = Compiler(), tmp_path / "checkpoint"
     compiler.install(monkeypatch)
-    options = NpuOptions("mt6991", chunks=2, prefill_tokens=32)
+    config = tiny_config("qwen2", num_hidden_layers=1)
+    assert config.vision is not None
+    write_checkpoint(checkpoint, replace(config, vision=replace(config.vision, num_hidden_layers=1)))
+    options = NpuOptions("mt6991", prefill_tokens=32)
     monkeypatch.setattr(neuropilot_compile, "check_tools", lambda: None)
     bundle = export_bundle(
-        tiny_checkpoint,
+        checkpoint,
         tmp_path / "bundle",
         recipe="int4-channel",
         backends=["neuropilot"],
@@ -183,19 +188,18 @@ def test_programs_compile_with_one_copy_of_the_weights(
     described = bundle.manifest.neuropilot
     assert described is not None
     assert described.compiled
-    assert described.programs == ("npu_text_decoder_0.pte", "npu_text_decoder_1.pte", "npu_vision_encoder.pte")
+    assert described.programs == ("npu_text_decoder_0.pte", "npu_vision_encoder.pte")
     assert all("--platform-config=mt6991" in line and "--dla-opt=0" in line for line in compiler.options)
-    assert compiler.shared == [(2, "-e union")] * 3
+    assert compiler.shared == [(2, "-e union")] * 2
     content = bundle.path("npu_text_decoder_0.pte").read_bytes()
     for method in (b"32t128c", b"1t128c", b"NeuropilotBackend"):
         assert method in content
     header = struct.pack("<BIII", 1, 3 + 2, 1 + 2, len(b"compiled"))
     assert content.count(header) >= 1, "hidden, mask, rope, a key and a value in; hidden, key and value out"
-    describe(bundle, open_checkpoint(tiny_checkpoint), report=True)
+    describe(bundle, open_checkpoint(checkpoint), report=True)
     said = capsys.readouterr().out
     assert "compiled for mt6991; it has not run on a phone" in said
-    phone = "/data/local/tmp/pocketvlm/npu_text_decoder"
-    assert f"--model_package_paths={phone}_0.pte,{phone}_1.pte" in said
+    assert "--model_package_paths=/data/local/tmp/pocketvlm/npu_text_decoder_0.pte" in said
     assert "predicted partition (MediaTek's compiler was not asked)" in said
     assert "no profile of mt6991" in said
 
@@ -208,8 +212,9 @@ def test_a_compiler_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, prog
         raise RuntimeError("no such\nplatform")
 
     monkeypatch.setattr(sys.modules["mtk_neuron"], "compile", fail)
-    with pytest.raises(ExportError, match="npu_text_decoder_0: MediaTek's compiler failed: no such platform"):
-        neuropilot_compile.compile_program(program.job, program.store, program.scales, [range(2)], (4, 1))
+    with pytest.raises(ExportError, match="npu_part: MediaTek's compiler failed: no such platform"):
+        neuropilot_compile._compile(program.job, "npu_part", torch.nn.Linear(2, 2), {"1b": (torch.zeros(1, 2),)})
+    assert not (program.job.directory / "npu_part.pte").exists()
 
 
 def test_scales_are_numbers(program: Written) -> None:
