@@ -79,7 +79,9 @@ def targets_of(target: str) -> tuple[str, ...]:
     """
     from pocketvlm.bench.targets.adb import only_serial, ready_serials
 
-    serials = ready_serials() if target == ALL else (only_serial(target.partition(":")[2]),)
+    from pocketvlm.cli.bench import say
+
+    serials = ready_serials(say) if target == ALL else (only_serial(target.partition(":")[2]),)
     return tuple(f"adb:{serial}" for serial in serials)
 
 
