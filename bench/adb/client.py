@@ -143,11 +143,17 @@ def pull(adb: Adb, remote: str, local: Path, size: int) -> None:
     """Copy one file of at most ``size`` bytes from the device. What comes back is the caller's to check.
 
     Raises:
-        DeviceError: there is none, the device went away, or it is slower than any cable.
+        DeviceError: there is none, more comes, the device went away, or it is slower than any cable.
     """
-    done = finish(
-        adb.command("pull", remote, str(local)), TRANSFER_SECONDS + size / SLOWEST, f"{adb.serial} (adb pull)"
-    )
+
+    def look() -> None:
+        if local.exists() and local.stat().st_size > size:
+            raise DeviceError(
+                f"{adb.serial}: {one_line(remote, 80)} is larger than the {size} bytes that it should have"
+            )
+
+    seconds = TRANSFER_SECONDS + size / SLOWEST
+    done = finish(adb.command("pull", remote, str(local)), seconds, f"{adb.serial} (adb pull)", look)
     _done(done, f"{adb.serial}: {one_line(remote, 80)} cannot be pulled")
 
 

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.device import shell, sync
+from tests.device.paths import resolve
 from tests.device.wire import Connection, Service, Stream
 
 PROPERTIES = "ro.product.name=fake;ro.product.model=Fake Phone;ro.product.device=fake"
@@ -38,8 +39,9 @@ class Faults:
     """What goes wrong. Bytes count from when it is said; None: never.
 
     The cable is pulled after so many bytes of pushes, of commands' output, of pulls; there is space for so many bytes
-    of pushes; files pushed lose so many bytes at their end; commands that contain ``hang_on`` never answer; hosts that
-    connect are not ``answered`` at all, or not ``allowed`` until that is said again.
+    of pushes; files pushed lose so many bytes at their end; commands that contain ``hang_on`` never answer; hosts are
+    not ``answered``, those that are connected neither; or those that connect not ``allowed`` until that is said again;
+    pulls never end.
     """
 
     drop_push: int | None = None
@@ -50,6 +52,7 @@ class Faults:
     hang_on: str | None = None
     answered: bool = True
     allowed: bool = True
+    endless: bool = False
 
 
 class Phone:
@@ -65,6 +68,8 @@ class Phone:
         """Let this go wrong from now on, and nothing else."""
         self.faults = faults
         self._pushed = self._printed = self._pulled = 0
+        if not faults.answered:
+            self._drop()
         for connection in self._connections if faults.allowed else ():
             connection.allow()
 
@@ -88,10 +93,9 @@ class Phone:
             return partial(self._shell, argument, "v2" in options)
         return self._sync if kind == "sync" else None
 
-    def locate(self, path: str) -> Path:
-        """Where a path of the phone is here."""
-        absolute = os.path.normpath("/" + path if path.startswith("/") else f"{TEMPORARY}/{path}")
-        return self._root / absolute.lstrip("/")
+    def locate(self, path: str, *, follow: bool = True) -> Path:
+        """Where a path of the phone is here; see ``paths``."""
+        return resolve(self._root, path if path.startswith("/") else f"{TEMPORARY}/{path}", follow=follow)
 
     def _drop(self) -> None:
         for connection in list(self._connections):
@@ -111,6 +115,9 @@ class Phone:
     def arrived(self, path: Path) -> None:
         if self.faults.cut_files:
             os.truncate(path, max(path.stat().st_size - self.faults.cut_files, 0))
+
+    def endless(self) -> bool:
+        return self.faults.endless
 
     def pulls(self, size: int) -> None:
         self._pulled += size
