@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pocketvlm.bench.adb.client import find_adb
-from pocketvlm.bench.adb.parsing import parse_devices
+from pocketvlm.bench.adb.parsing import Attached, parse_devices
 from tests.device.adbd import Faults
 
 ROOT = Path(__file__).parents[2]
@@ -150,7 +150,7 @@ def missing() -> str | None:
     """What this machine lacks for a phone, in a sentence; None where there is all."""
     if not Path(BUSYBOX).exists():
         return f"{BUSYBOX} is not there: install Debian's busybox-static"
-    tried = subprocess.run([*_namespace(), "true"], capture_output=True, text=True, check=False)
+    tried = subprocess.run([*namespace(), "true"], capture_output=True, text=True, check=False)
     return None if tried.returncode == 0 else f"no namespaces: {tried.stderr.strip()}"
 
 
@@ -158,7 +158,7 @@ def missing() -> str | None:
 def phone(directory: Path, *, arm64: bool = False) -> Iterator[FakePhone]:
     """A phone that runs until the end; its root is made in ``directory``. Cool, charged, with 10 GiB free."""
     root = lay_out(directory.resolve() / "root")
-    command = [*_namespace(), sys.executable, *ADBD.split(), str(root)]
+    command = [*namespace(), sys.executable, *ADBD.split(), str(root)]
     qemu = ["--arm64", "qemu-aarch64-static"] if arm64 else []
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
@@ -209,20 +209,24 @@ def listening(port: int) -> bool:
 
 def connect(phone: FakePhone, environment: dict[str, str], state: str = "device") -> None:
     """Plug it in, again where it was before (adb keeps a connection that was lost), until adb sees it so."""
-    disconnect(phone, environment)
-    _adb(environment, "connect", phone.serial)
-    wait_for(phone, environment, state)
+    plug_in(phone.serial, environment, state)
 
 
-def wait_for(phone: FakePhone, environment: dict[str, str], *states: str) -> None:
-    """Until adb says one of these of the phone, as "unauthorized"."""
+def plug_in(serial: str, environment: dict[str, str], state: str = "device") -> None:
+    """The same of anything that listens there."""
+    _adb(environment, "disconnect", serial)
+    _adb(environment, "connect", serial)
+    wait_for(serial, environment, state)
+
+
+def wait_for(serial: str, environment: dict[str, str], state: str) -> None:
+    """Until adb says this of the phone, as "unauthorized"."""
     ends = time.monotonic() + SECONDS
     while True:
         listed = _adb(environment, "devices")
-        found = next((one.state for one in parse_devices(listed) if one.serial == phone.serial), "")
-        if found in states:
+        if Attached(serial, state) in parse_devices(listed):
             return
-        assert time.monotonic() < ends, f"{phone.serial} is not {' or '.join(states)}: {listed}"
+        assert time.monotonic() < ends, f"{serial} is not {state}: {listed}"
         time.sleep(0.05)
 
 
@@ -251,6 +255,6 @@ def lay_out(root: Path) -> Path:
     return root
 
 
-def _namespace() -> list[str]:
+def namespace() -> list[str]:
     """A namespace for mounts and processes, which ends with its first process."""
     return ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child"]

@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from pocketvlm.bench.adb import runner
+from pocketvlm.bundle import read_manifest
 from pocketvlm.cli import main
-from pocketvlm.manifest import read_manifest
 from tests.bench.adb.phones import describe_package
 from tests.bench.adb.test_events import ANSWER, END, ROW, START
 from tests.device.adbd import Faults
@@ -106,7 +106,7 @@ def test_what_is_no_run(hostile: Hostile) -> None:
     assert not hostile.save.exists()
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-1", "1e999", '"1"', "null"])
+@pytest.mark.parametrize("number", ["NaN", "1e999", '"1"'])
 def test_numbers_that_are_none(hostile: Hostile, number: str) -> None:
     lines = "\n".join(map(json.dumps, (START, answer(1), END))).replace("0.1", number) + "\n"
     assert "which is no event" in hostile("cat lines", lines=lines.encode())

@@ -60,13 +60,13 @@ def test_one_that_has_not_allowed_this_computer(
     with pytest.raises(DeviceError, match="device unauthorized"):
         client.push(adb, Path(__file__), "/data/local/tmp/file")
     phone.inject(Faults())  # the person has tapped: adb needs no other connection
-    phones.wait_for(phone, adb_environment, "device")
+    phones.wait_for(phone.serial, adb_environment, "device")
     assert pocketvlm("doctor", "--phones", "--need", "phone").status == 0
 
 
 def test_one_that_is_offline(phone: FakePhone, bench: Bench, adb: Adb, adb_environment: dict[str, str]) -> None:
     phone.inject(Faults(answered=False))
-    phones.wait_for(phone, adb_environment, "offline")
+    phones.wait_for(phone.serial, adb_environment, "offline")
     refused_by_all(bench, phone, REMEDIES["offline"])
     with pytest.raises(DeviceError, match=f"^{phone.serial} does not answer"):
         client.shell(adb, "true")
