@@ -140,7 +140,7 @@ def push(adb: Adb, local: Path, remote: str) -> None:
 
 
 def pull(adb: Adb, remote: str, local: Path, size: int) -> None:
-    """Copy one file of at most ``size`` bytes from the device. What comes back is the caller's to check.
+    """Copy one file of at most ``size`` bytes from the device, onto nothing. What comes back is the caller's to check.
 
     Raises:
         DeviceError: there is none, more comes, the device went away, or it is slower than any cable.
@@ -152,6 +152,7 @@ def pull(adb: Adb, remote: str, local: Path, size: int) -> None:
                 f"{adb.serial}: {one_line(remote, 80)} is larger than the {size} bytes that it should have"
             )
 
+    local.unlink(missing_ok=True)
     seconds = TRANSFER_SECONDS + size / SLOWEST
     done = finish(adb.command("pull", remote, str(local)), seconds, f"{adb.serial} (adb pull)", look)
     _done(done, f"{adb.serial}: {one_line(remote, 80)} cannot be pulled")

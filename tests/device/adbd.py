@@ -23,8 +23,8 @@ from tests.device.wire import Connection, Service, Stream
 
 PROPERTIES = "ro.product.name=fake;ro.product.model=Fake Phone;ro.product.device=fake"
 TEMPORARY = "/data/local/tmp"
-#: busybox's shell prefers its own df to any program of that name.
-PREPARE = "df() { cat /answers/df; }; cd " + TEMPORARY + " 2>/dev/null || cd /"
+#: busybox's shell prefers its own df to any program of that name. adbd starts in /.
+PREPARE = "df() { cat /answers/df; }; cd /"
 CHROOT = shutil.which("chroot", path="/usr/sbin:/usr/bin:/sbin:/bin") or "chroot"
 #: qemu reads it through the phone's /proc: the host's would make ONNX Runtime crash.
 CPUINFO = Path(__file__).parents[1] / "runner" / "arm64-cpuinfo.txt"
@@ -95,7 +95,7 @@ class Phone:
 
     def locate(self, path: str, *, follow: bool = True) -> Path:
         """Where a path of the phone is here; see ``paths``."""
-        return resolve(self._root, path if path.startswith("/") else f"{TEMPORARY}/{path}", follow=follow)
+        return resolve(self._root, path, follow=follow)
 
     def _drop(self) -> None:
         for connection in list(self._connections):
@@ -138,6 +138,8 @@ class Phone:
 
 def mount(root: Path, qemu: str | None) -> dict[str, str]:
     """Give the phone's root /proc, /sys and /dev, and let arm64 programs run where ``qemu`` is; its environment.
+
+    Only in a mount namespace that ends with this process: whoever removes the root must not see this machine's /dev.
 
     Raises:
         CalledProcessError: this machine does not let a namespace of its own do that.

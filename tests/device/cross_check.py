@@ -15,13 +15,16 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 from tests.device import phone as phones
-from tests.device.adbd import mount
+from tests.device.adbd import CHROOT, mount
 from tests.device.transcript import transcript
 
 INSIDE = "POCKETVLM_CROSS_CHECK"
 PORT = 5555
+PROGRAM = "/usr/lib/android-sdk/platform-tools/adbd"
+LIBRARIES = "/usr/lib/x86_64-linux-gnu/android"
 
 
 def main() -> None:
@@ -30,9 +33,12 @@ def main() -> None:
     parser.add_argument("adbd", type=Path)
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
-    if INSIDE not in os.environ:
+    stage = os.environ.get(INSIDE)
+    if stage == "device":
+        _be_the_device(options.adbd)
+    if stage is None:
         command = [*phones.namespace(), "--net", sys.executable, "-m", "tests.device.cross_check", *sys.argv[1:]]
-        sys.exit(subprocess.run(command, env={**os.environ, INSIDE: "1"}, check=False).returncode)
+        sys.exit(subprocess.run(command, env={**os.environ, INSIDE: "host"}, check=False).returncode)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     with tempfile.TemporaryDirectory() as scratch:
         said = _ask_real(Path(scratch), options.adbd)
@@ -48,22 +54,24 @@ def _ask_real(scratch: Path, adbd: Path) -> list[dict[str, object]]:
     shutil.copytree(adbd / "usr", root / "usr", symlinks=True)
     for name in ("lib64", "lib"):
         (root / name).symlink_to(f"usr/{name}")
-    environment = {
-        **mount(root, None), "ADBD_PORT": str(PORT), "SHELL": "/system/bin/sh",
-        "LD_LIBRARY_PATH": "/usr/lib/x86_64-linux-gnu/android",
-    }  # fmt: skip
-    command = ["chroot", str(root), "/usr/lib/android-sdk/platform-tools/adbd"]
-    home, here = scratch / "home", scratch / "here"
+    home, here, serial = scratch / "home", scratch / "here", f"127.0.0.1:{PORT}"
     home.mkdir()
     here.mkdir()
-    with phones.adb_server(home) as server, subprocess.Popen(command, env=environment) as process:
+    # What it mounts is seen by it alone: nothing that removes the root walks into this machine's /dev.
+    command = [*phones.namespace(), sys.executable, "-m", "tests.device.cross_check", str(root)]
+    with phones.adb_server(home) as server:
         os.environ.update(server)
-        try:
-            phones.plug_in(f"127.0.0.1:{PORT}", server)
-            return [asdict(one) for one in transcript(f"127.0.0.1:{PORT}", here)]
-        finally:
-            process.kill()
-            subprocess.run(["umount", "-l", str(root / "dev"), str(root / "sys"), str(root / "proc")], check=False)
+        with subprocess.Popen(command, env={**os.environ, INSIDE: "device"}) as process:
+            try:
+                phones.plug_in(serial, server)
+                return [asdict(one) for one in transcript(serial, here)]
+            finally:
+                process.kill()
+
+
+def _be_the_device(root: Path) -> NoReturn:
+    settings = {"ADBD_PORT": str(PORT), "SHELL": "/system/bin/sh", "LD_LIBRARY_PATH": LIBRARIES}
+    os.execve(CHROOT, [CHROOT, str(root), PROGRAM], {**mount(root, None), **settings})
 
 
 if __name__ == "__main__":

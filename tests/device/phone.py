@@ -27,7 +27,7 @@ BUSYBOX = "/bin/busybox"
 #: What Android's toybox has of these as well.
 TOOLS = """
 sh ls cat echo rm mkdir chmod id ps kill sleep head tail wc cp mv test env date stat find grep sed awk touch free uname
-true false sync nproc tr cut sha256sum du dirname basename truncate nohup setsid taskset dd seq yes sort pidof xargs
+true false sync nproc tr cut sha256sum du dirname basename truncate setsid taskset dd seq yes sort pidof xargs
 """
 GETPROP = """#!/system/bin/sh
 if [ -z "$1" ]; then sed 's/^\\([^=]*\\)=\\(.*\\)$/[\\1]: [\\2]/' /answers/properties
@@ -35,6 +35,10 @@ else sed -n "s/^$1=//p" /answers/properties; fi
 """
 DUMPSYS = """#!/system/bin/sh
 cat "/answers/$1" 2>/dev/null || echo "Can't find service: $1"
+"""
+#: busybox-static has none.
+NOHUP = """#!/system/bin/sh
+trap '' HUP; exec "$@"
 """
 PROPERTIES = {
     "ro.product.cpu.abi": "x86_64", "ro.product.cpu.abilist": "x86_64", "ro.product.model": "Phone",
@@ -248,7 +252,7 @@ def lay_out(root: Path) -> Path:
     for tool in TOOLS.split():
         (root / "system" / "bin" / tool).symlink_to("busybox")
     (root / "bin").symlink_to("system/bin")
-    for name, script in (("getprop", GETPROP), ("dumpsys", DUMPSYS)):
+    for name, script in (("getprop", GETPROP), ("dumpsys", DUMPSYS), ("nohup", NOHUP)):
         program = root / "system" / "bin" / name
         program.write_text(script)
         program.chmod(0o755)

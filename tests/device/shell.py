@@ -53,7 +53,7 @@ async def serve(
             await stream.write(PACKET.pack(EXIT, 1) + bytes([status & 0xFF if status >= 0 else 128 - status]))
     finally:
         typed.cancel()
-        _hang_up(process, writers)
+        _hang_up(process, writers, second=second)
 
 
 async def _print(kind: int, pipe: asyncio.StreamReader, stream: Stream, *, second: bool, watch: Watch) -> None:
@@ -83,13 +83,19 @@ async def _type(
             elif kind == CLOSE_STDIN:
                 stdin.write_eof()
     except (ClosedError, OSError):
-        _hang_up(process, writers)
+        _hang_up(process, writers, second=second)
 
 
-def _hang_up(process: asyncio.subprocess.Process, writers: Sequence[asyncio.StreamWriter]) -> None:
-    """The shell is told, and its output leads nowhere. What the shell had started hears nothing else, as on a phone."""
-    if process.returncode is None:
+def _hang_up(process: asyncio.subprocess.Process, writers: Sequence[asyncio.StreamWriter], *, second: bool) -> None:
+    """Output leads nowhere from now on. By the second protocol the shell is told so, and by neither what it started.
+
+    By the first the host's stream is the command's own socket, which still has what was typed.
+    """
+    if second and process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGHUP)
     for writer in writers:
-        writer.transport.abort()
+        if second:
+            writer.transport.abort()
+        else:
+            writer.close()

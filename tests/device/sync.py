@@ -22,7 +22,7 @@ REQUEST = struct.Struct("<4sI")
 SEND_V2, RECEIVE_V2 = struct.Struct("<4sII"), struct.Struct("<4sI")
 STAT_V1, STAT_V2 = struct.Struct("<4sIII"), struct.Struct("<4sIQQIIIIQqqq")
 DIRENT_V1 = struct.Struct("<4sIIII")
-MOST_CHUNK, MOST_PATH, MOST_NAME = 65536, 1024, 240
+MOST_CHUNK, MOST_PATH = 65536, 1024
 #: Flags of SND2 and RCV2: compression, which is not among the features.
 COMPRESSED = 7
 WORD = (1 << 32) - 1
@@ -124,14 +124,14 @@ async def _receive_file(stream: Stream, kind: bytes, said: str, locate: Locate, 
         await _receive_data(stream, len, name, error, watch)  # adbd too takes what comes, and adb hears of it behind
         await _fail(stream, error or "")
         return
-    partial = target.with_name(f"{target.name}.pushing")
+    partial = _beside(target)
     try:
         with partial.open("wb") as file:
             modified, error = await _receive_data(stream, file.write, name, None, watch)
         if error is not None:
             await _fail(stream, error)
             return
-        partial.chmod((mode & 0o777) | 0o600)
+        partial.chmod((mode >> 6 & 7) * 0o111)  # as adbd: the owner's rights, for all
         os.utime(partial, (modified, modified))
         partial.replace(target)
         watch.arrived(target)
@@ -140,16 +140,21 @@ async def _receive_file(stream: Stream, kind: bytes, said: str, locate: Locate, 
         partial.unlink(missing_ok=True)
 
 
+def _beside(target: Path) -> Path:
+    return target.with_name(f"{target.name}.pushing")
+
+
 def _target(name: str, locate: Locate) -> tuple[Path | None, str | None]:
-    """Where a push goes, its folder made; or what is wrong with that."""
+    """Where a push goes, its folder and the file beside it made; or what is wrong with that."""
     try:
         target = locate(name, follow=False)  # a link there is replaced
-        if len(os.fsencode(target.name)) > MOST_NAME:
-            raise OSError(errno.ENAMETOOLONG, name)
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.is_dir() or target.is_symlink():
+            _beside(target).touch()
             return target, None
         why = errno.EISDIR
+    except FileExistsError:
+        why = errno.ENOTDIR
     except OSError as caught:
         why = caught.errno or errno.EIO
     return None, f"couldn't create file: {os.strerror(why)}"

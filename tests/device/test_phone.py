@@ -73,10 +73,12 @@ def test_stdin_reaches_a_command(adb: Adb) -> None:
 def open_shell(adb: Adb, command: str) -> Iterator[subprocess.Popen[bytes]]:
     """A command that has said "here", and is ended at the end."""
     with subprocess.Popen(adb.command("shell", command), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as shell:
-        assert shell.stdout is not None
-        assert shell.stdout.readline() == b"here\n"
-        yield shell
-        shell.kill()
+        try:
+            assert shell.stdout is not None
+            assert shell.stdout.readline() == b"here\n"
+            yield shell
+        finally:
+            shell.kill()
 
 
 def until(phone: FakePhone, wanted: list[str]) -> None:
@@ -106,15 +108,15 @@ def test_a_host_that_goes_away_is_heard_of_by_the_shell_alone(
 
 
 def test_a_writer_whose_host_goes_away_ends(phone: FakePhone, adb: Adb) -> None:
-    with open_shell(adb, "echo here; yes"):
-        assert "yes" in phone.running()
+    with open_shell(adb, "(sleep 0.2; yes) & echo here; wait"):
+        assert phone.running()
     assert phone.left_running() == []
 
 
 def test_detached_processes_are_seen(phone: FakePhone, adb: Adb) -> None:
     """And can be ended: a runner that left its session, and its parents, would be one of them."""
     detach = "setsid sleep 1001 </dev/null >/dev/null 2>&1 &", "nohup sleep 1002 </dev/null >/dev/null 2>&1 &"
-    client.shell(adb, " ".join(detach))
+    client.shell(adb, f"{' '.join(detach)} true")
     client.shell(adb, "(setsid sh -c 'sleep 1003 & exec true' &) </dev/null >/dev/null 2>&1")
     until(phone, ["sleep 1001", "sleep 1002", "sleep 1003"])
     assert phone.kill("sleep 100")

@@ -72,8 +72,8 @@ class Session:
             assert process.stdout is not None
             assert process.stdout.readline().decode().rstrip("\r\n") == ready
             end(process)
-            out, err = process.communicate(timeout=SECONDS)
-        return Said(f"(ended in the middle) {command}", process.returncode, self._plain(out), self._plain(err))
+            process.communicate(timeout=SECONDS)
+        return Said(f"(ended in the middle) {command}", process.returncode, "", "")
 
     def eventually(self, command: str, wanted: str) -> Said:
         """A shell command asked again until it says this, at most some seconds."""
@@ -163,8 +163,10 @@ def _ends(session: Session) -> list[Said]:
         process.send_signal(signal.SIGKILL)
 
     return [
-        session.killed("echo ready; sleep 3217; echo never", "ready", kill),
-        # The shell is told and ends, the program that it had started is not, and ends when it writes.
-        session.eventually("pidof sleep >/dev/null; echo $?", "1\n"),
-        session.shell(f"echo; ls {FOLDER}/after 2>/dev/null"),
+        # The shell is told and ends. The program that it had started is not, and ends when it writes.
+        session.killed(f"cd {FOLDER}; echo ready; sleep 3217; touch after", "ready", kill),
+        session.eventually("ps | grep -c '[r]eady'", "0\n"),
+        session.shell(f"ps | grep -c '[s]leep 3217'; kill $(pidof sleep); ls {FOLDER}/after"),
+        session.killed("echo ready; yes", "ready", kill),
+        session.eventually("ps | grep -c '[y]es$'", "0\n"),
     ]
