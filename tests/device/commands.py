@@ -1,9 +1,8 @@
-"""``pocketvlm`` as a process of its own, and how it ended: one line where it failed, in time."""
+"""``pocketvlm`` on a phone, and how it ended: one line where it failed, in time."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -11,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
+from pocketvlm.cli import main
 from tests.device.phone import DIES_WITH_US
 
 #: The least that a bench measures.
@@ -33,22 +35,21 @@ class Done:
         *_, last = self.stderr.splitlines()
         assert last.startswith("error: "), self.stderr
         assert sum(line.startswith("error: ") for line in self.stderr.splitlines()) == 1, self.stderr
-        assert "Traceback" not in self.stderr
         return last.removeprefix("error: ")
 
 
 def pocketvlm(*arguments: str) -> Done:
     """Run it to its end."""
     start = time.monotonic()
-    done = subprocess.run(
-        command_line(*arguments), capture_output=True, text=True, check=False, timeout=SECONDS, env=os.environ
-    )
-    return Done(done.returncode, done.stdout, done.stderr, time.monotonic() - start)
+    done = CliRunner().invoke(main, arguments)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
+    return Done(done.exit_code, done.stdout, done.stderr, time.monotonic() - start)
 
 
-def command_line(*arguments: str) -> list[str]:
-    """What ends with these tests, even where they are killed."""
-    return [*DIES_WITH_US, sys.executable, "-m", "pocketvlm", *arguments]
+def started(*arguments: str) -> subprocess.Popen[str]:
+    """It as a process of its own, which ends with these tests, even where they are killed."""
+    command = [*DIES_WITH_US, sys.executable, "-m", "pocketvlm", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def doctor() -> list[dict[str, Any]]:

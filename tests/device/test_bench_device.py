@@ -18,7 +18,7 @@ from android_app.runner.build import package
 from pocketvlm.bench.schema import read_report
 from tests.device import phone as phones
 from tests.device.adbd import Faults
-from tests.device.commands import SECONDS, Bench, command_line
+from tests.device.commands import SECONDS, Bench, started
 from tests.device.phone import FakePhone
 
 PROGRAM = "pocketvlm-runner"
@@ -117,8 +117,7 @@ def test_a_file_that_is_cut_on_its_way(phone: FakePhone, bench: Bench) -> None:
 
 def start(bench: Bench, *options: str) -> subprocess.Popen[str]:
     """A run that goes on meanwhile: by default for longer than anybody waits."""
-    command = command_line(*bench.arguments, *(options or ("-n", "100", "-r", "1000")))
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return started(*bench.arguments, *(options or ("-n", "100", "-r", "1000")))
 
 
 def wait_for_runner(phone: FakePhone, process: subprocess.Popen[str]) -> None:

@@ -99,7 +99,7 @@ def test_what_is_no_run(hostile: Hostile) -> None:
     assert "answer.confidence" in line
     assert "which is no event" in line
     line = hostile("printf '\\033[31m\\000\\377\\342\\200\\256 {\\n'")
-    assert line.startswith("the runner printed '")
+    assert line.startswith("the runner printed ")
     line = hostile.says(START, END, {"event": "begin", "name": "more"})
     assert line == "the runner prints something after its end"
     assert "\\u202e" in hostile.says(START, {"event": "error", "code": 1, "message": "a\u202eb\n\x1b[2Jc"}, rc=1)
