@@ -35,12 +35,12 @@ async def serve(
 ) -> None:
     """Run a command line until it and all that have its output have ended, or the host has gone away."""
     pairs = [socket.socketpair() for _ in range(2 if second else 1)]
-    theirs = [pair[1] for pair in pairs]
+    theirs = [pair[1].fileno() for pair in pairs]
     process = await asyncio.create_subprocess_exec(
         *command, env=environment, stdin=theirs[0], stdout=theirs[0], stderr=theirs[-1], start_new_session=True
     )
-    for one in theirs:
-        one.close()
+    for _, end in pairs:
+        end.close()
     ours = [await asyncio.open_connection(sock=pair[0]) for pair in pairs]
     writers = [writer for _, writer in ours]
     typed = asyncio.ensure_future(_type(process, writers, stream, second=second))

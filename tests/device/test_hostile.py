@@ -144,7 +144,7 @@ def test_rows_of_another_plan(hostile: Hostile) -> None:
 
 
 def test_what_a_phone_says_of_itself(hostile: Hostile) -> None:
-    """Floods and nonsense of getprop, df and stat; sizes below nothing."""
+    """Floods and nonsense of getprop and df."""
     phone = hostile.phone
     phone.answer("properties", "x=" + "y" * (5 << 20) + "\n")
     assert hostile("exit 1") == f"{phone.serial} (adb shell) prints more than 4 MiB"
@@ -154,8 +154,5 @@ def test_what_a_phone_says_of_itself(hostile: Hostile) -> None:
     assert "\x1b" not in seen.stdout
     assert "\u202e" not in seen.stdout
     phone.answer("df", "Filesystem 1K-blocks\n/dev/x -1 -1 -99999999999999999999 101% /data\n")
-    (phone.root / "system" / "bin" / "stat").unlink()
-    (phone.root / "system" / "bin" / "stat").write_text("#!/system/bin/sh\necho -5\n")
-    (phone.root / "system" / "bin" / "stat").chmod(0o755)
-    line = hostile.says(START, answer(TOKEN), END, logits=hostile.logits(TOKEN))
-    assert line.startswith("the runner wrote 0 bytes of logits")
+    line = hostile.says(START, END)
+    assert line == "the runner gave no answer", "what it does not know of its space is no reason to refuse it"
