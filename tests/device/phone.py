@@ -126,6 +126,10 @@ class FakePhone:
             time.sleep(0.02)
         return self.running()
 
+    def runs(self, name: str) -> bool:
+        """Whether a program of this name does, and no shell that has it in its command."""
+        return any(name in line and SHELL not in line for line in self.running())
+
     def kill(self, name: str) -> bool:
         """End programs by their command lines, as Android does where memory is short; if there are any."""
         found = [pid for pid, line in self._processes() if name in line and SHELL not in line]

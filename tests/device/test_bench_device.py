@@ -21,7 +21,8 @@ from tests.device.adbd import Faults
 from tests.device.commands import SECONDS, Bench, started
 from tests.device.phone import FakePhone
 
-PROGRAM = "pocketvlm-runner"
+#: And its first argument: files are looked at by commands that have its name too.
+PROGRAM = "pocketvlm-runner /data/local/tmp/pocketvlm/bundles/"
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def start(bench: Bench, *options: str) -> subprocess.Popen[str]:
 
 def wait_for_runner(phone: FakePhone, process: subprocess.Popen[str]) -> None:
     ends = time.monotonic() + SECONDS
-    while not any(PROGRAM in line for line in phone.running()):
+    while not phone.runs(PROGRAM):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < ends
         time.sleep(0.05)
@@ -167,7 +168,7 @@ def test_the_next_bench_ends_what_a_killed_one_left(phone: FakePhone, bench: Ben
         wait_for_runner(phone, process)
         process.kill()
         process.communicate(timeout=SECONDS)
-    assert any(PROGRAM in line for line in phone.running())
+    assert phone.runs(PROGRAM)
     done = bench()
     assert done.status == 0, done.stderr
     assert phone.left_running() == []
