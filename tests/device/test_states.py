@@ -127,7 +127,7 @@ def test_a_second_that_appears_in_a_run(
     phone: FakePhone, second: FakePhone, bench: Bench, adb_environment: dict[str, str]
 ) -> None:
     """The run stays with the phone that it began with."""
-    with start(bench.of("adb"), "-n", "16", "-r", "30") as process:
+    with start(bench.of("adb"), "-n", "16", "-r", "10") as process:
         wait_for_runner(phone, process)
         phones.connect(second, adb_environment)
         _, said = process.communicate(timeout=SECONDS)
