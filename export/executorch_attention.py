@@ -1,8 +1,8 @@
 """Attention over the KV cache of an ExecuTorch program.
 
-A layer's keys are one buffer, [KV heads, length, head size], and so are its values. What is in use of a head lies at its
-start: XNNPACK reads it where it is, a head at a time, so that it stays in a core's cache. A step's new rows are put into
-all heads at once. An INT8 cache holds codes with one scale a layer for keys and one for values, those of the ONNX
+A layer's keys are one buffer, [KV heads, length, head size], and so are its values. What is in use of a head lies at
+its start: XNNPACK reads it where it is, a head at a time, so that it stays in a core's cache. A step's new rows are put
+into all heads at once. An INT8 cache holds codes with one scale a layer for keys and one for values, those of the ONNX
 graphs; XNNPACK converts on both ways.
 """
 
