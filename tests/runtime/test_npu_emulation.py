@@ -252,6 +252,9 @@ def test_memory_is_that_of_its_parts() -> None:
     needs = needed_bytes(manifest, "npu-emulation")
     assert needs["token embedding"] > 0
     assert sum(needs.values()) > needs["KV cache"] + needs["runtime"]
+    # 2 layers: q, k, v, o, then gate, up, down; and the untied head
+    assert needs["unpacked weights"] == 2 * (96 * (128 + 64 + 64 + 128) + 3 * 96 * 160) + 320 * 96
+    assert "unpacked weights" not in needed_bytes(manifest, "onnx")
 
 
 def test_freed_vision_comes_back_and_a_closed_engine_says_so() -> None:
