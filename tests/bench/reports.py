@@ -173,7 +173,7 @@ machines = st.builds(
 )  # fmt: skip
 peers = st.builds(
     Peer, system=names, version=maybe(texts), weights=maybe(texts), bytes=maybe(counts), peak=maybe(counts),
-    export_seconds=maybe(positive), export_peak=maybe(counts), missing=maybe(texts),
+    export_seconds=maybe(seconds), export_peak=maybe(counts), missing=maybe(texts),
 )  # fmt: skip
 all_counts = st.builds(
     Counts, tiles=counts, image_tokens=counts, prompt_tokens=counts, token_ids=tuples(counts), bytes=of_names(counts),
