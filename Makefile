@@ -22,7 +22,7 @@ PICTURE := dist/android/picture.png
 # Recipes read these from their environment: what stands in them is never parsed as shell.
 export MODEL RECIPE BACKENDS IMAGE PROMPT
 
-.PHONY: help setup check test browser export-android demo train train-smoke compare-recipes tiling-study npu-study npu-program-study npu-pass quantizer-study weights-study transforms-study vision-study numerics runner runner-arm64 runner-sanitized runner-parity runner-package runner-fuzz real-size bench bench-peers bench-gate devices bench-device gate-study soak clean
+.PHONY: help setup check test browser export-android demo train train-smoke compare-recipes tiling-study npu-study npu-program-study npu-pass quantizer-study weights-study transforms-study vision-study numerics runner runner-arm64 runner-sanitized runner-parity executorch-parity runner-package runner-fuzz real-size executorch-export bench bench-peers bench-gate devices bench-device gate-study soak clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
@@ -113,14 +113,20 @@ runner-sanitized: $(READY) ## the same with AddressSanitizer and UndefinedBehavi
 	@POCKETVLM_RUNNER_BUILD=sanitized $(BIN)/python -m pytest tests/runner -k "not arm64"
 
 runner-parity: $(READY) ## 200 pictures' answers of the native library beside the Python runtime's, two recipes (2 minutes)
-	@POCKETVLM_RUNNER_PICTURES=100 $(BIN)/python -m pytest tests/runner/test_conversation.py -k pictures
+	@$(BIN)/python -m examples.reader.parity native
+
+executorch-parity: $(READY) ## 200 pictures' answers and logits by ExecuTorch beside ONNX Runtime's, into bench/results (minutes)
+	@$(BIN)/python -m examples.reader.parity executorch --output bench/results/reader-executorch-parity.json
 
 runner-package: $(READY) ## the runner with all that a device needs, into dist/android/runner
 	@$(BIN)/python -m android_app.runner.build package
 
 SECONDS := 60
+runner-speed: $(READY) ## prefill and decode of the 0.5 B preset by the native runner beside Python, into bench/results (10 minutes)
+	@$(BIN)/python -m examples.runner_speed turns --output bench/results/runner-speed.json
+
 runner-fuzz: $(READY) ## feed damaged manifests, plans and graphs to the runner's readers, SECONDS=60 for each
-	@$(BIN)/python -m android_app.runner.build fuzz
+	@$(BIN)/python -m android_app.runner.build fuzz coverage
 	@$(BIN)/python -m android_app.runner.fuzz.run --seconds $(SECONDS)
 
 demo: $(READY) ## chat with the exported bundle about IMAGE
@@ -212,11 +218,15 @@ real-size: $(STUDY) $(EXPORTERS)/onnx $(EXPORTERS)/executorch ## the paper's siz
 # Of presets a small picture: one of nine tiles takes 40 s without VNNI, and make real-size measures it.
 PRESETS := bluelm-v-0.5b bluelm-v-3b
 BENCH := --image 384x768 -p 512,1920 -n 128 -d 0,512,2048 --pg 512,128 -r 3
-bench: $(READY) ## measure the built-in model and the presets, tables and reports into bench/results (half an hour)
+bench: $(READY) ## measure the built-in model and the presets, tables and reports into bench/results (an hour)
 	@$(BIN)/python -m examples.bench measure -- -p 512,1920 -n 128 -d 0,512,1920 --pg 512,128
 	@for preset in $(PRESETS); do $(BIN)/python -m examples.bench measure --preset $$preset -- $(BENCH); done
 
-bench-peers: $(STUDY) ## the presets in turns with llama.cpp and ONNX Runtime GenAI, into bench/results (half an hour)
+executorch-export: $(READY) ## export the presets to ExecuTorch, time and memory beside their goals, into bench/results
+	@for preset in $(PRESETS); do $(BIN)/python -m examples.real_size.study --preset $$preset executorch \
+	    --output bench/results/executorch-export-$$preset.json || exit 1; done
+
+bench-peers: $(STUDY) ## the presets in turns with llama.cpp, ONNX Runtime GenAI and ExecuTorch, into bench/results (an hour)
 	@for preset in $(PRESETS); do \
 	    PYTHONPATH=$(STUDY) $(BIN)/python -m examples.bench peers --preset $$preset -- -p 512 -n 64 -d 0,512 -r 3; \
 	done

@@ -230,7 +230,8 @@ class Agreement(Strict):
 class Peer(Strict):
     """Another system that ran the same shapes in the same run, in a process of its own; its rows have its name.
 
-    ``bytes`` of what it loaded, ``peak`` of its resident set; ``missing`` says why it did not run at all.
+    ``bytes`` of what it loaded, ``peak`` of its resident set; ``export_seconds`` and ``export_peak``: time and bytes of
+    memory that its own export took, where it has one; ``missing`` says why it did not run at all.
     """
 
     system: Name
@@ -238,6 +239,8 @@ class Peer(Strict):
     weights: Text | None = None
     bytes: Count | None = None
     peak: Count | None = None
+    export_seconds: Seconds | None = None
+    export_peak: Count | None = None
     missing: Text | None = None
 
 

@@ -14,9 +14,11 @@ from pathlib import Path
 import click
 
 from examples.reader.study import CHECKPOINT
+from pocketvlm.bench.peers import PEERS
 
 #: The paper's; for peers the one whose KV cache ONNX Runtime GenAI takes.
 RECIPE, PEERS_RECIPE = "bluelm-v-3b", "int4-g128"
+PEERS_BACK_ENDS = ("onnx", "executorch")
 #: Of presets: decode is measured after 2,048 tokens. The built-in model has 2,048 positions.
 KV_LENGTH = "2304"
 preset_option = click.option("--preset", help="A preset instead of the built-in model.")
@@ -57,10 +59,10 @@ def measure(places: Places, preset: str | None, options: tuple[str, ...]) -> Non
 @given
 @click.pass_obj
 def peers(places: Places, preset: str, options: tuple[str, ...]) -> None:
-    """A preset in turns with llama.cpp and ONNX Runtime GenAI."""
-    bundle = exported(places, preset, of_preset(places, preset), PEERS_RECIPE, KV_LENGTH)
-    named = ("--image", "none", "--peer", "llama.cpp", "--peer", "genai", *options)
-    _bench(places, bundle, f"bench-peers-{preset}", named)
+    """A preset in turns with all peers: llama.cpp, ONNX Runtime GenAI, stock ExecuTorch, the bundle's other engine."""
+    bundle = exported(places, preset, of_preset(places, preset), PEERS_RECIPE, KV_LENGTH, PEERS_BACK_ENDS)
+    named = [part for name in PEERS for part in ("--peer", name)]
+    _bench(places, bundle, f"bench-peers-{preset}", ("--image", "none", *named, *options))
 
 
 @main.command()
@@ -91,13 +93,16 @@ def of_preset(places: Places, name: str) -> Path:
     return directory
 
 
-def exported(places: Places, name: str, checkpoint: Path, recipe: str, length: str | None = None) -> Path:
-    """A bundle of a KV length, exported on first use."""
-    bundle = places.cache / f"{name}-{recipe}"
+def exported(
+    places: Places, name: str, checkpoint: Path, recipe: str, length: str | None = None, back_ends: tuple[str, ...] = ()
+) -> Path:
+    """A bundle of a KV length for these back ends, by default the first, exported on first use."""
+    bundle = places.cache / "-".join((name, recipe, *back_ends))
     if not bundle.is_dir():
         places.cache.mkdir(parents=True, exist_ok=True)
         longer = () if length is None else ("--max-length", length)
-        run("export", str(checkpoint), "-o", str(bundle), "--recipe", recipe, *longer)
+        chosen = [part for back_end in back_ends for part in ("--backend", back_end)]
+        run("export", str(checkpoint), "-o", str(bundle), "--recipe", recipe, *longer, *chosen)
     return bundle
 
 

@@ -20,7 +20,7 @@ from pocketvlm.errors import ExportError, one_line
 from pocketvlm.export.npu_checks import first_step
 from pocketvlm.export.npu_modules import DecoderChunk, Encoder, Explicit, exported
 from pocketvlm.export.npu_operations import Scales
-from pocketvlm.neuropilot_tools import is_installed, missing_for_npu
+from pocketvlm.neuropilot_tools import how_to_get, is_installed, missing_for_npu
 
 if TYPE_CHECKING:
     from pocketvlm.export.job import Job
@@ -36,14 +36,9 @@ def check_tools() -> None:
     :raises ExportError: something is missing: what, where it comes from, and what is possible without
     """
     if missing := missing_for_npu(is_installed):
-        python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-        sources = "; ".join(
-            f"{', '.join(name for name in missing if missing[name] == source)} from {source}"
-            for source in dict.fromkeys(missing.values())
-        )
         raise ExportError(
-            f"to compile for the NPU there is missing {sources}. Each wheel of MediaTek's is built for one Python: "
-            f"take those for this {python}, or use theirs. --uncompiled writes the program without them"
+            f"to compile for the NPU there is missing {how_to_get(list(missing), sys.version_info[:2])}. --uncompiled "
+            "writes the program without them"
         )
 
 

@@ -134,7 +134,15 @@ def _run(directory: Path, part: Part, feeds: dict[str, np.ndarray[Any, Any]]) ->
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry(*exact_sums.session_entry())
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(directory / part.file), options, providers=["CPUExecutionProvider"])
+    # It runs once: weights are unpacked as it needs them, and never all in memory.
+    session = onnxruntime.InferenceSession(
+        str(directory / part.file),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=["ConstantFolding"],
+    )
     found: np.ndarray[Any, Any] = session.run([part.outputs[0].name], feeds)[0]
     return found

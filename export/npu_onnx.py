@@ -4,7 +4,8 @@ Every value is INT16 codes with a static scale (QuantizeLinear), and what is com
 (DequantizeLinear). Products of matrices are of the codes themselves and their sums exact: an INT16 code is 256 times
 one byte plus another, both are multiplied by INT4 or INT8 weights with 32-bit sums (MatMulInteger), and put together in
 float64, as are products of two activations, which stay below 2 ** 53. Sums become float32 once, times the scales.
-Weights lie in the data file as the recipe stored them, once for all graphs; ONNX Runtime unpacks them at load.
+Weights lie in the data file as the recipe stored them, once for all graphs, which unpack them: ONNX Runtime folds that
+at load, or an engine tells it not to, and it is done anew at each run.
 """
 
 from __future__ import annotations
@@ -77,14 +78,7 @@ class NpuGraph:
         """As ``Operations.linear``: float32 [..., rows]"""
         op, weight = self.builder.op, self.store.linear(name, factor, integers=True)
         codes, scales, row_sums = self._codes(weight)
-        sums = op(
-            "MatMulInteger",
-            self._bytes(hidden),
-            codes,
-            self.constant("byte_zero", np.array(0, np.uint8)),
-            # Where ONNX Runtime (1.32) makes weights unsigned, it aborts without a zero point, fails on a shared one.
-            self.constant(f"{name}.zero", np.array(0, np.int8)),
-        )
+        sums = op("MatMulInteger", self._bytes(hidden), codes, self._zero, self._middle(weight))
         wide = op("Cast", sums, to=ir.DataType.DOUBLE)  # [..., 2 * tokens, rows]
         high, low = self.builder.ops("Split", wide, names=[None, None], axis=-2, num_outputs=2)
         sums = op("Add", op("Mul", high, self.constant("double_256", np.array(256.0))), low)
@@ -124,22 +118,27 @@ class NpuGraph:
         return self.builder.once(("bytes", value.codes), split)[0]
 
     def _codes(self, weight: StoredWeight) -> tuple[ir.Value, ...]:
-        """A stored weight as int8 [columns, rows], its scales [rows], and what the 128s add to sums, float64 [rows].
+        """A stored weight as uint8 [columns, rows] around its middle, its scales [rows], and what the 128s add to sums,
+        float64 [1, rows].
 
-        All is computed once, when ONNX Runtime loads the graph.
+        Unsigned, since sums of unsigned bytes are exact on every x86 CPU whether a weight is a constant or not: what is
+        here is computed when ONNX Runtime loads the graph, or at each run, as the engine wants it.
         """
 
         def unpack() -> tuple[ir.Value, ...]:
+            op = self.builder.op
             if isinstance(weight, IntegerWeight):
-                codes = self.builder.weight(f"{weight.name}.codes", weight.codes)
-                scales = self.builder.weight(f"{weight.name}.scales", weight.scales)
+                signed = op("Cast", self.builder.weight(f"{weight.name}.codes", weight.codes), to=ir.DataType.INT16)
+                around = op("Add", signed, self.constant("middle_of_8_bits", np.array(MIDDLE, np.int16)))
+                codes = op("Cast", around, to=ir.DataType.UINT8)
+                scales, columns = self.builder.weight(f"{weight.name}.scales", weight.scales), weight.codes.shape[0]
             else:
                 assert isinstance(weight, GroupedWeight)
-                codes, scales = self._ungrouped(weight)
-            axis = self.constant("first_axis", np.array([0], np.int64))
-            total = self.builder.op("ReduceSum", self.builder.op("Cast", codes, to=ir.DataType.INT32), axis, keepdims=0)
+                (codes, scales), columns = self._ungrouped(weight), weight.columns
+            ones = self.constant(f"ones_{columns}", np.ones((1, columns), np.uint8))
+            total = op("MatMulInteger", ones, codes, self._zero, self._middle(weight))
             shift = self.constant("double_shift", np.array(256.0 * MIDDLE))
-            return codes, scales, self.builder.op("Mul", self._double(total), shift)
+            return codes, scales, op("Mul", self._double(total), shift)
 
         if isinstance(weight, FloatWeight) or (isinstance(weight, GroupedWeight) and weight.zero_points is not None):
             raise ExportError(f"{weight.name} is not INT4 or INT8 with one scale a row and no zero points")
@@ -151,17 +150,23 @@ class NpuGraph:
         padded = groups * weight.group_size
         dtype = ir.DataType.UINT4 if weight.bits == 4 else ir.DataType.UINT8
         codes = self.builder.packed_weight(f"{weight.name}.codes", weight.codes, dtype, (rows, padded))
-        # Unsigned around the middle -> signed, through a type that holds both.
-        wide = op(
-            "Sub", op("Cast", codes, to=ir.DataType.INT16), self.constant(f"middle_{weight.bits}", _middle(weight))
-        )
-        signed = op("Cast", wide, to=ir.DataType.INT8)
+        if weight.bits == 4:
+            codes = op("Cast", codes, to=ir.DataType.UINT8)
         if padded != weight.columns:
-            signed = self.slice(signed, 1, 0, weight.columns)
+            codes = self.slice(codes, 1, 0, weight.columns)
         stored = self.builder.weight(f"{weight.name}.scales", weight.scales)
         # [rows, groups] -> [rows, 1] -> [rows]
         scales = self.reshape(self.slice(stored, 1, 0, 1), rows)
-        return op("Transpose", signed, perm=[1, 0]), scales
+        return op("Transpose", codes, perm=[1, 0]), scales
+
+    @property
+    def _zero(self) -> ir.Value:
+        return self.constant("byte_zero", np.array(0, np.uint8))
+
+    def _middle(self, weight: StoredWeight) -> ir.Value:
+        """What stands for 0 in the unsigned codes of a weight."""
+        middle = 1 << (weight.bits - 1) if isinstance(weight, GroupedWeight) else MIDDLE
+        return self.constant(f"byte_{middle}", np.array(middle, np.uint8))
 
     # --- Shapes and constants -----------------------------------------------------------------------------------------
 
@@ -185,10 +190,6 @@ class NpuGraph:
 
     def constant(self, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
         return self.builder.constant(name, array)
-
-
-def _middle(weight: GroupedWeight) -> np.ndarray[Any, Any]:
-    return np.array(1 << (weight.bits - 1), np.int16)
 
 
 def codes_name(name: str) -> str:

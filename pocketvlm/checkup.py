@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pocketvlm.neuropilot_tools import WHEELS, how_to_get
+
 #: "missing" is what only some need.
 State = Literal["ok", "missing"]
 #: What each of the native runner's programs is for (``make runner``).
@@ -22,7 +24,6 @@ INT8 = {
     "aarch64": ("i8mm", "asimddp"),
     "arm64": ("i8mm", "asimddp"),
 }
-MEDIATEK = ("mtk_converter", "mtk_neuron")
 LEAST_MEMORY, LEAST_DISK = 4 << 30, 10 << 30
 
 
@@ -104,14 +105,13 @@ def adb(program: str | None, version: str | None) -> Finding:
     return Finding("adb", "ok", f"{version} ({program})")
 
 
-def mediatek(version_of: Callable[[str], str | None]) -> Finding:
-    """The wheels that MediaTek's back end of ExecuTorch needs: only MediaTek's portal has them."""
-    found = {name: version_of(name) for name in MEDIATEK}
+def mediatek(version_of: Callable[[str], str | None], python: Sequence[int]) -> Finding:
+    """The wheels of MediaTek's that its back end of ExecuTorch needs, under this version of Python."""
+    found = {name: version_of(name) for name in WHEELS}
     lacking = [name for name, version in found.items() if version is None]
     if lacking:
-        return Finding(
-            "mediatek", "missing", f"no {', '.join(lacking)}", "only for its NPU: MediaTek's portal has them"
-        )
+        advice = f"only to compile for its NPU: {how_to_get(lacking, python)}"
+        return Finding("mediatek", "missing", f"no {', '.join(lacking)}", advice)
     return Finding("mediatek", "ok", ", ".join(f"{name} {version}" for name, version in found.items()))
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
@@ -32,6 +33,16 @@ Size = Annotated[int, Field(ge=0, le=1 << 44)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Field(max_length=256)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _whole(value: object) -> object:
+    """Literal takes what is equal to one of its values: 4.0 for 4, true for 1. Other readers do not."""
+    if type(value) is not int:
+        raise ValueError("is no integer")
+    return value
+
+
+Bits = Annotated[Literal[4, 8, 32], BeforeValidator(_whole)]
 
 
 class Strict(BaseModel):
@@ -148,7 +159,7 @@ class TensorPrecision(Strict):
     float32 and where a whole row has one scale.
     """
 
-    bits: Literal[4, 8, 32]
+    bits: Bits
     group_size: Positive | None = None
     symmetric: bool = True
     quantizer: str

@@ -47,7 +47,20 @@ def needed_bytes(manifest: Manifest, engine: str) -> dict[str, int]:
         files = {part.file, *part.data} - counted
         counted |= files
         sizes[name.replace("_", " ")] = sum(manifest.files[file].bytes for file in files)
+    if engine == "npu-emulation":
+        sizes["unpacked weights"] = _unpacked_bytes(manifest)
     return {**sizes, "KV cache": kv_cache_bytes(manifest), "runtime": RUNTIME_BYTES}
+
+
+def _unpacked_bytes(manifest: Manifest) -> int:
+    """The decoder's integers, head included, a byte each: what the NPU's emulation keeps beside their file."""
+    tensors = manifest.recipe.tensors
+    head = "lm_head.weight" if "lm_head.weight" in tensors else "model.embed_tokens.weight"
+    return sum(
+        tensor.weights
+        for name, tensor in tensors.items()
+        if tensor.bits <= 8 and (name == head or name.startswith("model.layers."))
+    )
 
 
 def kv_cache_bytes(manifest: Manifest) -> int:

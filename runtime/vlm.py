@@ -30,7 +30,7 @@ from pocketvlm.runtime.chat import (
     content_of,
     spans_of,
 )
-from pocketvlm.runtime.engines import ENGINES, Engine, Floats, open_engine
+from pocketvlm.runtime.engines import Engine, Floats, default_engine, open_engine
 from pocketvlm.runtime.generation import Answer, Context, Decoder, Pieces, all_logits, generate
 from pocketvlm.runtime.image_encoder import DEFAULT_CACHE_BYTES, Encoded, ImageEncoder, result_of
 from pocketvlm.runtime.interrupt import Interrupt
@@ -63,6 +63,7 @@ def load(
     """Open a bundle, ready to answer.
 
     ``engine`` is "onnx" or "executorch", as the bundle was exported for; by default the first of them that it has.
+    "npu-emulation" runs a program for an NPU, exactly and slowly, and only where it is asked for by name.
     ``threads`` defaults to the physical cores; ``memory_budget`` (bytes) refuses a bundle whose graphs and KV cache
     are larger. Without ``keep_vision`` the vision part is in memory only while an image is encoded. The tokens of the
     images used last are kept in at most ``image_cache_bytes``: the same image is not encoded again.
@@ -91,7 +92,7 @@ def load(
         check_tuning(tuned, manifest)
     check_minimum("pocketvlm", manifest.minimum_runtime.pocketvlm, __version__)
     _check_consistent(manifest)
-    engine = next((name for name in ENGINES if name in manifest.engines), "onnx") if engine is None else engine
+    engine = default_engine(bundle) if engine is None else engine
     check_memory(manifest, engine, memory_budget)
     control_ids = {*manifest.tokens.stop, *([] if manifest.tokens.image is None else [manifest.tokens.image])}
     if manifest.files[manifest.tokenizer].bytes > MAX_TOKENIZER_BYTES:

@@ -4,6 +4,7 @@ native      for this machine, in build/runner/native
 arm64       by Debian's cross compiler, in build/runner/arm64
 sanitized   for this machine with AddressSanitizer and UndefinedBehaviorSanitizer
 fuzz        the libFuzzer harnesses, by clang
+coverage    the same without sanitizers, counting what they reach
 package     what a device needs, in dist/android/runner/ABI: native's for this machine's ABI, arm64's for arm64-v8a
 
 The headers and the arm64 library come from package registries by their ordinary clients (``dependencies``).
@@ -134,13 +135,13 @@ def _run(*command: str) -> str:
 def main() -> None:
     """See the module's documentation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="+", choices=["native", "arm64", "sanitized", "fuzz", "package"])
+    parser.add_argument("targets", nargs="+", choices=["native", "arm64", "sanitized", "fuzz", "coverage", "package"])
     parser.add_argument("--lenient", action="store_true", help="say on one line what cannot be packed, and succeed")
     options = parser.parse_args()
     try:
         for target in options.targets:
             if target != "package":
-                harnesses = [f"fuzz-{harness}" for harness in HARNESSES] if target == "fuzz" else []
+                harnesses = [f"fuzz-{harness}" for harness in HARNESSES] if target in ("fuzz", "coverage") else []
                 sys.stdout.write(f"{compile_for(target, harnesses)}\n")
                 continue
             for abi in sorted({"arm64-v8a", ABIS.get(platform.machine(), "arm64-v8a")}):

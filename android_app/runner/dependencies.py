@@ -26,11 +26,12 @@ PROGRAMS = {
     "arm64": {"cmake": "cmake", "ninja": "ninja-build", "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu"},
     "sanitized": {"cmake": "cmake", "ninja": "ninja-build", "g++": "g++"},
     "fuzz": {"cmake": "cmake", "ninja": "ninja-build", "clang++": "clang"},
+    "coverage": {"cmake": "cmake", "ninja": "ninja-build", "clang++": "clang", "llvm-cov": "llvm"},
     "ndk": {"cmake": "cmake", "ninja": "ninja-build"},
     "qemu": {"qemu-aarch64-static": "qemu-user-static"},
 }
 #: Debian's packages that bring no program.
-BESIDE = {"arm64": "libc6-dev-arm64-cross", "fuzz": "libclang-rt-14-dev"}
+BESIDE = {"arm64": "libc6-dev-arm64-cross", "fuzz": "libclang-rt-14-dev", "coverage": "libclang-rt-14-dev"}
 #: ONNX Runtime's headers of API 21, as Debian 13 has them: any newer library takes them.
 HEADERS = {
     "onnxruntime_c_api.h": "7783e9664bdb0b1b36145b5c8587dd1bc9a399aa000edf2e3dd03003cafc6882",
@@ -38,7 +39,7 @@ HEADERS = {
     "onnxruntime_cxx_inline.h": "7f448e994c732eacd9e49900365fefa8f1ac998a6d6eb78e5f4aab1b8d9d8900",
     "onnxruntime_float16.h": "6c4db3d1954b266c4febe413351af86cac922e3448538e7e452e51d646e56a4a",
 }
-HEADERS_PACKAGE, HEADERS_SUITE = "libonnxruntime-dev", "trixie"
+HEADERS_PACKAGE, SUITE = "libonnxruntime-dev", "trixie"
 JSON = Path("/usr/include/nlohmann")
 JSON_PACKAGE = "nlohmann-json3-dev"
 #: Wheels that hold libonnxruntime for another machine: version -> ABI -> platform's name and SHA-256
@@ -82,7 +83,7 @@ def headers(into: Path) -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         given = os.environ.get("ONNXRUNTIME_HEADERS")
-        folder = Path(given) if given else _debian_headers(Path(scratch))
+        folder = Path(given) if given else debian(Path(scratch), HEADERS_PACKAGE) / "usr" / "include" / "onnxruntime"
         for name, digest in HEADERS.items():
             content = (folder / name).read_bytes()
             if hashlib.sha256(content).hexdigest() != digest:
@@ -123,14 +124,22 @@ def onnxruntime(abi: str, cache: Path) -> Path:
     return place
 
 
-def _debian_headers(scratch: Path) -> Path:
-    """Debian 13's headers, downloaded and unpacked, not installed: the system's own lists stay as they are."""
+def debian(scratch: Path, *packages: str) -> Path:
+    """A folder of Debian 13's packages, downloaded and unpacked in an empty one, not installed.
+
+    The system's own lists stay as they are.
+
+    Raises:
+        PocketVlmError: they cannot be had here.
+    """
     if shutil.which("apt-get") is None or not KEYRING.is_file():
-        raise PocketVlmError("ONNX Runtime's headers are missing: name their folder in ONNXRUNTIME_HEADERS")
+        raise PocketVlmError(
+            f"{', '.join(packages)} cannot be had here (headers: name a folder in ONNXRUNTIME_HEADERS)"
+        )
     for folder in ("lists/partial", "cache/archives/partial"):
         (scratch / folder).mkdir(parents=True)
     mirror = _mirror()
-    (scratch / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror} {HEADERS_SUITE} main\n")
+    (scratch / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror} {SUITE} main\n")
     settings = {
         "Dir::Etc::sourcelist": scratch / "sources.list",
         "Dir::Etc::sourceparts": "-",
@@ -141,9 +150,10 @@ def _debian_headers(scratch: Path) -> Path:
     }
     options = [text for name, value in settings.items() for text in ("-o", f"{name}={value}")]
     _run("apt-get", "-qq", *options, "update")
-    _run("apt-get", "-qq", *options, "download", HEADERS_PACKAGE, cwd=scratch)
-    _run("dpkg-deb", "-x", str(_only(scratch, "*.deb")), str(scratch / "unpacked"))
-    return scratch / "unpacked" / "usr" / "include" / "onnxruntime"
+    _run("apt-get", "-qq", *options, "download", *packages, cwd=scratch)
+    for archive in scratch.glob("*.deb"):
+        _run("dpkg-deb", "-x", str(archive), str(scratch / "unpacked"))
+    return scratch / "unpacked"
 
 
 def _mirror() -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pocketvlm.bench.adb.parsing import RC_MARK, Attached, parse_devices, parse_version, said, split_rc
 from pocketvlm.bench.adb.process import Finished, blocks, finish, started
+from pocketvlm.bench.adb.states import complaint, named_state, remedy
 from pocketvlm.errors import DeviceError, one_line
 
 #: Seconds: of a question that is answered at once, and of the start of adb's server.
@@ -23,14 +24,15 @@ MOST_LINE, MOST_LINES = 4 << 20, 64 << 20
 
 @dataclass(frozen=True)
 class Adb:
-    """The adb program, and the device it speaks to (empty: none in particular)."""
+    """The adb program, the device it speaks to (empty: none in particular), and how long that may take to answer."""
 
     program: str
     serial: str = ""
+    seconds: float = SECONDS
 
-    def of(self, serial: str) -> Adb:
+    def of(self, serial: str, seconds: float = SECONDS) -> Adb:
         """The same for a device."""
-        return Adb(self.program, serial)
+        return Adb(self.program, serial, seconds)
 
     def command(self, *arguments: str) -> list[str]:
         """A command line."""
@@ -90,13 +92,14 @@ def attached() -> tuple[Attached, ...]:
     return devices(adb)
 
 
-def shell(adb: Adb, command: str, seconds: float = SECONDS) -> tuple[str, int]:
-    """What a command of the device's shell printed on stdout, and its exit status.
+def shell(adb: Adb, command: str, seconds: float | None = None) -> tuple[str, int]:
+    """What a command of the device's shell printed on stdout, and its exit status; ``seconds``: not the device's own.
 
     Raises:
         DeviceError: the device went away, or does not answer.
     """
-    done = finish(adb.command("shell", marked(command)), seconds, f"{adb.serial} (adb shell)")
+    limit = adb.seconds if seconds is None else seconds
+    done = finish(adb.command("shell", marked(command)), limit, f"{adb.serial} (adb shell)")
     ended = split_rc(done.out)
     if ended is None:
         raise gone(adb, done.err or done.out)
@@ -113,7 +116,7 @@ def ask(adb: Adb, command: str) -> str:
     return out if rc == 0 else ""
 
 
-def tell(adb: Adb, command: str, what: str, seconds: float = SECONDS) -> str:
+def tell(adb: Adb, command: str, what: str, seconds: float | None = None) -> str:
     """The same, and an error where the command fails. ``what`` is said then: "the device cannot ...".
 
     Raises:
@@ -137,14 +140,21 @@ def push(adb: Adb, local: Path, remote: str) -> None:
 
 
 def pull(adb: Adb, remote: str, local: Path, size: int) -> None:
-    """Copy one file of at most ``size`` bytes from the device. What comes back is the caller's to check.
+    """Copy one file of at most ``size`` bytes from the device, onto nothing. What comes back is the caller's to check.
 
     Raises:
-        DeviceError: there is none, the device went away, or it is slower than any cable.
+        DeviceError: there is none, more comes, the device went away, or it is slower than any cable.
     """
-    done = finish(
-        adb.command("pull", remote, str(local)), TRANSFER_SECONDS + size / SLOWEST, f"{adb.serial} (adb pull)"
-    )
+
+    def look() -> None:
+        if local.exists() and local.stat().st_size > size:
+            raise DeviceError(
+                f"{adb.serial}: {one_line(remote, 80)} is larger than the {size} bytes that it should have"
+            )
+
+    local.unlink(missing_ok=True)
+    seconds = TRANSFER_SECONDS + size / SLOWEST
+    done = finish(adb.command("pull", remote, str(local)), seconds, f"{adb.serial} (adb pull)", look)
     _done(done, f"{adb.serial}: {one_line(remote, 80)} cannot be pulled")
 
 
@@ -178,12 +188,15 @@ def marked(command: str) -> str:
 
 
 def gone(adb: Adb, why: str) -> DeviceError:
-    """The error of a device that no longer answers."""
-    reason = said(why) or "the connection was lost"
+    """The error of a device that no longer answers, or that never did, by what adb said."""
+    state = named_state(why)
+    if state is not None:
+        return DeviceError(f"{adb.serial} {remedy(state)}")
+    reason = complaint(why) or "the connection was lost"
     return DeviceError(f"{adb.serial} went away in the middle ({reason}): look at the cable, and run it again")
 
 
 def _done(done: Finished, what: str) -> str:
     if done.rc != 0:
-        raise DeviceError(f"{what} ({said(done.err) or said(done.out) or f'exit status {done.rc}'})")
+        raise DeviceError(f"{what} ({complaint(done.err) or said(done.out) or f'exit status {done.rc}'})")
     return done.out

@@ -10,6 +10,7 @@ from pocketvlm.bench.adb import parsing
 from pocketvlm.bench.adb.client import Adb, ask, shell
 from pocketvlm.bench.adb.options import DeviceOptions
 from pocketvlm.bench.adb.parsing import Attached, Battery, Thermal
+from pocketvlm.bench.adb.states import NONE_ATTACHED, remedy
 from pocketvlm.cpu import Cpu, parse_cpu_info
 from pocketvlm.errors import DeviceError, one_line
 
@@ -17,16 +18,6 @@ from pocketvlm.errors import DeviceError, one_line
 ABIS = ("arm64-v8a", "x86_64")
 #: Everything on the phone lies below; the shell's user may write and execute there.
 WRITABLE = "/data/local/tmp"
-#: What to do about a device that cannot be used as it is, by adb's word for its state.
-REMEDIES = {
-    "unauthorized": "has not allowed this computer: unlock it and accept the question about USB debugging",
-    "authorizing": "is being asked to allow this computer: unlock it and accept, then run it again",
-    "offline": "does not answer: plug it in again, or run adb reconnect",
-    "no permissions": "may not be opened by this user: install the platform's udev rules, or run adb's server as root",
-}
-NONE_ATTACHED = (
-    "no phone is attached: plug one in, with USB debugging switched on in its developer options (docs/device-runs.md)"
-)
 #: Seconds between two looks at a phone that cools down.
 LOOK_SECONDS = 10.0
 FREQUENCIES = "grep . /sys/devices/system/cpu/cpu[0-9]*/cpufreq/cpuinfo_max_freq /dev/null"
@@ -83,11 +74,6 @@ def choose(attached: Sequence[Attached], which: str) -> str:
     if attached:
         raise DeviceError(f"{attached[0].serial} {remedy(attached[0].state)}")
     raise DeviceError(NONE_ATTACHED)
-
-
-def remedy(state: str) -> str:
-    """What is to be done about a device in a state that is not "device"."""
-    return REMEDIES.get(state, f"is in the state {one_line(state, 40)}: start Android on it")
 
 
 def describe(adb: Adb) -> Phone:

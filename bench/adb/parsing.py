@@ -125,7 +125,8 @@ def parse_digests(text: str) -> dict[str, str]:
 
 def parse_size(text: str) -> int | None:
     """``stat -c %s``: bytes."""
-    return _integer(text.strip())
+    size = _integer(text.strip())
+    return None if size is None or size < 0 else size
 
 
 def big_cpus(frequencies: dict[int, int], threads: int) -> tuple[int, ...]:

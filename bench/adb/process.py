@@ -7,7 +7,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -33,15 +33,15 @@ class Finished:
     err: str
 
 
-def finish(command: Sequence[str], seconds: float, what: str) -> Finished:
-    """Run a program to its end. ``what`` is for errors.
+def finish(command: Sequence[str], seconds: float, what: str, look: Callable[[], None] | None = None) -> Finished:
+    """Run a program to its end. ``what`` is for errors; what ``look`` raises, called every ``LOOK_SECONDS``, ends it.
 
     Raises:
         DeviceError: it cannot be started, prints more than ``MOST_OUTPUT``, or is not done in time (``TimedOutError``).
     """
     parts: dict[str, bytearray] = {"out": bytearray(), "err": bytearray()}
     with started(command) as process:
-        for name, block in blocks(process, time.monotonic() + seconds, what):
+        for name, block in blocks(process, time.monotonic() + seconds, what, look):
             parts[name] += block
             if len(parts[name]) > MOST_OUTPUT:
                 raise DeviceError(f"{what} prints more than {MOST_OUTPUT >> 20} MiB")
@@ -75,8 +75,12 @@ def started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
                 stream.close()
 
 
-def blocks(process: subprocess.Popen[bytes], deadline: float, what: str) -> Iterator[tuple[str, bytes]]:
+def blocks(
+    process: subprocess.Popen[bytes], deadline: float, what: str, look: Callable[[], None] | None = None
+) -> Iterator[tuple[str, bytes]]:
     """What the program prints as it comes, ("out" or "err", bytes), until it has ended; ``deadline`` as of monotonic().
+
+    ``look`` is called at least every ``LOOK_SECONDS``.
 
     Raises:
         TimedOutError: it has not ended then.
@@ -87,6 +91,8 @@ def blocks(process: subprocess.Popen[bytes], deadline: float, what: str) -> Iter
         selector.register(process.stdout, selectors.EVENT_READ, "out")
         selector.register(process.stderr, selectors.EVENT_READ, "err")
         while selector.get_map():
+            if look is not None:
+                look()
             ended = process.poll() is not None
             ready = selector.select(0 if ended else LOOK_SECONDS)
             for key, _ in ready:

@@ -69,7 +69,8 @@ def run_plan(
 @contextmanager
 def _run_directory(adb: Adb) -> Iterator[None]:
     """An empty directory that is removed afterwards. What still runs in it, of now or of before, is told to stop."""
-    tell(adb, f"{STOP_IT}; rm -rf {RUN} && mkdir -p {RUN}", f"{RUN} cannot be made there")
+    seconds = adb.seconds + STOP_SECONDS
+    tell(adb, f"{STOP_IT}; rm -rf {RUN} && mkdir -p {RUN}", f"{RUN} cannot be made there", seconds)
     try:
         yield
     except BaseException:

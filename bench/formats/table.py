@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.formats.text import NOTHING, limits, own, peer_rows, percent, share, times_ours, what
+from pocketvlm.bench.formats.text import NOTHING, limits, own, peer_rows, percent, share, times_ours, took, what
 from pocketvlm.errors import one_line
 
 if TYPE_CHECKING:
@@ -34,6 +34,11 @@ def print_table(report: Report, console: Console) -> None:
     for row in report.rows:
         if not row.seconds:
             say(f"{one_line(row.name)} ({one_line(row.system)}) was not measured: {one_line(row.missing)}", "yellow")
+    for peer in report.peers:
+        if peer.missing is not None:
+            say(f"{one_line(peer.system)} did not run: {one_line(peer.missing)}", "yellow")
+        elif export := took(peer):
+            say(f"{one_line(peer.system)} took for its export {export}")
     if report.memory:
         console.print(_memory(report.memory))
     if report.machine.busy:

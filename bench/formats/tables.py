@@ -17,6 +17,7 @@ from pocketvlm.bench.formats.text import (
     share,
     size,
     times_ours,
+    took,
 )
 from pocketvlm.bench.history import date_of
 from pocketvlm.bench.schema import OWN
@@ -52,8 +53,12 @@ def peers(report: Report) -> Markup | None:
         for row in rows
     ]
     speed = _table("In the same run; above 1x a peer is faster", ("row", "time", "tokens/s", "to ours"), body)
-    about = [(_system(one), text(one.weights or NOTHING), _bytes(one.bytes), _bytes(one.peak)) for one in report.peers]
-    described = _table("What they loaded", ("system", "weights", "file", "peak memory"), about, ("weights",))
+    about = [
+        (_system(one), text(one.weights or NOTHING), _bytes(one.bytes), _bytes(one.peak), text(took(one) or NOTHING))
+        for one in report.peers
+    ]
+    columns = ("system", "weights", "file", "peak memory", "its export")
+    described = _table("What they loaded", columns, about, ("weights", "its export"))
     return element(
         "section",
         element("h2", "Peers"),

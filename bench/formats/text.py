@@ -11,7 +11,7 @@ from pocketvlm.errors import one_line
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pocketvlm.bench.schema import Report, Row
+    from pocketvlm.bench.schema import Peer, Report, Row
 
 NOTHING = "\N{EN DASH}"
 
@@ -90,6 +90,14 @@ def times_ours(row: Row, report: Report) -> float | None:
     if row.rate and ours.rate:
         return row.rate / ours.rate
     return ours.median / row.median
+
+
+def took(peer: Peer) -> str:
+    """Time and memory of a peer's own export; empty where it has none."""
+    if peer.export_seconds is None:
+        return ""
+    memory = "" if peer.export_peak is None else f", {peer.export_peak / 1e9:.2f} GB of memory"
+    return f"{peer.export_seconds:,.0f} s{memory}"
 
 
 def what(report: Report) -> str:

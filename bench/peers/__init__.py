@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +28,16 @@ if TYPE_CHECKING:
 PEERS = {
     "llama.cpp": "pocketvlm.bench.peers.llama_cpp",
     "genai": "pocketvlm.bench.peers.genai",
+    "executorch": "pocketvlm.bench.peers.executorch",
+    "pocketvlm-executorch": "pocketvlm.bench.peers.executorch_engine",
 }
 #: What a peer is called in a table.
-SYSTEMS = {"llama.cpp": "llama.cpp", "genai": "ONNX Runtime GenAI"}
+SYSTEMS = {
+    "llama.cpp": "llama.cpp",
+    "genai": "ONNX Runtime GenAI",
+    "executorch": "ExecuTorch (stock)",
+    "pocketvlm-executorch": "pocketvlm (ExecuTorch)",
+}
 
 
 #: A peer that is not installed, cannot do what is asked, or ended.
@@ -69,11 +76,17 @@ class Job:
 
 @dataclass(frozen=True)
 class About:
-    """What an opened peer says of itself: version, what its weights are, bytes of the file that it loaded."""
+    """What an opened peer says of itself: version, what its weights are, bytes of the file that it loaded.
+
+    ``export_seconds`` and ``export_peak``: what making that file took, in bytes of the largest resident set, where it
+    was this peer's work and was measured.
+    """
 
     version: str
     weights: str
     bytes: int
+    export_seconds: float | None = None
+    export_peak: int | None = None
 
 
 class OpenPeer(Protocol):
@@ -90,6 +103,14 @@ class OpenPeer(Protocol):
 
     def generate(self, token_ids: npt.NDArray[np.int64]) -> None:
         """Run the tokens one by one after those in the cache."""
+
+
+@runtime_checkable
+class SeesPictures(Protocol):
+    """An opened peer that has the bundle's vision part as well."""
+
+    def encode_image(self, size: tuple[int, int]) -> None:
+        """A picture of this width and height, from pixels to image tokens."""
 
 
 class PeerModule(Protocol):
@@ -128,6 +149,19 @@ def shape_of(manifest: Manifest) -> Shape:
     )
 
 
+#: The module that runs one, and what tells it to go no further than ``prepare``.
+WORKER, ONLY_PREPARE = "pocketvlm.bench.peers.worker", "prepare"
+
+
+def prepare_peer(name: str, job: Job) -> None:
+    """Its ``prepare`` in a process that then ends: what that needs of memory is not the opened peer's.
+
+    Raises:
+        PeerError: it cannot be opened.
+    """
+    JsonProcess(name, [WORKER, name, json.dumps(asdict(job)), ONLY_PREPARE]).close()
+
+
 class PeerProcess:
     """A peer in a process of its own, from its opening to ``close``.
 
@@ -137,10 +171,11 @@ class PeerProcess:
 
     def __init__(self, name: str, job: Job) -> None:
         self.name = name
-        self._process = JsonProcess(name, ["pocketvlm.bench.peers.worker", name, json.dumps(asdict(job))])
+        self._process = JsonProcess(name, [WORKER, name, json.dumps(asdict(job))])
         try:
             said = self._process.first
             self.about, self.load_seconds = About(**said["about"]), float(said["seconds"])
+            self.sees_pictures = bool(said["sees_pictures"])
         except KeyError as error:
             self._process.close()
             raise PeerError(f"{name} says no {error}") from error
@@ -149,9 +184,13 @@ class PeerProcess:
         """Seconds of ``prefill`` or ``generate`` of so many tokens."""
         return float(self._process.ask({"what": what, "tokens": tokens, "depth": depth})["seconds"])
 
+    def encode_image(self, size: tuple[int, int]) -> float:
+        """Seconds of a picture, where it ``sees_pictures``."""
+        return float(self._process.ask({"what": "image", "size": size})["seconds"])
+
     def peak(self) -> int:
         """Bytes of its largest resident set so far."""
-        return int(self._process.ask({"what": "peak", "tokens": 0, "depth": 0})["bytes"])
+        return int(self._process.ask({"what": "peak"})["bytes"])
 
     def close(self) -> None:
         """End it."""

@@ -20,6 +20,7 @@ from pocketvlm.bench.adb.package import Package, bundle_files, package_files, re
 from pocketvlm.bench.adb.plan import answer_plan, check_supported, checked_rows, every_case, speed_plan
 from pocketvlm.bench.adb.push import synchronize
 from pocketvlm.bench.adb.runner import ROOT, Installed, run_plan
+from pocketvlm.bench.adb.states import remedy
 from pocketvlm.bench.footprint import Footprint
 from pocketvlm.bench.machine import BUSY_LOAD, commit
 from pocketvlm.bench.planned import check_fits
@@ -51,7 +52,7 @@ def run(
     manifest = bundle.manifest
     check_supported(workload)
     check_fits(manifest, workload)
-    adb, phone = find_phone(which)
+    adb, phone = find_phone(which, options.answer_limit_s)
     unfit = problems(phone, options)
     if unfit:
         raise DeviceError(f"{phone.serial}: {unfit[0]}")
@@ -79,13 +80,13 @@ def run(
     )
 
 
-def find_phone(which: str) -> tuple[Adb, Phone]:
-    """The phone that is meant, and adb for it.
+def find_phone(which: str, seconds: float) -> tuple[Adb, Phone]:
+    """The phone that is meant, and adb for it, which waits ``seconds`` for an answer.
 
     Raises:
         DeviceError: as for ``choose``, or there is no adb.
     """
-    adb = client.find_adb().of(only_serial(which))
+    adb = client.find_adb().of(only_serial(which), seconds)
     return adb, describe(adb)
 
 
@@ -98,15 +99,20 @@ def only_serial(which: str) -> str:
     return choose(client.attached(), which)
 
 
-def ready_serials() -> tuple[str, ...]:
-    """Of all phones that can be used.
+def ready_serials(watch: Callable[[str], None]) -> tuple[str, ...]:
+    """Of all phones that can be used; ``watch`` hears why others are left out.
 
     Raises:
         DeviceError: there is no adb, or no such phone.
     """
     attached = client.attached()
     ready = tuple(one.serial for one in attached if one.state == "device")
-    return ready or (choose(attached, ""),)
+    if not ready:
+        return (choose(attached, ""),)
+    for one in attached:
+        if one.state != "device":
+            watch(f"left out: {one.serial} {remedy(one.state)}")
+    return ready
 
 
 def install(adb: Adb, bundle: Bundle, package: Package, packages: Path, watch: Callable[[str], None]) -> Installed:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.beside import measure_beside
+from pocketvlm.bench.beside import measure_beside, prepare_peers
 from pocketvlm.bench.cases import cases, measure_cases
 from pocketvlm.bench.counts import count
 from pocketvlm.bench.footprint import footprint
@@ -61,7 +61,7 @@ def run(
 
 
 def measure(bundle: Bundle, workload: Workload, watch: Watch = lambda name: None) -> tuple[list[Row], tuple[Peer, ...]]:
-    """Loads first, before anything is mapped; then image, prefill and decode of one loaded engine.
+    """What peers need, then loads, before anything is mapped; then image, prefill and decode of one loaded engine.
 
     A prepacked cache is to be filled before (``fill_cache``).
 
@@ -70,6 +70,7 @@ def measure(bundle: Bundle, workload: Workload, watch: Watch = lambda name: None
     """
     manifest = bundle.manifest
     check_fits(manifest, workload)
+    missing = prepare_peers(bundle, workload, watch)
     rows = measure_loads(bundle, workload, watch)
     peers: tuple[Peer, ...] = ()
     engine = open_engine("onnx", bundle, workload.threads, workload.prepacked_cache)
@@ -77,7 +78,7 @@ def measure(bundle: Bundle, workload: Workload, watch: Watch = lambda name: None
         with ThreadPoolExecutor(1) as ahead:
             own = cases(engine, manifest, workload, ahead)
             if workload.peers:
-                beside = measure_beside(bundle, own, workload, watch)
+                beside = measure_beside(bundle, own, workload, watch, missing)
                 rows, peers = [*rows, *beside.rows], beside.peers
             else:
                 rows += measure_cases(own, workload, watch)

@@ -9,6 +9,7 @@ are INT16 in every operator of the one, INT8 in products with weights and float3
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,30 @@ import click
 from examples.reader import study
 from pocketvlm.bench import evaluate
 from pocketvlm.questions.data import open_data
-from pocketvlm.runtime import load
+from pocketvlm.questions.question import Questions
+from pocketvlm.runtime import PocketVlm, load
 
 RECIPES = ("int4-channel", "gptq-channel")
 ENGINES = ("onnx", "npu-emulation")
+#: The program's attention is over the whole cache, full or not: one that the questions and their answers just fit.
+KV_LENGTH = "768"
+#: Questions between two lines of progress.
+PROGRESS = 25
 
 
-def measure(recipe: str, seed: str, questions: int, threads: int) -> dict[str, Any]:
+def measure(recipe: str, seed: str, questions: int, max_new_tokens: int, threads: int) -> dict[str, Any]:
     """One recipe by both engines, and how many answers are the same."""
     found: dict[str, Any] = {}
     answers: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as directory:
-        bundle = Path(directory) / recipe
-        study.export(study.CHECKPOINT, bundle, recipe, "--backend", "onnx", "--backend", "neuropilot", "--uncompiled")
+        bundle = Path(directory) / "bundle"
+        both = ("--backend", "onnx", "--backend", "neuropilot", "--uncompiled", "--max-length", KV_LENGTH)
+        study.export(study.CHECKPOINT, bundle, recipe, *both)
         for engine in ENGINES:
             with load(bundle, engine=engine, threads=threads) as vlm:
-                asked = open_data(f"generated:{seed}", questions)
-                answered = list(evaluate.answer_all(vlm, asked.items, 256))
+                answered = list(
+                    _answers(vlm, open_data(f"generated:{seed}", questions), max_new_tokens, f"{recipe}, {engine}")
+                )
                 program = vlm.manifest.neuropilot
                 assert program is not None
                 fidelity = program.fidelity if engine == "npu-emulation" else vlm.manifest.fidelity
@@ -48,6 +56,14 @@ def measure(recipe: str, seed: str, questions: int, threads: int) -> dict[str, A
             click.echo(f"{recipe}, {engine}: {study.interval(found[engine]['accuracy']['all'])}", err=True)
     same = sum(left == right for left, right in zip(*answers.values(), strict=True))
     return {"engines": found, "same_answers": same, "questions": questions}
+
+
+def _answers(vlm: PocketVlm, asked: Questions, max_new_tokens: int, label: str) -> Iterator[evaluate.Answered]:
+    """All answers; a line on stderr now and then, since this takes a quarter of an hour."""
+    for count, one in enumerate(evaluate.answer_all(vlm, asked.items, max_new_tokens), 1):
+        yield one
+        if count % PROGRESS == 0:
+            click.echo(f"{label}: {count} of {asked.most} questions", err=True)
 
 
 def table(report: dict[str, Any]) -> str:
@@ -70,11 +86,14 @@ def table(report: dict[str, Any]) -> str:
 @click.command(help=__doc__)
 @click.option("--questions", default=300, show_default=True, help="One about each picture.")
 @click.option("--seed", default="npu", show_default=True, help="Seed of the held-out pictures.")
+@click.option("--max-new-tokens", default=256, show_default=True, help="Longest answer.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--recipe", "recipes", multiple=True, default=RECIPES, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="Where the report goes as JSON.")
-def main(questions: int, seed: str, threads: int, recipes: tuple[str, ...], output: Path | None) -> None:
-    results = {recipe: measure(recipe, seed, questions, threads) for recipe in recipes}
+def main(
+    questions: int, seed: str, max_new_tokens: int, threads: int, recipes: tuple[str, ...], output: Path | None
+) -> None:
+    results = {recipe: measure(recipe, seed, questions, max_new_tokens, threads) for recipe in recipes}
     command = f"python -m examples.reader.npu_program_study --questions {questions} --seed {seed} --threads {threads}"
     report = {**study.provenance(command, threads), "recipes": results}
     click.echo(table(report))

@@ -1,6 +1,6 @@
 """A model of the paper's size, exported and run on this machine, beside peers of the same shape.
 
-python -m examples.real_size.study export|runtime|beside|ablations|overlap|growth [--preset bluelm-v-3b]
+python -m examples.real_size.study export|executorch|runtime|beside|ablations|overlap|growth [--preset bluelm-v-3b]
 
 Checkpoints and bundles are kept below --cache: some 12 GB for bluelm-v-3b. A report is JSON; it is printed as a table.
 """
@@ -29,6 +29,8 @@ DEPTH, KV_LENGTH = 2048, 2304
 LENGTH = ("--max-length", str(KV_LENGTH))
 #: Loads and memory with the decoder's weights as this machine packs them.
 PREPACKED = ("--image", "none", "-p", "256", "-n", "16", "-d", "0", "--prepacked-cache")
+#: What an export to ExecuTorch may take of two cores: seconds, and bytes of memory where there is a limit.
+GOALS: dict[str, tuple[float, float | None]] = {"bluelm-v-0.5b": (120, None), "bluelm-v-3b": (300, 8e9)}
 #: The prompt whose chunks are swept.
 SWEPT_PROMPT = 2048
 
@@ -59,9 +61,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a process: seconds, and bytes of its largest resident set."""
+    """Of a process: seconds, those of a core, and bytes of its largest resident set."""
 
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
 
 
@@ -87,7 +90,8 @@ def run_module(
     if process.returncode:
         cause = subprocess.CalledProcessError(process.returncode, command)
         raise click.ClickException(f"{module} {' '.join(arguments)} failed") from cause
-    return Cost(time.perf_counter() - start, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Cost(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, peak)
 
 
 @click.group(help=__doc__)
@@ -142,6 +146,30 @@ def export(given: tuple[Place, int], output: Path, layers: str) -> None:
         )
     for line in describe(peers, fits):
         click.echo(line)
+
+
+@main.command()
+@output_option
+@click.pass_obj
+def executorch(given: tuple[Place, int], output: Path) -> None:
+    """Time and peak memory of an export to ExecuTorch, checks included, beside what it may take."""
+    place, threads = given
+    target = place.cache / f"{place.preset}-{RECIPES[0]}-executorch"
+    chosen = ("--recipe", RECIPES[0], "--backend", "executorch", *LENGTH)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    cost = run_module("pocketvlm", "export", str(place.checkpoint), "-o", str(target), *chosen, environment=environment)
+    size = sum(path.stat().st_size for path in target.iterdir())
+    seconds, memory = GOALS.get(place.preset, (None, None))
+    goals = {"goal_seconds": seconds, "goal_peak_bytes": memory}
+    write({**about("executorch", place, threads), "recipe": RECIPES[0], **asdict(cost), **goals, "bytes": size}, output)
+    click.echo(
+        f"{place.preset} {RECIPES[0]}: {cost.seconds:.0f} s{_goal(seconds, 1, 's')}, {cost.cpu_seconds:.0f} of cores"
+    )
+    click.echo(f"{cost.peak_bytes / 1e9:.2f} GB of memory{_goal(memory, 1e9, 'GB')}, {size / 1e9:.2f} GB on disk")
+
+
+def _goal(most: float | None, unit: float, name: str) -> str:
+    return "" if most is None else f" (goal {most / unit:.0f} {name})"
 
 
 @main.command()

@@ -37,6 +37,7 @@ FIELDS = {
     "hottest": "hottest",
     "least_battery": "least_battery",
     "cool_wait": "cool_wait_s",
+    "answer_limit": "answer_limit_s",
     "time_limit": "time_limit_s",
     "runner": "packages",
 }
@@ -51,6 +52,10 @@ OPTIONS = (
     click.option(
         "--cool-wait", type=click.FloatRange(0, 86400), metavar="SECONDS",
         help="Phone: how long it may cool down.  [default: 600]",
+    ),
+    click.option(
+        "--answer-limit", type=click.FloatRange(1, 1e6), metavar="SECONDS",
+        help="Phone: how long it may take to answer a question.  [default: 30]",
     ),
     click.option(
         "--time-limit", type=click.FloatRange(1, 1e6), metavar="SECONDS",

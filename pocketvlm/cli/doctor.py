@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SCHEMA = "pocketvlm-doctor/1"
 #: What can be asked for beside the names of findings.
 PHONE = "phone"
+#: How long a phone may take to answer a question, seconds.
+ANSWER_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def look_here(packages: Path | None) -> tuple[list[Finding], Adb | None]:
         *checkup.extras(_requirements(), _version_of),
         checkup.compilers(shutil.which),
         checkup.runners(_runners(packages or PACKAGES)),
-        checkup.mediatek(_version_of),
+        checkup.mediatek(_version_of, sys.version_info[:3]),
         finding,
     ], adb
 
@@ -115,13 +117,14 @@ def as_dict(findings: list[Finding], phones: list[Seen]) -> dict[str, Any]:
 
 
 def _look_at(adb: Adb, attached: Attached) -> Seen:
-    from pocketvlm.bench.adb.device import describe, problems, remedy, warmth
+    from pocketvlm.bench.adb.device import describe, problems, warmth
     from pocketvlm.bench.adb.options import DeviceOptions
+    from pocketvlm.bench.adb.states import remedy
 
     if attached.state != "device":
         return Seen(attached, None, (remedy(attached.state),))
     try:
-        phone, options = describe(adb.of(attached.serial)), DeviceOptions()
+        phone, options = describe(adb.of(attached.serial, ANSWER_SECONDS)), DeviceOptions()
     except DeviceError as error:
         return Seen(attached, None, (str(error),))
     warm = warmth(phone.battery, phone.thermal, options)
@@ -196,7 +199,7 @@ def _broken(findings: list[Finding], phones: list[Seen], need: tuple[str, ...]) 
         if one.name in need and one.state != "ok":
             yield f"{one.name}: {one.value} ({one.advice})"
     if PHONE in need and not any(seen.phone is not None and not seen.advice for seen in phones):
-        from pocketvlm.bench.adb.device import NONE_ATTACHED
+        from pocketvlm.bench.adb.states import NONE_ATTACHED
 
         yield f"{phones[0].attached.serial}: {phones[0].advice[0]}" if phones else NONE_ATTACHED
 
@@ -206,7 +209,7 @@ def _print(findings: list[Finding], phones: list[Seen], *, only_phones: bool) ->
     from rich.markup import escape
     from rich.table import Column, Table
 
-    from pocketvlm.bench.adb.device import NONE_ATTACHED
+    from pocketvlm.bench.adb.states import NONE_ATTACHED
 
     console = Console()
     if not only_phones:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketvlm.cli import fidelity
+from pocketvlm.cli import fidelity, options
 from pocketvlm.cli.options import finite
 from pocketvlm.errors import DataError, ResultsError, located, one_line
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     "--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Longest answer, tokens."
 )
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
+@options.engine
 @click.option(
     "--baseline",
     metavar="RESULTS.json|BUNDLE2",
@@ -87,6 +88,7 @@ def command(
     metrics: tuple[str, ...],
     max_new_tokens: int,
     threads: int | None,
+    engine: str | None,
     baseline: Path | None,
     wrong: int,
     as_json: bool,
@@ -114,7 +116,7 @@ def command(
         return
     if save is not None:
         check_writable(save)
-    report, answered = _measure(bundle, named, questions, _known(metrics), max_new_tokens, threads, baseline)
+    report, answered = _measure(bundle, named, questions, _known(metrics), max_new_tokens, threads, engine, baseline)
     text = json.dumps(report, indent=1)
     if save is not None:
         write_whole(save, f"{text}\n")
@@ -145,9 +147,13 @@ def _measure(
     metrics: tuple[str, ...],
     max_new_tokens: int,
     threads: int | None,
+    engine: str | None,
     baseline: Path | None,
 ) -> tuple[dict[str, Any], list[Answered]]:
-    """Ask the bundle, and the baseline if that is a bundle: the report for JSON, and the bundle's answers."""
+    """Ask the bundle, and the baseline if that is a bundle: the report for JSON, and the bundle's answers.
+
+    ``engine`` is the bundle's; the baseline has its own first one.
+    """
     from pocketvlm.bench.paired import check_data, compare, follow
     from pocketvlm.bench.results import is_results, read_results, results
     from pocketvlm.bundle import open_bundle
@@ -161,7 +167,7 @@ def _measure(
     if saved is not None:
         check_data(saved, asked.origin, asked.most)
         asked = replace(asked, items=follow(saved, asked.items))
-    report, answered = evaluate(bundle, asked, max_new_tokens, threads, metrics)
+    report, answered = evaluate(bundle, asked, max_new_tokens, threads, metrics, engine=engine)
     if baseline is not None and saved is None:
         other, _ = evaluate(baseline, open_data(data, count), max_new_tokens, threads, metrics, "baseline")
         saved = results(other, str(baseline))
@@ -179,6 +185,7 @@ def evaluate(
     metrics: tuple[str, ...] = (),
     phase: str = "questions",
     progress: ConsoleProgress | None = None,
+    engine: str | None = None,
 ) -> tuple[dict[str, Any], list[Answered]]:
     """Ask them all: the report for JSON, and the answers. Without ``metrics``, those of the data.
 
@@ -196,7 +203,7 @@ def evaluate(
     if first is None:
         raise DataError(f"{one_line(asked.origin.get('file', 'the data'), 120)}: has no questions")
     answered = []
-    with load(bundle, threads=threads) as vlm:
+    with load(bundle, threads=threads, engine=engine) as vlm:
         with located(first.where):
             bench.check_sees(vlm, first)
         with ConsoleProgress() if progress is None else nullcontext(progress) as shown:
@@ -204,7 +211,7 @@ def evaluate(
             for item in bench.answer_all(vlm, chain([first], asked.items), max_new_tokens):
                 answered.append(item)
                 shown.advance(1)
-        engine = vlm.engine_description
+        ran = vlm.engine_description
     names = metrics or asked.metrics
     report = {
         "bundle": bench.identity(open_bundle(bundle)),
@@ -212,7 +219,7 @@ def evaluate(
         "questions": len(answered),
         "max_new_tokens": max_new_tokens,
         "sampling": "greedy",
-        "engine": engine,
+        "engine": ran,
         "versions": bench.versions(),
         "accuracy": bench.accuracy(answered, names),
         "cost": asdict(bench.cost(answered)),

@@ -148,10 +148,13 @@ def command(
 
 
 def _check_accuracy(staged: Path, data: str, least: float, progress: ConsoleProgress) -> None:
+    from pocketvlm.bundle import open_bundle
     from pocketvlm.cli.eval import check_accuracy, evaluate
     from pocketvlm.questions.data import open_data
 
-    report, _ = evaluate(staged, open_data(data, None), 256, None, ("exact",), progress=progress)
+    # A program for an NPU alone is asked as well as it can be asked here.
+    engine = "npu-emulation" if open_bundle(staged).manifest.engines.keys() == {"neuropilot"} else None
+    report, _ = evaluate(staged, open_data(data, None), 256, None, ("exact",), progress=progress, engine=engine)
     check_accuracy(report, least)
 
 

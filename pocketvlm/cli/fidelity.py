@@ -34,6 +34,7 @@ OF_ANSWERS = {
     "baseline": "--baseline",
     "wrong": "--wrong",
     "min_accuracy": "--min-accuracy",
+    "engine": "--engine",
 }
 OF_FIDELITY = {"max_kl": "--max-kl", "plot": "--plot"}
 

@@ -8,12 +8,14 @@ import click
 
 if TYPE_CHECKING:
     from pocketvlm.bundle import Bundle
-    from pocketvlm.manifest import Manifest
+    from pocketvlm.manifest import Manifest, NpuProgram
     from pocketvlm.models.checkpoint import Checkpoint
     from pocketvlm.models.config import DecoderConfig
 
 #: The profile of each platform that has one.
 DEVICES = {"mt6989": "dimensity-9300"}
+#: What MediaTek's runner adds to the score of what is hidden, where masks are float32.
+RUNNER_MASK = -100.0
 #: Where the phone has what was pushed to it.
 PHONE = "/data/local/tmp/pocketvlm"
 
@@ -30,6 +32,8 @@ def describe(bundle: Bundle, checkpoint: Checkpoint, *, report: bool) -> None:
     if program.compiled:
         click.echo(f"compiled for {program.platform}; it has not run on a phone. There:")
         click.echo(" \\\n    ".join(runner_command(bundle.manifest, checkpoint.config.text)))
+        for problem in runner_problems(program):
+            click.echo(f"but {problem}")
     else:
         click.echo(
             f"NOT compiled for {program.platform}: nothing of it runs on an NPU. Here it runs, exactly, by pocketvlm "
@@ -46,7 +50,7 @@ def runner_command(manifest: Manifest, text: DecoderConfig) -> list[str]:
     assert program is not None
     files = ",".join(f"{PHONE}/{name}" for name in program.programs if "decoder" in name)
     return [
-        f"adb shell {PHONE}/mtk_llama_executor_runner",
+        f"adb shell LD_LIBRARY_PATH={PHONE} {PHONE}/mtk_llama_executor_runner",
         "--max_response=200",
         f"--prompt_token_batch_size={program.prefill_tokens}",
         f"--cache_size={manifest.kv_cache.length}",
@@ -61,10 +65,23 @@ def runner_command(manifest: Manifest, text: DecoderConfig) -> list[str]:
         f"--eos_token={manifest.tokens.stop[0]}",
         f"--tokenizer_type=hf --tokenizer_path={PHONE}/tokenizer.json",
         f"--token_embedding_path={PHONE}/embedding_fp32.bin",
-        f"--prompt_model_paths={files}",
-        f"--gen_model_paths={files}",
+        # Of files that have both methods, on one copy of the weights; two other options are for files with one each.
+        f"--model_package_paths={files}",
         f"--prompt_file={PHONE}/prompt.txt",
     ]
+
+
+def runner_problems(program: NpuProgram) -> list[str]:
+    """What that runner, as it is in ExecuTorch 1.5, would do wrong with this program."""
+    problems = []
+    if len({end - first for first, end in program.chunks}) > 1:
+        problems.append("that runner takes chunks of as many layers each only: export with --chunks that divide them")
+    if program.mask_value != RUNNER_MASK:
+        problems.append(
+            f"that runner hides with {RUNNER_MASK:g}, and this model's scores ask for {program.mask_value:g}: change "
+            "that in llm_helper/mask_builder.cpp before it is built"
+        )
+    return problems
 
 
 def predicted(manifest: Manifest, checkpoint: Checkpoint) -> list[str]:
@@ -90,16 +107,23 @@ def predicted(manifest: Manifest, checkpoint: Checkpoint) -> list[str]:
 def _estimate(manifest: Manifest) -> list[str]:
     from pocketvlm.plan import load_device, make_plan
     from pocketvlm.plan.model import model_of_manifest
+    from pocketvlm.runtime.budget import kv_cache_bytes
 
     program = manifest.neuropilot
     assert program is not None
     name = DEVICES.get(program.platform)
     if name is None:
         return [f"no profile of {program.platform}: no estimate of memory and time (docs/plan.md)"]
-    plan = make_plan(model_of_manifest(manifest), load_device(name), image=None)
+    device = load_device(name)
+    plan = make_plan(model_of_manifest(manifest), device, image=None)
     times = {phase.name: phase for phase in plan.phases}
     prefill, decode = times["prefill"], times["decode"]
+    # Codes are read, float32 is written and read: nine bytes for each that the NPU would read by itself.
+    moved = 8 * kv_cache_bytes(manifest)
+    slower = decode.seconds + moved / device.bandwidth
     return [
         f"estimated on {name}, all on the NPU (pocketvlm plan has more): peak {max(plan.peaks.values()) / 1e6:,.0f} "
-        f"MB, prefill of {plan.prompt:,} tokens {prefill.seconds:.3g} s, decode {1 / decode.seconds:.3g} tokens/s"
+        f"MB, prefill of {plan.prompt:,} tokens {prefill.seconds:.3g} s, decode {1 / decode.seconds:.3g} tokens/s",
+        f"estimated cost of a CPU that converts the INT8 cache: {moved / 1e6:,.1f} MB more through memory a step, "
+        f"decode {1 / slower:.3g} tokens/s",
     ]

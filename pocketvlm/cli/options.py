@@ -18,6 +18,11 @@ prepacked_cache = click.option(
     metavar="DIR",
     help="Keep the decoder's weights there as this machine packs them: later loads need less memory.",
 )
+engine = click.option(
+    "--engine",
+    metavar="NAME",
+    help="What runs it: onnx, executorch or npu-emulation.  [default: the first that it is for, never an emulation]",
+)
 
 
 class LogitBias(click.ParamType[tuple[int, float]]):

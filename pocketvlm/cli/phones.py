@@ -78,8 +78,9 @@ def targets_of(target: str) -> tuple[str, ...]:
         DeviceError: there is no such phone, or it is not ready.
     """
     from pocketvlm.bench.targets.adb import only_serial, ready_serials
+    from pocketvlm.cli.bench import say
 
-    serials = ready_serials() if target == ALL else (only_serial(target.partition(":")[2]),)
+    serials = ready_serials(say) if target == ALL else (only_serial(target.partition(":")[2]),)
     return tuple(f"adb:{serial}" for serial in serials)
 
 

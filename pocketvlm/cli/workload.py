@@ -83,7 +83,10 @@ OPTIONS = (
     ),
     click.option("-t", "--threads", type=click.IntRange(1, 1024), help="Threads.  [default: physical cores]"),
     prepacked_cache,
-    click.option("--peer", "peers", multiple=True, metavar="NAME", help="Run llama.cpp or genai in turns with it."),
+    click.option(
+        "--peer", "peers", multiple=True, metavar="NAME",
+        help="Run llama.cpp, genai, executorch or pocketvlm-executorch in turns with it.",
+    ),
     click.option(
         "--peers-cache", default=Path("build/peers"), show_default=True, type=click.Path(path_type=Path), metavar="DIR",
         help="Where files that peers need are kept.",

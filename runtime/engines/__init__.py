@@ -14,6 +14,7 @@ from pocketvlm.errors import BundleError
 
 if TYPE_CHECKING:
     from pocketvlm.bundle import Bundle
+    from pocketvlm.manifest import Manifest
 
 #: engine name -> "module:factory"; the factory is called with (bundle, threads, prepacked cache or None, affinity)
 #: and imports its library itself
@@ -69,6 +70,28 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free sessions and weights."""
+
+
+def default_engine(bundle: Bundle) -> str:
+    """The first engine that the bundle is for: one that runs its graphs as they are meant to run, never an emulation.
+
+    Raises:
+        BundleError: it is for an NPU alone, which is not here: what can be done with it here.
+    """
+    manifest = bundle.manifest
+    found = next((name for name in ENGINES if name in manifest.engines), None)
+    if found is None and manifest.neuropilot is not None:
+        raise BundleError(f"{bundle.location} is for an NPU alone: {_without_the_phone(manifest)}")
+    return found or "onnx"
+
+
+def _without_the_phone(manifest: Manifest) -> str:
+    program = manifest.neuropilot
+    assert program is not None
+    emulated = "--engine npu-emulation (in Python engine=) runs its program here, exactly and slowly"
+    if program.compiled:
+        return f"compiled for {program.platform}, it runs on the phone only (docs/neuropilot.md); {emulated}"
+    return f"{emulated}; it is not compiled for {program.platform}, and compiled parts run on the phone only"
 
 
 def open_engine(

@@ -204,10 +204,11 @@ class NpuEmulation:
             if name not in self._parts:
                 raise PocketVlmError(f"{name} is not loaded: the model has no such part")
             if name not in self._sessions:
-                self._sessions[name] = self._open(self._parts[name])
+                self._sessions[name] = self._open(self._parts[name], keep=_keeps_weights(name))
             return self._sessions[name]
 
-    def _open(self, part: Part) -> Any:
+    def _open(self, part: Part, *, keep: bool) -> Any:
+        """``keep``: the weights unpacked, a byte each. Else they are pages of their file, unpacked at each run."""
         options = self._ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
         options.log_severity_level = SILENT
@@ -215,6 +216,8 @@ class NpuEmulation:
         # What quantizes stays where it is: it is the program.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # An arena a graph would keep what its largest step took, in float64: several times what all weights take.
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         bundle = self._bundle
         with clear_errors(part.file):
             graph: str | bytes
@@ -227,7 +230,11 @@ class NpuEmulation:
                     list(part.data), weights, [len(content) for content in weights]
                 )
             session = self._ort.InferenceSession(
-                graph, options, providers=["CPUExecutionProvider"], enable_fallback=False
+                graph,
+                options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=False,
+                disabled_optimizers=None if keep else ["ConstantFolding"],
             )
             for kind, wanted, found in (
                 ("input", part.inputs, session.get_inputs()), ("output", part.outputs, session.get_outputs()),
@@ -249,6 +256,15 @@ def part_names(manifest: Manifest) -> list[str]:
     if manifest.vision is not None:
         names += ["patch_embedding", *(f"vision_encoder_{tiles}" for tiles in program.tile_batches)]
     return names
+
+
+def _keeps_weights(name: str) -> bool:
+    """Whether a part is to have its weights unpacked in memory.
+
+    A step of one token reads each weight once: unpacking it first would take several times as long. One of 128, or a
+    tile of hundreds of patches, hardly takes longer for it; kept by both, weights would be in memory twice.
+    """
+    return name.startswith("text_decoder") and name.endswith("_1")
 
 
 def batches(tiles: int, sizes: tuple[int, ...]) -> list[int]:

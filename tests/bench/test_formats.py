@@ -167,6 +167,8 @@ def test_the_table_shows_rows_peers_memory_limits_and_warnings() -> None:
     assert ["loaded", "1,730", "310", "1,420", "1,790"] in cells
     assert "memory is read at 24.0 GB/s" in text
     assert f"{MISSING.name} ({PEER}) was not measured: {MISSING.missing}" in text
+    assert f"{PEER} took for its export 389 s, 2.84 GB of memory" in text
+    assert "ExecuTorch did not run: its export needs more memory than there is" in text
     assert "warning: 4.2 tasks were running on 2 cores before" in text
 
 

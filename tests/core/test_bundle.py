@@ -290,6 +290,7 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: raw["files"]["graph.onnx"].update(sha256="0" * 63), "not valid at files.graph.onnx.sha256"),
         (lambda raw: raw["chat"]["roles"].update(tool=raw["chat"]["roles"]["user"]), "not valid at chat.roles.tool"),
         (lambda raw: raw["recipe"]["tensors"]["w"].update(bits=5), "not valid at recipe.tensors.w.bits"),
+        (lambda raw: raw["recipe"]["tensors"]["w"].update(bits=4.0), "not valid at recipe.tensors.w.bits"),
         (lambda raw: raw.update({"\x1b[2J\n" + "x" * 5000: 1}), "Extra inputs are not permitted"),
     ],
 )

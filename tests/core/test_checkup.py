@@ -63,5 +63,14 @@ def test_compilers_runners_adb_and_mediatek() -> None:
     assert checkup.adb(None, None).state == "missing"
     assert checkup.adb("/x/adb", None).value == "/x/adb does not run"
     assert checkup.adb("/x/adb", "36").state == "ok"
-    assert checkup.mediatek(nothing).value == "no mtk_converter, mtk_neuron"
-    assert checkup.mediatek({"mtk_converter": "8", "mtk_neuron": "9"}.get).state == "ok"
+    assert checkup.mediatek({"mtk_converter": "8", "mtk_neuron": "9"}.get, (3, 11)).state == "ok"
+
+
+def test_mediateks_wheels_with_their_python_and_their_place() -> None:
+    found = checkup.mediatek(nothing, (3, 11, 9))
+    assert (found.state, found.value) == ("missing", "no mtk_converter, mtk_neuron")
+    for said in ("CPython 3.11", "Linux x86-64", "neuropilot.mediatek.com", "this is Python 3.11"):
+        assert said in found.advice
+    assert "make setup" not in found.advice, "this Python takes them"
+    assert "make setup PYTHON=python3.11" in checkup.mediatek(nothing, (3, 12, 1)).advice
+    assert "make setup" not in checkup.mediatek({"mtk_converter": "8"}.get, (3, 12, 1)).advice

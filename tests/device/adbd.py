@@ -8,29 +8,23 @@ Each line of stdin is a fault to inject from now on, as JSON: see ``Faults``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import shutil
-import signal
-import struct
 import subprocess
 import sys
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
-from tests.device import sync
-from tests.device.wire import ClosedError, Connection, Service, Stream
+from tests.device import shell, sync
+from tests.device.paths import resolve
+from tests.device.wire import Connection, Service, Stream
 
 PROPERTIES = "ro.product.name=fake;ro.product.model=Fake Phone;ro.product.device=fake"
 TEMPORARY = "/data/local/tmp"
-#: Packets of the second shell protocol: kind and size, then that much.
-PACKET = struct.Struct("<BI")
-STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
-BLOCK = 65536
-#: busybox's shell prefers its own df to any program of that name.
-PREPARE = "df() { cat /answers/df; }; cd " + TEMPORARY + " 2>/dev/null || cd /"
+#: busybox's shell prefers its own df to any program of that name. adbd starts in /.
+PREPARE = "df() { cat /answers/df; }; cd /"
 CHROOT = shutil.which("chroot", path="/usr/sbin:/usr/bin:/sbin:/bin") or "chroot"
 #: qemu reads it through the phone's /proc: the host's would make ONNX Runtime crash.
 CPUINFO = Path(__file__).parents[1] / "runner" / "arm64-cpuinfo.txt"
@@ -45,8 +39,9 @@ class Faults:
     """What goes wrong. Bytes count from when it is said; None: never.
 
     The cable is pulled after so many bytes of pushes, of commands' output, of pulls; there is space for so many bytes
-    of pushes; files pushed lose so many bytes at their end; commands that contain ``hang_on`` never answer; hosts that
-    connect are not ``answered`` at all.
+    of pushes; files pushed lose so many bytes at their end; commands that contain ``hang_on`` never answer; hosts are
+    not ``answered``, those that are connected neither; or those that connect not ``allowed`` until that is said again;
+    pulls never end.
     """
 
     drop_push: int | None = None
@@ -56,6 +51,8 @@ class Faults:
     cut_files: int | None = None
     hang_on: str | None = None
     answered: bool = True
+    allowed: bool = True
+    endless: bool = False
 
 
 class Phone:
@@ -71,13 +68,17 @@ class Phone:
         """Let this go wrong from now on, and nothing else."""
         self.faults = faults
         self._pushed = self._printed = self._pulled = 0
+        if not faults.answered:
+            self._drop()
+        for connection in self._connections if faults.allowed else ():
+            connection.allow()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one host."""
         if not self.faults.answered:
             writer.close()
             return
-        connection = Connection(reader, writer, self.find, PROPERTIES)
+        connection = Connection(reader, writer, self.find, PROPERTIES, allowed=self.faults.allowed)
         self._connections.add(connection)
         try:
             await connection.run()
@@ -92,10 +93,9 @@ class Phone:
             return partial(self._shell, argument, "v2" in options)
         return self._sync if kind == "sync" else None
 
-    def locate(self, path: str) -> Path:
-        """Where a path of the phone is here."""
-        absolute = os.path.normpath("/" + path if path.startswith("/") else f"{TEMPORARY}/{path}")
-        return self._root / absolute.lstrip("/")
+    def locate(self, path: str, *, follow: bool = True) -> Path:
+        """Where a path of the phone is here; see ``paths``."""
+        return resolve(self._root, path, follow=follow)
 
     def _drop(self) -> None:
         for connection in list(self._connections):
@@ -116,74 +116,30 @@ class Phone:
         if self.faults.cut_files:
             os.truncate(path, max(path.stat().st_size - self.faults.cut_files, 0))
 
+    def endless(self) -> bool:
+        return self.faults.endless
+
     def pulls(self, size: int) -> None:
         self._pulled += size
         if self.faults.drop_pull is not None and self._pulled > self.faults.drop_pull:
             self._drop()
 
+    def prints(self, size: int) -> None:
+        self._printed += size
+        if self.faults.drop_output is not None and self._printed > self.faults.drop_output:
+            self._drop()
+
     async def _shell(self, command: str, second: bool, stream: Stream) -> None:
-        """Run a command; when the host hangs up, so does the command's terminal."""
         if self.faults.hang_on is not None and self.faults.hang_on in command:
             await asyncio.Event().wait()
-        process = await asyncio.create_subprocess_exec(
-            CHROOT, str(self._root), "/system/bin/sh", "-c", f"{PREPARE}; {command}",
-            env=self._environment, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE if second else asyncio.subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        typed = asyncio.ensure_future(self._typed(process, second, stream))
-        try:
-            await asyncio.gather(*self._printers(process, second, stream))
-            rc = await process.wait()
-            if second:
-                await stream.write(PACKET.pack(EXIT, 1) + bytes([rc & 0xFF if rc >= 0 else 128 - rc]))
-        finally:
-            typed.cancel()
-            _hang_up(process)
-
-    def _printers(
-        self, process: asyncio.subprocess.Process, second: bool, stream: Stream
-    ) -> list[asyncio.Future[None]]:
-        pipes = [(process.stdout, STDOUT), *([(process.stderr, STDERR)] if second else [])]
-        return [asyncio.ensure_future(self._print(pipe, kind, second, stream)) for pipe, kind in pipes if pipe]
-
-    async def _print(self, pipe: asyncio.StreamReader, kind: int, second: bool, stream: Stream) -> None:
-        while data := await pipe.read(BLOCK):
-            self._printed += len(data)
-            if self.faults.drop_output is not None and self._printed > self.faults.drop_output:
-                self._drop()
-            await stream.write(PACKET.pack(kind, len(data)) + data if second else data)
-
-    @staticmethod
-    async def _typed(process: asyncio.subprocess.Process, second: bool, stream: Stream) -> None:
-        """Pass on what the host types; hang up where it goes away."""
-        assert process.stdin is not None
-        try:
-            while True:
-                if not second:
-                    data = await stream.read_some()
-                    if not data:
-                        raise ClosedError
-                    process.stdin.write(data)
-                    continue
-                kind, size = PACKET.unpack(await stream.read(PACKET.size))
-                data = await stream.read(size)
-                if kind == STDIN:
-                    process.stdin.write(data)
-                elif kind == CLOSE_STDIN:
-                    process.stdin.close()
-        except (ClosedError, ConnectionError):
-            _hang_up(process)
-
-
-def _hang_up(process: asyncio.subprocess.Process) -> None:
-    """What a terminal that goes away tells the processes on it; those that ignore it live on, as on a phone."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGHUP)
+        line = [CHROOT, str(self._root), "/system/bin/sh", "-c", f"{PREPARE}; {command}"]
+        await shell.serve(stream, line, self._environment, second=second, watch=self)
 
 
 def mount(root: Path, qemu: str | None) -> dict[str, str]:
     """Give the phone's root /proc, /sys and /dev, and let arm64 programs run where ``qemu`` is; its environment.
+
+    Only in a mount namespace that ends with this process: whoever removes the root must not see this machine's /dev.
 
     Raises:
         CalledProcessError: this machine does not let a namespace of its own do that.

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pocketvlm.bench.adb.client import find_adb
+from pocketvlm.bench.adb.parsing import Attached, parse_devices
 from tests.device.adbd import Faults
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ BUSYBOX = "/bin/busybox"
 #: What Android's toybox has of these as well.
 TOOLS = """
 sh ls cat echo rm mkdir chmod id ps kill sleep head tail wc cp mv test env date stat find grep sed awk touch free uname
-true false sync nproc tr cut sha256sum du dirname basename truncate nohup setsid taskset dd seq yes sort pidof xargs
+true false sync nproc tr cut sha256sum du dirname basename truncate setsid taskset dd seq yes sort pidof xargs
 """
 GETPROP = """#!/system/bin/sh
 if [ -z "$1" ]; then sed 's/^\\([^=]*\\)=\\(.*\\)$/[\\1]: [\\2]/' /answers/properties
@@ -34,6 +35,10 @@ else sed -n "s/^$1=//p" /answers/properties; fi
 """
 DUMPSYS = """#!/system/bin/sh
 cat "/answers/$1" 2>/dev/null || echo "Can't find service: $1"
+"""
+#: busybox-static has none.
+NOHUP = """#!/system/bin/sh
+trap '' HUP; exec "$@"
 """
 PROPERTIES = {
     "ro.product.cpu.abi": "x86_64", "ro.product.cpu.abilist": "x86_64", "ro.product.model": "Phone",
@@ -59,6 +64,11 @@ DF_ANSWER = """Filesystem     1K-blocks     Used Available Use% Mounted on
 /dev/block/dm-5 100000000 50000000 {free_kb}  50% /data
 """
 SECONDS = 20
+#: What is about to end on the phone has this long for it.
+SETTLE_SECONDS = 10
+#: Before a command line: it ends when the thread that started it does, however that ends.
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+ADBD = "-m tests.device.adbd"
 #: How adbd starts commands.
 SHELL = "/system/bin/sh -c"
 
@@ -109,26 +119,37 @@ class FakePhone:
         """The command lines of what runs on the phone besides adbd, as its kernel sees them."""
         return [line for _, line in self._processes()]
 
+    def left_running(self) -> list[str]:
+        """The same, once it has been waited for what was about to end."""
+        ends = time.monotonic() + SETTLE_SECONDS
+        while self.running() and time.monotonic() < ends:
+            time.sleep(0.02)
+        return self.running()
+
+    def runs(self, name: str) -> bool:
+        """Whether a program of this name does, and no shell that has it in its command."""
+        return any(name in line and SHELL not in line for line in self.running())
+
     def kill(self, name: str) -> bool:
         """End programs by their command lines, as Android does where memory is short; if there are any."""
-        found = [pid for pid, line in self._processes() if name in line and not line.startswith(SHELL)]
+        found = [pid for pid, line in self._processes() if name in line and SHELL not in line]
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
-        while any(name in line for line in self.running()):
+        while found and any(pid in found for pid, _ in self._processes()):
             time.sleep(0.01)
         return bool(found)
 
     def _processes(self) -> list[tuple[int, str]]:
-        """Of all whose root directory is the phone's: process ids here, command lines."""
-        found = []
+        """Of all in the phone's process namespace, detached ones too: process ids here, command lines."""
+        found, namespace = [], Path(f"/proc/{self.process.pid}/ns/pid_for_children").readlink()
         for entry in Path("/proc").iterdir():
             if not entry.name.isdecimal():
                 continue
             with contextlib.suppress(OSError):
-                if (entry / "root").readlink() == self.root:
+                if (entry / "ns" / "pid").readlink() == namespace:
                     line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
-                    if line:
+                    if line and ADBD not in line:  # a zombie has none
                         found.append((int(entry.name), line))
         return found
 
@@ -137,15 +158,15 @@ def missing() -> str | None:
     """What this machine lacks for a phone, in a sentence; None where there is all."""
     if not Path(BUSYBOX).exists():
         return f"{BUSYBOX} is not there: install Debian's busybox-static"
-    tried = subprocess.run([*_namespace(), "true"], capture_output=True, text=True, check=False)
+    tried = subprocess.run([*namespace(), "true"], capture_output=True, text=True, check=False)
     return None if tried.returncode == 0 else f"no namespaces: {tried.stderr.strip()}"
 
 
 @contextlib.contextmanager
 def phone(directory: Path, *, arm64: bool = False) -> Iterator[FakePhone]:
-    """A phone that runs until the end; its root is made in ``directory``."""
+    """A phone that runs until the end; its root is made in ``directory``. Cool, charged, with 10 GiB free."""
     root = lay_out(directory.resolve() / "root")
-    command = [*_namespace(), sys.executable, "-m", "tests.device.adbd", str(root)]
+    command = [*namespace(), sys.executable, *ADBD.split(), str(root)]
     qemu = ["--arm64", "qemu-aarch64-static"] if arm64 else []
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
@@ -167,25 +188,54 @@ def phone(directory: Path, *, arm64: bool = False) -> Iterator[FakePhone]:
 
 @contextlib.contextmanager
 def adb_server(home: Path) -> Iterator[dict[str, str]]:
-    """An adb server that is nobody else's; the environment in which adb speaks to it."""
+    """An adb server that is nobody else's, and ends with these tests; the environment in which adb speaks to it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     private = {"ANDROID_ADB_SERVER_PORT": str(port), "HOME": str(home), "ADB_MDNS": "0", "ANDROID_USER_HOME": str(home)}
-    environment = {**os.environ, **private}
-    program = find_adb().program
-    subprocess.run([program, "start-server"], env=environment, check=True, capture_output=True, timeout=SECONDS)
-    try:
-        yield private
-    finally:
-        subprocess.run([program, "kill-server"], env=environment, check=False, capture_output=True, timeout=SECONDS)
+    command = [*DIES_WITH_US, find_adb().program, "server", "nodaemon"]
+    with subprocess.Popen(
+        command, env={**os.environ, **private}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:  # fmt: skip
+        try:
+            ends = time.monotonic() + SECONDS
+            while not listening(port):
+                assert server.poll() is None, "adb's server does not start"
+                assert time.monotonic() < ends, "adb's server does not answer"
+                time.sleep(0.02)
+            yield private
+        finally:
+            server.kill()
 
 
-def connect(phone: FakePhone, environment: dict[str, str]) -> None:
-    """Plug it in, again where it was before: adb keeps a connection that was lost, as offline."""
-    disconnect(phone, environment)
-    said = _adb(environment, "connect", phone.serial)
-    assert said.startswith("connected"), said
+def listening(port: int) -> bool:
+    """Whether somebody listens there, on this machine."""
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+def connect(phone: FakePhone, environment: dict[str, str], state: str = "device") -> None:
+    """Plug it in, again where it was before (adb keeps a connection that was lost), until adb sees it so."""
+    plug_in(phone.serial, environment, state)
+
+
+def plug_in(serial: str, environment: dict[str, str], state: str = "device") -> None:
+    """The same of anything that listens there."""
+    _adb(environment, "disconnect", serial)
+    _adb(environment, "connect", serial)
+    wait_for(serial, environment, state)
+
+
+def wait_for(serial: str, environment: dict[str, str], state: str) -> None:
+    """Until adb says this of the phone, as "unauthorized"."""
+    ends = time.monotonic() + SECONDS
+    while True:
+        listed = _adb(environment, "devices")
+        if Attached(serial, state) in parse_devices(listed):
+            return
+        assert time.monotonic() < ends, f"{serial} is not {state}: {listed}"
+        time.sleep(0.05)
 
 
 def disconnect(phone: FakePhone, environment: dict[str, str]) -> None:
@@ -206,13 +256,13 @@ def lay_out(root: Path) -> Path:
     for tool in TOOLS.split():
         (root / "system" / "bin" / tool).symlink_to("busybox")
     (root / "bin").symlink_to("system/bin")
-    for name, script in (("getprop", GETPROP), ("dumpsys", DUMPSYS)):
+    for name, script in (("getprop", GETPROP), ("dumpsys", DUMPSYS), ("nohup", NOHUP)):
         program = root / "system" / "bin" / name
         program.write_text(script)
         program.chmod(0o755)
     return root
 
 
-def _namespace() -> list[str]:
+def namespace() -> list[str]:
     """A namespace for mounts and processes, which ends with its first process."""
     return ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child"]

@@ -6,6 +6,7 @@ the second versions of send and receive add a mode and flags. Files come and go 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -13,18 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from tests.device.paths import Locate
 from tests.device.wire import Stream
 
 REQUEST = struct.Struct("<4sI")
+#: Behind the path of SND2: its name again, mode, flags; of RCV2: its name again, flags.
+SEND_V2, RECEIVE_V2 = struct.Struct("<4sII"), struct.Struct("<4sI")
 STAT_V1, STAT_V2 = struct.Struct("<4sIII"), struct.Struct("<4sIQQIIIIQqqq")
 DIRENT_V1 = struct.Struct("<4sIIII")
 MOST_CHUNK, MOST_PATH = 65536, 1024
 #: Flags of SND2 and RCV2: compression, which is not among the features.
 COMPRESSED = 7
 WORD = (1 << 32) - 1
-
-#: The path in the phone -> the path here.
-Locate = Callable[[str], Path]
 
 
 class Watch(Protocol):
@@ -39,9 +40,16 @@ class Watch(Protocol):
     def pulls(self, size: int) -> None:
         """A chunk of a pull is about to be sent."""
 
+    def endless(self) -> bool:
+        """Whether a pull's file begins again at its end."""
+
 
 async def serve(stream: Stream, locate: Locate, watch: Watch) -> None:
-    """Answer requests until QUIT, or until something goes wrong with one."""
+    """Answer requests until QUIT, or until something goes wrong with one.
+
+    Raises:
+        ClosedError: the host has gone away.
+    """
     while True:
         kind, size = REQUEST.unpack(await stream.read(REQUEST.size))
         if kind == b"QUIT":
@@ -50,23 +58,26 @@ async def serve(stream: Stream, locate: Locate, watch: Watch) -> None:
             await _fail(stream, "path too long")
             return
         path = (await stream.read(size)).decode("utf-8", "surrogateescape")
+        if "\0" in path:
+            await _fail(stream, "path with a null byte")
+            return
         if kind in (b"STAT", b"STA2", b"LST2"):
-            await stream.write(_stat(kind, locate(path)))
+            await stream.write(_stat(kind, path, locate))
         elif kind in (b"LIST", b"LIS2"):
-            await stream.write(_listing(kind, locate(path)))
+            await stream.write(_listing(kind, path, locate))
         elif kind in (b"SEND", b"SND2"):
             await _receive_file(stream, kind, path, locate, watch)
         elif kind in (b"RECV", b"RCV2"):
-            await _send_file(stream, kind, locate(path), watch)
+            await _send_file(stream, kind, path, locate, watch)
         else:
             await _fail(stream, f"unknown command {kind!r}")
             return
 
 
-def _stat(kind: bytes, path: Path) -> bytes:
+def _stat(kind: bytes, path: str, locate: Locate) -> bytes:
     error, found = 0, None
     try:
-        found = path.stat() if kind == b"STA2" else path.lstat()
+        found = locate(path, follow=kind == b"STA2").lstat()
     except OSError as caught:
         error = caught.errno or errno.EIO
     if kind == b"STAT":
@@ -83,9 +94,10 @@ def _stat_v2(kind: bytes, error: int, found: os.stat_result | None) -> bytes:
     return STAT_V2.pack(kind, 0, found.st_dev, found.st_ino, *who, found.st_size, *times)
 
 
-def _listing(kind: bytes, path: Path) -> bytes:
-    entries = sorted(path.iterdir()) if path.is_dir() else []
-    found = b""
+def _listing(kind: bytes, path: str, locate: Locate) -> bytes:
+    entries, found = [], b""
+    with contextlib.suppress(OSError):
+        entries = sorted(locate(path).iterdir())
     for entry in entries:
         name, status = os.fsencode(entry.name), entry.lstat()
         if kind == b"LIS2":
@@ -98,29 +110,54 @@ def _listing(kind: bytes, path: Path) -> bytes:
 
 async def _receive_file(stream: Stream, kind: bytes, said: str, locate: Locate, watch: Watch) -> None:
     """A push: into a file beside, renamed when all is there, as adbd's file appears whole or not at all here."""
-    if kind == b"SEND":
-        name, _, digits = said.rpartition(",")
-        mode, flags = int(digits), 0
+    name, mode, flags = said, 0, 0
+    if kind == b"SND2":
+        _, mode, flags = SEND_V2.unpack(await stream.read(SEND_V2.size))
     else:
-        name = said
-        _, mode, flags = struct.unpack("<4sII", await stream.read(12))
-    target = locate(name)
-    partial = target.with_name(f"{target.name}.pushing")
-    error = "compression is not supported" if flags & COMPRESSED else None
+        name, _, digits = said.rpartition(",")
+        mode = int(digits) if digits.isdecimal() and len(digits) < 10 else -1
+    if mode < 0 or flags & COMPRESSED:
+        await _fail(stream, "compression is not supported" if flags else "bad mode")
+        return
+    target, error = _target(name, locate)
+    if target is None:
+        await _receive_data(stream, len, name, error, watch)  # adbd too takes what comes, and adb hears of it behind
+        await _fail(stream, error or "")
+        return
+    partial = _beside(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            modified, error = await _receive_data(stream, file.write, name, error, watch)
+            modified, error = await _receive_data(stream, file.write, name, None, watch)
         if error is not None:
             await _fail(stream, error)
             return
-        partial.chmod((mode & 0o777) | 0o600)
+        partial.chmod((mode >> 6 & 7) * 0o111)  # as adbd: the owner's rights, for all
         os.utime(partial, (modified, modified))
         partial.replace(target)
         watch.arrived(target)
         await stream.write(b"OKAY" + bytes(4))
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f"{target.name}.pushing")
+
+
+def _target(name: str, locate: Locate) -> tuple[Path | None, str | None]:
+    """Where a push goes, its folder and the file beside it made; or what is wrong with that."""
+    try:
+        target = locate(name, follow=False)  # a link there is replaced
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.is_dir() or target.is_symlink():
+            _beside(target).touch()
+            return target, None
+        why = errno.EISDIR
+    except FileExistsError:
+        why = errno.ENOTDIR
+    except OSError as caught:
+        why = caught.errno or errno.EIO
+    return None, f"couldn't create file: {os.strerror(why)}"
 
 
 async def _receive_data(
@@ -139,20 +176,20 @@ async def _receive_data(
             write(data)
 
 
-async def _send_file(stream: Stream, kind: bytes, path: Path, watch: Watch) -> None:
+async def _send_file(stream: Stream, kind: bytes, path: str, locate: Locate, watch: Watch) -> None:
     """A pull."""
     if kind == b"RCV2":
-        _, flags = struct.unpack("<4sI", await stream.read(8))
+        _, flags = RECEIVE_V2.unpack(await stream.read(RECEIVE_V2.size))
         if flags & COMPRESSED:
             await _fail(stream, "compression is not supported")
             return
     try:
-        with path.open("rb") as file:
-            while data := file.read(MOST_CHUNK):
+        with locate(path).open("rb") as file:
+            while data := file.read(MOST_CHUNK) or (watch.endless() and bytes(MOST_CHUNK)):
                 watch.pulls(len(data))
                 await stream.write(b"DATA" + struct.pack("<I", len(data)) + data)
     except OSError as error:
-        await _fail(stream, f"{path.name}: {os.strerror(error.errno or errno.EIO)}")
+        await _fail(stream, f"{path}: {os.strerror(error.errno or errno.EIO)}")
         return
     await stream.write(b"DONE" + bytes(4))
 

@@ -6,97 +6,34 @@ no result.
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from android_app.runner.build import ABIS, PACKAGES, package
+from android_app.runner import dependencies
+from android_app.runner.build import package
 from pocketvlm.bench.schema import read_report
 from tests.device import phone as phones
 from tests.device.adbd import Faults
+from tests.device.commands import SECONDS, Bench, started
 from tests.device.phone import FakePhone
 
-WORK = ("-t", "1", "-p", "16", "-n", "4", "-d", "0", "--image", "40x20", "-r", "2", "--warmups", "0")
-SECONDS = 60
-PROGRAM = "pocketvlm-runner"
-
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the fake emulator is one of x86-64")
-
-
-@dataclass(frozen=True)
-class Done:
-    """An ended command; ``seconds`` that it took."""
-
-    status: int
-    stdout: str
-    stderr: str
-    seconds: float
-
-    @property
-    def error(self) -> str:
-        """The one line that says what went wrong, behind those of progress."""
-        *_, last = self.stderr.splitlines()
-        assert last.startswith("error: "), self.stderr
-        assert sum(line.startswith("error: ") for line in self.stderr.splitlines()) == 1, self.stderr
-        assert "Traceback" not in self.stderr
-        return last
-
-
-@pytest.fixture(scope="module")
-def packages() -> Path:
-    """Both runners."""
-    package(ABIS[platform.machine()])
-    package("arm64-v8a")
-    return PACKAGES
+#: And its first argument: files are looked at by commands that have its name too.
+PROGRAM = "pocketvlm-runner /data/local/tmp/pocketvlm/bundles/"
 
 
 @pytest.fixture
-def arm64_phone(
-    tmp_path: Path, adb_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[FakePhone]:
-    for name, value in adb_environment.items():
-        monkeypatch.setenv(name, value)
+def arm64_phone(tmp_path: Path, adb_environment: dict[str, str]) -> Iterator[FakePhone]:
+    dependencies.require("qemu")
+    package("arm64-v8a")
     with phones.phone(tmp_path, arm64=True) as made:
         phones.connect(made, adb_environment)
         yield made
+        assert made.left_running() == []
         phones.disconnect(made, adb_environment)
-
-
-class Bench:
-    """``pocketvlm bench`` of a bundle on a phone, as a process of its own."""
-
-    def __init__(self, bundle: Path, packages: Path, save: Path, target: str) -> None:
-        self.save = save
-        options = ("--target", target, "--runner", str(packages), *WORK, "--save", str(save))
-        self.command = [sys.executable, "-m", "pocketvlm", "bench", str(bundle), *options]
-
-    def __call__(self, *options: str) -> Done:
-        start = time.monotonic()
-        done = subprocess.run(
-            [*self.command, *options], capture_output=True, text=True, check=False, timeout=SECONDS, env=os.environ
-        )
-        return Done(done.returncode, done.stdout, done.stderr, time.monotonic() - start)
-
-    def refused(self, *options: str) -> str:
-        """The line that it ends with, in half of its time; there is no result."""
-        done = self(*options)
-        assert done.status == 1, done.stderr
-        assert done.seconds < SECONDS / 2
-        assert not self.save.exists()
-        return done.error
-
-
-@pytest.fixture
-def bench(phone: FakePhone, tiny_bundles: dict[str, Path], packages: Path, tmp_path: Path) -> Bench:
-    return Bench(tiny_bundles["bluelm-v-3b"], packages, tmp_path / "result.json", f"adb:{phone.serial}")
 
 
 def test_an_emulator_is_measured(phone: FakePhone, bench: Bench) -> None:
@@ -179,51 +116,68 @@ def test_a_file_that_is_cut_on_its_way(phone: FakePhone, bench: Bench) -> None:
     assert bench().status == 0
 
 
-def test_a_runner_that_is_killed(phone: FakePhone, bench: Bench) -> None:
-    command = [*bench.command, "-n", "100", "-r", "1000"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
-    ) as process:
-        ends = time.monotonic() + SECONDS
-        while not phone.kill(PROGRAM):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < ends
-            time.sleep(0.05)
-        _, said = process.communicate(timeout=SECONDS)
-    assert process.returncode == 1
-    assert said.splitlines()[-1].startswith("error: "), said
+def start(bench: Bench, *options: str) -> subprocess.Popen[str]:
+    """A run that goes on meanwhile: by default for longer than anybody waits."""
+    return started(*bench.arguments, *(options or ("-n", "100", "-r", "1000")))
+
+
+def wait_for_runner(phone: FakePhone, process: subprocess.Popen[str]) -> None:
+    ends = time.monotonic() + SECONDS
+    while not phone.runs(PROGRAM):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
+def ended(process: subprocess.Popen[str], bench: Bench) -> str:
+    """The one line that it ends with; there is no result."""
+    _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1, said
+    *_, last = said.splitlines()
+    assert last.startswith("error: "), said
+    assert "Traceback" not in said
     assert not bench.save.exists()
+    return last
+
+
+def test_a_runner_that_is_killed(phone: FakePhone, bench: Bench) -> None:
+    with start(bench) as process:
+        wait_for_runner(phone, process)
+        assert phone.kill(PROGRAM)
+        assert "ended in the middle, with exit status 137" in ended(process, bench)
+
+
+def test_a_runner_whose_host_goes_away_ends_by_itself(
+    phone: FakePhone, bench: Bench, adb_environment: dict[str, str]
+) -> None:
+    """adbd tells the shell alone that the cable was pulled: the runner sees that nobody reads its output any more."""
+    with start(bench) as process:
+        wait_for_runner(phone, process)
+        phone.inject(Faults(answered=False))
+        began = time.monotonic()
+        assert phone.left_running() == []
+        assert time.monotonic() - began < 5
+        assert phone.serial in ended(process, bench)
+    phone.inject(Faults())
+    phones.connect(phone, adb_environment)
+
+
+def test_the_next_bench_ends_what_a_killed_one_left(phone: FakePhone, bench: Bench) -> None:
+    """Its adb goes on reading, and the runner with it."""
+    with start(bench) as process:
+        wait_for_runner(phone, process)
+        process.kill()
+        process.communicate(timeout=SECONDS)
+    assert phone.runs(PROGRAM)
+    done = bench()
+    assert done.status == 0, done.stderr
+    assert phone.left_running() == []
 
 
 def test_a_device_that_hangs(phone: FakePhone, bench: Bench) -> None:
     """Its shell never answers: the question's own limit ends it."""
     phone.inject(Faults(hang_on="getprop"))
-    done = bench()
+    done = bench("--answer-limit", "1.5")
     assert done.status == 1
-    assert "does not answer" in done.error
-    assert done.seconds < SECONDS
-
-
-def test_no_device_and_two(
-    phone: FakePhone, bench: Bench, tiny_bundles: dict[str, Path], packages: Path, tmp_path: Path,
-    adb_environment: dict[str, str],
-) -> None:  # fmt: skip
-    save = tmp_path / "other.json"
-    any_phone = Bench(tiny_bundles["bluelm-v-3b"], packages, save, "adb")
-    with phones.phone(tmp_path / "second") as second:
-        phones.connect(second, adb_environment)
-        line = any_phone.refused()
-        assert phone.serial in line
-        assert second.serial in line
-        phones.disconnect(second, adb_environment)
-    phones.disconnect(phone, adb_environment)
-    assert "no phone" in any_phone.refused() or "attached" in any_phone.refused()
-    phones.connect(phone, adb_environment)
-
-
-def test_doctor_knows_the_phone(phone: FakePhone) -> None:
-    command = [sys.executable, "-m", "pocketvlm", "doctor", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS, env=os.environ)
-    said = json.loads(done.stdout)
-    assert phone.serial in json.dumps(said)
-    assert "FAKE9300" in json.dumps(said)
+    assert done.error == f"{phone.serial} (adb shell) does not answer: its time is over, and it was ended"
+    assert done.seconds < 10

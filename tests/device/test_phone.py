@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,17 +69,98 @@ def test_stdin_reaches_a_command(adb: Adb) -> None:
     assert done.stdout == b"typed"
 
 
-def test_a_host_that_goes_away_hangs_up(phone: FakePhone, adb: Adb) -> None:
-    command = "echo here; sleep 1000"
+@contextmanager
+def open_shell(adb: Adb, command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that has said "here", and is ended at the end."""
     with subprocess.Popen(adb.command("shell", command), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as shell:
-        assert shell.stdout is not None
-        assert shell.stdout.readline() == b"here\n"
-        assert any("sleep 1000" in line for line in phone.running())
-        shell.kill()
+        try:
+            assert shell.stdout is not None
+            assert shell.stdout.readline() == b"here\n"
+            yield shell
+        finally:
+            shell.kill()
+
+
+def until(phone: FakePhone, wanted: list[str]) -> None:
+    """Until this runs on the phone, and nothing else."""
     ends = time.monotonic() + 10
-    while phone.running() and time.monotonic() < ends:
-        time.sleep(0.05)
+    while sorted(phone.running()) != wanted and time.monotonic() < ends:
+        time.sleep(0.02)
+    assert sorted(phone.running()) == wanted
+
+
+@pytest.mark.parametrize("how", ["client", "cable"])
+def test_a_host_that_goes_away_is_heard_of_by_the_shell_alone(
+    phone: FakePhone, adb: Adb, adb_environment: dict[str, str], how: str
+) -> None:
+    """As on a phone: what the shell started is told nothing, it sees at most that its output leads nowhere."""
+    with open_shell(adb, "sleep 1001 & sleep 1000 >&2 & echo here; wait; echo never") as shell:
+        assert len(phone.running()) == 3
+        if how == "client":
+            shell.kill()
+        else:
+            phone.inject(Faults(answered=False))
+        until(phone, ["sleep 1000", "sleep 1001"])
+    assert phone.kill("sleep 100")
     assert phone.running() == []
+    phone.inject(Faults())
+    phones.connect(phone, adb_environment)
+
+
+def test_a_writer_whose_host_goes_away_ends(phone: FakePhone, adb: Adb) -> None:
+    with open_shell(adb, "(sleep 0.2; yes) & echo here; wait"):
+        assert phone.running()
+    assert phone.left_running() == []
+
+
+def test_detached_processes_are_seen(phone: FakePhone, adb: Adb) -> None:
+    """And can be ended: a runner that left its session, and its parents, would be one of them."""
+    detach = "setsid sleep 1001 </dev/null >/dev/null 2>&1 &", "nohup sleep 1002 </dev/null >/dev/null 2>&1 &"
+    client.shell(adb, f"{' '.join(detach)} true")
+    client.shell(adb, "(setsid sh -c 'sleep 1003 & exec true' &) </dev/null >/dev/null 2>&1")
+    until(phone, ["sleep 1001", "sleep 1002", "sleep 1003"])
+    assert phone.kill("sleep 100")
+    assert phone.running() == []
+
+
+def test_links_lead_within_the_phone(phone: FakePhone, adb: Adb, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("the host's")
+    client.tell(adb, f"ln -s {outside} /data/local/tmp/out && ln -s / /data/local/tmp/root", "")
+    with pytest.raises(DeviceError, match="cannot be pulled"):
+        client.pull(adb, "/data/local/tmp/out", tmp_path / "back", 100)
+    client.push(adb, Path(__file__), "/data/local/tmp/out")
+    client.push(adb, Path(__file__), "/data/local/tmp/root/data/pushed")
+    assert outside.read_text() == "the host's"
+    assert (phone.root / "data" / "pushed").read_bytes() == Path(__file__).read_bytes()
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from tests.device import phone as phones
+home = Path(sys.argv[1])
+with phones.adb_server(home) as environment, phones.phone(home) as made:
+    phones.connect(made, environment)
+    print(environment["ANDROID_ADB_SERVER_PORT"], made.port, flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_nothing_outlives_tests_that_are_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=phones.ROOT, env={**os.environ, "PYTHONPATH": str(phones.ROOT)}
+    ) as holder:
+        assert holder.stdout is not None
+        ports = [int(port) for port in holder.stdout.readline().split()]
+        assert len(ports) == 2
+        assert all(map(phones.listening, ports))
+        holder.kill()
+    ends = time.monotonic() + 10
+    while any(map(phones.listening, ports)) and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert not any(map(phones.listening, ports))
 
 
 def test_a_file_system_of_its_own(phone: FakePhone, adb: Adb) -> None:

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.device.wire import COMMANDS, HEADER, MOST_DATA, packet, read_packet
+from tests.device.wire import (
+    COMMANDS,
+    HEADER,
+    MOST_DATA,
+    PUBLIC_KEY,
+    SIGNATURE,
+    TOKEN,
+    TOKEN_BYTES,
+    VERSION,
+    ClosedError,
+    Connection,
+    Service,
+    Stream,
+    packet,
+    read_packet,
+)
 
 words = st.integers(0, (1 << 32) - 1)
 
@@ -39,3 +56,106 @@ def test_other_bytes_are_no_packet(raw: bytes) -> None:
     number, *_, magic = HEADER.unpack(raw)
     if number not in COMMANDS.values() or magic != number ^ 0xFFFFFFFF:
         assert read(raw) is None
+
+
+class Host:
+    """A host's side of a connection: what it sends, and the packets that come back."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def ask(self, *sent: bytes) -> tuple[str, int, int, bytes] | None:
+        for one in sent:
+            self._writer.write(one)
+        return await asyncio.wait_for(read_packet(self._reader), 5)
+
+    async def nothing(self, *sent: bytes) -> bool:
+        """Whether nothing comes for a moment."""
+        try:
+            await asyncio.wait_for(self.ask(*sent), 0.1)
+        except TimeoutError:
+            return True
+        return False
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+@asynccontextmanager
+async def connected(service: Service, *, allowed: bool = True) -> AsyncIterator[tuple[Host, Connection]]:
+    """A host and the device's end, which serves this by any name."""
+    made: list[Connection] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        made.append(Connection(reader, writer, lambda name: service, "p=1", allowed=allowed))
+        await made[0].run()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    host = Host(*await asyncio.open_connection(*server.sockets[0].getsockname()))
+    while not made:
+        await asyncio.sleep(0)
+    try:
+        yield host, made[0]
+    finally:
+        host.close()
+        server.close()
+
+
+GREETING = packet("CNXN", VERSION, MOST_DATA, b"host::")
+
+
+def test_a_host_that_is_not_allowed_waits_for_a_tap() -> None:
+    """Each signature is answered by another token, the key by nothing, a service by nothing."""
+
+    async def served(stream: Stream) -> None:
+        raise AssertionError
+
+    async def talk() -> None:
+        async with connected(served, allowed=False) as (host, device):
+            for sent in (GREETING, packet("AUTH", SIGNATURE, 0, bytes(256)), packet("AUTH", SIGNATURE, 0, bytes(256))):
+                said = await host.ask(sent)
+                assert said is not None
+                assert (said[0], said[1], len(said[3])) == ("AUTH", TOKEN, TOKEN_BYTES)
+            assert await host.nothing(packet("AUTH", PUBLIC_KEY, 0, b"key\0"), packet("OPEN", 1, 0, b"shell:id\0"))
+            device.allow()
+            device.allow()
+            said = await host.ask()
+            assert said is not None
+            assert said[0] == "CNXN"
+            assert said[3].startswith(b"device::p=1;features=shell_v2,")
+            assert await host.nothing()
+
+    asyncio.run(talk())
+
+
+def test_all_who_write_hear_that_a_stream_is_closed() -> None:
+    """Several write on one stream (stdout and stderr), and wait for one acknowledgement after another."""
+    ended: list[int] = []
+
+    async def write(stream: Stream, number: int) -> None:
+        try:
+            while True:
+                await stream.write(b"x")
+        except ClosedError:
+            ended.append(number)
+
+    async def service(stream: Stream) -> None:
+        await asyncio.gather(*(write(stream, number) for number in range(3)))
+
+    async def talk() -> None:
+        async with connected(service) as (host, _):
+            await host.ask(GREETING)
+            opened = await host.ask(packet("OPEN", 9, 0, b"any\0"))
+            assert opened is not None
+            assert (opened[0], opened[2]) == ("OKAY", 9)
+            written = await host.ask()
+            assert written is not None
+            assert written[0] == "WRTE"
+            assert await host.nothing(), "the next one waits for an acknowledgement"
+            closed = await host.ask(packet("CLSE", 9, opened[1]))
+            assert closed == ("CLSE", opened[1], 9, b"")
+            for _ in range(50):
+                await asyncio.sleep(0.01 * (len(ended) < 3))
+            assert sorted(ended) == [0, 1, 2]
+
+    asyncio.run(talk())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import struct
 from collections.abc import Awaitable, Callable
 
@@ -18,6 +19,9 @@ NAMES = {number: name for name, number in COMMANDS.items()}
 WORD = (1 << 32) - 1
 #: What adb may use of the device: the second shell protocol, and the second stat and list of the sync service.
 FEATURES = "shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
+#: First arguments of AUTH: what is to be signed, from the device; a signature and the key itself, from the host.
+TOKEN, SIGNATURE, PUBLIC_KEY = 1, 2, 3
+TOKEN_BYTES = 20
 
 
 class ClosedError(Exception):
@@ -92,6 +96,7 @@ class Stream:
         for first in range(0, len(data), self._connection.most_data):
             await self._may_write.acquire()
             if self._closed:
+                self._may_write.release()  # of several writers the next one hears of it too
                 raise ClosedError
             await self._connection.write(
                 packet("WRTE", self.local, self.remote, data[first : first + self._connection.most_data])
@@ -114,13 +119,23 @@ FindService = Callable[[str], "Service | None"]
 
 
 class Connection:
-    """One host's connection, from its banner until either side hangs up. ``properties`` go into the banner."""
+    """One host's connection, from its banner until either side hangs up. ``properties`` go into the banner.
+
+    Unless it is ``allowed`` from the start, no signature is accepted, and the host waits behind its key for ``allow``.
+    """
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, find: FindService, properties: str
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        find: FindService,
+        properties: str,
+        *,
+        allowed: bool = True,
     ) -> None:
         self.most_data = 4096
         self._reader, self._writer, self._find, self._properties = reader, writer, find, properties
+        self._allowed, self._greeted = allowed, False
         self._streams: dict[int, Stream] = {}
         self._ids = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -151,10 +166,32 @@ class Connection:
         """Pull the cable."""
         self._writer.transport.abort()
 
+    def allow(self) -> None:
+        """What a person's tap does: the host is let in, and may use services from now on."""
+        if self._allowed:
+            return
+        self._allowed = True
+        if self._greeted:
+            self._let_in()
+
+    def _let_in(self) -> None:
+        self.send("CNXN", VERSION, MOST_DATA, f"device::{self._properties};features={FEATURES}".encode())
+
+    def _ask(self) -> None:
+        self.send("AUTH", TOKEN, 0, os.urandom(TOKEN_BYTES))
+
     def _handle(self, command: str, first: int, second: int, data: bytes) -> None:
         if command == "CNXN":
-            self.most_data = min(second, MOST_DATA)
-            self.send("CNXN", VERSION, MOST_DATA, f"device::{self._properties};features={FEATURES}".encode())
+            self.most_data, self._greeted = min(second, MOST_DATA), True
+            if self._allowed:
+                self._let_in()
+            else:
+                self._ask()
+        elif command == "AUTH":
+            if not self._allowed and first == SIGNATURE:
+                self._ask()  # and behind the host's last signature comes its key
+        elif not self._allowed:
+            return  # as adbd: nothing is served before
         elif command == "OPEN":
             self._open(first, data.rstrip(b"\0").decode("utf-8", "replace"))
         elif command in ("OKAY", "WRTE", "CLSE"):

@@ -59,7 +59,7 @@ def test_ours_is_measured_and_failures_are_a_line(
         if arguments[:1] == ("checkpoint",):
             written.append(arguments[:3])
             shutil.copytree(checkpoint, arguments[3])
-            return Cost(0, 0)
+            return Cost(0, 0, 0)
         return measured(module, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(study, "run_module", run_module)

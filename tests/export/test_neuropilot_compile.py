@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import importlib
 import struct
+import subprocess
 import sys
 import types
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from pocketvlm.cli.neuropilot import describe
 from pocketvlm.errors import ExportError
 from pocketvlm.export import export_bundle, neuropilot_compile
 from pocketvlm.export.npu_modules import DecoderChunk, Explicit, exported
 from pocketvlm.export.npu_operations import Scales
 from pocketvlm.export.npu_options import PLATFORMS, NpuOptions
-from pocketvlm.neuropilot_tools import NEEDED, missing_for_npu
+from pocketvlm.models.checkpoint import open_checkpoint
+from pocketvlm.neuropilot_tools import NEEDED, is_installed, missing_for_npu
+from tests.checkpoints import tiny_config, write_checkpoint
 from tests.export.npu_programs import Written, written
 
 MEDIATEK = "executorch.backends.mediatek"
@@ -73,11 +77,12 @@ def test_what_is_missing_is_named_with_its_source() -> None:
 
 
 def test_an_export_without_the_tools_says_so_and_leaves_nothing(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    with pytest.raises(ExportError, match="mtk_converter, mtk_neuron from MediaTek's NeuroPilot") as caught:
+    with pytest.raises(ExportError, match=r"missing mtk_converter \(8.13, for CPython 3.11, Linux") as caught:
         export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe="int4-channel", backends=["neuropilot"])
     line = str(caught.value)
     assert "\n" not in line
-    assert f"Python {sys.version_info.major}.{sys.version_info.minor}" in line
+    assert "mtk_neuron (8.2, for any Python 3, Linux x86-64) from MediaTek's NeuroPilot portal" in line
+    assert f"this is Python {sys.version_info.major}.{sys.version_info.minor}" in line
     assert "--uncompiled" in line
     assert list(tmp_path.iterdir()) == []
 
@@ -148,15 +153,32 @@ def _kind(node: Any) -> str:
     return "placeholder" if node.op == "placeholder" else node.target.overloadpacket.__name__
 
 
+def test_the_back_end_needs_mediateks_wheels() -> None:
+    """Why nothing of it is imported before they are known to be there."""
+    if not missing_for_npu(is_installed):
+        pytest.skip("MediaTek's wheels are installed")
+    done = subprocess.run([sys.executable, "-c", f"import {MEDIATEK}"], capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert "No module named 'mtk_" in done.stderr
+
+
+def test_the_adapter_is_thin() -> None:
+    assert len(Path(neuropilot_compile.__file__).read_text().splitlines()) < 150
+
+
 def test_programs_compile_with_one_copy_of_the_weights(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_checkpoint: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    compiler = Compiler()
+    """One layer of everything: lowering a method takes ExecuTorch seconds, whatever its size."""
+    compiler, checkpoint = Compiler(), tmp_path / "checkpoint"
     compiler.install(monkeypatch)
-    options = NpuOptions("mt6991", chunks=2, prefill_tokens=32)
+    config = tiny_config("qwen2", num_hidden_layers=1)
+    assert config.vision is not None
+    write_checkpoint(checkpoint, replace(config, vision=replace(config.vision, num_hidden_layers=1)))
+    options = NpuOptions("mt6991", prefill_tokens=32)
     monkeypatch.setattr(neuropilot_compile, "check_tools", lambda: None)
     bundle = export_bundle(
-        tiny_checkpoint,
+        checkpoint,
         tmp_path / "bundle",
         recipe="int4-channel",
         backends=["neuropilot"],
@@ -166,14 +188,20 @@ def test_programs_compile_with_one_copy_of_the_weights(
     described = bundle.manifest.neuropilot
     assert described is not None
     assert described.compiled
-    assert described.programs == ("npu_text_decoder_0.pte", "npu_text_decoder_1.pte", "npu_vision_encoder.pte")
+    assert described.programs == ("npu_text_decoder_0.pte", "npu_vision_encoder.pte")
     assert all("--platform-config=mt6991" in line and "--dla-opt=0" in line for line in compiler.options)
-    assert compiler.shared == [(2, "-e union")] * 3
+    assert compiler.shared == [(2, "-e union")] * 2
     content = bundle.path("npu_text_decoder_0.pte").read_bytes()
     for method in (b"32t128c", b"1t128c", b"NeuropilotBackend"):
         assert method in content
     header = struct.pack("<BIII", 1, 3 + 2, 1 + 2, len(b"compiled"))
     assert content.count(header) >= 1, "hidden, mask, rope, a key and a value in; hidden, key and value out"
+    describe(bundle, open_checkpoint(checkpoint), report=True)
+    said = capsys.readouterr().out
+    assert "compiled for mt6991; it has not run on a phone" in said
+    assert "--model_package_paths=/data/local/tmp/pocketvlm/npu_text_decoder_0.pte" in said
+    assert "predicted partition (MediaTek's compiler was not asked)" in said
+    assert "no profile of mt6991" in said
 
 
 def test_a_compiler_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, program: Written) -> None:
@@ -184,8 +212,9 @@ def test_a_compiler_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, prog
         raise RuntimeError("no such\nplatform")
 
     monkeypatch.setattr(sys.modules["mtk_neuron"], "compile", fail)
-    with pytest.raises(ExportError, match="npu_text_decoder_0: MediaTek's compiler failed: no such platform"):
-        neuropilot_compile.compile_program(program.job, program.store, program.scales, [range(2)], (4, 1))
+    with pytest.raises(ExportError, match="npu_part: MediaTek's compiler failed: no such platform"):
+        neuropilot_compile._compile(program.job, "npu_part", torch.nn.Linear(2, 2), {"1b": (torch.zeros(1, 2),)})
+    assert not (program.job.directory / "npu_part.pte").exists()
 
 
 def test_scales_are_numbers(program: Written) -> None:

@@ -19,9 +19,9 @@ import pytest
 
 from android_app.runner import dependencies
 from android_app.runner.build import ABIS, PACKAGES, package
+from examples.reader.parity import NEW_TOKENS, asked
 from pocketvlm.runtime import load
 from tests.runner.native import answer, plan, run
-from tests.runner.pictures import NEW_TOKENS, asked
 
 CPUINFO = Path(__file__).parent / "arm64-cpuinfo.txt"
 #: ONNX Runtime's arm64 kernels add in another order, and its INT8 products round elsewhere: logits of the built-in

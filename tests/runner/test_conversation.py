@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from examples.reader.parity import NEW_TOKENS, STOP, Asked, asked, native_answers, question
+from examples.reader.parity import ids_of as ids
 from pocketvlm.runtime import load
 from tests.runner.native import built, library
-from tests.runner.pictures import NEW_TOKENS, Asked, asked
 
-STOP, LENGTH, KV_LENGTH, CANCELLED = 1, 2, 3, 4
+KV_LENGTH, CANCELLED = 3, 4
 Talk = Callable[[Path, Sequence[str]], list[str]]
 
 
@@ -31,38 +31,18 @@ def talk(bundle: Path, lines: Sequence[str], status: int = 0) -> list[str]:
     return done.stdout.splitlines()
 
 
-def ids(tokens: Sequence[int]) -> str:
-    return " ".join(map(str, tokens))
-
-
-def question(one: Asked, path: Path) -> list[str]:
-    """The lines that put a picture and its question into a conversation."""
-    path.write_bytes(one.rgba.tobytes())
-    height, width = one.rgba.shape[:2]
-    return [f"tokens {ids(one.before)}", f"image {path} {width} {height}", f"tokens {ids(one.behind)}"]
-
-
 #: of each recipe; `make runner-parity` asks about more
-PICTURES = int(os.environ.get("POCKETVLM_RUNNER_PICTURES", "20"))
+PICTURES = 20
 
 
 @pytest.mark.parametrize("recipe", ["bluelm-v-3b", "int4-g128"])
-def test_pictures_have_pythons_answers(reader_bundles: dict[str, Path], tmp_path: Path, recipe: str) -> None:
+def test_pictures_have_pythons_answers(reader_bundles: dict[str, Path], recipe: str) -> None:
     """From pixels to tokens, the same conversation emptied for each picture."""
     with load(reader_bundles[recipe], threads=1) as vlm:
         every = list(asked(vlm, PICTURES))
-    lines = []
-    for index, one in enumerate(every):
-        lines += [*question(one, tmp_path / f"{index}.rgba"), "history", f"ask {NEW_TOKENS}", "rewind 0"]
-    said = talk(reader_bundles[recipe], lines)[1:]
-    assert len(said) == 6 * len(every)
-    for index, one in enumerate(every):
-        assert said[6 * index : 6 * index + 3] == ["added"] * 3
-        assert said[6 * index + 3] == f"history {ids(one.prompt)}"
-        finish = LENGTH if len(one.answer) == NEW_TOKENS else STOP
-        assert said[6 * index + 4] == f"answer {ids(one.answer)} finish {finish}", index
-        assert said[6 * index + 5] == "rewound"
-    assert len({tuple(one.answer) for one in every}) > PICTURES // 2
+    answers = native_answers(built() / "pocketvlm-conversation", library(), reader_bundles[recipe], every)
+    assert answers == [one.answer for one in every]
+    assert len(set(map(tuple, answers))) > PICTURES // 2
 
 
 def test_several_turns_compute_only_what_is_new(reader_bundles: dict[str, Path], tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ import numpy as np
 import onnx
 import pytest
 
+from examples.reader.parity import NEW_TOKENS, asked
 from pocketvlm.bench.machine import describe
 from pocketvlm.bench.schema import Memory, Row
 from pocketvlm.bundle import describe_files
 from pocketvlm.runtime import GenerationConfig, load
 from tests.runner import native
 from tests.runner.native import answer, built, library, plan, run
-from tests.runner.pictures import NEW_TOKENS, asked
 
 TOKENS = [5, 9, 12, 1, 44, 7, 3, 300, 21]
 
@@ -245,6 +245,19 @@ def test_the_stop_file_and_the_clock_end_a_run(tiny_bundles: dict[str, Path], tm
         assert process.wait(30) == 6
         assert time.monotonic() - started < 10
     assert json.loads(last)["status"] == "stopped"
+
+
+def test_a_run_that_nobody_reads_ends(tiny_bundles: dict[str, Path], tmp_path: Path) -> None:
+    """In the middle of a case, which prints nothing for long: as where a phone's cable is pulled."""
+    case = {"name": "tg", "phase": "decode", "kind": "decode", "token_ids": [3] * 60, "depth_token_ids": []}
+    path = plan(tmp_path, repeats=1000, cases=[case])
+    command = [str(one) for one in (built() / "pocketvlm-runner", tiny_bundles["fp32"], path, "--library", library())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while '"begin"' not in process.stdout.readline():
+            pass
+        process.stdout.close()
+        assert process.wait(5) == 6
 
 
 def test_nothing_is_left_at_home(tiny_bundles: dict[str, Path], tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from pocketvlm.runtime.engines.npu_emulation import (
     steps,
     taken_back,
 )
+from tests.checkpoints import tiny_config, write_checkpoint
 from tests.runtime.bundles import KV_LENGTH, exported, picture
 
 #: Of the tiny bundle's program for prompts.
@@ -78,6 +79,66 @@ def test_a_prompt_in_parts_is_the_whole_prompt_bit_for_bit(engine: NpuEmulation,
         assert np.array_equal(codes, kept.rows[name])
         assert codes[:, :, -100:].any()
         assert not codes[:, :, :-100].any(), "rows that hold no token are zeros, in front"
+
+
+def left_padded_step(engine: NpuEmulation, rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A first step as MediaTek's runner makes it (LlamaRuntime::Run, mask_builder.cpp, rotary_embedding.cpp): padding
+    in front, hidden in rows and columns, without a rotation; then its rows of the cache zeroed. Logits, and the cache.
+    """
+    manifest, program, rope = engine._manifest, engine._program, engine._rope
+    pad, length = PREFILL - len(rows), manifest.kv_cache.length
+    hidden = np.repeat(rows[:1], PREFILL, axis=0)[None]
+    hidden[0, pad:] = rows
+    mask = np.full((PREFILL, length + PREFILL), program.mask_value, np.float32)
+    for at in range(pad, PREFILL):
+        mask[at, length + pad : length + at + 1] = 0
+    rotation = np.zeros((1, 2, PREFILL, manifest.kv_cache.head_dim), np.float32)
+    rotation[0, :, pad:] = rope[:, : len(rows)]
+    cache = engine.new_cache().rows
+    for chunk, (first, end) in enumerate(program.chunks):
+        names = [f"{part}.{layer}" for part in ("key", "value") for layer in range(first, end)]
+        feeds = {"hidden": hidden, "mask": mask[None, None], "rope": rotation}
+        outputs = ["logits" if end == manifest.model.layers else "next_hidden", *(f"present_{name}" for name in names)]
+        feeds |= {f"past_{name}": cache[name] for name in names}
+        hidden, *present = engine._run(f"text_decoder_{chunk}_{PREFILL}", outputs, feeds)
+        cache |= dict(zip(names, present, strict=True))
+    for codes in cache.values():
+        codes[:, :, length - PREFILL : length - len(rows)] = 0
+    return hidden[0, pad:], cache
+
+
+@pytest.mark.parametrize("tokens", [1, 9, PREFILL])
+def test_mediateks_runner_begins_with_padding_in_front_and_gets_the_same(engine: NpuEmulation, tokens: int) -> None:
+    """It takes a prompt's rest first and pads it in front while the cache is empty; this engine pads the last step
+    behind. The same logits and the same cache, bit for bit."""
+    rows = embedded(engine, tokens)
+    logits, cache = left_padded_step(engine, rows)
+    wanted, kept = in_parts(engine, rows, [tokens])
+    assert np.array_equal(logits, wanted)
+    for name, codes in cache.items():
+        assert np.array_equal(codes, kept.rows[name])
+
+
+def test_longer_steps_of_a_prompt_give_the_same(tmp_path: Path) -> None:
+    """The paper's t32, t128 and t512 of a model without pictures: the same scales and sums, so the same logits."""
+    from pocketvlm.export import export_bundle
+    from pocketvlm.export.npu_options import PREFILL_TOKENS, NpuOptions
+
+    write_checkpoint(tmp_path / "text", tiny_config("llama", vision=False))
+    found = []
+    for prefill in PREFILL_TOKENS:
+        options, path = NpuOptions(chunks=2, prefill_tokens=prefill, compiled=False), tmp_path / str(prefill)
+        export_bundle(
+            tmp_path / "text", path, recipe="int4-channel", backends=["neuropilot"], max_length=512, npu=options
+        )
+        engine = NpuEmulation(open_bundle(path), threads=1)
+        assert f"text_decoder_1_{prefill}" in engine._sessions
+        logits, cache = in_parts(engine, embedded(engine, 140), [140])
+        found.append((logits, np.stack([*cache.rows.values()])))
+        engine.close()
+    for logits, codes in found[1:]:
+        assert np.array_equal(logits, found[0][0])
+        assert np.array_equal(codes, found[0][1])
 
 
 def test_the_cache_is_full_to_its_last_row(engine: NpuEmulation) -> None:
@@ -191,6 +252,9 @@ def test_memory_is_that_of_its_parts() -> None:
     needs = needed_bytes(manifest, "npu-emulation")
     assert needs["token embedding"] > 0
     assert sum(needs.values()) > needs["KV cache"] + needs["runtime"]
+    # 2 layers: q, k, v, o, then gate, up, down; and the untied head
+    assert needs["unpacked weights"] == 2 * (96 * (128 + 64 + 64 + 128) + 3 * 96 * 160) + 320 * 96
+    assert "unpacked weights" not in needed_bytes(manifest, "onnx")
 
 
 def test_freed_vision_comes_back_and_a_closed_engine_says_so() -> None:
@@ -207,6 +271,21 @@ def test_freed_vision_comes_back_and_a_closed_engine_says_so() -> None:
     engine.close()
     with pytest.raises(PocketVlmError, match="closed"):
         engine.step(np.zeros((1, 96), np.float32), cache, 1)
+
+
+def test_weights_are_kept_by_steps_of_one_token_alone(engine: NpuEmulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others unpack them at each run: kept by both, they would be in memory twice."""
+    kept: dict[str, bool] = {}
+    opened = NpuEmulation._open
+
+    def watched(self: NpuEmulation, part: Any, *, keep: bool) -> Any:
+        kept[part.file] = keep
+        return opened(self, part, keep=keep)
+
+    monkeypatch.setattr(NpuEmulation, "_open", watched)
+    NpuEmulation(open_bundle(npu_bundle()), threads=1).close()
+    assert {file for file, keep in kept.items() if keep} == {"npu_text_decoder_0_1.onnx", "npu_text_decoder_1_1.onnx"}
+    assert len(kept) == len(engine._parts)
 
 
 def copied(tmp_path: Path, change: Callable[[Any], object]) -> Path:

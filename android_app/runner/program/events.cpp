@@ -1,5 +1,6 @@
 #include "events.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -12,6 +13,13 @@ namespace {
 
 constexpr auto kLookEvery = std::chrono::milliseconds(100);
 constexpr double kGrace = 20;  // seconds that a step may still take
+
+// Whether stdout is a pipe, socket or terminal whose other end is closed. adbd tells the shell alone that the host has
+// gone away: a long case would go on for nobody.
+bool nobody_reads() {
+  pollfd out{STDOUT_FILENO, 0, 0};
+  return poll(&out, 1, 0) == 1 && (out.revents & (POLLERR | POLLHUP)) != 0;
+}
 
 }  // namespace
 
@@ -46,6 +54,7 @@ void Watch::look() {
   double stopped_at = 0;
   std::unique_lock<std::mutex> lock(mutex_);
   while (!done_) {
+    if (nobody_reads()) _exit(kStopped);
     if (!stop_) {
       if (!stop_path_.empty() && access(stop_path_.c_str(), F_OK) == 0) status_ = kStopped;
       else if (seconds() > limit_) status_ = kOutOfTime;

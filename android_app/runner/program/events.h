@@ -20,7 +20,7 @@ constexpr int kMismatch = 5, kStopped = 6, kOutOfTime = 7;
 void print_event(const std::string& event, nlohmann::json values);
 
 // Looks at the clock and the stop file while the plan runs. Work asks `stop` between its steps; one that does not end
-// within some seconds is ended with the process, its last line printed.
+// within some seconds is ended with the process, its last line printed. Where nobody reads stdout, all ends at once.
 class Watch {
  public:
   Watch(const Plan& plan, std::string stop_path);

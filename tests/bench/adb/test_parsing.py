@@ -117,6 +117,7 @@ def test_digests() -> None:
 def test_size() -> None:
     assert parsing.parse_size("4096\n") == 4096
     assert parsing.parse_size("stat: cannot stat 'x'") is None
+    assert parsing.parse_size("-5\n") is None
 
 
 def test_big_cpus_are_whole_clusters() -> None:

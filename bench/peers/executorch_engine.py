@@ -1,0 +1,89 @@
+"""pocketvlm's own ExecuTorch engine on the bundle's program, in turns with ONNX Runtime on its graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.bench.peers import About, Job, PeerError
+from pocketvlm.bench.planned import noise
+from pocketvlm.bundle import open_bundle
+from pocketvlm.images import preprocessing_of
+from pocketvlm.manifest import Manifest
+from pocketvlm.runtime.engines import Cache, Engine, open_engine
+from pocketvlm.runtime.engines.executorch_library import load_library
+from pocketvlm.runtime.vision import encode
+from pocketvlm.runtime.vision import prepare as prepare_picture
+
+ENGINE: Final = "executorch"
+
+
+@dataclass
+class OwnEngine:
+    """A loaded engine. ``started``: so many of the tokens in its KV cache are those of the last start."""
+
+    about: About
+    engine: Engine
+    manifest: Manifest
+    cache: Cache
+    ahead: Executor
+    started: int = 0
+
+    def start(self, token_ids: npt.NDArray[np.int64]) -> None:
+        """What is there of them already stays."""
+        depth = len(token_ids)
+        if depth > self.started:
+            self.cache.position = 0
+            self.prefill(token_ids)
+        self.cache.position = self.started = depth
+
+    def prefill(self, token_ids: npt.NDArray[np.int64]) -> None:
+        """In the bundle's chunks."""
+        self._run(token_ids, self.manifest.prefill_chunk)
+
+    def generate(self, token_ids: npt.NDArray[np.int64]) -> None:
+        """One after the other."""
+        self._run(token_ids, 1)
+
+    def encode_image(self, size: tuple[int, int]) -> None:
+        """With patches embedded beside the encoder."""
+        vision = self.manifest.vision
+        assert vision is not None
+        preprocessing = preprocessing_of(vision)
+        encode(self.engine, prepare_picture(noise(size), preprocessing), preprocessing, vision.tile_batch, self.ahead)
+
+    def _run(self, token_ids: npt.NDArray[np.int64], chunk: int) -> None:
+        for first in range(0, len(token_ids), chunk):
+            self.engine.step(self.engine.embed(token_ids[first : first + chunk]), self.cache, keep=1)
+
+
+def prepare(job: Job) -> None:
+    """
+    Raises:
+        PeerError: the bundle has no program.
+        PocketVlmError: ExecuTorch is not installed, or its C interface cannot be compiled.
+    """
+    if ENGINE not in open_bundle(job.bundle).manifest.engines:
+        raise PeerError("the bundle has no ExecuTorch program: export it with --backend onnx --backend executorch")
+    load_library()  # compiled at the first use
+
+
+@contextmanager
+def open_peer(job: Job) -> Iterator[OwnEngine]:
+    """All of the bundle's program, its vision part as well."""
+    bundle = open_bundle(job.bundle)
+    manifest = bundle.manifest
+    files = {part.file for part in manifest.engines[ENGINE].values()}
+    with ThreadPoolExecutor(1) as ahead, closing(open_engine(ENGINE, bundle, job.threads)) as engine:
+        about = About(
+            version=engine.description,
+            weights="the bundle's own, vision part included",
+            bytes=sum(manifest.files[file].bytes for file in files),
+        )
+        yield OwnEngine(about, engine, manifest, engine.new_cache(), ahead)
