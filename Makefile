@@ -113,9 +113,9 @@ runner-sanitized: $(READY) ## the same with AddressSanitizer and UndefinedBehavi
 	@POCKETVLM_RUNNER_BUILD=sanitized $(BIN)/python -m pytest tests/runner -k "not arm64"
 
 runner-parity: $(READY) ## 200 pictures' answers of the native library beside the Python runtime's, two recipes (2 minutes)
-	@$(BIN)/python -m examples.reader.parity native
+	@$(BIN)/python -m examples.reader.parity native --pictures 100
 
-executorch-parity: $(READY) ## 200 pictures' answers and logits by ExecuTorch beside ONNX Runtime's, into bench/results (minutes)
+executorch-parity: $(READY) ## 200 pictures' answers and logits by ExecuTorch beside ONNX Runtime's, two recipes (minutes)
 	@$(BIN)/python -m examples.reader.parity executorch --output bench/results/reader-executorch-parity.json
 
 runner-package: $(READY) ## the runner with all that a device needs, into dist/android/runner
