@@ -178,8 +178,8 @@ def main(engine: str, pictures: int, threads: int, output: Path | None) -> None:
         with TemporaryDirectory() as folder:
             bundle = Path(folder) / "bundle"
             export(CHECKPOINT, bundle, recipe, *BACK_ENDS[engine])
-            ask = _by_executorch if engine == "executorch" else _by_native
-            row = {"recipe": recipe, **ask(bundle, pictures, threads)}
+            by = _by_executorch if engine == "executorch" else _by_native
+            row = {"recipe": recipe, **by(bundle, pictures, threads)}
         rows.append(row)
         click.echo(f"{recipe}: {row['equal']} of {row['pictures']} answers have the same tokens{_more(row)}")
     if output is not None:

@@ -50,7 +50,7 @@ class Hostile:
         assert time.monotonic() - began < LIMIT
         assert done.exit_code == 1, done.output
         *_, last = done.stderr.splitlines()
-        assert done.stderr.count("error: ") == 1
+        assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
         assert last.startswith("error: ")
         assert last.isprintable()
         assert len(last) < 600
@@ -85,7 +85,7 @@ def answer(*token_ids: int) -> dict[str, Any]:
 def test_floods(hostile: Hostile) -> None:
     start = json.dumps(START)
     begin = json.dumps({"event": "begin", "name": "x"})
-    assert hostile("yes | tr -d '\\n'").endswith("or a line of 4 MiB")
+    assert "or a line of 4 MiB" in hostile("yes | tr -d '\\n'")
     assert hostile(f"echo '{start}'; yes '{begin}'") == "the runner prints more than 40000 events"
     assert hostile("yes").startswith("the runner printed 'y', which is no event")
     assert "exit status 1; it said: yyy" in hostile("yes | tr -d '\\n' | head -c 9000000 >&2; exit 1")

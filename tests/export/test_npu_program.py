@@ -15,15 +15,18 @@ from hypothesis import strategies as st
 
 from pocketvlm import exact_sums
 from pocketvlm.errors import ExportError
+from pocketvlm.export import neuropilot
 from pocketvlm.export import npu_program as program
 from pocketvlm.export.graph import save_graph
+from pocketvlm.export.npu_checks import check_program
 from pocketvlm.export.npu_decoder import Step, build_decoder
 from pocketvlm.export.npu_onnx import NpuGraph, Rounded, codes_name
 from pocketvlm.export.npu_operations import TOP16, Observed, Simulated
 from pocketvlm.export.npu_options import NpuOptions
 from pocketvlm.export.npu_ranges import positions, scales_of, simulate
 from pocketvlm.export.npu_report import TABLE, count_operators, verdict_of
-from pocketvlm.export.npu_weights import decoder_linears, for_npu, vision_linears
+from pocketvlm.export.npu_weights import TEXT_DATA, decoder_linears, for_npu, vision_linears
+from pocketvlm.export.onnx import save_part
 from pocketvlm.export.reference import embed_patches
 from pocketvlm.export.weights import GroupedWeight, IntegerWeight
 from pocketvlm.models.checkpoint import load, open_checkpoint
@@ -164,6 +167,22 @@ def test_graphs_are_the_program_to_a_few_steps(tmp_path: Path, programs: dict[st
     assert np.abs(codes - wanted).max() <= 8
     assert (codes != wanted).mean() < 0.6
     assert np.abs(wanted).max() > 5000
+
+
+def test_the_check_finds_a_graph_that_is_not_the_program(tmp_path: Path) -> None:
+    """A range that clips, in all graphs of a chunk or in the one for a token alone."""
+    one, layers = written(tmp_path), (range(2),)
+    parts = neuropilot.write_parts(one.job, one.store, one.scales, layers)
+    fidelity = check_program(one.job, one.store, parts, one.scales, layers)
+    assert fidelity.lowering_relative_error < 2e-3
+    name = program.stream_name(2)
+    wrong = replace(one.scales, values={**one.scales.values, name: one.scales.values[name] / 50})
+    with pytest.raises(ExportError, match=r"text_decoder_0_32 differs from PyTorch"):
+        check_program(one.job, one.store, parts, wrong, layers)
+    single = build_decoder("single", one.store, one.job.checkpoint.config.text, wrong, layers[0], Step(1, 128))
+    parts |= {"text_decoder_0_1": save_part(single, one.job.directory, TEXT_DATA)}
+    with pytest.raises(ExportError, match=r"text_decoder_0_1 differs .* or from the graph for more tokens"):
+        check_program(one.job, one.store, parts, one.scales, layers)
 
 
 def test_every_rounding_has_a_scale_and_masks_hide(programs: dict[str, Written]) -> None:
