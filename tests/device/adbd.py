@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, fields
@@ -176,5 +177,7 @@ async def main(root: Path, qemu: str | None) -> None:
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
+    # Started below nohup it is ignored, here and in each program of the phone, and a hang-up would end nothing.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     asyncio.run(main(Path(arguments[0]), shutil.which(arguments[2]) if len(arguments) > 2 else None))
     os._exit(0)  # what still runs for a host goes with the namespace
