@@ -83,22 +83,18 @@ export-android: $(READY) ## export MODEL (the built-in one) by RECIPE to dist/an
 	@mkdir -p dist/android
 	@$(BIN)/pocketvlm export "$$MODEL" --output $(BUNDLE) --recipe "$$RECIPE" $$(printf -- '--backend %s ' $$BACKENDS)
 	@if grep -q '^ "vision": null' $(BUNDLE)/manifest.json; then \
-	    prompt=$${PROMPT:-Hello, who are you?}; \
-	    printf '\nQuestion: %s\n' "$$prompt"; \
-	    for engine in $$BACKENDS; do \
-	        printf 'Answer of the engine %s: ' "$$engine"; \
-	        $(BIN)/pocketvlm run $(BUNDLE) --engine "$$engine" --prompt "$$prompt" --stats; \
-	    done; \
+	    set -- --prompt "$${PROMPT:-Hello, who are you?}"; \
+	    printf '\nQuestion: %s\n' "$$2"; \
 	else \
-	    image=$${IMAGE:-$(PICTURE)} prompt=$${PROMPT:-What is the total?}; \
 	    [ -n "$$IMAGE" ] || $(BIN)/python -c 'import sys; from pocketvlm.scenes import draw; \
 	        draw("make", grids=((2, 2),), scenes=("receipt",)).image.save(sys.argv[1])' $(PICTURE); \
-	    printf '\nPicture:  %s\nQuestion: %s\n' "$$image" "$$prompt"; \
-	    for engine in $$BACKENDS; do \
-	        printf 'Answer of the engine %s: ' "$$engine"; \
-	        $(BIN)/pocketvlm run $(BUNDLE) --engine "$$engine" --image "$$image" --prompt "$$prompt" --stats; \
-	    done; \
-	fi
+	    set -- --image "$${IMAGE:-$(PICTURE)}" --prompt "$${PROMPT:-What is the total?}"; \
+	    printf '\nPicture:  %s\nQuestion: %s\n' "$$2" "$$4"; \
+	fi; \
+	for engine in $$BACKENDS; do \
+	    printf 'Answer of the engine %s: ' "$$engine"; \
+	    $(BIN)/pocketvlm run $(BUNDLE) --engine "$$engine" "$$@" --stats || exit; \
+	done
 	@printf '\nFor a device:\n'; $(BIN)/python -m android_app.runner.build --lenient package
 
 # The native runner and libpocketvlm (android_app/runner); Debian's compilers are installed where they are missing, as root.
@@ -121,10 +117,10 @@ executorch-parity: $(READY) ## 200 pictures' answers and logits by ExecuTorch be
 runner-package: $(READY) ## the runner with all that a device needs, into dist/android/runner
 	@$(BIN)/python -m android_app.runner.build package
 
-SECONDS := 60
 runner-speed: $(READY) ## prefill and decode of the 0.5 B preset by the native runner beside Python, into bench/results (10 minutes)
 	@$(BIN)/python -m examples.runner_speed turns --output bench/results/runner-speed.json
 
+SECONDS := 60
 runner-fuzz: $(READY) ## feed damaged manifests, plans and graphs to the runner's readers, SECONDS=60 for each
 	@$(BIN)/python -m android_app.runner.build fuzz coverage
 	@$(BIN)/python -m android_app.runner.fuzz.run --seconds $(SECONDS)

@@ -94,7 +94,10 @@ def main(
     questions: int, seed: str, max_new_tokens: int, threads: int, recipes: tuple[str, ...], output: Path | None
 ) -> None:
     results = {recipe: measure(recipe, seed, questions, max_new_tokens, threads) for recipe in recipes}
-    command = f"python -m examples.reader.npu_program_study --questions {questions} --seed {seed} --threads {threads}"
+    command = (
+        f"python -m examples.reader.npu_program_study --questions {questions} --seed {seed} "
+        f"--max-new-tokens {max_new_tokens} --threads {threads}"
+    )
     report = {**study.provenance(command, threads), "recipes": results}
     click.echo(table(report))
     if output is not None:
