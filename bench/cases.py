@@ -181,12 +181,16 @@ def _picture(bench: Workbench) -> Image.Image:
 def prefill(engine: Engine, cache: Cache, ids: npt.NDArray[np.int64], chunk: int) -> None:
     """Run random tokens from position 0 on, in chunks."""
     cache.position = 0
-    for first in range(0, len(ids), chunk):
-        engine.step(engine.embed(ids[first : first + chunk]), cache, keep=1)
+    run_tokens(engine, cache, ids, chunk)
 
 
 def generate(engine: Engine, cache: Cache, ids: npt.NDArray[np.int64], depth: int) -> None:
     """Run tokens one by one after the first ``depth`` in the cache; embedding included, sampling not."""
     cache.position = depth
-    for token in ids:
-        engine.step(engine.embed(token[None]), cache, keep=1)
+    run_tokens(engine, cache, ids, 1)
+
+
+def run_tokens(engine: Engine, cache: Cache, ids: npt.NDArray[np.int64], chunk: int) -> None:
+    """Run tokens behind those in the cache, so many at once."""
+    for first in range(0, len(ids), chunk):
+        engine.step(engine.embed(ids[first : first + chunk]), cache, keep=1)

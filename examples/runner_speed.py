@@ -9,8 +9,6 @@ same weights is up to 15 % faster or slower than the next.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,9 +19,9 @@ from typing import Any
 
 import click
 
-from android_app.runner import dependencies
-from android_app.runner.build import ABIS, BUILD, REPOSITORY, compile_for
+from android_app.runner.build import REPOSITORY, compile_for, library_here
 from examples.bench import KV_LENGTH, RECIPE, Places, exported, of_preset
+from examples.reader.study import write
 from pocketvlm.bench.adb.plan import PLAN, speed_plan
 from pocketvlm.bench.cases import cases, measure_cases
 from pocketvlm.bench.machine import commit, describe
@@ -70,7 +68,7 @@ def turns(bundle: Path | None, turns: int, output: Path) -> None:
         "machine": machine.model_dump(mode="json"),
         "rows": rows,
     }
-    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(result, output)
 
 
 @main.command()
@@ -97,13 +95,10 @@ def native(runner: Path, bundle: Path) -> dict[str, float]:
     """Medians of the runner's cases, seconds. Loads are left out: they are timed in other ways."""
     plan = speed_plan(open_bundle(bundle).manifest, WORKLOAD, (), LIMIT_S).content
     plan["cases"] = [case for case in plan["cases"] if case["phase"] != "load"]
-    library = dependencies.onnxruntime(ABIS[platform.machine()], BUILD / "libraries")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / PLAN).write_text(json.dumps(plan), encoding="utf-8")
-        command = [str(runner), str(bundle), str(Path(folder) / PLAN), "--library", str(library)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=True, env=dict(os.environ), timeout=LIMIT_S
-        )
+        command = [str(runner), str(bundle), str(Path(folder) / PLAN), "--library", str(library_here())]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S)
     events = map(json.loads, done.stdout.splitlines())
     rows = [event["row"] for event in events if event["event"] == "row"]
     return {row["name"]: median(row["seconds"]) for row in rows}

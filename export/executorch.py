@@ -8,7 +8,6 @@ the design.
 from __future__ import annotations
 
 import importlib.metadata
-import re
 from typing import TYPE_CHECKING
 
 from pocketvlm.errors import ExportError
@@ -18,6 +17,7 @@ from pocketvlm.export.kv_cache import KvLayout, kv_layout
 from pocketvlm.export.weights import WeightStore
 from pocketvlm.manifest import Part, TensorSpec
 from pocketvlm.recipe import Recipe
+from pocketvlm.versions import version_numbers
 
 if TYPE_CHECKING:
     from pocketvlm.export.executorch_program import Program
@@ -42,15 +42,9 @@ def prepare(recipe: Recipe) -> Recipe:
         installed = importlib.metadata.version("executorch")
     except importlib.metadata.PackageNotFoundError as error:
         raise ExportError("ExecuTorch is not installed: pip install 'pocketvlm[executorch]'") from error
-    if _numbers(installed) < _numbers(MINIMUM_EXECUTORCH):
+    if version_numbers(installed) < version_numbers(MINIMUM_EXECUTORCH):
         raise ExportError(f"executorch {installed} is installed, {MINIMUM_EXECUTORCH} or newer is needed: update it")
     return with_scales_for_xnnpack(recipe)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """1.5.1+cpu -> (1, 5, 1)"""
-    found = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(number) for number in found.group().split(".")) if found else ()
 
 
 def lower(job: Job) -> Lowered:

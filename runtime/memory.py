@@ -43,6 +43,15 @@ def physical_memory_bytes() -> int | None:
         return None
 
 
+def available_memory_bytes() -> int | None:
+    """Memory that could be taken without swapping, bytes; None where the system is not Linux."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+        return int(text.split("MemAvailable:", 1)[1].split(None, 1)[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return None
+
+
 def physical_cores() -> int:
     """Cores that this process may use, hyper-threads of one core counted once."""
     available = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

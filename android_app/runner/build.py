@@ -64,6 +64,15 @@ def compile_for(preset: str, targets: Sequence[str] = ()) -> Path:
     return folder
 
 
+def library_here() -> Path:
+    """The shared library of the installed onnxruntime, which the Python runtime uses as well.
+
+    Raises:
+        PocketVlmError: there is none.
+    """
+    return dependencies.onnxruntime(ABIS[platform.machine()], BUILD / "libraries")
+
+
 def package(abi: str) -> Path:
     """Compile for an ABI and put all that it needs to run into dist/android/runner/ABI; gives that folder.
 

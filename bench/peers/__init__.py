@@ -7,6 +7,7 @@ a crash of it, is no concern of the measurement.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -103,6 +104,23 @@ class OpenPeer(Protocol):
 
     def generate(self, token_ids: npt.NDArray[np.int64]) -> None:
         """Run the tokens one by one after those in the cache."""
+
+
+class Stepwise(ABC):
+    """An opened peer, or that part of it, that takes any number of tokens in one step."""
+
+    def prefill(self, token_ids: npt.NDArray[np.int64]) -> None:
+        """In one step."""
+        self._run(token_ids)
+
+    def generate(self, token_ids: npt.NDArray[np.int64]) -> None:
+        """One after the other."""
+        for token in token_ids:
+            self._run(token[None])
+
+    @abstractmethod
+    def _run(self, token_ids: npt.NDArray[np.int64]) -> None:
+        """A step behind the tokens in the cache."""
 
 
 @runtime_checkable

@@ -28,10 +28,11 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bench.peers import About, Job, PeerError, Shape
+from pocketvlm.bench.peers import About, Job, PeerError, Shape, Stepwise
 from pocketvlm.bench.process import JsonProcess, answers_of_this_process, write_answer
+from pocketvlm.bench.results import write_whole
 from pocketvlm.errors import one_line
-from pocketvlm.runtime.memory import peak_rss_bytes
+from pocketvlm.runtime.memory import available_memory_bytes, peak_rss_bytes
 
 PACKAGES = ("executorch", "torch", "torchao", "omegaconf")
 METHOD = "forward"
@@ -54,7 +55,7 @@ SEED = 0
 
 
 @dataclass
-class Stock:
+class Stock(Stepwise):
     """A loaded program. ``started``: so many of the tokens in its KV cache are those of the last start."""
 
     about: About
@@ -69,15 +70,6 @@ class Stock:
             self.position = 0
             self.prefill(token_ids)
         self.position = self.started = depth
-
-    def prefill(self, token_ids: npt.NDArray[np.int64]) -> None:
-        """In one step."""
-        self._run(token_ids)
-
-    def generate(self, token_ids: npt.NDArray[np.int64]) -> None:
-        """One after the other."""
-        for token in token_ids:
-            self._run(token[None])
 
     def _run(self, token_ids: npt.NDArray[np.int64]) -> None:
         import torch
@@ -172,19 +164,8 @@ def _binding() -> Any:
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record))
-    partial.replace(path)
-
-
-def available_memory_bytes() -> int | None:
-    """Memory that could be taken without swapping; None where the system is not Linux."""
-    try:
-        text = Path("/proc/meminfo").read_text()
-        return int(text.split("MemAvailable:", 1)[1].split(None, 1)[0]) * 1024
-    except (OSError, IndexError, ValueError):
-        return None
+    """What an export took, or why it failed."""
+    write_whole(path, json.dumps(record))
 
 
 def _version(name: str) -> str | None:

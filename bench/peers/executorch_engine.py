@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.bench.cases import run_tokens
 from pocketvlm.bench.peers import About, Job, PeerError
 from pocketvlm.bench.planned import noise
 from pocketvlm.bundle import open_bundle
@@ -45,11 +46,11 @@ class OwnEngine:
 
     def prefill(self, token_ids: npt.NDArray[np.int64]) -> None:
         """In the bundle's chunks."""
-        self._run(token_ids, self.manifest.prefill_chunk)
+        run_tokens(self.engine, self.cache, token_ids, self.manifest.prefill_chunk)
 
     def generate(self, token_ids: npt.NDArray[np.int64]) -> None:
         """One after the other."""
-        self._run(token_ids, 1)
+        run_tokens(self.engine, self.cache, token_ids, 1)
 
     def encode_image(self, size: tuple[int, int]) -> None:
         """With patches embedded beside the encoder."""
@@ -57,10 +58,6 @@ class OwnEngine:
         assert vision is not None
         preprocessing = preprocessing_of(vision)
         encode(self.engine, prepare_picture(noise(size), preprocessing), preprocessing, vision.tile_batch, self.ahead)
-
-    def _run(self, token_ids: npt.NDArray[np.int64], chunk: int) -> None:
-        for first in range(0, len(token_ids), chunk):
-            self.engine.step(self.engine.embed(token_ids[first : first + chunk]), self.cache, keep=1)
 
 
 def prepare(job: Job) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bench.peers import About, Job, PeerError, Shape
+from pocketvlm.bench.peers import About, Job, PeerError, Shape, Stepwise
 
 ARCHITECTURE = "llama"
 PACKAGES = {"gguf": "gguf", "llama_cpp": "llama-cpp-python"}
@@ -154,7 +154,7 @@ def _random_blocks(random: np.random.Generator, shape: tuple[int, ...]) -> npt.N
 
 
 @dataclass
-class Llama:
+class Llama(Stepwise):
     """A loaded model. ``started``: so many of the tokens in its KV cache are those of the last start."""
 
     about: About
@@ -174,15 +174,6 @@ class Llama:
             self.position = 0
             self.prefill(token_ids)
         self.started = depth
-
-    def prefill(self, token_ids: npt.NDArray[np.int64]) -> None:
-        """In one batch."""
-        self._run(token_ids)
-
-    def generate(self, token_ids: npt.NDArray[np.int64]) -> None:
-        """One after the other."""
-        for token in token_ids:
-            self._run(token[None])
 
     def _run(self, token_ids: npt.NDArray[np.int64]) -> None:
         batch = self.library.llama_batch_init(len(token_ids), 0, 1)

@@ -8,7 +8,6 @@ are compared as well; ``native`` is libpocketvlm, through a C program, whose tok
 
 from __future__ import annotations
 
-import platform
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -208,14 +207,12 @@ def _by_executorch(bundle: Path, count: int, threads: int) -> dict[str, Any]:
 
 
 def _by_native(bundle: Path, count: int, threads: int) -> dict[str, Any]:
-    from android_app.runner import dependencies
-    from android_app.runner.build import ABIS, BUILD, compile_for
+    from android_app.runner.build import compile_for, library_here
 
     program = compile_for("native") / "pocketvlm-conversation"
-    library = dependencies.onnxruntime(ABIS[platform.machine()], BUILD / "libraries")
     with load(bundle, threads=threads) as vlm:
         every = list(asked(vlm, count))
-    answers = native_answers(program, library, bundle, every)
+    answers = native_answers(program, library_here(), bundle, every)
     return {"pictures": count, "equal": sum(one.answer == answer for one, answer in zip(every, answers, strict=True))}
 
 

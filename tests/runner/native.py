@@ -6,15 +6,13 @@ import copy
 import functools
 import json
 import os
-import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from android_app.runner import dependencies
-from android_app.runner.build import ABIS, BUILD, compile_for
+from android_app.runner.build import compile_for, library_here
 
 #: "sanitized" for `make runner-sanitized`
 PRESET = os.environ.get("POCKETVLM_RUNNER_BUILD", "native")
@@ -30,7 +28,7 @@ def built() -> Path:
 @functools.cache
 def library() -> Path:
     """The installed onnxruntime's shared library, which the Python runtime uses as well."""
-    return dependencies.onnxruntime(ABIS[platform.machine()], BUILD / "libraries")
+    return library_here()
 
 
 class Probe:
