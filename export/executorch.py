@@ -20,7 +20,6 @@ from pocketvlm.recipe import Recipe
 from pocketvlm.versions import version_numbers
 
 if TYPE_CHECKING:
-    from pocketvlm.export.executorch_program import Program
     from pocketvlm.models.config import VlmConfig
 
 #: The version that these programs were made and tested with.
@@ -53,16 +52,14 @@ def lower(job: Job) -> Lowered:
     :raises ExportError: naming the layer whose check fails, or a weight that XNNPACK has no kernel for
     """
     from pocketvlm.export.executorch_checks import check_program
-    from pocketvlm.export.executorch_program import Program
 
     config, progress = job.checkpoint.config, job.progress
     progress.phase("quantize and write", job.checkpoint.parameters)
     store = WeightStore(job.checkpoint, job.recipe, job.directory, progress.advance, job.calibrated)
-    weights, program, kv = StoredWeights(store), Program(), kv_layout(job, store.read)
+    weights, kv = StoredWeights(store), kv_layout(job, store.read)
     try:
         with store.writing_to(WEIGHTS):
-            _add_methods(program, weights, kv, job)
-        program.write(job.directory / PROGRAM)
+            _write_program(weights, kv, job)
         progress.phase("check layer by layer", len(job.reference.vision) + len(job.reference.text))
         fidelity = check_program(job, store.read, weights, kv, job.directory / PROGRAM)
     finally:
@@ -70,11 +67,13 @@ def lower(job: Job) -> Lowered:
     return Lowered(_parts(config, job.kv_length), (PROGRAM,), store.precision, fidelity)
 
 
-def _add_methods(program: Program, weights: StoredWeights, kv: KvLayout, job: Job) -> None:
+def _write_program(weights: StoredWeights, kv: KvLayout, job: Job) -> None:
+    """All methods; the program, with all constants, is in memory no longer than this takes."""
     from pocketvlm.export.executorch_decoder import TextBuilder
+    from pocketvlm.export.executorch_program import Program
     from pocketvlm.export.executorch_vision import VisionBuilder
 
-    config, length = job.checkpoint.config, kv.length
+    config, length, program = job.checkpoint.config, kv.length, Program()
     if config.vision is not None:
         VisionBuilder(program, weights, config).methods()
     text = TextBuilder(program, weights, config.text, kv)
@@ -95,6 +94,7 @@ def _add_methods(program: Program, weights: StoredWeights, kv: KvLayout, job: Jo
     }
     for name, value in constants.items():
         program.add_constant_method(name, value)
+    program.write(job.directory / PROGRAM)
 
 
 def _parts(config: VlmConfig, length: int) -> dict[str, Part]:
