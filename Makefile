@@ -166,9 +166,9 @@ NPU_PASS := build/npu-pass
 npu-pass: $(READY) ## the 0.5 B preset's NPU program: written, checked, a picture and a question through it (10 GB of memory)
 	@[ -d $(NPU_PASS)/checkpoint ] || $(BIN)/pocketvlm init bluelm-v-0.5b $(NPU_PASS)/checkpoint
 	@$(BIN)/pocketvlm export $(NPU_PASS)/checkpoint --output $(NPU_PASS)/bundle --recipe examples/npu_pass.toml \
-	    --backend neuropilot --uncompiled --max-length 1024 --report
+	    --backend neuropilot --uncompiled --max-length 2048 --report
 	@$(BIN)/python -c 'import sys; from pocketvlm.scenes import draw; \
-	    draw("make", grids=((1, 2),), scenes=("receipt",)).image.save(sys.argv[1])' $(NPU_PASS)/picture.png
+	    draw("make", grids=((2, 2),), scenes=("receipt",)).image.resize((768, 768)).save(sys.argv[1])' $(NPU_PASS)/picture.png
 	@$(BIN)/pocketvlm run $(NPU_PASS)/bundle --engine npu-emulation --image $(NPU_PASS)/picture.png \
 	    --prompt 'What is the total?' --max-new-tokens 2 --stats
 

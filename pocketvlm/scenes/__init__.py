@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from pocketvlm.errors import PocketVlmError
 from pocketvlm.images import Preprocessing, select
 from pocketvlm.scenes.figures import chart, shapes
 from pocketvlm.scenes.forms import receipt, screen
@@ -53,6 +54,8 @@ SMALLEST_CAPITAL = 10
 SHORTEST_SIDE = 56
 #: share of the pictures that are larger than their tiles, and by how much at most
 LARGER_SHARE, LARGEST = 0.3, 1.7
+#: a receipt that is one tile wide takes a thousand; what fits nowhere fails after a second
+MOST_TRIES = 10_000
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,10 @@ def draw(seed: int | str, *, grids: Sequence[Grid] = GRIDS, scenes: Sequence[str
     """The picture of a seed, on one of ``grids``, of one of ``scenes`` that fits there.
 
     Raises:
-        PocketVlmError: the typefaces are not installed.
+        PocketVlmError: the typefaces are not installed, or no such scene fits on such grids.
     """
     source = random.Random(seed)
-    while True:
+    for _ in range(MOST_TRIES):
         grid = source.choice(list(grids))
         size = _size(source, grid)
         fitted, _ = fitted_size(*size, grid, PREPROCESSING.tile_size)
@@ -87,6 +90,8 @@ def draw(seed: int | str, *, grids: Sequence[Grid] = GRIDS, scenes: Sequence[str
             return SCENES[name][0](source, size, smallest)
         except DoesNotFit:
             continue
+    on = ", ".join(f"{across}x{down}" for across, down in grids)
+    raise PocketVlmError(f"no {' or '.join(scenes)} fits on {on} tiles: give larger grids")
 
 
 def _size(source: random.Random, grid: Grid) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import weakref
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from pocketvlm.bundle import Bundle
 from pocketvlm.errors import ExportError, RecipeError
-from pocketvlm.export import executorch, export_bundle
+from pocketvlm.export import executorch, executorch_checks, export_bundle
 from pocketvlm.export.executorch_program import Method, Program
 from pocketvlm.export.executorch_schema import deserialize_pte_binary, load_program, run_method
 from pocketvlm.export.finished import Finished
@@ -275,6 +276,26 @@ def test_a_calibrated_cache_of_int8_has_the_scales_of_the_onnx_graphs(tmp_path: 
     assert len(scales) == 4
     content = wanted.path("model.pte").read_bytes()
     assert all(np.float32(scale).tobytes() in content for scale in scales.values())
+
+
+def test_the_program_is_out_of_memory_before_the_checks(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has all constants, 2 GB at the paper's size, and the checks load what was written."""
+    check, write, written = executorch_checks.check_program, Program.write, []
+
+    def writing(self: Program, path: Path) -> None:
+        written.append(weakref.ref(self))
+        write(self, path)
+
+    def checking(*arguments: Any) -> Any:
+        assert [reference() for reference in written] == [None]
+        return check(*arguments)
+
+    monkeypatch.setattr(Program, "write", writing)
+    monkeypatch.setattr(executorch_checks, "check_program", checking)
+    export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe="fp32", backends=["executorch"], max_length=192)
+    assert len(written) > 1
 
 
 KILLED = """

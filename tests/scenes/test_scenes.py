@@ -72,6 +72,11 @@ def test_a_scene_can_be_asked_for_alone(scene: str) -> None:
     assert {draw(seed, scenes=[scene]).scene for seed in range(5)} == {scene}
 
 
+def test_a_scene_that_fits_on_none_of_the_grids_is_an_error_and_no_endless_search() -> None:
+    with pytest.raises(PocketVlmError, match=r"^no receipt or chart fits on 1x2, 1x1 tiles: give larger grids$"):
+        draw(0, grids=[(1, 2), (1, 1)], scenes=["receipt", "chart"])
+
+
 @settings(max_examples=60, deadline=None)
 @given(pictures)
 def test_marks_lie_in_the_picture_and_where_ink_is(picture: Picture) -> None:
