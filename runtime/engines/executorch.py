@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
 from pocketvlm.runtime.engines.executorch_library import LoadedProgram, find_package, set_threads, states_of
-from pocketvlm.runtime.memory import return_freed_memory
+from pocketvlm.runtime.memory import return_freed_memory, zeros_on_demand
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ class ExecutorchCache:
         head_bytes = kv.length * kv.head_dim * np.dtype(kv.dtype).itemsize
         for layer in range(manifest.model.layers):
             for part in ("key", "value"):
-                # Zero pages cost no memory until they are written.
-                whole = np.zeros(kv.heads * head_bytes + BEYOND, np.uint8)
+                whole = zeros_on_demand((kv.heads * head_bytes + BEYOND,), np.uint8)
                 name = f"kv_cache.{layer}.{part}"
                 # The whole buffer, and the tensors over the first rows of its heads that attention reads.
                 views = {f"{name}.{head}": whole[head * head_bytes :] for head in range(kv.heads)}
@@ -118,7 +117,10 @@ class ExecutorchEngine:
         return result
 
     def new_cache(self) -> ExecutorchCache:
-        return ExecutorchCache(self._manifest)
+        try:
+            return ExecutorchCache(self._manifest)
+        except MemoryError as error:
+            raise PocketVlmError("the KV cache: not enough memory") from error
 
     def step(self, embeddings: Floats, cache: Cache, keep: int) -> Floats:
         if not isinstance(cache, ExecutorchCache):

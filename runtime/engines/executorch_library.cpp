@@ -11,11 +11,13 @@
 #include <executorch/runtime/backend/backend_options_map.h>
 #include <executorch/runtime/backend/options.h>
 #include <executorch/runtime/core/exec_aten/util/tensor_util.h>
+#include <executorch/runtime/core/hierarchical_allocator.h>
 #include <executorch/runtime/platform/platform.h>
 #include <executorch/runtime/platform/runtime.h>
 
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -45,7 +47,10 @@ using executorch::extension::BufferDataLoader;
 using executorch::extension::Module;
 using executorch::runtime::Error;
 using executorch::runtime::EValue;
+using executorch::runtime::HierarchicalAllocator;
 using executorch::runtime::Method;
+using executorch::runtime::MethodMeta;
+using executorch::runtime::Span;
 
 constexpr int kMostDimensions = 8;
 constexpr int kNotLoaded = 2;
@@ -60,16 +65,49 @@ void keep_message(et_timestamp_t, et_pal_log_level_t level, const char*, const c
   }
 }
 
+// What a method computes in, as its plan asks for it. Pages that nobody writes to take no memory, and those of the KV
+// cache are never written to: its tensors are pointed elsewhere. The module's own buffers would all be filled with zeros.
+class PlannedMemory {
+ public:
+  // Gives null where there is not enough memory, or the plan is damaged.
+  static std::unique_ptr<PlannedMemory> of(const MethodMeta& meta) {
+    std::unique_ptr<PlannedMemory> planned(new PlannedMemory());
+    for (size_t at = 0; at < meta.num_memory_planned_buffers(); ++at) {
+      const auto size = meta.memory_planned_buffer_size(at);
+      if (!size.ok() || size.get() < 0) return nullptr;
+      const size_t bytes = static_cast<size_t>(size.get());
+      planned->owned_.emplace_back(std::calloc(bytes + kAlignment, 1), &std::free);
+      if (planned->owned_.back() == nullptr) return nullptr;
+      const auto start = reinterpret_cast<uintptr_t>(planned->owned_.back().get());
+      const uintptr_t aligned = (start + kAlignment - 1) / kAlignment * kAlignment;
+      planned->spans_.emplace_back(reinterpret_cast<uint8_t*>(aligned), bytes);
+    }
+    planned->allocator_ = std::make_unique<HierarchicalAllocator>(
+        Span<Span<uint8_t>>(planned->spans_.data(), planned->spans_.size()));
+    return planned;
+  }
+
+  HierarchicalAllocator* allocator() { return allocator_.get(); }
+
+ private:
+  static constexpr uintptr_t kAlignment = 64;
+  std::vector<std::unique_ptr<void, void (*)(void*)>> owned_;
+  std::vector<Span<uint8_t>> spans_;
+  std::unique_ptr<HierarchicalAllocator> allocator_;
+};
+
 struct Loaded {
   std::mutex running;
+  std::unique_ptr<PlannedMemory> memory;
   Method* method = nullptr;  // null: unloaded since it was found
   std::unordered_map<std::string, Tensor> states;
 };
 
 struct Model {
-  std::unique_ptr<Module> module;
   std::mutex loading;
   std::unordered_map<std::string, std::shared_ptr<Loaded>> methods;
+  // Ends before the memory of its methods does.
+  std::unique_ptr<Module> module;
 };
 
 int fail(char* error, size_t size, const std::string& what, Error code) {
@@ -166,11 +204,16 @@ int pocketvlm_load(void* handle, const char* name, int share_weights, int worksp
   Error code = options.set_option("weight_cache_enabled", share_weights != 0);
   if (code == Error::Ok) code = options.set_option("workspace_sharing_mode", workspace);
   if (code == Error::Ok) code = map.set_options("XnnpackBackend", options.view());
-  if (code == Error::Ok) code = model->module->load_method(name, nullptr, nullptr, &map);
+  if (code != Error::Ok) return fail(error, error_size, name, code);
+  const auto meta = model->module->method_meta(name);
+  if (!meta.ok()) return fail(error, error_size, name, meta.error());
+  auto loaded = std::make_shared<Loaded>();
+  loaded->memory = PlannedMemory::of(meta.get());
+  if (loaded->memory == nullptr) return fail(error, error_size, name, Error::MemoryAllocationFailed);
+  code = model->module->load_method(name, loaded->memory->allocator(), nullptr, &map);
   if (code != Error::Ok) return fail(error, error_size, name, code);
   auto method = model->module->method(name);
   if (!method.ok()) return fail(error, error_size, name, method.error());
-  auto loaded = std::make_shared<Loaded>();
   loaded->method = method.get();
   model->methods.emplace(name, std::move(loaded));
   return 0;

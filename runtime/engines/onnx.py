@@ -17,7 +17,7 @@ from pocketvlm import exact_sums, telemetry
 from pocketvlm.bundle import open_bundle
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError, one_line
 from pocketvlm.runtime.engines import prepacked
-from pocketvlm.runtime.memory import return_freed_memory
+from pocketvlm.runtime.memory import return_freed_memory, zeros_on_demand
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
@@ -62,9 +62,8 @@ class OnnxCache:
         self._buffers = []
         for layer in range(manifest.model.layers):
             for kind in ("key", "value"):
-                # Zero pages cost no memory until they are written.
                 buffer = ort.OrtValue.ortvalue_from_numpy(
-                    np.zeros((1, kv.heads, kv.length, kv.head_dim), np.dtype(kv.dtype))
+                    zeros_on_demand((1, kv.heads, kv.length, kv.head_dim), kv.dtype)
                 )
                 self._buffers.append(buffer)
                 self.binding.bind_ortvalue_input(f"past_key_values.{layer}.{kind}", buffer)
