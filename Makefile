@@ -163,7 +163,7 @@ npu-program-study: $(READY) ## the built-in model's NPU program, exact on the ho
 
 # Random weights: what counts is that a program of this size is written, checked and run.
 NPU_PASS := build/npu-pass
-npu-pass: $(READY) ## the 0.5 B preset's NPU program: written, checked, a picture and a question through it (10 GB of memory)
+npu-pass: $(READY) ## the 0.5 B preset's NPU program: written, checked, a picture and a question through it (3 minutes, 5 GB)
 	@[ -d $(NPU_PASS)/checkpoint ] || $(BIN)/pocketvlm init bluelm-v-0.5b $(NPU_PASS)/checkpoint
 	@$(BIN)/pocketvlm export $(NPU_PASS)/checkpoint --output $(NPU_PASS)/bundle --recipe examples/npu_pass.toml \
 	    --backend neuropilot --uncompiled --max-length 2048 --report

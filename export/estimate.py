@@ -74,10 +74,11 @@ def estimate(checkpoint: Checkpoint, recipe: Recipe, kv_length: int, backends: C
         tokens = recipe.calibration.sequences * recipe.calibration.text_tokens
         products += CALIBRATION_PASSES * sum(layers.values()) * tokens
     seconds += 2 * products / (SHARE_OF_MATMUL * matmul_flops())
-    memory = BASE_BYTES + max(LAYER_BYTES * max(layers.values()), matrix)
-    # An ExecuTorch program is held until it is written.
-    memory += disk if "executorch" in backends else 0
-    return Estimate(seconds, times * disk, memory)
+    most = max(LAYER_BYTES * max(layers.values()), matrix)
+    if "executorch" in backends:
+        # A program is held until it is written; then ExecuTorch has it, its weights as packed, and its cache.
+        most = max(most + disk, 2 * disk + _kv_cache_bytes(checkpoint, recipe, kv_length))
+    return Estimate(seconds, times * disk, BASE_BYTES + most)
 
 
 def disk_bytes(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> int:
@@ -109,6 +110,11 @@ def matmul_flops() -> float:
         left @ right
         seconds.append(time.perf_counter() - start)
     return 2 * left.numel() * right.shape[1] / sorted(seconds)[2]
+
+
+def _kv_cache_bytes(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> int:
+    text, item = checkpoint.config.text, 1 if recipe.kv_cache.dtype == "int8" else 4
+    return 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * kv_length * item
 
 
 def _fixed_bytes(checkpoint: Checkpoint, kv_length: int) -> int:
