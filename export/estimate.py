@@ -113,6 +113,7 @@ def matmul_flops() -> float:
 
 
 def _kv_cache_bytes(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> int:
+    """Keys and values of all layers, as the recipe stores them."""
     text, item = checkpoint.config.text, 1 if recipe.kv_cache.dtype == "int8" else 4
     return 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * kv_length * item
 

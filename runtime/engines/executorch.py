@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
 from pocketvlm.runtime.engines.executorch_library import LoadedProgram, find_package, set_threads, states_of
-from pocketvlm.runtime.memory import return_freed_memory, zeros_on_demand
+from pocketvlm.runtime.memory import memory_for, return_freed_memory, zeros_on_demand
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
@@ -117,10 +117,8 @@ class ExecutorchEngine:
         return result
 
     def new_cache(self) -> ExecutorchCache:
-        try:
+        with memory_for("the KV cache"):
             return ExecutorchCache(self._manifest)
-        except MemoryError as error:
-            raise PocketVlmError("the KV cache: not enough memory") from error
 
     def step(self, embeddings: Floats, cache: Cache, keep: int) -> Floats:
         if not isinstance(cache, ExecutorchCache):

@@ -209,11 +209,17 @@ int pocketvlm_load(void* handle, const char* name, int share_weights, int worksp
   if (!meta.ok()) return fail(error, error_size, name, meta.error());
   auto loaded = std::make_shared<Loaded>();
   loaded->memory = PlannedMemory::of(meta.get());
-  if (loaded->memory == nullptr) return fail(error, error_size, name, Error::MemoryAllocationFailed);
+  if (loaded->memory == nullptr) {
+    last_message = "not enough memory for its activations";
+    return fail(error, error_size, name, Error::MemoryAllocationFailed);
+  }
   code = model->module->load_method(name, loaded->memory->allocator(), nullptr, &map);
   if (code != Error::Ok) return fail(error, error_size, name, code);
   auto method = model->module->method(name);
-  if (!method.ok()) return fail(error, error_size, name, method.error());
+  if (!method.ok()) {
+    model->module->unload_method(name);  // it was given memory that ends here
+    return fail(error, error_size, name, method.error());
+  }
   loaded->method = method.get();
   model->methods.emplace(name, std::move(loaded));
   return 0;

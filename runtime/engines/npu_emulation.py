@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pocketvlm import exact_sums
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
 from pocketvlm.runtime.engines.onnx import SILENT, clear_errors, import_onnxruntime
-from pocketvlm.runtime.memory import return_freed_memory
+from pocketvlm.runtime.memory import memory_for, return_freed_memory
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
@@ -135,10 +135,8 @@ class NpuEmulation:
         return self._run("token_embedding", ["inputs_embeds"], {"input_ids": token_ids[None]})[0][0]
 
     def new_cache(self) -> NpuCache:
-        try:
+        with memory_for("the KV cache"):
             return NpuCache(self._manifest)
-        except MemoryError as error:
-            raise PocketVlmError("the KV cache: not enough memory") from error
 
     def step(self, embeddings: Floats, cache: Cache, keep: int) -> Floats:
         if not isinstance(cache, NpuCache):

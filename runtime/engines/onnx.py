@@ -17,7 +17,7 @@ from pocketvlm import exact_sums, telemetry
 from pocketvlm.bundle import open_bundle
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError, one_line
 from pocketvlm.runtime.engines import prepacked
-from pocketvlm.runtime.memory import return_freed_memory, zeros_on_demand
+from pocketvlm.runtime.memory import memory_for, return_freed_memory, zeros_on_demand
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
@@ -331,10 +331,9 @@ def _check_interface(file: str, kind: str, wanted: Interface, found: list[Any]) 
 def clear_errors(what: str) -> Iterator[None]:
     """ONNX Runtime's exceptions, which derive from Exception alone, as one line."""
     try:
-        yield
+        with memory_for(what):
+            yield
     except PocketVlmError:
         raise
-    except MemoryError as error:
-        raise PocketVlmError(f"{what}: not enough memory") from error
     except Exception as error:
         raise BundleError(f"{what} failed in ONNX Runtime: {one_line(error)}") from error

@@ -80,6 +80,17 @@ def test_what_a_method_plans_for_its_longest_input_takes_no_memory_before(tmp_pa
     assert int(done.stdout) < 150e6
 
 
+def test_a_cache_that_memory_does_not_suffice_for_is_one_line(
+    engine: ExecutorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> np.ndarray:
+        raise MemoryError
+
+    monkeypatch.setattr("pocketvlm.runtime.engines.executorch.zeros_on_demand", full)
+    with pytest.raises(PocketVlmError, match=r"^the KV cache: not enough memory$"):
+        engine.new_cache()
+
+
 @pytest.mark.parametrize(
     ("recipe", "most"),
     [("fp32", TOLERANCE), ("int4-g32", TOLERANCE_OF_INTEGERS), ("bluelm-v-3b", TOLERANCE_OF_INTEGERS)],

@@ -9,14 +9,16 @@ import pytest
 
 from pocketvlm.runtime.memory import zeros_on_demand
 
-#: Blocks below malloc's threshold for mappings of their own, taken by another thread; one at the end stays.
-FREED = """
-import threading
+RESIDENT = """
 from pathlib import Path
-from pocketvlm.runtime.memory import return_freed_memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+"""
+#: Blocks below malloc's threshold for mappings of their own, taken by another thread; one at the end stays.
+FREED = f"""{RESIDENT}
+import threading
+from pocketvlm.runtime.memory import return_freed_memory
 
 kept = []
 def take():
@@ -42,12 +44,8 @@ def test_freed_memory_is_given_back() -> None:
 
 
 #: Rows at such distances, as of the heads of a KV cache: in each huge page there is one.
-WRITTEN = """
-from pathlib import Path
+WRITTEN = f"""{RESIDENT}
 from pocketvlm.runtime.memory import zeros_on_demand
-
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 before = resident()
 heads = zeros_on_demand((128, 1 << 20), "int8")

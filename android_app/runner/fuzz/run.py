@@ -1,8 +1,7 @@
 """Run the libFuzzer harnesses: python -m android_app.runner.fuzz.run --seconds 60
 
 The kept corpus (fuzz/corpus/HARNESS) is read, what is new goes into build/runner/corpus. What is found stays in
-build/runner/findings, and the run fails. At the
-end: which lines of the readers all inputs, kept and new, reach.
+build/runner/findings, and the run fails. At the end: which lines of the readers all inputs, kept and new, reach.
 """
 
 from __future__ import annotations
