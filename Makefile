@@ -63,7 +63,7 @@ $(READY): pyproject.toml constraints.txt
 check: $(READY) ## lint, format, types and who may import whom; writes nothing
 	@echo "ruff";         $(BIN)/ruff check --quiet
 	@echo "ruff format";  $(BIN)/ruff format --check --quiet --output-format concise
-	@echo "mypy";         $(BIN)/mypy --no-error-summary; $(BIN)/mypy --no-error-summary examples tests
+	@echo "mypy";         $(BIN)/mypy --no-error-summary; $(BIN)/mypy --no-error-summary studies tests
 	@echo "lint-imports"; $(BIN)/lint-imports >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
 
 # Tests look at the HTML report in it.
@@ -109,16 +109,16 @@ runner-sanitized: $(READY) ## the same with AddressSanitizer and UndefinedBehavi
 	@POCKETVLM_RUNNER_BUILD=sanitized $(BIN)/python -m pytest tests/runner -k "not arm64"
 
 runner-parity: $(READY) ## 200 pictures' answers of the native library beside the Python runtime's, two recipes (2 minutes)
-	@$(BIN)/python -m examples.reader.parity native --pictures 100
+	@$(BIN)/python -m studies.reader.parity native --pictures 100
 
 executorch-parity: $(READY) ## 200 pictures' answers and logits by ExecuTorch beside ONNX Runtime's, two recipes (minutes)
-	@$(BIN)/python -m examples.reader.parity executorch --output bench/results/reader-executorch-parity.json
+	@$(BIN)/python -m studies.reader.parity executorch --output bench/results/reader-executorch-parity.json
 
 runner-package: $(READY) ## the runner with all that a device needs, into dist/android/runner
 	@$(BIN)/python -m android_app.runner.build package
 
 runner-speed: $(READY) ## prefill and decode of the 0.5 B preset by the native runner beside Python, into bench/results (10 minutes)
-	@$(BIN)/python -m examples.runner_speed turns --output bench/results/runner-speed.json
+	@$(BIN)/python -m studies.runner_speed turns --output bench/results/runner-speed.json
 
 SECONDS := 60
 runner-fuzz: $(READY) ## feed damaged manifests, plans and graphs to the runner's readers, SECONDS=60 for each
@@ -133,7 +133,7 @@ demo: $(READY) ## chat with the exported bundle about IMAGE
 
 # The allocator keeps what a step frees for the next one: less than a hundredth of the page faults.
 TRAIN := env MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456 \
-    MALLOC_ARENA_MAX=1 $(BIN)/python -m examples.reader.train
+    MALLOC_ARENA_MAX=1 $(BIN)/python -m studies.reader.train
 
 # `make train` begins at nothing; the published weights went on from there: `make train RUN=build/reader-2 MINUTES=95
 # FROM=build/reader/checkpoint`, on other pictures and from a lower rate.
@@ -150,22 +150,22 @@ train-smoke: $(READY) ## train for two minutes, to see the losses fall
 	@$(TRAIN) --output build/reader-smoke --smoke
 
 compare-recipes: $(READY) ## accuracy, size, speed of the built-in model under every recipe, into bench/results (minutes)
-	@$(BIN)/python -m examples.reader.compare --output bench/results/reader-recipes.json
+	@$(BIN)/python -m studies.reader.compare --output bench/results/reader-recipes.json
 
 tiling-study: $(READY) ## accuracy of the built-in model under other tilings, into bench/results (12 minutes)
-	@$(BIN)/python -m examples.reader.tiling_study --output bench/results/reader-tiling.json
+	@$(BIN)/python -m studies.reader.tiling_study --output bench/results/reader-tiling.json
 
 npu-study: $(READY) ## the built-in model on an NPU's arithmetic, simulated, into bench/results (5 minutes)
-	@$(BIN)/python -m examples.reader.npu_study --output bench/results/reader-npu.json
+	@$(BIN)/python -m studies.reader.npu_study --output bench/results/reader-npu.json
 
 npu-program-study: $(READY) ## the built-in model's NPU program, exact on the host, beside the CPU's engine (half an hour)
-	@$(BIN)/python -m examples.reader.npu_program_study --output bench/results/reader-npu-program.json
+	@$(BIN)/python -m studies.reader.npu_program_study --output bench/results/reader-npu-program.json
 
 # Random weights: what counts is that a program of this size is written, checked and run.
 NPU_PASS := build/npu-pass
 npu-pass: $(READY) ## the 0.5 B preset's NPU program: written, checked, a picture and a question through it (3 minutes, 5 GB)
 	@[ -d $(NPU_PASS)/checkpoint ] || $(BIN)/pocketvlm init bluelm-v-0.5b $(NPU_PASS)/checkpoint
-	@$(BIN)/pocketvlm export $(NPU_PASS)/checkpoint --output $(NPU_PASS)/bundle --recipe examples/npu_pass.toml \
+	@$(BIN)/pocketvlm export $(NPU_PASS)/checkpoint --output $(NPU_PASS)/bundle --recipe studies/npu_pass.toml \
 	    --backend neuropilot --uncompiled --max-length 2048 --report
 	@$(BIN)/python -c 'import sys; from pocketvlm.scenes import draw; \
 	    draw("make", grids=((2, 2),), scenes=("receipt",)).image.resize((768, 768)).save(sys.argv[1])' $(NPU_PASS)/picture.png
@@ -183,16 +183,16 @@ $(STUDY): $(READY)
 
 ONLY :=
 quantizer-study: $(STUDY) ## SmolLM2 by pocketvlm's, llama.cpp's, ONNX Runtime's quantizers, into bench/results (hours)
-	@PYTHONPATH=$(STUDY) $(BIN)/python -m examples.smollm2.study $(ONLY) --output bench/results/smollm2-quantizers.json
+	@PYTHONPATH=$(STUDY) $(BIN)/python -m studies.smollm2.study $(ONLY) --output bench/results/smollm2-quantizers.json
 
 transforms-study: $(READY) ## AWQ and rotations beside the recipes on the built-in model, into bench/results (half an hour)
-	@$(BIN)/python -m examples.reader.transforms_study --output bench/results/reader-transforms.json
+	@$(BIN)/python -m studies.reader.transforms_study --output bench/results/reader-transforms.json
 
 vision-study: $(READY) ## the built-in vision part in INT8 by several schemes, into bench/results (a minute)
-	@$(BIN)/python -m examples.reader.vision_study --output bench/results/reader-vision.json
+	@$(BIN)/python -m studies.reader.vision_study --output bench/results/reader-vision.json
 
 weights-study: $(READY) ## what 4 bits change of weights, by quantizers without data, into bench/results (a minute)
-	@$(BIN)/python -m examples.reader.weights_study --output bench/results/reader-weights.json
+	@$(BIN)/python -m studies.reader.weights_study --output bench/results/reader-weights.json
 
 numerics: weights-study vision-study npu-study transforms-study quantizer-study ## all studies that docs/numerics.md quotes
 
@@ -207,7 +207,7 @@ $(EXPORTERS)/executorch: $(READY)
 
 real-size: $(STUDY) $(EXPORTERS)/onnx $(EXPORTERS)/executorch ## the paper's size: STEPS="export runtime beside ablations overlap growth" into bench/results (hours, 20 GB in build)
 	@for step in $(STEPS); do \
-	    PYTHONPATH=$(STUDY) $(BIN)/python -m examples.real_size.study $$step --output bench/results/real-size-$$step.json || exit 1; \
+	    PYTHONPATH=$(STUDY) $(BIN)/python -m studies.real_size.study $$step --output bench/results/real-size-$$step.json || exit 1; \
 	done
 
 # What is measured is exported to build/bench first. One preset: make bench PRESETS=bluelm-v-0.5b; none: PRESETS=
@@ -215,23 +215,23 @@ real-size: $(STUDY) $(EXPORTERS)/onnx $(EXPORTERS)/executorch ## the paper's siz
 PRESETS := bluelm-v-0.5b bluelm-v-3b
 BENCH := --image 384x768 -p 512,1920 -n 128 -d 0,512,2048 --pg 512,128 -r 3
 bench: $(READY) ## measure the built-in model and the presets, tables and reports into bench/results (an hour)
-	@$(BIN)/python -m examples.bench measure -- -p 512,1920 -n 128 -d 0,512,1920 --pg 512,128
-	@for preset in $(PRESETS); do $(BIN)/python -m examples.bench measure --preset $$preset -- $(BENCH); done
+	@$(BIN)/python -m studies.bench measure -- -p 512,1920 -n 128 -d 0,512,1920 --pg 512,128
+	@for preset in $(PRESETS); do $(BIN)/python -m studies.bench measure --preset $$preset -- $(BENCH); done
 
 executorch-export: $(READY) ## export the presets to ExecuTorch, time and memory beside their goals, into bench/results
-	@for preset in $(PRESETS); do $(BIN)/python -m examples.real_size.study --preset $$preset executorch \
+	@for preset in $(PRESETS); do $(BIN)/python -m studies.real_size.study --preset $$preset executorch \
 	    --output bench/results/executorch-export-$$preset.json || exit 1; done
 
 bench-peers: $(STUDY) ## the presets in turns with llama.cpp, ONNX Runtime GenAI and ExecuTorch, into bench/results (an hour)
 	@for preset in $(PRESETS); do \
-	    PYTHONPATH=$(STUDY) $(BIN)/python -m examples.bench peers --preset $$preset -- -p 512 -n 64 -d 0,512 -r 3; \
+	    PYTHONPATH=$(STUDY) $(BIN)/python -m studies.bench peers --preset $$preset -- -p 512 -n 64 -d 0,512 -r 3; \
 	done
 
 # BASE is a checkout of what is compared with: git worktree add build/base origin/main; make bench-gate BASE=build/base
 BASE :=
 GATE_OPTIONS := --image 320x240 -p 256 -n 32 -t 1
 bench-gate: $(READY) ## hold this checkout to another, BASE=DIR: the built-in model exported by each, in turns
-	@$(BIN)/python -m examples.bench gate --base "$(BASE)" -- $(GATE_OPTIONS)
+	@$(BIN)/python -m studies.bench gate --base "$(BASE)" -- $(GATE_OPTIONS)
 
 devices: $(READY) ## the attached phones, and what is wrong with them
 	@$(BIN)/pocketvlm doctor --phones
@@ -246,7 +246,7 @@ bench-device: $(READY) ## measure BUNDLE on the attached phone, a table here and
 	@$(BIN)/pocketvlm bench $(BUNDLE) --target "$$TARGET" $(DEVICE) --save build/bench/device.json
 
 gate-study: $(READY) ## how often the gate notices 5 % and 10 % of planted slowdown, into bench/results (half an hour)
-	@$(BIN)/python -m examples.gate_study --output bench/results/gate-study.json
+	@$(BIN)/python -m studies.gate --output bench/results/gate-study.json
 
 # One case again: make soak SOAK='--only bundles:17'
 SOAK := --output bench/results/soak.json

@@ -6,15 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketvlm.bench.evaluate import identity
-from pocketvlm.bench.schema import BundleIdentity, Report
+from pocketvlm.bench.accuracy.evaluate import identity
+from pocketvlm.bench.report.schema import BundleIdentity, Report
 from pocketvlm.bench.targets import Watch, find_target
-from pocketvlm.bundle import open_bundle
+from pocketvlm.bundle.open import open_bundle
 
 if TYPE_CHECKING:
-    from pocketvlm.bench.adb.options import DeviceOptions
-    from pocketvlm.bench.workload import Workload
-    from pocketvlm.bundle import Bundle
+    from pocketvlm.bench.speed.workload import Workload
+    from pocketvlm.bench.targets.adb.options import DeviceOptions
+    from pocketvlm.bundle.open import Bundle
 
 
 def bench(

@@ -9,20 +9,23 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pocketvlm import __version__, manifest
-from pocketvlm.bundle import Bundle, describe_files, open_bundle, write_manifest
+from pocketvlm import __version__
+from pocketvlm.bundle import manifest
+from pocketvlm.bundle.open import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.errors import ExportError
-from pocketvlm.export import executorch, neuropilot, onnx
-from pocketvlm.export.activations import Activations
-from pocketvlm.export.calibration import DEFAULT_SOURCE, Calibration, is_calibrated, read_calibration
 from pocketvlm.export.estimate import disk_bytes
-from pocketvlm.export.finished import finished_so_far
-from pocketvlm.export.frontend import Frontend, read_frontend
+from pocketvlm.export.executorch import lower as executorch
 from pocketvlm.export.job import Backend, Job, Lowered, Progress, Silent
-from pocketvlm.export.npu_options import NpuOptions
-from pocketvlm.export.reference import run_reference
-from pocketvlm.export.replacing import check_output, replacing
-from pocketvlm.export.weights import Calibrated
+from pocketvlm.export.neuropilot import lower as neuropilot
+from pocketvlm.export.neuropilot.options import NpuOptions
+from pocketvlm.export.onnx import lower as onnx
+from pocketvlm.export.read.calibration import DEFAULT_SOURCE, Calibration, is_calibrated, read_calibration
+from pocketvlm.export.read.frontend import Frontend, read_frontend
+from pocketvlm.export.reference.activations import Activations
+from pocketvlm.export.reference.stages import run_reference
+from pocketvlm.export.store.finished import finished_so_far
+from pocketvlm.export.store.replacing import check_output, replacing
+from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.recipe import Recipe, load_recipe
 

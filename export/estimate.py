@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pocketvlm.errors import RecipeError, located
-from pocketvlm.export.calibration import is_calibrated
+from pocketvlm.export.read.calibration import is_calibrated
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.quant import Keep, quantizer_of
 from pocketvlm.recipe import Recipe

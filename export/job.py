@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from pocketvlm.export.finished import Finished
-from pocketvlm.export.npu_options import NpuOptions
-from pocketvlm.export.reference import Reference
-from pocketvlm.export.sample import Sample
-from pocketvlm.export.weights import Calibrated
-from pocketvlm.manifest import Fidelity, NpuProgram, Part, TensorPrecision, Tokens
+from pocketvlm.bundle.manifest import Fidelity, NpuProgram, Part, TensorPrecision, Tokens
+from pocketvlm.export.neuropilot.options import NpuOptions
+from pocketvlm.export.read.sample import Sample
+from pocketvlm.export.reference.stages import Reference
+from pocketvlm.export.store.finished import Finished
+from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.recipe import Recipe
 

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pocketvlm.images.tiling import select_grid as select_grid
     from pocketvlm.runtime.conversation import Chat as Chat
     from pocketvlm.runtime.generation import Answer as Answer
     from pocketvlm.runtime.generation import Piece as Piece
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from pocketvlm.runtime.stats import Stats as Stats
     from pocketvlm.runtime.vlm import PocketVlm as PocketVlm
     from pocketvlm.runtime.vlm import load as load
-    from pocketvlm.tiling import select_grid as select_grid
 
 __all__ = ["Answer", "Chat", "GenerationConfig", "Piece", "PocketVlm", "Stats", "load", "select_grid"]
 
@@ -33,7 +33,7 @@ _MODULES = {
     "PocketVlm": "pocketvlm.runtime.vlm",
     "Stats": "pocketvlm.runtime.stats",
     "load": "pocketvlm.runtime.vlm",
-    "select_grid": "pocketvlm.tiling",
+    "select_grid": "pocketvlm.images.tiling",
 }
 
 

@@ -11,7 +11,7 @@ from pocketvlm.runtime.engines import PARTS_OF
 from pocketvlm.runtime.memory import physical_memory_bytes
 
 if TYPE_CHECKING:
-    from pocketvlm.manifest import Manifest, Part
+    from pocketvlm.bundle.manifest import Manifest, Part
 
 #: Python, ONNX Runtime, the tokenizer, activations of a chunk: what a bundle of nothing would take.
 RUNTIME_BYTES = 150 << 20

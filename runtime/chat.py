@@ -17,19 +17,19 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import ChatError
-from pocketvlm.layout import image_tokens as layout_tokens
+from pocketvlm.images.layout import image_tokens as layout_tokens
 from pocketvlm.runtime.text import Literal, PeopleText, Span, TextTokenizer
 from pocketvlm.runtime.vision import Picture
 
 if TYPE_CHECKING:
-    from pocketvlm.manifest import Chat, ImageLayout, Manifest
+    from pocketvlm.bundle.manifest import Chat, ImageLayout, Manifest
 
 Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """An image where it stands: whatever ``pocketvlm.images.open_image`` takes, or a Picture."""
+    """An image where it stands: whatever ``pocketvlm.images.prepare.open_image`` takes, or a Picture."""
 
     source: Any
 
@@ -135,7 +135,7 @@ def build_prompt(
 
 
 def image_tokens(picture: Picture, manifest: Manifest) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """A picture's token ids and image rows, as ``pocketvlm.layout.image_tokens`` gives them.
+    """A picture's token ids and image rows, as ``pocketvlm.images.layout.image_tokens`` gives them.
 
     Raises:
         ChatError: the bundle has no vision part.

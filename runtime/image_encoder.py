@@ -13,7 +13,7 @@ from pocketvlm.errors import PocketVlmError
 from pocketvlm.runtime import vision
 
 if TYPE_CHECKING:
-    from pocketvlm.images import Preprocessing
+    from pocketvlm.images.prepare import Preprocessing
     from pocketvlm.runtime.engines import Engine, Floats
 
 #: Image tokens that are kept for another conversation: some eight screens of a 3 B model.

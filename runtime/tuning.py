@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pocketvlm.cpu import parse_cpu_info, read_cpu_info
 from pocketvlm.errors import PocketVlmError, one_line
+from pocketvlm.machine.cpu import parse_cpu_info, read_cpu_info
 
 if TYPE_CHECKING:
-    from pocketvlm.manifest import Manifest
+    from pocketvlm.bundle.manifest import Manifest
 
 #: largest file that is read, bytes
 MAX_BYTES = 1 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pocketvlm.errors import BundleError
-from pocketvlm.versions import version_numbers
+from pocketvlm.machine.versions import version_numbers
 
 
 def check_minimum(library: str, minimum: str | None, installed: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.images import ImageSource, Preprocessing, TiledImage, cut_tiles, normalize, open_image
+from pocketvlm.images.prepare import ImageSource, Preprocessing, TiledImage, cut_tiles, normalize, open_image
 
 if TYPE_CHECKING:
     from pocketvlm.runtime.engines import Engine

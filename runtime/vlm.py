@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm import __version__
-from pocketvlm.bundle import Bundle, open_bundle
+from pocketvlm.bundle.open import Bundle, open_bundle
 from pocketvlm.errors import BundleError, ChatError, PocketVlmError
-from pocketvlm.images import ImageSource, Preprocessing, preprocessing_of
+from pocketvlm.images.prepare import ImageSource, Preprocessing, preprocessing_of
 from pocketvlm.runtime import vision
 from pocketvlm.runtime.budget import check_memory
 from pocketvlm.runtime.chat import (
@@ -42,7 +42,7 @@ from pocketvlm.runtime.tuning import Tuning, check_tuning, read_tuning
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
-    from pocketvlm.manifest import Manifest, Vision
+    from pocketvlm.bundle.manifest import Manifest, Vision
     from pocketvlm.runtime.conversation import Chat
 
 Image = ImageSource | vision.Picture

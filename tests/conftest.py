@@ -34,8 +34,8 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with random weights that sees and has biases (``tests.checkpoints`` makes others)."""
-    from tests.checkpoints import tiny_config, write_checkpoint
+    """A checkpoint with random weights that sees and has biases (``tests.support.checkpoints`` makes others)."""
+    from tests.support.checkpoints import tiny_config, write_checkpoint
 
     directory = tmp_path_factory.mktemp("tiny") / "tiny"
     write_checkpoint(directory, tiny_config("qwen2"))

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bench.process import JsonProcess, ProcessError
+from pocketvlm.bench.speed.process import JsonProcess, ProcessError
 from pocketvlm.errors import one_line
 
 if TYPE_CHECKING:
-    from pocketvlm.manifest import Manifest
+    from pocketvlm.bundle.manifest import Manifest
 
 #: name on the command line -> a module with two functions of a ``Job``: ``prepare`` makes files that it needs, and
 #: ``open_peer`` is a context manager that gives an ``OpenPeer``

@@ -29,8 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.bench.peers import About, Job, PeerError, Shape, Stepwise
-from pocketvlm.bench.process import JsonProcess, answers_of_this_process, write_answer
-from pocketvlm.bench.results import write_whole
+from pocketvlm.bench.report.files import write_whole
+from pocketvlm.bench.speed.process import JsonProcess, answers_of_this_process, write_answer
 from pocketvlm.errors import one_line
 from pocketvlm.runtime.memory import available_memory_bytes, peak_rss_bytes
 

@@ -11,12 +11,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bench.cases import run_tokens
 from pocketvlm.bench.peers import About, Job, PeerError
-from pocketvlm.bench.planned import noise
-from pocketvlm.bundle import open_bundle
-from pocketvlm.images import preprocessing_of
-from pocketvlm.manifest import Manifest
+from pocketvlm.bench.speed.cases import run_tokens
+from pocketvlm.bench.speed.planned import noise
+from pocketvlm.bundle.manifest import Manifest
+from pocketvlm.bundle.open import open_bundle
+from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.runtime.engines import Cache, Engine, open_engine
 from pocketvlm.runtime.engines.executorch_library import load_library
 from pocketvlm.runtime.vision import encode

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from pocketvlm.bench.peers import ONLY_PREPARE, PEERS, Job, OpenPeer, PeerModule, SeesPictures
-from pocketvlm.bench.process import answers_of_this_process, settle, write_answer
+from pocketvlm.bench.speed.process import answers_of_this_process, settle, write_answer
 from pocketvlm.errors import one_line
 from pocketvlm.runtime.memory import peak_rss_bytes
 

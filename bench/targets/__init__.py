@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pocketvlm.bench.footprint import Footprint
+from pocketvlm.bench.speed.footprint import Footprint
 from pocketvlm.errors import PocketVlmError, one_line
 
 if TYPE_CHECKING:
-    from pocketvlm.bench.adb.options import DeviceOptions
-    from pocketvlm.bench.schema import Agreement, Counts, Limits, Machine, Peer, Row
-    from pocketvlm.bench.workload import Workload
+    from pocketvlm.bench.report.schema import Agreement, Counts, Limits, Machine, Peer, Row
+    from pocketvlm.bench.speed.workload import Workload
+    from pocketvlm.bench.targets.adb.options import DeviceOptions
 
 #: target name -> "module:function", a ``Target``
 TARGETS = {
     "host": "pocketvlm.bench.targets.host:run",
-    "adb": "pocketvlm.bench.targets.adb:run",
+    "adb": "pocketvlm.bench.targets.adb.target:run",
 }
 #: Said before each row: its name.
 Watch = Callable[[str], None]

@@ -8,27 +8,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.beside import measure_beside, prepare_peers
-from pocketvlm.bench.cases import cases, measure_cases
-from pocketvlm.bench.counts import count
-from pocketvlm.bench.footprint import footprint
-from pocketvlm.bench.limits import gemm_operations, read_bandwidth, with_limits
-from pocketvlm.bench.machine import afterwards, describe
-from pocketvlm.bench.planned import LOADS, check_fits
-from pocketvlm.bench.projector import projector_seconds
-from pocketvlm.bench.schema import Limits, Peer, Row
+from pocketvlm.bench.peers.turns import measure_beside, prepare_peers
+from pocketvlm.bench.report.schema import Limits, Peer, Row
+from pocketvlm.bench.speed.cases import cases, measure_cases
+from pocketvlm.bench.speed.counts import count
+from pocketvlm.bench.speed.footprint import footprint
+from pocketvlm.bench.speed.limits import gemm_operations, read_bandwidth, with_limits
+from pocketvlm.bench.speed.machine import afterwards, describe
+from pocketvlm.bench.speed.planned import LOADS, check_fits
+from pocketvlm.bench.speed.projector import projector_seconds
 from pocketvlm.bench.targets import Measured, Watch
-from pocketvlm.bundle import open_bundle
+from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import PocketVlmError
 from pocketvlm.runtime import load
 from pocketvlm.runtime.engines import open_engine
 from pocketvlm.runtime.engines.onnx import OnnxEngine, prepacked_entry
 
 if TYPE_CHECKING:
-    from pocketvlm.bench.adb.options import DeviceOptions
-    from pocketvlm.bench.workload import Workload
-    from pocketvlm.bundle import Bundle
-    from pocketvlm.manifest import Vision
+    from pocketvlm.bench.speed.workload import Workload
+    from pocketvlm.bench.targets.adb.options import DeviceOptions
+    from pocketvlm.bundle.manifest import Vision
+    from pocketvlm.bundle.open import Bundle
     from pocketvlm.runtime.engines import Engine
 
 

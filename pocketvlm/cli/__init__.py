@@ -11,7 +11,7 @@ import click
 from pocketvlm import __version__
 from pocketvlm.errors import PocketVlmError
 
-#: command name -> the module of this package that defines it as ``command``
+#: command name -> the module of ``commands`` that defines it as ``command``
 COMMANDS = {
     "export": "export",
     "run": "run",
@@ -41,7 +41,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"pocketvlm.cli.{COMMANDS[cmd_name]}")
+        module = importlib.import_module(f"pocketvlm.cli.commands.{COMMANDS[cmd_name]}")
         command: click.Command = module.command
         return command
 

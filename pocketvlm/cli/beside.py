@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bench.fidelity import (
+from pocketvlm.bench.accuracy.divergence import (
     ImageScores,
     SquaredError,
     TokenScores,
@@ -19,15 +19,15 @@ from pocketvlm.bench.fidelity import (
     score_tokens,
     squared_error,
 )
-from pocketvlm.images import normalize, preprocessing_of
+from pocketvlm.images.prepare import normalize, preprocessing_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pocketvlm.bench.forced import Forced
+    from pocketvlm.bench.accuracy.teacher_forced import Forced
     from pocketvlm.cli.fidelity import Group
-    from pocketvlm.export.sample import Sample
-    from pocketvlm.export.trace import Trace
+    from pocketvlm.export.read.sample import Sample
+    from pocketvlm.fidelity.trace import Trace
     from pocketvlm.models.checkpoint import Checkpoint
     from pocketvlm.runtime import PocketVlm
 
@@ -102,7 +102,7 @@ class Beside:
         """The tokens and pixels that the runtime feeds."""
         import torch
 
-        from pocketvlm.export.sample import Sample
+        from pocketvlm.export.read.sample import Sample
 
         manifest, pixels = self._vlm.manifest, None
         if manifest.vision is not None and item.pictures:
@@ -113,7 +113,7 @@ class Beside:
 
     def _encode(self, group: Group, samples: list[Sample], shipped: list[Floats | None]) -> list[Tensor | None]:
         """The original's image tokens; both sides' are scored on the way."""
-        from pocketvlm.export.streams import encode_tiles
+        from pocketvlm.export.reference.streams import encode_tiles
 
         traces = [
             None if sample.pixels is None else self._trace.vision(sample.pixels.numpy())
@@ -139,7 +139,7 @@ class Beside:
         self, group: Group, samples: list[Sample], shipped: list[Floats | None], wanted: list[Tensor | None]
     ) -> list[Tensor]:
         """The original's last residual streams; the layers of traced questions are compared on the way."""
-        from pocketvlm.export.streams import enter_decoder, run_decoder
+        from pocketvlm.export.reference.streams import enter_decoder, run_decoder
 
         config, read = self._checkpoint.config, self._checkpoint.tensor
         items = list(zip(samples, shipped, strict=True))[: group.traced]
@@ -157,7 +157,7 @@ class Beside:
         return run_decoder(config, read, enter_decoder(config, read, samples, wanted), look)
 
     def _score(self, item: Forced, stream: Tensor) -> TokenScores:
-        from pocketvlm.export import reference
+        from pocketvlm.export.reference import stages as reference
 
         scored, checkpoint = slice(item.first_scored, None), self._checkpoint
         exact = reference.logits(checkpoint.config.text, checkpoint.tensor, stream[:, scored]).numpy()

@@ -16,8 +16,8 @@ from pocketvlm.errors import CheckpointError, DataError, ResultsError, one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pocketvlm.bench.forced import Forced
-    from pocketvlm.bundle import Bundle
+    from pocketvlm.bench.accuracy.teacher_forced import Forced
+    from pocketvlm.bundle.open import Bundle
     from pocketvlm.models.checkpoint import Checkpoint
 
 #: questions whose layers are compared: the first ones
@@ -79,8 +79,8 @@ def run(wanted: Comparison, *, as_json: bool, save: Path | None, max_kl: float |
     Raises:
         ResultsError: the mean KL divergence is above ``max_kl``, or a file cannot be written.
     """
-    from pocketvlm.bench.layer_plot import check_matplotlib, draw_layers
-    from pocketvlm.bench.results import check_writable, write_whole
+    from pocketvlm.bench.report.files import check_writable, write_whole
+    from pocketvlm.bench.report.plots.layers import check_matplotlib, draw_layers
 
     for path in (save, plot):
         if path is not None:
@@ -113,12 +113,12 @@ def measure(wanted: Comparison) -> dict[str, Any]:
     """
     import torch
 
-    from pocketvlm.bench import evaluate as bench
-    from pocketvlm.bench.forced import open_forced
-    from pocketvlm.bundle import open_bundle
+    from pocketvlm.bench.accuracy import evaluate as bench
+    from pocketvlm.bench.accuracy.teacher_forced import open_forced
+    from pocketvlm.bundle.open import open_bundle
     from pocketvlm.cli.beside import Beside
     from pocketvlm.cli.progress import ConsoleProgress
-    from pocketvlm.export.trace import Trace
+    from pocketvlm.fidelity.trace import Trace
     from pocketvlm.models.checkpoint import open_checkpoint
     from pocketvlm.runtime import load
 

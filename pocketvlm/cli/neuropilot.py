@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle import Bundle
-    from pocketvlm.manifest import Manifest, NpuProgram
+    from pocketvlm.bundle.manifest import Manifest, NpuProgram
+    from pocketvlm.bundle.open import Bundle
     from pocketvlm.models.checkpoint import Checkpoint
     from pocketvlm.models.config import DecoderConfig
 
@@ -86,7 +86,7 @@ def runner_problems(program: NpuProgram) -> list[str]:
 
 def predicted(manifest: Manifest, checkpoint: Checkpoint) -> list[str]:
     """The report's lines: operators with their verdicts, then memory and time by the plan."""
-    from pocketvlm.export.npu_report import count_operators, verdict_of
+    from pocketvlm.export.neuropilot.report import count_operators, verdict_of
 
     program = manifest.neuropilot
     assert program is not None

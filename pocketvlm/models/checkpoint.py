@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pocketvlm.bundle import file_sample_sha256
+from pocketvlm.bundle.open import file_sample_sha256
 from pocketvlm.errors import CheckpointError
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import Family, family_of

@@ -13,7 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm.tiling import PAPER_CANDIDATES
+from pocketvlm.images.tiling import PAPER_CANDIDATES
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pocketvlm.images.tiling import Grid
 from pocketvlm.plan.device import Device
 from pocketvlm.plan.model import MOST_POSITIONS, TEXT_PARTS, VISION_PARTS, Model, Vision
-from pocketvlm.tiling import Grid
 
 KV_CACHE, RUNTIME, IMAGE_TOKENS = "KV cache", "runtime", "image tokens"
 CHUNK, BATCH = "activations of a prefill chunk", "activations of a tile batch"

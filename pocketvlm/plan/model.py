@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pocketvlm.errors import BundleError, CheckpointError, PocketVlmError, one_line
-from pocketvlm.images import Preprocessing, preprocessing_of, select, sequence_length
+from pocketvlm.images.prepare import Preprocessing, preprocessing_of, select, sequence_length
+from pocketvlm.images.tiling import Grid
 from pocketvlm.plan.shapes import weight_shapes
 from pocketvlm.plan.storage import stored_bytes
-from pocketvlm.tiling import Grid
 
 if TYPE_CHECKING:
-    from pocketvlm.manifest import Manifest
+    from pocketvlm.bundle.manifest import Manifest
     from pocketvlm.models.config import VlmConfig
     from pocketvlm.recipe import Recipe
 

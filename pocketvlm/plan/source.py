@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.bundle import MANIFEST, open_bundle
+from pocketvlm.bundle.open import MANIFEST, open_bundle
 from pocketvlm.errors import CheckpointError, PocketVlmError, one_line
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import family_of

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from PIL import Image
 
 from pocketvlm.errors import PocketVlmError
-from pocketvlm.images import Preprocessing, select
+from pocketvlm.images.prepare import Preprocessing, select
+from pocketvlm.images.tiling import Grid, fitted_size, grid_candidates
 from pocketvlm.scenes.figures import chart, shapes
 from pocketvlm.scenes.forms import receipt, screen
 from pocketvlm.scenes.picture import MARKS, DoesNotFit, Mark, Picture, Scene
 from pocketvlm.scenes.questions import KINDS, PHRASINGS, Fact, Turn, ask, choose
 from pocketvlm.scenes.text import lines, sign
-from pocketvlm.tiling import Grid, fitted_size, grid_candidates
 
 __all__ = [
     "GRIDS", "KINDS", "MARKS", "PHRASINGS", "PREPROCESSING", "SCENES",

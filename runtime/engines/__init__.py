@@ -13,8 +13,8 @@ import numpy.typing as npt
 from pocketvlm.errors import BundleError
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle import Bundle
-    from pocketvlm.manifest import Manifest
+    from pocketvlm.bundle.manifest import Manifest
+    from pocketvlm.bundle.open import Bundle
 
 #: engine name -> "module:factory"; the factory is called with (bundle, threads, prepacked cache or None, affinity)
 #: and imports its library itself

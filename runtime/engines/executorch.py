@@ -17,8 +17,8 @@ from pocketvlm.runtime.memory import memory_for, return_freed_memory, zeros_on_d
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle import Bundle
-    from pocketvlm.manifest import Manifest
+    from pocketvlm.bundle.manifest import Manifest
+    from pocketvlm.bundle.open import Bundle
     from pocketvlm.runtime.engines import Cache, Floats
 
 TEXT_METHODS = ("token_embedding", "text_decoder")

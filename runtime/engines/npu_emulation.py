@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm import exact_sums
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
+from pocketvlm.machine import exact_sums
 from pocketvlm.runtime.engines.onnx import SILENT, clear_errors, import_onnxruntime
 from pocketvlm.runtime.memory import memory_for, return_freed_memory
 from pocketvlm.runtime.versions import check_minimum
@@ -23,8 +23,8 @@ from pocketvlm.runtime.versions import check_minimum
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pocketvlm.bundle import Bundle
-    from pocketvlm.manifest import Manifest, NpuProgram, Part
+    from pocketvlm.bundle.manifest import Manifest, NpuProgram, Part
+    from pocketvlm.bundle.open import Bundle
     from pocketvlm.runtime.engines import Cache, Floats
 
 Codes = npt.NDArray[np.int8]

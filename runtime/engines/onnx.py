@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm import exact_sums, telemetry
-from pocketvlm.bundle import open_bundle
+from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError, one_line
+from pocketvlm.machine import exact_sums, telemetry
 from pocketvlm.runtime.engines import prepacked
 from pocketvlm.runtime.memory import memory_for, return_freed_memory, zeros_on_demand
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle import Bundle
-    from pocketvlm.manifest import Manifest
+    from pocketvlm.bundle.manifest import Manifest
+    from pocketvlm.bundle.open import Bundle
     from pocketvlm.runtime.engines import Cache, Floats
 
 #: (type, shape) of a graph's input or output; None in a shape is a dimension that varies

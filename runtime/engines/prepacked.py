@@ -23,12 +23,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pocketvlm.bundle import file_sample_sha256
-from pocketvlm.cpu import CPU_INFO, parse_cpu_info, read_cpu_info
+from pocketvlm.bundle.open import file_sample_sha256
 from pocketvlm.errors import BundleError, PocketVlmError, one_line
+from pocketvlm.machine.cpu import CPU_INFO, parse_cpu_info, read_cpu_info
 
 if TYPE_CHECKING:
-    from pocketvlm.manifest import FileEntry, Part
+    from pocketvlm.bundle.manifest import FileEntry, Part
 
 Session = TypeVar("Session")
 
@@ -145,7 +145,7 @@ def _is_complete(entry: Path) -> bool:
 
 
 def _record(directory: Path) -> bytes:
-    """Size and sample digest (``pocketvlm.bundle``) of each file of an entry, as JSON; always the same bytes."""
+    """Size and sample digest (``pocketvlm.bundle.open``) of each file of an entry, as JSON; always the same bytes."""
     paths = [path for path in (directory / GRAPH, directory / DATA) if path.exists()]
     files = {path.name: {"bytes": path.stat().st_size, "sample_sha256": file_sample_sha256(path)} for path in paths}
     return json.dumps(files, indent=1).encode()

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from pocketvlm.bench.counts import count
-from pocketvlm.bench.schema import parse_report
+from pocketvlm.bench.report.schema import parse_report
+from pocketvlm.bench.speed.counts import count
 from pocketvlm.bench.targets import host
-from pocketvlm.bundle import open_bundle
+from pocketvlm.bundle.open import open_bundle
 from pocketvlm.cli import main
 from pocketvlm.plan.device import DEVICES
 from pocketvlm.runtime import load

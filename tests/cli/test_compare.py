@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from pocketvlm.bench.gate import parse_gate
-from pocketvlm.bench.ratios import Looks
+from pocketvlm.bench.gate.gate import parse_gate
+from pocketvlm.bench.gate.ratios import Looks
 from pocketvlm.cli import main
-from tests.bench.two_results import BUNDLE, COUNTS, MACHINE, interleaved_values, report_values
+from tests.support.two_results import BUNDLE, COUNTS, MACHINE, interleaved_values, report_values
 
 PINNED = {**MACHINE, "pinned": True}
 GATE = '[[bounds]]\nmatch = "tg*"\nrelative = 0.03\n'

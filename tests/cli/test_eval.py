@@ -19,18 +19,18 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pocketvlm import scenes
-from pocketvlm.bench.accuracy import wilson
-from pocketvlm.bench.bootstrap import bootstrap
-from pocketvlm.bench.metrics import METRICS
-from pocketvlm.bench.paired import compare
-from pocketvlm.cli import eval as eval_module
+from pocketvlm.bench.accuracy.metrics import METRICS
+from pocketvlm.bench.accuracy.paired import compare
+from pocketvlm.bench.accuracy.scores import wilson
+from pocketvlm.bench.statistics.bootstrap import bootstrap
 from pocketvlm.cli import main
+from pocketvlm.cli.commands import eval as eval_module
 from pocketvlm.questions import data
 from pocketvlm.questions.data import SOURCES
 from pocketvlm.questions.tsv import multiple_choice_prompt
 from pocketvlm.runtime import GenerationConfig, load
 from pocketvlm.scenes import Example
-from tests.runtime.bundles import exported
+from tests.support.bundles import exported
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: a tiny model with random weights would talk on

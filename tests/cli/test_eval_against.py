@@ -21,19 +21,19 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from pocketvlm.archive import write_archive
-from pocketvlm.bench import layer_plot
-from pocketvlm.bench.forced import MAX_TEXT_BYTES, open_forced
-from pocketvlm.bundle import MANIFEST, open_bundle
+from pocketvlm.bench.accuracy.teacher_forced import MAX_TEXT_BYTES, open_forced
+from pocketvlm.bench.report.plots import layers as layer_plot
+from pocketvlm.bundle.archive import write_archive
+from pocketvlm.bundle.open import MANIFEST, open_bundle
 from pocketvlm.cli import fidelity, main
 from pocketvlm.errors import BundleError
 from pocketvlm.export import export_bundle
-from pocketvlm.export.trace import Trace, with_outputs
-from pocketvlm.images import cut_tiles, normalize, preprocessing_of
+from pocketvlm.fidelity.trace import Trace, with_outputs
+from pocketvlm.images.prepare import cut_tiles, normalize, preprocessing_of
 from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.runtime import load
-from tests.checkpoints import tiny_config, write_checkpoint
-from tests.runtime.bundles import KV_LENGTH, Exported, exported
+from tests.support.bundles import KV_LENGTH, Exported, exported
+from tests.support.checkpoints import tiny_config, write_checkpoint
 
 END = 256
 """<|end|>, which ends every message of the tiny models"""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pocketvlm.bundle import open_bundle
+from pocketvlm.bundle.open import open_bundle
 
 
 def export(repository: Path, *arguments: str | Path, home: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from pocketvlm.bundle import open_bundle
+from pocketvlm.bundle.manifest import Manifest, TensorPrecision
+from pocketvlm.bundle.open import open_bundle
 from pocketvlm.cli import main
-from pocketvlm.cli.inspect import bits_by_kind, kind_of, mean_bits
-from pocketvlm.manifest import Manifest, TensorPrecision
+from pocketvlm.cli.commands.inspect import bits_by_kind, kind_of, mean_bits
 
 
 def inspect(*arguments: str | Path) -> Result:

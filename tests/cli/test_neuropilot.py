@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pocketvlm.bundle import describe_files, open_bundle
+from pocketvlm.bundle.open import describe_files, open_bundle
 from pocketvlm.cli import main
 from pocketvlm.cli.neuropilot import runner_command, runner_problems
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.runtime.engines.npu_emulation import NpuEmulation
-from tests.checkpoints import tiny_config, write_checkpoint
+from tests.support.checkpoints import tiny_config, write_checkpoint
 
 RECIPE = """
 [[tensors]]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pocketvlm.bench.formats import render
-from pocketvlm.bench.schema import Report
+from pocketvlm.bench.report.formats import render
+from pocketvlm.bench.report.schema import Report
 from pocketvlm.cli import main
-from tests.bench.reports import sample
+from tests.support.reports import sample
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pocketvlm.cli import COMMANDS, main
-from pocketvlm.cli.run import CONTROLS
+from pocketvlm.cli.commands.run import CONTROLS
 from pocketvlm.runtime import GenerationConfig, load
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -13,16 +13,16 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from pocketvlm.bundle import open_bundle
+from pocketvlm.bundle.open import open_bundle
 from pocketvlm.export import export_bundle
-from pocketvlm.export.calibration import read_calibration
-from pocketvlm.export.frontend import read_frontend
-from pocketvlm.export.simulate import Simulated, divergence, scored_logits, sensitivities
-from pocketvlm.export.tune import recipe_text, size_of
+from pocketvlm.export.read.calibration import read_calibration
+from pocketvlm.export.read.frontend import read_frontend
+from pocketvlm.export.reference.simulate import Simulated, divergence, scored_logits, sensitivities
+from pocketvlm.export.tune.recipe import recipe_text, size_of
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.quant.tensors import pack
 from pocketvlm.recipe import CalibrationConfig, Rule, load_recipe
-from tests.checkpoints import tiny_config, write_checkpoint
+from tests.support.checkpoints import tiny_config, write_checkpoint
 
 TEXT = "Tea 2.40, cake 3.10, total 5.50. Thank you for your visit, and come again soon. " * 60
 

@@ -53,7 +53,7 @@ def pyproject(repository: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def sources(repository: Path) -> list[Path]:
     """Every Python file of the project, once."""
-    folders = [repository / name for name in ("pocketvlm", *ROOMS, "examples", "tests")]
+    folders = [repository / name for name in ("pocketvlm", *ROOMS, "studies", "tests")]
     links = [repository / "pocketvlm" / room for room in ROOMS]
     found = (path for folder in folders for path in folder.rglob("*.py"))
     return sorted(path for path in found if not any(path.is_relative_to(link) for link in links))
@@ -73,7 +73,7 @@ def test_importing_the_package_brings_no_heavy_module(repository: Path) -> None:
 
 
 def test_the_command_lines_modules_import_rooms_only_when_they_run(repository: Path) -> None:
-    names = [f"pocketvlm.cli.{module}" for module in COMMANDS.values()]
+    names = [f"pocketvlm.cli.commands.{module}" for module in COMMANDS.values()]
     loaded = json.loads(
         python(repository, f"import json, sys, {', '.join(names)}; print(json.dumps(list(sys.modules)))")
     )
@@ -82,13 +82,13 @@ def test_the_command_lines_modules_import_rooms_only_when_they_run(repository: P
 
 
 def test_a_base_installation_imports_core_runtime_bench_and_cli(repository: Path) -> None:
-    """Every module but those of models, quant and export imports where the extras' packages are missing."""
+    """Every module but those of models, quant, export and fidelity imports where the extras' packages are missing."""
     code = f"""
 import importlib, pkgutil, sys
 for name in {ONLY_WITH_EXTRAS}:
     sys.modules[name] = None
 import pocketvlm
-skipped = ("pocketvlm.models", "pocketvlm.quant", "pocketvlm.export")
+skipped = ("pocketvlm.models", "pocketvlm.quant", "pocketvlm.export", "pocketvlm.fidelity")
 def walk(package):
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         if module.name not in (*skipped, "pocketvlm.__main__"):
@@ -99,7 +99,7 @@ def walk(package):
 walk(pocketvlm)
 """
     imported = python(repository, code).split()
-    assert {"pocketvlm.bundle", "pocketvlm.runtime", "pocketvlm.bench", "pocketvlm.cli"} <= set(imported)
+    assert {"pocketvlm.bundle.open", "pocketvlm.runtime", "pocketvlm.bench", "pocketvlm.cli"} <= set(imported)
 
 
 def test_a_room_under_its_folders_name_is_refused(repository: Path) -> None:
@@ -117,9 +117,13 @@ def test_a_room_under_its_folders_name_is_refused(repository: Path) -> None:
 
 def test_every_core_module_is_under_contract(repository: Path, pyproject: dict[str, Any]) -> None:
     contracts = {contract["id"]: contract for contract in pyproject["tool"]["importlinter"]["contracts"]}
-    modules = {f"pocketvlm.{path.stem}" for path in (repository / "pocketvlm").glob("*.py") if path.stem[0] != "_"}
-    assert set(contracts["core"]["source_modules"]) == modules
-    assert set(contracts) == {"core", "models", "plan", "questions", "scenes", *ROOMS}
+    inside = [
+        path for path in (repository / "pocketvlm").iterdir() if path.stem[0] != "_" and path.suffix in ("", ".py")
+    ]
+    rooms = {path.stem for path in inside if path.is_dir()} - {"bundle", "images", "machine", "cli"}
+    core = {f"pocketvlm.{path.stem}" for path in inside if path.stem not in {*rooms, "cli"}}
+    assert set(contracts["core"]["source_modules"]) == core
+    assert set(contracts) == {"core", *rooms}
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from pocketvlm.errors import RecipeError
 from pocketvlm.recipe import Recipe, Rule, built_in_recipes, load_recipe, parse_recipe
-from tests.checkpoints import tiny_config
+from tests.support.checkpoints import tiny_config
 
 KEEP = {"match": ["*"], "quantizer": "keep"}
 

@@ -10,7 +10,7 @@ import pytest
 
 from android_app.runner import dependencies
 from android_app.runner.build import ABIS, PACKAGES, package
-from pocketvlm.bench.adb.client import Adb, find_adb
+from pocketvlm.bench.targets.adb.client import Adb, find_adb
 from tests.device import phone as phones
 from tests.device.adbd import Faults
 from tests.device.commands import Bench

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from pocketvlm.bench.adb.client import find_adb
-from pocketvlm.bench.adb.parsing import Attached, parse_devices
+from pocketvlm.bench.targets.adb.client import find_adb
+from pocketvlm.bench.targets.adb.parsing import Attached, parse_devices
 from tests.device.adbd import Faults
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import pytest
 
 from android_app.runner import dependencies
 from android_app.runner.build import package
-from pocketvlm.bench.schema import read_report
+from pocketvlm.bench.report.schema import read_report
 from tests.device import phone as phones
 from tests.device.adbd import Faults
 from tests.device.commands import SECONDS, Bench, started

@@ -1,6 +1,6 @@
 """A phone that lies, through the whole command: floods, nonsense, results that are none. One line, and nothing trusted.
 
-The runner on it is a shell script; what its lines may be is looked at in tests/bench/adb/test_events.py.
+The runner on it is a shell script; what its lines may be is looked at in tests/bench/targets/test_events.py.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pocketvlm.bench.adb import runner
-from pocketvlm.bundle import read_manifest
+from pocketvlm.bench.targets.adb import runner
+from pocketvlm.bundle.open import read_manifest
 from pocketvlm.cli import main
-from tests.bench.adb.phones import describe_package
-from tests.bench.adb.test_events import ANSWER, END, ROW, START
+from tests.bench.targets.phones import describe_package
+from tests.bench.targets.test_events import ANSWER, END, ROW, START
 from tests.device.adbd import Faults
 from tests.device.commands import WORK
 from tests.device.phone import FakePhone

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pocketvlm.bench.adb import client
-from pocketvlm.bench.adb.client import Adb
+from pocketvlm.bench.targets.adb import client
+from pocketvlm.bench.targets.adb.client import Adb
 from pocketvlm.errors import DeviceError
 from tests.device import phone as phones
 from tests.device.adbd import Faults

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pocketvlm.bench.adb import client
-from pocketvlm.bench.adb.client import Adb
-from pocketvlm.bench.adb.states import NONE_ATTACHED, REMEDIES
-from pocketvlm.bench.schema import read_report
+from pocketvlm.bench.report.schema import read_report
+from pocketvlm.bench.targets.adb import client
+from pocketvlm.bench.targets.adb.client import Adb
+from pocketvlm.bench.targets.adb.states import NONE_ATTACHED, REMEDIES
 from pocketvlm.cli import main
 from pocketvlm.errors import DeviceError
 from tests.device import phone as phones
@@ -169,7 +169,7 @@ def test_all_of_which_one_cannot_be_used(
 def test_one_that_never_answers(phone: FakePhone, monkeypatch: pytest.MonkeyPatch) -> None:
     """doctor waits some seconds for each, and says so."""
     phone.inject(Faults(hang_on="getprop"))
-    monkeypatch.setattr("pocketvlm.cli.doctor.ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr("pocketvlm.cli.commands.doctor.ANSWER_SECONDS", 1.0)
     began = time.monotonic()
     done = CliRunner().invoke(main, ["doctor", "--phones", "--need", "phone"])
     assert done.exit_code == 1

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvlm.bench.adb.client import Adb, find_adb
+from pocketvlm.bench.targets.adb.client import Adb, find_adb
 
 FOLDER = "/data/local/tmp/transcript"
 SECONDS = 30

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from pocketvlm.errors import CheckpointError
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
-from tests.checkpoints import FAMILIES, tiny_config, write_checkpoint
+from tests.support.checkpoints import FAMILIES, tiny_config, write_checkpoint
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -20,7 +20,7 @@ from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
 from pocketvlm.models.decoder import Decoder, KvCache
 from pocketvlm.models.siglip import VisionTower, space_to_depth
-from tests.checkpoints import FAMILIES, random_model, tiny_config
+from tests.support.checkpoints import FAMILIES, random_model, tiny_config
 
 TOLERANCE = 1e-4  # relative, in fp32
 

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from pocketvlm.bundle import open_bundle
+from pocketvlm.bundle.open import open_bundle
 from pocketvlm.cli import main
 from pocketvlm.errors import CheckpointError, PocketVlmError
 from pocketvlm.models.presets import PRESETS
 from pocketvlm.plan import SCHEMA, as_dict, load_device, make_plan, read_model
 from pocketvlm.plan.source import read_config
-from tests.checkpoints import tiny_config
+from tests.support.checkpoints import tiny_config
 
 
 def plan(*arguments: str | Path) -> Result:
@@ -117,7 +117,7 @@ def test_a_checkpoint_its_config_and_its_preset_are_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("recipe", ["fp32", "bluelm-v-3b"])
 def test_a_bundle_is_planned_as_it_is(tiny_bundles: dict[str, Path], tmp_path: Path, recipe: str) -> None:
-    from pocketvlm.archive import write_archive
+    from pocketvlm.bundle.archive import write_archive
 
     bundle = tiny_bundles[recipe]
     content = planned(bundle)

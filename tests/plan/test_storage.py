@@ -12,12 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvlm.bundle import open_bundle
+from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import CheckpointError, RecipeError
 from pocketvlm.export.assemble import DEFAULT_KV_LENGTH
 from pocketvlm.export.assemble import PREFILL_CHUNK as EXPORTS_CHUNK
 from pocketvlm.export.estimate import _fixed_bytes, disk_bytes
-from pocketvlm.export.frontend import TILE_BATCH as EXPORTS_BATCH
+from pocketvlm.export.read.frontend import TILE_BATCH as EXPORTS_BATCH
 from pocketvlm.models.checkpoint import Checkpoint, TensorInfo, expected_shapes
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import FAMILIES
@@ -38,8 +38,8 @@ from pocketvlm.plan.storage import QUANTIZERS as KNOWN
 from pocketvlm.quant import QUANTIZERS, Keep, RoundToNearest, quantizer_of
 from pocketvlm.quant.tensors import MOST_COLUMNS, integer_matrix
 from pocketvlm.recipe import Recipe, Rule, built_in_recipes, load_recipe
-from tests.checkpoints import FAMILIES as DECODERS
-from tests.checkpoints import tiny_config
+from tests.support.checkpoints import FAMILIES as DECODERS
+from tests.support.checkpoints import tiny_config
 
 OTHERS = {
     **{family: tiny_config(family) for family in DECODERS},

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketvlm.bench.paper import COLUMNS
+from pocketvlm.bench.speed.paper import COLUMNS
 from pocketvlm.errors import PocketVlmError
 from pocketvlm.models.presets import PRESETS
 from pocketvlm.plan import check_device, load_device, make_plan, published

@@ -15,7 +15,7 @@ from pocketvlm.errors import RecipeError
 from pocketvlm.quant import Gptq, GroupedTensor, RoundToNearest, gptq, quantizer_of
 from pocketvlm.quant.tensors import pack, unpack
 from pocketvlm.recipe import Rule
-from tests.quant.schemes import CHANNEL
+from tests.support.schemes import CHANNEL
 
 Group = int | Literal["channel"]
 GROUPS: tuple[Group, ...] = (32, 128, CHANNEL)

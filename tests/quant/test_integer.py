@@ -10,7 +10,7 @@ import torch
 
 from pocketvlm.quant import GroupQuantizer, RoundToNearest
 from pocketvlm.quant.integer import half_linear, integer_linear, quantize_activations
-from tests.quant.schemes import CHANNEL
+from tests.support.schemes import CHANNEL
 
 SCHEMES: list[GroupQuantizer] = [
     RoundToNearest(bits, group, symmetric)

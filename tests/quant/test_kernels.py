@@ -13,7 +13,7 @@ from onnxruntime.capi import _pybind_state as native
 
 from pocketvlm.quant import GroupedTensor, GroupQuantizer, RoundToNearest
 from pocketvlm.quant.tensors import PackedTensor, pack, unpack
-from tests.quant.schemes import each_scheme
+from tests.support.schemes import each_scheme
 
 
 def run(op_type: str, before: list[ir.Value], packed: PackedTensor, given: np.ndarray, attributes: dict) -> np.ndarray:

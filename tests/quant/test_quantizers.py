@@ -15,7 +15,7 @@ from pocketvlm.errors import RecipeError
 from pocketvlm.quant import QUANTIZERS, ClipSearch, GroupQuantizer, Hqq, Keep, RoundToNearest, groups, quantizer_of
 from pocketvlm.quant.tensors import pack, unpack
 from pocketvlm.recipe import Rule
-from tests.quant.schemes import CHANNEL, each_scheme
+from tests.support.schemes import CHANNEL, each_scheme
 
 ROUNDING = [
     RoundToNearest(bits, group, symmetric)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pocketvlm.quant import ClipSearch, GroupedTensor, Hqq, RoundToNearest
 from pocketvlm.quant.groups import Grid, full_range
-from tests.quant.schemes import CHANNEL
+from tests.support.schemes import CHANNEL
 
 GROUPS: list[Any] = [16, 32, 64, 128, 256, CHANNEL]
 

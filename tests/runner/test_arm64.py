@@ -19,8 +19,8 @@ import pytest
 
 from android_app.runner import dependencies
 from android_app.runner.build import ABIS, PACKAGES, package
-from examples.reader.parity import NEW_TOKENS, asked
 from pocketvlm.runtime import load
+from studies.reader.parity import NEW_TOKENS, asked
 from tests.runner.native import answer, plan, run
 
 CPUINFO = Path(__file__).parent / "arm64-cpuinfo.txt"

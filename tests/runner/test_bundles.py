@@ -15,15 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketvlm import __version__
-from pocketvlm.bundle import MAX_MANIFEST_BYTES, SAMPLE_BYTES, open_bundle, parse_manifest
+from pocketvlm.bundle.graph_files import external_files
+from pocketvlm.bundle.open import MAX_MANIFEST_BYTES, SAMPLE_BYTES, open_bundle, parse_manifest
 from pocketvlm.errors import BundleError
-from pocketvlm.graph_files import external_files
-from pocketvlm.images import preprocessing_of
+from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.runtime.versions import check_minimum
 from pocketvlm.runtime.vlm import _check_consistent
-from tests.core import test_bundle, test_graph_files
-from tests.core.test_bundle import JSON_VALUES, places, save, write_bundle
-from tests.core.test_graph_files import PLACES, constant, graph, model_of, relocated, tensor
+from tests.bundle import test_graph_files
+from tests.bundle import test_open as test_bundle
+from tests.bundle.test_graph_files import PLACES, constant, graph, model_of, relocated, tensor
+from tests.bundle.test_open import JSON_VALUES, places, save, write_bundle
 from tests.runner.native import Probe
 from tests.soak.manifests import WORST
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from examples.reader.parity import NEW_TOKENS, STOP, Asked, asked, native_answers, question
-from examples.reader.parity import ids_of as ids
 from pocketvlm.runtime import load
+from studies.reader.parity import NEW_TOKENS, STOP, Asked, asked, native_answers, question
+from studies.reader.parity import ids_of as ids
 from tests.runner.native import built, library
 
 KV_LENGTH, CANCELLED = 3, 4

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.core.test_bundle import places
+from tests.bundle.test_open import places
 from tests.runner.native import ANSWER, PLAN, Probe
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -14,16 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketvlm.bundle import file_sample_sha256
-from pocketvlm.images import Preprocessing, cut_tiles, normalize, open_image
+from pocketvlm.bundle.open import file_sample_sha256
+from pocketvlm.images.prepare import Preprocessing, cut_tiles, normalize, open_image
+from pocketvlm.images.tiling import PAPER_CANDIDATES, STRATEGIES, select_grid
 from pocketvlm.runtime.sampling import GenerationConfig, Sampler
-from pocketvlm.tiling import PAPER_CANDIDATES, STRATEGIES, select_grid
-from tests.core.portable_tiles import GOLDEN as TILES
-from tests.core.portable_tiles import pixels
-from tests.core.test_tiling import COLUMNS
-from tests.core.test_tiling import GOLDEN as GRIDS
+from tests.images.test_tiling import COLUMNS
+from tests.images.test_tiling import GOLDEN as GRIDS
 from tests.runner.native import Probe
-from tests.runtime.portable_sampling import GOLDEN as SAMPLING
+from tests.support.portable_sampling import GOLDEN as SAMPLING
+from tests.support.portable_tiles import GOLDEN as TILES
+from tests.support.portable_tiles import pixels
 
 GOLDEN: dict[str, Any] = json.loads(SAMPLING.read_text(encoding="utf-8"))
 MEASURED = ("grid", "tiles", "thumbnail_index", "sha256", "normalized_sha256")

@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 import pytest
 
-from examples.reader.parity import NEW_TOKENS, asked
-from pocketvlm.bench.machine import describe
-from pocketvlm.bench.schema import Memory, Row
-from pocketvlm.bundle import describe_files
+from pocketvlm.bench.report.schema import Memory, Row
+from pocketvlm.bench.speed.machine import describe
+from pocketvlm.bundle.open import describe_files
 from pocketvlm.runtime import GenerationConfig, load
+from studies.reader.parity import NEW_TOKENS, asked
 from tests.runner import native
 from tests.runner.native import answer, built, library, plan, run
 

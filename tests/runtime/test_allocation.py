@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pocketvlm.export import export_bundle
-from tests.checkpoints import tiny_config, write_checkpoint
-from tests.runtime.starved import SPARE, TRIES
+from tests.support.checkpoints import tiny_config, write_checkpoint
+from tests.support.starved import SPARE, TRIES
 
 #: KV caches and logits of some 10 MB, so that a failed allocation is one that matters.
 KV_LENGTH = 1 << 15
@@ -23,7 +23,7 @@ def test_a_failed_allocation_leaves_the_model_usable(tmp_path: Path) -> None:
     config = tiny_config("qwen2", tie_word_embeddings=False, max_position_embeddings=KV_LENGTH)
     write_checkpoint(tmp_path / "checkpoint", config)
     export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", recipe="int8", backends=["onnx"], max_length=KV_LENGTH)
-    command = [sys.executable, "-m", "tests.runtime.starved", str(tmp_path / "bundle")]
+    command = [sys.executable, "-m", "tests.support.starved", str(tmp_path / "bundle")]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

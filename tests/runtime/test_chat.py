@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pocketvlm.bundle.manifest import Chat, Manifest, Role
 from pocketvlm.errors import ChatError
-from pocketvlm.images import Preprocessing, TiledImage
-from pocketvlm.manifest import Chat, Manifest, Role
+from pocketvlm.images.prepare import Preprocessing, TiledImage
+from pocketvlm.images.tiling import PAPER_CANDIDATES
 from pocketvlm.runtime import vision
 from pocketvlm.runtime.chat import ImageSpan, build_prompt, check_layout, image_tokens, spans_of
 from pocketvlm.runtime.text import Literal, PeopleText, TextTokenizer
-from pocketvlm.tiling import PAPER_CANDIDATES
-from tests.checkpoints import CHAT_TEMPLATE, write_frontend
-from tests.runtime.bundles import manifest, picture
-from tests.runtime.tokenizers_zoo import byte_level
+from tests.support.bundles import manifest, picture
+from tests.support.checkpoints import CHAT_TEMPLATE, write_frontend
+from tests.support.tokenizers_zoo import byte_level
 
 PAPER = manifest()
 assert PAPER.chat is not None
@@ -58,7 +58,7 @@ def test_token_ids_are_those_of_transformers_apply_chat_template(
 ) -> None:
     from transformers import PreTrainedTokenizerFast
 
-    from pocketvlm.export.chat_template import compile_chat_template
+    from pocketvlm.export.read.chat_template import compile_chat_template
 
     directory = tmp_path_factory.getbasetemp() / "frontend"
     if not directory.exists():

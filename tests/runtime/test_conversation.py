@@ -14,9 +14,9 @@ from pocketvlm.errors import CapacityError, ChatError, PocketVlmError
 from pocketvlm.runtime import GenerationConfig, PocketVlm
 from pocketvlm.runtime.engines import Cache, Floats
 from pocketvlm.runtime.image_encoder import ImageEncoder
-from tests.runtime.bundles import picture
-from tests.runtime.doubles import ScriptedEngine
 from tests.runtime.test_generation import TOKENIZER, ids_of, kv, model, saying
+from tests.support.bundles import picture
+from tests.support.doubles import ScriptedEngine
 
 PATIENCE_S = 20.0
 

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pocketvlm.bundle import describe_files, open_bundle
+from pocketvlm.bundle.open import describe_files, open_bundle
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
 from pocketvlm.export import export_bundle
 from pocketvlm.runtime import GenerationConfig, load
 from pocketvlm.runtime.engines import executorch_library, open_engine
 from pocketvlm.runtime.engines.executorch import BEYOND, ExecutorchCache, ExecutorchEngine
 from pocketvlm.runtime.engines.onnx import OnnxEngine
-from tests.checkpoints import tiny_config, write_checkpoint
-from tests.runtime.bundles import KV_LENGTH, picture
 from tests.runtime.test_onnx_engine import run
+from tests.support.bundles import KV_LENGTH, picture
+from tests.support.checkpoints import tiny_config, write_checkpoint
 
 #: Both engines at float precision, relative to the 2-norm.
 TOLERANCE = 1e-5
@@ -130,7 +130,7 @@ def test_a_bundle_with_one_engine_is_opened_with_it(bundles: dict[str, Path], tm
 
 
 def test_an_archive_gives_what_the_directory_gives(bundles: dict[str, Path], tmp_path: Path) -> None:
-    from pocketvlm.archive import write_archive
+    from pocketvlm.bundle.archive import write_archive
 
     bundle = open_bundle(bundles["fp32"])
     write_archive(bundle.location, ["manifest.json", *bundle.manifest.files], tmp_path / "model.zip")

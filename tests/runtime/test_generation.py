@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvlm.bundle import Bundle
+from pocketvlm.bundle.open import Bundle
 from pocketvlm.errors import CapacityError, ChatError, ImageError, PocketVlmError
-from pocketvlm.images import preprocessing_of
+from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.runtime import GenerationConfig, PocketVlm, Stats
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.text import PeopleText, TextTokenizer
-from tests.runtime.bundles import manifest, picture
-from tests.runtime.doubles import ScriptedEngine
-from tests.runtime.tokenizers_zoo import byte_level
+from tests.support.bundles import manifest, picture
+from tests.support.doubles import ScriptedEngine
+from tests.support.tokenizers_zoo import byte_level
 
 ASSISTANT, END = 2, 3
 TOKENIZER = TextTokenizer(byte_level(), [END, 4])

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketvlm.bundle import describe_files, open_bundle
+from pocketvlm.bundle.open import describe_files, open_bundle
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
 from pocketvlm.runtime import GenerationConfig, load
 from pocketvlm.runtime.budget import needed_bytes
@@ -28,8 +28,8 @@ from pocketvlm.runtime.engines.npu_emulation import (
     steps,
     taken_back,
 )
-from tests.checkpoints import tiny_config, write_checkpoint
-from tests.runtime.bundles import KV_LENGTH, exported, picture
+from tests.support.bundles import KV_LENGTH, exported, picture
+from tests.support.checkpoints import tiny_config, write_checkpoint
 
 #: Of the tiny bundle's program for prompts.
 PREFILL = 32
@@ -39,7 +39,7 @@ PREFILL = 32
 def npu_bundle() -> Path:
     """A tiny model for both back ends, its weights the same."""
     from pocketvlm.export import export_bundle
-    from pocketvlm.export.npu_options import NpuOptions
+    from pocketvlm.export.neuropilot.options import NpuOptions
     from pocketvlm.recipe import CalibrationConfig, load_recipe
 
     source = exported().path
@@ -122,7 +122,7 @@ def test_mediateks_runner_begins_with_padding_in_front_and_gets_the_same(engine:
 def test_longer_steps_of_a_prompt_give_the_same(tmp_path: Path) -> None:
     """The paper's t32, t128 and t512 of a model without pictures: the same scales and sums, so the same logits."""
     from pocketvlm.export import export_bundle
-    from pocketvlm.export.npu_options import PREFILL_TOKENS, NpuOptions
+    from pocketvlm.export.neuropilot.options import PREFILL_TOKENS, NpuOptions
 
     write_checkpoint(tmp_path / "text", tiny_config("llama", vision=False))
     found = []
@@ -331,7 +331,7 @@ def test_a_manifest_that_does_not_fit_its_program_is_refused(
 
 
 def test_an_archive_gives_the_same(tmp_path: Path, engine: NpuEmulation) -> None:
-    from pocketvlm.archive import write_archive
+    from pocketvlm.bundle.archive import write_archive
 
     names = [path.name for path in npu_bundle().iterdir()]
     write_archive(npu_bundle(), names, tmp_path / "bundle.zip")

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pocketvlm.bundle import describe_files, open_bundle
+from pocketvlm.bundle.manifest import Manifest
+from pocketvlm.bundle.open import describe_files, open_bundle
 from pocketvlm.errors import BundleError, PocketVlmError
-from pocketvlm.manifest import Manifest
 from pocketvlm.runtime import load
 from pocketvlm.runtime.engines.onnx import OnnxEngine, interface
 from pocketvlm.runtime.memory import physical_cores, physical_memory_bytes
 from pocketvlm.runtime.versions import check_minimum
-from tests.runtime.bundles import exported
+from tests.support.bundles import exported
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pocketvlm.archive import write_archive
-from pocketvlm.bundle import open_bundle
+from pocketvlm.bundle.archive import write_archive
+from pocketvlm.bundle.manifest import FileEntry, Part
+from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import BundleError
-from pocketvlm.manifest import FileEntry, Part
 from pocketvlm.runtime import GenerationConfig, load
 from pocketvlm.runtime.engines import prepacked
 from pocketvlm.runtime.engines.onnx import OnnxEngine, prepacked_entry
 from pocketvlm.runtime.engines.prepacked import DATA, GRAPH, PARTIAL, RECORD, cpu_features, entry_key, open_through
-from tests.checkpoints import tiny_config, write_checkpoint
-from tests.runtime.bundles import picture
+from tests.support.bundles import picture
+from tests.support.checkpoints import tiny_config, write_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALLEST = "session.optimized_model_external_initializers_min_size_in_bytes"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pocketvlm.errors import PocketVlmError
 from pocketvlm.runtime.sampling import Adjustment, GenerationConfig, Sampler, SplitMix64, candidates
-from tests.runtime import portable_sampling
+from tests.support import portable_sampling
 
 GOLDEN = json.loads(portable_sampling.GOLDEN.read_text(encoding="utf-8"))
 

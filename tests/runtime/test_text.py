@@ -12,8 +12,8 @@ from tokenizers import AddedToken, Tokenizer, processors
 
 from pocketvlm.errors import BundleError
 from pocketvlm.runtime.text import Detokenizer, Literal, PeopleText, StopStrings, TextTokenizer, well_formed
-from tests.runtime import portable_stop_strings
-from tests.runtime.tokenizers_zoo import SPECIALS, ZOO, byte_level
+from tests.support import portable_stop_strings
+from tests.support.tokenizers_zoo import SPECIALS, ZOO, byte_level
 
 STOP_STRINGS = json.loads(portable_stop_strings.GOLDEN.read_text(encoding="utf-8"))
 KINDS = pytest.mark.parametrize("kind", ZOO)

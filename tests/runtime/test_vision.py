@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketvlm.bundle import open_bundle
-from pocketvlm.images import preprocessing_of
+from pocketvlm.bundle.open import open_bundle
+from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.runtime.engines.onnx import OnnxEngine
 from pocketvlm.runtime.vision import encode, prepare
 

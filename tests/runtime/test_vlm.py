@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from pocketvlm.bundle import open_bundle
+from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import BundleError, CapacityError
-from pocketvlm.images import cut_tiles, normalize, preprocessing_of
+from pocketvlm.images.prepare import cut_tiles, normalize, preprocessing_of
 from pocketvlm.models.decoder import KvCache
 from pocketvlm.runtime import GenerationConfig, PocketVlm, load
 from pocketvlm.runtime.budget import RUNTIME_BYTES, needed_bytes
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.memory import peak_rss_bytes
-from tests.runtime.bundles import KV_LENGTH, Exported, exported, picture
+from tests.support.bundles import KV_LENGTH, Exported, exported, picture
 
 FAMILIES = pytest.mark.parametrize("family", ["llama", "qwen2", "minicpm"])
 RECIPES = pytest.mark.parametrize("recipe", ["fp32", "int8", "int4-g32"])

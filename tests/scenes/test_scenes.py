@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketvlm.errors import PocketVlmError
-from pocketvlm.images import select
+from pocketvlm.images.prepare import select
+from pocketvlm.images.tiling import fitted_size
 from pocketvlm.scenes import (
     GRIDS,
     KINDS,
@@ -32,7 +33,6 @@ from pocketvlm.scenes import (
 from pocketvlm.scenes.fonts import FACES, Style, _path
 from pocketvlm.scenes.questions import PHRASINGS, Fact
 from pocketvlm.scenes.words import CHARACTERS, any_text, code
-from pocketvlm.tiling import fitted_size
 
 pictures = st.builds(draw, st.integers(0, 10**9))
 

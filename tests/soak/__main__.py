@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from examples.reader.study import CHECKPOINT, provenance, write
+from studies.reader.study import CHECKPOINT, provenance, write
 from tests.soak import processes, report
 from tests.soak.cases import PARTS, Setup
 from tests.soak.processes import Judged
@@ -31,7 +31,7 @@ TELL_EVERY = 50
 def make_bundles(folder: Path) -> dict[str, Path]:
     """The built-in model with INT4 weights and INT8 cache, and a tiny one of random weights in float32."""
     from pocketvlm.export import export_bundle
-    from tests.checkpoints import tiny_config, write_checkpoint
+    from tests.support.checkpoints import tiny_config, write_checkpoint
 
     write_checkpoint(folder / "checkpoint", tiny_config("qwen2", tie_word_embeddings=False))
     export_bundle(CHECKPOINT, folder / "reader", recipe="bluelm-v-3b")

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvlm.archive import MAX_MEMBERS, open_archive
-from pocketvlm.bundle import MANIFEST
+from pocketvlm.bundle.archive import MAX_MEMBERS, open_archive
+from pocketvlm.bundle.open import MANIFEST
 from tests.soak.damage import Expectation, Ground, Kind, Mutation, archive
 from tests.soak.edits import EXTREMES, edited
 

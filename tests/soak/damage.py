@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import onnx
 
-from pocketvlm.archive import write_archive
-from pocketvlm.bundle import MANIFEST, describe_files
+from pocketvlm.bundle.archive import write_archive
+from pocketvlm.bundle.open import MANIFEST, describe_files
 from tests.soak.edits import EXTREMES, edited, flip
 from tests.soak.hostile import hostile_json
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from pocketvlm.bundle import MANIFEST, describe_files
+from pocketvlm.bundle.open import MANIFEST, describe_files
 from tests.soak.damage import Expectation, Ground, Kind, Mutation, archive, repair
 
 #: The files outside are the bundle's own, so that one that is read gives an answer, which is then wrong.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from pocketvlm.bundle import MANIFEST
+from pocketvlm.bundle.open import MANIFEST
 from tests.soak.damage import Ground, Kind, Mutation, packed
 from tests.soak.edits import edited
 from tests.soak.hostile import changed, hostile_json, odd_text

@@ -17,9 +17,9 @@ from typing import Any
 from pocketvlm.errors import PocketVlmError
 from pocketvlm.runtime import GenerationConfig, PocketVlm, load
 from pocketvlm.runtime.text import Literal, PeopleText, TextTokenizer, well_formed
-from tests.runtime.tokenizers_zoo import SPECIALS, ZOO
 from tests.soak.cases import Case, Cases, Found, Limits, Setup, refusal, refused_with
 from tests.soak.pictures import encode, noise, originals
+from tests.support.tokenizers_zoo import SPECIALS, ZOO
 
 #: A megabyte takes some two seconds to tokenize; beside it little memory is taken.
 LIMITS = Limits(seconds=10.0, peak_bytes=1 << 30)

@@ -56,7 +56,7 @@ struct Cpu {
   std::vector<double> megahertz;
 };
 
-// What /proc/cpuinfo says (pocketvlm/cpu.py): x86 has "model name" and "flags", arm64 "Hardware" and "Features".
+// What /proc/cpuinfo says (pocketvlm/machine/cpu.py): x86 has "model name" and "flags", arm64 "Hardware" and "Features".
 Cpu read_cpu() {
   Cpu cpu;
   std::map<std::string, std::string> first;

@@ -1,4 +1,4 @@
-// What the machine is and what it is doing: the keys and the meaning of bench/machine.py and bench/footprint.py.
+// What the machine is and what it is doing: the keys and the meaning of bench/speed/machine.py and bench/speed/footprint.py.
 #pragma once
 
 #include <nlohmann/json.hpp>

@@ -1,4 +1,4 @@
-// Bundles on disk: opened safely, checked as pocketvlm/bundle.py checks them.
+// Bundles on disk: opened safely, checked as pocketvlm/bundle/open.py checks them.
 #pragma once
 
 #include <string>

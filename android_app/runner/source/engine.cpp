@@ -45,7 +45,7 @@ auto clear_errors(const std::string& what, Failure failure, Work work) -> declty
 }
 
 #if defined(__x86_64__)
-// Whether this CPU multiplies bytes and adds them in 32 bits (pocketvlm/exact_sums.py).
+// Whether this CPU multiplies bytes and adds them in 32 bits (pocketvlm/machine/exact_sums.py).
 bool has_exact_kernels() {
   std::ifstream cpuinfo("/proc/cpuinfo");
   for (std::string line, word; std::getline(cpuinfo, line);) {

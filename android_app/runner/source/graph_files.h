@@ -1,4 +1,4 @@
-// Which files an ONNX graph takes weights from, read from its protobuf (pocketvlm/graph_files.py says why).
+// Which files an ONNX graph takes weights from, read from its protobuf (pocketvlm/bundle/graph_files.py says why).
 #pragma once
 
 #include <set>

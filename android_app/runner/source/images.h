@@ -1,4 +1,4 @@
-// Pixels to tiles, bit for bit as pocketvlm/images.py and Pillow's bicubic filter make them.
+// Pixels to tiles, bit for bit as pocketvlm/images/prepare.py and Pillow's bicubic filter make them.
 #pragma once
 
 #include <cstdint>

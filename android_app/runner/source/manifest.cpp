@@ -13,7 +13,7 @@ using json::Members;
 using json::Reader;
 
 constexpr int64_t kFormat = 2;  // 2 is 1 with parts of other engines, which are checked here and not run
-constexpr int64_t kMost = int64_t{1} << 40;  // of a size, as in pocketvlm/manifest.py
+constexpr int64_t kMost = int64_t{1} << 40;  // of a size, as in pocketvlm/bundle/manifest.py
 
 int64_t positive(const Reader& value) { return value.integer(1, kMost); }
 int32_t token_id(const Reader& value) { return int32_t(value.integer(0, INT32_MAX)); }

@@ -1,4 +1,4 @@
-// manifest.json (docs/bundle-format.md): read as strictly as pocketvlm/manifest.py does, kept as far as running needs
+// manifest.json (docs/bundle-format.md): read as strictly as pocketvlm/bundle/manifest.py does, kept as far as running needs
 // it.
 #pragma once
 

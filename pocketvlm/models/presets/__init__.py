@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pocketvlm.errors import CheckpointError
+from pocketvlm.images.tiling import grid_candidates
 from pocketvlm.models.config import DecoderConfig, ImageLayout, TilingConfig, VisionConfig, VlmConfig
-from pocketvlm.tiling import grid_candidates
 
 IMAGE_LAYOUT = ImageLayout(image_start="<|image_start|>", image_end="<|image_end|>")
 #: Up to the 2 x 4 tiles of a phone's screen: with the thumbnail 1,764 image tokens of 384 px tiles.

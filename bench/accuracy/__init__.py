@@ -1,0 +1,1 @@
+"""How often answers are right, and how far numbers are from the original's."""

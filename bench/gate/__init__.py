@@ -1,0 +1,1 @@
+"""Whether a bundle became slower, larger or different."""

@@ -1,0 +1,232 @@
+"""Two bundles measured in turns: what a busy machine takes from one it takes from the other.
+
+Sides strictly alternate: a run after one of its own side finds its weights still in the CPU's cache, and was 7 % faster
+for it. Who begins changes with each load, so that a drift favours no side.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from math import log
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from pocketvlm.bench.gate.gate import MAX_PAIRS, Gate
+from pocketvlm.bench.gate.ratios import Verdict, decide, paired_ratio
+from pocketvlm.bench.report.files import read_bounded
+from pocketvlm.bench.report.schema import (
+    MAX_BYTES,
+    BundleIdentity,
+    Counts,
+    Machine,
+    Name,
+    Positive,
+    Seconds,
+    Strict,
+    Text,
+    parse_strict,
+)
+from pocketvlm.errors import ResultsError, one_line
+from pocketvlm.questions.files import label
+
+if TYPE_CHECKING:
+    from pocketvlm.bench.targets import Watch
+
+SCHEMA = "pocketvlm-interleaved/1"
+WARMUPS = 3
+#: So many pairs are measured before both are loaded, and warmed up, again.
+PAIRS_OF_A_LOAD = 5
+MAX_ROWS = 1000
+#: One run, and the seconds that it took.
+Timed = Callable[[], float]
+Pairs = tuple[tuple[Seconds, Seconds], ...]
+
+
+class PairedRow(Strict):
+    """One thing measured in turns: seconds of the base and of the new one, pair by pair.
+
+    Without pairs it was not measured, because ``only`` one side runs it. What the gate of that time made of the pairs
+    stands beside them: ``ratio`` from ``low`` to ``high``, and no ``verdict`` where no bound was for it.
+    """
+
+    name: Name
+    unit: Literal["s"] = "s"
+    pairs: Annotated[Pairs, Field(max_length=MAX_PAIRS)] = ()
+    only: Literal["base", "new"] | None = None
+    verdict: Verdict | None = None
+    ratio: Positive | None = None
+    low: Positive | None = None
+    high: Positive | None = None
+    confidence: Positive | None = None
+
+    @model_validator(mode="after")
+    def _measured_or_not(self) -> PairedRow:
+        if bool(self.pairs) == (self.only is not None):
+            raise ValueError(f"row {self.name!r} has pairs, or says which side alone runs it")
+        return self
+
+    @property
+    def base(self) -> tuple[float, ...]:
+        """Seconds of the base."""
+        return tuple(base for base, _ in self.pairs)
+
+    @property
+    def new(self) -> tuple[float, ...]:
+        """Seconds of the new one."""
+        return tuple(new for _, new in self.pairs)
+
+    @property
+    def log_ratios(self) -> list[float]:
+        """log(new / base) of each pair."""
+        return log_ratios(self.pairs)
+
+
+class Interleaved(Strict):
+    """The whole of a file of results of two bundles measured in turns. ``gate`` names the one of that time."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+    schema_name: Literal["pocketvlm-interleaved/1"] = Field(default="pocketvlm-interleaved/1", alias="schema")
+    command: Text
+    base: BundleIdentity
+    new: BundleIdentity
+    machine: Machine
+    workload: dict[str, Any]
+    gate: Text
+    rows: Annotated[tuple[PairedRow, ...], Field(max_length=MAX_ROWS)]
+    base_counts: Counts | None = None
+    new_counts: Counts | None = None
+
+    @model_validator(mode="after")
+    def _rows_have_names_of_their_own(self) -> Interleaved:
+        names = [row.name for row in self.rows]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"row {twice!r} is there twice")
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        rows = [row.model_dump(mode="json", exclude_none=True) for row in self.rows]
+        return {**self.model_dump(mode="json", by_alias=True, exclude={"rows"}), "rows": rows}
+
+
+def parse_interleaved(text: str | bytes, name: str) -> Interleaved:
+    """A result from its JSON; ``name`` is for errors.
+
+    Raises:
+        ResultsError: it is none, or one of another schema.
+    """
+    return parse_strict(
+        text,
+        name,
+        Interleaved,
+        SCHEMA,
+        "pocketvlm bench --interleave --save writes it; two results of pocketvlm bench are compared as BASE NEW",
+    )
+
+
+def read_interleaved(path: Path) -> Interleaved:
+    """What ``pocketvlm bench --interleave --save`` wrote.
+
+    Raises:
+        ResultsError: it cannot be read, is something else, or of another schema.
+    """
+    return parse_interleaved(read_bounded(path, MAX_BYTES), label(path))
+
+
+def measure_interleaved(
+    runs_a: Mapping[str, Callable[[], object]],
+    runs_b: Mapping[str, Callable[[], object]],
+    gate: Gate,
+    clock: Callable[[], float] = time.perf_counter,
+    watch: Watch = lambda name: None,
+) -> tuple[PairedRow, ...]:
+    """``interleave`` of what runs in this process, timed by ``clock`` in seconds. A is the base.
+
+    Raises:
+        ResultsError: something takes no time.
+    """
+    base, new = ({name: timed(run, clock) for name, run in runs.items()} for runs in (runs_a, runs_b))
+    return interleave(base, new, gate, watch)
+
+
+def interleave(
+    base: Mapping[str, Timed],
+    new: Mapping[str, Timed],
+    gate: Gate,
+    watch: Watch = lambda name: None,
+    reload: Callable[[], object] = lambda: None,
+) -> tuple[PairedRow, ...]:
+    """Each metric on its own, pair by pair until the gate's bound for it is decided, at most to its last look.
+
+    The base's order, then what only the new one runs. ``watch`` is told each name before it is measured. ``reload``
+    loads both anew, every few pairs: where in memory weights come to lie makes runs of the very same bundle several
+    percent slower or faster, until they are loaded again.
+
+    Raises:
+        ResultsError: something takes no time.
+    """
+    rows = []
+    for name, run in base.items():
+        if name not in new:
+            rows.append(PairedRow(name=name, only="base"))
+            continue
+        watch(name)
+        rows.append(_measure(name, run, new[name], gate, reload))
+    return (*rows, *(PairedRow(name=name, only="new") for name in new if name not in base))
+
+
+def timed(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> Timed:
+    """``run`` as one that says how many seconds it took."""
+
+    def measured() -> float:
+        start = clock()
+        run()
+        return clock() - start
+
+    return measured
+
+
+def log_ratios(pairs: Pairs | list[tuple[float, float]]) -> list[float]:
+    """log(new / base) of each pair (base, new)."""
+    return [log(new) - log(base) for base, new in pairs]
+
+
+def _measure(name: str, base: Timed, new: Timed, gate: Gate, reload: Callable[[], object]) -> PairedRow:
+    bound, looks = gate.bound_of(name), gate.looks
+    pairs: list[tuple[float, float]] = []
+    verdict: Verdict | None = None
+    for count in looks.counts:
+        while len(pairs) < count:
+            load, in_load = divmod(len(pairs), PAIRS_OF_A_LOAD)
+            turned = load % 2 == 1
+            if in_load == 0:
+                reload()
+                for _ in range(WARMUPS):
+                    _pair(base, new, turned=turned)
+            pairs.append(_pair(base, new, turned=turned))
+        if min(map(min, pairs)) <= 0:
+            raise ResultsError(f"{one_line(name, 80)}: a run takes no time that the clock can tell")
+        if bound is None:
+            break
+        verdict = decide(log_ratios(pairs), bound.share(median(seconds for seconds, _ in pairs)), looks)
+        if verdict is not None:
+            break
+    found = paired_ratio(log_ratios(pairs), looks.level)
+    return PairedRow(
+        name=name, pairs=tuple(pairs), verdict=verdict,
+        ratio=found.ratio, low=found.low, high=found.high, confidence=found.confidence,
+    )  # fmt: skip
+
+
+def _pair(base: Timed, new: Timed, *, turned: bool) -> tuple[float, float]:
+    """Seconds of the base and of the new one; ``turned``: the new one runs first."""
+    if turned:
+        later = new()
+        return base(), later
+    return base(), new()

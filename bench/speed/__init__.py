@@ -1,0 +1,1 @@
+"""What an answer costs: time, memory, and what binds it."""

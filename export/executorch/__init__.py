@@ -1,0 +1,1 @@
+"""The ExecuTorch back end: one program (.pte) for a phone's CPU."""

@@ -1,0 +1,203 @@
+"""Attention over the KV cache of an ExecuTorch program.
+
+A layer's keys are one buffer, [KV heads, length, head size], and so are its values. What is in use of a head lies at
+its start: XNNPACK reads it where it is, a head at a time, so that it stays in a core's cache. A step's new rows are put
+into all heads at once. An INT8 cache holds codes with one scale a layer for keys and one for values, those of the ONNX
+graphs; XNNPACK converts on both ways.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from pocketvlm.export.executorch.program import Method, Slot
+from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
+from pocketvlm.export.store.kv_layout import KvLayout
+from pocketvlm.models.config import DecoderConfig
+from pocketvlm.models.decoder import rope_tables
+
+#: What is added to the scores of tokens that a token does not see.
+UNSEEN = -1e9
+PARTS = ("key", "value")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What all layers of a method read: cache rows to write, rows of RoPE, the mask, the number of tokens known."""
+
+    rows: Slot
+    cos: Slot
+    sin: Slot
+    mask: Slot
+    total: int
+
+
+class AttentionInputs(NamedTuple):
+    """query [tokens, heads * head size]; keys and values [1, total, head size] a head; mask [tokens * shared, total]"""
+
+    query: Value
+    keys: Sequence[Value]
+    values: Sequence[Value]
+    mask: Value
+
+
+@dataclass
+class Attention:
+    """Builds what belongs to the cache: in methods the calls of kernels, in XNNPACK graphs the nodes."""
+
+    config: DecoderConfig
+    kv: KvLayout
+    _scales: dict[int, tuple[float | None, float | None]] = field(default_factory=dict)
+
+    @property
+    def shared(self) -> int:
+        """Query heads of a KV head."""
+        return self.config.num_attention_heads // self.config.num_key_value_heads
+
+    def _scales_of(self, layer: int) -> tuple[float | None, float | None]:
+        """The scales of keys and values; none in a float32 cache."""
+        if layer not in self._scales:
+            self._scales[layer] = (None, None) if self.kv.ranges is None else self.kv.scales(layer)
+        return self._scales[layer]
+
+    # In a method.
+
+    def step(self, method: Method, embeds: Slot, position: Slot) -> Step:
+        """What follows from the number of tokens in ``embeds`` [1, tokens, hidden] and from their first position."""
+        tokens, length, shared = embeds.shape[1], self.kv.length, self.shared
+        first, count, total = (method.computed_number() for _ in range(3))
+        zero, one = method.number(0), method.number(1)
+        method.call("aten::_local_scalar_dense", position, first)
+        method.call("aten::sym_size.int", embeds, one, count)
+        method.call("executorch_prim::add.Scalar", first, count, total)
+        positions = method.tensor([tokens], "int64")
+        method.call("aten::arange.start_out", first, total, one, positions)
+        cos, sin = (
+            _rows_at(method, f"rope.{name}", table.numpy(), positions)
+            for name, table in zip(("cos", "sin"), rope_tables(self.config, torch.arange(length)), strict=True)
+        )
+        # Query heads that share a KV head stand below each other: row r of the scores is token r // shared.
+        repeated, end = method.computed_number(), method.computed_number()
+        method.call("executorch_prim::mul.Scalar", first, method.number(shared), repeated)
+        method.call("executorch_prim::mul.Scalar", total, method.number(shared), end)
+        rows = method.tensor([tokens * shared], "int64")
+        method.call("aten::arange.start_out", repeated, end, one, rows)
+        token_of_row = method.tensor([tokens * shared], "int64")
+        method.call("aten::floor_divide.out", rows, method.constant("shared", np.array(shared)), token_of_row)
+        column = method.tensor([tokens * shared, 1], "int64")
+        method.call("aten::unsqueeze_copy.out", token_of_row, one, column)
+        known = method.tensor([length], "int64")
+        method.call("aten::arange.start_out", zero, total, one, known)
+        seen = method.tensor([tokens * shared, length], "bool")
+        method.call("aten::le.Tensor_out", known, column, seen)
+        mask = method.tensor([tokens * shared, length])
+        levels = [method.constant(f"level_{level:g}", np.array(level, np.float32)) for level in (0.0, UNSEEN)]
+        method.call("aten::where.self_out", seen, *levels, mask)
+        return Step(self._rows_of_heads(method, positions), cos, sin, mask, total)
+
+    def _rows_of_heads(self, method: Method, positions: Slot) -> Slot:
+        """positions int64 [tokens] -> the rows that they are in a cache's heads, [KV heads * tokens]"""
+        tokens, heads = positions.shape[0], self.config.num_key_value_heads
+        starts = method.constant("first_rows", np.arange(heads, dtype=np.int64)[:, None] * self.kv.length)
+        rows = method.tensor([heads, tokens], "int64")
+        method.call("aten::add.out", starts, positions, method.number(1), rows)
+        flat = method.same_memory(rows, [heads * tokens], "int64")
+        # [KV heads, tokens] -> [KV heads * tokens]
+        method.call("executorch_prim::et_view.default", rows, method.integers([method.number(-1)]), flat)
+        return flat
+
+    def new_rows(self, method: Method, tokens: int, part: str, layer: int) -> Slot:
+        """Where a graph puts a step's keys or values; layers take turns in two places of memory."""
+        shape = [self.config.num_key_value_heads * tokens, self.config.head_dim]
+        return method.tensor(shape, self.kv.dtype, place=f"{part}.{layer % 2}")
+
+    def put(self, method: Method, layer: int, part: str, rows: Slot, step: Step) -> list[Slot]:
+        """Write new rows into a cache; gives each head up to them, [1, total, head size]."""
+        name, heads, size = f"kv_cache.{layer}.{part}", self.config.num_key_value_heads, self.config.head_dim
+        cache = method.state(name, [heads * self.kv.length, size], self.kv.dtype)
+        method.update("aten::index_put_", cache, method.tensors([step.rows]), rows, method.number(False))
+        known = method.integers([method.number(1), step.total, method.number(size)])
+        views = []
+        for head in range(heads):
+            view = method.piece_of(name, head, [1, self.kv.length, size], self.kv.dtype)
+            # ``empty`` gives its output another size and leaves its memory, the cache's, as it is.
+            method.call("aten::empty.out", known, method.nothing(), view)
+            views.append(view)
+        return views
+
+    # In an XNNPACK graph.
+
+    def inputs(self, graph: XnnpackGraph, layer: int, tokens: int) -> AttentionInputs:
+        """Those of the attention of ``layer``."""
+        heads, size = self.config.num_key_value_heads, self.config.head_dim
+        query = graph.input((tokens, self.config.num_attention_heads * size))
+        keys, values = (
+            [graph.input((1, self.kv.length, size), scale) for _ in range(heads)] for scale in self._scales_of(layer)
+        )
+        return AttentionInputs(query, keys, values, graph.input((tokens * self.shared, self.kv.length)))
+
+    def rotated(self, graph: XnnpackGraph, states: Value, turns: Sequence[Value]) -> Value:
+        """[tokens, heads * head size] -> the same, turned by cos and sin [tokens, 1, half a head]"""
+        tokens, size = states.shape[0], self.config.head_dim
+        cos, sin = turns
+        # [tokens, heads * head size] -> [tokens, heads, head size]
+        shape = [tokens, states.shape[1] // size, size]
+        shaped = graph.reshape(states, [0, *shape[1:]], shape)
+        first, second = (graph.slice(shaped, 2, start, size // 2) for start in (0, size // 2))
+        turned = graph.concatenate(
+            [
+                graph.subtract(graph.multiply(first, cos), graph.multiply(second, sin)),
+                graph.add(graph.multiply(second, cos), graph.multiply(first, sin)),
+            ]
+        )
+        # [tokens, heads, head size] -> [tokens, heads * head size]
+        return graph.reshape(turned, [0, states.shape[1]], states.shape)
+
+    def as_rows(self, graph: XnnpackGraph, layer: int, part: str, states: Value) -> Value:
+        """Keys or values [tokens, KV heads * head size] -> rows of the cache, [KV heads * tokens, head size]"""
+        tokens, heads, size = states.shape[0], self.config.num_key_value_heads, self.config.head_dim
+        # [tokens, KV heads * head size] -> [tokens, KV heads, head size] -> [KV heads, tokens, head size]
+        by_head = graph.transpose(graph.reshape(states, [0, heads, size], [tokens, heads, size]), [1, 0, 2])
+        # [KV heads, tokens, head size] -> [KV heads * tokens, head size]
+        rows = graph.reshape(by_head, [0, size], [heads * tokens, size])
+        scale = self._scales_of(layer)[PARTS.index(part)]
+        return rows if scale is None else graph.quantized(rows, scale)
+
+    def attend(self, graph: XnnpackGraph, inputs: AttentionInputs) -> Value:
+        """Mixed values, of the query's shape."""
+        heads, size, shared = self.config.num_key_value_heads, self.config.head_dim, self.shared
+        tokens, query = inputs.query.shape[0], graph.scaled(inputs.query, 1 / math.sqrt(size))
+        # [tokens, heads * head size] -> [tokens, KV heads, shared, head size] -> [KV heads, tokens, shared, head size]
+        query = graph.reshape(query, [0, heads, shared, size], [tokens, heads, shared, size])
+        query = graph.transpose(query, [1, 0, 2, 3])
+        # -> [KV heads, tokens * shared, head size]
+        query = graph.reshape(query, [heads, 0, size], [heads, tokens * shared, size])
+        mixed = []
+        for head, (key, value) in enumerate(zip(inputs.keys, inputs.values, strict=True)):
+            asked = graph.slice(query, 0, head, 1)
+            scores = graph.matrix_product(asked, self._numbers(graph, key), transposed=True)
+            shares = graph.softmax(graph.add(scores, inputs.mask))
+            mixed.append(graph.matrix_product(shares, self._numbers(graph, value)))
+        # [KV heads, tokens * shared, head size] -> [KV heads, tokens, shared, head size]
+        joined = graph.reshape(graph.concatenate(mixed, 0), [heads, 0, shared, size], [heads, tokens, shared, size])
+        joined = graph.transpose(joined, [1, 0, 2, 3])
+        # [tokens, KV heads, shared, head size] -> [tokens, heads * head size]
+        width = self.config.num_attention_heads * size
+        return graph.reshape(joined, [0, width], [tokens, width])
+
+    def _numbers(self, graph: XnnpackGraph, known: Value) -> Value:
+        """A head's keys or values as float32."""
+        return known if self.kv.ranges is None else graph.dequantized(known)
+
+
+def _rows_at(method: Method, name: str, table: np.ndarray, positions: Slot) -> Slot:
+    """table [length, size] -> the rows at ``positions``, [tokens, size]"""
+    output = method.tensor([positions.shape[0], table.shape[1]])
+    method.call("aten::index_select.out", method.constant(name, table), method.number(0), positions, output)
+    return output

@@ -1,0 +1,106 @@
+"""The NPU's program as PyTorch modules whose roundings are operators: what MediaTek's converter reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pocketvlm.export.neuropilot import program
+from pocketvlm.export.neuropilot.rounding import PROBABILITY_STEP, TOP8, TOP16, Scales
+
+if TYPE_CHECKING:
+    from pocketvlm.export.store.weights import WeightStore
+    from pocketvlm.models.config import DecoderConfig, VlmConfig
+
+
+class Explicit(nn.Module):
+    """Operations whose roundings are operators of the graph, and whose weights are the module's."""
+
+    def __init__(self, store: WeightStore, scales: Scales) -> None:
+        super().__init__()
+        # Registers the operators torch.ops.quantized_decomposed.
+
+        self._store, self._scales, self._names = store, scales, store.checkpoint.tensors
+
+    def rounded(self, name: str, values: Tensor) -> Tensor:
+        return self._through(values, self._scales.values[name], -TOP16 - 1, TOP16, torch.int16)
+
+    def probabilities(self, values: Tensor) -> Tensor:
+        return self._through(values, PROBABILITY_STEP, -TOP16 - 1, TOP16, torch.int16)
+
+    def linear(self, name: str, hidden: Tensor, factor: float = 1.0) -> Tensor:
+        bits = self._store.precision[name].bits
+        weight = self._kept(name, lambda: self._store.read(name) * factor)
+        scales = self._kept(f"{name}.scales", lambda: torch.from_numpy(np.array(self._store.row_scales(name))))
+        zeros = self._kept(f"{name}.zeros", lambda: torch.zeros(len(scales), dtype=torch.int64))
+        span = (0, -(1 << (bits - 1)), (1 << (bits - 1)) - 1, torch.int8)
+        ops: Any = torch.ops.quantized_decomposed
+        codes = ops.quantize_per_channel(weight, scales, zeros, *span)
+        bias = f"{name.removesuffix('weight')}bias"
+        known = self._kept(bias, lambda: self._store.read(bias) * factor) if bias in self._names else None
+        return F.linear(hidden, ops.dequantize_per_channel(codes, scales, zeros, *span), known)
+
+    def matmul(self, left: Tensor, right: Tensor) -> Tensor:
+        return torch.matmul(left, right)
+
+    def vector(self, name: str, factor: float = 1.0) -> Tensor:
+        return self._kept(name, lambda: self._store.read(name) * factor)
+
+    def cached(self, name: str, values: Tensor) -> Tensor:
+        ops: Any = torch.ops.quantized_decomposed
+        return ops.quantize_per_tensor(values, self._scales.cache[name], 0, -TOP8 - 1, TOP8, torch.int8)
+
+    def known(self, name: str, codes: Tensor) -> Tensor:
+        ops: Any = torch.ops.quantized_decomposed
+        return ops.dequantize_per_tensor(codes, self._scales.cache[name], 0, -TOP8 - 1, TOP8, torch.int8)
+
+    def _through(self, values: Tensor, step: float, low: int, high: int, dtype: torch.dtype) -> Tensor:
+        ops: Any = torch.ops.quantized_decomposed
+        codes = ops.quantize_per_tensor(values, step, 0, low, high, dtype)
+        return ops.dequantize_per_tensor(codes, step, 0, low, high, dtype)
+
+    def _kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """A buffer, made when it is first asked for: the module has to run once before it is traced."""
+        key = name.replace(".", "__")
+        if not hasattr(self, key):
+            self.register_buffer(key, make().contiguous())
+        found: Tensor = getattr(self, key)
+        return found
+
+
+class DecoderChunk(nn.Module):
+    """Some layers, and the head behind the last ones: inputs and outputs as MediaTek's runner has them."""
+
+    def __init__(self, operations: Explicit, config: DecoderConfig, layers: range) -> None:
+        super().__init__()
+        self.operations, self._config, self._layers = operations, config, layers
+
+    def forward(self, hidden: Tensor, mask: Tensor, rope: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
+        inputs = (hidden, mask, rope)
+        stream, *rows = program.decoder_layers(self.operations, self._config, self._layers, inputs, cache)
+        if self._layers.stop == self._config.num_hidden_layers:
+            stream = program.decoder_tail(self.operations, self._config, stream)
+        return stream, *rows
+
+
+class Encoder(nn.Module):
+    """The vision part behind patch embedding."""
+
+    def __init__(self, operations: Explicit, config: VlmConfig) -> None:
+        super().__init__()
+        self.operations, self._config = operations, config
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return program.vision_encoder(self.operations, self._config, patches)
+
+
+def exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """The module as ``torch.export`` has it, its weights in place."""
+    with torch.no_grad():
+        module.eval()(*inputs)
+        return torch.export.export(module, inputs, strict=False)

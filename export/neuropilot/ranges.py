@@ -1,0 +1,144 @@
+"""The scales of the NPU's program, from conversations that go through it layer by layer in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pocketvlm.export.neuropilot import program
+from pocketvlm.export.neuropilot.rounding import HEADROOM, TOP8, TOP16, Observed, Scales, Simulated
+from pocketvlm.export.read.sample import Sample
+from pocketvlm.export.reference import stages as reference
+from pocketvlm.models.checkpoint import ReadWeight
+from pocketvlm.models.config import DecoderConfig, VlmConfig
+from pocketvlm.models.decoder import rope_tables
+
+#: Tiles that go through the vision part at once.
+TILES_AT_A_TIME = 4
+#: A hidden row's score has to be lower than any other by so much: e ** -20 of 2,048 rows is below INT16's step.
+CLEARANCE = 20.0
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Conversations in the program: what leaves the vision part [tiles, tokens, hidden] (None without pictures), the
+    residual stream before each decoder layer and after the last, and what leaves the head, [tokens, vocabulary]."""
+
+    image_tokens: Tensor | None
+    hidden: tuple[Tensor, ...]
+    logits: Tensor
+
+
+def observe(
+    config: VlmConfig,
+    read: ReadWeight,
+    names: Mapping[str, object],
+    samples: Sequence[Sample],
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[str, float]:
+    """The largest magnitude of every value of the program, by name; ``names`` are those of the checkpoint's weights."""
+    operations = Observed(read, names)
+    tokens = [_image_tokens(operations, config, sample) for sample in samples]
+    operations.forget()
+    streams = [_embedded(config, read, sample, part) for sample, part in zip(samples, tokens, strict=True)]
+    inputs = [positions(config.text, stream.shape[1], program.MASK_VALUE) for stream in streams]
+    for layer in range(config.text.num_hidden_layers):
+        streams = [
+            _through(operations, config.text, layer, stream, at) for stream, at in zip(streams, inputs, strict=True)
+        ]
+        operations.forget()
+        progress(1)
+    ends = torch.cat([stream[0, sample.first_scored :] for stream, sample in zip(streams, samples, strict=True)])
+    _tail(operations, config.text, ends)
+    return operations.ranges
+
+
+def scales_of(ranges: Mapping[str, float], headroom: float) -> Scales:
+    """Steps for those ranges; ``headroom`` is the INT8 cache's.
+
+    A score with its mask needs no more room than both have.
+    """
+    cached = {name: largest for name, largest in ranges.items() if name.endswith(("self_attn.key", "self_attn.value"))}
+    wide = {name: largest * HEADROOM for name, largest in ranges.items() if name not in cached}
+    scores = [largest for name, largest in wide.items() if name.startswith("model.") and name.endswith(".scores")]
+    mask = min(program.MASK_VALUE, -(2 * max(scores) + CLEARANCE))
+    for name in wide:
+        if name.endswith(".masked"):
+            wide[name] = wide[name.removesuffix("masked") + "scores"] - mask
+    wide |= {program.MASK: -mask, program.ROPE: 1.0}
+    return Scales(
+        {name: _step(largest, TOP16) for name, largest in wide.items()},
+        {name: _step(largest * headroom, TOP8) for name, largest in cached.items()},
+        mask,
+    )
+
+
+def _step(largest: float, top: int) -> float:
+    """A float32 number; 1 where there is nothing to scale."""
+    return float(np.float32(largest / top)) or 1.0
+
+
+def simulate(
+    config: VlmConfig, read: ReadWeight, names: Mapping[str, object], sample: Sample, scales: Scales
+) -> Streams:
+    """One conversation through the rounded program, all of its tokens in one step."""
+    operations = Simulated(read, names, scales)
+    tokens = _image_tokens(operations, config, sample)
+    operations.forget()
+    hidden = [_embedded(config, read, sample, tokens)]
+    inputs = positions(config.text, hidden[0].shape[1], scales.mask)
+    for layer in range(config.text.num_hidden_layers):
+        hidden.append(_through(operations, config.text, layer, hidden[-1], inputs))
+        operations.forget()
+    return Streams(tokens, tuple(hidden), _tail(operations, config.text, hidden[-1][0, sample.first_scored :]))
+
+
+def simulated_logits(
+    config: VlmConfig, read: ReadWeight, names: Mapping[str, object], scales: Scales, rows: Tensor
+) -> Tensor:
+    """What leaves the last layer [tokens, hidden] -> logits [tokens, vocabulary]."""
+    return _tail(Simulated(read, names, scales), config.text, rows)
+
+
+def positions(config: DecoderConfig, tokens: int, mask_value: float) -> tuple[Tensor, Tensor]:
+    """Mask [1, 1, tokens, tokens] and RoPE's cos and sin [1, 2, tokens, head size] of a step from position 0 on."""
+    mask = torch.full((tokens, tokens), mask_value).triu(1)[None, None]
+    cos, sin = rope_tables(config, torch.arange(tokens))  # [tokens, head size / 2]
+    return mask, torch.stack([cos.repeat(1, 2), sin.repeat(1, 2)])[None]
+
+
+@torch.no_grad()
+def _image_tokens(operations: Observed, config: VlmConfig, sample: Sample) -> Tensor | None:
+    if sample.pixels is None or config.vision is None:
+        return None
+    embed = partial(reference.embed_patches, config, operations._read)
+    encoded = [program.vision_encoder(operations, config, embed(part)) for part in sample.pixels.split(TILES_AT_A_TIME)]
+    return torch.cat(encoded).float()
+
+
+def _embedded(config: VlmConfig, read: ReadWeight, sample: Sample, tokens: Tensor | None) -> Tensor:
+    embedded = reference.embed_tokens(config.text, read, sample.token_ids)
+    return reference.insert_image_tokens(embedded, tokens, sample)
+
+
+@torch.no_grad()
+def _through(
+    operations: Observed, config: DecoderConfig, layer: int, hidden: Tensor, at: tuple[Tensor, Tensor]
+) -> Tensor:
+    """[1, tokens, hidden] from position 0 on, through one layer with an empty cache."""
+    dtype = torch.int8 if isinstance(operations, Simulated) else torch.float32
+    empty = torch.zeros(1, config.num_key_value_heads, 0, config.head_dim, dtype=dtype)
+    return program.decoder_layers(operations, config, range(layer, layer + 1), (hidden, *at), (empty, empty))[0]
+
+
+@torch.no_grad()
+def _tail(operations: Observed, config: DecoderConfig, rows: Tensor) -> Tensor:
+    """[tokens, hidden] -> [tokens, vocabulary]"""
+    logits = program.decoder_tail(operations, config, rows[None])[0]
+    operations.forget()
+    return logits

@@ -1,0 +1,1 @@
+"""The ONNX back end: graphs for ONNX Runtime on a phone's or a host's CPU."""

@@ -1,0 +1,209 @@
+"""Attention over the KV cache in ONNX graphs.
+
+GroupQueryAttention keeps the cache, rotates and mixes. Over an INT8 cache ONNX Runtime 1.29 computes one vector
+times a matrix for each token and converts every key and value each time: at 128 tokens three times what a float32 cache
+takes (AVX2). So a prompt's chunk takes another branch: it writes its codes into the same buffers, dequantizes what the
+cache holds up to there once, and multiplies whole matrices. Both branches read the same codes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from pocketvlm.export.onnx.graph import MICROSOFT, GraphBuilder
+from pocketvlm.export.store.kv_layout import KvLayout
+from pocketvlm.models.config import DecoderConfig
+from pocketvlm.models.decoder import rope_tables
+
+#: TensorScatter, which writes into the cache in place, is of this version.
+OPSET = 24
+#: Up to so many tokens dequantizing 2,048 cached ones costs more than it saves (36 heads of 64, two cores with AVX2).
+FEW_TOKENS = 16
+#: GroupQueryAttention's inputs without an INT8 cache's scales.
+FLOAT_INPUTS = 9
+QUANTIZED: dict[str, str | int] = {"k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR", "kv_cache_bit_width": 8}
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Values that every layer's attention reads; ``many`` says that there are more than a few tokens (INT8 only)."""
+
+    last: ir.Value
+    total: ir.Value
+    cos: ir.Value
+    sin: ir.Value
+    many: ir.Value | None
+
+
+def position_inputs(kv: KvLayout) -> tuple[str, ...]:
+    """Names of those that hang on the tokens: where a layer is cut out of a graph, they are its inputs."""
+    return ("last_position", "total_length", *(() if kv.ranges is None else ("many_tokens",)))
+
+
+def positions(graph: GraphBuilder, hidden: ir.Value, config: DecoderConfig, kv: KvLayout) -> Positions:
+    """``hidden`` [1, tokens, hidden] and the graph's input attention_mask say where the tokens stand."""
+    mask = graph.input("attention_mask", "int64", [1, "total"])
+    count = graph.op("ReduceSum", mask, graph.constant("axis_1", np.array([1], np.int64)), keepdims=0)
+    last = graph.op("Sub", count, graph.constant("one", np.array([1], np.int64)))
+    index = graph.constant("index_1", np.array(1, np.int64))
+    total = graph.op("Gather", graph.op("Shape", mask), index, axis=0)
+    many = None
+    if kv.ranges is not None:
+        tokens = graph.op("Gather", graph.op("Shape", hidden), index, axis=0)
+        few = graph.constant("few_tokens", np.array(FEW_TOKENS, np.int64))
+        many = graph.op("Greater", tokens, few, name="many_tokens", dtype="bool")
+    cos, sin = rope_tables(config, torch.arange(kv.length))
+    return Positions(
+        graph.op("Cast", last, to=ir.DataType.INT32, name="last_position", dtype="int32"),
+        graph.op("Cast", total, to=ir.DataType.INT32, name="total_length", dtype="int32"),
+        graph.constant("rope.cos", cos.numpy()),
+        graph.constant("rope.sin", sin.numpy()),
+        many,
+    )
+
+
+def attend(
+    graph: GraphBuilder,
+    config: DecoderConfig,
+    kv: KvLayout,
+    layer: int,
+    projected: Sequence[ir.Value],
+    at: Positions,
+) -> ir.Value:
+    """``projected``: query, key and value, [1, tokens, heads * head size] each -> mixed values of the query's shape.
+
+    Adds the layer's KV cache as inputs and outputs of the graph.
+    """
+    shape = [1, config.num_key_value_heads, kv.length, config.head_dim]
+    past = [graph.input(f"past_key_values.{layer}.{part}", kv.dtype, shape) for part in ("key", "value")]
+    if kv.ranges is None:
+        mixed, *present = _grouped(graph, config, [*projected, *past], at, {})
+    else:
+        scales = [
+            graph.constant(f"kv_scale.{layer}.{part}", np.array([scale], np.float32))
+            for part, scale in zip(("key", "value"), kv.scales(layer), strict=True)
+        ]
+        assert at.many is not None
+        branches: dict[str, Any] = {}
+        for name, way in (("then_branch", _dequantized), ("else_branch", _in_codes)):
+            branch = graph.branch(f"layers.{layer}.{way.__name__.strip('_')}")
+            outputs = way(branch, config, [*projected, *past], scales, at)
+            branch.output(outputs[0], f"{branch.name}.mixed", "float32", [1, "sequence", "width"])
+            for part, value in zip(("key", "value"), outputs[1:], strict=True):
+                branch.output(value, f"{branch.name}.{part}", kv.dtype, shape)
+            branches[name] = branch.graph()
+        mixed, *present = graph.ops("If", at.many, names=[None, None, None], **branches)
+    for part, state in zip(("key", "value"), present, strict=True):
+        graph.output(state, f"present.{layer}.{part}", kv.dtype, shape)
+    return mixed
+
+
+def _grouped(
+    graph: GraphBuilder,
+    config: DecoderConfig,
+    values: Sequence[ir.Value | None],
+    at: Positions,
+    quantization: Mapping[str, str | int],
+    scales: Sequence[ir.Value] = (),
+) -> Sequence[ir.Value]:
+    """One node -> mixed, key and value cache. ``values``: query, key, value, past key, past value."""
+    # position_ids, attention_bias and head_sink are not used; the scales come after them.
+    return graph.ops(
+        "GroupQueryAttention",
+        *(*values, at.last, at.total, at.cos, at.sin),
+        *((None, None, None, *scales) if scales else ()),
+        names=[None, None, None],
+        domain=MICROSOFT,
+        num_heads=config.num_attention_heads,
+        kv_num_heads=config.num_key_value_heads,
+        scale=1.0 / math.sqrt(config.head_dim),
+        do_rotary=1,
+        **quantization,
+    )
+
+
+def _in_codes(
+    graph: GraphBuilder, config: DecoderConfig, values: Sequence[ir.Value], scales: Sequence[ir.Value], at: Positions
+) -> Sequence[ir.Value]:
+    """A few tokens: the INT8 kernel reads a quarter of what float32 would have."""
+    return _grouped(graph, config, values, at, QUANTIZED, scales)
+
+
+def _dequantized(
+    graph: GraphBuilder, config: DecoderConfig, values: Sequence[ir.Value], scales: Sequence[ir.Value], at: Positions
+) -> Sequence[ir.Value]:
+    """Many tokens, as ``_in_codes`` computes them."""
+    query, key, value, *past = values
+    tokens = graph.op("Shape", query, start=1, end=2)
+    total = graph.op("Cast", at.total, to=ir.DataType.INT64)
+    first = graph.op("Sub", total, tokens)  # [1]
+    end = graph.op("Add", first, tokens)  # [1]
+    query, key = (graph.op("RotaryEmbedding", x, first, at.cos, at.sin, domain=MICROSOFT) for x in (query, key))
+    present, known = [], []
+    for projected, before, scale in zip((key, value), past, scales, strict=True):
+        heads = _by_head(graph, projected, config.num_key_value_heads, config.head_dim)
+        codes = graph.op("QuantizeLinear", heads, scale, output_dtype=ir.DataType.INT8)
+        present.append(graph.op("TensorScatter", before, codes, first, axis=2))
+        so_far = _first_rows(graph, present[-1], end)
+        known.append(graph.op("DequantizeLinear", so_far, scale))
+    mixed = graph.op(
+        "Attention",
+        _by_head(graph, query, config.num_attention_heads, config.head_dim),
+        *known,
+        _causal_mask(graph, first, end, total),
+        scale=1.0 / math.sqrt(config.head_dim),
+    )
+    # [1, heads, tokens, head size] -> [1, tokens, heads, head size] -> [1, tokens, heads * head size]
+    mixed = graph.op("Transpose", mixed, perm=[0, 2, 1, 3])
+    return graph.op("Reshape", mixed, graph.constant("all_heads", np.array([0, 0, -1], np.int64))), *present
+
+
+def _by_head(graph: GraphBuilder, projected: ir.Value, heads: int, head_dim: int) -> ir.Value:
+    shape = graph.constant(f"heads_{heads}", np.array([0, 0, heads, head_dim], np.int64))
+    # [1, tokens, heads * head size] -> [1, tokens, heads, head size] -> [1, heads, tokens, head size]
+    return graph.op("Transpose", graph.op("Reshape", projected, shape), perm=[0, 2, 1, 3])
+
+
+def _first_rows(graph: GraphBuilder, cache: ir.Value, end: ir.Value) -> ir.Value:
+    """[1, KV heads, length, head size] -> [1, KV heads, end, head size]"""
+    start = graph.constant("first_row", np.array([0], np.int64))
+    axis = graph.constant("axis_2", np.array([2], np.int64))
+    return graph.op("Slice", cache, start, end, axis)
+
+
+def _causal_mask(graph: GraphBuilder, first: ir.Value, end: ir.Value, total: ir.Value) -> ir.Value:
+    """bool [tokens, total]: a token sees itself and those before it."""
+    zero, one = (graph.constant(f"scalar_{number}", np.array(number, np.int64)) for number in (0, 1))
+    columns = graph.op("Range", zero, total, one)
+    rows = graph.op("Slice", columns, first, end)
+    # [tokens] -> [tokens, 1]
+    rows = graph.op("Unsqueeze", rows, graph.constant("axis_1", np.array([1], np.int64)))
+    return graph.op("LessOrEqual", columns, rows)
+
+
+def without_quantized_cache(model: ir.Model) -> ir.Model:
+    """Make an INT8 KV cache a float32 one, whose attention has no branches."""
+    for node in list(model.graph):
+        if node.op_type != "If" or "else_branch" not in node.attributes:
+            continue
+        (quantized,) = node.attributes["else_branch"].as_graph()
+        attributes = [value for name, value in quantized.attributes.items() if name not in QUANTIZED]
+        floating = ir.Node(
+            MICROSOFT, quantized.op_type, quantized.inputs[:FLOAT_INPUTS], attributes, num_outputs=len(node.outputs)
+        )
+        model.graph.insert_before(node, floating)
+        for old, new in zip(node.outputs, floating.outputs, strict=True):
+            new.name, new.type, new.shape = old.name, old.type, old.shape
+            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        for value in (*floating.inputs[3:5], *floating.outputs[1:3]):
+            assert value is not None
+            value.dtype = ir.DataType.FLOAT
+        model.graph.remove(node, safe=True)
+    return model

@@ -1,0 +1,131 @@
+"""Calibration data: conversations that a calibrated recipe's quantizers see, from pictures that are drawn or a file."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from pocketvlm.errors import DataError, located, one_line
+from pocketvlm.export.read.sample import Sample, Turns, encode, make_sample
+from pocketvlm.images.prepare import cut_tiles
+from pocketvlm.quant import quantizer_of
+from pocketvlm.questions.data import GENERATED_FORM, TEXT_FORM, open_data
+from pocketvlm.questions.files import read_text
+from pocketvlm.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pocketvlm.export.read.frontend import Frontend
+
+#: Pictures that are drawn when no data is given; evaluation draws none of them (its seeds begin with "held-out:").
+DEFAULT_SOURCE = "generated:calibration"
+#: Questions asked about one drawn picture.
+QUESTIONS_OF_PICTURE = 5
+#: Pictures in a row that do not fit a model, after which none is expected to.
+MOST_SKIPPED = 50
+#: Largest text file that is read, bytes. Calibration takes its first windows only.
+MAX_TEXT_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Conversations in the model's own layout. ``sha256`` is of their token ids and pixels, in order."""
+
+    source: str
+    samples: tuple[Sample, ...]
+    sha256: str
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(sample.token_ids) for sample in self.samples)
+
+
+def is_calibrated(recipe: Recipe) -> bool:
+    """Whether a quantizer of the recipe has to see activations."""
+    return any(quantizer_of(rule).CALIBRATED for rule in recipe.rules)
+
+
+def read_calibration(source: str, frontend: Frontend, recipe: Recipe, positions: int) -> Calibration:
+    """At most ``recipe.calibration.sequences`` conversations of ``source``.
+
+    ``source`` is generated:SEED, FILE.jsonl or FILE.tsv (questions with their answers, as ``pocketvlm eval`` reads
+    them), or FILE.txt, which is cut into windows of ``recipe.calibration.text_tokens``. ``positions`` is what the model
+    takes.
+
+    :raises DataError: it is none of these, cannot be read, is empty, or does not fit the model
+    """
+    most = recipe.calibration.sequences
+    if generated := re.fullmatch(GENERATED_FORM, source, re.ASCII):
+        found = _drawn(generated[1], frontend, positions)
+    elif source.endswith(".txt"):
+        found = _windows(Path(source), frontend, min(recipe.calibration.text_tokens, positions))
+    else:
+        found = _asked(source, frontend, most)
+    samples: list[Sample] = []
+    digest = hashlib.sha256()
+    for sample in islice(found, most):
+        if len(sample.token_ids) > positions:
+            raise DataError(
+                f"{one_line(source, 120)}: conversation {len(samples) + 1} has {len(sample.token_ids)} tokens, "
+                f"the model has {positions} positions"
+            )
+        samples.append(sample)
+        digest.update(sample.token_ids.numpy().tobytes())
+        if sample.pixels is not None:
+            digest.update(sample.pixels.numpy().tobytes())
+    if not samples:
+        raise DataError(f"{one_line(source, 120)}: has nothing to calibrate on")
+    return Calibration(source, tuple(samples), digest.hexdigest())
+
+
+def _drawn(seed: str, frontend: Frontend, positions: int) -> Iterator[Sample]:
+    """Pictures of ``pocketvlm.scenes``, each with as many questions and answers as fit into the model's positions."""
+    import random
+
+    from pocketvlm.scenes import ask, choose, draw
+
+    if frontend.vision is None:
+        raise DataError("a model that takes text only is not calibrated on pictures: give a FILE.txt or FILE.jsonl")
+    skipped = 0
+    for number in count():
+        picture = draw(f"calibration:{seed}:{number}")
+        chance = random.Random(f"calibration:{seed}:{number}:questions")
+        asked = [ask(fact, chance) for fact in choose(picture.facts, QUESTIONS_OF_PICTURE, chance)]
+        turns = tuple((turn.question, turn.answer) for turn in asked)
+        samples = (_sample(frontend, turns[:most], (picture.image,)) for most in range(len(turns), 0, -1))
+        sample = next((sample for sample in samples if len(sample.token_ids) <= positions), None)
+        skipped = skipped + 1 if sample is None else 0
+        if skipped == MOST_SKIPPED:
+            raise DataError(f"no picture with a question fits into the model's {positions} positions")
+        if sample is not None:
+            yield sample
+
+
+def _asked(source: str, frontend: Frontend, most: int) -> Iterator[Sample]:
+    """Questions of a file, each a conversation."""
+    for question in open_data(source, most, also=TEXT_FORM).items:
+        with located(question.where):
+            if question.images and frontend.vision is None:
+                raise DataError("the model takes text only, and the question is about images")
+        yield _sample(frontend, ((question.text, question.answers[0]),), question.images)
+
+
+def _sample(frontend: Frontend, turns: Turns, images: tuple[Image.Image, ...]) -> Sample:
+    look = frontend.images
+    tiled = [] if look is None else [cut_tiles(image, look.preprocessing) for image in images]
+    return make_sample(frontend.tokenizer, frontend.chat, look, turns, tiled)
+
+
+def _windows(path: Path, frontend: Frontend, tokens: int) -> Iterator[Sample]:
+    """A text in windows of ``tokens``; what remains at its end is left out, unless it is all there is."""
+    ids = torch.tensor(encode(frontend.tokenizer, read_text(path, MAX_TEXT_BYTES)), dtype=torch.int64)
+    for window in ids.split(tokens):
+        if len(window) == tokens or 1 < len(window) == len(ids):
+            yield Sample(None, window, None, 0)

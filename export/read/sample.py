@@ -1,0 +1,119 @@
+"""Conversations as token ids and pixels; the one that every export is checked with: a test card and questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from pocketvlm.bundle.manifest import Chat, ImageLayout
+from pocketvlm.images.layout import image_tokens
+from pocketvlm.images.prepare import Preprocessing, TiledImage, cut_tiles, normalize
+
+#: Questions with their answers.
+Turns = tuple[tuple[str, str], ...]
+
+CARD_LINES = ("AB42", "7K9X", "H53T")
+#: Enough plain text for at least 32 tokens of any tokenizer.
+TURNS: Turns = (
+    ("Read all lines.", "\n".join(CARD_LINES)),
+    ("What is on line 2?", CARD_LINES[1]),
+    ("How many lines are there?", str(len(CARD_LINES))),
+)
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """What turns an image into pixels and placeholders."""
+
+    preprocessing: Preprocessing
+    layout: ImageLayout
+    placeholder: int
+    tokens_per_tile: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """pixels: float32 [tiles, 3, size, size], or None without an image; token_ids: int64 [tokens].
+
+    ``image_token`` stands for each image token; scores are taken over the text, from ``first_scored`` on.
+    """
+
+    pixels: Tensor | None
+    token_ids: Tensor
+    image_token: int | None
+    first_scored: int
+
+    @property
+    def scored(self) -> int:
+        return len(self.token_ids) - self.first_scored
+
+
+def draw_test_card(size: int) -> Image.Image:
+    """A square picture of three lines of text."""
+    image = Image.new("RGB", (size, size), (236, 234, 222))
+    canvas = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size * 0.3)
+    for index, line in enumerate(CARD_LINES):
+        canvas.text((size * 0.06, size * (0.2 + 0.3 * index)), line, fill=(24, 32, 64), font=font, anchor="lm")
+    return image
+
+
+def test_card(preprocessing: Preprocessing) -> TiledImage:
+    """The test card as one tile, whatever grids the model has."""
+    return TiledImage((1, 1), cut_tiles(draw_test_card(preprocessing.tile_size), preprocessing).pixels[:1], None)
+
+
+def make_sample(
+    tokenizer: Tokenizer, chat: Chat | None, look: ImageSettings | None, turns: Turns, images: Sequence[TiledImage]
+) -> Sample:
+    """A conversation in the model's own chat layout, its images at the start of the first question."""
+    shown: list[int] = []
+    pixels: list[Tensor] = []
+    if look is not None:
+        for image in images:
+            placed, _ = image_tokens(
+                image.grid,
+                image.thumbnail_index,
+                look.layout,
+                placeholder=look.placeholder,
+                tokens_per_tile=look.tokens_per_tile,
+            )
+            shown += placed.tolist()
+            pixels.append(torch.from_numpy(normalize(image.pixels, look.preprocessing)))
+    opening, rest = _conversation(chat, turns)
+    ids = [*encode(tokenizer, opening), *shown]
+    first_scored = max(len(ids) - 1, 0)
+    ids += encode(tokenizer, rest)
+    return Sample(
+        torch.cat(pixels) if pixels else None,
+        torch.tensor(ids, dtype=torch.int64),
+        None if look is None else look.placeholder,
+        first_scored,
+    )
+
+
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Token ids of literal text of the checkpoint's own: special tokens in it are special."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
+
+
+def _conversation(chat: Chat | None, turns: Turns) -> tuple[str, str]:
+    """The turns as text, cut where the images stand (before the first question)."""
+    if chat is None:
+        return "", "\n".join(f"{question}\n{answer}" for question, answer in turns)
+    user, assistant = chat.roles["user"], chat.roles["assistant"]
+    text = "".join(
+        f"{user.prefix}{question}{user.suffix}{assistant.prefix}{answer}{assistant.suffix}"
+        for question, answer in turns
+    )
+    opening = chat.start
+    if chat.default_system is not None:
+        system = chat.roles["system"]
+        opening += system.prefix + chat.default_system + system.suffix
+    return opening + user.prefix, text.removeprefix(user.prefix)

@@ -1,0 +1,284 @@
+"""Weights on their way from a checkpoint into a bundle: read, quantized, packed and written one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pocketvlm.bundle.archive import PAGE
+from pocketvlm.bundle.manifest import TensorPrecision
+from pocketvlm.errors import RecipeError, located
+from pocketvlm.export.reference.activations import Activations
+from pocketvlm.export.store.finished import Finished
+from pocketvlm.models.checkpoint import Checkpoint
+from pocketvlm.quant import GroupedTensor, Keep, quantizer_of
+from pocketvlm.quant.tensors import (
+    Floats,
+    IntegerMatrix,
+    PackedTensor,
+    integer_matrix,
+    is_integer_matrix,
+    pack,
+    unpack,
+)
+from pocketvlm.recipe import Recipe, Rule
+
+#: Tensors of this size start on a page of any phone, so that mapping them shares no page with a neighbour.
+LARGE = 1 << 20
+SMALL_ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class Region:
+    """An array inside a data file."""
+
+    file: str
+    offset: int
+    length: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FloatWeight:
+    """A float32 weight, times ``factor``; a matrix of a linear layer is stored transposed, [columns, rows]."""
+
+    name: str
+    region: Region
+    transposed: bool
+    factor: float
+
+
+@dataclass(frozen=True)
+class GroupedWeight:
+    """A weight as packed codes, scales and zero points; ``factor`` was multiplied into the scales."""
+
+    name: str
+    codes: Region
+    scales: Region
+    zero_points: Region | None
+    bits: int
+    group_size: int
+    rows: int
+    columns: int
+    factor: float
+
+
+@dataclass(frozen=True)
+class IntegerWeight:
+    """A weight as codes [columns, rows] and scales [rows] of an ``IntegerMatrix``, times ``factor``."""
+
+    name: str
+    codes: Region
+    scales: Region
+    factor: float
+
+
+StoredWeight = FloatWeight | GroupedWeight | IntegerWeight
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What calibrated quantizers look at, and what they have done so far."""
+
+    activations: Activations
+    finished: Finished
+
+
+class DataFile:
+    """An external data file of ONNX graphs, written from start to end."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self._stream: BinaryIO = path.open("wb")
+
+    def append(self, array: np.ndarray[Any, Any]) -> Region:
+        """Write an array at the next aligned offset."""
+        alignment = PAGE if array.nbytes >= LARGE else SMALL_ALIGNMENT
+        self._stream.write(bytes(-self._stream.tell() % alignment))
+        offset = self._stream.tell()
+        self._stream.write(np.ascontiguousarray(array).data)
+        return Region(self.name, offset, array.nbytes, str(array.dtype), array.shape)
+
+    def flush(self) -> None:
+        """Let what was appended be read back."""
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class WeightStore:
+    """Writes each weight of a checkpoint as its recipe says, once, and can read it back."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        recipe: Recipe,
+        directory: Path,
+        progress: Callable[[int], None] = lambda _: None,
+        calibrated: Calibrated | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.directory = directory
+        self._calibrated = calibrated
+        self._rules = recipe.assign(checkpoint.tensors)
+        self._progress = progress
+        self._file: DataFile | None = None
+        self._stored: dict[str, StoredWeight] = {}
+        #: How each weight was stored, for the manifest.
+        self.precision: dict[str, TensorPrecision] = {}
+
+    @contextmanager
+    def writing_to(self, file: str) -> Iterator[None]:
+        """Weights that are asked for inside this block, and are not stored yet, go to ``file``."""
+        self._file = DataFile(self.directory / file)
+        try:
+            yield
+        finally:
+            self._file.close()
+            self._file = None
+
+    def linear(self, name: str, factor: float = 1.0, *, integers: bool = False) -> StoredWeight:
+        """The matrix of a linear layer, times ``factor``.
+
+        ``integers``: one that can be multiplied as whole rows of integers is stored for that.
+        """
+        return self._store(name, transposed=True, factor=factor, integers=integers)
+
+    def table(self, name: str) -> StoredWeight:
+        """An embedding table; the head of a tied model uses the same bytes."""
+        return self._store(name, transposed=False, factor=1.0)
+
+    def vector(self, name: str, factor: float = 1.0) -> FloatWeight:
+        """A norm, a bias, a convolution or position embedding: always float32.
+
+        :raises RecipeError: when the recipe quantizes it
+        """
+        weight = self._store(name, transposed=False, factor=factor)
+        if not isinstance(weight, FloatWeight):
+            raise RecipeError(f"{name} cannot be quantized in an ONNX graph; let the recipe keep it")
+        return weight
+
+    def optional_vector(self, name: str, factor: float = 1.0) -> FloatWeight | None:
+        """A bias, where the model has it."""
+        return self.vector(name, factor) if name in self.checkpoint.tensors else None
+
+    def values(self, weight: StoredWeight) -> np.ndarray[Any, Any] | GroupedTensor:
+        """A stored weight: float32, or the very codes and scales of its quantizer."""
+        if self._file is not None:
+            self._file.flush()
+        if isinstance(weight, FloatWeight):
+            array = self._map(weight.region)
+            return np.ascontiguousarray(array.T if weight.transposed else array)
+        assert isinstance(weight, GroupedWeight), f"{weight.name} is stored for products of integers"
+        zero_points = None if weight.zero_points is None else self._map(weight.zero_points)
+        packed = PackedTensor(self._map(weight.codes), self._map(weight.scales), zero_points)
+        grouped = unpack(packed, bits=weight.bits, columns=weight.columns)
+        return replace(grouped, per_channel=self.precision[weight.name].group_size is None)
+
+    def row_scales(self, name: str) -> np.ndarray[Any, Any]:
+        """The scales of a weight that has one a row, float32 [rows], with its factor."""
+        if self._file is not None:
+            self._file.flush()
+        weight = self._stored[name]
+        if isinstance(weight, IntegerWeight):
+            return self._map(weight.scales)
+        assert isinstance(weight, GroupedWeight), f"{name} is not quantized"
+        return self._map(weight.scales)[:, 0]
+
+    def read(self, name: str, rows: slice | Tensor | None = None) -> Tensor:
+        """A stored weight, or some of its rows, dequantized from the bundle's bytes: float32, without its factor."""
+        if self._file is not None:
+            self._file.flush()
+        weight = self._stored[name]
+        index = rows.numpy() if isinstance(rows, Tensor) else slice(None) if rows is None else rows
+        if isinstance(weight, FloatWeight):
+            values = self._map(weight.region)
+            chosen = values[..., index].T if weight.transposed else values[index]
+            return torch.from_numpy(np.array(chosen)) / weight.factor
+        if isinstance(weight, IntegerWeight):
+            matrix = IntegerMatrix(self._map(weight.codes)[:, index], self._map(weight.scales)[index])
+            return torch.from_numpy(matrix.dequantize()) / weight.factor
+        zero_points = None if weight.zero_points is None else self._map(weight.zero_points)[index]
+        packed = PackedTensor(self._map(weight.codes)[index], self._map(weight.scales)[index], zero_points)
+        return torch.from_numpy(unpack(packed, bits=weight.bits, columns=weight.columns).dequantize()) / weight.factor
+
+    def _store(self, name: str, *, transposed: bool, factor: float, integers: bool = False) -> StoredWeight:
+        if name in self._stored:
+            return self._stored[name]
+        assert self._file is not None, f"{name} is stored outside writing_to()"
+        weight = self.checkpoint.tensor(name)
+        rule = self._rules[name]
+        with located(name, RecipeError):
+            quantized = self._quantize(name, weight)
+        stored: StoredWeight
+        if isinstance(quantized, GroupedTensor):
+            quantized = quantized.scaled(factor)
+            if integers and is_integer_matrix(quantized):
+                matrix = integer_matrix(quantized)
+                stored = self._write_integers(name, matrix, factor)
+                self.precision[name] = _precision(rule, quantized, matrix.bits_per_weight)
+            else:
+                stored = self._write_grouped(name, quantized, factor)
+                self.precision[name] = _precision(rule, quantized, quantized.bits_per_weight)
+        else:
+            array = quantized if factor == 1.0 else quantized * np.float32(factor)
+            stored = FloatWeight(name, self._file.append(array.T if transposed else array), transposed, factor)
+            self.precision[name] = TensorPrecision(
+                bits=32, quantizer=rule.quantizer, bits_per_weight=32.0, weights=weight.numel()
+            )
+        self._stored[name] = stored
+        self._progress(weight.numel())
+        return stored
+
+    def _quantize(self, name: str, weight: Tensor) -> GroupedTensor | Floats:
+        quantizer = quantizer_of(self._rules[name])
+        if isinstance(quantizer, Keep) or not quantizer.CALIBRATED:
+            return quantizer.quantize(weight)
+        assert self._calibrated is not None, f"{name} is quantized without a calibration"
+        finished = self._calibrated.finished.matrix(name)
+        if finished is None:
+            finished = quantizer.quantize(weight, self._calibrated.activations.gram(name, self.read))
+            self._calibrated.finished.keep_matrix(name, finished)
+        return finished
+
+    def _write_grouped(self, name: str, tensor: GroupedTensor, factor: float) -> GroupedWeight:
+        assert self._file is not None
+        packed = pack(tensor)
+        return GroupedWeight(
+            name=name,
+            codes=self._file.append(packed.codes),
+            scales=self._file.append(packed.scales),
+            zero_points=None if packed.zero_points is None else self._file.append(packed.zero_points),
+            bits=tensor.bits,
+            group_size=tensor.group_size,
+            rows=tensor.rows,
+            columns=tensor.columns,
+            factor=factor,
+        )
+
+    def _write_integers(self, name: str, matrix: IntegerMatrix, factor: float) -> IntegerWeight:
+        assert self._file is not None
+        return IntegerWeight(name, self._file.append(matrix.codes), self._file.append(matrix.scales), factor)
+
+    def _map(self, region: Region) -> np.ndarray[Any, Any]:
+        return np.memmap(self.directory / region.file, region.dtype, "r", region.offset, region.shape)
+
+
+def _precision(rule: Rule, tensor: GroupedTensor, bits_per_weight: float) -> TensorPrecision:
+    return TensorPrecision(
+        bits=4 if tensor.bits == 4 else 8,
+        group_size=None if tensor.per_channel else tensor.group_size,
+        symmetric=tensor.zero_points is None,
+        quantizer=rule.quantizer,
+        bits_per_weight=round(bits_per_weight, 4),
+        weights=tensor.rows * tensor.columns,
+    )

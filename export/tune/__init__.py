@@ -1,0 +1,1 @@
+"""Recipes by measured sensitivity, and what an arithmetic costs."""

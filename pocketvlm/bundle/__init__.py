@@ -1,0 +1,1 @@
+"""Bundles on disk: the manifest, the archive, what may be opened and what is refused."""

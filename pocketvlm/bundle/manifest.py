@@ -1,0 +1,325 @@
+"""The schema of ``manifest.json``: all that a runtime must know about a bundle, in one strict, versioned file.
+
+Read in Python by pydantic; docs/bundle-format.md describes it for other readers. Unknown keys are refused, so that a
+reader never half-understands a bundle. Every change raises FORMAT_VERSION and is named in the CHANGELOG.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
+
+#: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's.
+FORMAT_VERSION = 2
+
+#: A file of a bundle: a relative POSIX path without empty, dot or dot-dot parts.
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
+
+FileName = Annotated[str, StringConstraints(pattern=rf"^{FILE_NAME.pattern}$", max_length=255)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Positive = Annotated[int, Field(gt=0, le=1 << 40)]
+Size = Annotated[int, Field(ge=0, le=1 << 44)]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+TokenIds = Annotated[tuple[TokenId, ...], Field(max_length=256)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _whole(value: object) -> object:
+    """Literal takes what is equal to one of its values: 4.0 for 4, true for 1. Other readers do not."""
+    if type(value) is not int:
+        raise ValueError("is no integer")
+    return value
+
+
+Bits = Annotated[Literal[4, 8, 32], BeforeValidator(_whole)]
+
+
+class Strict(BaseModel):
+    """Base of all parts of the manifest: frozen, no unknown keys, finite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class FileEntry(Strict):
+    """A file, its size and two digests: all of it, and a sample that is cheap to check at load."""
+
+    bytes: Size
+    sha256: Sha256
+    sample_sha256: Sha256
+
+
+class TensorSpec(Strict):
+    """An input or output of a graph; a string in ``shape`` names a dimension that varies."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: Literal["float32", "int64", "int32", "int8", "uint8"]
+
+
+class Part(Strict):
+    """One graph of one engine. ``data`` are the files of its external weights (parts may share them)."""
+
+    file: FileName
+    data: tuple[FileName, ...] = ()
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Model(Strict):
+    """What was exported. ``revision`` is a digest of the checkpoint: ``Checkpoint.revision``."""
+
+    name: str
+    family: str
+    revision: str
+    vocab_size: Positive
+    hidden_size: Positive
+    layers: Annotated[int, Field(gt=0, le=4096)]
+
+
+class Vision(Strict):
+    """Image to tiles to tokens: the arguments of ``images.prepare.Preprocessing`` and what the tower makes of it."""
+
+    tile_size: Annotated[int, Field(gt=0, le=4096)]
+    strategy: Literal["relaxed", "llava-next", "internvl"]
+    candidates: Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1, max_length=256)]
+    alpha: Annotated[float, Field(ge=0, le=1)]
+    thumbnail: Literal["first", "last", "none"]
+    thumbnail_of_single_tile: bool
+    resize_filter: Literal["bicubic"]
+    pad_color: tuple[int, int, int]
+    rescale: Finite
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Finite, Finite, Finite]
+    tile_batch: Annotated[int, Field(gt=0, le=64)]
+    patches_per_tile: Positive
+    vision_hidden_size: Positive
+    downsample_ratio: Positive
+    tokens_per_tile: Positive
+
+
+class ImageLayout(Strict):
+    """Token ids around an image's tokens: image_start, [thumbnail + tokens], per tile (row-major) tile[row][column] +
+    tokens, after each row row_end, image_end. ``thumbnail`` comes last where ``Vision.thumbnail`` says so."""
+
+    image_start: TokenIds
+    thumbnail: TokenIds
+    tile: tuple[tuple[TokenIds, ...], ...]
+    row_end: TokenIds
+    image_end: TokenIds
+
+
+class Tokens(Strict):
+    """Special tokens; ``image`` is the placeholder that image embeddings replace."""
+
+    stop: TokenIds
+    image: TokenId | None
+
+
+class Role(Strict):
+    """Literal text around a message; ``strip`` where the template trims the content's white space."""
+
+    prefix: str
+    suffix: str
+    strip: bool
+
+
+class Chat(Strict):
+    """The chat template as literals (proved equal to the Jinja template at export)."""
+
+    start: str
+    roles: dict[Literal["system", "user", "assistant"], Role]
+    default_system: str | None
+    generation_prefix: str
+
+
+class KvCache(Strict):
+    """One buffer [1, heads, length, head_dim] for keys and one for values, a layer each."""
+
+    length: Annotated[int, Field(gt=0, le=1 << 20)]
+    dtype: Literal["float32", "int8"]
+    heads: Positive
+    head_dim: Positive
+
+
+class TensorPrecision(Strict):
+    """How one tensor of ``weights`` elements is stored.
+
+    ``bits`` counts the codes alone, ``bits_per_weight`` scales, zero points and padding too; ``group_size`` is None for
+    float32 and where a whole row has one scale.
+    """
+
+    bits: Bits
+    group_size: Positive | None = None
+    symmetric: bool = True
+    quantizer: str
+    bits_per_weight: Finite
+    weights: Positive
+
+
+class Calibration(Strict):
+    """What calibrated quantizers saw: token ids and pixels of all sequences, which ``sha256`` is of, in order."""
+
+    source: str
+    sequences: Positive
+    tokens: Positive
+    sha256: Sha256
+
+
+class Recipe(Strict):
+    """The recipe's name, its calibration if it has one, what it made of every weight (names as in the checkpoint)."""
+
+    name: str
+    calibration: Calibration | None = None
+    tensors: dict[str, TensorPrecision]
+
+
+class VisionFidelity(Strict):
+    """Image tokens of the shipped graphs beside the original weights'."""
+
+    cosine: Finite
+    relative_error: Finite
+
+
+class TextFidelity(Strict):
+    """One teacher-forced pass beside the original weights: KL divergence in nats, errors relative (2-norm).
+
+    ``kl_p999`` is the 99.9th percentile; ``perplexity_ratio`` the perplexity of the pass' text by the original's.
+    """
+
+    tokens: Positive
+    kl_mean: Finite
+    kl_median: Finite
+    kl_p999: Finite
+    kl_max: Finite
+    top1_agreement: Finite
+    perplexity_ratio: Finite
+    relative_error_by_layer: tuple[Finite, ...]
+
+
+class Fidelity(Strict):
+    """The checks that every export ends with. ``lowering``: graph at float precision against PyTorch."""
+
+    lowering_relative_error: Finite
+    vision: VisionFidelity | None
+    text: TextFidelity
+
+
+class MinimumRuntime(Strict):
+    """The oldest versions that can run this bundle."""
+
+    pocketvlm: str
+    onnxruntime: str | None = None
+    executorch: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_format_1_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Format 1 has no ``executorch``; a bundle without such parts is written in it."""
+        written: dict[str, Any] = handler(self)
+        if self.executorch is None:
+            written.pop("executorch", None)
+        return written
+
+
+Platform = Literal["mt6989", "mt6991", "mt6993"]
+
+
+class NpuProgram(Strict):
+    """The static program of the parts of ``engines.neuropilot`` (docs/neuropilot.md).
+
+    ``compiled``: whether MediaTek's compiler made ``programs`` (.pte files) of it; it has run on a phone only if
+    somebody ran it there. ``chunks``: first and last + 1 layer of each part of the decoder. ``mask_value`` is added to
+    the score of what a token does not see. ``rope`` is a file of float32 [2, KV length, head size]: cos, sin.
+    """
+
+    platform: Platform
+    compiled: bool
+    programs: tuple[FileName, ...] = ()
+    chunks: Annotated[tuple[tuple[Annotated[int, Field(ge=0, lt=4096)], Positive], ...], Field(min_length=1)]
+    prefill_tokens: Annotated[int, Field(gt=1, le=4096)]
+    tile_batches: tuple[Annotated[int, Field(gt=0, le=64)], ...]
+    mask_value: Annotated[float, Field(lt=0, allow_inf_nan=False)]
+    rope: FileName
+    fidelity: Fidelity
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> NpuProgram:
+        ends = [0, *(end for _, end in self.chunks)]
+        if any(first != before or end <= first for before, (first, end) in zip(ends, self.chunks, strict=False)):
+            raise ValueError("chunks do not follow one another")
+        if self.compiled != bool(self.programs):
+            raise ValueError("compiled programs and their files belong together")
+        return self
+
+
+class Manifest(Strict):
+    """The whole of ``manifest.json``."""
+
+    format_version: Literal[1, 2]
+    minimum_runtime: MinimumRuntime
+    model: Model
+    vision: Vision | None
+    image_layout: ImageLayout | None
+    tokens: Tokens
+    tokenizer: FileName
+    chat: Chat | None
+    kv_cache: KvCache
+    prefill_chunk: Annotated[int, Field(gt=0, le=1 << 16)]
+    engines: dict[Literal["onnx", "executorch", "neuropilot"], dict[str, Part]]
+    neuropilot: NpuProgram | None = None
+    recipe: Recipe
+    fidelity: Fidelity
+    files: dict[FileName, FileEntry]
+
+    @model_serializer(mode="wrap")
+    def _without_what_format_1_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Format 1 has no ``neuropilot``; a bundle without such parts is written in it."""
+        written: dict[str, Any] = handler(self)
+        if self.neuropilot is None:
+            written.pop("neuropilot", None)
+        return written
+
+    @model_validator(mode="after")
+    def _npu_parts_have_their_program(self) -> Manifest:
+        program = self.neuropilot
+        if (program is not None) != ("neuropilot" in self.engines):
+            raise ValueError("neuropilot and engines.neuropilot belong together")
+        if program is None:
+            return self
+        if self.format_version < 2:
+            raise ValueError("format 1 has no parts for an NPU")
+        if program.chunks[-1][1] != self.model.layers:
+            raise ValueError(f"neuropilot.chunks has {program.chunks[-1][1]} layers, the model {self.model.layers}")
+        for file in (program.rope, *program.programs):
+            if file not in self.files:
+                raise ValueError(f"neuropilot uses {file!r}, which 'files' does not list")
+        return self
+
+    @model_validator(mode="after")
+    def _format_1_knows_onnx_alone(self) -> Manifest:
+        if self.format_version == 1 and ("executorch" in self.engines or self.minimum_runtime.executorch is not None):
+            raise ValueError("format 1 has no ExecuTorch parts")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_have_their_files(self) -> Manifest:
+        for engine, parts in self.engines.items():
+            for name, part in parts.items():
+                for file in (part.file, *part.data):
+                    if file not in self.files:
+                        raise ValueError(f"{engine} part {name} uses {file!r}, which 'files' does not list")
+        if self.tokenizer not in self.files:
+            raise ValueError(f"the tokenizer {self.tokenizer!r} is not in 'files'")
+        if (self.vision is None) != (self.image_layout is None) or (self.vision is None) != (self.tokens.image is None):
+            raise ValueError("vision, image_layout and tokens.image belong together")
+        return self

@@ -1,0 +1,274 @@
+"""Bundles on disk: opening one safely, checking its files, describing a directory as one.
+
+A bundle is a directory, or the same directory as one archive (``pocketvlm.bundle.archive``). It is data: nothing in it
+is executed or unpickled, and no file outside it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, BinaryIO
+
+from pocketvlm.bundle.archive import Archive, is_archive, open_archive
+from pocketvlm.errors import BundleError, one_line
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from pocketvlm.bundle.manifest import FileEntry, Manifest
+
+MANIFEST = "manifest.json"
+#: A manifest is small: 600 tensors are some 100 KB. More is not read.
+MAX_MANIFEST_BYTES = 16 << 20
+#: So is a graph, whose weights lie beside it.
+MAX_GRAPH_BYTES = 256 << 20
+#: Behind the first four bytes of an ExecuTorch program; two digits follow.
+EXECUTORCH_MAGIC = b"ET"
+SAMPLE_BYTES, SAMPLES = 4096, 16
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: where it lies, its validated manifest, and its mapped archive where it is one."""
+
+    location: Path
+    manifest: Manifest
+    archive: Archive | None = None
+
+    def path(self, name: str) -> Path:
+        """The file ``name`` of a directory's manifest; it cannot lie outside the directory."""
+        return _inside(self.location, name)
+
+    def read(self, name: str) -> bytes:
+        """The content of a file: a graph or the tokenizer, not weights (``path`` or ``archive`` for those)."""
+        return self.path(name).read_bytes() if self.archive is None else bytes(self.archive.view(name))
+
+    @property
+    def total_bytes(self) -> int:
+        """Size on disk, manifest included."""
+        if self.archive is not None:
+            return self.location.stat().st_size
+        manifest_bytes = (self.location / MANIFEST).stat().st_size
+        return manifest_bytes + sum(entry.bytes for entry in self.manifest.files.values())
+
+
+def open_bundle(location: str | Path, *, verify: bool = False) -> Bundle:
+    """Read and check a bundle: a directory or an archive.
+
+    Every file must be a regular file of the listed size, and a sample of its content (16 pages spread over it) must
+    match; with ``verify`` the whole content must. A graph may name no file beside those that its part lists.
+
+    :raises BundleError: naming the file or the key of the manifest that is wrong
+    """
+    location = Path(location)
+    try:
+        if is_archive(location):
+            return _open_archive(location, verify=verify)
+        manifest = read_manifest(location)
+        bundle = Bundle(location, manifest)
+        for name, entry in manifest.files.items():
+            _check_file(bundle.path(name), name, entry, verify=verify)
+        _check_graphs(bundle)
+    except OSError as error:
+        raise BundleError(f"{location} cannot be read: {one_line(error)}") from error
+    return bundle
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and validate the ``manifest.json`` of a directory alone.
+
+    :raises BundleError: naming the key that is wrong
+    """
+    path = directory / MANIFEST
+    if not directory.is_dir():
+        raise BundleError(f"{directory} is not a bundle: no such directory")
+    if not path.is_file():
+        raise BundleError(f"{directory} is not a bundle: it has no {MANIFEST}")
+    if path.is_symlink():
+        raise BundleError(f"{path} is a link: copy what it leads to into the bundle")
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes; it is not a manifest")
+    return parse_manifest(path.read_bytes(), path)
+
+
+def parse_manifest(text: bytes, path: Path) -> Manifest:
+    """Validate a manifest; ``path`` is where it came from.
+
+    :raises BundleError: naming the key that is wrong
+    """
+    from pydantic import ValidationError
+
+    from pocketvlm.bundle.manifest import FORMAT_VERSION, Manifest
+
+    try:
+        version = json.loads(text)["format_version"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise BundleError(f"{path} is damaged: not JSON with a format_version") from error
+    if type(version) is not int:  # true and 1.0 equal 1 to a schema
+        raise BundleError(f"{path} is not valid at format_version: {one_line(version, 20)} is no whole number")
+    if version > FORMAT_VERSION:
+        raise BundleError(
+            f"{path} has bundle format {one_line(version, 20)}; this pocketvlm reads up to {FORMAT_VERSION}: "
+            "update pocketvlm"
+        )
+    try:
+        return Manifest.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "top level"
+        # Keys and values come from the file: they may hold line breaks, escape sequences or megabytes.
+        raise BundleError(f"{path} is not valid at {one_line(where, 120)}: {one_line(first['msg'], 160)}") from error
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json``, readable and stable in its order."""
+    (directory / MANIFEST).write_text(manifest.model_dump_json(indent=1, exclude_none=False) + "\n", encoding="utf-8")
+
+
+def describe_files(directory: Path, names: Iterable[str]) -> dict[str, FileEntry]:
+    """Sizes and digests of files of a directory, as the manifest lists them."""
+    from pocketvlm.bundle.manifest import FileEntry
+
+    entries = {}
+    for name in sorted(set(names)):
+        path = directory / name
+        entries[name] = FileEntry(
+            bytes=path.stat().st_size, sha256=file_sha256(path), sample_sha256=file_sample_sha256(path)
+        )
+    return entries
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_sample_sha256(path: Path) -> str:
+    """SHA-256 over a file's size (decimal) and 16 blocks of 4096 bytes, evenly spread from its start to its end.
+
+    A file of at most 64 KiB is hashed whole. Cheap enough for every load, and it tells swapped or cut files apart;
+    ``inspect`` checks the rest.
+    """
+    with path.open("rb") as stream:
+        return _sample_sha256(path.stat().st_size, lambda offset, length: _read_exactly(stream, offset, length))
+
+
+def _sample_sha256(size: int, read: Callable[[int, int], Buffer]) -> str:
+    """The sample digest of ``size`` bytes that ``read(offset, length)`` gives."""
+    digest = hashlib.sha256(str(size).encode())
+    if size <= SAMPLE_BYTES * SAMPLES:
+        digest.update(read(0, size))
+    else:
+        for index in range(SAMPLES):
+            digest.update(read((size - SAMPLE_BYTES) * index // (SAMPLES - 1), SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _read_exactly(stream: BinaryIO, offset: int, count: int) -> bytes:
+    stream.seek(offset)
+    data = stream.read(count)
+    if len(data) != count:
+        raise BundleError(f"{stream.name} became shorter while it was read")
+    return data
+
+
+def _inside(directory: Path, name: str) -> Path:
+    from pocketvlm.bundle.manifest import FILE_NAME
+
+    if not FILE_NAME.fullmatch(name):
+        raise BundleError(f"{directory}: {name!r} is not a file name a bundle may use")
+    path = directory / name
+    try:
+        inside = path.resolve().parent == (directory.resolve() / name).parent
+    except RuntimeError as error:  # before Python 3.13 links that lead to each other
+        raise BundleError(f"{directory}: {name} is a link that leads to itself") from error
+    if not inside:
+        raise BundleError(f"{directory}: {name} points outside the bundle")
+    return path
+
+
+def _open_archive(location: Path, *, verify: bool) -> Bundle:
+    archive = open_archive(location)
+    text = archive.view(MANIFEST)
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{location}: {MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes; it is not a manifest")
+    manifest = parse_manifest(bytes(text), location)
+    for name, entry in manifest.files.items():
+        _check_member(archive.view(name), name, entry, verify=verify)
+    bundle = Bundle(location, manifest, archive)
+    _check_graphs(bundle)
+    return bundle
+
+
+def _check_graphs(bundle: Bundle) -> None:
+    """Refuse graphs that take weights from elsewhere: from outside, or from files whose digests nobody checks."""
+    from pocketvlm.bundle.graph_files import external_files
+
+    for name, part in bundle.manifest.engines.get("executorch", {}).items():
+        if part.data or _start(bundle, part.file)[4:6] != EXECUTORCH_MAGIC:
+            raise BundleError(f"{part.file}, of the part {name}, is not an ExecuTorch program with its weights inside")
+    graphs = (bundle.manifest.engines.get(engine, {}).values() for engine in ("onnx", "neuropilot"))
+    for part in chain.from_iterable(graphs):
+        if bundle.manifest.files[part.file].bytes > MAX_GRAPH_BYTES:
+            raise BundleError(f"{part.file} is larger than {MAX_GRAPH_BYTES} bytes; it is not a graph without weights")
+        try:
+            names = external_files(bundle.read(part.file))
+        except ValueError as error:
+            raise BundleError(f"{part.file} is not a graph that a bundle may have: {error}") from error
+        for name in sorted(names):
+            # An engine looks for a file beside the graph, and for an archive's member by its very name.
+            beside = (PurePosixPath(part.file).parent / name).as_posix()
+            if (beside if bundle.archive is None else name) not in part.data:
+                listed = "which the manifest does not list for it"
+                raise BundleError(f"{part.file} takes weights from {one_line(name, 120)!a}, {listed}")
+
+
+def _start(bundle: Bundle, name: str) -> bytes:
+    """The first eight bytes of a file."""
+    if bundle.archive is not None:
+        return bytes(bundle.archive.view(name)[:8])
+    with bundle.path(name).open("rb") as stream:
+        return stream.read(8)
+
+
+def _check_member(content: memoryview, name: str, entry: FileEntry, *, verify: bool) -> None:
+    _check_content(
+        name,
+        entry,
+        len(content),
+        lambda: _sample_sha256(len(content), lambda offset, length: content[offset : offset + length]),
+        (lambda: hashlib.sha256(content).hexdigest()) if verify else None,
+    )
+
+
+def _check_content(
+    name: str, entry: FileEntry, size: int, sample: Callable[[], str], whole: Callable[[], str] | None
+) -> None:
+    """Compare a file's size, its sample digest and, where wanted, its whole digest with the manifest's."""
+    if size != entry.bytes:
+        raise BundleError(f"{name} has {size} bytes, the manifest says {entry.bytes}: it was cut or replaced")
+    if sample() != entry.sample_sha256 or (whole is not None and whole() != entry.sha256):
+        raise BundleError(f"{name} does not have the content that the manifest describes: it is damaged or was swapped")
+
+
+def _check_file(path: Path, name: str, entry: FileEntry, *, verify: bool) -> None:
+    try:
+        status = path.lstat()
+    except OSError as error:
+        raise BundleError(f"{name} is missing from {path.parent}: copy or export the bundle again") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{name} is not a regular file")
+    _check_content(
+        name,
+        entry,
+        status.st_size,
+        lambda: file_sample_sha256(path),
+        (lambda: file_sha256(path)) if verify else None,
+    )

@@ -1,0 +1,1 @@
+"""What ``pocketvlm bench`` consists of."""

@@ -1,0 +1,276 @@
+"""``pocketvlm inspect``: what is in a bundle, after every hash of it was checked."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pocketvlm.bundle.manifest import Manifest, NpuProgram, TensorPrecision
+    from pocketvlm.bundle.open import Bundle
+
+#: kinds of tensors, by what their names contain; the first that fits counts
+KINDS = (
+    ("norms and biases", ("norm", ".bias")),
+    ("patch and position embedding", ("vision_tower.embeddings",)),
+    ("vision tower", ("vision_tower",)),
+    ("downsampler", ("downsampler",)),
+    ("projector", ("projector",)),
+    ("token embedding", ("embed_tokens",)),
+    ("output head", ("lm_head",)),
+    ("decoder attention", ("self_attn",)),
+    ("decoder MLP", ("mlp",)),
+)
+
+
+@dataclass(frozen=True)
+class Bits:
+    """How the tensors of one kind are stored."""
+
+    kind: str
+    stored_as: str
+    tensors: int
+    weights: int
+    bits_per_weight: float
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def command(bundle: Path, as_json: bool) -> None:
+    """Check every file of a bundle and show what is in it: parts, shapes, bits, sizes, memory, fidelity.
+
+    Exit status 1 if a file is missing, damaged or swapped.
+    """
+    from pocketvlm.bundle.open import open_bundle
+
+    opened = open_bundle(bundle, verify=True)
+    if as_json:
+        click.echo(json.dumps(describe(opened), indent=2))
+    else:
+        from rich.console import Console
+
+        _print(Console(), opened)
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """All of it, for JSON: the manifest's own sections beside what follows from them. Sizes are bytes."""
+    from pocketvlm.runtime.budget import kv_cache_bytes
+
+    manifest = bundle.manifest
+    whole = manifest.model_dump(mode="json")
+    bits = bits_by_kind(manifest)
+    return {
+        "path": str(bundle.location),
+        "verified": True,
+        **{
+            key: whole[key]
+            for key in ("format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens")
+        },
+        "chat": whole["chat"],
+        "prefill_chunk": manifest.prefill_chunk,
+        "kv_cache": {**whole["kv_cache"], "bytes": kv_cache_bytes(manifest)},
+        "engines": {
+            engine: {name: {**part, "bytes": part_bytes(manifest, engine, name)} for name, part in parts.items()}
+            for engine, parts in whole["engines"].items()
+        },
+        **({"neuropilot": whole["neuropilot"]} if "neuropilot" in whole else {}),
+        "recipe": manifest.recipe.name,
+        "bits": [asdict(row) for row in bits],
+        "mean_bits_per_weight": mean_bits(bits),
+        "fidelity": whole["fidelity"],
+        "files": whole["files"],
+        "bytes": bundle.total_bytes,
+    }
+
+
+def bits_by_kind(manifest: Manifest) -> list[Bits]:
+    """One row for each kind of tensor and way to store it, in the order of the checkpoint."""
+    groups: dict[tuple[str, str], list[TensorPrecision]] = defaultdict(list)
+    for name, precision in manifest.recipe.tensors.items():
+        groups[kind_of(name), _stored_as(precision)].append(precision)
+    rows = []
+    for (kind, stored_as), tensors in groups.items():
+        weights = sum(tensor.weights for tensor in tensors)
+        bits = sum(tensor.weights * tensor.bits_per_weight for tensor in tensors)
+        rows.append(Bits(kind, stored_as, len(tensors), weights, round(bits / weights, 3)))
+    return rows
+
+
+def mean_bits(rows: list[Bits]) -> float:
+    """Mean bits over all weights."""
+    weights = sum(row.weights for row in rows)
+    return round(sum(row.weights * row.bits_per_weight for row in rows) / max(weights, 1), 3)
+
+
+def kind_of(name: str) -> str:
+    """The kind of a tensor, from its name in the checkpoint."""
+    return next((kind for kind, parts in KINDS if any(part in name for part in parts)), "other")
+
+
+def part_bytes(manifest: Manifest, engine: str, name: str) -> int:
+    """A graph with its weights; weights that parts share count for each."""
+    part = dict(manifest.engines)[engine][name]  # type: ignore[index]
+    return sum(manifest.files[file].bytes for file in {part.file, *part.data})
+
+
+def _stored_as(precision: TensorPrecision) -> str:
+    if precision.bits == 32:
+        return "float32"
+    group = ", per channel" if precision.group_size is None else f", groups of {precision.group_size}"
+    return f"int{precision.bits}{group}{'' if precision.symmetric else ', asymmetric'} ({precision.quantizer})"
+
+
+def _print(console: Console, bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    model, minimum = manifest.model, manifest.minimum_runtime
+    needs = f"pocketvlm {minimum.pocketvlm}" + (f", onnxruntime {minimum.onnxruntime}" if minimum.onnxruntime else "")
+    facts = _table("", "")
+    facts.show_header = False
+    for name, value in (
+        ("model", f"{model.name} ({model.family}, revision {model.revision})"),
+        ("decoder", f"{model.layers} layers, hidden {model.hidden_size}, vocabulary {model.vocab_size}"),
+        ("format", f"{manifest.format_version}; needs {needs} or newer"),
+        ("vision", _vision_line(manifest)),
+        ("KV cache", _kv_line(manifest)),
+        ("prefill chunk", f"{manifest.prefill_chunk} tokens"),
+        ("stop tokens", ", ".join(map(str, manifest.tokens.stop))),
+        *([] if manifest.neuropilot is None else [("NPU program", _npu_line(manifest.neuropilot))]),
+    ):
+        facts.add_row(name, _plain(value))
+    console.print(facts)
+    for engine, parts in manifest.engines.items():
+        table = _table("part", "inputs", "outputs", "MB", title=f"graphs for {engine}")
+        for name, part in parts.items():
+            size = f"{part_bytes(manifest, engine, name) / 1e6:.2f}"
+            table.add_row(_plain(name), _specs(part.inputs), _specs(part.outputs), size)
+        console.print(table)
+    _print_bits(console, manifest)
+    _print_files(console, manifest)
+    _print_fidelity(console, manifest)
+    _print_chat(console, manifest)
+    console.print(f"{len(manifest.files)} files, every hash is right.")
+
+
+def _npu_line(program: NpuProgram) -> str:
+    state = "compiled" if program.compiled else "NOT compiled"
+    return f"{program.platform}, {state}; {len(program.chunks)} chunks, steps of {program.prefill_tokens} and 1 tokens"
+
+
+def _print_bits(console: Console, manifest: Manifest) -> None:
+    rows = bits_by_kind(manifest)
+    title = f"recipe {_plain(manifest.recipe.name)}"
+    table = _table("tensors", "stored as", "count", "weights", "bits/weight", title=title)
+    for row in rows:
+        table.add_row(
+            row.kind, _plain(row.stored_as), str(row.tensors), f"{row.weights:,}", f"{row.bits_per_weight:.2f}"
+        )
+    table.add_section()
+    tensors, weights = sum(row.tensors for row in rows), sum(row.weights for row in rows)
+    table.add_row("all", "", str(tensors), f"{weights:,}", f"{mean_bits(rows):.2f}")
+    console.print(table)
+
+
+def _print_files(console: Console, manifest: Manifest) -> None:
+    table = _table("file", "bytes", "SHA-256", title="files")
+    for name, entry in manifest.files.items():
+        table.add_row(name, f"{entry.bytes:,}", entry.sha256[:16])
+    table.add_section()
+    table.add_row("all", f"{sum(entry.bytes for entry in manifest.files.values()):,}", "")
+    console.print(table)
+
+
+def _print_fidelity(console: Console, manifest: Manifest) -> None:
+    fidelity = manifest.fidelity
+    table = _table("measure", "value", title="fidelity, measured at export")
+    table.add_row("lowering, relative error (graph at float precision)", f"{fidelity.lowering_relative_error:.2g}")
+    if fidelity.vision is not None:
+        table.add_row("image tokens, cosine to the original", f"{fidelity.vision.cosine:.6f}")
+        table.add_row("image tokens, relative error", f"{fidelity.vision.relative_error:.2g}")
+    text = fidelity.text
+    table.add_row(f"KL divergence, mean over {text.tokens} tokens (nats)", f"{text.kl_mean:.3g}")
+    table.add_row("KL divergence, median", f"{text.kl_median:.3g}")
+    table.add_row("KL divergence, 99.9th percentile", f"{text.kl_p999:.3g}")
+    table.add_row("KL divergence, largest", f"{text.kl_max:.3g}")
+    table.add_row("same most likely token", f"{text.top1_agreement:.1%}")
+    table.add_row("perplexity, by the original's", f"{text.perplexity_ratio:.4f}")
+    if text.relative_error_by_layer:
+        table.add_row("decoder, relative error after the last layer", f"{text.relative_error_by_layer[-1]:.2g}")
+    console.print(table)
+
+
+def _print_chat(console: Console, manifest: Manifest) -> None:
+    chat = manifest.chat
+    if chat is None:
+        console.print("no chat layout: the model continues a text")
+        return
+    table = _table("chat layout", "before", "after", title="")
+    if chat.start:
+        table.add_row("start", _quoted(chat.start), "")
+    for name, role in chat.roles.items():
+        table.add_row(name + (" (trimmed)" if role.strip else ""), _quoted(role.prefix), _quoted(role.suffix))
+    table.add_row("answer", _quoted(chat.generation_prefix), "")
+    if chat.default_system is not None:
+        table.add_row("default system message", _quoted(chat.default_system), "")
+    console.print(table)
+
+
+def _vision_line(manifest: Manifest) -> str:
+    vision = manifest.vision
+    if vision is None:
+        return "none: text only"
+    largest = max(across * down for across, down in vision.candidates)
+    return (
+        f"tiles of {vision.tile_size} px, {vision.tokens_per_tile} tokens each, {vision.strategy} over "
+        f"{len(vision.candidates)} grids of up to {largest} tiles, thumbnail {vision.thumbnail}, "
+        f"batches of {vision.tile_batch}"
+    )
+
+
+def _kv_line(manifest: Manifest) -> str:
+    from pocketvlm.runtime.budget import kv_cache_bytes
+
+    kv = manifest.kv_cache
+    size = kv_cache_bytes(manifest) / 1e6
+    return f"{kv.length} tokens, {kv.heads} heads of {kv.head_dim}, {kv.dtype}: {size:.2f} MB a conversation"
+
+
+def _specs(specs: Any) -> str:
+    """Inputs or outputs, a line each; those of all layers as one."""
+    lines = []
+    for spec in specs:
+        layer = next((part for part in spec.name.split(".") if part.isdigit()), None)
+        if layer not in (None, "0"):
+            continue
+        name = spec.name if layer is None else spec.name.replace(".0.", ".N.")
+        lines.append(f"{name} {spec.dtype} [{', '.join(map(str, spec.shape))}]")
+    return _plain("\n".join(lines))
+
+
+def _table(*columns: str, title: str = "") -> Table:
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left")
+    for column in columns:
+        numeric = column in ("MB", "count", "weights", "bits/weight", "bytes", "value")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    return table
+
+
+def _quoted(text: str) -> str:
+    return _plain(json.dumps(text, ensure_ascii=True))
+
+
+def _plain(text: str) -> str:
+    """Foreign text, without rich's markup and without control characters."""
+    from rich.markup import escape
+
+    return escape("".join(char if char.isprintable() or char == "\n" else "?" for char in text))

@@ -1,0 +1,278 @@
+"""``pocketvlm tile``: which grid an image gets under each strategy, what it costs, and a picture of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pocketvlm.errors import PocketVlmError
+from pocketvlm.images.tiling import MAX_ENUMERATED, STRATEGIES, Grid, grid_candidates
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pocketvlm.images.prepare import Preprocessing
+
+#: drawing: space around and between the panels, and sizes of their two lines of text, pixels
+MARGIN = 24
+TITLE_SIZE = 26
+SUBTITLE_SIZE = 17
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one strategy makes of an image. Sizes are (width, height) in pixels."""
+
+    strategy: str
+    grid: Grid
+    canvas: tuple[int, int]
+    canvas_to_image_area: float
+    fit: str
+    thumbnail_index: int | None
+    tiles: int
+    tokens: int
+
+
+class Candidates(click.ParamType[tuple[Grid, ...]]):
+    """``MxN``, ``MxN:T`` or ``MxN,MxN,...`` as a tuple of grids."""
+
+    name = "grids"
+
+    def convert(
+        self, value: str | tuple[Grid, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Grid, ...]:
+        if not isinstance(value, str):
+            return value
+        if not re.fullmatch(r"[0-9]{1,3}x[0-9]{1,3}(:[0-9]{1,5}|(,[0-9]{1,3}x[0-9]{1,3})*,?)?", value):
+            self.fail(f"{value!r} is neither a bound (3x3, 4x4:8) nor a list of grids (1x1,1x2,2x4)", param, ctx)
+        try:
+            if "," in value:
+                pairs = [pair.split("x") for pair in value.split(",") if pair]
+                return tuple((int(across), int(down)) for across, down in pairs)
+            bound, _, tiles = value.partition(":")
+            across, down = bound.split("x")
+            return grid_candidates(int(across), int(down), int(tiles) if tiles else None)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--strategy", type=click.Choice(list(STRATEGIES)), help="Only this one (default: all, side by side).")
+@click.option("--tile", default=384, show_default=True, type=click.IntRange(1, 4096), help="Side of a tile in pixels.")
+@click.option(
+    "--candidates",
+    default="3x3",
+    show_default=True,
+    type=Candidates(),
+    metavar="GRIDS",
+    help="Grids to choose from, across x down. 3x3: all up to 3 by 3; 4x4:8: all up to 4 by 4 with at most 8 tiles; "
+    f"1x1,1x2,2x4: exactly these (at most {MAX_ENUMERATED} a side).",
+)
+@click.option("--alpha", default=0.1, show_default=True, type=click.FloatRange(0, 1), help="Relaxed threshold.")
+@click.option(
+    "--tokens-per-tile", default=196, show_default=True, type=click.IntRange(1, 1_000_000), help="After downsampling."
+)
+@click.option("-o", "--output", metavar="PNG", type=click.Path(path_type=Path), help="Draw the grids to this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    image: Path,
+    strategy: str | None,
+    tile: int,
+    candidates: tuple[Grid, ...],
+    alpha: float,
+    tokens_per_tile: int,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Show how IMAGE is cut into tiles, and how many image tokens that makes."""
+    from pocketvlm.images.prepare import Preprocessing, open_image
+
+    names = [strategy] if strategy else list(STRATEGIES)
+    try:
+        settings = [
+            Preprocessing(
+                tile_size=tile,
+                strategy=name,
+                candidates=candidates,
+                alpha=alpha,
+                thumbnail=STRATEGIES[name].thumbnail,
+                thumbnail_of_single_tile=STRATEGIES[name].thumbnail_of_single_tile,
+            )
+            for name in names
+        ]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    _check_output(image, output)
+    picture = open_image(image)
+    choices = [choose(picture.size, preprocessing, tokens_per_tile) for preprocessing in settings]
+    if output:
+        _write_png(draw(picture, settings, choices), output)
+    if as_json:
+        click.echo(_json(image, picture.size, settings[0], tokens_per_tile, choices, output))
+    else:
+        _print_table(image, picture.size, settings[0], tokens_per_tile, choices, output)
+
+
+def choose(image_size: tuple[int, int], preprocessing: Preprocessing, tokens_per_tile: int) -> Choice:
+    """The grid and the cost of an image of ``image_size`` (width, height) pixels under one strategy."""
+    from pocketvlm.images.prepare import select, sequence_length, thumbnail_index
+
+    grid = select(image_size, preprocessing)
+    canvas = (grid[0] * preprocessing.tile_size, grid[1] * preprocessing.tile_size)
+    tiles = sequence_length(grid, preprocessing)
+    return Choice(
+        strategy=preprocessing.strategy,
+        grid=grid,
+        canvas=canvas,
+        canvas_to_image_area=round(canvas[0] * canvas[1] / (image_size[0] * image_size[1]), 3),
+        fit=STRATEGIES[preprocessing.strategy].fit,
+        thumbnail_index=thumbnail_index(grid, preprocessing),
+        tiles=tiles,
+        tokens=tiles * tokens_per_tile,
+    )
+
+
+def draw(image: Image.Image, settings: list[Preprocessing], choices: list[Choice]) -> Image.Image:
+    """The strategies side by side, each tile at the same size, with name, grid and tokens above."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    from pocketvlm.images.prepare import BACKGROUND_COLOR, draw_grid, drawn_tile_size
+
+    tile_pixels = drawn_tile_size([choice.grid for choice in choices])
+    title_font, subtitle_font = ImageFont.load_default(TITLE_SIZE), ImageFont.load_default(SUBTITLE_SIZE)
+    drawings = [draw_grid(image, preprocessing, tile_pixels=tile_pixels) for preprocessing in settings]
+    texts = [
+        (
+            f"{choice.strategy}   {_grid(choice.grid)}",
+            f"{choice.tokens:,} tokens   {_tiles(choice)}",
+            f"{choice.canvas[0]} x {choice.canvas[1]} px, {_area(choice)} the image's area",
+        )
+        for choice in choices
+    ]
+    fonts = (title_font, subtitle_font, subtitle_font)
+    tops = (0, TITLE_SIZE + 10, TITLE_SIZE + SUBTITLE_SIZE + 18)
+    head = tops[-1] + SUBTITLE_SIZE + 16
+    widths = [
+        max(drawing.width, *(round(font.getlength(line)) for font, line in zip(fonts, lines, strict=True)))
+        for drawing, lines in zip(drawings, texts, strict=True)
+    ]
+    size = (
+        sum(widths) + 2 * MARGIN * len(widths),
+        head + max(drawing.height for drawing in drawings) + 2 * MARGIN,
+    )
+    sheet = Image.new("RGB", size, BACKGROUND_COLOR)
+    pen = ImageDraw.Draw(sheet)
+    left = MARGIN
+    for drawing, lines, width in zip(drawings, texts, widths, strict=True):
+        for font, line, top, color in zip(fonts, lines, tops, ("#16191d", "#16191d", "#6b7280"), strict=True):
+            pen.text((left, MARGIN + top), line, font=font, fill=color)
+        sheet.paste(drawing, (left, MARGIN + head))
+        left += width + 2 * MARGIN
+        if left < sheet.width:
+            pen.line((left - MARGIN, MARGIN, left - MARGIN, sheet.height - MARGIN), fill="#d5d9e0", width=1)
+    return sheet
+
+
+def _grid(grid: Grid) -> str:
+    return f"{grid[0]} x {grid[1]}"
+
+
+def _area(choice: Choice) -> str:
+    ratio = choice.canvas_to_image_area
+    return f"{ratio:.2f}x" if ratio < 10 else f"{ratio:,.0f}x"
+
+
+def _tiles(choice: Choice) -> str:
+    cut = choice.grid[0] * choice.grid[1]
+    plural = "s" if cut > 1 else ""
+    return f"{cut} tile{plural}" if choice.thumbnail_index is None else f"{cut} tile{plural} + thumbnail"
+
+
+def _json(
+    image: Path,
+    image_size: tuple[int, int],
+    preprocessing: Preprocessing,
+    tokens_per_tile: int,
+    choices: list[Choice],
+    output: Path | None,
+) -> str:
+    return json.dumps(
+        {
+            "image": str(image),
+            "width": image_size[0],
+            "height": image_size[1],
+            "tile": preprocessing.tile_size,
+            "alpha": preprocessing.alpha,
+            "candidates": preprocessing.candidates,
+            "tokens_per_tile": tokens_per_tile,
+            "strategies": [asdict(choice) for choice in choices],
+            "output": str(output) if output else None,
+        },
+        indent=2,
+    )
+
+
+def _print_table(
+    image: Path,
+    image_size: tuple[int, int],
+    preprocessing: Preprocessing,
+    tokens_per_tile: int,
+    choices: list[Choice],
+    output: Path | None,
+) -> None:
+    from rich.box import ROUNDED
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    tile = preprocessing.tile_size
+    facts = f"{image_size[0]} x {image_size[1]} px, tiles of {tile} px, {tokens_per_tile} tokens each"
+    # Text, not markup: a file may be called [bold].png.
+    console.print(Text(f"{image}: {facts}"), soft_wrap=True)
+    table = Table(box=ROUNDED)
+    for name in ("strategy", "grid", "canvas", "area", "fit", "tiles", "tokens"):
+        table.add_column(name, justify="right" if name in ("area", "tokens") else "left", no_wrap=True)
+    for choice in choices:
+        tiles = f"{choice.grid[0] * choice.grid[1]}" + (" + 1" if choice.thumbnail_index is not None else "")
+        canvas = f"{choice.canvas[0]} x {choice.canvas[1]}"
+        cells = (choice.strategy, _grid(choice.grid), canvas, _area(choice), choice.fit, tiles, f"{choice.tokens:,}")
+        table.add_row(*cells)
+    console.print(table)
+    legend = "grid: across x down; area: the canvas to the image; + 1: the thumbnail, its tokens included"
+    console.print(legend, style="dim", soft_wrap=True)
+    if output:
+        console.print(Text(f"wrote {output}"), soft_wrap=True)
+
+
+def _check_output(image: Path, output: Path | None) -> None:
+    """Refuse an output that would mislead or destroy before any work is done."""
+    if output is None:
+        return
+    if output.suffix.lower() != ".png":
+        raise click.UsageError(f"-o writes a PNG: name it *.png, not {output.name!r}")
+    if output.is_dir():
+        raise click.UsageError(f"-o {output}: is a directory")
+    if output.exists() and image.exists() and output.samefile(image):
+        raise click.UsageError("-o names the image itself: choose another file")
+
+
+def _write_png(picture: Image.Image, output: Path) -> None:
+    """Write beside the target and rename, so that a failure leaves an older picture whole."""
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG", optimize=True)
+    partial = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(encoded.getbuffer())
+        partial.replace(output)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise PocketVlmError(f"cannot write {output}: {error.strerror or error}") from error

@@ -1,0 +1,1 @@
+"""How close a bundle is to the checkpoint that it was exported from."""

@@ -1,0 +1,1 @@
+"""Images in, tiles out, by rules that every platform has."""

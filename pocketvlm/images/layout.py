@@ -1,0 +1,40 @@
+"""The token ids of an image: what a layout puts around the tiles, and a placeholder for each image token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.bundle.manifest import ImageLayout
+from pocketvlm.images.tiling import Grid
+
+
+def image_tokens(
+    grid: Grid, thumbnail_index: int | None, layout: ImageLayout, *, placeholder: int, tokens_per_tile: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Token ids of an image cut into ``grid``, and the image row that replaces each (-1: none), both int64 [tokens].
+
+    Rows count the image tokens of all tiles in sequence order; ``thumbnail_index`` is the thumbnail's place among the
+    tiles, first or last.
+    """
+    ids: list[int] = list(layout.image_start)
+    is_image = [False] * len(ids)
+
+    def add(around: Sequence[int], tokens: int = 0) -> None:
+        ids.extend([*around, *[placeholder] * tokens])
+        is_image.extend([False] * len(around) + [True] * tokens)
+
+    across, down = grid
+    if thumbnail_index == 0:
+        add(layout.thumbnail, tokens_per_tile)
+    for row in range(down):
+        for column in range(across):
+            add(layout.tile[row][column], tokens_per_tile)
+        add(layout.row_end)
+    if thumbnail_index is not None and thumbnail_index > 0:
+        add(layout.thumbnail, tokens_per_tile)
+    add(layout.image_end)
+    mask = np.array(is_image)
+    return np.array(ids, np.int64), np.where(mask, np.cumsum(mask) - 1, -1)

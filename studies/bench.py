@@ -1,0 +1,128 @@
+"""What ``make bench``, ``bench-peers`` and ``bench-gate`` run: exports where there are none, then ``pocketvlm bench``.
+
+python -m studies.bench measure|peers|gate [OPTIONS] -- OPTIONS OF pocketvlm bench
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from pocketvlm.bench.peers import PEERS
+from studies.reader.study import CHECKPOINT
+
+#: The paper's; for peers the one whose KV cache ONNX Runtime GenAI takes.
+RECIPE, PEERS_RECIPE = "bluelm-v-3b", "int4-g128"
+PEERS_BACK_ENDS = ("onnx", "executorch")
+#: Of presets: decode is measured after 2,048 tokens. The built-in model has 2,048 positions.
+KV_LENGTH = "2304"
+preset_option = click.option("--preset", help="A preset instead of the built-in model.")
+given = click.argument("options", nargs=-1)
+
+
+@dataclass(frozen=True)
+class Places:
+    """``cache``: checkpoints and bundles, made on first use; ``results``: what was measured."""
+
+    cache: Path
+    results: Path
+
+
+@click.group(help=__doc__)
+@click.option("--cache", default=Path("build/bench"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--results", default=Path("bench/results"), show_default=True, type=click.Path(path_type=Path))
+@click.pass_context
+def main(context: click.Context, cache: Path, results: Path) -> None:
+    context.obj = Places(cache, results)
+
+
+@main.command()
+@preset_option
+@given
+@click.pass_obj
+def measure(places: Places, preset: str | None, options: tuple[str, ...]) -> None:
+    """A model: a table here, JSON and a page with plots into bench/results."""
+    if preset is None:
+        _bench(places, exported(places, "reader", CHECKPOINT, RECIPE), "bench-reader", options)
+    else:
+        bundle = exported(places, preset, of_preset(places, preset), RECIPE, KV_LENGTH)
+        _bench(places, bundle, f"bench-{preset}", options)
+
+
+@main.command()
+@click.option("--preset", required=True)
+@given
+@click.pass_obj
+def peers(places: Places, preset: str, options: tuple[str, ...]) -> None:
+    """A preset in turns with all peers: llama.cpp, ONNX Runtime GenAI, stock ExecuTorch, the bundle's other engine."""
+    bundle = exported(places, preset, of_preset(places, preset), PEERS_RECIPE, KV_LENGTH, PEERS_BACK_ENDS)
+    named = [part for name in PEERS for part in ("--peer", name)]
+    _bench(places, bundle, f"bench-peers-{preset}", ("--image", "none", *named, *options))
+
+
+@main.command()
+@click.option("--base", required=True, help="A checkout of this project: what is compared with.")
+@given
+@click.pass_obj
+def gate(places: Places, base: str, options: tuple[str, ...]) -> None:
+    """The built-in model as each checkout exports and runs it, in turns; exit status 1 for a regression."""
+    code = Path(base)
+    if not base or not (code / "pocketvlm").exists():
+        raise click.UsageError(
+            f"{base or 'BASE'} is no checkout: git worktree add build/base origin/main; BASE=build/base"
+        )
+    old, new = places.cache / "gate-base", places.cache / "gate-new"
+    for bundle, checkout in ((old, code), (new, Path())):
+        checkpoint = checkout / "examples" / "reader" / "checkpoint"
+        run("export", str(checkpoint), "-o", str(bundle), "--recipe", RECIPE, code=checkout)
+    held = ("--interleave", str(old), "--base-code", base, "--save", str(places.cache / "gate.json"))
+    sys.exit(run("bench", str(new), *held, *options, check=False))
+
+
+def of_preset(places: Places, name: str) -> Path:
+    """Its checkpoint, written on first use."""
+    directory = places.cache / name
+    if not directory.is_dir():
+        places.cache.mkdir(parents=True, exist_ok=True)
+        run("init", name, str(directory))
+    return directory
+
+
+def exported(
+    places: Places, name: str, checkpoint: Path, recipe: str, length: str | None = None, back_ends: tuple[str, ...] = ()
+) -> Path:
+    """A bundle of a KV length for these back ends, by default the first, exported on first use."""
+    bundle = places.cache / "-".join((name, recipe, *back_ends))
+    if not bundle.is_dir():
+        places.cache.mkdir(parents=True, exist_ok=True)
+        longer = () if length is None else ("--max-length", length)
+        chosen = [part for back_end in back_ends for part in ("--backend", back_end)]
+        run("export", str(checkpoint), "-o", str(bundle), "--recipe", recipe, *longer, *chosen)
+    return bundle
+
+
+def run(*arguments: str, code: Path | None = None, check: bool = True) -> int:
+    """``pocketvlm``, by the code of a checkout or by this one; its exit status.
+
+    :raises ClickException: it failed
+    """
+    environment = dict(os.environ) if code is None else {**os.environ, "PYTHONPATH": str(code.resolve())}
+    done = subprocess.run([sys.executable, "-m", "pocketvlm", *arguments], env=environment, check=False)
+    if check and done.returncode:
+        raise click.ClickException(f"pocketvlm {arguments[0]} failed")
+    return done.returncode
+
+
+def _bench(places: Places, bundle: Path, name: str, options: tuple[str, ...]) -> None:
+    click.echo(f"\n{bundle}")
+    saved = ("--save", str(places.results / f"{name}.json"), "--html", str(places.results / f"{name}.html"))
+    run("bench", str(bundle), *saved, *options)
+
+
+if __name__ == "__main__":
+    main()

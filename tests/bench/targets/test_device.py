@@ -1,0 +1,108 @@
+"""Which phone is meant, and whether a measurement there means something."""
+
+from __future__ import annotations
+
+import pytest
+
+from pocketvlm.bench.targets.adb import device
+from pocketvlm.bench.targets.adb.device import choose, cpus_of, describe, problems, wait_until_cool, warmth
+from pocketvlm.bench.targets.adb.options import DeviceOptions
+from pocketvlm.bench.targets.adb.parsing import Attached, Battery, Thermal
+from pocketvlm.errors import DeviceError
+from tests.bench.targets.phones import COOL, SERIAL, FakePhone
+
+READY, OTHER = Attached("A", "device"), Attached("B", "device")
+
+
+def test_the_only_one_that_is_ready_or_the_one_that_is_named() -> None:
+    assert choose([READY], "") == "A"
+    assert choose([Attached("C", "offline"), READY], "") == "A"
+    assert choose([READY, OTHER], "B") == "B"
+
+
+@pytest.mark.parametrize(
+    ("attached", "which", "why"),
+    [
+        ([], "", r"^no phone is attached: plug one in, with USB debugging"),
+        ([READY, OTHER], "", r"^several devices are attached \(A, B\): say which, as --target adb:SERIAL$"),
+        ([READY], "B", r"^B is not attached; attached are A$"),
+        ([], "B", r"^B is not attached; no phone is attached"),
+        ([Attached("C", "unauthorized")], "", r"^C has not allowed this computer: unlock it"),
+        ([READY, Attached("C", "offline")], "C", r"^C does not answer: plug it in again"),
+        ([Attached("C", "no permissions")], "", r"^C may not be opened by this user"),
+        ([Attached("C", "recovery")], "", r"^C is in the state recovery: start Android on it$"),
+    ],
+)
+def test_none_that_can_be_used(attached: list[Attached], which: str, why: str) -> None:
+    with pytest.raises(DeviceError, match=why):
+        choose(attached, which)
+
+
+def test_what_a_phone_says_of_itself(phone: FakePhone) -> None:
+    found = describe(phone.adb)
+    assert (found.serial, found.model, found.soc) == (SERIAL, "Maker Model 1", "Silicon S1")
+    assert (found.abi, found.android, found.sdk) == ("arm64-v8a", "14", "34")
+    assert (found.free, found.battery.level, found.battery.temperature) == (8_000_000 * 1024, 87, 30.1)
+    assert not found.emulated
+    assert problems(found, DeviceOptions()) == ()
+
+
+def test_a_phone_that_says_nothing(phone: FakePhone) -> None:
+    """As an early image of a board: every tool is missing or talks nonsense."""
+    for program in ("getprop", "dumpsys", "settings", "df"):
+        phone.says(program, "\0 [[[ 99999999999999999999")
+    found = describe(phone.adb)
+    assert (found.model, found.abi, found.free, found.battery) == (SERIAL, None, None, Battery())
+    assert "its ABI is none that it names" in problems(found, DeviceOptions())[0]
+
+
+def test_problems(phone: FakePhone) -> None:
+    phone.says("getprop", "[ro.product.cpu.abilist]: [x86]\n")
+    phone.says("dumpsys", COOL.replace("87", "19"))
+    phone.says("settings", "1\n")
+    abi, battery, saver = problems(describe(phone.adb), DeviceOptions())
+    assert abi.startswith("its ABI is x86, and there are runners for arm64-v8a and x86_64 only")
+    assert battery == "its battery is at 19 %: charge it to 20 % (or --least-battery)"
+    assert saver.startswith("its battery saver is on")
+
+
+def test_warmth() -> None:
+    options = DeviceOptions(hottest=38)
+    assert warmth(Battery(temperature=38.0), Thermal("none"), options) is None
+    assert warmth(Battery(), Thermal(), options) is None
+    assert warmth(Battery(temperature=38.1), Thermal(), options) == "its battery has 38.1 °C, more than 38.0"
+    assert warmth(Battery(temperature=20), Thermal("light"), options) == "Android says that its thermal status is light"
+
+
+def test_a_warm_phone_is_waited_for_and_then_refused(phone: FakePhone, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    said: list[str] = []
+    warm = COOL.replace("301", "401")
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+        if clock[0] == 30:
+            phone.says("dumpsys", COOL)
+
+    monkeypatch.setattr("pocketvlm.bench.targets.adb.device.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("pocketvlm.bench.targets.adb.device.time.sleep", sleep)
+    phone.says("dumpsys", warm)
+    monkeypatch.setattr(device, "ask", lambda *_: (phone.root / "bin" / "dumpsys").read_text().replace("'", "\n"))
+    wait_until_cool(phone.adb, DeviceOptions(cool_wait_s=60), said.append)
+    assert clock[0] == 30
+    assert said == [f"waiting for {SERIAL} to cool down: its battery has 40.1 °C, more than 38.0"] * 3
+    phone.says("dumpsys", warm)
+    with pytest.raises(DeviceError, match=r"is too warm: its battery has 40\.1 °C.* \(--hottest, --cool-wait\)"):
+        wait_until_cool(phone.adb, DeviceOptions(cool_wait_s=15), said.append)
+    assert clock[0] == 45
+
+
+def test_cpus(phone: FakePhone) -> None:
+    found = describe(phone.adb)
+    assert cpus_of(found, DeviceOptions(), 2) == ()
+    assert cpus_of(found, DeviceOptions(cpus=(4, 5)), 2) == (4, 5)
+    unknown = device.Phone(SERIAL, "m", "s", (), "", "", emulated=False)
+    with pytest.raises(DeviceError, match="does not say how fast its CPUs are: name them, as --cpus 4,5,6,7"):
+        cpus_of(unknown, DeviceOptions(cpus="big"), 2)
+    clusters = device.Phone(SERIAL, "m", "s", (), "", "", emulated=False, frequencies={0: 1, 1: 1, 2: 3, 3: 3})
+    assert cpus_of(clusters, DeviceOptions(cpus="big"), 2) == (2, 3)

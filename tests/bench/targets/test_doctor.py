@@ -1,0 +1,95 @@
+"""``pocketvlm doctor``, whole."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pocketvlm.bench.targets.adb import client
+from pocketvlm.cli import main
+from pocketvlm.errors import DeviceError
+from tests.bench.targets.phones import COOL, SERIAL, FakePhone
+
+
+def doctor(*options: str) -> Result:
+    return CliRunner().invoke(main, ["doctor", *options])
+
+
+def seen(*options: str) -> dict[str, Any]:
+    result = doctor("--json", *options)
+    assert result.exit_code == 0, result.output
+    content: dict[str, Any] = json.loads(result.stdout)
+    return content
+
+
+def test_this_machine_and_its_phones(phone: FakePhone) -> None:
+    found = seen("--need", "phone", "--need", "python", "--need", "adb")
+    machine = {one["name"]: one for one in found["machine"]}
+    assert {"python", "cpu", "memory", "disk", "runtime", "export", "compilers", "runner", "mediatek", "adb"} <= set(
+        machine
+    )
+    assert machine["runtime"]["state"] == machine["adb"]["state"] == "ok"
+    (one,) = found["phones"]
+    assert (one["serial"], one["model"], one["soc"], one["abi"]) == (SERIAL, "Maker Model 1", "Silicon S1", "arm64-v8a")
+    assert (one["battery_percent"], one["battery_celsius"], one["advice"]) == (87, 30.1, [])
+    table = doctor()
+    assert table.exit_code == 0
+    assert SERIAL in table.stdout
+    assert "python" in table.stdout
+    assert "python" not in doctor("--phones").stdout
+
+
+def test_what_is_wrong_with_a_phone(phone: FakePhone) -> None:
+    phone.attach(f"{SERIAL} device", "SECOND unauthorized", "THIRD no permissions (udev); see [a page]")
+    phone.says("dumpsys", COOL.replace("87", "5").replace("301", "455"))
+    first, second, third = (one["advice"] for one in seen("--phones")["phones"])
+    assert [line.partition(":")[0] for line in first] == [
+        "its battery is at 5 %", "its battery has 45.5 °C, more than 38.0",
+    ]  # fmt: skip
+    assert second == ["has not allowed this computer: unlock it and accept the question about USB debugging"]
+    assert third[0].startswith("may not be opened by this user")
+    needed = doctor("--need", "phone")
+    assert needed.exit_code == 1
+    assert f"error: {SERIAL}: its battery is at 5 %" in needed.stderr
+
+
+def test_a_phone_that_goes_away_is_one_line_of_the_table(phone: FakePhone) -> None:
+    phone.break_it("shell", "df", "gone")
+    (one,) = seen("--phones")["phones"]
+    assert one["advice"] == [f"{SERIAL} went away in the middle (something): look at the cable, and run it again"]
+
+
+def test_no_phone(phone: FakePhone) -> None:
+    phone.attach()
+    assert "no phone is attached: plug one in" in doctor("--phones").stdout
+    needed = doctor("--phones", "--need", "phone")
+    assert needed.exit_code == 1
+    assert "error: no phone is attached" in needed.stderr
+
+
+def test_no_adb(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> client.Adb:
+        raise DeviceError("there is no adb")
+
+    monkeypatch.setattr(client, "find_adb", none)
+    assert {one["name"]: one["state"] for one in seen()["machine"]}["adb"] == "missing"
+    needed = doctor("--need", "adb")
+    assert needed.exit_code == 1
+    assert "error: adb: none (pip install 'pocketvlm[device]'" in needed.stderr
+    assert doctor("--need", "nothing").exit_code == 2
+
+
+def test_it_is_fast(phone: FakePhone) -> None:
+    """Nothing that is looked for is imported."""
+    code = (
+        "import sys; from pocketvlm.cli import main\n"
+        "from pocketvlm.cli.commands.doctor import look_here; look_here(None)\n"
+        "print([name for name in ('torch', 'onnxruntime', 'onnx', 'executorch', 'adbutils') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

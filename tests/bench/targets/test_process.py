@@ -1,0 +1,62 @@
+"""Programs that hang, flood, leave children behind or are not there."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pocketvlm.bench.targets.adb.process import MOST_OUTPUT, TimedOutError, finish
+from pocketvlm.errors import DeviceError
+
+
+def test_both_outputs_and_the_exit_status() -> None:
+    done = finish(["sh", "-c", "echo out; echo err >&2; exit 7"], 10, "it")
+    assert (done.rc, done.out, done.err) == (7, "out\n", "err\n")
+
+
+def test_one_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    with pytest.raises(TimedOutError, match=r"^it does not answer"):
+        finish(["sh", "-c", f"sleep 60 & echo $! > {pid}; wait"], 0.5, "it")
+    child = int(pid.read_text())
+    for _ in range(100):
+        state = _state(child)
+        if state in (None, "Z"):
+            return
+        time.sleep(0.02)
+    pytest.fail(f"process {child} is still there ({state})")
+
+
+def test_a_child_that_stays_does_not_hold_it_up() -> None:
+    """As adb's server: it is started by the first command, and lives on with that command's pipes."""
+    began = time.monotonic()
+    done = finish(["sh", "-c", "sleep 3 & echo done"], 10, "it")
+    assert done.out == "done\n"
+    assert time.monotonic() - began < 2
+
+
+def test_a_flood_is_stopped() -> None:
+    with pytest.raises(DeviceError, match=f"more than {MOST_OUTPUT >> 20} MiB"):
+        finish(["sh", "-c", "yes"], 30, "it")
+
+
+def test_one_that_closes_its_output_and_stays_is_ended() -> None:
+    code = "import os, time; os.close(1); os.close(2); time.sleep(60)"
+    with pytest.raises(TimedOutError):
+        finish([sys.executable, "-c", code], 0.5, "it")
+
+
+def test_one_that_is_not_there() -> None:
+    with pytest.raises(DeviceError, match=r"nowhere/adb cannot be started \(No such file"):
+        finish(["/nowhere/adb"], 1, "it")
+
+
+def _state(pid: int) -> str | None:
+    """Its letter in /proc/PID/stat; None where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return None

@@ -1,0 +1,452 @@
+"""Opening bundles that are damaged, too new or hostile: one clear line each, and nothing outside is read."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pocketvlm.bundle.manifest import FORMAT_VERSION
+from pocketvlm.bundle.open import (
+    MAX_MANIFEST_BYTES,
+    SAMPLE_BYTES,
+    SAMPLES,
+    Bundle,
+    describe_files,
+    file_sample_sha256,
+    open_bundle,
+    read_manifest,
+    write_manifest,
+)
+from pocketvlm.errors import BundleError, one_line
+
+SPEC = {"name": "x", "shape": [1, "tokens"], "dtype": "float32"}
+PART = {"file": "graph.onnx", "data": ["weights/text.data"], "inputs": [SPEC], "outputs": [SPEC]}
+MANIFEST: dict[str, Any] = {
+    "format_version": 1,
+    "minimum_runtime": {"pocketvlm": "0.1.0", "onnxruntime": "1.29.0"},
+    "model": {
+        "name": "tiny", "family": "bluelm_v", "revision": "ab", "vocab_size": 9, "hidden_size": 4, "layers": 1
+    },
+    "vision": {
+        "tile_size": 72, "strategy": "relaxed", "candidates": [[1, 1], [2, 1]], "alpha": 0.1, "thumbnail": "first",
+        "thumbnail_of_single_tile": True, "resize_filter": "bicubic", "pad_color": [0, 0, 0], "rescale": 0.0039,
+        "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "tile_batch": 4, "patches_per_tile": 81,
+        "vision_hidden_size": 4, "downsample_ratio": 2, "tokens_per_tile": 25,
+    },
+    "image_layout": {"image_start": [1], "thumbnail": [], "tile": [[[2], [3]]], "row_end": [4], "image_end": [5]},
+    "tokens": {"stop": [0], "image": 8},
+    "tokenizer": "tokenizer.json",
+    "chat": {
+        "start": "", "roles": {"user": {"prefix": "u", "suffix": "e", "strip": False}}, "default_system": None,
+        "generation_prefix": "a",
+    },
+    "kv_cache": {"length": 64, "dtype": "int8", "heads": 1, "head_dim": 4},
+    "prefill_chunk": 128,
+    "engines": {"onnx": {"text_decoder": PART}},
+    "recipe": {
+        "name": "int4-g32",
+        "tensors": {
+            "w": {
+                "bits": 4, "group_size": 32, "symmetric": True, "quantizer": "q", "bits_per_weight": 5.0, "weights": 64
+            }
+        },
+    },
+    "fidelity": {
+        "lowering_relative_error": 1e-6,
+        "vision": {"cosine": 1.0, "relative_error": 0.0},
+        "text": {
+            "tokens": 32, "kl_mean": 0.0, "kl_median": 0.0, "kl_p999": 0.0, "kl_max": 0.0,
+            "top1_agreement": 1.0, "perplexity_ratio": 1.0, "relative_error_by_layer": [0.1]
+        },
+    },
+}  # fmt: skip
+CONTENT = {
+    "graph.onnx": b"graph " * 100,
+    "weights/text.data": bytes(range(256)) * 1000,
+    "tokenizer.json": b"{}",
+}
+
+
+def write_bundle(directory: Path) -> dict[str, Any]:
+    """A bundle whose files hold nothing that could run; gives its manifest."""
+    for name, content in CONTENT.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    raw = copy.deepcopy(MANIFEST)
+    entries = describe_files(directory, CONTENT)
+    raw["files"] = {name: entry.model_dump(mode="json") for name, entry in entries.items()}
+    save(directory, raw)
+    return raw
+
+
+def save(directory: Path, raw: Any) -> None:
+    (directory / "manifest.json").write_text(json.dumps(raw))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    write_bundle(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def refused(path: Path, *, verify: bool = False) -> str:
+    """The line with which a bundle is refused."""
+    with pytest.raises(BundleError) as caught:
+        open_bundle(path, verify=verify)
+    line = str(caught.value)
+    assert line.isprintable()
+    assert len(line) < 1000
+    return line
+
+
+def test_a_whole_bundle_opens_and_is_verified(bundle: Path) -> None:
+    for verify in (False, True):
+        opened = open_bundle(str(bundle), verify=verify)
+        assert isinstance(opened, Bundle)
+        assert opened.path("weights/text.data").read_bytes() == CONTENT["weights/text.data"]
+        assert opened.manifest.kv_cache.dtype == "int8"
+
+
+def test_a_manifest_that_is_written_is_read_back(bundle: Path) -> None:
+    manifest = open_bundle(bundle).manifest
+    write_manifest(bundle, manifest)
+    assert read_manifest(bundle) == manifest
+    assert json.loads((bundle / "manifest.json").read_text())["chat"]["default_system"] is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda path: (path / "graph.onnx").unlink(), "graph.onnx is missing"),
+        (
+            lambda path: (path / "graph.onnx").write_bytes(b""),
+            "graph.onnx has 0 bytes, the manifest says 600: it was cut",
+        ),
+        (lambda path: (path / "graph.onnx").write_bytes(CONTENT["graph.onnx"][:-1]), "has 599 bytes"),
+        (lambda path: (path / "graph.onnx").write_bytes(CONTENT["graph.onnx"] + b"x"), "has 601 bytes"),
+        (lambda path: (path / "graph.onnx").write_bytes(b"another! " * 66 + b"123456"), "damaged or was swapped"),
+        (lambda path: (path / "weights/text.data").write_bytes(bytes(256000)), "damaged or was swapped"),
+    ],
+)
+def test_a_missing_cut_or_swapped_file_is_named(bundle: Path, damage: Callable[[Path], object], line: str) -> None:
+    damage(bundle)
+    assert line in refused(bundle)
+
+
+def test_two_files_of_one_size_cannot_change_places(tmp_path: Path) -> None:
+    raw = write_bundle(tmp_path)
+    (tmp_path / "second.onnx").write_bytes(CONTENT["graph.onnx"][::-1])
+    raw["files"] |= {
+        name: entry.model_dump(mode="json") for name, entry in describe_files(tmp_path, ["second.onnx"]).items()
+    }
+    save(tmp_path, raw)
+    open_bundle(tmp_path)
+    (tmp_path / "graph.onnx").rename(tmp_path / "third")
+    (tmp_path / "second.onnx").rename(tmp_path / "graph.onnx")
+    (tmp_path / "third").rename(tmp_path / "second.onnx")
+    assert "swapped" in refused(tmp_path)
+
+
+def test_one_flipped_bit_is_found_by_the_full_check(bundle: Path) -> None:
+    path = bundle / "weights/text.data"
+    size = len(CONTENT["weights/text.data"])
+    second_sample = (size - SAMPLE_BYTES) // (SAMPLES - 1)
+    for position, noticed_at_load in ((0, True), (size - 1, True), (second_sample, True), (SAMPLE_BYTES + 1, False)):
+        content = bytearray(CONTENT["weights/text.data"])
+        content[position] ^= 1
+        path.write_bytes(content)
+        assert "weights/text.data does not have the content" in refused(bundle, verify=True)
+        if noticed_at_load:
+            refused(bundle)
+        else:
+            open_bundle(bundle)
+
+
+def test_the_sample_hash_knows_the_size(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(bytes(100_000))
+    second.write_bytes(bytes(100_001))
+    assert file_sample_sha256(first) != file_sample_sha256(second)
+
+
+@pytest.mark.parametrize("target", ["outside", "inside", "directory", "nowhere"])
+def test_a_link_is_no_file_of_a_bundle(bundle: Path, target: str) -> None:
+    (bundle.parent / "outside").write_bytes(CONTENT["graph.onnx"])
+    (bundle / "inside").write_bytes(CONTENT["graph.onnx"])
+    (bundle / "graph.onnx").unlink()
+    paths = {"outside": "../outside", "inside": "inside", "directory": "weights", "nowhere": "nowhere"}
+    (bundle / "graph.onnx").symlink_to(paths[target])
+    assert "graph.onnx" in refused(bundle)
+
+
+def test_a_link_that_leads_to_itself_is_refused(bundle: Path) -> None:
+    (bundle / "graph.onnx").unlink()
+    (bundle / "graph.onnx").symlink_to("graph.onnx")
+    assert "graph.onnx" in refused(bundle)
+
+
+def test_a_manifest_that_is_a_link_is_refused(bundle: Path) -> None:
+    (bundle / "manifest.json").rename(bundle.parent / "outside.json")
+    (bundle / "manifest.json").symlink_to("../outside.json")
+    assert "manifest.json is a link" in refused(bundle)
+
+
+def test_a_linked_folder_leads_outside(bundle: Path) -> None:
+    (bundle / "weights").rename(bundle.parent / "weights")
+    (bundle / "weights").symlink_to(bundle.parent / "weights")
+    assert "weights/text.data points outside the bundle" in refused(bundle)
+
+
+def test_a_folder_or_a_pipe_is_no_file_of_a_bundle(bundle: Path) -> None:
+    (bundle / "graph.onnx").unlink()
+    (bundle / "graph.onnx").mkdir()
+    assert "not a regular file" in refused(bundle)
+    (bundle / "graph.onnx").rmdir()
+    os.mkfifo(bundle / "graph.onnx")
+    assert "not a regular file" in refused(bundle)
+    (bundle / "manifest.json").unlink()
+    os.mkfifo(bundle / "manifest.json")
+    assert "has no manifest.json" in refused(bundle)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../outside",
+        "/etc/passwd",
+        "a/../../b",
+        "./a",
+        "a//b",
+        "a/",
+        "",
+        ".hidden",
+        "a\\b",
+        "a b",
+        "a\n",
+        "é",
+        "a" * 300,
+    ],
+)
+def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> None:
+    raw = json.loads((bundle / "manifest.json").read_text())
+    raw["files"][name] = raw["files"]["graph.onnx"]
+    save(bundle, raw)
+    assert "not valid at files" in refused(bundle)
+    del raw["files"][name]
+    raw["tokenizer"] = name
+    save(bundle, raw)
+    assert "not valid at tokenizer" in refused(bundle)
+    if len(name) < 256:
+        write_bundle(bundle)
+        with pytest.raises(BundleError, match="not a file name a bundle may use"):
+            open_bundle(bundle).path(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            lambda raw: raw.update(format_version=FORMAT_VERSION + 1),
+            "has bundle format 3; this pocketvlm reads up to 2",
+        ),
+        (lambda raw: raw.update(format_version=10**400), "this pocketvlm reads up to 2: update"),
+        (lambda raw: raw.update(format_version=0), "not valid at format_version"),
+        (lambda raw: raw.update(format_version=True), "not valid at format_version"),
+        (lambda raw: raw.update(format_version=1.0), "not valid at format_version"),
+        (lambda raw: raw.update(format_version=-(10**400)), "not valid at format_version"),
+        (lambda raw: raw.update(format_version="1"), "not valid at format_version"),
+        (lambda raw: raw.pop("format_version"), "not JSON with a format_version"),
+        (lambda raw: raw.pop("chat"), "not valid at chat: Field required"),
+        (lambda raw: raw.update(extra=1), "not valid at extra: Extra inputs are not permitted"),
+        (lambda raw: raw["kv_cache"].update(extra=1), "not valid at kv_cache.extra"),
+        (lambda raw: raw["kv_cache"].update(length=0), "not valid at kv_cache.length"),
+        (lambda raw: raw["kv_cache"].update(length=1 << 21), "not valid at kv_cache.length"),
+        (lambda raw: raw["kv_cache"].update(length="64"), "not valid at kv_cache.length"),
+        (lambda raw: raw["kv_cache"].update(dtype="float16"), "not valid at kv_cache.dtype"),
+        (lambda raw: raw["model"].update(layers=1 << 30), "not valid at model.layers"),
+        (lambda raw: raw["vision"].update(alpha=float("nan")), "not valid at vision.alpha"),
+        (lambda raw: raw["vision"].update(mean=[0, float("inf"), 0]), "not valid at vision.mean.1"),
+        (lambda raw: raw["vision"].update(candidates=[]), "not valid at vision.candidates"),
+        (lambda raw: raw["vision"].update(candidates=[[1]]), "not valid at vision.candidates"),
+        (lambda raw: raw["vision"].update(strategy="best"), "not valid at vision.strategy"),
+        (lambda raw: raw["tokens"].update(stop=[-1]), "not valid at tokens.stop.0"),
+        (lambda raw: raw["tokens"].update(stop=[0] * 300), "not valid at tokens.stop"),
+        (lambda raw: raw["tokens"].update(image=None), "belong together"),
+        (lambda raw: raw.update(vision=None), "belong together"),
+        (lambda raw: raw["engines"].update(cuda={}), "not valid at engines.cuda"),
+        (lambda raw: raw["files"].pop("weights/text.data"), "'files' does not list"),
+        (lambda raw: raw["files"].pop("tokenizer.json"), "is not in 'files'"),
+        (lambda raw: raw["files"]["graph.onnx"].update(bytes=-1), "not valid at files.graph.onnx.bytes"),
+        (lambda raw: raw["files"]["graph.onnx"].update(sha256="0" * 63), "not valid at files.graph.onnx.sha256"),
+        (lambda raw: raw["chat"]["roles"].update(tool=raw["chat"]["roles"]["user"]), "not valid at chat.roles.tool"),
+        (lambda raw: raw["recipe"]["tensors"]["w"].update(bits=5), "not valid at recipe.tensors.w.bits"),
+        (lambda raw: raw["recipe"]["tensors"]["w"].update(bits=4.0), "not valid at recipe.tensors.w.bits"),
+        (lambda raw: raw.update({"\x1b[2J\n" + "x" * 5000: 1}), "Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_manifest_is_refused_at_its_key(bundle: Path, change: Callable[[Any], None], line: str) -> None:
+    raw = json.loads((bundle / "manifest.json").read_text())
+    change(raw)
+    save(bundle, raw)
+    assert line in refused(bundle)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"7",
+        b'"format_version"',
+        b'{"format_version": 1',
+        b"\xff\xfe\x00",
+        b'{"format_version": \xff}',
+        b"[" * 200_000,
+        b'{"format_version": 1, "a": ' + b"[" * 200_000,
+        b'{"format_version": 1e999}',
+        b'{"format_version": ' + b"9" * 5000 + b"}",
+        b"\x00" * 100,
+    ],
+    ids=lambda text: repr(text[:24]),
+)
+def test_a_manifest_that_is_no_json_object_is_one_line(bundle: Path, text: bytes) -> None:
+    (bundle / "manifest.json").write_bytes(text)
+    assert "manifest.json" in refused(bundle)
+
+
+def test_a_huge_manifest_is_not_read(bundle: Path) -> None:
+    with (bundle / "manifest.json").open("r+b") as stream:
+        stream.truncate(MAX_MANIFEST_BYTES + 1)  # sparse: costs no disk
+    assert f"larger than {MAX_MANIFEST_BYTES} bytes" in refused(bundle)
+
+
+def test_what_is_no_bundle_is_refused(tmp_path: Path, bundle: Path) -> None:
+    assert "no such directory" in refused(tmp_path / "none")
+    assert "is not a bundle: File is not a zip file" in refused(bundle / "graph.onnx")
+    with pytest.raises(BundleError, match="no such directory"):
+        open_bundle(Path("a\0b"))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "has no manifest.json" in refused(empty)
+    (bundle / "manifest.json").unlink()
+    (bundle / "manifest.json").symlink_to("nowhere")
+    assert "has no manifest.json" in refused(bundle)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_named(bundle: Path) -> None:
+    (bundle / "graph.onnx").chmod(0)
+    assert "cannot be read" in refused(bundle)
+
+
+def test_a_disk_that_fails_is_one_line(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> str:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr("pocketvlm.bundle.open.file_sample_sha256", fail)
+    assert "cannot be read: [Errno 5] Input/output error" in refused(bundle)
+
+
+# --- Random damage ------------------------------------------------------------------------------------------------
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([2**31, 2**63, 10**30, -1, 0])
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["../x", "graph.onnx", "weights/text.data", "manifest.json", "."]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to every value inside a JSON value."""
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
+    return [path, *(place for key in keys for place in places(value[key], (*path, key)))]
+
+
+def opens_or_is_refused(directory: Path) -> None:
+    try:
+        open_bundle(directory, verify=True)
+    except BundleError as error:
+        assert str(error).isprintable()  # noqa: PT017 - both outcomes are right
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    directory = tmp_path_factory.mktemp("random") / "bundle"
+    return directory, write_bundle(directory)
+
+
+@given(data=st.data())
+def test_a_manifest_with_other_values_opens_or_is_refused(
+    shared: tuple[Path, dict[str, Any]], data: st.DataObject
+) -> None:
+    directory, original = shared
+    raw = copy.deepcopy(original)
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.sampled_from(places(raw)[1:] or [()]))
+        if not place:
+            continue
+        holder = raw
+        for key in place[:-1]:
+            holder = holder[key]
+        action = data.draw(st.sampled_from(["replace", "delete", "add"]))
+        if action == "delete":
+            del holder[place[-1]]
+        elif action == "add" and isinstance(holder, dict):
+            holder[data.draw(st.text(max_size=5))] = data.draw(JSON_VALUES)
+        else:
+            holder[place[-1]] = data.draw(JSON_VALUES)
+    save(directory, raw)
+    opens_or_is_refused(directory)
+
+
+@given(
+    edits=st.lists(
+        st.tuples(
+            st.integers(0, 10_000), st.sampled_from(["flip", "cut", "insert"]), st.binary(min_size=1, max_size=4)
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_a_manifest_with_other_bytes_opens_or_is_refused(
+    shared: tuple[Path, dict[str, Any]], edits: list[tuple[int, str, bytes]]
+) -> None:
+    directory, original = shared
+    text = bytearray(json.dumps(original).encode())
+    for position, action, content in edits:
+        position %= len(text) or 1
+        if action == "flip" and text:
+            text[position] ^= content[0] or 1
+        elif action == "cut":
+            del text[position : position + 50 * len(content)]
+        else:
+            text[position:position] = content
+    (directory / "manifest.json").write_bytes(text)
+    opens_or_is_refused(directory)
+
+
+@given(st.text(), st.integers(10, 400))
+def test_one_line_is_printable_and_bounded(text: str, most: int) -> None:
+    line = one_line(text, most)
+    assert line.isprintable()
+    assert len(line) <= most
+    if re.fullmatch(r"[a-z]{1,10}", text):
+        assert line == text
