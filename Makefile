@@ -57,7 +57,7 @@ $(READY): pyproject.toml constraints.txt
 	fi
 	@echo "Installing what pyproject.toml names, in the versions of constraints.txt (the first time some minutes and 5 GB)"
 	@$(BIN)/uv pip install $$([ -t 2 ] || echo --quiet) --python $(BIN)/python \
-	    --constraint constraints.txt --build-constraint constraints.txt --editable '.[export,executorch,train,dev]'
+	    --constraint constraints.txt --build-constraint constraints.txt --editable '.[export,executorch,train,dev,docs]'
 	@touch $@
 
 check: $(READY) ## lint, format, types and who may import whom; writes nothing
