@@ -14,11 +14,8 @@ from pocketvlm.bundle import manifest
 from pocketvlm.bundle.open import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.errors import ExportError
 from pocketvlm.export.estimate import disk_bytes
-from pocketvlm.export.executorch import lower as executorch
 from pocketvlm.export.job import Backend, Job, Lowered, Progress, Silent
-from pocketvlm.export.neuropilot import lower as neuropilot
 from pocketvlm.export.neuropilot.options import NpuOptions
-from pocketvlm.export.onnx import lower as onnx
 from pocketvlm.export.read.calibration import DEFAULT_SOURCE, Calibration, is_calibrated, read_calibration
 from pocketvlm.export.read.frontend import Frontend, read_frontend
 from pocketvlm.export.reference.activations import Activations
@@ -30,7 +27,17 @@ from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.recipe import Recipe, load_recipe
 
 #: A new back end is one file with a function Job -> Lowered, and one line here.
-BACKENDS: dict[str, Backend] = {"onnx": onnx.lower, "executorch": executorch.lower, "neuropilot": neuropilot.lower}
+class _Lazy(dict):
+    def __getitem__(self, name):
+        import importlib
+        return importlib.import_module(f"pocketvlm.export.{name}.lower").lower
+BACKENDS: dict[str, Backend] = _Lazy({"onnx": 1, "executorch": 1, "neuropilot": 1})
+class _Mod:
+    def __init__(self, name): self.n = name
+    def __getattr__(self, a):
+        import importlib
+        return getattr(importlib.import_module(f"pocketvlm.export.{self.n}.lower"), a)
+executorch, neuropilot = _Mod("executorch"), _Mod("neuropilot")
 
 DEFAULT_KV_LENGTH = 2048
 #: Tokens of one prefill step (paper, section 3.3: t128).

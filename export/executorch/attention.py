@@ -20,7 +20,7 @@ from pocketvlm.export.executorch.program import Method, Slot
 from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
 from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.models.config import DecoderConfig
-from pocketvlm.models.decoder import rope_tables
+from pocketvlm.models.rope import rope_tables
 
 #: What is added to the scores of tokens that a token does not see.
 UNSEEN = -1e9

@@ -33,7 +33,7 @@ from pocketvlm.export.read.calibration import DEFAULT_SOURCE
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import DecoderConfig
-from pocketvlm.models.decoder import rope_tables
+from pocketvlm.models.rope import rope_tables
 from pocketvlm.recipe import Recipe
 
 #: Tiles of a graph, from many to one: the paper's four, and what is left over one by one. Another graph for two or

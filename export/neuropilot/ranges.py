@@ -16,7 +16,7 @@ from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference import stages as reference
 from pocketvlm.models.checkpoint import ReadWeight
 from pocketvlm.models.config import DecoderConfig, VlmConfig
-from pocketvlm.models.decoder import rope_tables
+from pocketvlm.models.rope import rope_tables
 
 #: Tiles that go through the vision part at once.
 TILES_AT_A_TIME = 4

@@ -20,7 +20,8 @@ import torch
 from pocketvlm.export.onnx.graph import MICROSOFT, GraphBuilder
 from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.models.config import DecoderConfig
-from pocketvlm.models.decoder import rope_tables
+from pocketvlm.models.operators import CachedAttend
+from pocketvlm.models.rope import rope_tables
 
 #: TensorScatter, which writes into the cache in place, is of this version.
 OPSET = 24
@@ -71,20 +72,20 @@ def positions(graph: GraphBuilder, hidden: ir.Value, config: DecoderConfig, kv: 
 
 def attend(
     graph: GraphBuilder,
-    config: DecoderConfig,
+    heads: CachedAttend,
     kv: KvLayout,
     layer: int,
     projected: Sequence[ir.Value],
     at: Positions,
 ) -> ir.Value:
-    """``projected``: query, key and value, [1, tokens, heads * head size] each -> mixed values of the query's shape.
+    """``heads``: the operator; ``projected``: query, key and value, [1, tokens, heads * head size] each -> mixed values of the query's shape.
 
     Adds the layer's KV cache as inputs and outputs of the graph.
     """
-    shape = [1, config.num_key_value_heads, kv.length, config.head_dim]
+    shape = [1, heads.kv_heads, kv.length, heads.head_dim]
     past = [graph.input(f"past_key_values.{layer}.{part}", kv.dtype, shape) for part in ("key", "value")]
     if kv.ranges is None:
-        mixed, *present = _grouped(graph, config, [*projected, *past], at, {})
+        mixed, *present = _grouped(graph, heads, [*projected, *past], at, {})
     else:
         scales = [
             graph.constant(f"kv_scale.{layer}.{part}", np.array([scale], np.float32))
@@ -94,7 +95,7 @@ def attend(
         branches: dict[str, Any] = {}
         for name, way in (("then_branch", _dequantized), ("else_branch", _in_codes)):
             branch = graph.branch(f"layers.{layer}.{way.__name__.strip('_')}")
-            outputs = way(branch, config, [*projected, *past], scales, at)
+            outputs = way(branch, heads, [*projected, *past], scales, at)
             branch.output(outputs[0], f"{branch.name}.mixed", "float32", [1, "sequence", "width"])
             for part, value in zip(("key", "value"), outputs[1:], strict=True):
                 branch.output(value, f"{branch.name}.{part}", kv.dtype, shape)
@@ -107,7 +108,7 @@ def attend(
 
 def _grouped(
     graph: GraphBuilder,
-    config: DecoderConfig,
+    heads: CachedAttend,
     values: Sequence[ir.Value | None],
     at: Positions,
     quantization: Mapping[str, str | int],
@@ -121,23 +122,23 @@ def _grouped(
         *((None, None, None, *scales) if scales else ()),
         names=[None, None, None],
         domain=MICROSOFT,
-        num_heads=config.num_attention_heads,
-        kv_num_heads=config.num_key_value_heads,
-        scale=1.0 / math.sqrt(config.head_dim),
+        num_heads=heads.heads,
+        kv_num_heads=heads.kv_heads,
+        scale=1.0 / math.sqrt(heads.head_dim),
         do_rotary=1,
         **quantization,
     )
 
 
 def _in_codes(
-    graph: GraphBuilder, config: DecoderConfig, values: Sequence[ir.Value], scales: Sequence[ir.Value], at: Positions
+    graph: GraphBuilder, heads: CachedAttend, values: Sequence[ir.Value], scales: Sequence[ir.Value], at: Positions
 ) -> Sequence[ir.Value]:
     """A few tokens: the INT8 kernel reads a quarter of what float32 would have."""
-    return _grouped(graph, config, values, at, QUANTIZED, scales)
+    return _grouped(graph, heads, values, at, QUANTIZED, scales)
 
 
 def _dequantized(
-    graph: GraphBuilder, config: DecoderConfig, values: Sequence[ir.Value], scales: Sequence[ir.Value], at: Positions
+    graph: GraphBuilder, heads: CachedAttend, values: Sequence[ir.Value], scales: Sequence[ir.Value], at: Positions
 ) -> Sequence[ir.Value]:
     """Many tokens, as ``_in_codes`` computes them."""
     query, key, value, *past = values
@@ -148,17 +149,17 @@ def _dequantized(
     query, key = (graph.op("RotaryEmbedding", x, first, at.cos, at.sin, domain=MICROSOFT) for x in (query, key))
     present, known = [], []
     for projected, before, scale in zip((key, value), past, scales, strict=True):
-        heads = _by_head(graph, projected, config.num_key_value_heads, config.head_dim)
-        codes = graph.op("QuantizeLinear", heads, scale, output_dtype=ir.DataType.INT8)
+        rows = _by_head(graph, projected, heads.kv_heads, heads.head_dim)
+        codes = graph.op("QuantizeLinear", rows, scale, output_dtype=ir.DataType.INT8)
         present.append(graph.op("TensorScatter", before, codes, first, axis=2))
         so_far = _first_rows(graph, present[-1], end)
         known.append(graph.op("DequantizeLinear", so_far, scale))
     mixed = graph.op(
         "Attention",
-        _by_head(graph, query, config.num_attention_heads, config.head_dim),
+        _by_head(graph, query, heads.heads, heads.head_dim),
         *known,
         _causal_mask(graph, first, end, total),
-        scale=1.0 / math.sqrt(config.head_dim),
+        scale=1.0 / math.sqrt(heads.head_dim),
     )
     # [1, heads, tokens, head size] -> [1, tokens, heads, head size] -> [1, tokens, heads * head size]
     mixed = graph.op("Transpose", mixed, perm=[0, 2, 1, 3])

@@ -98,6 +98,10 @@ class GraphBuilder:
         """A small tensor kept inside the graph file."""
         return self._initializer(name, ir.tensor(array, name=name))
 
+    def shape(self, *sizes: int) -> ir.Value:
+        """A constant target shape of Reshape; 0 copies the input's size."""
+        return self.constant("shape_" + "_".join(str(size) for size in sizes), np.array(sizes, np.int64))
+
     def default_input(self, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
         """An input that may be left out: it has an initializer as its default."""
         value = self.constant(name, array)

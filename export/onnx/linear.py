@@ -22,8 +22,10 @@ def linear(graph: GraphBuilder, hidden: ir.Value, weight: StoredWeight, bias: Fl
         return _in_groups(graph, hidden, weight, bias)
     if isinstance(weight, IntegerWeight):
         product = _as_integers(graph, hidden, weight)
-    else:
+    elif weight.transposed:
         product = graph.op("MatMul", hidden, graph.weight(f"{weight.name}.transposed", weight.region))
+    else:  # an embedding table that is the head as well
+        product = graph.op("MatMul", hidden, graph.op("Transpose", graph.float_weight(weight), perm=[1, 0]))
     return product if bias is None else graph.op("Add", product, graph.float_weight(bias))
 
 

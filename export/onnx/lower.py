@@ -1,21 +1,30 @@
-"""The ONNX back end: four graphs for ONNX Runtime on a phone's or a host's CPU."""
+"""The ONNX back end: four graphs for ONNX Runtime on a phone's or a host's CPU.
+
+The residual stream of each layer has a fixed name, so that the checks can cut a layer out of a finished graph.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from pocketvlm.bundle.manifest import Part, TensorSpec
+from pocketvlm.export.graph.lower import lower as lower_stage
 from pocketvlm.export.job import Job, Lowered
+from pocketvlm.export.onnx import attention
 from pocketvlm.export.onnx.checks import check_export
-from pocketvlm.export.onnx.decoder import build_text_decoder, build_token_embedding
+from pocketvlm.export.onnx.embedding import token_embedding
 from pocketvlm.export.onnx.genai_config import GENAI_CONFIG, write_genai_config
-from pocketvlm.export.onnx.graph import DTYPES, save_graph
-from pocketvlm.export.onnx.vision import build_patch_embedding, build_vision_encoder
-from pocketvlm.export.store.kv_layout import kv_layout
+from pocketvlm.export.onnx.graph import DTYPES, OPSET, GraphBuilder, save_graph
+from pocketvlm.export.onnx.operators import PROJECTOR_TABLE, TABLE, At, value_of
+from pocketvlm.export.onnx.streams import decoder_stream, vision_stream
+from pocketvlm.export.store.kv_layout import KvLayout, kv_layout
 from pocketvlm.export.store.weights import WeightStore
+from pocketvlm.models.config import DecoderConfig, VlmConfig
+from pocketvlm.models.stages import decoder_stages, head_stage, stages_of
 
 #: Weights of the vision graphs and of the text graphs; a tied embedding table is shared by two graphs.
 VISION_DATA, TEXT_DATA = "vision.data", "text.data"
@@ -33,11 +42,11 @@ def lower(job: Job) -> Lowered:
     parts = {}
     if config.vision is not None:
         with store.writing_to(VISION_DATA):
-            parts["patch_embedding"] = save_part(build_patch_embedding(store, config.vision), directory, VISION_DATA)
-            parts["vision_encoder"] = save_part(build_vision_encoder(store, config), directory, VISION_DATA)
+            parts["patch_embedding"] = save_part(patch_embedding(store, config), directory, VISION_DATA)
+            parts["vision_encoder"] = save_part(vision_encoder(store, config), directory, VISION_DATA)
     with store.writing_to(TEXT_DATA):
-        parts["token_embedding"] = save_part(build_token_embedding(store, config.text), directory, TEXT_DATA)
-        parts["text_decoder"] = save_part(build_text_decoder(store, config.text, kv), directory, TEXT_DATA)
+        parts["token_embedding"] = save_part(token_embedding(store, config.text), directory, TEXT_DATA)
+        parts["text_decoder"] = save_part(text_decoder(store, config.text, kv), directory, TEXT_DATA)
     progress.phase("check layer by layer", len(job.reference.vision) + len(job.reference.text))
     fidelity = check_export(job, store.read, kv)
     files = {file for part in parts.values() for file in (part.file, *part.data)}
@@ -45,6 +54,64 @@ def lower(job: Job) -> Lowered:
         write_genai_config(directory, config.text, job.tokens, parts, kv.length)
         files.add(GENAI_CONFIG)
     return Lowered(parts, tuple(sorted(files)), store.precision, fidelity)
+
+
+def patch_embedding(store: WeightStore, config: VlmConfig) -> ir.Model:
+    """pixel_values float32 [tiles, 3, size, size] -> patches float32 [tiles, patches, width]"""
+    vision, stage = config.vision, stages_of(config).patch_embedding
+    assert vision is not None and stage is not None
+    graph = GraphBuilder("patch_embedding")
+    pixels = graph.input("pixel_values", "float32", ["tiles", 3, vision.image_size, vision.image_size])
+    patches = lower_stage(stage, TABLE, At(graph, store), pixels)
+    graph.output(patches, "patches", "float32", ["tiles", vision.grid_size**2, vision.hidden_size])
+    return graph.model()
+
+
+def vision_encoder(store: WeightStore, config: VlmConfig) -> ir.Model:
+    """patches float32 [tiles, patches, width] -> image_embeds float32 [tiles, tokens per tile, hidden]"""
+    vision, stages = config.vision, stages_of(config)
+    assert vision is not None and stages.projection is not None
+    graph = GraphBuilder("vision_encoder")
+    at = At(graph, store, integers=True)
+    hidden = graph.input("patches", "float32", ["tiles", vision.grid_size**2, vision.hidden_size])
+    for stage in stages.vision:
+        hidden = value_of(at, lower_stage(stage, TABLE, at, hidden), vision_stream(stage.index + 1))
+    tokens = lower_stage(stages.projection, PROJECTOR_TABLE, at, hidden)
+    graph.output(tokens, "image_embeds", "float32", ["tiles", config.tokens_per_tile, config.text.hidden_size])
+    return graph.model()
+
+
+def text_decoder(store: WeightStore, config: DecoderConfig, kv: KvLayout) -> ir.Model:
+    """inputs_embeds, attention_mask, past_key_values.* -> logits, present.*: for prefill and decode alike.
+
+    Names of inputs and outputs are ONNX Runtime GenAI's. ``logits_to_keep`` (optional input) is the number of last
+    positions whose logits are wanted; 0, the default, is all: the meaning it has in transformers, and what ONNX Runtime
+    GenAI expects of a graph.
+    """
+    graph, layers = (
+        GraphBuilder("text_decoder", OPSET if kv.ranges is None else attention.OPSET),
+        decoder_stages(config),
+    )
+    hidden = graph.input("inputs_embeds", "float32", [1, "sequence", config.hidden_size])
+    at = At(graph, store, kv=kv, positions=attention.positions(graph, hidden, config, kv))
+    hidden = graph.op("Identity", hidden, name=decoder_stream(0, len(layers)))
+    for stage in layers:
+        hidden = value_of(at, lower_stage(stage, TABLE, at, hidden), decoder_stream(stage.index + 1, len(layers)))
+    logits = lower_stage(head_stage(config), TABLE, at, _last_positions(graph, hidden))
+    graph.output(logits, "logits", "float32", [1, "kept", config.vocab_size])
+    return graph.model()
+
+
+def _last_positions(graph: GraphBuilder, hidden: ir.Value) -> ir.Value:
+    keep = graph.default_input("logits_to_keep", np.array([0], np.int64))
+    # the slice [-keep:]; keep = 0 starts at 0 and so takes all
+    return graph.op(
+        "Slice",
+        hidden,
+        graph.op("Neg", keep),
+        graph.constant("end", np.array([np.iinfo(np.int64).max], np.int64)),
+        graph.constant("axis_1", np.array([1], np.int64)),
+    )
 
 
 def save_part(model: ir.Model, directory: Path, data: str) -> Part:

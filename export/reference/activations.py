@@ -6,8 +6,6 @@ errors too (GPTQ's reference does the same). The layer's own weights are still t
 
 from __future__ import annotations
 
-import re
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,19 +14,9 @@ from torch import Tensor, nn
 from pocketvlm.errors import RecipeError
 from pocketvlm.export.read.calibration import Calibration
 from pocketvlm.export.read.sample import Sample
-from pocketvlm.export.reference import stages as reference
-from pocketvlm.export.reference.streams import embed
-from pocketvlm.models.checkpoint import Checkpoint, ReadWeight, load
-from pocketvlm.models.decoder import DecoderLayer
-
-#: The linear layers of a decoder layer by the first of those that have the same inputs.
-SAME_INPUTS = {
-    "self_attn.q_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "self_attn.o_proj": ("self_attn.o_proj",),
-    "mlp.gate_proj": ("mlp.gate_proj", "mlp.up_proj"),
-    "mlp.down_proj": ("mlp.down_proj",),
-}
-HEAD = "lm_head.weight"
+from pocketvlm.export.reference.stages import LayerOutput, embed, through_layer
+from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
+from pocketvlm.models.stages import HEAD, decoder_stages, linear_weights, normed
 
 
 class Activations:
@@ -36,6 +24,9 @@ class Activations:
 
     def __init__(self, checkpoint: Checkpoint, calibration: Calibration) -> None:
         self._checkpoint, self._calibration = checkpoint, calibration
+        self._stages = decoder_stages(checkpoint.config.text)
+        self._stage_of = {name: stage.index for stage in self._stages for name in linear_weights(stage)}
+        self._stage_of[HEAD] = len(self._stages)
         self._hidden: list[Tensor] = []
         self._layer = -1
         self._grams: dict[str, Tensor] = {}
@@ -53,12 +44,10 @@ class Activations:
 
         :raises RecipeError: for a weight that is not a linear layer of the decoder, nor its head
         """
-        found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
-        if found is None and name != HEAD:
+        if name not in self._stage_of:
             raise RecipeError("only linear layers of the decoder and an untied head are calibrated; choose another")
-        layers = self._checkpoint.config.text.num_hidden_layers
-        self._go_to(layers if found is None else int(found[1]), stored)
-        return self._grams[HEAD if found is None else found[2]]
+        self._go_to(self._stage_of[name], stored)
+        return self._grams[name]
 
     def kv_range(self, layer: int, stored: ReadWeight) -> tuple[float, float]:
         """Largest |key| (after RoPE) and |value| of a layer; of one that was looked at, also later."""
@@ -72,23 +61,27 @@ class Activations:
         assert layer > self._layer, "layers are stored in order"
         if self._layer < 0:
             self._hidden = embed(self._checkpoint.config, self._checkpoint.tensor, self._calibration.samples)
-        text = self._checkpoint.config.text
-        for passed in range(max(self._layer, 0), layer):
-            module = load(partial(DecoderLayer, text), stored, f"model.layers.{passed}.")
-            self._hidden = [reference.through(text, module, hidden).hidden for hidden in self._hidden]
+        for stage in self._stages[max(self._layer, 0) : layer]:
+            module = stage.loaded(stored)
+            self._hidden = [self._through(module, hidden).hidden for hidden in self._hidden]
         self._layer = layer
-        self._look_at_head() if layer == text.num_hidden_layers else self._look_at_layer()
+        self._look_at_head() if layer == len(self._stages) else self._look_at_layer()
 
     @torch.no_grad()
     def _look_at_layer(self) -> None:
-        text = self._checkpoint.config.text
-        module = load(partial(DecoderLayer, text), self._checkpoint.tensor, f"model.layers.{self._layer}.")
-        sums = {first: _Gram(module.get_submodule(first)) for first in SAME_INPUTS}
+        stage = self._stages[self._layer]
+        module = stage.loaded(self._checkpoint.tensor)
+        groups = stage.traced.same_inputs()
+        sums = [_Gram(module.get_submodule(names[0])) for names in groups]
         key, value = 0.0, 0.0
         for hidden in self._hidden:
-            cache = reference.through(text, module, hidden).cache
+            cache = self._through(module, hidden).cache
             key, value = max(key, float(cache.key.abs().max())), max(value, float(cache.value.abs().max()))
-        self._grams = {name: sums[first].total for first, names in SAME_INPUTS.items() for name in names}
+        self._grams = {
+            f"{stage.prefix}{name}.weight": gram.total
+            for gram, names in zip(sums, groups, strict=True)
+            for name in names
+        }
         self._kv_ranges[self._layer] = key, value
 
     @torch.no_grad()
@@ -96,9 +89,12 @@ class Activations:
         text = self._checkpoint.config.text
         total = torch.zeros(text.hidden_size, text.hidden_size)
         for hidden in self._hidden:
-            normed = reference.normed(text, self._checkpoint.tensor, hidden)
-            total += normed.T @ normed
+            states = normed(text, self._checkpoint.tensor, hidden)
+            total += states.T @ states
         self._grams = {HEAD: total}
+
+    def _through(self, module: nn.Module, hidden: Tensor) -> LayerOutput:
+        return through_layer(self._checkpoint.config.text, module, hidden)
 
 
 class _Gram:

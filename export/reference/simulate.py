@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pocketvlm.errors import RecipeError, located
-from pocketvlm.export.onnx.checks import kl_divergence
+from pocketvlm.export.graph.scores import kl_divergence
 from pocketvlm.export.read.calibration import Calibration
 from pocketvlm.export.read.sample import Sample
-from pocketvlm.export.reference import stages as reference
-from pocketvlm.export.reference.activations import SAME_INPUTS, Activations
-from pocketvlm.export.reference.streams import Prepare, as_it_is, embed, run_decoder
-from pocketvlm.models.checkpoint import Checkpoint, ReadWeight, load
+from pocketvlm.export.reference.activations import Activations
+from pocketvlm.export.reference.stages import Prepare, as_it_is, embed, run_decoder, through_layer
+from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
 from pocketvlm.models.config import DecoderConfig
-from pocketvlm.models.decoder import DecoderLayer
+from pocketvlm.models.stages import HEAD, decoder_stages, logits, normed
 from pocketvlm.quant import GroupedTensor, GroupQuantizer, Keep, quantizer_of
 from pocketvlm.quant.allocate import Choice
 from pocketvlm.recipe import Recipe, Rule
@@ -67,7 +65,7 @@ def scored_logits(
     config = checkpoint.config
     streams = run_decoder(config, read, embed(config, read, samples, prepare), prepare=prepare)
     ends = [states[:, sample.first_scored :] for states, sample in zip(streams, samples, strict=True)]
-    return reference.logits(config.text, read, torch.cat(ends, dim=1))
+    return logits(config.text, read, torch.cat(ends, dim=1))
 
 
 def divergence(checkpoint: Checkpoint, read: ReadWeight, samples: Sequence[Sample], original: Tensor) -> float:
@@ -87,11 +85,11 @@ def sensitivities(
     text, read = checkpoint.config.text, checkpoint.tensor
     found: dict[str, list[Choice]] = {}
     hidden = embed(checkpoint.config, read, samples)
-    for index in range(text.num_hidden_layers):
-        layer = load(partial(DecoderLayer, text), read, f"model.layers.{index}.")
+    for stage in decoder_stages(text):
+        layer = stage.loaded(read)
         run = _runner(text, layer, hidden)
         outputs = run()
-        for name in (name for names in SAME_INPUTS.values() for name in names):
+        for name in (name for names in stage.traced.same_inputs() for name in names):
             weight = layer.get_submodule(name).get_parameter("weight")
             original = weight.detach().clone()
 
@@ -99,24 +97,21 @@ def sensitivities(
                 weight.copy_(stored)
                 return run()
 
-            full = f"model.layers.{index}.{name}.weight"
+            full = f"{stage.prefix}{name}.weight"
             found[full] = _choices(full, original, candidates, after, outputs)
             weight.copy_(original)
         hidden = list(outputs.split([states.shape[1] for states in hidden], dim=1))
         progress(1)
     if not text.tie_word_embeddings:
-        normed = reference.normed(text, read, torch.cat(hidden, dim=1))
-        head = read("lm_head.weight").float()
-        found["lm_head.weight"] = _choices(
-            "lm_head.weight", head, candidates, lambda stored: normed @ stored.T, normed @ head.T
-        )
+        states, head = normed(text, read, torch.cat(hidden, dim=1)), read(HEAD).float()
+        found[HEAD] = _choices(HEAD, head, candidates, lambda stored: states @ stored.T, states @ head.T)
     return found
 
 
-def _runner(config: DecoderConfig, layer: DecoderLayer, hidden: Sequence[Tensor]) -> Callable[[], Tensor]:
+def _runner(config: DecoderConfig, layer: nn.Module, hidden: Sequence[Tensor]) -> Callable[[], Tensor]:
     def run() -> Tensor:
         """All sequences through the layer as it is, [1, all tokens, hidden]."""
-        return torch.cat([reference.through(config, layer, states).hidden for states in hidden], dim=1)
+        return torch.cat([through_layer(config, layer, states).hidden for states in hidden], dim=1)
 
     return run
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pocketvlm.models.blocks.decoder import Decoder
+from pocketvlm.models.blocks.projector import Downsampler, Projector
+from pocketvlm.models.blocks.vision import VisionTower
 from pocketvlm.models.config import VlmConfig
-from pocketvlm.models.decoder import Decoder
-from pocketvlm.models.siglip import Downsampler, Projector, VisionTower
+from pocketvlm.models.operators import Linear
 
 
 class BluelmV(nn.Module):
@@ -17,10 +19,10 @@ class BluelmV(nn.Module):
         self.config = config
         if config.vision is not None:
             self.vision_tower = VisionTower(config.vision)
-            self.downsampler = Downsampler(config.vision.hidden_size, config.downsample_ratio)
+            self.downsampler = Downsampler(config.vision, config.downsample_ratio)
             self.projector = Projector(config.vision.hidden_size, config.text.hidden_size)
         self.model = Decoder(config.text)
-        self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
+        self.lm_head = Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
         if config.text.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 

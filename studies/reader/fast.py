@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pocketvlm.models.bluelm_v import BluelmV
-from pocketvlm.models.decoder import Attention, KvCache, rotate
-from pocketvlm.models.siglip import VisionAttention, VisionMlp
+from pocketvlm.models.blocks.decoder import Attention
+from pocketvlm.models.operators import KvCache, rotate
+from pocketvlm.models.blocks.vision import VisionAttention, VisionMlp
 
 
 def speed_up(reader: BluelmV, *, compiled: bool) -> None:

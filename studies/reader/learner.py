@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from pocketvlm.images.prepare import normalize
 from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import load, open_checkpoint
-from pocketvlm.models.siglip import space_to_depth
+from pocketvlm.models.operators import space_to_depth
 from pocketvlm.scenes import PREPROCESSING
 from studies.reader.data import CLASSES, COLUMNS_PER_PATCH, IGNORED, Batch, token_id
 from studies.reader.model import CONFIG

@@ -24,7 +24,7 @@ from pocketvlm.export.reference.activations import HEAD, SAME_INPUTS
 from pocketvlm.export.reference.streams import embed, run_decoder
 from pocketvlm.models.checkpoint import Checkpoint, TensorInfo
 from pocketvlm.models.config import VlmConfig
-from pocketvlm.models.decoder import DecoderLayer
+from pocketvlm.models.blocks.decoder import DecoderLayer
 from pocketvlm.quant import GroupQuantizer
 
 ALPHAS = tuple(step / 10 for step in range(11))

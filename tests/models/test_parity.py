@@ -18,8 +18,10 @@ from transformers import (
 
 from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
-from pocketvlm.models.decoder import Decoder, KvCache
-from pocketvlm.models.siglip import VisionTower, space_to_depth
+from pocketvlm.models.blocks.decoder import Decoder
+from pocketvlm.models.operators import KvCache
+from pocketvlm.models.blocks.vision import VisionTower
+from pocketvlm.models.operators import space_to_depth
 from tests.support.checkpoints import FAMILIES, random_model, tiny_config
 
 TOLERANCE = 1e-4  # relative, in fp32

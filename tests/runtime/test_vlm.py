@@ -14,7 +14,7 @@ import torch
 from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import BundleError, CapacityError
 from pocketvlm.images.prepare import cut_tiles, normalize, preprocessing_of
-from pocketvlm.models.decoder import KvCache
+from pocketvlm.models.operators import KvCache
 from pocketvlm.runtime import GenerationConfig, PocketVlm, load
 from pocketvlm.runtime.budget import RUNTIME_BYTES, needed_bytes
 from pocketvlm.runtime.interrupt import Interrupt

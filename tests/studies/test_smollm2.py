@@ -18,7 +18,8 @@ from click.testing import CliRunner
 from tokenizers import pre_tokenizers
 
 from pocketvlm.bundle.open import open_bundle
-from pocketvlm.models.decoder import rope_tables, rotate
+from pocketvlm.models.rope import rope_tables
+from pocketvlm.models.operators import rotate
 from studies.smollm2 import (
     activations,
     gguf_files,

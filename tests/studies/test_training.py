@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pocketvlm.models.siglip import VisionMlp
+from pocketvlm.models.blocks.vision import VisionMlp
 from pocketvlm.scenes import GRIDS
 from studies.reader.data import make_batch
 from studies.reader.fast import _replace, speed_up, vision_mlp

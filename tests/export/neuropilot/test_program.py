@@ -30,8 +30,10 @@ from pocketvlm.export.reference.stages import embed_patches
 from pocketvlm.export.store.weights import GroupedWeight, IntegerWeight
 from pocketvlm.machine import exact_sums
 from pocketvlm.models.checkpoint import load, open_checkpoint
-from pocketvlm.models.decoder import DecoderLayer, KvCache, rope_tables
-from pocketvlm.models.siglip import space_to_depth
+from pocketvlm.models.blocks.decoder import DecoderLayer
+from pocketvlm.models.operators import KvCache
+from pocketvlm.models.rope import rope_tables
+from pocketvlm.models.operators import space_to_depth
 from pocketvlm.recipe import load_recipe
 from tests.support.checkpoints import FAMILIES, tiny_config, write_checkpoint
 from tests.support.npu_programs import Written, written

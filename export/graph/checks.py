@@ -1,0 +1,143 @@
+"""The two checks that an export ends with, stage by stage so that memory stays small, whatever the back end.
+
+Lowering: each stage's graph at float precision (float weights, a float KV cache) beside PyTorch on the weights read back
+from the bundle; they must agree to rounding. Fidelity: the graphs as shipped, each fed with the one before, beside the
+original weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pocketvlm.bundle.manifest import Fidelity, TextFidelity, VisionFidelity
+from pocketvlm.errors import ExportError
+from pocketvlm.export.graph.scores import compare_logits, image_scores, judge, relative_error, significant
+from pocketvlm.export.job import Job
+from pocketvlm.models.checkpoint import ReadWeight
+from pocketvlm.models.stages import LAYERS, Stage, embed_tokens, first_step, insert_image_tokens, logits, stages_of
+
+#: Tokens or patches that a layer's lowering is compared on, from the first on: what is wrong is wrong for a few too.
+FEW = 32
+
+
+class Graphs(Protocol):
+    """A back end's graphs of one export, which can be run a stage at a time."""
+
+    #: Whether a stage of the vision part takes fewer patches than a tile has.
+    few_patches: bool
+    #: Begins the names under which checked stages are kept, where a killed export should not check them again.
+    kept_as: str | None
+
+    def run(self, stage: Stage, stream: Tensor, *, floating: bool) -> Tensor:
+        """What enters a stage -> what it gives; decoder layers from position 0 on. Logits are [tokens, vocabulary]."""
+
+    def token_embedding(self, token_ids: Tensor) -> Tensor:
+        """int64 [1, tokens] -> float32 [1, tokens, hidden]"""
+
+    def describe(self, piece: str) -> str:
+        """A piece of the model, as an error names it."""
+
+
+@dataclass
+class Walk:
+    """What went through the graphs: errors of the lowering by piece, and what they gave as shipped."""
+
+    lowering: list[tuple[float, str]] = field(default_factory=list)
+    image_tokens: Tensor | None = None
+    embedded: Tensor = field(default_factory=lambda: torch.zeros(0))
+    logits: Tensor = field(default_factory=lambda: torch.zeros(0))
+    vision: VisionFidelity | None = None
+    text: TextFidelity | None = None
+
+    def compare(self, piece: str, found: Tensor, wanted: Tensor) -> None:
+        self.lowering.append((relative_error(found, wanted), piece))
+
+
+def check_stages(job: Job, read: ReadWeight, graphs: Graphs) -> Walk:
+    """Send the job's sample through the graphs; ``read`` gives the weights as the bundle has them."""
+    walk = Walk()
+    if job.reference.image_tokens is not None:
+        walk.image_tokens = _vision(job, read, graphs, walk)
+        walk.vision = image_scores(walk.image_tokens, job.reference.image_tokens)
+    walk.text = _text(job, read, graphs, walk)
+    return walk
+
+
+def conclude(job: Job, graphs: Graphs, walk: Walk) -> Fidelity:
+    """The scores of both checks.
+
+    :raises ExportError: naming the piece whose lowering is wrong, or the fidelity score that is over its bound
+    """
+    assert walk.text is not None
+    error, piece = max(walk.lowering)
+    if not error <= job.recipe.bounds.lowering_relative_error:
+        raise ExportError(
+            f"lowering: {graphs.describe(piece)} differs from PyTorch by {error:.3g} (relative), "
+            f"the recipe allows {job.recipe.bounds.lowering_relative_error}"
+        )
+    fidelity = Fidelity(lowering_relative_error=significant(error), vision=walk.vision, text=walk.text)
+    judge(fidelity, job.recipe.bounds)
+    return fidelity
+
+
+def _vision(job: Job, read: ReadWeight, graphs: Graphs, walk: Walk) -> Tensor:
+    """Both checks of the vision stages; gives the image tokens as shipped."""
+    stages, original = stages_of(job.checkpoint.config), job.reference
+    assert original.pixels is not None and stages.patch_embedding is not None and stages.projection is not None
+    shipped = original.pixels
+    entering = (original.pixels, *original.vision)
+    for stage, before in zip((stages.patch_embedding, *stages.vision, stages.projection), entering, strict=True):
+        is_layer = stage.part in LAYERS
+        few = before[:, :FEW] if is_layer and graphs.few_patches else before
+        wanted = _reference(stage.run, read, few)
+        shipped = _checked(job, graphs, walk, stage, (few, wanted, shipped))
+    return shipped
+
+
+def _text(job: Job, read: ReadWeight, graphs: Graphs, walk: Walk) -> TextFidelity:
+    """Both checks of token embedding, layers and head."""
+    config, sample, original, errors = job.checkpoint.config.text, job.sample, job.reference, []
+    ids, first = sample.token_ids, sample.first_scored
+    embedded = graphs.token_embedding(ids[None])  # [tokens] -> [1, tokens]
+    walk.compare("token embedding", embedded, embed_tokens(config, read, ids))
+    shipped = walk.embedded = insert_image_tokens(embedded, walk.image_tokens, ids, sample.image_token)
+    stages = stages_of(job.checkpoint.config)
+    for stage, (before, after) in zip(stages.decoder, pairwise(original.text), strict=True):
+        few = before[:, :FEW]
+        wanted = _reference(stage.run, read, few, first_step(config, few.shape[1]))
+        shipped = _checked(job, graphs, walk, stage, (few, wanted, shipped))
+        errors.append(significant(relative_error(shipped, after)))
+    scored = original.text[-1][:, first:]
+    wanted = _reference(logits, config, read, scored)
+    walk.logits = _checked(job, graphs, walk, stages.head, (scored, wanted, shipped[:, first:]))
+    return compare_logits(original.logits, walk.logits, ids[first + 1 :], tuple(errors))
+
+
+def _reference(compute: Callable[..., Tensor], *arguments: object) -> Callable[[], Tensor]:
+    return lambda: compute(*arguments)
+
+
+def _checked(
+    job: Job, graphs: Graphs, walk: Walk, stage: Stage, streams: tuple[Tensor, Callable[[], Tensor], Tensor]
+) -> Tensor:
+    """Compare a stage's lowering, and give what it gives as shipped; both are taken from a killed export's if it kept
+    them. ``streams``: what enters the lowering, what PyTorch makes of that, and what enters the stage as shipped."""
+    (entering, wanted, shipped), keep = streams, stage.part in LAYERS
+    name = f"{graphs.kept_as}.{stage.name.replace(' ', '-')}" if keep and graphs.kept_as is not None else None
+    known = None if name is None else job.finished.arrays(name)
+    if known is None:
+        error = relative_error(graphs.run(stage, entering, floating=True), wanted())
+        known = {"error": np.array([error]), "stream": graphs.run(stage, shipped, floating=False).numpy()}
+        if name is not None:
+            job.finished.keep(name, known)
+    walk.lowering.append((float(known["error"][0]), stage.name))
+    if keep:
+        job.progress.advance(1)
+    return torch.from_numpy(known["stream"])

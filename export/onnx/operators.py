@@ -1,0 +1,241 @@
+"""The operators of models as nodes of ONNX graphs."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from pocketvlm.errors import ExportError
+from pocketvlm.export.graph.lower import Call
+from pocketvlm.export.onnx import attention
+from pocketvlm.export.onnx.graph import MICROSOFT, GraphBuilder
+from pocketvlm.export.onnx.linear import linear
+from pocketvlm.export.store.kv_layout import KvLayout
+from pocketvlm.export.store.weights import FloatWeight, WeightStore
+from pocketvlm.models.operators import (
+    Attend,
+    Blocks,
+    CachedAttend,
+    Gelu,
+    LayerNorm,
+    Linear,
+    Parameter,
+    Patches,
+    RmsNorm,
+    Rotate,
+    Scale,
+    Silu,
+)
+
+
+@dataclass(frozen=True)
+class At:
+    """A graph under construction. ``integers``: matrices are stored for products of whole rows of integers.
+
+    ``kv`` and ``positions`` are what a decoder's attention reads.
+    """
+
+    graph: GraphBuilder
+    store: WeightStore
+    integers: bool = False
+    kv: KvLayout | None = None
+    positions: attention.Positions | None = None
+
+
+class Later:
+    """What becomes a node when it is needed: others may take it into theirs before."""
+
+    def __init__(self) -> None:
+        self._value: ir.Value | None = None
+
+    def value(self, graph: GraphBuilder, name: str | None = None) -> ir.Value:
+        """The node's output, which gets the ``name`` when it is made here."""
+        if self._value is None:
+            self._value = self.make(graph, name)
+        return self._value
+
+    def make(self, graph: GraphBuilder, name: str | None) -> ir.Value:
+        """Add the node."""
+        raise NotImplementedError
+
+
+class Sum(Later):
+    """A sum, which a norm behind it computes too."""
+
+    def __init__(self, left: ir.Value, right: ir.Value) -> None:
+        super().__init__()
+        self.left, self.right = left, right
+
+    def make(self, graph: GraphBuilder, name: str | None) -> ir.Value:
+        return graph.op("Add", self.left, self.right, name=name)
+
+    def normed(self, graph: GraphBuilder, norm: ir.Value, epsilon: float) -> ir.Value:
+        """The sum's RMS norm, from the node that gives the sum itself as well."""
+        normed, _, _, self._value = graph.ops(
+            "SkipSimplifiedLayerNormalization",
+            *(self.right, self.left, norm),
+            names=[None, "", "", None],
+            domain=MICROSOFT,
+            epsilon=epsilon,
+        )
+        return normed
+
+
+class Activated(Later):
+    """SiLU, behind all that its product waits for."""
+
+    def __init__(self, gate: ir.Value) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def make(self, graph: GraphBuilder, name: str | None) -> ir.Value:
+        # x * sigmoid(alpha * x) with alpha = 1 is SiLU
+        return graph.op("QuickGelu", self.gate, domain=MICROSOFT, alpha=1.0, name=name)
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """Query or key that the attention rotates."""
+
+    states: ir.Value
+
+
+def value_of(at: At, given: ir.Value | Later, name: str | None = None) -> ir.Value:
+    """What an operator gave, as a value of the graph."""
+    return given.value(at.graph, name) if isinstance(given, Later) else given
+
+
+def _add(at: At, call: Call, left: Any, right: Any) -> Sum:
+    return Sum(value_of(at, left), value_of(at, right))
+
+
+def _multiply(at: At, call: Call, left: Any, right: Any) -> ir.Value:
+    return at.graph.op("Mul", value_of(at, left), value_of(at, right))
+
+
+def _linear(at: At, call: Call, hidden: Any) -> ir.Value:
+    weight = at.store.linear(call.weight(), call.factor, integers=at.integers)
+    return linear(at.graph, value_of(at, hidden), weight, at.store.optional_vector(call.weight("bias"), call.factor))
+
+
+def _patches(at: At, call: Call, pixels: ir.Value) -> ir.Value:
+    kernel: Patches = call.operator
+    convolved = at.graph.op(
+        "Conv",
+        pixels,
+        _vector(at, call),
+        _vector(at, call, "bias"),
+        kernel_shape=list(kernel.kernel_size),
+        strides=list(kernel.stride),
+    )
+    # [tiles, width, grid, grid] -> [tiles, width, patches] -> [tiles, patches, width]
+    flat = at.graph.op("Reshape", convolved, at.graph.shape(0, kernel.out_channels, -1))
+    return at.graph.op("Transpose", flat, perm=[0, 2, 1])
+
+
+def _parameter(at: At, call: Call, values: ir.Value) -> ir.Value:
+    return at.graph.op("Add", values, _vector(at, call))
+
+
+def _scale(at: At, call: Call, values: Any) -> ir.Value:
+    factor = at.graph.constant(f"{call.name}.factor", np.array(call.operator.factor, np.float32))
+    return at.graph.op("Mul", value_of(at, values), factor)
+
+
+def _layer_norm(at: At, call: Call, hidden: Any) -> ir.Value:
+    values, weights = value_of(at, hidden), (_vector(at, call), _vector(at, call, "bias"))
+    return at.graph.op("LayerNormalization", values, *weights, axis=-1, epsilon=call.operator.eps)
+
+
+def _rms_norm(at: At, call: Call, hidden: Any) -> ir.Value:
+    norm, graph = call.operator, at.graph
+    weight = graph.float_weight(at.store.vector(call.weight(), call.factor))
+    if isinstance(hidden, Sum) and norm.heads == 1:
+        return hidden.normed(graph, weight, norm.eps)
+    values = value_of(at, hidden)
+    if norm.heads > 1:  # [1, tokens, heads * size] -> [1, tokens, heads, size]
+        values = graph.op("Reshape", values, graph.shape(0, 0, norm.heads, -1))
+    normed = graph.op("SimplifiedLayerNormalization", values, weight, axis=-1, epsilon=norm.eps, stash_type=1)
+    # and back
+    return graph.op("Reshape", normed, graph.shape(0, 0, -1)) if norm.heads > 1 else normed
+
+
+def _gelu(at: At, call: Call, values: ir.Value) -> ir.Value:
+    return at.graph.op("Gelu", values, approximate=call.operator.approximate)
+
+
+def _silu(at: At, call: Call, values: ir.Value) -> Activated:
+    return Activated(values)
+
+
+def _attend(at: At, call: Call, query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Value:
+    return at.graph.op("MultiHeadAttention", query, key, value, domain=MICROSOFT, num_heads=call.operator.heads)
+
+
+def _rotate(at: At, call: Call, states: ir.Value, step: None) -> Rotated:
+    return Rotated(states)
+
+
+def _cached_attend(at: At, call: Call, query: Any, key: Any, value: ir.Value, step: None) -> ir.Value:
+    if not (isinstance(query, Rotated) and isinstance(key, Rotated)):
+        raise ExportError(f"{call.name}: attention without rotary positions is not lowered to ONNX")
+    assert at.kv is not None and at.positions is not None
+    projected = [query.states, key.states, value]
+    return attention.attend(at.graph, call.operator, at.kv, call.stage.index, projected, at.positions)
+
+
+def _blocks(at: At, call: Call, tokens: ir.Value) -> ir.Value:
+    """As ``pocketvlm.models.operators.space_to_depth``: pad an odd grid, concatenate ratio x ratio tokens."""
+    graph, ratio = at.graph, call.operator.ratio
+    grid, width = call.operator.grid, call.operator.width
+    padding = -grid % ratio
+    side = (grid + padding) // ratio
+    tokens = graph.op("Reshape", tokens, graph.shape(0, grid, grid, width))  # [tiles, rows, columns, width]
+    if padding:
+        pads = graph.constant("grid_padding", np.array([0, 0, 0, 0, 0, padding, padding, 0], np.int64))
+        tokens = graph.op("Pad", tokens, pads)
+    # [tiles, side, ratio, side, ratio, width] -> [tiles, side, side, ratio, ratio, width]
+    blocks = graph.op("Reshape", tokens, graph.shape(0, side, ratio, side, ratio, width))
+    blocks = graph.op("Transpose", blocks, perm=[0, 1, 3, 2, 4, 5])
+    return graph.op("Reshape", blocks, graph.shape(0, side * side, ratio * ratio * width))
+
+
+def _vector(at: At, call: Call, part: str = "weight") -> ir.Value:
+    weight = at.store.vector(call.weight(part))
+    assert isinstance(weight, FloatWeight)
+    return at.graph.float_weight(weight)
+
+
+TABLE: dict[Any, Callable[..., Any]] = {
+    operator.add: _add,
+    operator.mul: _multiply,
+    Linear: _linear,
+    Patches: _patches,
+    Parameter: _parameter,
+    Scale: _scale,
+    LayerNorm: _layer_norm,
+    RmsNorm: _rms_norm,
+    Gelu: _gelu,
+    Silu: _silu,
+    Attend: _attend,
+    Rotate: _rotate,
+    CachedAttend: _cached_attend,
+    Blocks: _blocks,
+}
+
+
+def _named(prefix: str, rule: Callable[..., Any]) -> Callable[..., Any]:
+    def named(at: At, call: Call, *values: Any) -> Any:
+        with at.graph.named(prefix):
+            return rule(at, call, *values)
+
+    return named
+
+
+#: The same with the projector's nodes named so that an engine's profile tells them apart; the norm is still the tower's.
+PROJECTOR_TABLE = {**{kind: _named("projector", rule) for kind, rule in TABLE.items()}, LayerNorm: _layer_norm}

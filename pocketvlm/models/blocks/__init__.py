@@ -1,0 +1,1 @@
+"""Parts of models, written with operators alone (``pocketvlm.models.operators``); one kind of part, one file."""

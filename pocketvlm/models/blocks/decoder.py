@@ -1,0 +1,111 @@
+"""One decoder for the families like Llama, with an explicit position and KV cache.
+
+Parameter names are those of transformers' ``LlamaForCausalLM``; the differences between families are values of
+:class:`DecoderConfig`, not classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pocketvlm.models.config import DecoderConfig
+from pocketvlm.models.operators import CachedAttend, KvCache, Linear, RmsNorm, Rotate, Scale, Silu, Step
+from pocketvlm.models.rope import rope_tables
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        query_size = config.num_attention_heads * config.head_dim
+        kv_size = config.num_key_value_heads * config.head_dim
+        self.q_proj = Linear(config.hidden_size, query_size, bias=config.qkv_bias)
+        self.k_proj = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
+        self.v_proj = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
+        self.rotate = Rotate(config.head_dim)
+        self.attend = CachedAttend(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+        self.o_proj = Linear(query_size, config.hidden_size, bias=config.attention_bias)
+
+    def forward(self, hidden: Tensor, step: Step) -> Tensor:
+        query, key, value = self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
+        mixed = self.attend(self.rotate(query, step), self.rotate(key, step), value, step)
+        output: Tensor = self.o_proj(mixed)
+        return output
+
+
+class Mlp(nn.Module):
+    """SwiGLU (arXiv 2002.05202)."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.activation = Silu()
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        output: Tensor = self.down_proj(self.activation(self.gate_proj(hidden)) * self.up_proj(hidden))
+        return output
+
+
+class DecoderLayer(nn.Module):
+    """A pre-norm block; the scale of what it adds is MiniCPM's, 1 elsewhere."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = Mlp(config)
+        self.residual_scale = Scale(config.residual_scale)
+
+    def forward(self, hidden: Tensor, step: Step) -> Tensor:
+        hidden = hidden + self.residual_scale(self.self_attn(self.input_layernorm(hidden), step))
+        output: Tensor = hidden + self.residual_scale(self.mlp(self.post_attention_layernorm(hidden)))
+        return output
+
+
+class Head(nn.Module):
+    """What enters the last norm -> logits. Names are those of the whole model."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.model = nn.ModuleDict({"norm": norm})
+        self.logits_scale = Scale(config.logits_scale)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., hidden] -> [..., vocabulary]"""
+        logits: Tensor = self.lm_head(self.logits_scale(self.model["norm"](hidden)))
+        return logits
+
+
+class Decoder(nn.Module):
+    """Embeddings in, normalized last hidden states out."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """int64 [batch, tokens] -> [batch, tokens, hidden]"""
+        embeddings: Tensor = self.embed_tokens(token_ids) * self.config.scale_emb
+        return embeddings
+
+    def forward(self, embeddings: Tensor, position: int = 0, cache: list[KvCache] | None = None) -> Tensor:
+        """[batch, tokens, hidden] at positions position, position + 1, ... -> [batch, tokens, hidden]
+
+        With ``cache`` (one entry a layer, holding ``position`` tokens) its entries grow by these tokens.
+        """
+        cos, sin = rope_tables(self.config, torch.arange(position, position + embeddings.shape[1]))
+        hidden = embeddings
+        for index, layer in enumerate(self.layers):
+            hidden = layer(hidden, Step(cos, sin, cache[index] if cache is not None else None))
+        normalized: Tensor = self.norm(hidden) * self.config.logits_scale
+        return normalized

@@ -1,0 +1,247 @@
+"""The vocabulary of models: what every back end lowers, and what blocks are written with.
+
+An operator is a small module that contains no other. It hides all reshaping, so that a block (``pocketvlm.models.blocks``)
+is operators, ``+`` and ``*`` alone; ``pocketvlm.export.graph.trace`` refuses anything else. A back end is a table with a
+function an operator. A new operator is a class here, a line in ``OPERATORS`` and a function in each back end's table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pocketvlm.models.config import DecoderConfig
+
+
+class Operator(nn.Module):
+    """What a trace of a block is made of."""
+
+
+@dataclass
+class KvCache:
+    """Keys (after RoPE) and values of one layer: [batch, kv heads, positions, head_dim]."""
+
+    key: Tensor
+    value: Tensor
+
+    @classmethod
+    def empty(cls, config: DecoderConfig, batch: int = 1) -> KvCache:
+        shape = (batch, config.num_key_value_heads, 0, config.head_dim)
+        return cls(torch.zeros(shape), torch.zeros(shape))
+
+    def append(self, key: Tensor, value: Tensor) -> None:
+        self.key = torch.cat([self.key, key], dim=2)
+        self.value = torch.cat([self.value, value], dim=2)
+
+
+@dataclass
+class Step:
+    """Where the tokens of a decoder's step stand: RoPE's rows of them, and the layer's cache (None: they are all)."""
+
+    cos: Tensor
+    sin: Tensor
+    cache: KvCache | None = None
+
+
+# --- Products and what is added ---------------------------------------------------------------------------------------
+
+
+class Linear(nn.Linear, Operator):
+    """[..., columns] -> [..., rows]; its weight is what recipes quantize."""
+
+
+class Patches(nn.Conv2d, Operator):
+    """float [tiles, 3, size, size] -> [tiles, patches, width]: each patch times one matrix, row by row."""
+
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__(3, width, patch_size, stride=patch_size)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        # [tiles, width, grid, grid] -> [tiles, width, patches] -> [tiles, patches, width]
+        return super().forward(pixels).flatten(2).transpose(1, 2)
+
+
+class Parameter(Operator):
+    """Adds a learned [rows, width] to [..., rows, width]: positions."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, width))
+        nn.init.normal_(self.weight)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values + self.weight
+
+
+class Scale(Operator):
+    """Times a constant; right behind a linear layer or a norm a back end may multiply it into the weight."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values * self.factor
+
+
+# --- Norms ------------------------------------------------------------------------------------------------------------
+
+
+class LayerNorm(nn.LayerNorm, Operator):
+    """Over the last axis, with weight and bias."""
+
+
+class RmsNorm(Operator):
+    """Root-mean-square norm (arXiv 1910.07467), without a mean and without a bias: over the last axis, or over each of
+    ``heads`` that lie side by side in it."""
+
+    def __init__(self, size: int, eps: float, heads: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps, self.heads = eps, heads
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        # [..., heads * size] -> [..., heads, size]
+        rows = hidden.unflatten(-1, (self.heads, -1))
+        scale = torch.rsqrt(rows.float().pow(2).mean(-1, keepdim=True) + self.eps)
+        # -> [..., heads * size]
+        return (self.weight * (rows * scale.to(hidden.dtype))).flatten(-2)
+
+
+# --- Activation functions ---------------------------------------------------------------------------------------------
+
+
+class Gelu(Operator):
+    """``approximate``: "none", or "tanh", as in PyTorch."""
+
+    def __init__(self, approximate: str = "none") -> None:
+        super().__init__()
+        self.approximate = approximate
+
+    def forward(self, values: Tensor) -> Tensor:
+        return F.gelu(values, approximate=self.approximate)
+
+
+class Silu(Operator):
+    """x times sigmoid(x)."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return F.silu(values)
+
+
+# --- Attention --------------------------------------------------------------------------------------------------------
+
+
+class Attend(Operator):
+    """Full attention within a tile: query, key and value [tiles, patches, width] -> [tiles, patches, width]."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        # [tiles, patches, width] -> [tiles, heads, patches, head_dim]
+        query, key, value = (states.unflatten(-1, (self.heads, -1)).transpose(1, 2) for states in (query, key, value))
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        # [tiles, heads, patches, head_dim] -> [tiles, patches, width]
+        return mixed.transpose(1, 2).flatten(-2)
+
+
+class Rotate(Operator):
+    """Rotary embeddings (arXiv 2104.09864) on heads side by side: [batch, tokens, heads * head_dim] -> the same shape."""
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+
+    def forward(self, states: Tensor, step: Step) -> Tensor:
+        # [batch, tokens, heads * head_dim] -> [batch, heads, tokens, head_dim]
+        by_head = states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        # and back
+        return rotate(by_head, step.cos, step.sin).transpose(1, 2).flatten(-2)
+
+
+class CachedAttend(Operator):
+    """Causal grouped-query attention over a layer's cache, which it extends.
+
+    query [batch, tokens, heads * head_dim], key and value [batch, tokens, kv_heads * head_dim] -> the query's shape.
+    """
+
+    def __init__(self, heads: int, kv_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, step: Step) -> Tensor:
+        tokens, mask = query.shape[1], None
+        # [batch, tokens, heads * head_dim] -> [batch, heads, tokens, head_dim]
+        query, key, value = (
+            states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for states in (query, key, value)
+        )
+        if step.cache is not None:
+            past = step.cache.key.shape[2]
+            step.cache.append(key, value)
+            key, value = step.cache.key, step.cache.value
+            # token i sees the past and itself: [tokens, past + tokens]
+            mask = torch.ones(tokens, past + tokens, dtype=torch.bool).tril(past)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=self.heads != self.kv_heads
+        )
+        # [batch, heads, tokens, head_dim] -> [batch, tokens, heads * head_dim]
+        return mixed.transpose(1, 2).flatten(-2)
+
+
+def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply RoPE to [batch, heads, tokens, head_dim]; the halves are pairs (Llama's layout, not interleaved)."""
+    first, second = states.chunk(2, dim=-1)  # two of [batch, heads, tokens, head_dim / 2]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+# --- Tokens -----------------------------------------------------------------------------------------------------------
+
+
+class Blocks(Operator):
+    """Each ``ratio`` x ``ratio`` block of a ``grid`` x ``grid`` of tokens of this width side by side in one token."""
+
+    def __init__(self, grid: int, width: int, ratio: int) -> None:
+        super().__init__()
+        self.grid, self.width, self.ratio = grid, width, ratio
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return space_to_depth(tokens, self.ratio)
+
+
+def space_to_depth(tokens: Tensor, ratio: int) -> Tensor:
+    """Concatenate each ratio x ratio block of tokens; an odd grid is padded with zeros at its right and bottom.
+
+    [tiles, grid * grid, width] -> [tiles, ceil(grid / ratio) ** 2, ratio * ratio * width] (paper, section 3.1: VILA's
+    downsampler, 27x27 -> 28x28 -> 14x14). Within a block the order is row by row.
+    """
+    tiles, patches, width = tokens.shape
+    grid = round(patches**0.5)
+    padding = -grid % ratio
+    side = (grid + padding) // ratio
+    tokens = tokens.view(tiles, grid, grid, width)  # [tiles, patches, width] -> [tiles, rows, columns, width]
+    tokens = F.pad(tokens, (0, 0, 0, padding, 0, padding))
+    # [tiles, rows, columns, width] -> [tiles, side, ratio, side, ratio, width]
+    tokens = tokens.view(tiles, side, ratio, side, ratio, width)
+    # -> [tiles, side, side, ratio, ratio, width] -> [tiles, side * side, ratio * ratio * width]
+    return tokens.transpose(2, 3).reshape(tiles, side * side, ratio * ratio * width)
+
+
+OPERATORS: tuple[type[Operator], ...] = (
+    Linear,
+    Patches,
+    Parameter,
+    Scale,
+    LayerNorm,
+    RmsNorm,
+    Gelu,
+    Silu,
+    Attend,
+    Rotate,
+    CachedAttend,
+    Blocks,
+)

@@ -1,0 +1,169 @@
+"""A model as a row of stages: the pieces that are read, computed, lowered and checked one after the other.
+
+A 3 B model in float32 is 12 GB; a layer of it is 0.25 GB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from pocketvlm.models.blocks.decoder import DecoderLayer, Head
+from pocketvlm.models.blocks.projector import Projection
+from pocketvlm.models.blocks.vision import VisionEmbeddings, VisionLayer
+from pocketvlm.models.checkpoint import ReadWeight, load, shapes_only
+from pocketvlm.models.config import DecoderConfig, VlmConfig
+from pocketvlm.models.operators import KvCache, RmsNorm, Step
+from pocketvlm.models.rope import rope_tables
+from pocketvlm.models.trace import Traced, trace
+
+EMBEDDING_TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+Part = Literal["patch embedding", "vision layer", "projector", "decoder layer", "head"]
+LAYERS: tuple[Part, ...] = ("vision layer", "decoder layer")
+#: Rows of the head that are multiplied at a time.
+HEAD_ROWS = 8192
+
+
+class Kind:
+    """Blocks that differ in their weights alone: traced once."""
+
+    def __init__(self, build: Callable[[], nn.Module]) -> None:
+        self.build = build
+
+    @cached_property
+    def traced(self) -> Traced:
+        return trace(shapes_only(self.build))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One block of the model, the one with this ``index`` of its ``part``. ``prefix`` begins the names of its weights, of
+    which ``shared`` are called otherwise."""
+
+    part: Part
+    prefix: str
+    kind: Kind
+    index: int = 0
+    shared: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.part} {self.index}" if self.part in LAYERS else self.part
+
+    @property
+    def traced(self) -> Traced:
+        return self.kind.traced
+
+    def value_name(self, node: fx.Node) -> str:
+        """The name of what an operator gives: that of its weight, where it has one, without ``.weight``."""
+        operator = self.traced.operator(node)
+        weighted = operator is not None and next(operator.parameters(), None) is not None
+        return self.prefix + str(node.target if weighted else node.name)
+
+    def weight_name(self, node: fx.Node, part: str = "weight") -> str:
+        """The name of an operator's parameter in the checkpoint."""
+        name = f"{self.prefix}{node.target}.{part}"
+        return self.shared.get(name, name)
+
+    def loaded(self, read: ReadWeight) -> nn.Module:
+        """The block with the weights that ``read`` gives, in float32."""
+        return load(self.kind.build, read, self.prefix)
+
+    @torch.no_grad()
+    def run(self, read: ReadWeight, *inputs: Any) -> Tensor:
+        """What the block gives, on the weights that ``read`` gives."""
+        output: Tensor = self.loaded(read)(*inputs)
+        return output
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A model's stages, in the order of their way; of a text-only one the first three are missing."""
+
+    patch_embedding: Stage | None
+    vision: tuple[Stage, ...]
+    projection: Stage | None
+    decoder: tuple[Stage, ...]
+    head: Stage
+
+
+def stages_of(config: VlmConfig) -> Stages:
+    """The stages of a model of this shape."""
+    patch_embedding, vision, projection = None, (), None
+    if config.vision is not None:
+        tower = Kind(partial(VisionLayer, config.vision))
+        patch_embedding = Stage(
+            "patch embedding", "vision_tower.embeddings.", Kind(partial(VisionEmbeddings, config.vision))
+        )
+        vision = tuple(
+            Stage("vision layer", f"vision_tower.encoder.layers.{index}.", tower, index)
+            for index in range(config.vision.num_hidden_layers)
+        )
+        projection = Stage("projector", "", Kind(partial(Projection, config)))
+    return Stages(patch_embedding, vision, projection, decoder_stages(config.text), head_stage(config.text))
+
+
+def decoder_stages(config: DecoderConfig) -> tuple[Stage, ...]:
+    """The decoder's layers."""
+    kind = Kind(partial(DecoderLayer, config))
+    return tuple(
+        Stage("decoder layer", f"model.layers.{index}.", kind, index) for index in range(config.num_hidden_layers)
+    )
+
+
+def head_stage(config: DecoderConfig) -> Stage:
+    """The last norm and the head, whose matrix may be the embedding table."""
+    shared = {HEAD: EMBEDDING_TABLE} if config.tie_word_embeddings else {}
+    return Stage("head", "", Kind(partial(Head, config)), shared=shared)
+
+
+# --- What goes from stage to stage ------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def embed_tokens(config: DecoderConfig, read: ReadWeight, token_ids: Tensor) -> Tensor:
+    """int64 [tokens] -> [1, tokens, hidden]"""
+    return read(EMBEDDING_TABLE, token_ids).float()[None] * config.scale_emb
+
+
+def insert_image_tokens(
+    embeddings: Tensor, image_tokens: Tensor | None, token_ids: Tensor, placeholder: int | None
+) -> Tensor:
+    """Put image tokens [tiles, tokens per tile, hidden] where their placeholders stand in [1, tokens, hidden]."""
+    if image_tokens is None or placeholder is None:
+        return embeddings
+    places = torch.eq(token_ids, placeholder)[None, :, None]
+    return embeddings.masked_scatter(places, image_tokens)
+
+
+def first_step(config: DecoderConfig, tokens: int) -> Step:
+    """Of tokens from position 0 on, with an empty cache."""
+    return Step(*rope_tables(config, torch.arange(tokens)), KvCache.empty(config))
+
+
+@torch.no_grad()
+def normed(config: DecoderConfig, read: ReadWeight, hidden: Tensor) -> Tensor:
+    """The last layer's stream [1, tokens, hidden] -> what enters the head, [tokens, hidden]"""
+    norm = load(partial(RmsNorm, config.hidden_size, config.rms_norm_eps), read, "model.norm.")
+    states: Tensor = norm(hidden)[0] * config.logits_scale
+    return states
+
+
+@torch.no_grad()
+def logits(config: DecoderConfig, read: ReadWeight, hidden: Tensor) -> Tensor:
+    """The last layer's stream [1, tokens, hidden] -> logits [tokens, vocabulary], some rows of the head at a time."""
+    states = normed(config, read, hidden)
+    head = EMBEDDING_TABLE if config.tie_word_embeddings else HEAD
+    blocks = [slice(first, first + HEAD_ROWS) for first in range(0, config.vocab_size, HEAD_ROWS)]
+    return torch.cat([states @ read(head, rows).float().T for rows in blocks], dim=-1)
+
+
+def linear_weights(stage: Stage) -> list[str]:
+    """The names of the stage's matrices, in the order of their use."""
+    return [stage.weight_name(node) for node in stage.traced.linears()]
