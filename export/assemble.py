@@ -26,17 +26,28 @@ from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.recipe import Recipe, load_recipe
 
+
 #: A new back end is one file with a function Job -> Lowered, and one line here.
 class _Lazy(dict):
     def __getitem__(self, name):
         import importlib
+
         return importlib.import_module(f"pocketvlm.export.{name}.lower").lower
+
+
 BACKENDS: dict[str, Backend] = _Lazy({"onnx": 1, "executorch": 1, "neuropilot": 1})
+
+
 class _Mod:
-    def __init__(self, name): self.n = name
+    def __init__(self, name):
+        self.n = name
+
     def __getattr__(self, a):
         import importlib
+
         return getattr(importlib.import_module(f"pocketvlm.export.{self.n}.lower"), a)
+
+
 executorch, neuropilot = _Mod("executorch"), _Mod("neuropilot")
 
 DEFAULT_KV_LENGTH = 2048

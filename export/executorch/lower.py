@@ -69,14 +69,13 @@ def lower(job: Job) -> Lowered:
 
 def _write_program(weights: StoredWeights, kv: KvLayout, job: Job) -> None:
     """All methods; the program, with all constants, is in memory no longer than this takes."""
-    from pocketvlm.export.executorch.decoder import TextBuilder
+    from pocketvlm.export.executorch.methods import TextMethods, VisionMethods
     from pocketvlm.export.executorch.program import Program
-    from pocketvlm.export.executorch.vision import VisionBuilder
 
     config, length, program = job.checkpoint.config, kv.length, Program()
     if config.vision is not None:
-        VisionBuilder(program, weights, config).methods()
-    text = TextBuilder(program, weights, config.text, kv)
+        VisionMethods(program, weights, config).methods()
+    text = TextMethods(program, weights, config.text, kv)
     text.token_embedding()
     text.text_decoder()
     text.all_logits(min(CHUNK, length))

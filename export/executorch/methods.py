@@ -1,30 +1,32 @@
-"""The text part of an ExecuTorch program: token embedding, and the decoder over a KV cache that stays inside it.
+"""The methods of an ExecuTorch program: the text part over a KV cache that stays inside it, and the vision part.
 
-A layer's attention reads what this step has written into the cache, and writing is a kernel of ExecuTorch's. So an
-XNNPACK graph goes from one layer's attention to the next layer's query, key and value; between two of them the new rows
-are put into the cache (``executorch_attention``).
+Between two XNNPACK graphs of the decoder (``pocketvlm.export.executorch.operators``) a method puts a step's new rows into
+the cache (``pocketvlm.export.executorch.attention``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from pocketvlm.export.executorch.attention import PARTS, Attention, AttentionInputs
+from pocketvlm.export.executorch.attention import PARTS, Attention
+from pocketvlm.export.executorch.operators import TABLE, At, Segments
 from pocketvlm.export.executorch.program import Method, Program, Slot
 from pocketvlm.export.executorch.weights import Weights
 from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
+from pocketvlm.export.graph.lower import lower
 from pocketvlm.export.store.kv_layout import KvLayout
-from pocketvlm.models.config import DecoderConfig
+from pocketvlm.models.config import DecoderConfig, VlmConfig
+from pocketvlm.models.stages import EMBEDDING_TABLE, Stage, decoder_stages, head_stage, stages_of
 from pocketvlm.quant import GroupedTensor
 
 LAST = (1 << 63) - 1
 
 
 @dataclass
-class TextBuilder:
+class TextMethods:
     """Adds the text methods to a program; graphs that several of them call are made once.
 
     A step takes at most as many tokens as the KV cache does.
@@ -34,12 +36,13 @@ class TextBuilder:
     weights: Weights
     config: DecoderConfig
     kv: KvLayout
-    _graphs: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    _segments: dict[range, tuple[int, ...]] = field(default_factory=dict)
     _head: int | None = None
     _attention: Attention = field(init=False)
+    _stages: tuple[Stage, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._attention = Attention(self.config, self.kv)
+        self._attention, self._stages = Attention(self.config, self.kv), decoder_stages(self.config)
 
     def token_embedding(self) -> None:
         """input_ids int64 [1, 1..length] -> inputs_embeds float32 [1, tokens, hidden]"""
@@ -52,7 +55,7 @@ class TextBuilder:
         """inputs_embeds float32 [1, 1..length, hidden], cache_position int64 [1] -> the last logits [1, vocabulary]"""
         method = Method(self.program, "text_decoder")
         embeds = method.take(method.tensor([1, self.kv.length, self.config.hidden_size]))
-        hidden = self._layers(method, embeds, range(self.config.num_hidden_layers))
+        hidden = self._layers(method, embeds, self._stages)
         method.give(self._last_logits(method, hidden))
         self.program.add_method(method)
 
@@ -60,7 +63,7 @@ class TextBuilder:
         """As ``text_decoder`` for at most ``tokens`` tokens -> logits [tokens, vocabulary] of each of them."""
         method = Method(self.program, "text_decoder_all_logits")
         embeds = method.take(method.tensor([1, tokens, self.config.hidden_size]))
-        hidden = self._layers(method, embeds, range(self.config.num_hidden_layers))
+        hidden = self._layers(method, embeds, self._stages)
         logits = method.tensor([tokens, self.config.vocab_size])
         method.delegate(self._head_graph(), hidden, logits)
         method.give(logits)
@@ -72,7 +75,7 @@ class TextBuilder:
         tokens = method.take(method.tensor([1, self.kv.length], "int64"))
         position = method.take(method.tensor([1], "int64", dynamic=False))
         embeds = self._embed(method, tokens)
-        hidden = self._layers(method, embeds, range(self.config.num_hidden_layers), position)
+        hidden = self._layers(method, embeds, self._stages, position)
         method.give(self._last_logits(method, hidden))
         self.program.add_method(method)
 
@@ -80,7 +83,7 @@ class TextBuilder:
         """The method "layer": [1, tokens, hidden], cache_position [1] -> [tokens, hidden], one layer alone."""
         method = Method(self.program, "layer")
         embeds = method.take(method.tensor([1, tokens, self.config.hidden_size]))
-        method.give(self._layers(method, embeds, range(index, index + 1)))
+        method.give(self._layers(method, embeds, self._stages[index : index + 1]))
         self.program.add_method(method)
 
     def head(self, tokens: int) -> None:
@@ -93,11 +96,11 @@ class TextBuilder:
         self.program.add_method(method)
 
     def _embed(self, method: Method, tokens: Slot) -> Slot:
-        config, table = self.config, self.weights.table("model.embed_tokens.weight")
+        config, table = self.config, self.weights.table(EMBEDDING_TABLE)
         if isinstance(table, GroupedTensor):
             embeds = self._gather_quantized(method, table, tokens)
         else:
-            embeds = self._gather(method, method.constant("model.embed_tokens.weight", table), tokens, "float32")
+            embeds = self._gather(method, method.constant(EMBEDDING_TABLE, table), tokens, "float32")
         if config.scale_emb == 1.0:
             return embeds
         scaled = method.tensor(embeds.shape)
@@ -110,7 +113,7 @@ class TextBuilder:
         With kernels that every ExecuTorch has: those for quantized tables are a library of their own, of which a
         process must not hold two copies. A code takes a byte, also one of 4 bits.
         """
-        name, rows, groups = "model.embed_tokens.weight", table.rows, table.groups
+        name, rows, groups = EMBEDDING_TABLE, table.rows, table.groups
         codes = (table.codes.astype(np.int16) - (1 << (table.bits - 1))).astype(np.int8)
         # [rows, groups, group_size] -> [rows, groups * group_size]
         stored = method.constant(f"{name}.codes", codes.reshape(rows, -1))
@@ -148,30 +151,36 @@ class TextBuilder:
         method.call("executorch_prim::et_view.default", values, method.integers(sizes), output)
         return output
 
-    def _layers(self, method: Method, embeds: Slot, layers: range, position: Slot | None = None) -> Slot:
-        """Run ``layers`` over ``embeds`` [1, tokens, hidden]; gives the residual stream [tokens, hidden]."""
+    def _layers(self, method: Method, embeds: Slot, stages: Sequence[Stage], position: Slot | None = None) -> Slot:
+        """Run layers over ``embeds`` [1, tokens, hidden]; gives the residual stream [tokens, hidden]."""
         config, tokens, attention = self.config, embeds.shape[1], self._attention
         if position is None:
             position = method.take(method.tensor([1], "int64", dynamic=False))
         step = attention.step(method, embeds, position)
+        *graphs, last = self._graphs(stages, tokens)
         inputs = [embeds]
         # Even and odd layers take turns in two places of memory.
-        for layer in range(layers.start, layers.stop + 1):
-            graph = self._graph_before(layer, layers, tokens)
-            hidden = method.tensor([tokens, config.hidden_size], place=f"hidden.{layer % 2}")
-            if layer == layers.stop:
-                method.delegate(graph, *inputs, hidden)
-                break
-            query = method.tensor([tokens, config.num_attention_heads * config.head_dim], place=f"query.{layer % 2}")
-            rows = [attention.new_rows(method, tokens, part, layer) for part in PARTS]
+        for stage, graph in zip(stages, graphs, strict=True):
+            turn = stage.index % 2
+            hidden = method.tensor([tokens, config.hidden_size], place=f"hidden.{turn}")
+            query = method.tensor([tokens, config.num_attention_heads * config.head_dim], place=f"query.{turn}")
+            rows = [attention.new_rows(method, tokens, part, stage.index) for part in PARTS]
             method.delegate(graph, *inputs, step.cos, step.sin, hidden, query, *rows)
             views = [
                 view
                 for part, new in zip(PARTS, rows, strict=True)
-                for view in attention.put(method, layer, part, new, step)
+                for view in attention.put(method, stage.index, part, new, step)
             ]
             inputs = [hidden, query, *views, step.mask]
+        hidden = method.tensor([tokens, config.hidden_size], place=f"hidden.{(stages[-1].index + 1) % 2}")
+        method.delegate(last, *inputs, hidden)
         return hidden
+
+    def _graphs(self, stages: Sequence[Stage], tokens: int) -> tuple[int, ...]:
+        key = range(stages[0].index, stages[-1].index + 1)
+        if key not in self._segments:
+            self._segments[key] = Segments(self.program, self.weights, self._attention, tokens).lower(stages)
+        return self._segments[key]
 
     def _last_logits(self, method: Method, hidden: Slot) -> Slot:
         last = method.tensor([1, self.config.hidden_size], dynamic=False)
@@ -184,76 +193,66 @@ class TextBuilder:
     def _head_graph(self) -> int:
         if self._head is None:
             graph = XnnpackGraph(self.program.constants)
-            config, weights = self.config, self.weights
-            hidden = graph.input([self.kv.length, config.hidden_size])
-            norm = weights.vector("model.norm.weight") * np.float32(config.logits_scale)
-            normed = graph.rms_norm("model.norm.weight", hidden, norm, config.rms_norm_eps)
-            name = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
-            table = weights.table(name) if config.tie_word_embeddings else weights.matrix(name)
-            graph.output(graph.linear(name, normed, table))
+            hidden = graph.input([self.kv.length, self.config.hidden_size])
+            graph.output(lower(head_stage(self.config), TABLE, At(graph, self.weights), hidden))
             self._head = self.program.add_graph(graph.serialized())
         return self._head
 
-    def _graph_before(self, layer: int, layers: range, tokens: int) -> int:
-        """The XNNPACK graph from the attention of the layer before (if any) to query, key and value of ``layer``."""
-        key = (layer, layers.start, layers.stop)
-        if key not in self._graphs:
-            graph = XnnpackGraph(self.program.constants)
-            self._build(graph, layer, layers, tokens)
-            self._graphs[key] = self.program.add_graph(graph.serialized())
-        return self._graphs[key]
 
-    def _build(self, graph: XnnpackGraph, layer: int, layers: range, tokens: int) -> None:
-        config = self.config
-        if layer == layers.start:
-            embeds = graph.input([1, tokens, config.hidden_size])
-            rest: Callable[[], Value] = lambda: graph.reshape(  # noqa: E731
-                embeds, [0, config.hidden_size], [tokens, config.hidden_size]
-            )
-        else:
-            residual = graph.input([tokens, config.hidden_size])
-            asked = self._attention.inputs(graph, layer - 1, tokens)
-            rest = lambda: self._after_attention(graph, layer - 1, residual, asked)  # noqa: E731
-        half = config.head_dim // 2
-        turns = [graph.input([tokens, half]) for _ in range(2)] if layer < layers.stop else []
-        hidden = rest()
-        graph.output(hidden)
-        if not turns:
-            return
-        for value in self._query_key_value(graph, layer, tokens, hidden, turns):
-            graph.output(value)
+class VisionMethods:
+    """Adds the vision methods to a program: one tile of pixels in, its image tokens out.
 
-    def _query_key_value(
-        self, graph: XnnpackGraph, layer: int, tokens: int, hidden: Value, turns: list[Value]
-    ) -> list[Value]:
-        """hidden [tokens, hidden] -> query [tokens, heads * head size], and rows of keys and values for the cache"""
-        config, prefix = self.config, f"model.layers.{layer}."
-        name = f"{prefix}input_layernorm.weight"
-        normed = graph.rms_norm(name, hidden, self.weights.vector(name), config.rms_norm_eps)
-        query, key, value = (self._linear(graph, f"{prefix}self_attn.{part}_proj", normed) for part in "qkv")
-        half = config.head_dim // 2
-        # [tokens, half] -> [tokens, 1, half]
-        cos_sin = [graph.reshape(turn, [0, 1, half], [tokens, 1, half]) for turn in turns]
-        query, key = (self._attention.rotated(graph, states, cos_sin) for states in (query, key))
-        rows = (
-            self._attention.as_rows(graph, layer, part, states)
-            for part, states in zip(PARTS, (key, value), strict=True)
-        )
-        return [query, *rows]
+    ``vision_encoder`` is what ExecuTorch's runners call; its halves are methods of their own, so that a runtime can
+    embed the next tile's patches while this one's are encoded.
+    """
 
-    def _after_attention(self, graph: XnnpackGraph, layer: int, hidden: Value, inputs: AttentionInputs) -> Value:
-        """Attention, its projection and the MLP, each added to the residual stream ``hidden`` [tokens, hidden]."""
-        config, prefix = self.config, f"model.layers.{layer}."
-        mixed = self._attention.attend(graph, inputs)
-        output = self._linear(graph, f"{prefix}self_attn.o_proj", mixed)
-        hidden = graph.add(hidden, graph.scaled(output, config.residual_scale))
-        name = f"{prefix}post_attention_layernorm.weight"
-        normed = graph.rms_norm(name, hidden, self.weights.vector(name), config.rms_norm_eps)
-        gate = graph.silu(self._linear(graph, f"{prefix}mlp.gate_proj", normed))
-        up = self._linear(graph, f"{prefix}mlp.up_proj", normed)
-        down = self._linear(graph, f"{prefix}mlp.down_proj", graph.multiply(gate, up))
-        return graph.add(hidden, graph.scaled(down, config.residual_scale))
+    def __init__(self, program: Program, weights: Weights, config: VlmConfig) -> None:
+        assert config.vision is not None
+        self._program, self._weights, self._stages, side = program, weights, stages_of(config), config.vision.image_size
+        self._pixels = [1, 3, side, side]
+        self._patches = [1, config.vision.grid_size**2, config.vision.hidden_size]
+        self._tokens = [1, config.tokens_per_tile, config.text.hidden_size]
 
-    def _linear(self, graph: XnnpackGraph, name: str, hidden: Value) -> Value:
-        weight = self.weights.matrix(f"{name}.weight")
-        return graph.linear(f"{name}.weight", hidden, weight, self.weights.optional_vector(f"{name}.bias"))
+    def methods(self) -> None:
+        """vision_encoder: float32 [1, 3, tile, tile] -> [1, tokens, hidden]; and its halves"""
+        stages = self._stages
+        assert stages.patch_embedding is not None and stages.projection is not None
+        embedding = self._graph([stages.patch_embedding], self._pixels, self._patches)
+        encoding = self._graph([*stages.vision, stages.projection], self._patches, self._tokens)
+        whole = Method(self._program, "vision_encoder")
+        pixels = whole.take(_static(whole, self._pixels))
+        patches, tokens = _static(whole, self._patches), _static(whole, self._tokens)
+        whole.delegate(embedding, pixels, patches)
+        whole.delegate(encoding, patches, tokens)
+        whole.give(tokens)
+        self._program.add_method(whole)
+        self._method("patch_embedding", embedding, self._pixels, self._patches)
+        self._method("image_tokens", encoding, self._patches, self._tokens)
+
+    def stage(self, stage: Stage) -> None:
+        """The method "stage": one of the vision part's stages alone."""
+        taken = self._pixels if stage.part == "patch embedding" else self._patches
+        given = self._tokens if stage.part == "projector" else self._patches
+        self._method("stage", self._graph([stage], taken, given), taken, given)
+
+    def _graph(self, stages: Sequence[Stage], taken: list[int], given: list[int]) -> int:
+        graph = XnnpackGraph(self._program.constants)
+        stream: Value = graph.input(taken)
+        if stages[0].part != "patch embedding":
+            stream = graph.reshape(stream, taken[1:])  # [1, patches, width] -> [patches, width]
+        for stage in stages:
+            stream = lower(stage, TABLE, At(graph, self._weights), stream)
+        graph.output(graph.reshape(stream, given))
+        return self._program.add_graph(graph.serialized())
+
+    def _method(self, name: str, graph: int, taken: list[int], given: list[int]) -> None:
+        method = Method(self._program, name)
+        values = method.take(_static(method, taken))
+        output = _static(method, given)
+        method.delegate(graph, values, output)
+        method.give(output)
+        self._program.add_method(method)
+
+
+def _static(method: Method, shape: list[int]) -> Slot:
+    return method.tensor(shape, dynamic=False)

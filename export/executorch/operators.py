@@ -1,0 +1,227 @@
+"""The operators of models as nodes of XNNPACK graphs, whose values are [tokens, width] or [patches, width].
+
+A layer's attention reads what its step has written into the KV cache, and writing is a kernel of ExecuTorch's. So a row of
+decoder layers is several graphs: one goes from one layer's attention to the next layer's query, key and value, and a
+method calls them in turn (``pocketvlm.export.executorch.methods``).
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from pocketvlm.errors import ExportError
+from pocketvlm.export.executorch.attention import PARTS, Attention
+from pocketvlm.export.executorch.program import Program
+from pocketvlm.export.executorch.weights import Weights
+from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
+from pocketvlm.export.graph.lower import Call, lower
+from pocketvlm.models.operators import (
+    Attend,
+    Blocks,
+    CachedAttend,
+    Gelu,
+    LayerNorm,
+    Linear,
+    Parameter,
+    Patches,
+    RmsNorm,
+    Rotate,
+    Scale,
+    Silu,
+)
+from pocketvlm.models.stages import Stage
+
+
+class At:
+    """An XNNPACK graph under construction and where weights come from."""
+
+    def __init__(self, graph: XnnpackGraph, weights: Weights) -> None:
+        self.graph, self.weights = graph, weights
+
+
+class Segments(At):
+    """Decoder layers as the graphs between their attentions; takes at most ``tokens`` tokens."""
+
+    def __init__(self, program: Program, weights: Weights, attention: Attention, tokens: int) -> None:
+        super().__init__(XnnpackGraph(program.constants), weights)
+        self._program, self.attention, self._tokens = program, attention, tokens
+        self._turns: list[Value] = []
+        self._cos_sin: list[Value] = []
+        self._left = 0
+        self._finished: list[int] = []
+
+    def lower(self, stages: Sequence[Stage]) -> tuple[int, ...]:
+        """The program's graphs: one a layer, and what follows the last attention."""
+        hidden, self._left = self.attention.config.hidden_size, len(stages)
+        embeds = self.graph.input([1, self._tokens, hidden])
+        self._take_turns()
+        stream = self.graph.reshape(embeds, [0, hidden], [self._tokens, hidden])
+        for stage in stages:
+            stream = lower(stage, TABLE, self, stream)
+        self._finish(stream)
+        return tuple(self._finished)
+
+    def rotated(self, states: Value) -> Value:
+        """RoPE at the tokens' positions, which are inputs of the graph."""
+        if not self._cos_sin:
+            tokens, half = self._turns[0].shape
+            # [tokens, half] -> [tokens, 1, half]
+            self._cos_sin = [self.graph.reshape(turn, [0, 1, half], [tokens, 1, half]) for turn in self._turns]
+        return self.attention.rotated(self.graph, states, self._cos_sin)
+
+    def attend(self, layer: int, stream: Value, query: Value, key: Value, value: Value) -> tuple[Value, Value]:
+        """End the graph with a layer's query and new rows of its cache; the stream and what is mixed, in the next one."""
+        rows = [
+            self.attention.as_rows(self.graph, layer, part, states)
+            for part, states in zip(PARTS, (key, value), strict=True)
+        ]
+        self._left -= 1
+        self._finish(stream, query, *rows)
+        self.graph = XnnpackGraph(self._program.constants)
+        residual = self.graph.input(stream.shape)
+        asked = self.attention.inputs(self.graph, layer, self._tokens)
+        self._take_turns()
+        return residual, self.attention.attend(self.graph, asked)
+
+    def _take_turns(self) -> None:
+        half = self.attention.config.head_dim // 2
+        self._turns = [self.graph.input([self._tokens, half]) for _ in range(2)] if self._left else []
+        self._cos_sin = []
+
+    def _finish(self, *outputs: Value) -> None:
+        for output in outputs:
+            self.graph.output(output)
+        self._finished.append(self._program.add_graph(self.graph.serialized()))
+
+
+def _add(at: At, call: Call, left: Value, right: Value) -> Value:
+    return at.graph.add(left, right)
+
+
+def _multiply(at: At, call: Call, left: Value, right: Value) -> Value:
+    return at.graph.multiply(left, right)
+
+
+def _linear(at: At, call: Call, hidden: Value) -> Value:
+    name = call.weight()
+    product = at.graph.linear(name, hidden, at.weights.matrix(name), at.weights.optional_vector(call.weight("bias")))
+    product = at.graph.scaled(product, call.factor)
+    consumer = call.stage.traced.operator(next(iter(call.node.users))) if call.node.users else None
+    return _by_head(at, product, consumer.heads) if isinstance(consumer, Attend) else product
+
+
+def _by_head(at: At, states: Value, heads: int) -> Value:
+    """[patches, width] -> [heads, patches, head size], right where the states are computed."""
+    patches, width = states.shape
+    # [patches, width] -> [patches, heads, head size] -> [heads, patches, head size]
+    return at.graph.transpose(at.graph.reshape(states, [patches, heads, width // heads]), [1, 0, 2])
+
+
+def _patches(at: At, call: Call, pixels: Value) -> Value:
+    """A convolution whose stride is its kernel's side: each patch times one matrix."""
+    graph, (size, _), width, name = at.graph, call.operator.kernel_size, call.operator.out_channels, call.weight()
+    side = pixels.shape[-1]
+    grid = side // size
+    # [1, 3, tile, tile] -> [3, tile, tile], and without what is beyond the last whole patch
+    pixels = graph.reshape(pixels, pixels.shape[1:])
+    if grid * size != side:
+        pixels = graph.slice(graph.slice(pixels, 1, 0, grid * size), 2, 0, grid * size)
+    # [3, grid * size, grid * size] -> [3, grid, size, grid, size] -> [grid, grid, 3, size, size]
+    patches = graph.transpose(graph.reshape(pixels, [3, grid, size, grid, size]), [1, 3, 0, 2, 4])
+    patches = graph.reshape(patches, [grid * grid, 3 * size * size])
+    # [width, 3, size, size] -> [width, 3 * size * size]
+    kernel = at.weights.vector(name).reshape(width, -1)
+    return graph.linear(name, patches, kernel, at.weights.vector(call.weight("bias")))
+
+
+def _parameter(at: At, call: Call, values: Value) -> Value:
+    return at.graph.add(values, at.graph.constant(call.weight(), at.weights.vector(call.weight())))
+
+
+def _scale(at: At, call: Call, values: Value) -> Value:
+    return at.graph.scaled(values, call.operator.factor)
+
+
+def _layer_norm(at: At, call: Call, hidden: Value) -> Value:
+    weight, bias = at.weights.vector(call.weight()), at.weights.vector(call.weight("bias"))
+    return at.graph.layer_norm(call.weight(), hidden, weight, bias, call.operator.eps)
+
+
+def _rms_norm(at: At, call: Call, hidden: Value) -> Value:
+    norm, (tokens, width) = call.operator, hidden.shape
+    weight = at.weights.vector(call.weight()) * np.float32(call.factor)
+    if norm.heads == 1:
+        return at.graph.rms_norm(call.weight(), hidden, weight, norm.eps)
+    size = width // norm.heads
+    # [tokens, heads * size] -> [tokens * heads, size]
+    rows = at.graph.reshape(hidden, [0, size], [tokens * norm.heads, size])
+    # and back
+    return at.graph.reshape(at.graph.rms_norm(call.weight(), rows, weight, norm.eps), [0, width], [tokens, width])
+
+
+def _gelu(at: At, call: Call, values: Value) -> Value:
+    return at.graph.gelu(values, call.operator.approximate)
+
+
+def _silu(at: At, call: Call, values: Value) -> Value:
+    return at.graph.silu(values)
+
+
+def _attend(at: At, call: Call, query: Value, key: Value, value: Value) -> Value:
+    graph = at.graph
+    query, key, value = (states if len(states.shape) == 3 else _by_head(at, states, call.operator.heads)
+                         for states in (query, key, value))  # fmt: skip
+    heads, patches, size = query.shape
+    query = graph.scaled(query, 1 / math.sqrt(size))
+    shares = graph.softmax(graph.matrix_product(query, key, transposed=True))
+    mixed = graph.matrix_product(shares, value)
+    # [heads, patches, head size] -> [patches, heads, head size] -> [patches, width]
+    return graph.reshape(graph.transpose(mixed, [1, 0, 2]), [patches, heads * size])
+
+
+def _rotate(at: Segments, call: Call, states: Value, step: None) -> Value:
+    return at.rotated(states)
+
+
+def _cached_attend(at: Segments, call: Call, query: Value, key: Value, value: Value, step: None) -> Value:
+    if len(call.live) != 1:
+        raise ExportError(f"{call.name}: {len(call.live)} values pass this attention by; ExecuTorch's graphs take one")
+    (node,) = call.live
+    call.values[node], mixed = at.attend(call.stage.index, call.values[node], query, key, value)
+    return mixed
+
+
+def _blocks(at: At, call: Call, tokens: Value) -> Value:
+    """As ``pocketvlm.models.operators.space_to_depth``: pad an odd grid, concatenate ratio x ratio tokens."""
+    graph, grid, width, ratio = at.graph, call.operator.grid, call.operator.width, call.operator.ratio
+    padding = -grid % ratio
+    side = (grid + padding) // ratio
+    tokens = graph.reshape(tokens, [grid, grid, width])  # [patches, width] -> [rows, columns, width]
+    if padding:
+        tokens = graph.pad(tokens, [padding, padding, 0])
+    # [side, ratio, side, ratio, width] -> [side, side, ratio, ratio, width]
+    blocks = graph.transpose(graph.reshape(tokens, [side, ratio, side, ratio, width]), [0, 2, 1, 3, 4])
+    return graph.reshape(blocks, [side * side, ratio * ratio * width])
+
+
+TABLE: dict[Any, Callable[..., Any]] = {
+    operator.add: _add,
+    operator.mul: _multiply,
+    Linear: _linear,
+    Patches: _patches,
+    Parameter: _parameter,
+    Scale: _scale,
+    LayerNorm: _layer_norm,
+    RmsNorm: _rms_norm,
+    Gelu: _gelu,
+    Silu: _silu,
+    Attend: _attend,
+    Rotate: _rotate,
+    CachedAttend: _cached_attend,
+    Blocks: _blocks,
+}
