@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from pocketvlm.bundle.manifest import Fidelity, Part, VisionFidelity
+from pocketvlm.bundle.manifest import Fidelity, Part
 from pocketvlm.errors import ExportError
+from pocketvlm.export.graph.scores import compare_logits, image_scores, judge, relative_error, significant
 from pocketvlm.export.job import Job
 from pocketvlm.export.neuropilot.ranges import Streams, positions, simulate, simulated_logits
 from pocketvlm.export.neuropilot.rounding import Scales
-from pocketvlm.export.onnx.checks import compare_logits, judge, relative_error
-from pocketvlm.export.reference import stages as reference
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.machine import exact_sums, telemetry
+from pocketvlm.models.stages import embed_tokens, stages_of
 
 #: Largest relative error of a chunk's graph beside PyTorch. A step of INT16 is some 2.5e-4 of a usual value, and
 #: float32 rounds a value in a thousand to the next step, which the operators behind it spread: a chunk's layers reach a
@@ -48,18 +48,14 @@ def check_program(
         )
     vision = None
     if streams.image_tokens is not None and job.reference.image_tokens is not None:
-        found, wanted = streams.image_tokens, job.reference.image_tokens
-        vision = VisionFidelity(
-            cosine=round(float(torch.nn.functional.cosine_similarity(found, wanted, dim=-1).mean()), 6),
-            relative_error=float(f"{relative_error(found, wanted):.4g}"),
-        )
+        vision = image_scores(streams.image_tokens, job.reference.image_tokens)
     by_layer = tuple(
-        float(f"{relative_error(found, wanted):.4g}")
+        significant(relative_error(found, wanted))
         for found, wanted in zip(streams.hidden[1:], job.reference.text[1:], strict=True)
     )
     targets = sample.token_ids[sample.first_scored + 1 :]
     text = compare_logits(job.reference.logits, streams.logits.float(), targets, by_layer)
-    fidelity = Fidelity(lowering_relative_error=float(f"{error:.4g}"), vision=vision, text=text)
+    fidelity = Fidelity(lowering_relative_error=significant(error), vision=vision, text=text)
     judge(fidelity, job.recipe.bounds)
     return fidelity
 
@@ -114,13 +110,14 @@ def _other_errors(job: Job, store: WeightStore, parts: dict[str, Part], streams:
     config, errors = job.checkpoint.config, []
     ids = job.sample.token_ids
     found = _run(job.directory, parts["token_embedding"], {"input_ids": ids[None].numpy()})
-    wanted = reference.embed_tokens(config.text, store.read, ids)
+    wanted = embed_tokens(config.text, store.read, ids)
     errors.append((relative_error(torch.from_numpy(found), wanted), "token_embedding"))
-    if streams.image_tokens is None or job.reference.pixels is None:
+    patch_embedding = stages_of(config).patch_embedding
+    if streams.image_tokens is None or job.reference.pixels is None or patch_embedding is None:
         return errors
     pixels = job.reference.pixels
     patches = _run(job.directory, parts["patch_embedding"], {"pixel_values": pixels.numpy()})
-    wanted = reference.embed_patches(config, store.read, pixels)
+    wanted = patch_embedding.run(store.read, pixels)
     errors.append((relative_error(torch.from_numpy(patches), wanted), "patch_embedding"))
     for name, part in parts.items():
         if name.startswith("vision_encoder_"):

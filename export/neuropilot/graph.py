@@ -17,9 +17,12 @@ import numpy as np
 import onnx_ir as ir
 
 from pocketvlm.errors import ExportError
+from pocketvlm.export.neuropilot.program import decoder_head, decoder_layers, vision_encoder
 from pocketvlm.export.neuropilot.rounding import PROBABILITY_STEP, Scales
 from pocketvlm.export.onnx.graph import GraphBuilder
 from pocketvlm.export.store.weights import FloatWeight, GroupedWeight, IntegerWeight, StoredWeight, WeightStore
+from pocketvlm.models.config import DecoderConfig, VlmConfig
+from pocketvlm.models.operators import Blocks
 
 #: Of the high byte of a code, made unsigned.
 MIDDLE = 128
@@ -61,11 +64,7 @@ class NpuGraph:
         """What a softmax gives."""
         return self._quantized(value, PROBABILITY_STEP, ir.DataType.INT16)
 
-    def cached(self, name: str, value: Rounded) -> Rounded:
-        """INT16 -> INT8 with the cache's scale."""
-        return self._quantized(self.floats(value), self.scales.cache[name], ir.DataType.INT8)
-
-    def floats(self, value: Rounded) -> ir.Value:
+    def numbers(self, value: Rounded) -> ir.Value:
         """What the codes stand for, float32."""
         return self.builder.op("DequantizeLinear", value.codes, self.number(value.scale))
 
@@ -74,8 +73,8 @@ class NpuGraph:
 
     # --- Products -----------------------------------------------------------------------------------------------------
 
-    def linear(self, name: str, hidden: Rounded, factor: float = 1.0) -> ir.Value:
-        """As ``Operations.linear``: float32 [..., rows]"""
+    def linear(self, name: str, hidden: Rounded, factor: float) -> ir.Value:
+        """As ``Arithmetic.linear``: float32 [..., rows]"""
         op, weight = self.builder.op, self.store.linear(name, factor, integers=True)
         codes, scales, row_sums = self._codes(weight)
         sums = op("MatMulInteger", self._bytes(hidden), codes, self._zero, self._middle(weight))
@@ -156,7 +155,7 @@ class NpuGraph:
             codes = self.slice(codes, 1, 0, weight.columns)
         stored = self.builder.weight(f"{weight.name}.scales", weight.scales)
         # [rows, groups] -> [rows, 1] -> [rows]
-        scales = self.reshape(self.slice(stored, 1, 0, 1), rows)
+        scales = op("Reshape", self.slice(stored, 1, 0, 1), self.builder.shape(rows))
         return op("Transpose", codes, perm=[1, 0]), scales
 
     @property
@@ -168,15 +167,74 @@ class NpuGraph:
         middle = 1 << (weight.bits - 1) if isinstance(weight, GroupedWeight) else MIDDLE
         return self.constant(f"byte_{middle}", np.array(middle, np.uint8))
 
-    # --- Shapes and constants -----------------------------------------------------------------------------------------
+    # --- Operators on float32 ------------------------------------------------------------------------------------------
+
+    def add(self, left: ir.Value, right: ir.Value) -> ir.Value:
+        return self.builder.op("Add", left, right)
+
+    def multiply(self, left: ir.Value, right: ir.Value) -> ir.Value:
+        return self.builder.op("Mul", left, right)
+
+    def silu(self, numbers: ir.Value) -> ir.Value:
+        return self.builder.op("Mul", numbers, self.builder.op("Sigmoid", numbers))
+
+    def gelu(self, numbers: ir.Value, approximate: str) -> ir.Value:
+        return self.builder.op("Gelu", numbers, approximate=approximate)
+
+    def normed(self, numbers: ir.Value, epsilon: float) -> ir.Value:
+        op, axis = self.builder.op, self.constant("last_axis", np.array([-1], np.int64))
+        square = op("ReduceMean", op("Mul", numbers, numbers), axis, keepdims=1)
+        return op("Mul", numbers, op("Reciprocal", op("Sqrt", op("Add", square, self.number(epsilon)))))
+
+    def layer_norm(self, numbers: ir.Value, weight: ir.Value, bias: ir.Value, epsilon: float) -> ir.Value:
+        return self.builder.op("LayerNormalization", numbers, weight, bias, axis=-1, epsilon=epsilon)
+
+    def turned(self, numbers: ir.Value, size: int) -> ir.Value:
+        op = self.builder.op
+        first, second = (self.slice(numbers, 3, at, at + size // 2) for at in (0, size // 2))
+        return op("Concat", op("Neg", second), first, axis=3)
+
+    def cos_sin(self, rope: Rounded) -> tuple[ir.Value, ir.Value]:
+        cos, sin = (self.slice(self.numbers(rope), 1, at, at + 1) for at in (0, 1))  # [1, 1, tokens, size] each
+        return cos, sin
+
+    # --- What moves codes ----------------------------------------------------------------------------------------------
+
+    def reshape(self, value: Rounded, *sizes: int) -> Rounded:
+        return Rounded(self.builder.op("Reshape", value.codes, self.builder.shape(*sizes)), value.scale)
+
+    def transpose(self, value: Rounded, *axes: int) -> Rounded:
+        return Rounded(self.builder.op("Transpose", value.codes, perm=list(axes)), value.scale)
+
+    def blocks(self, value: Rounded, blocks: Blocks, tiles: int) -> Rounded:
+        grid, width, ratio, op = blocks.grid, blocks.width, blocks.ratio, self.builder.op
+        padding = -grid % ratio
+        side = (grid + padding) // ratio
+        # [tiles, patches, width] -> [tiles, rows, columns, width]
+        rows = self.reshape(value, tiles, grid, grid, width).codes
+        if padding:
+            for axis, shape in ((1, [tiles, padding, grid, width]), (2, [tiles, grid + padding, padding, width])):
+                zeros = self.constant(f"grid_padding_{axis}", np.zeros(shape, np.int16))
+                rows = op("Concat", rows, zeros, axis=axis)
+        # -> [tiles * side, ratio, side, ratio * width] -> [tiles * side, side, ratio, ratio * width]
+        split = self.reshape(Rounded(rows, value.scale), tiles * side, ratio, side, ratio * width)
+        return self.reshape(self.transpose(split, 0, 2, 1, 3), tiles, side * side, ratio * ratio * width)
+
+    def extended(self, name: str, past: ir.Value, value: Rounded) -> Rounded:
+        rows = self._quantized(self.numbers(value), self.scales.cache[name], ir.DataType.INT8)
+        return Rounded(self.builder.op("Concat", past, rows.codes, axis=2), rows.scale)
+
+    def known(self, name: str, extended: Rounded) -> Rounded:
+        return extended
+
+    def newest(self, extended: Rounded, tokens: int, width: int) -> ir.Value:
+        return self.slice(extended.codes, 2, tokens, width)
+
+    # --- Constants -----------------------------------------------------------------------------------------------------
 
     def vector(self, name: str, factor: float = 1.0) -> ir.Value:
         """A float32 weight, times ``factor``."""
         return self.builder.float_weight(self.store.vector(name, factor))
-
-    def reshape(self, value: ir.Value, *sizes: int) -> ir.Value:
-        name = "shape_" + "_".join(str(size) for size in sizes)
-        return self.builder.op("Reshape", value, self.constant(name, np.array(sizes, np.int64)))
 
     def slice(self, value: ir.Value, axis: int, first: int, end: int) -> ir.Value:
         """Rows from ``first`` to before ``end`` along one axis."""
@@ -195,3 +253,48 @@ class NpuGraph:
 def codes_name(name: str) -> str:
     """What the codes of a value are called in a graph."""
     return f"codes.{name}"
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """The shape of a decoder graph: tokens of a step, rows of the cache."""
+
+    tokens: int
+    length: int
+
+
+def build_decoder(
+    name: str, store: WeightStore, config: DecoderConfig, scales: Scales, layers: range, step: StepShape
+) -> ir.Model:
+    """hidden, mask, rope, past_key.*, past_value.* -> hidden or logits, present_key.*, present_value.*
+
+    The order of inputs and outputs is that of MediaTek's runner. The last layers come with the head.
+    """
+    graph, tokens, width = NpuGraph(name, store, scales), step.tokens, step.length + step.tokens
+    builder, shape = graph.builder, [1, config.num_key_value_heads, step.length, config.head_dim]
+    inputs = (
+        builder.input("hidden", "float32", [1, tokens, config.hidden_size]),
+        builder.input("mask", "float32", [1, 1, tokens, width]),
+        builder.input("rope", "float32", [1, 2, tokens, config.head_dim]),
+    )
+    past = [builder.input(f"past_{part}.{at}", "int8", shape) for part in ("key", "value") for at in layers]
+    stream, *present = decoder_layers(graph, config, layers, inputs, past, (tokens, step.length))
+    if layers.stop == config.num_hidden_layers:
+        logits = decoder_head(graph, config, stream)
+        builder.output(graph.numbers(logits), "logits", "float32", [1, tokens, config.vocab_size])
+    else:
+        builder.output(graph.numbers(stream), "next_hidden", "float32", [1, tokens, config.hidden_size])
+    names = [f"present_{part}.{layer}" for part in ("key", "value") for layer in layers]
+    for output, extended in zip(names, present, strict=True):
+        builder.output(extended, output, "int8", shape)
+    return builder.model()
+
+
+def build_vision(name: str, store: WeightStore, config: VlmConfig, scales: Scales, tiles: int) -> ir.Model:
+    """patches float32 [tiles, patches, width] -> image_embeds float32 [tiles, tokens per tile, hidden]"""
+    assert config.vision is not None
+    graph = NpuGraph(name, store, scales)
+    patches = graph.builder.input("patches", "float32", [tiles, config.vision.grid_size**2, config.vision.hidden_size])
+    tokens = graph.numbers(vision_encoder(graph, config, patches, tiles))
+    graph.builder.output(tokens, "image_embeds", "float32", [tiles, config.tokens_per_tile, config.text.hidden_size])
+    return graph.builder.model()

@@ -20,15 +20,13 @@ from pocketvlm.bundle.manifest import NpuProgram, Part
 from pocketvlm.export.job import Job, Lowered
 from pocketvlm.export.neuropilot import checks as npu_checks
 from pocketvlm.export.neuropilot import compile as neuropilot_compile
-from pocketvlm.export.neuropilot.decoder import Step, build_decoder
+from pocketvlm.export.neuropilot.graph import StepShape, build_decoder, build_vision
 from pocketvlm.export.neuropilot.options import NpuOptions
 from pocketvlm.export.neuropilot.ranges import observe, scales_of
 from pocketvlm.export.neuropilot.rounding import Scales
-from pocketvlm.export.neuropilot.vision import build_vision
 from pocketvlm.export.neuropilot.weights import TEXT_DATA, VISION_DATA, for_npu, store_text, store_vision
-from pocketvlm.export.onnx.decoder import build_token_embedding
-from pocketvlm.export.onnx.lower import save_part
-from pocketvlm.export.onnx.vision import build_patch_embedding
+from pocketvlm.export.onnx.embedding import token_embedding
+from pocketvlm.export.onnx.lower import patch_embedding, save_part
 from pocketvlm.export.read.calibration import DEFAULT_SOURCE
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
@@ -122,15 +120,15 @@ def write_parts(job: Job, store: WeightStore, scales: Scales, chunks: Sequence[r
         parts[name] = save_part(model, job.directory, data)
 
     if config.vision is not None:
-        save("patch_embedding", build_patch_embedding(store, config.vision), VISION_DATA)
+        save("patch_embedding", patch_embedding(store, config), VISION_DATA)
         for tiles in TILE_BATCHES:
             name = vision_part(tiles)
             save(name, build_vision(name, store, config, scales, tiles), VISION_DATA)
-    save("token_embedding", build_token_embedding(store, config.text), TEXT_DATA)
+    save("token_embedding", token_embedding(store, config.text), TEXT_DATA)
     for at, layers in enumerate(chunks):
         for tokens in (min(job.npu.prefill_tokens, job.kv_length), 1):
             name = decoder_part(at, tokens)
-            step = Step(tokens, job.kv_length)
+            step = StepShape(tokens, job.kv_length)
             save(name, build_decoder(name, store, config.text, scales, layers, step), TEXT_DATA)
     return parts
 

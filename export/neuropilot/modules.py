@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketvlm.export.neuropilot import program
-from pocketvlm.export.neuropilot.rounding import PROBABILITY_STEP, TOP8, TOP16, Scales
+from pocketvlm.export.neuropilot.rounding import PROBABILITY_STEP, TOP8, TOP16, Scales, TensorArithmetic
 
 if TYPE_CHECKING:
     from pocketvlm.export.store.weights import WeightStore
     from pocketvlm.models.config import DecoderConfig, VlmConfig
 
 
-class Explicit(nn.Module):
-    """Operations whose roundings are operators of the graph, and whose weights are the module's."""
+class Explicit(nn.Module, TensorArithmetic):
+    """Arithmetic whose roundings are operators of the graph, and whose weights are the module's."""
 
     def __init__(self, store: WeightStore, scales: Scales) -> None:
         super().__init__()
@@ -45,19 +45,18 @@ class Explicit(nn.Module):
         known = self._kept(bias, lambda: self._store.read(bias) * factor) if bias in self._names else None
         return F.linear(hidden, ops.dequantize_per_channel(codes, scales, zeros, *span), known)
 
-    def matmul(self, left: Tensor, right: Tensor) -> Tensor:
-        return torch.matmul(left, right)
-
     def vector(self, name: str, factor: float = 1.0) -> Tensor:
         return self._kept(name, lambda: self._store.read(name) * factor)
 
-    def cached(self, name: str, values: Tensor) -> Tensor:
+    def extended(self, name: str, past: Tensor, value: Tensor) -> Tensor:
         ops: Any = torch.ops.quantized_decomposed
-        return ops.quantize_per_tensor(values, self._scales.cache[name], 0, -TOP8 - 1, TOP8, torch.int8)
+        rows = ops.quantize_per_tensor(value, self._scales.cache[name], 0, -TOP8 - 1, TOP8, torch.int8)
+        return torch.cat([past, rows], dim=2)
 
-    def known(self, name: str, codes: Tensor) -> Tensor:
+    def known(self, name: str, extended: Tensor) -> Tensor:
         ops: Any = torch.ops.quantized_decomposed
-        return ops.dequantize_per_tensor(codes, self._scales.cache[name], 0, -TOP8 - 1, TOP8, torch.int8)
+        found: Tensor = ops.dequantize_per_tensor(extended, self._scales.cache[name], 0, -TOP8 - 1, TOP8, torch.int8)
+        return found
 
     def _through(self, values: Tensor, step: float, low: int, high: int, dtype: torch.dtype) -> Tensor:
         ops: Any = torch.ops.quantized_decomposed
@@ -76,27 +75,30 @@ class Explicit(nn.Module):
 class DecoderChunk(nn.Module):
     """Some layers, and the head behind the last ones: inputs and outputs as MediaTek's runner has them."""
 
-    def __init__(self, operations: Explicit, config: DecoderConfig, layers: range) -> None:
+    def __init__(self, arithmetic: Explicit, config: DecoderConfig, layers: range) -> None:
         super().__init__()
-        self.operations, self._config, self._layers = operations, config, layers
+        self.arithmetic, self._config, self._layers = arithmetic, config, layers
 
     def forward(self, hidden: Tensor, mask: Tensor, rope: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
-        inputs = (hidden, mask, rope)
-        stream, *rows = program.decoder_layers(self.operations, self._config, self._layers, inputs, cache)
+        shape = hidden.shape[1], cache[0].shape[2]
+        stream, *rows = program.decoder_layers(
+            self.arithmetic, self._config, self._layers, (hidden, mask, rope), cache, shape
+        )
         if self._layers.stop == self._config.num_hidden_layers:
-            stream = program.decoder_tail(self.operations, self._config, stream)
+            stream = program.decoder_head(self.arithmetic, self._config, stream)
         return stream, *rows
 
 
 class Encoder(nn.Module):
     """The vision part behind patch embedding."""
 
-    def __init__(self, operations: Explicit, config: VlmConfig) -> None:
+    def __init__(self, arithmetic: Explicit, config: VlmConfig) -> None:
         super().__init__()
-        self.operations, self._config = operations, config
+        self.arithmetic, self._config = arithmetic, config
 
     def forward(self, patches: Tensor) -> Tensor:
-        return program.vision_encoder(self.operations, self._config, patches)
+        encoded: Tensor = program.vision_encoder(self.arithmetic, self._config, patches, patches.shape[0])
+        return encoded
 
 
 def exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pocketvlm.export.neuropilot import program
+from pocketvlm.export.neuropilot.operators import KEY, MASKED, SCORES, VALUE
 from pocketvlm.export.neuropilot.rounding import HEADROOM, TOP8, TOP16, Observed, Scales, Simulated
 from pocketvlm.export.read.sample import Sample
-from pocketvlm.export.reference import stages as reference
+from pocketvlm.export.reference.stages import enter_decoder
 from pocketvlm.models.checkpoint import ReadWeight
 from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.rope import rope_tables
+from pocketvlm.models.stages import stages_of
 
 #: Tiles that go through the vision part at once.
 TILES_AT_A_TIME = 4
@@ -42,20 +43,20 @@ def observe(
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, float]:
     """The largest magnitude of every value of the program, by name; ``names`` are those of the checkpoint's weights."""
-    operations = Observed(read, names)
-    tokens = [_image_tokens(operations, config, sample) for sample in samples]
-    operations.forget()
-    streams = [_embedded(config, read, sample, part) for sample, part in zip(samples, tokens, strict=True)]
+    arithmetic = Observed(read, names)
+    tokens = [_image_tokens(arithmetic, config, sample) for sample in samples]
+    arithmetic.forget()
+    streams = enter_decoder(config, read, samples, tokens)
     inputs = [positions(config.text, stream.shape[1], program.MASK_VALUE) for stream in streams]
     for layer in range(config.text.num_hidden_layers):
         streams = [
-            _through(operations, config.text, layer, stream, at) for stream, at in zip(streams, inputs, strict=True)
+            _through(arithmetic, config.text, layer, stream, at) for stream, at in zip(streams, inputs, strict=True)
         ]
-        operations.forget()
+        arithmetic.forget()
         progress(1)
     ends = torch.cat([stream[0, sample.first_scored :] for stream, sample in zip(streams, samples, strict=True)])
-    _tail(operations, config.text, ends)
-    return operations.ranges
+    _head(arithmetic, config.text, ends)
+    return arithmetic.ranges
 
 
 def scales_of(ranges: Mapping[str, float], headroom: float) -> Scales:
@@ -63,13 +64,11 @@ def scales_of(ranges: Mapping[str, float], headroom: float) -> Scales:
 
     A score with its mask needs no more room than both have.
     """
-    cached = {name: largest for name, largest in ranges.items() if name.endswith(("self_attn.key", "self_attn.value"))}
+    cached = {name: largest for name, largest in ranges.items() if name.endswith((KEY, VALUE))}
     wide = {name: largest * HEADROOM for name, largest in ranges.items() if name not in cached}
-    scores = [largest for name, largest in wide.items() if name.startswith("model.") and name.endswith(".scores")]
-    mask = min(program.MASK_VALUE, -(2 * max(scores) + CLEARANCE))
-    for name in wide:
-        if name.endswith(".masked"):
-            wide[name] = wide[name.removesuffix("masked") + "scores"] - mask
+    scores = {name: wide[name.removesuffix(MASKED) + SCORES] for name in wide if name.endswith(MASKED)}
+    mask = min(program.MASK_VALUE, -(2 * max(scores.values()) + CLEARANCE))
+    wide |= {name: largest - mask for name, largest in scores.items()}
     wide |= {program.MASK: -mask, program.ROPE: 1.0}
     return Scales(
         {name: _step(largest, TOP16) for name, largest in wide.items()},
@@ -87,22 +86,22 @@ def simulate(
     config: VlmConfig, read: ReadWeight, names: Mapping[str, object], sample: Sample, scales: Scales
 ) -> Streams:
     """One conversation through the rounded program, all of its tokens in one step."""
-    operations = Simulated(read, names, scales)
-    tokens = _image_tokens(operations, config, sample)
-    operations.forget()
-    hidden = [_embedded(config, read, sample, tokens)]
+    arithmetic = Simulated(read, names, scales)
+    tokens = _image_tokens(arithmetic, config, sample)
+    arithmetic.forget()
+    hidden = enter_decoder(config, read, [sample], [tokens])
     inputs = positions(config.text, hidden[0].shape[1], scales.mask)
     for layer in range(config.text.num_hidden_layers):
-        hidden.append(_through(operations, config.text, layer, hidden[-1], inputs))
-        operations.forget()
-    return Streams(tokens, tuple(hidden), _tail(operations, config.text, hidden[-1][0, sample.first_scored :]))
+        hidden.append(_through(arithmetic, config.text, layer, hidden[-1], inputs))
+        arithmetic.forget()
+    return Streams(tokens, tuple(hidden), _head(arithmetic, config.text, hidden[-1][0, sample.first_scored :]))
 
 
 def simulated_logits(
     config: VlmConfig, read: ReadWeight, names: Mapping[str, object], scales: Scales, rows: Tensor
 ) -> Tensor:
     """What leaves the last layer [tokens, hidden] -> logits [tokens, vocabulary]."""
-    return _tail(Simulated(read, names, scales), config.text, rows)
+    return _head(Simulated(read, names, scales), config.text, rows)
 
 
 def positions(config: DecoderConfig, tokens: int, mask_value: float) -> tuple[Tensor, Tensor]:
@@ -113,32 +112,34 @@ def positions(config: DecoderConfig, tokens: int, mask_value: float) -> tuple[Te
 
 
 @torch.no_grad()
-def _image_tokens(operations: Observed, config: VlmConfig, sample: Sample) -> Tensor | None:
-    if sample.pixels is None or config.vision is None:
+def _image_tokens(arithmetic: Observed, config: VlmConfig, sample: Sample) -> Tensor | None:
+    patch_embedding = stages_of(config).patch_embedding
+    if sample.pixels is None or patch_embedding is None:
         return None
-    embed = partial(reference.embed_patches, config, operations._read)
-    encoded = [program.vision_encoder(operations, config, embed(part)) for part in sample.pixels.split(TILES_AT_A_TIME)]
+    embed = patch_embedding.loaded(arithmetic.read)
+    encoded = [
+        program.vision_encoder(arithmetic, config, embed(part), len(part))
+        for part in sample.pixels.split(TILES_AT_A_TIME)
+    ]
     return torch.cat(encoded).float()
-
-
-def _embedded(config: VlmConfig, read: ReadWeight, sample: Sample, tokens: Tensor | None) -> Tensor:
-    embedded = reference.embed_tokens(config.text, read, sample.token_ids)
-    return reference.insert_image_tokens(embedded, tokens, sample)
 
 
 @torch.no_grad()
 def _through(
-    operations: Observed, config: DecoderConfig, layer: int, hidden: Tensor, at: tuple[Tensor, Tensor]
+    arithmetic: Observed, config: DecoderConfig, layer: int, hidden: Tensor, at: tuple[Tensor, Tensor]
 ) -> Tensor:
     """[1, tokens, hidden] from position 0 on, through one layer with an empty cache."""
-    dtype = torch.int8 if isinstance(operations, Simulated) else torch.float32
-    empty = torch.zeros(1, config.num_key_value_heads, 0, config.head_dim, dtype=dtype)
-    return program.decoder_layers(operations, config, range(layer, layer + 1), (hidden, *at), (empty, empty))[0]
+    dtype = torch.int8 if isinstance(arithmetic, Simulated) else torch.float32
+    empty, one = torch.zeros(1, config.num_key_value_heads, 0, config.head_dim, dtype=dtype), range(layer, layer + 1)
+    stream: Tensor = program.decoder_layers(
+        arithmetic, config, one, (hidden, *at), (empty, empty), (hidden.shape[1], 0)
+    )[0]
+    return stream
 
 
 @torch.no_grad()
-def _tail(operations: Observed, config: DecoderConfig, rows: Tensor) -> Tensor:
+def _head(arithmetic: Observed, config: DecoderConfig, rows: Tensor) -> Tensor:
     """[tokens, hidden] -> [tokens, vocabulary]"""
-    logits = program.decoder_tail(operations, config, rows[None])[0]
-    operations.forget()
+    logits: Tensor = program.decoder_head(arithmetic, config, rows[None])[0]
+    arithmetic.forget()
     return logits

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pocketvlm.export.neuropilot import program
+from pocketvlm.export.neuropilot.rounding import TensorArithmetic
 from pocketvlm.models.config import VlmConfig
 
 Verdict = Literal["NPU", "NPU, changed", "CPU", "unknown"]
@@ -70,23 +71,31 @@ TABLE: Mapping[str, Known] = {
     "patch embedding": Known("CPU", "a convolution, of the next tiles while the NPU encodes these", PAPER),
 }
 #: ATen's names for what moves nothing but the view of a tensor, and for the same operator twice.
-SAME = {"_unsafe_view": "reshape", "view": "reshape", "clone": "reshape", "t": "", "expand": "", "detach": ""}
+SAME = {
+    "permute": "transpose",
+    "_unsafe_view": "reshape",
+    "view": "reshape",
+    "clone": "reshape",
+    "t": "",
+    "expand": "",
+    "detach": "",
+}
 SAME |= {"unsqueeze": "", "split_with_sizes": "split", "chunk": "split", "alias": "", "empty_like": "", "_to_copy": ""}
 
 
-class Shapes:
-    """Operations that know shapes alone, and count what is not an ATen operator of its own."""
+class Shapes(TensorArithmetic):
+    """Arithmetic that knows shapes alone, and counts what is not an ATen operator of its own."""
 
     def __init__(self, tensors: Mapping[str, Any], found: Counter[str]) -> None:
         self._tensors, self._found = tensors, found
 
-    def rounded(self, name: str, values: Tensor) -> Tensor:
-        return values
+    def rounded(self, name: str, numbers: Tensor) -> Tensor:
+        return numbers
 
-    def probabilities(self, values: Tensor) -> Tensor:
-        return values
+    def probabilities(self, numbers: Tensor) -> Tensor:
+        return numbers
 
-    def linear(self, name: str, hidden: Tensor, factor: float = 1.0) -> Tensor:
+    def linear(self, name: str, hidden: Tensor, factor: float) -> Tensor:
         self._found["linear"] += 1
         return torch.empty(*hidden.shape[:-1], self._tensors[name].shape[0], device="meta")
 
@@ -97,13 +106,13 @@ class Shapes:
     def vector(self, name: str, factor: float = 1.0) -> Tensor:
         return torch.empty(self._tensors[name].shape, device="meta")
 
-    def cached(self, name: str, values: Tensor) -> Tensor:
+    def extended(self, name: str, past: Tensor, value: Tensor) -> Tensor:
         self._found["quantize"] += 1
-        return torch.empty(values.shape, device="meta", dtype=torch.int8)
+        return torch.cat([past, torch.empty(value.shape, device="meta", dtype=torch.int8)], dim=2)
 
-    def known(self, name: str, codes: Tensor) -> Tensor:
+    def known(self, name: str, extended: Tensor) -> Tensor:
         self._found["dequantize"] += 1
-        return torch.empty(codes.shape, device="meta")
+        return torch.empty(extended.shape, device="meta")
 
 
 class _Counting(TorchDispatchMode):
@@ -129,20 +138,21 @@ def count_operators(config: VlmConfig, tensors: Mapping[str, Any], tokens: int, 
     ``tensors`` have the shape of each weight, by its name.
     """
     found: Counter[str] = Counter({"token embedding": 1})
-    operations, text = Shapes(tensors, found), config.text
+    arithmetic, text = Shapes(tensors, found), config.text
     with torch.device("meta"):
         cache = torch.empty(1, text.num_key_value_heads, length, text.head_dim, dtype=torch.int8)
         mask = torch.empty(1, 1, tokens, length + tokens)
         inputs = torch.empty(1, tokens, text.hidden_size), mask, torch.empty(1, 2, tokens, text.head_dim)
         with _Counting(found):
             layers = range(text.num_hidden_layers)
-            hidden = program.decoder_layers(operations, text, layers, inputs, (cache,) * (2 * len(layers)))[0]
-            program.decoder_tail(operations, text, hidden)
+            caches = (cache,) * (2 * len(layers))
+            stream = program.decoder_layers(arithmetic, text, layers, inputs, caches, (tokens, length))[0]
+            program.decoder_head(arithmetic, text, stream)
         if config.vision is not None:
             found["patch embedding"] += 1
             patches = torch.empty(1, config.vision.grid_size**2, config.vision.hidden_size)
             with _Counting(found):
-                program.vision_encoder(operations, config, patches)
+                program.vision_encoder(arithmetic, config, patches, 1)
     return dict(found)
 
 

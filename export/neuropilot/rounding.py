@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pocketvlm.models.checkpoint import ReadWeight
+from pocketvlm.models.operators import Blocks
 
 #: Steps of either sign of INT16 and INT8 values that a range is cut into.
 TOP16, TOP8 = 32767, 127
@@ -21,12 +22,70 @@ HEADROOM = 2.0
 ROWS_AT_A_TIME = 8192
 
 
-class Observed:
+class TensorArithmetic:
+    """What is the same for all readers in PyTorch, where a value is the numbers that it stands for."""
+
+    def numbers(self, value: Tensor) -> Tensor:
+        return value
+
+    def matmul(self, left: Tensor, right: Tensor) -> Tensor:
+        return torch.matmul(left, right)
+
+    def add(self, left: Tensor, right: Tensor) -> Tensor:
+        return left + right
+
+    def multiply(self, left: Tensor, right: Tensor) -> Tensor:
+        return left * right
+
+    def silu(self, numbers: Tensor) -> Tensor:
+        return F.silu(numbers)
+
+    def gelu(self, numbers: Tensor, approximate: str) -> Tensor:
+        return F.gelu(numbers, approximate=approximate)
+
+    def softmax(self, numbers: Tensor) -> Tensor:
+        return F.softmax(numbers, dim=-1)
+
+    def normed(self, numbers: Tensor, epsilon: float) -> Tensor:
+        return numbers * torch.rsqrt((numbers * numbers).mean(-1, keepdim=True) + epsilon)
+
+    def layer_norm(self, numbers: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        return F.layer_norm(numbers, weight.shape, weight, bias, epsilon)
+
+    def turned(self, numbers: Tensor, size: int) -> Tensor:
+        first, second = numbers.chunk(2, dim=-1)
+        return torch.cat([-second, first], dim=-1)
+
+    def cos_sin(self, rope: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = rope.split(1, dim=1)  # [1, 1, tokens, size] each
+        return cos, sin
+
+    def reshape(self, value: Tensor, *sizes: int) -> Tensor:
+        return value.reshape([value.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)])
+
+    def transpose(self, value: Tensor, *axes: int) -> Tensor:
+        return value.permute(axes)
+
+    def blocks(self, value: Tensor, blocks: Blocks, tiles: int) -> Tensor:
+        grid, width, ratio = blocks.grid, blocks.width, blocks.ratio
+        padding = -grid % ratio
+        side = (grid + padding) // ratio
+        # [tiles, patches, width] -> [tiles, rows, columns, width]
+        rows = F.pad(value.reshape(tiles, grid, grid, width), (0, 0, 0, padding, 0, padding))
+        # -> [tiles * side, ratio, side, ratio * width] -> [tiles * side, side, ratio, ratio * width]
+        turned = rows.reshape(tiles * side, ratio, side, ratio * width).transpose(1, 2)
+        return turned.reshape(tiles, side * side, ratio * ratio * width)
+
+    def newest(self, extended: Tensor, tokens: int, width: int) -> Tensor:
+        return extended[:, :, tokens:]
+
+
+class Observed(TensorArithmetic):
     """Operations in float32 on the weights that ``read`` gives; ``ranges`` collects the largest magnitude by name."""
 
     def __init__(self, read: ReadWeight, names: Mapping[str, object]) -> None:
         self.ranges: dict[str, float] = {}
-        self._read, self._names = read, names
+        self.read, self._names = read, names
         self._kept: dict[str, Tensor] = {}
 
     def rounded(self, name: str, values: Tensor) -> Tensor:
@@ -40,17 +99,14 @@ class Observed:
         bias = name.removesuffix("weight") + "bias"
         return F.linear(hidden, self._weight(name), self._weight(bias) if bias in self._names else None) * factor
 
-    def matmul(self, left: Tensor, right: Tensor) -> Tensor:
-        return left @ right
-
     def vector(self, name: str, factor: float = 1.0) -> Tensor:
         return self._weight(name) * factor
 
-    def cached(self, name: str, values: Tensor) -> Tensor:
-        return self.rounded(name, values)
+    def extended(self, name: str, past: Tensor, value: Tensor) -> Tensor:
+        return torch.cat([past, self.rounded(name, value)], dim=2)
 
-    def known(self, name: str, codes: Tensor) -> Tensor:
-        return codes
+    def known(self, name: str, extended: Tensor) -> Tensor:
+        return extended
 
     def forget(self) -> None:
         """Let go of the weights that were read."""
@@ -58,7 +114,7 @@ class Observed:
 
     def _weight(self, name: str) -> Tensor:
         if name not in self._kept:
-            self._kept[name] = self._read(name).float()
+            self._kept[name] = self.read(name).float()
         return self._kept[name]
 
 
@@ -92,11 +148,11 @@ class Simulated(Observed):
     def vector(self, name: str, factor: float = 1.0) -> Tensor:
         return self._weight(name).double() * factor
 
-    def cached(self, name: str, values: Tensor) -> Tensor:
-        return _steps(values, self._scales.cache[name], TOP8).to(torch.int8)
+    def extended(self, name: str, past: Tensor, value: Tensor) -> Tensor:
+        return torch.cat([past, _steps(value, self._scales.cache[name], TOP8).to(torch.int8)], dim=2)
 
-    def known(self, name: str, codes: Tensor) -> Tensor:
-        return codes.double() * self._scales.cache[name]
+    def known(self, name: str, extended: Tensor) -> Tensor:
+        return extended.double() * self._scales.cache[name]
 
 
 def _steps(values: Tensor, step: float, top: int) -> Tensor:

@@ -138,9 +138,9 @@ class Silu(Operator):
 class Attend(Operator):
     """Full attention within a tile: query, key and value [tiles, patches, width] -> [tiles, patches, width]."""
 
-    def __init__(self, heads: int) -> None:
+    def __init__(self, heads: int, head_dim: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.head_dim = heads, head_dim
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         # [tiles, patches, width] -> [tiles, heads, patches, head_dim]
@@ -153,13 +153,13 @@ class Attend(Operator):
 class Rotate(Operator):
     """Rotary embeddings (arXiv 2104.09864) on heads side by side: [batch, tokens, heads * head_dim] -> the same shape."""
 
-    def __init__(self, head_dim: int) -> None:
+    def __init__(self, heads: int, head_dim: int) -> None:
         super().__init__()
-        self.head_dim = head_dim
+        self.heads, self.head_dim = heads, head_dim
 
     def forward(self, states: Tensor, step: Step) -> Tensor:
         # [batch, tokens, heads * head_dim] -> [batch, heads, tokens, head_dim]
-        by_head = states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        by_head = states.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
         # and back
         return rotate(by_head, step.cos, step.sin).transpose(1, 2).flatten(-2)
 

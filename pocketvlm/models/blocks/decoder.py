@@ -24,13 +24,14 @@ class Attention(nn.Module):
         self.q_proj = Linear(config.hidden_size, query_size, bias=config.qkv_bias)
         self.k_proj = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
         self.v_proj = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
-        self.rotate = Rotate(config.head_dim)
+        self.query_rotate = Rotate(config.num_attention_heads, config.head_dim)
+        self.key_rotate = Rotate(config.num_key_value_heads, config.head_dim)
         self.attend = CachedAttend(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
         self.o_proj = Linear(query_size, config.hidden_size, bias=config.attention_bias)
 
     def forward(self, hidden: Tensor, step: Step) -> Tensor:
         query, key, value = self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
-        mixed = self.attend(self.rotate(query, step), self.rotate(key, step), value, step)
+        mixed = self.attend(self.query_rotate(query, step), self.key_rotate(key, step), value, step)
         output: Tensor = self.o_proj(mixed)
         return output
 

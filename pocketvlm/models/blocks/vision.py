@@ -33,7 +33,7 @@ class VisionAttention(nn.Module):
         self.q_proj = Linear(config.hidden_size, config.hidden_size)
         self.k_proj = Linear(config.hidden_size, config.hidden_size)
         self.v_proj = Linear(config.hidden_size, config.hidden_size)
-        self.attend = Attend(config.num_attention_heads)
+        self.attend = Attend(config.num_attention_heads, config.head_dim)
         self.out_proj = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
