@@ -1,4 +1,4 @@
-"""The stages of an ExecuTorch program, each as a program of its own: as shipped, or with float32 weights and KV cache."""
+"""The stages of an ExecuTorch program, each a program of its own: as shipped, or with float32 weights and cache."""
 
 from __future__ import annotations
 

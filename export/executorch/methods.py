@@ -1,7 +1,7 @@
 """The methods of an ExecuTorch program: the text part over a KV cache that stays inside it, and the vision part.
 
-Between two XNNPACK graphs of the decoder (``pocketvlm.export.executorch.operators``) a method puts a step's new rows into
-the cache (``pocketvlm.export.executorch.attention``).
+Between two XNNPACK graphs of the decoder (``executorch.operators``) a method puts a step's new rows into the cache
+(``executorch.attention``).
 """
 
 from __future__ import annotations

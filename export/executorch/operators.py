@@ -1,7 +1,7 @@
 """The operators of models as nodes of XNNPACK graphs, whose values are [tokens, width] or [patches, width].
 
-A layer's attention reads what its step has written into the KV cache, and writing is a kernel of ExecuTorch's. So a row of
-decoder layers is several graphs: one goes from one layer's attention to the next layer's query, key and value, and a
+A layer's attention reads what its step has written into the KV cache, and writing is a kernel of ExecuTorch's. So a row
+of decoder layers is several graphs: one goes from one layer's attention to the next layer's query, key and value, and a
 method calls them in turn (``pocketvlm.export.executorch.methods``).
 """
 
@@ -75,7 +75,7 @@ class Segments(At):
         return self.attention.rotated(self.graph, states, self._cos_sin)
 
     def attend(self, layer: int, stream: Value, query: Value, key: Value, value: Value) -> tuple[Value, Value]:
-        """End the graph with a layer's query and new rows of its cache; the stream and what is mixed, in the next one."""
+        """End the graph with a query and new rows of a cache; gives stream and mixed values in the next graph."""
         rows = [
             self.attention.as_rows(self.graph, layer, part, states)
             for part, states in zip(PARTS, (key, value), strict=True)

@@ -1,8 +1,8 @@
 """The two checks that an export ends with, stage by stage so that memory stays small, whatever the back end.
 
-Lowering: each stage's graph at float precision (float weights, a float KV cache) beside PyTorch on the weights read back
-from the bundle; they must agree to rounding. Fidelity: the graphs as shipped, each fed with the one before, beside the
-original weights.
+Lowering: each stage's graph at float precision (float weights, a float KV cache) beside PyTorch on the weights read
+back from the bundle; they must agree to rounding. Fidelity: the graphs as shipped, each fed with the one before, beside
+the original weights.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ FEW = 32
 class Graphs(Protocol):
     """A back end's graphs of one export, which can be run a stage at a time."""
 
-    #: Whether a stage of the vision part takes fewer patches than a tile has.
-    few_patches: bool
-    #: Begins the names under which checked stages are kept, where a killed export should not check them again.
-    kept_as: str | None
+    @property
+    def few_patches(self) -> bool:
+        """Whether a stage of the vision part takes fewer patches than a tile has."""
+
+    @property
+    def kept_as(self) -> str | None:
+        """Begins the names under which checked stages are kept, where a killed export should not check them again."""
 
     def run(self, stage: Stage, stream: Tensor, *, floating: bool) -> Tensor:
         """What enters a stage -> what it gives; decoder layers from position 0 on. Logits are [tokens, vocabulary]."""

@@ -1,8 +1,8 @@
 """A stage into a back end's own graph, operator by operator: the only loop over a block's nodes.
 
-A back end is a table, ``{operator: function(at, call, *values) -> value}``, with ``operator.add`` and ``operator.mul`` for
-what stands between operators. ``at`` is the back end's own: the graph under construction and where weights come from. What
-a value is, is the back end's business too.
+A back end is a table, ``{operator: function(at, call, *values) -> value}``, with ``operator.add`` and ``operator.mul``
+for what stands between operators. ``at`` is the back end's own: the graph under construction and where weights come
+from. What a value is, is the back end's business too.
 """
 
 from __future__ import annotations

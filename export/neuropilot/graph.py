@@ -167,7 +167,7 @@ class NpuGraph:
         middle = 1 << (weight.bits - 1) if isinstance(weight, GroupedWeight) else MIDDLE
         return self.constant(f"byte_{middle}", np.array(middle, np.uint8))
 
-    # --- Operators on float32 ------------------------------------------------------------------------------------------
+    # --- Operators on float32 -----------------------------------------------------------------------------------------
 
     def add(self, left: ir.Value, right: ir.Value) -> ir.Value:
         return self.builder.op("Add", left, right)
@@ -198,7 +198,7 @@ class NpuGraph:
         cos, sin = (self.slice(self.numbers(rope), 1, at, at + 1) for at in (0, 1))  # [1, 1, tokens, size] each
         return cos, sin
 
-    # --- What moves codes ----------------------------------------------------------------------------------------------
+    # --- What moves codes ---------------------------------------------------------------------------------------------
 
     def reshape(self, value: Rounded, *sizes: int) -> Rounded:
         return Rounded(self.builder.op("Reshape", value.codes, self.builder.shape(*sizes)), value.scale)
@@ -230,7 +230,7 @@ class NpuGraph:
     def newest(self, extended: Rounded, tokens: int, width: int) -> ir.Value:
         return self.slice(extended.codes, 2, tokens, width)
 
-    # --- Constants -----------------------------------------------------------------------------------------------------
+    # --- Constants ----------------------------------------------------------------------------------------------------
 
     def vector(self, name: str, factor: float = 1.0) -> ir.Value:
         """A float32 weight, times ``factor``."""

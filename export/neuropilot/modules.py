@@ -33,7 +33,7 @@ class Explicit(nn.Module, TensorArithmetic):
     def probabilities(self, values: Tensor) -> Tensor:
         return self._through(values, PROBABILITY_STEP, -TOP16 - 1, TOP16, torch.int16)
 
-    def linear(self, name: str, hidden: Tensor, factor: float = 1.0) -> Tensor:
+    def linear(self, name: str, hidden: Tensor, factor: float) -> Tensor:
         bits = self._store.precision[name].bits
         weight = self._kept(name, lambda: self._store.read(name) * factor)
         scales = self._kept(f"{name}.scales", lambda: torch.from_numpy(np.array(self._store.row_scales(name))))

@@ -1,12 +1,12 @@
 """The operators of models as an NPU runs them: static shapes, every value between two operators rounded to INT16.
 
-One table for all readers, which differ in what they make of ``Arithmetic``: calibration looks at the largest magnitude of
-each value, the check computes with the rounded ones, the ONNX graphs that the engine ``npu-emulation`` runs have them as
-codes, MediaTek's flow gets them as operators that quantize and dequantize, and the report counts. Roundings stand where
-MediaTek's quantizer puts them (``backends/mediatek/quantizer`` of ExecuTorch 1.5): after each linear layer, matrix product,
-sum, product, norm and activation function, and on each float input; what only moves values (reshape, concatenate, negate)
-has none. Two are ours: softmax, which that quantizer leaves open, has TFLite's fixed INT16 scale, and keys and values
-become INT8 on their way into the cache.
+One table for all readers, which differ in what they make of ``Arithmetic``: calibration looks at the largest magnitude
+of each value, the check computes with the rounded ones, the ONNX graphs that the engine ``npu-emulation`` runs have
+them as codes, MediaTek's flow gets them as operators that quantize and dequantize, and the report counts. Roundings
+stand where MediaTek's quantizer puts them (``backends/mediatek/quantizer`` of ExecuTorch 1.5): after each linear layer,
+matrix product, sum, product, norm and activation function, and on each float input; what only moves values (reshape,
+concatenate, negate) has none. Two are ours: softmax, which that quantizer leaves open, has TFLite's fixed INT16 scale,
+and keys and values become INT8 on their way into the cache.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ KEY, VALUE, SCORES, MASKED = ".key", ".value", ".scores", ".masked"
 
 
 class Arithmetic(Protocol):
-    """What the program is computed with. A *value* is rounded; *numbers* are what it stands for, or what was not rounded
-    yet. ``name`` is of a value, or of a weight in the checkpoint."""
+    """What the program is computed with. A *value* is rounded; *numbers* are what it stands for, or what was not
+    rounded yet. ``name`` is of a value, or of a weight in the checkpoint."""
 
     def rounded(self, name: str, numbers: Any) -> Any:
         """Numbers of any shape as INT16 with the scale of ``name``."""
@@ -51,7 +51,7 @@ class Arithmetic(Protocol):
         """What a value stands for."""
 
     def linear(self, name: str, hidden: Any, factor: float) -> Any:
-        """Value [..., columns] times a quantized [rows, columns] weight, plus its bias if it has one; times ``factor``."""
+        """Value [..., columns] times a quantized [rows, columns] weight, plus its bias if there; times ``factor``."""
 
     def matmul(self, left: Any, right: Any) -> Any:
         """Values [..., n, k] x [..., k, m]."""
@@ -92,8 +92,8 @@ class Arithmetic(Protocol):
     def blocks(self, value: Any, blocks: Blocks, tiles: int) -> Any:
         """As ``pocketvlm.models.operators.space_to_depth``, in at most four dimensions: what NPUs move about."""
 
-    # The cache: [1, KV heads, length, head size] a layer, the newest token in the last row, empty rows in front (as
-    # MediaTek's runner has it, ``examples/mediatek``); a step appends its rows at the end and drops as many in front.
+    # The cache, as MediaTek's runner has it (``examples/mediatek``): [1, KV heads, length, head size] a layer, the
+    # newest token in the last row, empty rows in front; a step appends its rows at the end and drops as many in front.
 
     def extended(self, name: str, past: Any, value: Any) -> Any:
         """The cache with a step's rows, INT8 with the scale of ``name``, behind it."""
@@ -109,8 +109,8 @@ class Arithmetic(Protocol):
 class At:
     """What the operators of a stage are computed with and stand at.
 
-    Of the decoder: ``mask`` [1, 1, tokens, width] and ``rope`` [1, 2, tokens, head size] as values, each layer's keys and
-    values before, and where they go.
+    Of the decoder: ``mask`` [1, 1, tokens, width] and ``rope`` [1, 2, tokens, head size] as values, each layer's keys
+    and values before, and where they go.
     """
 
     arithmetic: Arithmetic
@@ -124,7 +124,7 @@ class At:
 
 
 def stored_factor(traced: Traced, node: fx.Node) -> float:
-    """What a linear layer's or a norm's weight is stored times: what follows it, and a query's by the root of its size."""
+    """What a linear layer's or a norm's weight is stored times: the scale behind it, and of a query 1 by a root."""
     factor, follower = traced.factor(node), _follower(node)
     if follower is not None and isinstance(traced.operator(follower), Rotate):
         node, follower = follower, _follower(follower)
@@ -218,7 +218,8 @@ def _cached_attend(at: At, call: Call, query: Any, key: Any, value: Any, step: N
         for name, before, rows in zip(names, past, (key, _by_head(at, value, kv_heads, size)), strict=True)
     ]
     key, value = (one.known(name, rows) for name, rows in zip(names, extended, strict=True))
-    at.present[call.stage.index] = tuple(one.newest(rows, at.tokens, at.width) for rows in extended)  # type: ignore[assignment]
+    keys, values = (one.newest(rows, at.tokens, at.width) for rows in extended)
+    at.present[call.stage.index] = keys, values
     # Heads that share keys are rows of one matrix: [1, heads, tokens, size] -> [1, KV heads, rows, size]
     query = one.reshape(query, 1, kv_heads, -1, size)
     scores = one.rounded(f"{call.name}{SCORES}", one.matmul(query, one.transpose(key, 0, 1, 3, 2)))

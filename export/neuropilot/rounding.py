@@ -95,7 +95,7 @@ class Observed(TensorArithmetic):
     def probabilities(self, values: Tensor) -> Tensor:
         return values
 
-    def linear(self, name: str, hidden: Tensor, factor: float = 1.0) -> Tensor:
+    def linear(self, name: str, hidden: Tensor, factor: float) -> Tensor:
         bias = name.removesuffix("weight") + "bias"
         return F.linear(hidden, self._weight(name), self._weight(bias) if bias in self._names else None) * factor
 
@@ -140,7 +140,7 @@ class Simulated(Observed):
     def probabilities(self, values: Tensor) -> Tensor:
         return _steps(values, PROBABILITY_STEP, TOP16) * PROBABILITY_STEP
 
-    def linear(self, name: str, hidden: Tensor, factor: float = 1.0) -> Tensor:
+    def linear(self, name: str, hidden: Tensor, factor: float) -> Tensor:
         weight, bias = self._weight(name), name.removesuffix("weight") + "bias"
         product = torch.cat([hidden @ rows.double().T for rows in weight.split(ROWS_AT_A_TIME)], dim=-1)
         return (product + self._weight(bias) if bias in self._names else product) * factor

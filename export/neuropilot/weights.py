@@ -35,8 +35,8 @@ def store_vision(store: WeightStore, config: VlmConfig) -> None:
 
 
 def store_text(store: WeightStore, config: DecoderConfig) -> None:
-    """Quantize and write the decoder's weights, its table and head included, in the order in which a calibrated quantizer
-    has to see them."""
+    """Quantize and write the decoder's weights, its table and head included, in the order in which a calibrated
+    quantizer has to see them."""
     store.table(EMBEDDING_TABLE)
     for stage in decoder_stages(config):
         _store_linears(store, stage)

@@ -78,7 +78,7 @@ def attend(
     projected: Sequence[ir.Value],
     at: Positions,
 ) -> ir.Value:
-    """``heads``: the operator; ``projected``: query, key and value, [1, tokens, heads * head size] each -> mixed values of the query's shape.
+    """Query, key and value, ``projected`` [1, tokens, heads * head size] each -> mixed values of the query's shape.
 
     Adds the layer's KV cache as inputs and outputs of the graph.
     """

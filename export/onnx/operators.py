@@ -237,5 +237,5 @@ def _named(prefix: str, rule: Callable[..., Any]) -> Callable[..., Any]:
     return named
 
 
-#: The same with the projector's nodes named so that an engine's profile tells them apart; the norm is still the tower's.
+#: The same with the projector's nodes named, so that a profile tells them apart; the norm is still the tower's.
 PROJECTOR_TABLE = {**{kind: _named("projector", rule) for kind, rule in TABLE.items()}, LayerNorm: _layer_norm}

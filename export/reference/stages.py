@@ -37,15 +37,13 @@ class LayerOutput:
     cache: KvCache
 
 
-#: Called with a vision layer, a conversation's place among those given, and the stream [tiles, patches, width] after it.
-LookAtTiles = Callable[[int, int, Tensor], None]
-#: The same for a decoder layer.
-Look = Callable[[int, int, LayerOutput], None]
+#: Called with a layer, a conversation's place among those given, and the residual stream after that layer.
+Look = Callable[[int, int, Tensor], None]
 #: Called with a loaded module, which it may change, and the prefix of its weights' names.
 Prepare = Callable[[nn.Module, str], None]
 
 
-def look_away(layer: int, place: int, found: object) -> None:
+def look_away(layer: int, place: int, stream: Tensor) -> None:
     """Sees nothing."""
 
 
@@ -58,12 +56,12 @@ def encode_tiles(
     config: VlmConfig,
     read: ReadWeight,
     pixels: Sequence[Tensor | None],
-    look: LookAtTiles = look_away,
+    look: Look = look_away,
     prepare: Prepare = as_it_is,
 ) -> list[Tensor | None]:
     """Image tokens [tiles, tokens per tile, hidden] of the tiles float32 [tiles, 3, size, size] of each conversation.
 
-    None stays None: a conversation without images.
+    ``look`` is shown [tiles, patches, width]. None stays None: a conversation without images.
     """
     stages, shown = stages_of(config), {place: tiles for place, tiles in enumerate(pixels) if tiles is not None}
     if stages.patch_embedding is None or stages.projection is None or not shown:
@@ -77,8 +75,8 @@ def encode_tiles(
     for stage in stages.vision:
         module = stage.loaded(read)
         prepare(module, stage.prefix)
-        for place in streams:
-            streams[place] = through(module, streams[place])
+        for place, patches in streams.items():
+            streams[place] = through(module, patches)
             look(stage.index, place, streams[place])
     projection = stages.projection.loaded(read)
     prepare(projection, stages.projection.prefix)
@@ -107,15 +105,14 @@ def run_decoder(
     look: Look = look_away,
     prepare: Prepare = as_it_is,
 ) -> list[Tensor]:
-    """The residual streams [1, tokens, hidden] of ``enter_decoder`` after the last layer."""
+    """The residual streams [1, tokens, hidden] of ``enter_decoder`` after the last layer, as ``look`` is shown them."""
     streams = list(streams)
     for stage in decoder_stages(config.text):
         module = stage.loaded(read)
         prepare(module, stage.prefix)
         for place, hidden in enumerate(streams):
-            output = through_layer(config.text, module, hidden)
-            streams[place] = output.hidden
-            look(stage.index, place, output)
+            streams[place] = through_layer(config.text, module, hidden).hidden
+            look(stage.index, place, streams[place])
     return streams
 
 
@@ -155,20 +152,19 @@ def run_reference(checkpoint: Checkpoint, sample: Sample, progress: Callable[[in
     vision: list[Tensor] = []
     ranges: list[tuple[float, float]] = []
 
-    def see_tiles(layer: int, place: int, patches: Tensor) -> None:
+    def see(layer: int, place: int, patches: Tensor) -> None:
         vision.append(patches)
-        progress(1)
-
-    def see(layer: int, place: int, output: LayerOutput) -> None:
-        text.append(output.hidden)
-        ranges.append((float(output.cache.key.abs().max()), float(output.cache.value.abs().max())))
         progress(1)
 
     patch_embedding = stages_of(config).patch_embedding
     if sample.pixels is not None and patch_embedding is not None:
         vision.append(patch_embedding.run(read, sample.pixels))
-    (image_tokens,) = encode_tiles(config, read, [sample.pixels], see_tiles)
+    (image_tokens,) = encode_tiles(config, read, [sample.pixels], see)
     text = enter_decoder(config, read, [sample], [image_tokens])
-    (last,) = run_decoder(config, read, text, see)
-    scores = logits(config.text, read, last[:, sample.first_scored :])
+    for stage in decoder_stages(config.text):
+        output = through_layer(config.text, stage.loaded(read), text[-1])
+        text.append(output.hidden)
+        ranges.append((float(output.cache.key.abs().max()), float(output.cache.value.abs().max())))
+        progress(1)
+    scores = logits(config.text, read, text[-1][:, sample.first_scored :])
     return Reference(sample.pixels, tuple(vision), image_tokens, tuple(text), scores, tuple(ranges))

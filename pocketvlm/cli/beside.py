@@ -113,7 +113,7 @@ class Beside:
 
     def _encode(self, group: Group, samples: list[Sample], shipped: list[Floats | None]) -> list[Tensor | None]:
         """The original's image tokens; both sides' are scored on the way."""
-        from pocketvlm.export.reference.streams import encode_tiles
+        from pocketvlm.export.reference.stages import encode_tiles
 
         traces = [
             None if sample.pixels is None else self._trace.vision(sample.pixels.numpy())
@@ -139,7 +139,7 @@ class Beside:
         self, group: Group, samples: list[Sample], shipped: list[Floats | None], wanted: list[Tensor | None]
     ) -> list[Tensor]:
         """The original's last residual streams; the layers of traced questions are compared on the way."""
-        from pocketvlm.export.reference.streams import enter_decoder, run_decoder
+        from pocketvlm.export.reference.stages import enter_decoder, run_decoder
 
         config, read = self._checkpoint.config, self._checkpoint.tensor
         items = list(zip(samples, shipped, strict=True))[: group.traced]
@@ -157,8 +157,8 @@ class Beside:
         return run_decoder(config, read, enter_decoder(config, read, samples, wanted), look)
 
     def _score(self, item: Forced, stream: Tensor) -> TokenScores:
-        from pocketvlm.export.reference import stages as reference
+        from pocketvlm.models.stages import logits
 
         scored, checkpoint = slice(item.first_scored, None), self._checkpoint
-        exact = reference.logits(checkpoint.config.text, checkpoint.tensor, stream[:, scored]).numpy()
+        exact = logits(checkpoint.config.text, checkpoint.tensor, stream[:, scored]).numpy()
         return score_tokens(exact, self._vlm.logits(item.inputs, item.pictures)[scored], item.targets)

@@ -1,8 +1,9 @@
 """The vocabulary of models: what every back end lowers, and what blocks are written with.
 
-An operator is a small module that contains no other. It hides all reshaping, so that a block (``pocketvlm.models.blocks``)
-is operators, ``+`` and ``*`` alone; ``pocketvlm.export.graph.trace`` refuses anything else. A back end is a table with a
-function an operator. A new operator is a class here, a line in ``OPERATORS`` and a function in each back end's table.
+An operator is a small module that contains no other. It hides all reshaping, so that a block
+(``pocketvlm.models.blocks``) is operators, ``+`` and ``*`` alone; ``pocketvlm.models.trace`` refuses anything else. A
+back end is a table with a function an operator. A new operator is a class here, a line in ``OPERATORS`` and a function
+in each back end's table.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class Attend(Operator):
 
 
 class Rotate(Operator):
-    """Rotary embeddings (arXiv 2104.09864) on heads side by side: [batch, tokens, heads * head_dim] -> the same shape."""
+    """Rotary embeddings (arXiv 2104.09864) on [batch, tokens, heads * head_dim], heads side by side."""
 
     def __init__(self, heads: int, head_dim: int) -> None:
         super().__init__()

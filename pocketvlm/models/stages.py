@@ -42,8 +42,8 @@ class Kind:
 
 @dataclass(frozen=True)
 class Stage:
-    """One block of the model, the one with this ``index`` of its ``part``. ``prefix`` begins the names of its weights, of
-    which ``shared`` are called otherwise."""
+    """One block of the model, the one with this ``index`` of its ``part``. ``prefix`` begins the names of its weights,
+    of which ``shared`` are called otherwise."""
 
     part: Part
     prefix: str
@@ -95,7 +95,8 @@ class Stages:
 
 def stages_of(config: VlmConfig) -> Stages:
     """The stages of a model of this shape."""
-    patch_embedding, vision, projection = None, (), None
+    patch_embedding, projection = None, None
+    vision: tuple[Stage, ...] = ()
     if config.vision is not None:
         tower = Kind(partial(VisionLayer, config.vision))
         patch_embedding = Stage(

@@ -14,10 +14,10 @@ from types import MethodType
 import torch
 from torch import Tensor, nn
 
-from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.blocks.decoder import Attention
-from pocketvlm.models.operators import KvCache, rotate
 from pocketvlm.models.blocks.vision import VisionAttention, VisionMlp
+from pocketvlm.models.bluelm_v import BluelmV
+from pocketvlm.models.operators import Step, rotate
 
 
 def speed_up(reader: BluelmV, *, compiled: bool) -> None:
@@ -43,7 +43,10 @@ def vision_attention(self: VisionAttention, hidden: Tensor) -> Tensor:
     tiles, patches, width = hidden.shape
     query, key, value = (
         # [tiles, patches, hidden] -> [tiles * heads, patches, head_dim]
-        projection(hidden).view(tiles, patches, self.heads, -1).transpose(1, 2).reshape(tiles * self.heads, patches, -1)
+        projection(hidden)
+        .view(tiles, patches, self.attend.heads, -1)
+        .transpose(1, 2)
+        .reshape(tiles * self.attend.heads, patches, -1)
         for projection in (self.q_proj, self.k_proj, self.v_proj)
     )
     # Autocast would take the softmax to float32 and back.
@@ -51,7 +54,7 @@ def vision_attention(self: VisionAttention, hidden: Tensor) -> Tensor:
         weights = torch.softmax(torch.bmm(query * query.shape[-1] ** -0.5, key.transpose(1, 2)), -1)
         mixed = torch.bmm(weights, value)
     # [tiles * heads, patches, head_dim] -> [tiles, patches, hidden]
-    mixed = mixed.view(tiles, self.heads, patches, -1).transpose(1, 2).reshape(tiles, patches, width)
+    mixed = mixed.view(tiles, self.attend.heads, patches, -1).transpose(1, 2).reshape(tiles, patches, width)
     output: Tensor = self.out_proj(mixed)
     return output
 
@@ -64,22 +67,22 @@ def vision_mlp(self: VisionMlp, hidden: Tensor) -> Tensor:
     return output
 
 
-def attention(self: Attention, hidden: Tensor, cos: Tensor, sin: Tensor, cache: KvCache | None) -> Tensor:
+def attention(self: Attention, hidden: Tensor, step: Step) -> Tensor:
     """Causal grouped-query attention without a cache: [batch, tokens, hidden] -> the same shape."""
-    if cache is not None:
+    if step.cache is not None:
         raise ValueError("a decoder that was sped up for training has no KV cache")
     batch, tokens, _ = hidden.shape
     query, key, value = (
         # [batch, tokens, heads * head_dim] -> [batch, heads, tokens, head_dim]
-        projection(hidden).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
+        projection(hidden).view(batch, tokens, -1, self.attend.head_dim).transpose(1, 2)
         for projection in (self.q_proj, self.k_proj, self.v_proj)
     )
-    query, key = rotate(query, cos, sin).to(value.dtype), rotate(key, cos, sin).to(value.dtype)
+    query, key = (rotate(states, step.cos, step.sin).to(value.dtype) for states in (query, key))
     heads, kv_heads = query.shape[1], key.shape[1]
     groups = heads // kv_heads
     # heads of one group share keys: [batch, heads, tokens, head_dim] -> [batch * kv heads, groups * tokens, head_dim]
-    query = (query * self.head_dim**-0.5).reshape(batch * kv_heads, groups * tokens, self.head_dim)
-    key, value = (states.reshape(batch * kv_heads, tokens, self.head_dim) for states in (key, value))
+    query = (query * self.attend.head_dim**-0.5).reshape(batch * kv_heads, groups * tokens, self.attend.head_dim)
+    key, value = (states.reshape(batch * kv_heads, tokens, self.attend.head_dim) for states in (key, value))
     mask = torch.full((tokens, tokens), float("-inf"), dtype=query.dtype).triu(1)
     with torch.autocast("cpu", enabled=False):
         # [batch * kv heads, groups * tokens, tokens] -> [batch * kv heads, groups, tokens, tokens], and back
@@ -87,6 +90,6 @@ def attention(self: Attention, hidden: Tensor, cos: Tensor, sin: Tensor, cache: 
         weights = torch.softmax(scores, -1).view(batch * kv_heads, groups * tokens, tokens)
         mixed = torch.bmm(weights, value)
     # [batch * kv heads, groups * tokens, head_dim] -> [batch, tokens, heads * head_dim]
-    mixed = mixed.view(batch, heads, tokens, self.head_dim).transpose(1, 2).reshape(batch, tokens, -1)
+    mixed = mixed.view(batch, heads, tokens, self.attend.head_dim).transpose(1, 2).reshape(batch, tokens, -1)
     output: Tensor = self.o_proj(mixed)
     return output

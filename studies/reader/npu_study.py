@@ -14,7 +14,7 @@ from typing import Any
 import click
 import torch
 
-from pocketvlm.export.onnx.checks import kl_divergence
+from pocketvlm.export.graph.scores import kl_divergence
 from pocketvlm.export.read.calibration import is_calibrated, read_calibration
 from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.export.reference.simulate import Simulated, scored_logits

@@ -19,12 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from pocketvlm.export.read.sample import Sample
-from pocketvlm.export.reference import stages as reference
-from pocketvlm.export.reference.activations import HEAD, SAME_INPUTS
-from pocketvlm.export.reference.streams import embed, run_decoder
+from pocketvlm.export.reference.stages import embed, run_decoder
 from pocketvlm.models.checkpoint import Checkpoint, TensorInfo
 from pocketvlm.models.config import VlmConfig
-from pocketvlm.models.blocks.decoder import DecoderLayer
+from pocketvlm.models.stages import HEAD, decoder_stages, normed
 from pocketvlm.quant import GroupQuantizer
 
 ALPHAS = tuple(step / 10 for step in range(11))
@@ -141,30 +139,29 @@ def inputs_of(model: Held, samples: Sequence[Sample]) -> dict[str, Inputs]:
         sums[name] = sums.get(name, 0) + rows.abs().sum(0)
 
     def watch(module: nn.Module, prefix: str) -> None:
-        for first in SAME_INPUTS if isinstance(module, DecoderLayer) else ():
+        for first, *_ in same[prefix]:
             name = f"{prefix}{first}.weight"
             module.get_submodule(first).register_forward_pre_hook(lambda _, inputs, name=name: add(name, inputs[0]))
 
     config = model.config
+    same = {stage.prefix: stage.traced.same_inputs() for stage in decoder_stages(config.text)}
     for hidden in run_decoder(config, model.tensor, embed(config, model.tensor, samples), prepare=watch):
-        add(HEAD, reference.normed(config.text, model.tensor, hidden))
+        add(HEAD, normed(config.text, model.tensor, hidden))
     found = {name: Inputs(gram, sums[name] / count) for name, gram in grams.items()}
-    for layer in range(config.text.num_hidden_layers):
-        for first, others in SAME_INPUTS.items():
-            for other in others:
-                prefix = f"model.layers.{layer}."
-                found[f"{prefix}{other}.weight"] = found[f"{prefix}{first}.weight"]
+    for prefix, groups in same.items():
+        for first, *others in groups:
+            found |= {f"{prefix}{other}.weight": found[f"{prefix}{first}.weight"] for other in others}
     return found
 
 
 def norm_readers(config: VlmConfig, *, head: bool) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Each norm of the decoder with the linear layers that read its output."""
-    for layer in range(config.text.num_hidden_layers):
-        prefix = f"model.layers.{layer}."
-        attention = tuple(f"{prefix}{name}.weight" for name in SAME_INPUTS["self_attn.q_proj"])
-        yield f"{prefix}input_layernorm.weight", attention
-        mlp = tuple(f"{prefix}{name}.weight" for name in SAME_INPUTS["mlp.gate_proj"])
-        yield f"{prefix}post_attention_layernorm.weight", mlp
+    for stage in decoder_stages(config.text):
+        attention, _, mlp, _ = (
+            tuple(f"{stage.prefix}{name}.weight" for name in names) for names in stage.traced.same_inputs()
+        )
+        yield f"{stage.prefix}input_layernorm.weight", attention
+        yield f"{stage.prefix}post_attention_layernorm.weight", mlp
     if head:
         yield "model.norm.weight", (HEAD,)
 

@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 
 from pocketvlm.bench.statistics.bootstrap import bootstrap
-from pocketvlm.export.onnx.checks import kl_divergence
+from pocketvlm.export.graph.scores import kl_divergence
 from pocketvlm.export.read.calibration import Calibration, read_calibration
 from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.export.read.sample import Sample
-from pocketvlm.export.reference import stages as reference
 from pocketvlm.export.reference.simulate import Simulated
-from pocketvlm.export.reference.streams import embed, run_decoder
+from pocketvlm.export.reference.stages import embed, run_decoder
 from pocketvlm.models.checkpoint import ReadWeight, open_checkpoint
 from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.stages import logits
 from pocketvlm.quant import GroupQuantizer, RoundToNearest, quantizer_of
 from pocketvlm.recipe import Recipe, Rule, load_recipe
 from studies.reader.study import CHECKPOINT, provenance, write
@@ -60,7 +60,7 @@ def logits_of(config: VlmConfig, read: ReadWeight, samples: Sequence[Sample]) ->
     """The logits over the text of each sample, float32 [scored, vocabulary]."""
     streams = run_decoder(config, read, embed(config, read, samples))
     for states, sample in zip(streams, samples, strict=True):
-        yield reference.logits(config.text, read, states[:, sample.first_scored :])
+        yield logits(config.text, read, states[:, sample.first_scored :])
 
 
 def divergences(original: Sequence[Tensor], found: Iterator[Tensor]) -> list[float]:

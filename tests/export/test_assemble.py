@@ -20,11 +20,13 @@ import torch
 from pocketvlm.bundle.open import Bundle, open_bundle
 from pocketvlm.errors import ExportError, PocketVlmError, RecipeError
 from pocketvlm.export import estimate, export_bundle
-from pocketvlm.export.onnx import decoder as onnx_decoder
+from pocketvlm.export.graph.lower import Call
+from pocketvlm.export.onnx.operators import TABLE
 from pocketvlm.export.store.weights import DataFile, WeightStore
 from pocketvlm.machine import exact_sums
 from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
+from pocketvlm.models.operators import CachedAttend
 from pocketvlm.quant import quantizer_of
 from pocketvlm.recipe import Bounds, CalibrationConfig, Recipe, Rule, built_in_recipes, load_recipe
 from tests.support.checkpoints import FAMILIES, tiny_config, write_checkpoint
@@ -177,13 +179,12 @@ def test_the_lowering_check_catches_a_wrong_graph_and_names_its_layer(
     tmp_path: Path, models: dict[str, tuple[Path, BluelmV]], monkeypatch: pytest.MonkeyPatch, defect: str
 ) -> None:
     """Planted in layer 1: an attention scale, swapped K and V, a dropped bias."""
-    build = onnx_decoder._attention
+    build = TABLE[CachedAttend]
 
-    def wrong(graph: Any, store: Any, config: Any, kv: Any, layer: int, hidden: Any, shared: Any) -> Any:
-        before = len(graph._nodes)
-        output = build(graph, store, config, kv, layer, hidden, shared)
-        if layer == 1:
-            branches = next(node for node in graph._nodes[before:] if node.op_type == "If")
+    def wrong(at: Any, call: Call, *values: Any) -> Any:
+        output = build(at, call, *values)
+        if call.stage.index == 1:
+            branches = next(node for node in reversed(at.graph._nodes) if node.op_type == "If")
             (attention,) = branches.attributes["else_branch"].as_graph()
             if defect == "scale":
                 attention.attributes["scale"] = ir.AttrFloat32("scale", 0.2)
@@ -196,7 +197,7 @@ def test_the_lowering_check_catches_a_wrong_graph_and_names_its_layer(
                 projection.replace_input_with(5, None)
         return output
 
-    monkeypatch.setattr(onnx_decoder, "_attention", wrong)
+    monkeypatch.setitem(TABLE, CachedAttend, wrong)
     with pytest.raises(ExportError, match="lowering: the graph of the decoder layer 1"):
         export_bundle(models["qwen2"][0], tmp_path / "bundle", recipe="int8")
     assert not list(tmp_path.iterdir())

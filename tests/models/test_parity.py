@@ -16,12 +16,11 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from pocketvlm.models.blocks.decoder import Decoder
+from pocketvlm.models.blocks.vision import VisionTower
 from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
-from pocketvlm.models.blocks.decoder import Decoder
-from pocketvlm.models.operators import KvCache
-from pocketvlm.models.blocks.vision import VisionTower
-from pocketvlm.models.operators import space_to_depth
+from pocketvlm.models.operators import KvCache, space_to_depth
 from tests.support.checkpoints import FAMILIES, random_model, tiny_config
 
 TOLERANCE = 1e-4  # relative, in fp32

@@ -18,8 +18,8 @@ from click.testing import CliRunner
 from tokenizers import pre_tokenizers
 
 from pocketvlm.bundle.open import open_bundle
-from pocketvlm.models.rope import rope_tables
 from pocketvlm.models.operators import rotate
+from pocketvlm.models.rope import rope_tables
 from studies.smollm2 import (
     activations,
     gguf_files,

@@ -1,4 +1,4 @@
-"""From the tower's patches to the decoder's tokens: a norm, the 2x2 downsampler and a two-layer MLP (paper, section 3.1)."""
+"""From the tower's patches to the decoder's tokens: norm, 2x2 downsampler, two-layer MLP (paper, section 3.1)."""
 
 from __future__ import annotations
 

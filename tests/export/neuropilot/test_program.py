@@ -17,23 +17,22 @@ from pocketvlm.errors import ExportError
 from pocketvlm.export.neuropilot import lower as neuropilot
 from pocketvlm.export.neuropilot import program
 from pocketvlm.export.neuropilot.checks import check_program
-from pocketvlm.export.neuropilot.decoder import Step, build_decoder
-from pocketvlm.export.neuropilot.graph import NpuGraph, Rounded, codes_name
+from pocketvlm.export.neuropilot.graph import NpuGraph, Rounded, StepShape, build_decoder, codes_name
+from pocketvlm.export.neuropilot.operators import stored_factor
 from pocketvlm.export.neuropilot.options import NpuOptions
 from pocketvlm.export.neuropilot.ranges import positions, scales_of, simulate
 from pocketvlm.export.neuropilot.report import TABLE, count_operators, verdict_of
-from pocketvlm.export.neuropilot.rounding import TOP16, Observed, Simulated
-from pocketvlm.export.neuropilot.weights import TEXT_DATA, decoder_linears, for_npu, vision_linears
+from pocketvlm.export.neuropilot.rounding import TOP16, Observed, Simulated, TensorArithmetic
+from pocketvlm.export.neuropilot.weights import TEXT_DATA, for_npu
 from pocketvlm.export.onnx.graph import save_graph
 from pocketvlm.export.onnx.lower import save_part
-from pocketvlm.export.reference.stages import embed_patches
 from pocketvlm.export.store.weights import GroupedWeight, IntegerWeight
 from pocketvlm.machine import exact_sums
-from pocketvlm.models.checkpoint import load, open_checkpoint
 from pocketvlm.models.blocks.decoder import DecoderLayer
-from pocketvlm.models.operators import KvCache
+from pocketvlm.models.checkpoint import load, open_checkpoint
+from pocketvlm.models.operators import Blocks, KvCache, Step, space_to_depth
 from pocketvlm.models.rope import rope_tables
-from pocketvlm.models.operators import space_to_depth
+from pocketvlm.models.stages import decoder_stages, stages_of
 from pocketvlm.recipe import load_recipe
 from tests.support.checkpoints import FAMILIES, tiny_config, write_checkpoint
 from tests.support.npu_programs import Written, written
@@ -76,12 +75,14 @@ def test_linear_layers_are_exact_sums_of_integers(
 ) -> None:
     """Codes at the ends of INT16 as well: sums of 160 columns need 27 bits, of the paper's 5,760 32."""
     one = programs[family]
-    linear = decoder_linears(one.job.checkpoint.config.text, 1)[part]
-    codes, scales = stored_codes(one, linear.name, linear.factor)
+    stage = decoder_stages(one.job.checkpoint.config.text)[1]
+    node = list(stage.traced.linears())[part]
+    name, factor = stage.value_name(node), stored_factor(stage.traced, node)
+    codes, scales = stored_codes(one, name, factor)
     graph = NpuGraph("linear", one.store, one.scales)
     given_codes = graph.builder.input("codes", "int16", [1, 5, codes.shape[1]])
     step = 1.5e-4
-    product = graph.linear(f"{linear.name}.weight", Rounded(given_codes, step), linear.factor)
+    product = graph.linear(f"{name}.weight", Rounded(given_codes, step), factor)
     graph.builder.output(product, "product", "float32", [1, 5, len(codes)])
     rng = np.random.default_rng(part)
     activations = rng.integers(-TOP16 - 1, TOP16 + 1, (1, 5, codes.shape[1]), dtype=np.int16)
@@ -90,9 +91,9 @@ def test_linear_layers_are_exact_sums_of_integers(
     found = session(graph.builder.model(), path).run(None, {"codes": activations})[0][0]
     sums = activations[0].astype(np.int64) @ codes.T
     wanted = sums.astype(np.float64).astype(np.float32) * (scales * np.float32(step))
-    bias = f"{linear.name}.bias"
+    bias = f"{name}.bias"
     if bias in one.job.checkpoint.tensors:
-        wanted = wanted + (one.store.read(bias) * linear.factor).numpy()
+        wanted = wanted + (one.store.read(bias) * factor).numpy()
         np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-7)
     else:
         assert np.array_equal(found, wanted)
@@ -117,12 +118,12 @@ def test_the_program_without_roundings_is_the_model(programs: dict[str, Written]
     checkpoint = one.job.checkpoint
     text, vision = checkpoint.config.text, checkpoint.config.vision
     assert vision is not None
-    operations = Observed(checkpoint.tensor, checkpoint.tensors)
+    arithmetic = Observed(checkpoint.tensor, checkpoint.tensors)
     layer = load(lambda: DecoderLayer(text), checkpoint.tensor, "model.layers.1.")
     hidden = torch.randn(1, 9, text.hidden_size, generator=torch.Generator().manual_seed(0))
     cos, sin = rope_tables(text, torch.arange(9))
     with torch.no_grad():
-        wanted = layer(hidden, cos, sin, KvCache.empty(text))
+        wanted = layer(hidden, Step(cos, sin, KvCache.empty(text)))
         rows: tuple[torch.Tensor, ...] = (torch.zeros(1, text.num_key_value_heads, 16, text.head_dim),) * 2
         parts = []
         for first, end in ((0, 6), (6, 9)):
@@ -131,7 +132,7 @@ def test_the_program_without_roundings_is_the_model(programs: dict[str, Written]
             mask[0, 0, :, 16:] = torch.full((end - first,) * 2, -1e9).triu(1)
             rope = positions(text, end, 0.0)[1][:, :, first:end]
             out, *rows_out = program.decoder_layers(
-                operations, text, range(1, 2), (hidden[:, first:end], mask, rope), rows
+                arithmetic, text, range(1, 2), (hidden[:, first:end], mask, rope), rows, (end - first, 16)
             )
             rows = tuple(rows_out)
             parts.append(out)
@@ -143,7 +144,8 @@ def test_the_program_without_roundings_is_the_model(programs: dict[str, Written]
 @settings(max_examples=20)
 def test_blocks_are_those_of_the_downsampler(grid: int, ratio: int, width: int) -> None:
     tokens = torch.arange(2 * grid * grid * width, dtype=torch.float32).view(2, grid * grid, width)
-    assert torch.equal(program.blocks_of(tokens, grid, ratio), space_to_depth(tokens, ratio))
+    blocks = Blocks(grid, width, ratio)
+    assert torch.equal(TensorArithmetic().blocks(tokens, blocks, tiles=2), space_to_depth(tokens, ratio))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -151,9 +153,9 @@ def test_graphs_are_the_program_to_a_few_steps(tmp_path: Path, programs: dict[st
     """INT16 steps of each layer's stream beside PyTorch in float64: what float32 rounds to the next step spreads."""
     one, layers = programs[family], range(2)
     config = one.job.checkpoint.config
-    model = build_decoder("whole", one.store, config.text, one.scales, layers, Step(20, 8))
+    model = build_decoder("whole", one.store, config.text, one.scales, layers, StepShape(20, 8))
     path = one.job.directory / "whole.onnx"
-    stream = program.stream_name(1)
+    stream = program.stream_name(decoder_stages(config.text), 1)
     model.graph.outputs.append(next(v for node in model.graph for v in node.outputs if v.name == codes_name(stream)))
     hidden = simulate(config, one.store.read, one.job.checkpoint.tensors, one.job.sample, one.scales).hidden
     mask, rope = positions(config.text, 20, one.scales.mask)
@@ -177,11 +179,11 @@ def test_the_check_finds_a_graph_that_is_not_the_program(tmp_path: Path) -> None
     parts = neuropilot.write_parts(one.job, one.store, one.scales, layers)
     fidelity = check_program(one.job, one.store, parts, one.scales, layers)
     assert fidelity.lowering_relative_error < 2e-3
-    name = program.stream_name(2)
+    name = program.stream_name(decoder_stages(one.job.checkpoint.config.text), 2)
     wrong = replace(one.scales, values={**one.scales.values, name: one.scales.values[name] / 50})
     with pytest.raises(ExportError, match=r"text_decoder_0_32 differs from PyTorch"):
         check_program(one.job, one.store, parts, wrong, layers)
-    single = build_decoder("single", one.store, one.job.checkpoint.config.text, wrong, layers[0], Step(1, 128))
+    single = build_decoder("single", one.store, one.job.checkpoint.config.text, wrong, layers[0], StepShape(1, 128))
     parts |= {"text_decoder_0_1": save_part(single, one.job.directory, TEXT_DATA)}
     with pytest.raises(ExportError, match=r"text_decoder_0_1 differs .* or from the graph for more tokens"):
         check_program(one.job, one.store, parts, one.scales, layers)
@@ -191,14 +193,16 @@ def test_every_rounding_has_a_scale_and_masks_hide(programs: dict[str, Written])
     scales = programs["llama"].scales
     config = programs["llama"].job.checkpoint.config
     simulated = Simulated(programs["llama"].store.read, programs["llama"].job.checkpoint.tensors, scales)
-    patches = embed_patches(config, programs["llama"].store.read, programs["llama"].job.sample.pixels)  # type: ignore[arg-type]
+    patch_embedding, pixels = stages_of(config).patch_embedding, programs["llama"].job.sample.pixels
+    assert patch_embedding is not None and pixels is not None
+    patches = patch_embedding.run(programs["llama"].store.read, pixels)
     with torch.no_grad():
-        assert torch.isfinite(program.vision_encoder(simulated, config, patches)).all()
+        assert torch.isfinite(program.vision_encoder(simulated, config, patches, len(patches))).all()
     masked = next(value for name, value in scales.values.items() if name.endswith("masked"))
     assert masked * TOP16 >= -scales.mask
-    wide = scales_of({**dict.fromkeys(("model.layers.0.self_attn.scores", "model.layers.0.self_attn.masked"), 30.0)}, 1)
+    wide = scales_of({**dict.fromkeys(("attend.scores", "attend.masked"), 30.0)}, 1)
     assert wide.mask == -(2 * 60 + 20), "scores from -60 to 60, with headroom, have to be below any other"
-    assert wide.values["model.layers.0.self_attn.masked"] == pytest.approx((60 + 140) / TOP16)
+    assert wide.values["attend.masked"] == pytest.approx((60 + 140) / TOP16)
 
 
 @pytest.mark.parametrize("recipe", ["fp32", "int8", "int4-g128", "gptq-g32", "bluelm-v-3b"])
@@ -238,10 +242,7 @@ def test_the_report_counts_what_the_program_has(tmp_path: Path) -> None:
     config = checkpoint.config
     counts = count_operators(config, checkpoint.tensors, 32, 128)
     assert config.vision is not None
-    linears = (
-        sum(len(decoder_linears(config.text, layer)) for layer in range(2)) + len(list(vision_linears(config))) + 1
-    )
-    assert counts["linear"] == linears
+    assert counts["linear"] == 2 * 7 + 2 * 6 + 3 + 1, "decoder, tower, projector, head"
     assert counts["matmul"] == 2 * 2 + 2 * 2
     assert counts["_softmax"] == 4
     assert counts["native_layer_norm"] == 5

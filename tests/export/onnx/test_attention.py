@@ -12,6 +12,7 @@ from pocketvlm.export.onnx.attention import FEW_TOKENS, OPSET, attend, positions
 from pocketvlm.export.onnx.graph import GraphBuilder
 from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.models.config import DecoderConfig
+from pocketvlm.models.operators import CachedAttend
 from pocketvlm.runtime.engines.onnx import import_onnxruntime
 from tests.support.checkpoints import tiny_config
 
@@ -36,8 +37,12 @@ def model(config: DecoderConfig) -> ir.Model:
         graph.input(name, "float32", [1, "sequence", heads * config.head_dim])
         for name, heads in zip(("query", *PARTS), counts, strict=True)
     ]
-    graph.output(attend(graph, config, kv, 0, projected, at), "mixed", "float32", [1, "sequence", "width"])
+    graph.output(attend(graph, heads_of(config), kv, 0, projected, at), "mixed", "float32", [1, "sequence", "width"])
     return graph.model()
+
+
+def heads_of(config: DecoderConfig) -> CachedAttend:
+    return CachedAttend(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
 
 
 def session(made: ir.Model) -> Any:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pocketvlm.bench.accuracy.divergence import report_logits, score_tokens
-from pocketvlm.export.onnx.checks import compare_logits
+from pocketvlm.export.graph.scores import compare_logits
 
 
 def test_scores_of_logits_are_those_of_eval() -> None:
