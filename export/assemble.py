@@ -96,8 +96,20 @@ def export_bundle(  # noqa: PLR0913 (one keyword an option of the command)
         progress.phase("reference pass", layers)
         reference = run_reference(source, frontend.sample, progress.advance)
         calibrated = None if seen is None else Calibrated(Activations(source, seen), finished)
-        sample, tokens = frontend.sample, frontend.tokens
-        job = Job(source, chosen, directory, length, tokens, sample, reference, progress, finished, calibrated, npu)
+        job = Job(
+            source,
+            chosen,
+            directory,
+            length,
+            frontend.tokens,
+            frontend.sample,
+            reference,
+            progress,
+            finished,
+            calibrated,
+            npu,
+            frontend.bos,
+        )
         lowered = {name: BACKENDS[name](job) for name in backends}
         shutil.copyfile(source.directory / TOKENIZER, directory / TOKENIZER)
         write_manifest(directory, _manifest(source, chosen, frontend, lowered, length, directory, seen))

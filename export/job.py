@@ -39,7 +39,8 @@ class Silent:
 class Job:
     """An export under way: ``directory`` is where the parts go, ``reference`` the sample's way through the original.
 
-    ``finished`` has what an earlier one that was killed had done.
+    ``finished`` has what an earlier one that was killed had done. ``bos`` is the token that texts begin with, None
+    where the tokenizer has none.
     """
 
     checkpoint: Checkpoint
@@ -53,6 +54,7 @@ class Job:
     finished: Finished
     calibrated: Calibrated | None = None
     npu: NpuOptions = field(default_factory=NpuOptions)
+    bos: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from pocketvlm.bundle.open import Bundle
 from pocketvlm.errors import ExportError, RecipeError
@@ -221,6 +223,19 @@ def test_constant_methods_say_what_the_runners_ask(quantized: Bundle) -> None:
     for name, value in wanted.items():
         assert program.run_method(name, ()) == [value]
     assert program.run_method("get_eos_ids", ()) == list(quantized.manifest.tokens.stop)
+    # The tokenizer has none; a runner may prepend what stands there.
+    assert "get_bos_id" not in program.method_names()
+
+
+def test_the_token_that_texts_begin_with_is_the_tokenizers(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoint", tiny_config(vision=False))
+    names = {"bos_token": {"content": "<|user|>"}, "eos_token": "<|end|>"}
+    (tmp_path / "checkpoint/tokenizer_config.json").write_text(json.dumps(names))
+    backends = ["onnx", "executorch"]
+    bundle = export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", recipe="int4-g32", backends=backends)
+    bos = Tokenizer.from_file(str(bundle.path("tokenizer.json"))).token_to_id("<|user|>")
+    assert load_program(bundle.path("model.pte")).run_method("get_bos_id", ()) == [bos]
+    assert json.loads(bundle.path("genai_config.json").read_text())["model"]["bos_token_id"] == bos
 
 
 def test_the_manifest_says_what_is_there(quantized: Bundle) -> None:
