@@ -35,7 +35,7 @@ def bench(
         DeviceError: the target is a phone that is not there, not ready, or fails.
     """
     measure, which = find_target(target)
-    opened = open_bundle(path)
+    opened = open_bundle(path).for_engine("onnx")
     measured = measure(path, workload, which, pinned=pinned, watch=watch, options=options)
     return Report(
         command=command,

@@ -16,6 +16,9 @@ from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.recipe import Recipe
 
+#: Tokens of one prefill step (paper, section 3.3: t128).
+PREFILL_CHUNK = 128
+
 
 class Progress(Protocol):
     """Told how far a long piece of work is: ``phase`` starts one, ``advance`` counts in its unit."""
@@ -61,13 +64,14 @@ class Job:
 class Lowered:
     """The parts that a back end wrote, the files they use and how each weight is stored in them.
 
-    ``program``: what the manifest says of an NPU's.
+    ``prefill_chunk``: most tokens of one prefill step. ``program``: what the manifest says of an NPU's.
     """
 
     parts: dict[str, Part]
     files: tuple[str, ...]
     precision: dict[str, TensorPrecision]
     fidelity: Fidelity
+    prefill_chunk: int = PREFILL_CHUNK
     program: NpuProgram | None = None
 
 

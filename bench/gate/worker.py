@@ -102,7 +102,7 @@ def _load(path: str, workload: Workload, ahead: Executor) -> tuple[Engine, dict[
     from pocketvlm.bundle.open import open_bundle
     from pocketvlm.runtime.engines import open_engine
 
-    bundle = open_bundle(Path(path))
+    bundle = open_bundle(Path(path)).for_engine("onnx")
     check_fits(bundle.manifest, workload)
     cpus = cpus_to_pin(workload.threads)
     engine = open_engine("onnx", bundle, workload.threads, workload.prepacked_cache, cpus)

@@ -74,7 +74,7 @@ def prepare(job: Job) -> None:
 @contextmanager
 def open_peer(job: Job) -> Iterator[OwnEngine]:
     """All of the bundle's program, its vision part as well."""
-    bundle = open_bundle(job.bundle)
+    bundle = open_bundle(job.bundle).for_engine(ENGINE)
     manifest = bundle.manifest
     files = {part.file for part in manifest.engines[ENGINE].values()}
     with ThreadPoolExecutor(1) as ahead, closing(open_engine(ENGINE, bundle, job.threads)) as engine:

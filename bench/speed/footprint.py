@@ -75,7 +75,7 @@ def _phases(bundle: Path, workload: dict[str, Any]) -> Iterator[str]:
     from pocketvlm.bundle.open import open_bundle
     from pocketvlm.runtime.engines import open_engine
 
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle).for_engine("onnx")
     manifest, vision = opened.manifest, opened.manifest.vision
     yield "bundle opened"
     engine = open_engine("onnx", opened, workload["threads"], workload["prepacked_cache"])

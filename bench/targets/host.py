@@ -44,7 +44,7 @@ def run(
         raise PocketVlmError("the target host takes no options of a phone")
     if which:
         raise PocketVlmError(f"the target host is this machine; {which!r} says nothing")
-    bundle = open_bundle(path)
+    bundle = open_bundle(path).for_engine("onnx")
     check_fits(bundle.manifest, workload)
     machine = describe(workload.threads, pinned=pinned)
     watch("counts")

@@ -48,7 +48,7 @@ def run(
         DeviceError: there is no such phone, it is not ready, or it fails; the line says what to do.
     """
     options = options or DeviceOptions()
-    bundle = open_bundle(path)
+    bundle = open_bundle(path).for_engine("onnx")
     manifest = bundle.manifest
     check_supported(workload)
     check_fits(manifest, workload)

@@ -26,7 +26,7 @@ def autotune(bundle: Path, workload: Workload, save: Path | None, *, as_json: bo
     # Never in the bundle: it depends on the device.
     target = save or bundle.resolve().with_name(f"{bundle.resolve().name}.tuning.json")
     check_writable(target)
-    tuned = tune(open_bundle(bundle), workload, lambda name: click.echo(name, err=True))
+    tuned = tune(open_bundle(bundle).for_engine("onnx"), workload, lambda name: click.echo(name, err=True))
     write_whole(target, tuned.tuning.model_dump_json(by_alias=True, indent=1) + "\n")
     if as_json:
         click.echo(json.dumps(tuned.as_dict(), indent=1))
