@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pocketvlm.bench.accuracy.evaluate import identity
 from pocketvlm.bench.report.schema import BundleIdentity, Report
-from pocketvlm.bench.targets import Watch, find_target
+from pocketvlm.bench.targets import find_target
 from pocketvlm.bundle.open import open_bundle
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.speed.watch import Watch
     from pocketvlm.bench.speed.workload import Workload
     from pocketvlm.bench.targets.adb.options import DeviceOptions
     from pocketvlm.bundle.open import Bundle

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pocketvlm.bench.accuracy.choice import chosen
-from pocketvlm.bench.accuracy.scores import Outcome, edit_distance, wilson
+from pocketvlm.bench.accuracy.scores import Outcome
 from pocketvlm.bench.accuracy.vqa import vqa_accuracy
 from pocketvlm.bench.statistics.bootstrap import Floats, bootstrap
+from pocketvlm.bench.statistics.intervals import wilson
 from pocketvlm.errors import DataError, one_line
 
+#: Of the extra "bench".
+PACKAGES = ("rapidfuzz", "scipy")
 #: an answer less similar than this counts nothing (DocVQA's threshold)
 ANLS_THRESHOLD = 0.5
 
@@ -74,11 +78,14 @@ METRICS: dict[str, Metric] = {
 
 
 def check_metrics(names: Iterable[str]) -> tuple[str, ...]:
-    """The names, each once.
+    """The names, each once, before hours of work.
 
     Raises:
         DataError: there is no such metric.
+        ModuleNotFoundError: what computes scores and intervals is not installed.
     """
+    for package in PACKAGES:
+        importlib.import_module(package)
     for name in names:
         if name not in METRICS:
             raise DataError(f"{one_line(repr(name), 80)} is no metric. Possible is: {', '.join(METRICS)}")
@@ -105,8 +112,7 @@ def _plain(text: str) -> str:
 
 
 def _similarity(got: str, answer: str) -> float:
-    longer = max(len(got), len(answer))
-    if longer == 0:
-        return 1.0
-    similarity = 1 - edit_distance(answer, got) / longer
+    from rapidfuzz.distance import Levenshtein
+
+    similarity = Levenshtein.normalized_similarity(answer, got)
     return similarity if similarity >= ANLS_THRESHOLD else 0.0

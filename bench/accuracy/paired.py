@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pocketvlm.bench.accuracy.scores import mcnemar
 from pocketvlm.bench.report.files import Results
 from pocketvlm.bench.statistics.bootstrap import bootstrap
+from pocketvlm.bench.statistics.intervals import mcnemar
 from pocketvlm.errors import ResultsError, one_line
 from pocketvlm.questions.question import Question
 

@@ -34,7 +34,7 @@ from pocketvlm.errors import ResultsError, one_line
 from pocketvlm.questions.files import label
 
 if TYPE_CHECKING:
-    from pocketvlm.bench.targets import Watch
+    from pocketvlm.bench.speed.watch import Watch
 
 SCHEMA = "pocketvlm-interleaved/1"
 WARMUPS = 3

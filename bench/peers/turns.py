@@ -17,8 +17,8 @@ from pocketvlm.bench.speed.workload import image_name
 from pocketvlm.errors import one_line
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.speed.watch import Watch
     from pocketvlm.bench.speed.workload import Workload
-    from pocketvlm.bench.targets import Watch
     from pocketvlm.bundle.open import Bundle
 
 #: Phases that a peer without tiles and without pictures of this kind has.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from pocketvlm.bench.report.formats.text import quartiles
 from pocketvlm.bench.report.schema import OWN
+from pocketvlm.bench.statistics.summary import quartiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,8 +25,8 @@ from pocketvlm.runtime.tuning import Tuning, this_device
 from pocketvlm.runtime.vision import encode, prepare
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.speed.watch import Watch
     from pocketvlm.bench.speed.workload import Workload
-    from pocketvlm.bench.targets import Watch
     from pocketvlm.bundle.open import Bundle
     from pocketvlm.runtime.engines import Engine
 

@@ -17,7 +17,7 @@ from pocketvlm.bench.speed.limits import gemm_operations, read_bandwidth, with_l
 from pocketvlm.bench.speed.machine import afterwards, describe
 from pocketvlm.bench.speed.planned import LOADS, check_fits
 from pocketvlm.bench.speed.projector import projector_seconds
-from pocketvlm.bench.targets import Measured, Watch
+from pocketvlm.bench.targets import Measured
 from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import PocketVlmError
 from pocketvlm.runtime import load
@@ -25,6 +25,7 @@ from pocketvlm.runtime.engines import open_engine
 from pocketvlm.runtime.engines.onnx import OnnxEngine, prepacked_entry
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.speed.watch import Watch
     from pocketvlm.bench.speed.workload import Workload
     from pocketvlm.bench.targets.adb.options import DeviceOptions
     from pocketvlm.bundle.manifest import Vision

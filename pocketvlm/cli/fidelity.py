@@ -80,13 +80,14 @@ def run(wanted: Comparison, *, as_json: bool, save: Path | None, max_kl: float |
         ResultsError: the mean KL divergence is above ``max_kl``, or a file cannot be written.
     """
     from pocketvlm.bench.report.files import check_writable, write_whole
-    from pocketvlm.bench.report.plots.layers import check_matplotlib, draw_layers
+    from pocketvlm.bench.report.plots import check_packages
+    from pocketvlm.bench.report.plots.layers import draw_layers
 
     for path in (save, plot):
         if path is not None:
             check_writable(path)
     if plot is not None:
-        check_matplotlib()
+        check_packages("--plot")
     report = measure(wanted)
     text = json.dumps(report, indent=1)
     if save is not None:

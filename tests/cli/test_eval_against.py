@@ -397,7 +397,7 @@ def test_without_matplotlib_the_line_says_so(file: Path, tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     bundle = exported("int4-g32")
     found = evaluate(bundle.path, file, "--against", checkpoint(bundle), "--plot", tmp_path / "a.png")
-    assert (found.exit_code, found.stderr) == (1, "error: --plot needs matplotlib: pip install matplotlib\n")
+    assert (found.exit_code, found.stderr) == (1, "error: --plot needs matplotlib: pip install 'pocketvlm[plots]'\n")
 
 
 def test_graphs_without_named_layers_are_refused() -> None:

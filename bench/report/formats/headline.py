@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pocketvlm.bench.report.formats.markup import Markup, element, text
-from pocketvlm.bench.report.formats.text import duration, number, own, percent, size
 from pocketvlm.bench.report.history import date_of
+from pocketvlm.bench.report.text import duration, number, own, percent, size
 
 if TYPE_CHECKING:
     from pocketvlm.bench.report.schema import Report, Row

@@ -12,13 +12,14 @@ from pocketvlm.bench.report.formats import tables
 from pocketvlm.bench.report.formats.headline import cards
 from pocketvlm.bench.report.formats.markup import Markup, element, fragment, text
 from pocketvlm.bench.report.formats.style import CSS
-from pocketvlm.bench.report.formats.text import duration
 from pocketvlm.bench.report.history import comparable, date_of, in_order, moments, panels
+from pocketvlm.bench.report.plots import check_packages
 from pocketvlm.bench.report.plots.first_token import COLORS, MEASURED, bars, draw_first_token
 from pocketvlm.bench.report.plots.history import draw_panel
 from pocketvlm.bench.report.plots.memory import draw_over_time, draw_phases
 from pocketvlm.bench.report.plots.spread import FAR, MOST_POINTS, MOST_ROWS, draw_spread
-from pocketvlm.bench.report.plots.svg import SERIES, check_matplotlib, series_color, variable
+from pocketvlm.bench.report.plots.svg import SERIES, series_color, variable
+from pocketvlm.bench.report.text import duration
 from pocketvlm.errors import ResultsError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def render_html(reports: Sequence[Report]) -> str:
     """
     if not reports:
         raise ResultsError("no results, no report: give at least one file of pocketvlm bench --save")
-    check_matplotlib()
+    check_packages("a report in HTML")
     ordered = in_order(reports)[-MOST_REPORTS:]
     newest = ordered[-1]
     title = f"{text(newest.bundle.model, 80)} {text(newest.bundle.recipe, 80)}"

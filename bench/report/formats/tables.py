@@ -6,7 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 from pocketvlm.bench.report.formats.markup import Child, Markup, element, fragment, text
-from pocketvlm.bench.report.formats.text import (
+from pocketvlm.bench.report.history import date_of
+from pocketvlm.bench.report.schema import OWN
+from pocketvlm.bench.report.text import (
     NOTHING,
     duration,
     limits,
@@ -19,8 +21,6 @@ from pocketvlm.bench.report.formats.text import (
     times_ours,
     took,
 )
-from pocketvlm.bench.report.history import date_of
-from pocketvlm.bench.report.schema import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.report.formats.text import duration, own
 from pocketvlm.bench.report.plots.svg import INK, PAPER, SERIES, short, svg
+from pocketvlm.bench.report.text import duration, own
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,7 @@ from pocketvlm.bench.report.schema import Agreement, Machine
 from pocketvlm.bench.speed.footprint import Footprint
 from pocketvlm.bench.speed.machine import BUSY_LOAD, commit
 from pocketvlm.bench.speed.planned import check_fits
-from pocketvlm.bench.targets import Measured, Watch
+from pocketvlm.bench.targets import Measured
 from pocketvlm.bench.targets.adb import client
 from pocketvlm.bench.targets.adb.device import Phone, choose, cpus_of, describe, problems, wait_until_cool
 from pocketvlm.bench.targets.adb.expected import compare_answers, expect
@@ -30,6 +30,7 @@ from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import DeviceError
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.speed.watch import Watch
     from pocketvlm.bench.speed.workload import Workload
     from pocketvlm.bench.targets.adb.client import Adb
     from pocketvlm.bench.targets.adb.events import DeviceRun

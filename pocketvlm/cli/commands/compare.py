@@ -123,7 +123,7 @@ def _table(findings: Sequence[Finding]) -> Table:
 
 
 def _value(value: float | None, finding: Finding) -> str:
-    from pocketvlm.bench.report.formats.text import duration, size
+    from pocketvlm.bench.report.text import duration, size
 
     if value is None:
         return ""

@@ -22,9 +22,10 @@ from pocketvlm.bench.accuracy.metrics import (
     score_each,
     vqa,
 )
-from pocketvlm.bench.accuracy.scores import Outcome, wilson
+from pocketvlm.bench.accuracy.scores import Outcome
 from pocketvlm.bench.accuracy.vqa import normalized, vqa_accuracy
 from pocketvlm.bench.statistics.bootstrap import bootstrap
+from pocketvlm.bench.statistics.intervals import wilson
 from pocketvlm.errors import DataError
 
 ANIMALS = (("A", "Cat"), ("B", "A dog"), ("C", "Horse"))

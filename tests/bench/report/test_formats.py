@@ -22,8 +22,8 @@ from pocketvlm.bench.report.formats.github import bigger_is_better, smaller_is_b
 from pocketvlm.bench.report.formats.html import render_html
 from pocketvlm.bench.report.formats.markup import Markup, element
 from pocketvlm.bench.report.formats.table import print_table
-from pocketvlm.bench.report.formats.text import duration, number, size
 from pocketvlm.bench.report.schema import OWN, Report, Row, parse_report
+from pocketvlm.bench.report.text import duration, number, size
 from pocketvlm.errors import ResultsError
 from tests.support.reports import MISSING, PEER, ROWS, any_report, sample
 
