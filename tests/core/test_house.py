@@ -184,7 +184,7 @@ def _package_files(repository: Path) -> Iterator[str]:
         prefix = "" if folder == "pocketvlm" else "pocketvlm/"
         for path in (repository / folder).rglob("*"):
             inside_a_link = folder == "pocketvlm" and path.relative_to(repository / folder).parts[0] in ROOMS
-            if (path.suffix in {".py", ".toml", ".cpp"} or path.name == "py.typed") and not inside_a_link:
+            if (path.suffix in {".py", ".toml", ".cpp", ".jinja"} or path.name == "py.typed") and not inside_a_link:
                 yield prefix + path.relative_to(repository).as_posix()
 
 
