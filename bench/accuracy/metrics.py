@@ -32,7 +32,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MetricMean:
     """A mean from 0 to 1 and its 95 % interval."""
 
     mean: float
@@ -97,14 +97,14 @@ def score_each(outcomes: Sequence[Outcome], names: Iterable[str]) -> dict[str, F
     return {name: np.array([METRICS[name].score(outcome) for outcome in outcomes]) for name in names}
 
 
-def estimate(name: str, scores: Floats) -> Estimate:
+def estimate(name: str, scores: Floats) -> MetricMean:
     """The mean of a metric's scores with the interval that fits it.
 
     Raises:
         ValueError: there are no scores.
     """
     interval = wilson(int(scores.sum()), scores.size) if METRICS[name].is_share else bootstrap(scores)
-    return Estimate(float(scores.mean()), *interval)
+    return MetricMean(float(scores.mean()), *interval)
 
 
 def _plain(text: str) -> str:

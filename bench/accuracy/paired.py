@@ -13,7 +13,7 @@ from pocketvlm.questions.question import Question
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """Exact match of two bundles on the same questions; shares from -1 to 1."""
 
     questions: int
@@ -62,7 +62,7 @@ def follow(baseline: Results, questions: Iterator[Question]) -> Iterator[Questio
         raise ResultsError(f"{baseline.name} has {len(baseline.questions)} questions, and there are only {asked}")
 
 
-def compare(this: Sequence[bool], baseline: Sequence[bool]) -> Comparison:
+def compare(this: Sequence[bool], baseline: Sequence[bool]) -> PairedComparison:
     """Two bundles by whether each answer is exactly right.
 
     Raises:
@@ -73,7 +73,7 @@ def compare(this: Sequence[bool], baseline: Sequence[bool]) -> Comparison:
     low, high = bootstrap(differences)
     both = sum(one and other for one, other in zip(this, baseline, strict=True))
     neither = len(this) - both - test.only_first - test.only_second
-    return Comparison(
+    return PairedComparison(
         questions=len(this),
         both=both,
         neither=neither,

@@ -46,13 +46,13 @@ class Bound:
     def claims(self, name: str) -> bool:
         return _matches(name, self.match)
 
-    def share(self, base: float) -> float:
+    def share(self, baseline: float) -> float:
         """Of this base, which is positive."""
-        return max(self.relative, self.absolute / base)
+        return max(self.relative, self.absolute / baseline)
 
-    def exceeded(self, base: float, new: float) -> bool:
+    def exceeded(self, baseline: float, candidate: float) -> bool:
         """Whether ``new`` is larger than ``base`` by more than it may be."""
-        return new > max(base * (1 + self.relative), base + self.absolute)
+        return candidate > max(baseline * (1 + self.relative), baseline + self.absolute)
 
 
 @dataclass(frozen=True)

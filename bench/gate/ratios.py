@@ -93,21 +93,21 @@ def paired_intervals(log_ratios: Floats, confidence: float) -> Floats:
     return np.quantile(found, _tails(confidence), axis=0).T
 
 
-def ratio_of_medians(base: Sequence[float], new: Sequence[float], confidence: float) -> Ratio:
+def ratio_of_medians(baseline: Sequence[float], candidate: Sequence[float], confidence: float) -> Ratio:
     """Of two samples of positive numbers that were not measured in turns: both are resampled, each on its own.
 
     Raises:
         ValueError: one of them is empty.
     """
-    samples = [np.asarray(values, np.float64)[None] for values in (base, new)]
+    samples = [np.asarray(values, np.float64)[None] for values in (baseline, candidate)]
     # Each seed serves each side once: swapped sides have the same resamples.
-    old, young = (
+    baseline_logs, candidate_logs = (
         np.log([_resampled(values, _half(values.shape[-1]), seed, RESAMPLES // 2)[:, 0] for seed in seeds])
         for values, seeds in zip(samples, ((SEED, SEED + 1), (SEED + 1, SEED)), strict=True)
     )
-    low, high = np.quantile(young - old, _tails(confidence))
+    low, high = np.quantile(candidate_logs - baseline_logs, _tails(confidence))
     ratio = float(np.median(samples[1]) / np.median(samples[0]))
-    return Ratio(ratio, exp(low), exp(high), min(len(base), len(new)), confidence)
+    return Ratio(ratio, exp(low), exp(high), min(len(baseline), len(candidate)), confidence)
 
 
 def verdict_of(ratio: Ratio, bound: float) -> Verdict | None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.peers.turns import measure_beside, prepare_peers
+from pocketvlm.bench.peers.turns import measure_in_turns, prepare_peers
 from pocketvlm.bench.report.schema import Limits, Peer, Row
 from pocketvlm.bench.speed.cases import cases, measure_cases
 from pocketvlm.bench.speed.counts import count
@@ -79,7 +79,7 @@ def measure(bundle: Bundle, workload: Workload, watch: Watch = lambda name: None
         with ThreadPoolExecutor(1) as ahead:
             own = cases(engine, manifest, workload, ahead)
             if workload.peers:
-                beside = measure_beside(bundle, own, workload, watch, missing)
+                beside = measure_in_turns(bundle, own, workload, watch, missing)
                 rows, peers = [*rows, *beside.rows], beside.peers
             else:
                 rows += measure_cases(own, workload, watch)

@@ -13,6 +13,7 @@ import sys
 import time
 import tomllib
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,27 @@ def _package_files(repository: Path) -> Iterator[str]:
             inside_a_link = folder == "pocketvlm" and path.relative_to(repository / folder).parts[0] in ROOMS
             if (path.suffix in {".py", ".toml", ".cpp", ".jinja"} or path.name == "py.typed") and not inside_a_link:
                 yield prefix + path.relative_to(repository).as_posix()
+
+
+#: Classes whose name another one has as well: this list only becomes shorter.
+STILL_TWICE = {
+    "Attention", "Calibration", "Chat", "Choice", "Decoder", "Estimate", "ImageLayout", "KvCache", "Model", "Part",
+    "Picture", "Piece", "Program", "Recipe", "Reference", "Simulated", "Step", "Strict", "Vision", "_Checks",
+}  # fmt: skip
+
+
+def test_a_classs_name_is_its_own_in_the_whole_package(repository: Path, sources: list[Path]) -> None:
+    rooms = [repository / name for name in ("pocketvlm", *ROOMS)]
+    classes = Counter(
+        node.name
+        for path in sources
+        if any(path.is_relative_to(room) for room in rooms)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    )
+    twice = {name for name, times in classes.items() if times > 1}
+    assert twice - STILL_TWICE == set(), "another class of the package has this name"
+    assert STILL_TWICE - twice == set(), "no longer there twice: take it off the list"
 
 
 # --- Versions ---------------------------------------------------------------------------------------------------------

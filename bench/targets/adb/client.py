@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketvlm.bench.targets.adb.parsing import RC_MARK, Attached, parse_devices, parse_version, said, split_rc
-from pocketvlm.bench.targets.adb.process import Finished, blocks, finish, started
+from pocketvlm.bench.targets.adb.process import Completed, blocks, finish, started
 from pocketvlm.bench.targets.adb.states import complaint, named_state, remedy
 from pocketvlm.errors import DeviceError, one_line
 
@@ -196,7 +196,7 @@ def gone(adb: Adb, why: str) -> DeviceError:
     return DeviceError(f"{adb.serial} went away in the middle ({reason}): look at the cable, and run it again")
 
 
-def _done(done: Finished, what: str) -> str:
+def _done(done: Completed, what: str) -> str:
     if done.rc != 0:
         raise DeviceError(f"{what} ({complaint(done.err) or said(done.out) or f'exit status {done.rc}'})")
     return done.out

@@ -32,7 +32,7 @@ class PackagedFile(Strict):
     sha256: Digest
 
 
-class Package(Strict):
+class RunnerPackage(Strict):
     """``package.json``: the files beside it, and how the runner starts in a folder that has them.
 
     ``start`` is a command line, to which the bundle, the plan and options are added.
@@ -46,7 +46,7 @@ class Package(Strict):
     files: Annotated[dict[FileName, PackagedFile], Field(min_length=1, max_length=100)]
 
 
-def read_package(folder: Path, abi: str) -> Package:
+def read_package(folder: Path, abi: str) -> RunnerPackage:
     """The runner's package for an ABI, from a folder of packages.
 
     Raises:
@@ -57,7 +57,7 @@ def read_package(folder: Path, abi: str) -> Package:
         raise DeviceError(f"there is no runner for {abi} in {folder}: make runner-package")
     try:
         content = read_bounded(description, MAX_BYTES)
-        package = parse_strict(content, str(description), Package, SCHEMA, "make runner-package writes it")
+        package = parse_strict(content, str(description), RunnerPackage, SCHEMA, "make runner-package writes it")
     except ResultsError as error:
         raise DeviceError(f"the runner's package is damaged: {error}") from error
     if package.abi != abi:
@@ -69,7 +69,7 @@ def read_package(folder: Path, abi: str) -> Package:
     return package
 
 
-def package_files(folder: Path, package: Package) -> list[PushedFile]:
+def package_files(folder: Path, package: RunnerPackage) -> list[PushedFile]:
     """All files of a package, with their rights here."""
     return [
         PushedFile(path, path.name, entry.bytes, entry.sha256, executable=bool(path.stat().st_mode & 0o100))

@@ -25,7 +25,7 @@ class TimedOutError(DeviceError):
 
 
 @dataclass(frozen=True)
-class Finished:
+class Completed:
     """What a program printed, and how it ended."""
 
     rc: int
@@ -33,7 +33,7 @@ class Finished:
     err: str
 
 
-def finish(command: Sequence[str], seconds: float, what: str, look: Callable[[], None] | None = None) -> Finished:
+def finish(command: Sequence[str], seconds: float, what: str, look: Callable[[], None] | None = None) -> Completed:
     """Run a program to its end. ``what`` is for errors; what ``look`` raises, called every ``LOOK_SECONDS``, ends it.
 
     Raises:
@@ -47,7 +47,7 @@ def finish(command: Sequence[str], seconds: float, what: str, look: Callable[[],
                 raise DeviceError(f"{what} prints more than {MOST_OUTPUT >> 20} MiB")
         rc = process.returncode
     out, err = (parts[name].decode("utf-8", "replace").replace("\r\n", "\n") for name in ("out", "err"))
-    return Finished(rc, out, err)
+    return Completed(rc, out, err)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from pocketvlm.bench.targets.adb import client
 from pocketvlm.bench.targets.adb.device import Phone, choose, cpus_of, describe, problems, wait_until_cool
 from pocketvlm.bench.targets.adb.expected import compare_answers, expect
 from pocketvlm.bench.targets.adb.options import DeviceOptions
-from pocketvlm.bench.targets.adb.package import Package, bundle_files, package_files, read_package
+from pocketvlm.bench.targets.adb.package import RunnerPackage, bundle_files, package_files, read_package
 from pocketvlm.bench.targets.adb.plan import answer_plan, check_supported, checked_rows, every_case, speed_plan
 from pocketvlm.bench.targets.adb.push import synchronize
 from pocketvlm.bench.targets.adb.runner import ROOT, Installed, run_plan
@@ -116,7 +116,9 @@ def ready_serials(watch: Callable[[str], None]) -> tuple[str, ...]:
     return ready
 
 
-def install(adb: Adb, bundle: Bundle, package: Package, packages: Path, watch: Callable[[str], None]) -> Installed:
+def install(
+    adb: Adb, bundle: Bundle, package: RunnerPackage, packages: Path, watch: Callable[[str], None]
+) -> Installed:
     """Have the runner and the bundle on the phone; what is there already is not pushed again.
 
     Raises:
