@@ -82,9 +82,3 @@ def members_by(outcomes: Iterable[Outcome], group: Group) -> dict[str, list[int]
     for index, outcome in enumerate(outcomes):
         members[getattr(outcome, group)].append(index)
     return dict(members)
-
-
-def score_by(outcomes: Sequence[Outcome], group: Group) -> dict[str, Score]:
-    """A score for each kind, scene or grid, in the order of their names."""
-    members = members_by(outcomes, group)
-    return {name: score([outcomes[index] for index in members[name]]) for name in sorted(members)}

@@ -6,7 +6,6 @@ for it. Who begins changes with each load, so that a drift favours neither.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from math import log
 from pathlib import Path
@@ -139,22 +138,6 @@ def read_interleaved(path: Path) -> Interleaved:
     return parse_interleaved(read_bounded(path, MAX_BYTES), label(path))
 
 
-def measure_interleaved(
-    base_runs: Mapping[str, Callable[[], object]],
-    new_runs: Mapping[str, Callable[[], object]],
-    gate: Gate,
-    clock: Callable[[], float] = time.perf_counter,
-    watch: Watch = lambda name: None,
-) -> tuple[PairedRow, ...]:
-    """``interleave`` of what runs in this process, timed by ``clock`` in seconds.
-
-    Raises:
-        ResultsError: something takes no time.
-    """
-    baseline, candidate = ({name: timed(run, clock) for name, run in runs.items()} for runs in (base_runs, new_runs))
-    return interleave(baseline, candidate, gate, watch)
-
-
 def interleave(
     baseline: Mapping[str, Timed],
     candidate: Mapping[str, Timed],
@@ -179,17 +162,6 @@ def interleave(
         watch(name)
         rows.append(_measure(name, run, candidate[name], gate, reload))
     return (*rows, *(PairedRow(name=name, only="new") for name in candidate if name not in baseline))
-
-
-def timed(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> Timed:
-    """``run`` as one that says how many seconds it took."""
-
-    def measured() -> float:
-        start = clock()
-        run()
-        return clock() - start
-
-    return measured
 
 
 def log_ratios(pairs: Pairs | list[tuple[float, float]]) -> list[float]:

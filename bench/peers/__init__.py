@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -232,10 +231,3 @@ def check_peers(names: Sequence[str]) -> tuple[str, ...]:
         if name not in PEERS:
             raise PeerError(f"there is no peer {one_line(name, 40)!r}: choose of {', '.join(PEERS)}")
     return tuple(dict.fromkeys(names))
-
-
-def files_bytes(path: Path) -> int:
-    """Of a file, or of all files below a directory."""
-    return (
-        path.stat().st_size if path.is_file() else sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
-    )

@@ -79,8 +79,8 @@ def measure(bundle: Bundle, workload: Workload, watch: Watch = lambda name: None
         with ThreadPoolExecutor(1) as ahead:
             own = cases(engine, manifest, workload, ahead)
             if workload.peers:
-                beside = measure_in_turns(bundle, own, workload, watch, missing)
-                rows, peers = [*rows, *beside.rows], beside.peers
+                together = measure_in_turns(bundle, own, workload, watch, missing)
+                rows, peers = [*rows, *together.rows], together.peers
             else:
                 rows += measure_cases(own, workload, watch)
         if workload.image is not None and manifest.vision is not None:

@@ -106,22 +106,22 @@ def _on_device(case: PlannedCase) -> PlannedCase:
 
 
 def _case(manifest: Manifest, planned: PlannedCase) -> dict[str, Any]:
-    """As the plan has it; what a kind needs beside its name is in a table of the page."""
-    beside: dict[str, Any] = {}
+    """As the plan has it; what a kind needs besides is in a table of the page."""
+    needs: dict[str, Any] = {}
     match planned.phase:
         case "image":
-            beside = {"batch": planned.batch, "pipelined": planned.pipelined}
+            needs = {"batch": planned.batch, "pipelined": planned.pipelined}
         case "first token":
-            beside = {"token_ids": list(planned.token_ids)}
+            needs = {"token_ids": list(planned.token_ids)}
         case "prefill":
-            beside = {"token_ids": list(planned.token_ids), "chunk": planned.chunk}
+            needs = {"token_ids": list(planned.token_ids), "chunk": planned.chunk}
         case "decode":
             depth = list(random_ids(manifest, planned.depth))
-            beside = {"token_ids": list(planned.token_ids), "depth_token_ids": depth}
+            needs = {"token_ids": list(planned.token_ids), "depth_token_ids": depth}
         case "prefill and decode":
-            beside = {"token_ids": list(planned.token_ids), "prompt": planned.prompt}
+            needs = {"token_ids": list(planned.token_ids), "prompt": planned.prompt}
     kind = planned.name if planned.phase == "load" else planned.phase
-    return {"name": planned.name, "phase": planned.phase, "kind": kind, **beside}
+    return {"name": planned.name, "phase": planned.phase, "kind": kind, **needs}
 
 
 def _plan(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvlm.bench.accuracy.scores import Outcome, score, score_by
+from pocketvlm.bench.accuracy.scores import Outcome, members_by, score
 from pocketvlm.bench.statistics.intervals import wilson
 
 
@@ -81,12 +81,9 @@ def test_groups_are_scored_apart() -> None:
         outcome("a", "b", "count", "sign", "1x1"),
         outcome("a", "a", "line", "chart", "1x1"),
     ]
-    assert {name: (found.right, found.questions) for name, found in score_by(outcomes, "kind").items()} == {
-        "count": (0, 1),
-        "line": (2, 2),
-    }
-    assert list(score_by(outcomes, "scene")) == ["chart", "sign"]
-    assert list(score_by(outcomes, "grid")) == ["1x1", "2x1"]
+    assert members_by(outcomes, "kind") == {"line": [0, 2], "count": [1]}
+    assert members_by(outcomes, "scene") == {"sign": [0, 1], "chart": [2]}
+    assert members_by(outcomes, "grid") == {"2x1": [0], "1x1": [1, 2]}
 
 
 def test_no_answers_have_no_score() -> None:
