@@ -30,10 +30,9 @@ def bench(
 ) -> Report:
     """Measure a bundle. ``command`` is what was typed, ``pinned`` that the device's clocks are fixed.
 
-    Raises:
-        BundleError: it is damaged, or a graph does not load.
-        CapacityError: the workload does not fit into its KV cache.
-        DeviceError: the target is a phone that is not there, not ready, or fails.
+    :raises BundleError: it is damaged, or a graph does not load
+    :raises CapacityError: the workload does not fit into its KV cache
+    :raises DeviceError: the target is a phone that is not there, not ready, or fails
     """
     measure, which = find_target(target)
     opened = open_bundle(path)

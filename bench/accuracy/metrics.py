@@ -80,9 +80,8 @@ METRICS: dict[str, Metric] = {
 def check_metrics(names: Iterable[str]) -> tuple[str, ...]:
     """The names, each once, before hours of work.
 
-    Raises:
-        DataError: there is no such metric.
-        ModuleNotFoundError: what computes scores and intervals is not installed.
+    :raises DataError: there is no such metric
+    :raises ModuleNotFoundError: what computes scores and intervals is not installed
     """
     for package in PACKAGES:
         importlib.import_module(package)
@@ -100,8 +99,7 @@ def score_each(outcomes: Sequence[Outcome], names: Iterable[str]) -> dict[str, F
 def estimate(name: str, scores: Floats) -> MetricMean:
     """The mean of a metric's scores with the interval that fits it.
 
-    Raises:
-        ValueError: there are no scores.
+    :raises ValueError: there are no scores
     """
     interval = wilson(int(scores.sum()), scores.size) if METRICS[name].is_share else bootstrap(scores)
     return MetricMean(float(scores.mean()), *interval)

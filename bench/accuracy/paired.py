@@ -34,8 +34,7 @@ class PairedComparison:
 def check_data(baseline: Results, origin: dict[str, str], most: int) -> None:
     """Before anything is asked: the data are the baseline's, as far as can be told.
 
-    Raises:
-        ResultsError: they are not, or have fewer questions.
+    :raises ResultsError: they are not, or have fewer questions
     """
     if _content(baseline.data) != _content(origin):
         said, asked = (" ".join(map(str, data.values())) for data in (baseline.data, origin))
@@ -47,8 +46,7 @@ def check_data(baseline: Results, origin: dict[str, str], most: int) -> None:
 def follow(baseline: Results, questions: Iterator[Question]) -> Iterator[Question]:
     """The questions as long as they are the baseline's.
 
-    Raises:
-        ResultsError: one differs, or there are more or fewer.
+    :raises ResultsError: one differs, or there are more or fewer
     """
     asked = 0
     for question in questions:
@@ -65,8 +63,7 @@ def follow(baseline: Results, questions: Iterator[Question]) -> Iterator[Questio
 def compare(this: Sequence[bool], baseline: Sequence[bool]) -> PairedComparison:
     """Two bundles by whether each answer is exactly right.
 
-    Raises:
-        ValueError: there are no questions, or not as many of both.
+    :raises ValueError: there are no questions, or not as many of both
     """
     test = mcnemar(this, baseline)
     differences = [float(one) - float(other) for one, other in zip(this, baseline, strict=True)]

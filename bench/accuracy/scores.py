@@ -66,8 +66,7 @@ class Score:
 def score(outcomes: Sequence[Outcome]) -> Score:
     """All answers as one score.
 
-    Raises:
-        ValueError: there are none.
+    :raises ValueError: there are none
     """
     right = sum(outcome.exact for outcome in outcomes)
     low, high = wilson(right, len(outcomes))

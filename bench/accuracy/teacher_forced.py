@@ -71,10 +71,9 @@ class TeacherForcedData:
 def open_teacher_forced(data: str, count: int | None, vlm: PocketVlm, bundle: Bundle) -> TeacherForcedData:
     """The first ``count`` conversations (None: the usual number) of generated:SEED, FILE.jsonl, FILE.tsv or FILE.txt.
 
-    Raises:
-        DataError: it is none of them, or cannot be read; and, while they are iterated, a question cannot be read, or is
-            about images and the model takes text only.
-        CapacityError: while they are iterated, one does not fit into the KV cache.
+    :raises DataError: it is none of them, or cannot be read; and, while they are iterated, a question cannot be read,
+        or is about images and the model takes text only
+    :raises CapacityError: while they are iterated, one does not fit into the KV cache
     """
     manifest = bundle.manifest
     controls = {*manifest.tokens.stop, *([] if manifest.tokens.image is None else [manifest.tokens.image])}

@@ -89,8 +89,7 @@ def compare_reports(baseline: Report, candidate: Report, gate: Gate, notes: tupl
 
     ``notes`` are what else is to be said, see ``check_comparable``.
 
-    Raises:
-        ResultsError: the base lacks what the gate names.
+    :raises ResultsError: the base lacks what the gate names
     """
     findings = tuple(_of_reports(baseline, candidate, gate))
     _check_named(gate, findings)
@@ -112,8 +111,7 @@ def compare_reports(baseline: Report, candidate: Report, gate: Gate, notes: tupl
 def compare_interleaved(measured: Interleaved, gate: Gate) -> GateComparison:
     """Two bundles that were measured in turns, held to this gate, whatever the gate was of that time.
 
-    Raises:
-        ResultsError: a row has fewer pairs than the gate asks for, or the base lacks what the gate names.
+    :raises ResultsError: a row has fewer pairs than the gate asks for, or the base lacks what the gate names
     """
     speeds = tuple(_paired(row, gate) for row in measured.rows)
     baseline = exact_metrics(measured.base, measured.base_counts, measured.new_counts)
@@ -134,8 +132,7 @@ def compare_interleaved(measured: Interleaved, gate: Gate) -> GateComparison:
 def check_comparable(baseline: Report, candidate: Report, *, force: bool = False) -> tuple[str, ...]:
     """Notes on what differs between the machines or the workloads, which ``force`` lets pass.
 
-    Raises:
-        ResultsError: something differs.
+    :raises ResultsError: something differs
     """
     said = "; ".join(_differences(baseline, candidate))
     if not said:

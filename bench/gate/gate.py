@@ -92,8 +92,7 @@ class Gate:
 def load_gate(path: Path | None) -> Gate:
     """The gate of a TOML file, or the default one.
 
-    Raises:
-        ResultsError: naming the key that is wrong.
+    :raises ResultsError: naming the key that is wrong
     """
     path, name = (DEFAULT, "the default gate") if path is None else (path, label(path))
     try:
@@ -106,8 +105,7 @@ def load_gate(path: Path | None) -> Gate:
 def parse_gate(raw: Mapping[str, Any], name: str) -> Gate:
     """A gate from the parsed TOML; ``name`` is for errors.
 
-    Raises:
-        ResultsError: naming the key that is wrong.
+    :raises ResultsError: naming the key that is wrong
     """
     known = _known(raw, ("gate", "bounds", "exact"), name)
     bounds = known.get("bounds")

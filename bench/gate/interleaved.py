@@ -117,8 +117,7 @@ class Interleaved(Strict):
 def parse_interleaved(text: str | bytes, name: str) -> Interleaved:
     """A result from its JSON; ``name`` is for errors.
 
-    Raises:
-        ResultsError: it is none, or one of another schema.
+    :raises ResultsError: it is none, or one of another schema
     """
     return parse_strict(
         text,
@@ -132,8 +131,7 @@ def parse_interleaved(text: str | bytes, name: str) -> Interleaved:
 def read_interleaved(path: Path) -> Interleaved:
     """What ``pocketvlm bench --interleave --save`` wrote.
 
-    Raises:
-        ResultsError: it cannot be read, is something else, or of another schema.
+    :raises ResultsError: it cannot be read, is something else, or of another schema
     """
     return parse_interleaved(read_bounded(path, MAX_BYTES), label(path))
 
@@ -151,8 +149,7 @@ def interleave(
     loads both anew, every few pairs: where in memory weights come to lie makes runs of the very same bundle several
     percent slower or faster, until they are loaded again.
 
-    Raises:
-        ResultsError: something takes no time.
+    :raises ResultsError: something takes no time
     """
     rows = []
     for name, run in baseline.items():

@@ -31,8 +31,7 @@ class Worker:
 
     ``code``: a checkout of this project whose code it has; None: this one's.
 
-    Raises:
-        ProcessError: the bundle cannot be loaded; later, that the process ended.
+    :raises ProcessError: the bundle cannot be loaded; later, that the process ended
     """
 
     def __init__(self, bundle: Path, workload: Workload, code: Path | None = None) -> None:

@@ -135,8 +135,7 @@ class PeerModule(Protocol):
     def prepare(self, job: PeerJob) -> None:
         """Make files that opening needs, where they are not there yet.
 
-        Raises:
-            PeerError: the peer is not installed, or cannot do it.
+        :raises PeerError: the peer is not installed, or cannot do it
         """
 
     def open_peer(self, job: PeerJob) -> AbstractContextManager[OpenPeer]: ...
@@ -145,8 +144,7 @@ class PeerModule(Protocol):
 def shape_of(manifest: Manifest) -> Shape:
     """A bundle's decoder, from the sizes of its tensors.
 
-    Raises:
-        PeerError: they do not say it.
+    :raises PeerError: they do not say it
     """
     kv, model, tensors = manifest.kv_cache, manifest.model, manifest.recipe.tensors
     try:
@@ -172,8 +170,7 @@ WORKER, ONLY_PREPARE = "pocketvlm.bench.peers.worker", "prepare"
 def prepare_peer(name: str, job: PeerJob) -> None:
     """Its ``prepare`` in a process that then ends: what that needs of memory is not the opened peer's.
 
-    Raises:
-        PeerError: it cannot be opened.
+    :raises PeerError: it cannot be opened
     """
     JsonProcess(name, [WORKER, name, json.dumps(asdict(job)), ONLY_PREPARE]).close()
 
@@ -181,8 +178,7 @@ def prepare_peer(name: str, job: PeerJob) -> None:
 class PeerProcess:
     """A peer in a process of its own, from its opening to ``close``.
 
-    Raises:
-        PeerError: it cannot be opened; later, that it ended.
+    :raises PeerError: it cannot be opened; later, that it ended
     """
 
     def __init__(self, name: str, job: PeerJob) -> None:
@@ -224,8 +220,7 @@ class PeerProcess:
 def check_peers(names: Sequence[str]) -> tuple[str, ...]:
     """The names, each once.
 
-    Raises:
-        PeerError: there is no such peer.
+    :raises PeerError: there is no such peer
     """
     for name in names:
         if name not in PEERS:

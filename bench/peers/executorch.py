@@ -83,8 +83,7 @@ class Stock(Stepwise):
 def prepare(job: PeerJob) -> None:
     """Export the shape, where it is not there yet.
 
-    Raises:
-        PeerError: a package is missing, the recipe cannot hold the shape, or the export failed, now or before.
+    :raises PeerError: a package is missing, the recipe cannot hold the shape, or the export failed, now or before
     """
     for name in PACKAGES:
         if importlib.util.find_spec(name) is None:
@@ -115,8 +114,7 @@ def files_of(job: PeerJob) -> tuple[Path, Path]:
 def group_of(shape: Shape) -> int:
     """Of the weights.
 
-    Raises:
-        PeerError: none divides all rows.
+    :raises PeerError: none divides all rows
     """
     rows = (shape.hidden_size, shape.intermediate_size, shape.heads * shape.head_dim)
     for group in GROUPS:

@@ -62,9 +62,8 @@ class OwnEngine:
 
 def prepare(job: PeerJob) -> None:
     """
-    Raises:
-        PeerError: the bundle has no program.
-        PocketVlmError: ExecuTorch is not installed, or its C interface cannot be compiled.
+    :raises PeerError: the bundle has no program
+    :raises PocketVlmError: ExecuTorch is not installed, or its C interface cannot be compiled
     """
     if ENGINE not in open_bundle(job.bundle).manifest.engines:
         raise PeerError("the bundle has no ExecuTorch program: export it with --backend onnx --backend executorch")

@@ -44,10 +44,7 @@ class GenAi:
 
 
 def prepare(job: PeerJob) -> None:
-    """
-    Raises:
-        PeerError: it is not installed, or the bundle is none that it can load.
-    """
+    """:raises PeerError: it is not installed, or the bundle is none that it can load"""
     if not (Path(job.bundle) / CONFIG).is_file():
         why = "it takes no INT8 KV cache" if job.kv_dtype == "int8" else f"the bundle has no {CONFIG}"
         raise PeerError(f"{why}: export to a directory, by a recipe such as int4-g128")

@@ -34,8 +34,7 @@ LONGEST = 32768
 def peer_module(name: str) -> Any:
     """A module of ``PACKAGES``.
 
-    Raises:
-        PeerError: it is not installed.
+    :raises PeerError: it is not installed
     """
     try:
         return importlib.import_module(name)
@@ -47,8 +46,7 @@ def peer_module(name: str) -> Any:
 def open_peer(job: PeerJob) -> Iterator[Llama]:
     """As llama-bench opens it: steps of 512 tokens, weights repacked for the CPU, KV cache in float16.
 
-    Raises:
-        PeerError: it is not installed, or cannot load the shape.
+    :raises PeerError: it is not installed, or cannot load the shape
     """
     llama = peer_module("llama_cpp").llama_cpp
     logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
@@ -76,8 +74,7 @@ def open_peer(job: PeerJob) -> Iterator[Llama]:
 def prepare(job: PeerJob) -> None:
     """Write the file of the shape, where it is not there yet.
 
-    Raises:
-        PeerError: gguf is not installed, or Q4_0 cannot hold the shape.
+    :raises PeerError: gguf is not installed, or Q4_0 cannot hold the shape
     """
     path = gguf_path(job)
     if any(sizes[-1] % BLOCK for _, sizes in _tensors(job.shape)):

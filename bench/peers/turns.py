@@ -38,8 +38,7 @@ class MeasuredInTurns:
 def job_of(bundle: Bundle, workload: Workload) -> PeerJob:
     """What peers are to open.
 
-    Raises:
-        PeerError: the manifest does not say the bundle's shape.
+    :raises PeerError: the manifest does not say the bundle's shape
     """
     return PeerJob(
         bundle=str(bundle.location),

@@ -285,8 +285,7 @@ class Report(Strict):
 def parse_report(text: str | bytes, name: str) -> Report:
     """A report from its JSON; ``name`` is for errors.
 
-    Raises:
-        ResultsError: it is none, or one of another schema.
+    :raises ResultsError: it is none, or one of another schema
     """
     return parse_strict(text, name, Report, SCHEMA, "pocketvlm bench --save writes it")
 
@@ -294,8 +293,7 @@ def parse_report(text: str | bytes, name: str) -> Report:
 def read_report(path: Path) -> Report:
     """What ``pocketvlm bench --save`` wrote.
 
-    Raises:
-        ResultsError: it cannot be read, is something else, or of another schema.
+    :raises ResultsError: it cannot be read, is something else, or of another schema
     """
     return parse_report(read_bounded(path, MAX_BYTES), label(path))
 
@@ -303,8 +301,7 @@ def read_report(path: Path) -> Report:
 def parse_strict(text: str | bytes, name: str, kind: type[Model], schema: str, whence: str) -> Model:
     """A ``kind`` from JSON that says it is of ``schema``; ``name`` and ``whence`` (who writes it) are for errors.
 
-    Raises:
-        ResultsError: it is none, or one of another schema.
+    :raises ResultsError: it is none, or one of another schema
     """
     try:
         content = json.loads(text, parse_constant=_no_number, parse_float=_finite)

@@ -122,8 +122,7 @@ class Answering:
 def tune(bundle: Bundle, workload: Workload, watch: Watch) -> Autotuned:
     """Find the settings, and measure what they gain for a whole answer of the workload.
 
-    Raises:
-        CapacityError: the workload does not fit into the KV cache.
+    :raises CapacityError: the workload does not fit into the KV cache
     """
     manifest = bundle.manifest
     check_fits(manifest, workload)

@@ -12,8 +12,7 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209. It keeps its meaning at 0 % and 100 %, where the normal
     approximation has no width.
 
-    Raises:
-        ValueError: there is nothing to count, or more right than there are.
+    :raises ValueError: there is nothing to count, or more right than there are
     """
     from scipy.stats import binomtest
 
@@ -36,8 +35,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> DiscordantPairs:
     Where only one of two equally good systems is right, it is either with probability 1/2: a binomial test of the
     discordant pairs (Q. McNemar, Psychometrika 12 (1947) 153).
 
-    Raises:
-        ValueError: they are not of one length.
+    :raises ValueError: they are not of one length
     """
     from scipy.stats import binomtest
 

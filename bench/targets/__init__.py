@@ -50,8 +50,7 @@ class Target(Protocol):
 def find_target(said: str) -> tuple[Target, str]:
     """The target, and what stands behind its name: ``adb:SERIAL`` is the target adb and SERIAL.
 
-    Raises:
-        PocketVlmError: there is no such target.
+    :raises PocketVlmError: there is no such target
     """
     name, _, which = said.partition(":")
     if name not in TARGETS:

@@ -38,8 +38,7 @@ def run(
 ) -> Measured:
     """Counts and memory first, in sessions and a process of their own, then speed.
 
-    Raises:
-        CapacityError: the workload does not fit.
+    :raises CapacityError: the workload does not fit
     """
     if options is not None:
         raise PocketVlmError("the target host takes no options of a phone")
@@ -66,8 +65,7 @@ def measure(bundle: Bundle, workload: Workload, watch: Watch = lambda name: None
 
     A prepacked cache is to be filled before (``fill_cache``).
 
-    Raises:
-        CapacityError: the workload does not fit.
+    :raises CapacityError: the workload does not fit
     """
     manifest = bundle.manifest
     check_fits(manifest, workload)

@@ -40,8 +40,7 @@ class Entry:
 def write_github(report: Report, directory: Path) -> tuple[Path, Path]:
     """Write ``bigger-is-better.json`` and ``smaller-is-better.json`` to a directory, which is made if need be.
 
-    Raises:
-        ResultsError: they cannot be written.
+    :raises ResultsError: they cannot be written
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -65,8 +65,7 @@ class PageHistory:
 def render_html(reports: Sequence[Report]) -> str:
     """A whole page. The newest by date is shown in full; by order where a date cannot be read.
 
-    Raises:
-        ResultsError: there is no report, or a package is not installed.
+    :raises ResultsError: there is no report, or a package is not installed
     """
     if not reports:
         raise ResultsError("no results, no report: give at least one file of pocketvlm bench --save")

@@ -16,8 +16,7 @@ PACKAGES = ("matplotlib", "jinja2")
 def check_packages(what: str) -> None:
     """Before hours of work: whether ``what`` can be drawn.
 
-    Raises:
-        ResultsError: a package is not installed.
+    :raises ResultsError: a package is not installed
     """
     for name in PACKAGES:
         if find_spec(name) is None:

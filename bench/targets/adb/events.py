@@ -128,10 +128,7 @@ class DeviceRun:
 
 
 def parse_event(line: str) -> Event:
-    """
-    Raises:
-        DeviceError: the line is no event.
-    """
+    """:raises DeviceError: the line is no event"""
     try:
         return _EVENTS.validate_json(line)
     except ValidationError as error:
@@ -146,8 +143,7 @@ def parse_event(line: str) -> Event:
 def collect(lines: Iterable[str], watch: Callable[[str], None]) -> DeviceRun:
     """A run from its lines, the mark of the exit status last. ``watch`` hears the name of each case as it begins.
 
-    Raises:
-        DeviceError: the run failed, did not end, was stopped, or printed something else than events in their order.
+    :raises DeviceError: the run failed, did not end, was stopped, or printed something else than events in their order
     """
     events: list[Event] = []
     for line in lines:

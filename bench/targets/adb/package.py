@@ -49,8 +49,7 @@ class RunnerPackage(Strict):
 def read_package(folder: Path, abi: str) -> RunnerPackage:
     """The runner's package for an ABI, from a folder of packages.
 
-    Raises:
-        DeviceError: there is none, or it is damaged.
+    :raises DeviceError: there is none, or it is damaged
     """
     description = folder / abi / DESCRIPTION
     if not description.is_file():
@@ -80,8 +79,7 @@ def package_files(folder: Path, package: RunnerPackage) -> list[PushedFile]:
 def bundle_files(bundle: Bundle) -> list[PushedFile]:
     """A bundle's files, the manifest last: what has a manifest is complete.
 
-    Raises:
-        DeviceError: it is an archive, which the runner does not read.
+    :raises DeviceError: it is an archive, which the runner does not read
     """
     if bundle.archive is not None:
         raise DeviceError(f"{bundle.location} is an archive, and the runner reads directories: unzip it into one")

@@ -40,10 +40,7 @@ class DevicePlan:
 
 
 def check_supported(workload: Workload) -> None:
-    """
-    Raises:
-        PocketVlmError: it has something that only the host does.
-    """
+    """:raises PocketVlmError: it has something that only the host does"""
     if workload.peers:
         raise PocketVlmError("peers run on the host only: leave --peer out")
     if workload.prepacked_cache is not None:
@@ -80,8 +77,7 @@ def speed_plan(manifest: Manifest, workload: Workload, cpus: Sequence[int], time
 def checked_rows(rows: Sequence[Row], cases: Sequence[PlannedCase], repeats: int) -> tuple[Row, ...]:
     """The rows of the cases, those that were not measured as well.
 
-    Raises:
-        DeviceError: the runner measured something else.
+    :raises DeviceError: the runner measured something else
     """
     timed = [one for one in cases if one.missing is None]
     wanted = [(one.name, one.phase, one.tokens, repeats) for one in timed]

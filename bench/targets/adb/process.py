@@ -36,8 +36,8 @@ class Completed:
 def finish(command: Sequence[str], seconds: float, what: str, look: Callable[[], None] | None = None) -> Completed:
     """Run a program to its end. ``what`` is for errors; what ``look`` raises, called every ``LOOK_SECONDS``, ends it.
 
-    Raises:
-        DeviceError: it cannot be started, prints more than ``MOST_OUTPUT``, or is not done in time (``TimedOutError``).
+    :raises DeviceError: it cannot be started, prints more than ``MOST_OUTPUT``, or is not done in time
+        (``TimedOutError``)
     """
     parts: dict[str, bytearray] = {"out": bytearray(), "err": bytearray()}
     with started(command) as process:
@@ -54,8 +54,7 @@ def finish(command: Sequence[str], seconds: float, what: str, look: Callable[[],
 def started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A program that is over when the block is left: it leads a group of processes, which is killed then.
 
-    Raises:
-        DeviceError: it cannot be started.
+    :raises DeviceError: it cannot be started
     """
     try:
         process = subprocess.Popen(
@@ -82,8 +81,7 @@ def blocks(
 
     ``look`` is called at least every ``LOOK_SECONDS``.
 
-    Raises:
-        TimedOutError: it has not ended then.
+    :raises TimedOutError: it has not ended then
     """
     assert process.stdout is not None
     assert process.stderr is not None

@@ -44,9 +44,8 @@ def run(
 ) -> Measured:
     """The answer and its memory first, in a run of their own, then speed.
 
-    Raises:
-        CapacityError: the workload does not fit.
-        DeviceError: there is no such phone, it is not ready, or it fails; the line says what to do.
+    :raises CapacityError: the workload does not fit
+    :raises DeviceError: there is no such phone, it is not ready, or it fails; the line says what to do
     """
     options = options or DeviceOptions()
     bundle = open_bundle(path)
@@ -84,8 +83,7 @@ def run(
 def find_phone(which: str, seconds: float) -> tuple[Adb, Phone]:
     """The phone that is meant, and adb for it, which waits ``seconds`` for an answer.
 
-    Raises:
-        DeviceError: as for ``choose``, or there is no adb.
+    :raises DeviceError: as for ``choose``, or there is no adb
     """
     adb = client.find_adb().of(only_serial(which), seconds)
     return adb, describe(adb)
@@ -94,8 +92,7 @@ def find_phone(which: str, seconds: float) -> tuple[Adb, Phone]:
 def only_serial(which: str) -> str:
     """Of the phone that is meant.
 
-    Raises:
-        DeviceError: as for ``choose``, or there is no adb.
+    :raises DeviceError: as for ``choose``, or there is no adb
     """
     return choose(client.attached(), which)
 
@@ -103,8 +100,7 @@ def only_serial(which: str) -> str:
 def ready_serials(watch: Callable[[str], None]) -> tuple[str, ...]:
     """Of all phones that can be used; ``watch`` hears why others are left out.
 
-    Raises:
-        DeviceError: there is no adb, or no such phone.
+    :raises DeviceError: there is no adb, or no such phone
     """
     attached = client.attached()
     ready = tuple(one.serial for one in attached if one.state == "device")
@@ -121,8 +117,7 @@ def install(
 ) -> Installed:
     """Have the runner and the bundle on the phone; what is there already is not pushed again.
 
-    Raises:
-        DeviceError: there is no space, or the phone went away.
+    :raises DeviceError: there is no space, or the phone went away
     """
     runner = f"{ROOT}/runner/{package.abi}"
     place = f"{ROOT}/bundles/{remote_name(bundle.location)}"
