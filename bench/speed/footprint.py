@@ -53,8 +53,7 @@ def thin(samples: Sequence[tuple[float, int]], most: int = MOST_SAMPLES) -> list
 def footprint(bundle: Path, workload: Workload) -> Footprint:
     """One image, one prompt and its answer in a process of their own; empty where there is no /proc.
 
-    Raises:
-        PocketVlmError: the process failed.
+    :raises PocketVlmError: the process failed
     """
     if not STATUS.is_file():
         return Footprint()

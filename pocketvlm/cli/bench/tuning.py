@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from pocketvlm.bench.speed.autotune import Tuned
+    from pocketvlm.bench.speed.autotune import Autotuned
     from pocketvlm.bench.speed.workload import Workload
 
 
@@ -35,7 +35,7 @@ def autotune(bundle: Path, workload: Workload, save: Path | None, *, as_json: bo
         click.echo(f"{target}: use it with pocketvlm run --tuning, or load(tuning=)")
 
 
-def _print(tuned: Tuned) -> None:
+def _print(tuned: Autotuned) -> None:
     from rich.console import Console
     from rich.table import Table
 
