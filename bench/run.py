@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pocketvlm.bench.accuracy.evaluate import identity
 from pocketvlm.bench.report.schema import BundleIdentity, Report
-from pocketvlm.bench.targets import Watch, find_target
+from pocketvlm.bench.targets import find_target
 from pocketvlm.bundle.open import open_bundle
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.speed.watch import Watch
     from pocketvlm.bench.speed.workload import Workload
     from pocketvlm.bench.targets.adb.options import DeviceOptions
     from pocketvlm.bundle.open import Bundle
@@ -29,13 +30,12 @@ def bench(
 ) -> Report:
     """Measure a bundle. ``command`` is what was typed, ``pinned`` that the device's clocks are fixed.
 
-    Raises:
-        BundleError: it is damaged, or a graph does not load.
-        CapacityError: the workload does not fit into its KV cache.
-        DeviceError: the target is a phone that is not there, not ready, or fails.
+    :raises BundleError: it is damaged, or a graph does not load
+    :raises CapacityError: the workload does not fit into its KV cache
+    :raises DeviceError: the target is a phone that is not there, not ready, or fails
     """
     measure, which = find_target(target)
-    opened = open_bundle(path)
+    opened = open_bundle(path).for_engine("onnx")
     measured = measure(path, workload, which, pinned=pinned, watch=watch, options=options)
     return Report(
         command=command,

@@ -51,8 +51,6 @@ class _Mod:
 executorch, neuropilot = _Mod("executorch"), _Mod("neuropilot")
 
 DEFAULT_KV_LENGTH = 2048
-#: Tokens of one prefill step (paper, section 3.3: t128).
-PREFILL_CHUNK = 128
 TOKENIZER = "tokenizer.json"
 #: The version that these graphs were tested with; older ones lack an INT8 KV cache on the CPU.
 MINIMUM_ONNXRUNTIME = "1.29.0"
@@ -87,6 +85,7 @@ def export_bundle(  # noqa: PLR0913 (one keyword an option of the command)
     output, progress, npu = Path(output), progress or Silent(), npu or NpuOptions()
     source = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    backends = tuple(dict.fromkeys(backends))  # each once, whoever asks twice
     for name in backends:
         if name not in BACKENDS:
             raise ExportError(f"no back end {name!r}; known: {', '.join(BACKENDS)}")
@@ -94,7 +93,7 @@ def export_bundle(  # noqa: PLR0913 (one keyword an option of the command)
         raise ExportError(f"no back end given; known: {', '.join(BACKENDS)}")
     length = kv_length(source, max_length)
     check_output(output)
-    needed = len(set(backends)) * disk_bytes(source, chosen, length)
+    needed = len(backends) * disk_bytes(source, chosen, length)
     # All back ends of a bundle have the same weights: those that the strictest of them can hold.
     if "neuropilot" in backends:
         chosen, calibration = neuropilot.prepare(source, chosen, npu, calibration)
@@ -114,8 +113,20 @@ def export_bundle(  # noqa: PLR0913 (one keyword an option of the command)
         progress.phase("reference pass", layers)
         reference = run_reference(source, frontend.sample, progress.advance)
         calibrated = None if seen is None else Calibrated(Activations(source, seen), finished)
-        sample, tokens = frontend.sample, frontend.tokens
-        job = Job(source, chosen, directory, length, tokens, sample, reference, progress, finished, calibrated, npu)
+        job = Job(
+            source,
+            chosen,
+            directory,
+            length,
+            frontend.tokens,
+            frontend.sample,
+            reference,
+            progress,
+            finished,
+            calibrated,
+            npu,
+            frontend.bos,
+        )
         lowered = {name: BACKENDS[name](job) for name in backends}
         shutil.copyfile(source.directory / TOKENIZER, directory / TOKENIZER)
         write_manifest(directory, _manifest(source, chosen, frontend, lowered, length, directory, seen))
@@ -161,8 +172,9 @@ def _manifest(
             kv_cache=manifest.KvCache(
                 length=length, dtype=recipe.kv_cache.dtype, heads=text.num_key_value_heads, head_dim=text.head_dim
             ),
-            prefill_chunk=PREFILL_CHUNK if program is None else program.prefill_tokens,
+            prefill_chunk=first.prefill_chunk,
             engines={name: result.parts for name, result in lowered.items()},
+            by_engine={name: _of_engine(result) for name, result in lowered.items()} if len(lowered) > 1 else {},
             neuropilot=program,
             recipe=manifest.Recipe(
                 name=recipe.name,
@@ -183,6 +195,10 @@ def _manifest(
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise ExportError(f"the checkpoint does not fit a bundle at {where}: {problem['msg']}") from error
+
+
+def _of_engine(result: Lowered) -> manifest.OfEngine:
+    return manifest.OfEngine(prefill_chunk=result.prefill_chunk, tensors=result.precision, fidelity=result.fidelity)
 
 
 def calibration_set(

@@ -16,6 +16,9 @@ from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.recipe import Recipe
 
+#: Tokens of one prefill step (paper, section 3.3: t128).
+PREFILL_CHUNK = 128
+
 
 class Progress(Protocol):
     """Told how far a long piece of work is: ``phase`` starts one, ``advance`` counts in its unit."""
@@ -39,7 +42,8 @@ class Silent:
 class Job:
     """An export under way: ``directory`` is where the parts go, ``reference`` the sample's way through the original.
 
-    ``finished`` has what an earlier one that was killed had done.
+    ``finished`` has what an earlier one that was killed had done. ``bos`` is the token that texts begin with, None
+    where the tokenizer has none.
     """
 
     checkpoint: Checkpoint
@@ -53,19 +57,21 @@ class Job:
     finished: Finished
     calibrated: Calibrated | None = None
     npu: NpuOptions = field(default_factory=NpuOptions)
+    bos: int | None = None
 
 
 @dataclass(frozen=True)
 class Lowered:
     """The parts that a back end wrote, the files they use and how each weight is stored in them.
 
-    ``program``: what the manifest says of an NPU's.
+    ``prefill_chunk``: most tokens of one prefill step. ``program``: what the manifest says of an NPU's.
     """
 
     parts: dict[str, Part]
     files: tuple[str, ...]
     precision: dict[str, TensorPrecision]
     fidelity: Fidelity
+    prefill_chunk: int = PREFILL_CHUNK
     program: NpuProgram | None = None
 
 

@@ -30,7 +30,7 @@ from pocketvlm.runtime.chat import (
     content_of,
     spans_of,
 )
-from pocketvlm.runtime.engines import Engine, Floats, default_engine, open_engine
+from pocketvlm.runtime.engines import Engine, Floats, default_engine, for_engine, open_engine
 from pocketvlm.runtime.generation import Answer, Context, Decoder, Pieces, all_logits, generate
 from pocketvlm.runtime.image_encoder import DEFAULT_CACHE_BYTES, Encoded, ImageEncoder, result_of
 from pocketvlm.runtime.interrupt import Interrupt
@@ -93,6 +93,8 @@ def load(
     check_minimum("pocketvlm", manifest.minimum_runtime.pocketvlm, __version__)
     _check_consistent(manifest)
     engine = default_engine(bundle) if engine is None else engine
+    bundle = for_engine(engine, bundle)
+    manifest = bundle.manifest
     check_memory(manifest, engine, memory_budget)
     control_ids = {*manifest.tokens.stop, *([] if manifest.tokens.image is None else [manifest.tokens.image])}
     if manifest.files[manifest.tokenizer].bytes > MAX_TOKENIZER_BYTES:

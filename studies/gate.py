@@ -22,7 +22,7 @@ import click
 
 from pocketvlm.bench.gate.gate import Gate, load_gate
 from pocketvlm.bench.gate.interleaved import PairedRow, interleave
-from pocketvlm.bench.gate.worker import Side, reload
+from pocketvlm.bench.gate.worker import Worker, reload
 from pocketvlm.bench.speed.workload import Workload, decode_name
 from studies.reader.study import CHECKPOINT, export, provenance, write
 
@@ -45,7 +45,9 @@ class Trial:
     high: float
 
 
-def one_trial(base: Side, new: Side, name: str, planted: float, delay: float, gate: Gate) -> tuple[Trial, PairedRow]:
+def one_trial(
+    base: Worker, new: Worker, name: str, planted: float, delay: float, gate: Gate
+) -> tuple[Trial, PairedRow]:
     """Ask the gate once."""
     (row,) = interleave(
         {name: partial(base.run, name)},
@@ -90,7 +92,7 @@ def main(output: Path, bundle: Path, trials: int, planted: str, gate_file: Path 
     name = decode_name(NEW_TOKENS, 0)
     found: list[Trial] = []
     kept: list[dict[str, Any]] = []
-    with closing(Side(bundle, workload)) as base, closing(Side(bundle, workload)) as new:
+    with closing(Worker(bundle, workload)) as base, closing(Worker(bundle, workload)) as new:
         for trial in range(trials):
             # Anew each time: a machine's clock changes over minutes. In turns, as it is measured.
             seconds = median(seconds for _ in range(CALIBRATION) for seconds in (base.run(name), new.run(name)))

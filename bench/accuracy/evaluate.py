@@ -49,10 +49,7 @@ class Answered:
 
 
 def check_sees(vlm: PocketVlm, question: Question) -> None:
-    """
-    Raises:
-        DataError: the question is about images and the model takes text only.
-    """
+    """:raises DataError: the question is about images and the model takes text only"""
     if question.images and vlm.manifest.vision is None:
         raise DataError(f"{vlm.manifest.model.name} takes text only, and the question is about images")
 
@@ -60,9 +57,8 @@ def check_sees(vlm: PocketVlm, question: Question) -> None:
 def answer_all(vlm: PocketVlm, questions: Iterable[Question], max_new_tokens: int) -> Iterator[Answered]:
     """Ask one question after the other, greedily, and forget each before the next.
 
-    Raises:
-        DataError: a question cannot be read, or is about images and the model takes text only.
-        CapacityError: a question does not fit into the bundle's KV cache.
+    :raises DataError: a question cannot be read, or is about images and the model takes text only
+    :raises CapacityError: a question does not fit into the bundle's KV cache
     """
     from pocketvlm.runtime import GenerationConfig
 

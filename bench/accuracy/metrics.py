@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pocketvlm.bench.accuracy.choice import chosen
-from pocketvlm.bench.accuracy.scores import Outcome, edit_distance, wilson
+from pocketvlm.bench.accuracy.scores import Outcome
 from pocketvlm.bench.accuracy.vqa import vqa_accuracy
 from pocketvlm.bench.statistics.bootstrap import Floats, bootstrap
+from pocketvlm.bench.statistics.intervals import wilson
 from pocketvlm.errors import DataError, one_line
 
+#: Of the extra "bench".
+PACKAGES = ("rapidfuzz", "scipy")
 #: an answer less similar than this counts nothing (DocVQA's threshold)
 ANLS_THRESHOLD = 0.5
 
@@ -28,7 +32,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MetricMean:
     """A mean from 0 to 1 and its 95 % interval."""
 
     mean: float
@@ -74,11 +78,13 @@ METRICS: dict[str, Metric] = {
 
 
 def check_metrics(names: Iterable[str]) -> tuple[str, ...]:
-    """The names, each once.
+    """The names, each once, before hours of work.
 
-    Raises:
-        DataError: there is no such metric.
+    :raises DataError: there is no such metric
+    :raises ModuleNotFoundError: what computes scores and intervals is not installed
     """
+    for package in PACKAGES:
+        importlib.import_module(package)
     for name in names:
         if name not in METRICS:
             raise DataError(f"{one_line(repr(name), 80)} is no metric. Possible is: {', '.join(METRICS)}")
@@ -90,14 +96,13 @@ def score_each(outcomes: Sequence[Outcome], names: Iterable[str]) -> dict[str, F
     return {name: np.array([METRICS[name].score(outcome) for outcome in outcomes]) for name in names}
 
 
-def estimate(name: str, scores: Floats) -> Estimate:
+def estimate(name: str, scores: Floats) -> MetricMean:
     """The mean of a metric's scores with the interval that fits it.
 
-    Raises:
-        ValueError: there are no scores.
+    :raises ValueError: there are no scores
     """
     interval = wilson(int(scores.sum()), scores.size) if METRICS[name].is_share else bootstrap(scores)
-    return Estimate(float(scores.mean()), *interval)
+    return MetricMean(float(scores.mean()), *interval)
 
 
 def _plain(text: str) -> str:
@@ -105,8 +110,7 @@ def _plain(text: str) -> str:
 
 
 def _similarity(got: str, answer: str) -> float:
-    longer = max(len(got), len(answer))
-    if longer == 0:
-        return 1.0
-    similarity = 1 - edit_distance(answer, got) / longer
+    from rapidfuzz.distance import Levenshtein
+
+    similarity = Levenshtein.normalized_similarity(answer, got)
     return similarity if similarity >= ANLS_THRESHOLD else 0.0

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pocketvlm.bench.accuracy.scores import mcnemar
 from pocketvlm.bench.report.files import Results
 from pocketvlm.bench.statistics.bootstrap import bootstrap
+from pocketvlm.bench.statistics.intervals import mcnemar
 from pocketvlm.errors import ResultsError, one_line
 from pocketvlm.questions.question import Question
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """Exact match of two bundles on the same questions; shares from -1 to 1."""
 
     questions: int
@@ -34,8 +34,7 @@ class Comparison:
 def check_data(baseline: Results, origin: dict[str, str], most: int) -> None:
     """Before anything is asked: the data are the baseline's, as far as can be told.
 
-    Raises:
-        ResultsError: they are not, or have fewer questions.
+    :raises ResultsError: they are not, or have fewer questions
     """
     if _content(baseline.data) != _content(origin):
         said, asked = (" ".join(map(str, data.values())) for data in (baseline.data, origin))
@@ -47,8 +46,7 @@ def check_data(baseline: Results, origin: dict[str, str], most: int) -> None:
 def follow(baseline: Results, questions: Iterator[Question]) -> Iterator[Question]:
     """The questions as long as they are the baseline's.
 
-    Raises:
-        ResultsError: one differs, or there are more or fewer.
+    :raises ResultsError: one differs, or there are more or fewer
     """
     asked = 0
     for question in questions:
@@ -62,18 +60,17 @@ def follow(baseline: Results, questions: Iterator[Question]) -> Iterator[Questio
         raise ResultsError(f"{baseline.name} has {len(baseline.questions)} questions, and there are only {asked}")
 
 
-def compare(this: Sequence[bool], baseline: Sequence[bool]) -> Comparison:
+def compare(this: Sequence[bool], baseline: Sequence[bool]) -> PairedComparison:
     """Two bundles by whether each answer is exactly right.
 
-    Raises:
-        ValueError: there are no questions, or not as many of both.
+    :raises ValueError: there are no questions, or not as many of both
     """
     test = mcnemar(this, baseline)
     differences = [float(one) - float(other) for one, other in zip(this, baseline, strict=True)]
     low, high = bootstrap(differences)
     both = sum(one and other for one, other in zip(this, baseline, strict=True))
     neither = len(this) - both - test.only_first - test.only_second
-    return Comparison(
+    return PairedComparison(
         questions=len(this),
         both=both,
         neither=neither,

@@ -1,18 +1,13 @@
-"""Scores of answers whose right text is known: exact match with its interval, character errors, a paired test.
-
-Pure functions of texts and counts.
-"""
+"""Scores of answers whose right text is known: exact match with its interval, character errors."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-#: 97.5 % of a standard normal distribution lies below it: two-sided 95 % intervals
-Z_95 = 1.959963984540054
+from pocketvlm.bench.statistics.intervals import wilson
 
 Group = Literal["kind", "scene", "grid"]
 #: by what answers are grouped, besides all together
@@ -50,7 +45,9 @@ class Outcome:
         """Edit distance to the nearest accepted answer, and how many characters that one has."""
         if self.exact:
             return 0, len(self.got)
-        return min((edit_distance(answer, self.got), len(answer)) for answer in set(self.accepted))
+        from rapidfuzz.distance import Levenshtein
+
+        return min((Levenshtein.distance(answer, self.got), len(answer)) for answer in set(self.accepted))
 
 
 @dataclass(frozen=True)
@@ -66,55 +63,10 @@ class Score:
     """characters to insert, delete or replace, for each character wanted; can be above 1"""
 
 
-def wilson(right: int, count: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a share, without continuity correction: (low, high), both from 0 to 1.
-
-    E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209. It keeps its meaning at 0 % and 100 %, where the normal
-    approximation has no width.
-
-    Raises:
-        ValueError: there is nothing to count, or more right than there are.
-    """
-    if not 0 <= right <= count or count == 0:
-        raise ValueError(f"{right} of {count} is no share")
-    share, square = right / count, z * z
-    middle = share + square / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
-    # At the ends the exact bounds are 0 and 1; rounding must not move them.
-    low = 0.0 if right == 0 else (middle - half) / (1 + square / count)
-    high = 1.0 if right == count else (middle + half) / (1 + square / count)
-    return low, high
-
-
-def edit_distance(first: str, second: str) -> int:
-    """Levenshtein's distance: the fewest characters to insert, delete or replace.
-
-    The rows of the usual table as bits of whole numbers, whose differences are -1, 0 or 1 (G. Myers, J. ACM 46 (1999)
-    395; H. Hyyro, "Explaining and extending the bit-parallel approximate string matching algorithm of Myers", 2001):
-    one step for each character of ``second``.
-    """
-    if not first:
-        return len(second)
-    whole, last = (1 << len(first)) - 1, 1 << (len(first) - 1)
-    places: dict[str, int] = defaultdict(int)
-    for index, character in enumerate(first):
-        places[character] |= 1 << index
-    rises, falls, distance = whole, 0, len(first)
-    for character in second:
-        equal = places.get(character, 0)
-        kept = ((((equal & rises) + rises) ^ rises) | equal | falls) & whole
-        right_rises, right_falls = (falls | ~(kept | rises)) & whole, kept & rises
-        distance += bool(right_rises & last) - bool(right_falls & last)
-        shifted_rises, shifted_falls = (right_rises << 1) | 1, right_falls << 1
-        rises, falls = (shifted_falls | ~(kept | shifted_rises)) & whole, shifted_rises & kept & whole
-    return distance
-
-
 def score(outcomes: Sequence[Outcome]) -> Score:
     """All answers as one score.
 
-    Raises:
-        ValueError: there are none.
+    :raises ValueError: there are none
     """
     right = sum(outcome.exact for outcome in outcomes)
     low, high = wilson(right, len(outcomes))
@@ -129,36 +81,3 @@ def members_by(outcomes: Iterable[Outcome], group: Group) -> dict[str, list[int]
     for index, outcome in enumerate(outcomes):
         members[getattr(outcome, group)].append(index)
     return dict(members)
-
-
-def score_by(outcomes: Sequence[Outcome], group: Group) -> dict[str, Score]:
-    """A score for each kind, scene or grid, in the order of their names."""
-    members = members_by(outcomes, group)
-    return {name: score([outcomes[index] for index in members[name]]) for name in sorted(members)}
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Two systems on the same questions: where just one of them is right, and what chance makes of that."""
-
-    only_first: int
-    only_second: int
-    p_value: float
-
-
-def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Paired:
-    """McNemar's test, exact and two-sided: could either be right as often as the other on these questions?
-
-    Where only one of two equally good systems is right, it is either with probability 1/2: a binomial test of the
-    discordant pairs (Q. McNemar, Psychometrika 12 (1947) 153).
-
-    Raises:
-        ValueError: they are not of one length.
-    """
-    pairs = list(zip(first, second, strict=True))
-    only_first = sum(one and not other for one, other in pairs)
-    only_second = sum(other and not one for one, other in pairs)
-    discordant = only_first + only_second
-    # Whole numbers up to the one division: exact for thousands of pairs.
-    tail = sum(math.comb(discordant, count) for count in range(min(only_first, only_second) + 1))
-    return Paired(only_first, only_second, min(1.0, 2 * tail / 2**discordant))

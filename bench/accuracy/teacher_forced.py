@@ -35,7 +35,7 @@ MAX_TEXT_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
-class Forced:
+class TeacherForced:
     """A conversation in tokens; the last one is only predicted."""
 
     token_ids: npt.NDArray[np.int64]
@@ -58,23 +58,22 @@ class Forced:
 
 
 @dataclass(frozen=True)
-class ForcedData:
+class TeacherForcedData:
     """Conversations and where they come from."""
 
     origin: dict[str, str]
     most: int
     """there are so many, or fewer where a file has them"""
-    items: Iterator[Forced]
+    items: Iterator[TeacherForced]
     """made while it is iterated, once"""
 
 
-def open_forced(data: str, count: int | None, vlm: PocketVlm, bundle: Bundle) -> ForcedData:
+def open_teacher_forced(data: str, count: int | None, vlm: PocketVlm, bundle: Bundle) -> TeacherForcedData:
     """The first ``count`` conversations (None: the usual number) of generated:SEED, FILE.jsonl, FILE.tsv or FILE.txt.
 
-    Raises:
-        DataError: it is none of them, or cannot be read; and, while they are iterated, a question cannot be read, or is
-            about images and the model takes text only.
-        CapacityError: while they are iterated, one does not fit into the KV cache.
+    :raises DataError: it is none of them, or cannot be read; and, while they are iterated, a question cannot be read,
+        or is about images and the model takes text only
+    :raises CapacityError: while they are iterated, one does not fit into the KV cache
     """
     manifest = bundle.manifest
     controls = {*manifest.tokens.stop, *([] if manifest.tokens.image is None else [manifest.tokens.image])}
@@ -82,10 +81,10 @@ def open_forced(data: str, count: int | None, vlm: PocketVlm, bundle: Bundle) ->
     if data.endswith(".txt"):
         return _windows(Path(data), count, tokenizer, max(2, min(WINDOW, manifest.kv_cache.length)))
     asked = open_data(data, count, also=TEXT_FORM)
-    return ForcedData(asked.origin, asked.most, (_conversation(item, vlm, tokenizer) for item in asked.items))
+    return TeacherForcedData(asked.origin, asked.most, (_conversation(item, vlm, tokenizer) for item in asked.items))
 
 
-def _conversation(question: Question, vlm: PocketVlm, tokenizer: TextTokenizer) -> Forced:
+def _conversation(question: Question, vlm: PocketVlm, tokenizer: TextTokenizer) -> TeacherForced:
     with located(question.where):
         check_sees(vlm, question)
         prompt = vlm.build_prompt(question.text, question.images)
@@ -96,7 +95,7 @@ def _conversation(question: Question, vlm: PocketVlm, tokenizer: TextTokenizer) 
                 f"the question with its answer has {len(token_ids) - 1} tokens, {length} fit into this bundle's KV "
                 "cache: shorten it, or export with a larger --max-length"
             )
-    return Forced(token_ids, len(prompt) - 1, prompt.pictures, question.text)
+    return TeacherForced(token_ids, len(prompt) - 1, prompt.pictures, question.text)
 
 
 def _answer(text: str, vlm: PocketVlm, tokenizer: TextTokenizer) -> npt.NDArray[np.int64]:
@@ -112,7 +111,7 @@ def _answer(text: str, vlm: PocketVlm, tokenizer: TextTokenizer) -> npt.NDArray[
     return np.array(whole if len(whole) > len(answer) else [*whole, *stop[:1]], np.int64)
 
 
-def _windows(path: Path, count: int | None, tokenizer: TextTokenizer, tokens: int) -> ForcedData:
+def _windows(path: Path, count: int | None, tokenizer: TextTokenizer, tokens: int) -> TeacherForcedData:
     """A text in windows of ``tokens``; the last one may be shorter, and is left out where it has one token."""
     text = read_text(path, MAX_TEXT_BYTES)
     found = contents(path)
@@ -121,8 +120,8 @@ def _windows(path: Path, count: int | None, tokenizer: TextTokenizer, tokens: in
     if not firsts:
         raise DataError(f"{label(path)}: has fewer than two tokens")
     windows = (
-        Forced(token_ids[first : first + tokens], 0, (), f"window {number}")
+        TeacherForced(token_ids[first : first + tokens], 0, (), f"window {number}")
         for number, first in enumerate(firsts, start=1)
     )
     origin = {"source": "text", "file": path.name, "sha256": found.sha256, "window": str(tokens)}
-    return ForcedData(origin, len(firsts) if count is None else min(count, len(firsts)), islice(windows, count))
+    return TeacherForcedData(origin, len(firsts) if count is None else min(count, len(firsts)), islice(windows, count))

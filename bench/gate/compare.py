@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pocketvlm.bench.gate.exact import IDENTITIES, Exact, exact_metrics, how_ids_differ
 from pocketvlm.bench.gate.gate import MAX_PAIRS
 from pocketvlm.bench.gate.ratios import LEAST_SAMPLES, Verdict, judge, paired_ratio, ratio_of_medians, verdict_of
-from pocketvlm.bench.report.schema import OWN
+from pocketvlm.bench.report.text import own
 from pocketvlm.errors import ResultsError, one_line
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ MISSING = "missing"
 FASTER = "faster, perhaps by less than the bound"
 TOO_NOISY: Verdict = "too noisy to say"
 #: What a workload may differ in: how often something was run, and what ran beside it.
-BESIDE_THE_POINT = ("repeats", "warmups", "peers", "peers_cache")
+IRRELEVANT = ("repeats", "warmups", "peers", "peers_cache")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Change:
     """What became of one metric. Values are in its unit, None where there is none; ``ratio`` is new to base.
 
     ``verdict``: "new" is what the base lacks, None what no bound is for. ``gated``: it counts. ``why`` is for people.
@@ -53,19 +53,19 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class GateComparison:
     """All of two results, in the base's order. ``noise``: what "too noisy to say" does."""
 
     base: str
     new: str
     gate: str
-    findings: tuple[Finding, ...]
+    findings: tuple[Change, ...]
     confidence: float
     """of the intervals; of pairs that of one look"""
     noise: Noise = "pass"
     notes: tuple[str, ...] = ()
 
-    def having(self, verdict: Verdict) -> tuple[Finding, ...]:
+    def having(self, verdict: Verdict) -> tuple[Change, ...]:
         """The gated findings with this verdict."""
         return tuple(one for one in self.findings if one.gated and one.verdict == verdict)
 
@@ -84,43 +84,41 @@ class Comparison:
         return {"schema": SCHEMA, "failed": self.failed, "gated": self.gated, **asdict(self)}
 
 
-def compare_reports(base: Report, new: Report, gate: Gate, notes: tuple[str, ...] = ()) -> Comparison:
+def compare_reports(baseline: Report, candidate: Report, gate: Gate, notes: tuple[str, ...] = ()) -> GateComparison:
     """Two files. Speeds are held only where both machines' clocks are pinned: other clocks give other speeds.
 
     ``notes`` are what else is to be said, see ``check_comparable``.
 
-    Raises:
-        ResultsError: the base lacks what the gate names.
+    :raises ResultsError: the base lacks what the gate names
     """
-    findings = tuple(_of_reports(base, new, gate))
+    findings = tuple(_of_reports(baseline, candidate, gate))
     _check_named(gate, findings)
-    return Comparison(
-        base=_what(base.bundle),
-        new=_what(new.bundle),
+    return GateComparison(
+        base=_what(baseline.bundle),
+        new=_what(candidate.bundle),
         gate=gate.name,
         findings=findings,
         confidence=gate.looks.confidence,
         noise=gate.noise,
         notes=(
             *notes,
-            *_about_models(base.bundle, new.bundle),
-            *_busy({"the base was": base.machine, "the new one was": new.machine}),
+            *_about_models(baseline.bundle, candidate.bundle),
+            *_busy({"the base was": baseline.machine, "the new one was": candidate.machine}),
         ),
     )
 
 
-def compare_interleaved(measured: Interleaved, gate: Gate) -> Comparison:
+def compare_interleaved(measured: Interleaved, gate: Gate) -> GateComparison:
     """Two bundles that were measured in turns, held to this gate, whatever the gate was of that time.
 
-    Raises:
-        ResultsError: a row has fewer pairs than the gate asks for, or the base lacks what the gate names.
+    :raises ResultsError: a row has fewer pairs than the gate asks for, or the base lacks what the gate names
     """
     speeds = tuple(_paired(row, gate) for row in measured.rows)
-    old = exact_metrics(measured.base, measured.base_counts, measured.new_counts)
-    young = exact_metrics(measured.new, measured.new_counts, measured.base_counts)
-    findings = (*speeds, *_exact_findings(old, young, gate))
+    baseline = exact_metrics(measured.base, measured.base_counts, measured.new_counts)
+    candidate = exact_metrics(measured.new, measured.new_counts, measured.base_counts)
+    findings = (*speeds, *_exact_findings(baseline, candidate, gate))
     _check_named(gate, findings)
-    return Comparison(
+    return GateComparison(
         base=_what(measured.base),
         new=_what(measured.new),
         gate=gate.name,
@@ -131,13 +129,12 @@ def compare_interleaved(measured: Interleaved, gate: Gate) -> Comparison:
     )
 
 
-def check_comparable(base: Report, new: Report, *, force: bool = False) -> tuple[str, ...]:
+def check_comparable(baseline: Report, candidate: Report, *, force: bool = False) -> tuple[str, ...]:
     """Notes on what differs between the machines or the workloads, which ``force`` lets pass.
 
-    Raises:
-        ResultsError: something differs.
+    :raises ResultsError: something differs
     """
-    said = "; ".join(_differences(base, new))
+    said = "; ".join(_differences(baseline, candidate))
     if not said:
         return ()
     if not force:
@@ -148,47 +145,47 @@ def check_comparable(base: Report, new: Report, *, force: bool = False) -> tuple
 # --- Metrics ----------------------------------------------------------------------------------------------------------
 
 
-def _of_reports(base: Report, new: Report, gate: Gate) -> Iterator[Finding]:
+def _of_reports(baseline: Report, candidate: Report, gate: Gate) -> Iterator[Change]:
     """Speeds, memory, and what is the same in each run; of each the base's, then what only the new one has."""
-    rows, other_rows = ({row.name: row for row in report.rows if row.system == OWN} for report in (base, new))
-    pinned = all(machine.pinned and not machine.emulated for machine in (base.machine, new.machine))
-    for name in _names(rows, other_rows):
-        old, young = rows.get(name), other_rows.get(name)
-        if any(row is not None and row.seconds for row in (old, young)):
-            yield _speed(name, old, young, gate, pinned=pinned)
-    memory, other_memory = _memory(base), _memory(new)
-    emulated = base.machine.emulated or new.machine.emulated
-    for name in _names(memory, other_memory):
-        found = _single(name, memory.get(name), other_memory.get(name), gate)
+    baseline_rows, candidate_rows = ({row.name: row for row in own(report)} for report in (baseline, candidate))
+    pinned = all(machine.pinned and not machine.emulated for machine in (baseline.machine, candidate.machine))
+    for name in _names(baseline_rows, candidate_rows):
+        both = baseline_rows.get(name), candidate_rows.get(name)
+        if any(row is not None and row.seconds for row in both):
+            yield _speed(name, *both, gate, pinned=pinned)
+    baseline_memory, candidate_memory = _memory(baseline), _memory(candidate)
+    emulated = baseline.machine.emulated or candidate.machine.emulated
+    for name in _names(baseline_memory, candidate_memory):
+        found = _single(name, baseline_memory.get(name), candidate_memory.get(name), gate)
         yield replace(found, gated=False, why=EMULATED) if emulated else found
-    exact = exact_metrics(base.bundle, base.counts, new.counts)
-    yield from _exact_findings(exact, exact_metrics(new.bundle, new.counts, base.counts), gate)
+    exact = exact_metrics(baseline.bundle, baseline.counts, candidate.counts)
+    yield from _exact_findings(exact, exact_metrics(candidate.bundle, candidate.counts, baseline.counts), gate)
 
 
-def _speed(name: str, base: Row | None, new: Row | None, gate: Gate, *, pinned: bool) -> Finding:
+def _speed(name: str, baseline: Row | None, candidate: Row | None, gate: Gate, *, pinned: bool) -> Change:
     """Of two files."""
-    old, young = (one.median if one is not None and one.seconds else None for one in (base, new))
-    if base is None or new is None or old is None or young is None:
-        return _one_sided(name, "s", old, young, new.missing if new is not None else None)
-    if max(len(base.seconds), len(new.seconds)) > MAX_PAIRS:
+    before, after = (one.median if one is not None and one.seconds else None for one in (baseline, candidate))
+    if baseline is None or candidate is None or before is None or after is None:
+        return _one_sided(name, "s", before, after, candidate.missing if candidate is not None else None)
+    if max(len(baseline.seconds), len(candidate.seconds)) > MAX_PAIRS:
         raise ResultsError(f"{one_line(name, 80)} has more than the {MAX_PAIRS} repetitions that are looked at")
     bound = gate.bound_of(name)
-    ratio = ratio_of_medians(base.seconds, new.seconds, gate.looks.confidence)
+    ratio = ratio_of_medians(baseline.seconds, candidate.seconds, gate.looks.confidence)
     if bound is None:
-        return _timed(name, (old, young), ratio, None, gated=False, why=NO_BOUND)
-    verdict = verdict_of(ratio, bound.share(old)) or TOO_NOISY
+        return _timed(name, (before, after), ratio, None, gated=False, why=NO_BOUND)
+    verdict = verdict_of(ratio, bound.share(before)) or TOO_NOISY
     why = "" if pinned else NOT_PINNED
     if ratio.count < LEAST_SAMPLES:
         verdict, why = TOO_NOISY, why or f"{ratio.count} repetitions: fewer than {LEAST_SAMPLES} decide nothing"
-    return _timed(name, (old, young), ratio, verdict, gated=pinned, why=why)
+    return _timed(name, (before, after), ratio, verdict, gated=pinned, why=why)
 
 
-def _paired(row: PairedRow, gate: Gate) -> Finding:
+def _paired(row: PairedRow, gate: Gate) -> Change:
     """Of pairs measured in turns."""
     if row.only == "base":
-        return Finding(row.name, "s", None, None, "regressed", gated=True, why=f"{MISSING}: only the base runs it")
+        return Change(row.name, "s", None, None, "regressed", gated=True, why=f"{MISSING}: only the base runs it")
     if row.only == "new":
-        return Finding(row.name, "s", None, None, "new", gated=False)
+        return Change(row.name, "s", None, None, "new", gated=False)
     bound, looks, values = gate.bound_of(row.name), gate.looks, (median(row.base), median(row.new))
     if bound is None:
         ratio = paired_ratio(row.log_ratios[: looks.most], looks.level)
@@ -204,11 +201,11 @@ def _paired(row: PairedRow, gate: Gate) -> Finding:
 
 def _timed(
     name: str, values: tuple[float, float], ratio: Ratio, verdict: Verdict | None, *, gated: bool, why: str = ""
-) -> Finding:
+) -> Change:
     """``values``: medians of the base and of the new one, seconds."""
     if not why and verdict == "same" and ratio.high < 1:
         why = FASTER
-    return Finding(name, "s", *values, verdict, gated, why, ratio.ratio, ratio.low, ratio.high)
+    return Change(name, "s", *values, verdict, gated, why, ratio.ratio, ratio.low, ratio.high)
 
 
 def _memory(report: Report) -> dict[str, float]:
@@ -219,102 +216,106 @@ def _memory(report: Report) -> dict[str, float]:
     return found
 
 
-def _single(name: str, base: float | None, new: float | None, gate: Gate) -> Finding:
+def _single(name: str, baseline: float | None, candidate: float | None, gate: Gate) -> Change:
     """Bytes that were measured once."""
-    if base is None or new is None:
-        return _one_sided(name, "bytes", base, new)
-    bound, ratio = gate.bound_of(name), new / base if base else None
+    if baseline is None or candidate is None:
+        return _one_sided(name, "bytes", baseline, candidate)
+    bound, ratio = gate.bound_of(name), candidate / baseline if baseline else None
     if bound is None:
-        return Finding(name, "bytes", base, new, None, gated=False, why=NO_BOUND, ratio=ratio)
+        return Change(name, "bytes", baseline, candidate, None, gated=False, why=NO_BOUND, ratio=ratio)
     verdict: Verdict = "same"
-    if bound.exceeded(base, new):
+    if bound.exceeded(baseline, candidate):
         verdict = "regressed"
-    elif bound.exceeded(new, base):
+    elif bound.exceeded(candidate, baseline):
         verdict = "improved"
-    return Finding(name, "bytes", base, new, verdict, gated=True, ratio=ratio)
+    return Change(name, "bytes", baseline, candidate, verdict, gated=True, ratio=ratio)
 
 
-def _exact_findings(base: dict[str, Exact], new: dict[str, Exact], gate: Gate) -> Iterator[Finding]:
-    for name in _names(base, new):
-        yield _exact(name, base.get(name), new.get(name), gate)
+def _exact_findings(baseline: dict[str, Exact], candidate: dict[str, Exact], gate: Gate) -> Iterator[Change]:
+    for name in _names(baseline, candidate):
+        yield _exact(name, baseline.get(name), candidate.get(name), gate)
 
 
-def _exact(name: str, base: Exact | None, new: Exact | None, gate: Gate) -> Finding:
+def _exact(name: str, baseline: Exact | None, candidate: Exact | None, gate: Gate) -> Change:
     """Fewer is improved, more is regressed but within a bound, and another answer has changed."""
     allowed = gate.may_differ(name)
-    old, young = _count(base), _count(new)
+    before, after = _count(baseline), _count(candidate)
     verdict: Verdict
-    if base is None:
-        return Finding(name, new.unit if new is not None else "", None, young, "new", gated=False, exact=True)
-    if new is None:
+    if baseline is None:
+        return Change(
+            name, candidate.unit if candidate is not None else "", None, after, "new", gated=False, exact=True
+        )
+    if candidate is None:
         verdict, why = "regressed", MISSING
     else:
-        verdict, why = _exact_verdict(name, base, new, gate)
-    ratio = young / old if old and young is not None else None
+        verdict, why = _exact_verdict(name, baseline, candidate, gate)
+    ratio = after / before if before and after is not None else None
     excused = allowed and verdict != "same"
     why = MAY_DIFFER if excused else why
-    return Finding(name, base.unit, old, young, verdict, gated=not excused, why=why, ratio=ratio, exact=True)
+    return Change(name, baseline.unit, before, after, verdict, gated=not excused, why=why, ratio=ratio, exact=True)
 
 
-def _exact_verdict(name: str, base: Exact, new: Exact, gate: Gate) -> tuple[Verdict, str]:
-    if base.value == new.value:
+def _exact_verdict(name: str, baseline: Exact, candidate: Exact, gate: Gate) -> tuple[Verdict, str]:
+    if baseline.value == candidate.value:
         return "same", ""
-    if isinstance(base.value, tuple) or isinstance(new.value, tuple):
-        old, young = (one.value if isinstance(one.value, tuple) else () for one in (base, new))
-        return "regressed", f"changed, {how_ids_differ(old, young)}"
+    if isinstance(baseline.value, tuple) or isinstance(candidate.value, tuple):
+        before, after = (one.value if isinstance(one.value, tuple) else () for one in (baseline, candidate))
+        return "regressed", f"changed, {how_ids_differ(before, after)}"
     if name in IDENTITIES:
         return "regressed", "changed"
-    if new.value < base.value:
+    if candidate.value < baseline.value:
         return "improved", "fewer"
     bound = gate.bound_of(name)
-    if bound is not None and not bound.exceeded(base.value, new.value):
+    if bound is not None and not bound.exceeded(baseline.value, candidate.value):
         return "same", "more, within the bound"
     return "regressed", "more"
 
 
-def _one_sided(name: str, unit: str, base: float | None, new: float | None, reason: str | None = None) -> Finding:
+def _one_sided(
+    name: str, unit: str, baseline: float | None, candidate: float | None, reason: str | None = None
+) -> Change:
     """A metric that one of the results lacks: what is gone has regressed, whatever bounds and clocks are."""
-    if base is None:
-        return Finding(name, unit, None, new, "new", gated=False)
+    if baseline is None:
+        return Change(name, unit, None, candidate, "new", gated=False)
     why = MISSING if reason is None else f"{MISSING}: {one_line(reason, 120)}"
-    return Finding(name, unit, base, None, "regressed", gated=True, why=why)
+    return Change(name, unit, baseline, None, "regressed", gated=True, why=why)
 
 
 def _count(exact: Exact | None) -> float | None:
     return None if exact is None or isinstance(exact.value, tuple) else exact.value
 
 
-def _names(base: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys((*base, *new)))
+def _names(baseline: dict[str, Any], candidate: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys((*baseline, *candidate)))
 
 
 # --- What stands around them ------------------------------------------------------------------------------------------
 
 
-def _check_named(gate: Gate, findings: tuple[Finding, ...]) -> None:
+def _check_named(gate: Gate, findings: tuple[Change, ...]) -> None:
     known = {one.metric for one in findings if one.verdict != "new"}
     missing = next((name for name in gate.named if name not in known), None)
     if missing is not None:
         raise ResultsError(f"the base has no {missing!r}, which {gate.name} names: measure it, or change the gate")
 
 
-def _differences(base: Report, new: Report) -> Iterator[str]:
+def _differences(baseline: Report, candidate: Report) -> Iterator[str]:
     """What makes two results of other things, as phrases."""
-    facts: dict[str, tuple[Any, Any]] = {"target": (base.target, new.target)}
+    facts: dict[str, tuple[Any, Any]] = {"target": (baseline.target, candidate.target)}
     for name in ("device", "cpu", "architecture", "cores", "threads"):
-        facts[name] = (getattr(base.machine, name), getattr(new.machine, name))
-    facts["usable cores"] = (len(base.machine.affinity), len(new.machine.affinity))
-    old_work, new_work = _work(base), _work(new)
-    for name in _names(old_work, new_work):
-        facts[f"workload {one_line(name, 40)}"] = (old_work.get(name), new_work.get(name))
-    for name, (old, young) in facts.items():
-        if old != young:
-            yield f"{name} is {_said(old)} in the base and {_said(young)} in the new one"
+        facts[name] = (getattr(baseline.machine, name), getattr(candidate.machine, name))
+    facts["usable cores"] = (len(baseline.machine.affinity), len(candidate.machine.affinity))
+    baseline_work, candidate_work = _work(baseline), _work(candidate)
+    for name in _names(baseline_work, candidate_work):
+        facts[f"workload {one_line(name, 40)}"] = (baseline_work.get(name), candidate_work.get(name))
+    for name, (one, other) in facts.items():
+        if one != other:
+            yield f"{name} is {_said(one)} in the base and {_said(other)} in the new one"
 
 
 def _work(report: Report) -> dict[str, Any]:
     """What was run. Where a cache of prepacked weights lies matters to nobody, that there is one does."""
-    work = {name: value for name, value in report.workload.items() if name not in BESIDE_THE_POINT}
+    work = {name: value for name, value in report.workload.items() if name not in IRRELEVANT}
     return {**work, "prepacked_cache": None if work.get("prepacked_cache") is None else "some"}
 
 
@@ -326,10 +327,10 @@ def _what(bundle: BundleIdentity) -> str:
     return f"{one_line(bundle.model, 80)}, {one_line(bundle.recipe, 80)} ({one_line(bundle.path, 120)})"
 
 
-def _about_models(base: BundleIdentity, new: BundleIdentity) -> tuple[str, ...]:
-    if base.model == new.model:
+def _about_models(baseline: BundleIdentity, candidate: BundleIdentity) -> tuple[str, ...]:
+    if baseline.model == candidate.model:
         return ()
-    return (f"two models: {one_line(base.model, 80)} is the base, {one_line(new.model, 80)} the new one",)
+    return (f"two models: {one_line(baseline.model, 80)} is the base, {one_line(candidate.model, 80)} the new one",)
 
 
 def _busy(machines: dict[str, Machine]) -> tuple[str, ...]:

@@ -42,8 +42,8 @@ def exact_metrics(bundle: BundleIdentity, counts: Counts | None, other: Counts |
     return found | {f"multiplications {phase}": Exact(count) for phase, count in counts.multiplications.items()}
 
 
-def how_ids_differ(base: tuple[int, ...], new: tuple[int, ...]) -> str:
+def how_ids_differ(baseline: tuple[int, ...], candidate: tuple[int, ...]) -> str:
     """A phrase about two different answers."""
-    length = max(len(base), len(new))
-    different = [at for at in range(length) if base[at : at + 1] != new[at : at + 1]]
+    length = max(len(baseline), len(candidate))
+    different = [at for at in range(length) if baseline[at : at + 1] != candidate[at : at + 1]]
     return f"{len(different)} of {length} differ, from number {different[0] + 1} on"

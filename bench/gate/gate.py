@@ -46,13 +46,13 @@ class Bound:
     def claims(self, name: str) -> bool:
         return _matches(name, self.match)
 
-    def share(self, base: float) -> float:
+    def share(self, baseline: float) -> float:
         """Of this base, which is positive."""
-        return max(self.relative, self.absolute / base)
+        return max(self.relative, self.absolute / baseline)
 
-    def exceeded(self, base: float, new: float) -> bool:
+    def exceeded(self, baseline: float, candidate: float) -> bool:
         """Whether ``new`` is larger than ``base`` by more than it may be."""
-        return new > max(base * (1 + self.relative), base + self.absolute)
+        return candidate > max(baseline * (1 + self.relative), baseline + self.absolute)
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,7 @@ class Gate:
 def load_gate(path: Path | None) -> Gate:
     """The gate of a TOML file, or the default one.
 
-    Raises:
-        ResultsError: naming the key that is wrong.
+    :raises ResultsError: naming the key that is wrong
     """
     path, name = (DEFAULT, "the default gate") if path is None else (path, label(path))
     try:
@@ -106,8 +105,7 @@ def load_gate(path: Path | None) -> Gate:
 def parse_gate(raw: Mapping[str, Any], name: str) -> Gate:
     """A gate from the parsed TOML; ``name`` is for errors.
 
-    Raises:
-        ResultsError: naming the key that is wrong.
+    :raises ResultsError: naming the key that is wrong
     """
     known = _known(raw, ("gate", "bounds", "exact"), name)
     bounds = known.get("bounds")

@@ -1,12 +1,11 @@
 """Two bundles measured in turns: what a busy machine takes from one it takes from the other.
 
-Sides strictly alternate: a run after one of its own side finds its weights still in the CPU's cache, and was 7 % faster
-for it. Who begins changes with each load, so that a drift favours no side.
+Bundles strictly alternate: a run after one of its own finds its weights still in the CPU's cache, and was 7 % faster
+for it. Who begins changes with each load, so that a drift favours neither.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from math import log
 from pathlib import Path
@@ -34,7 +33,7 @@ from pocketvlm.errors import ResultsError, one_line
 from pocketvlm.questions.files import label
 
 if TYPE_CHECKING:
-    from pocketvlm.bench.targets import Watch
+    from pocketvlm.bench.speed.watch import Watch
 
 SCHEMA = "pocketvlm-interleaved/1"
 WARMUPS = 3
@@ -72,12 +71,12 @@ class PairedRow(Strict):
     @property
     def base(self) -> tuple[float, ...]:
         """Seconds of the base."""
-        return tuple(base for base, _ in self.pairs)
+        return tuple(baseline for baseline, _ in self.pairs)
 
     @property
     def new(self) -> tuple[float, ...]:
         """Seconds of the new one."""
-        return tuple(new for _, new in self.pairs)
+        return tuple(candidate for _, candidate in self.pairs)
 
     @property
     def log_ratios(self) -> list[float]:
@@ -118,8 +117,7 @@ class Interleaved(Strict):
 def parse_interleaved(text: str | bytes, name: str) -> Interleaved:
     """A result from its JSON; ``name`` is for errors.
 
-    Raises:
-        ResultsError: it is none, or one of another schema.
+    :raises ResultsError: it is none, or one of another schema
     """
     return parse_strict(
         text,
@@ -133,31 +131,14 @@ def parse_interleaved(text: str | bytes, name: str) -> Interleaved:
 def read_interleaved(path: Path) -> Interleaved:
     """What ``pocketvlm bench --interleave --save`` wrote.
 
-    Raises:
-        ResultsError: it cannot be read, is something else, or of another schema.
+    :raises ResultsError: it cannot be read, is something else, or of another schema
     """
     return parse_interleaved(read_bounded(path, MAX_BYTES), label(path))
 
 
-def measure_interleaved(
-    runs_a: Mapping[str, Callable[[], object]],
-    runs_b: Mapping[str, Callable[[], object]],
-    gate: Gate,
-    clock: Callable[[], float] = time.perf_counter,
-    watch: Watch = lambda name: None,
-) -> tuple[PairedRow, ...]:
-    """``interleave`` of what runs in this process, timed by ``clock`` in seconds. A is the base.
-
-    Raises:
-        ResultsError: something takes no time.
-    """
-    base, new = ({name: timed(run, clock) for name, run in runs.items()} for runs in (runs_a, runs_b))
-    return interleave(base, new, gate, watch)
-
-
 def interleave(
-    base: Mapping[str, Timed],
-    new: Mapping[str, Timed],
+    baseline: Mapping[str, Timed],
+    candidate: Mapping[str, Timed],
     gate: Gate,
     watch: Watch = lambda name: None,
     reload: Callable[[], object] = lambda: None,
@@ -168,36 +149,24 @@ def interleave(
     loads both anew, every few pairs: where in memory weights come to lie makes runs of the very same bundle several
     percent slower or faster, until they are loaded again.
 
-    Raises:
-        ResultsError: something takes no time.
+    :raises ResultsError: something takes no time
     """
     rows = []
-    for name, run in base.items():
-        if name not in new:
+    for name, run in baseline.items():
+        if name not in candidate:
             rows.append(PairedRow(name=name, only="base"))
             continue
         watch(name)
-        rows.append(_measure(name, run, new[name], gate, reload))
-    return (*rows, *(PairedRow(name=name, only="new") for name in new if name not in base))
-
-
-def timed(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> Timed:
-    """``run`` as one that says how many seconds it took."""
-
-    def measured() -> float:
-        start = clock()
-        run()
-        return clock() - start
-
-    return measured
+        rows.append(_measure(name, run, candidate[name], gate, reload))
+    return (*rows, *(PairedRow(name=name, only="new") for name in candidate if name not in baseline))
 
 
 def log_ratios(pairs: Pairs | list[tuple[float, float]]) -> list[float]:
     """log(new / base) of each pair (base, new)."""
-    return [log(new) - log(base) for base, new in pairs]
+    return [log(candidate) - log(baseline) for baseline, candidate in pairs]
 
 
-def _measure(name: str, base: Timed, new: Timed, gate: Gate, reload: Callable[[], object]) -> PairedRow:
+def _measure(name: str, baseline: Timed, candidate: Timed, gate: Gate, reload: Callable[[], object]) -> PairedRow:
     bound, looks = gate.bound_of(name), gate.looks
     pairs: list[tuple[float, float]] = []
     verdict: Verdict | None = None
@@ -208,8 +177,8 @@ def _measure(name: str, base: Timed, new: Timed, gate: Gate, reload: Callable[[]
             if in_load == 0:
                 reload()
                 for _ in range(WARMUPS):
-                    _pair(base, new, turned=turned)
-            pairs.append(_pair(base, new, turned=turned))
+                    _pair(baseline, candidate, turned=turned)
+            pairs.append(_pair(baseline, candidate, turned=turned))
         if min(map(min, pairs)) <= 0:
             raise ResultsError(f"{one_line(name, 80)}: a run takes no time that the clock can tell")
         if bound is None:
@@ -224,9 +193,9 @@ def _measure(name: str, base: Timed, new: Timed, gate: Gate, reload: Callable[[]
     )  # fmt: skip
 
 
-def _pair(base: Timed, new: Timed, *, turned: bool) -> tuple[float, float]:
+def _pair(baseline: Timed, candidate: Timed, *, turned: bool) -> tuple[float, float]:
     """Seconds of the base and of the new one; ``turned``: the new one runs first."""
     if turned:
-        later = new()
-        return base(), later
-    return base(), new()
+        later = candidate()
+        return baseline(), later
+    return baseline(), candidate()

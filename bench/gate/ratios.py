@@ -76,8 +76,7 @@ class Looks:
 def paired_ratio(log_ratios: Sequence[float] | Floats, confidence: float) -> Ratio:
     """Of pairs, given log(new / base) of each.
 
-    Raises:
-        ValueError: there are no pairs.
+    :raises ValueError: there are no pairs
     """
     low, high = paired_intervals(np.asarray(log_ratios, np.float64)[None], confidence)[0]
     return Ratio(exp(_trimmed_mean(log_ratios)), exp(low), exp(high), len(log_ratios), confidence)
@@ -86,28 +85,26 @@ def paired_ratio(log_ratios: Sequence[float] | Floats, confidence: float) -> Rat
 def paired_intervals(log_ratios: Floats, confidence: float) -> Floats:
     """The intervals of several measurements [measurements, pairs], not exponentiated: float64 [measurements, 2].
 
-    Raises:
-        ValueError: there are no pairs.
+    :raises ValueError: there are no pairs
     """
     found = _resampled(log_ratios, _fifth(log_ratios.shape[-1]), SEED, RESAMPLES)
     return np.quantile(found, _tails(confidence), axis=0).T
 
 
-def ratio_of_medians(base: Sequence[float], new: Sequence[float], confidence: float) -> Ratio:
+def ratio_of_medians(baseline: Sequence[float], candidate: Sequence[float], confidence: float) -> Ratio:
     """Of two samples of positive numbers that were not measured in turns: both are resampled, each on its own.
 
-    Raises:
-        ValueError: one of them is empty.
+    :raises ValueError: one of them is empty
     """
-    samples = [np.asarray(values, np.float64)[None] for values in (base, new)]
+    samples = [np.asarray(values, np.float64)[None] for values in (baseline, candidate)]
     # Each seed serves each side once: swapped sides have the same resamples.
-    old, young = (
+    baseline_logs, candidate_logs = (
         np.log([_resampled(values, _half(values.shape[-1]), seed, RESAMPLES // 2)[:, 0] for seed in seeds])
         for values, seeds in zip(samples, ((SEED, SEED + 1), (SEED + 1, SEED)), strict=True)
     )
-    low, high = np.quantile(young - old, _tails(confidence))
+    low, high = np.quantile(candidate_logs - baseline_logs, _tails(confidence))
     ratio = float(np.median(samples[1]) / np.median(samples[0]))
-    return Ratio(ratio, exp(low), exp(high), min(len(base), len(new)), confidence)
+    return Ratio(ratio, exp(low), exp(high), min(len(baseline), len(candidate)), confidence)
 
 
 def verdict_of(ratio: Ratio, bound: float) -> Verdict | None:
@@ -130,8 +127,7 @@ def decide(log_ratios: Sequence[float] | Floats, bound: float, looks: Looks) -> 
     Between two looks nothing is decided. At the last, what no interval decided is too noisy to say. The chance of a
     wrong "regressed" or "improved" over all looks is at most 1 - ``looks.confidence``, see ``Looks``.
 
-    Raises:
-        ValueError: there are more pairs than the last look has.
+    :raises ValueError: there are more pairs than the last look has
     """
     count = len(log_ratios)
     if count > looks.most:
@@ -147,8 +143,7 @@ def judge(log_ratios: Sequence[float] | Floats, bound: float, looks: Looks) -> t
 
     Where the pairs end between two looks, their end counts as the last.
 
-    Raises:
-        ValueError: there are fewer pairs than the first look has.
+    :raises ValueError: there are fewer pairs than the first look has
     """
     values = np.asarray(log_ratios, np.float64)[: looks.most]
     if len(values) < looks.least:

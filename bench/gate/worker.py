@@ -1,6 +1,6 @@
-"""One side of an interleaved measurement: python -m pocketvlm.bench.gate.worker BUNDLE WORKLOAD.
+"""One of two bundles that are measured in turns: python -m pocketvlm.bench.gate.worker BUNDLE WORKLOAD.
 
-It loads the bundle, names its cases, then runs the one that is asked for and says how long it took. Each side has a
+It loads the bundle, names its cases, then runs the one that is asked for and says how long it took. Each has a
 process of its own, so that the other may have another version of this code, or of what it uses.
 """
 
@@ -26,13 +26,12 @@ if TYPE_CHECKING:
     from pocketvlm.runtime.engines import Engine
 
 
-class Side:
-    """The process of one side. ``cases`` are the names of what it can run, in order.
+class Worker:
+    """The process of one bundle. ``cases`` are the names of what it can run, in order.
 
     ``code``: a checkout of this project whose code it has; None: this one's.
 
-    Raises:
-        ProcessError: the bundle cannot be loaded; later, that the process ended.
+    :raises ProcessError: the bundle cannot be loaded; later, that the process ended
     """
 
     def __init__(self, bundle: Path, workload: Workload, code: Path | None = None) -> None:
@@ -102,7 +101,7 @@ def _load(path: str, workload: Workload, ahead: Executor) -> tuple[Engine, dict[
     from pocketvlm.bundle.open import open_bundle
     from pocketvlm.runtime.engines import open_engine
 
-    bundle = open_bundle(Path(path))
+    bundle = open_bundle(Path(path)).for_engine("onnx")
     check_fits(bundle.manifest, workload)
     cpus = cpus_to_pin(workload.threads)
     engine = open_engine("onnx", bundle, workload.threads, workload.prepacked_cache, cpus)
@@ -150,10 +149,10 @@ def _counts(path: str, threads: int) -> Mapping[str, Any]:
         return count(open_bundle(path), vlm).model_dump(mode="json")
 
 
-def reload(*sides: Side) -> None:
+def reload(*workers: Worker) -> None:
     """Load all of them again."""
-    for side in sides:
-        side.reload()
+    for worker in workers:
+        worker.reload()
 
 
 if __name__ == "__main__":

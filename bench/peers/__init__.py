@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -24,23 +23,22 @@ from pocketvlm.errors import one_line
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
 
-#: name on the command line -> a module with two functions of a ``Job``: ``prepare`` makes files that it needs, and
-#: ``open_peer`` is a context manager that gives an ``OpenPeer``
+
+@dataclass(frozen=True)
+class PeerEntry:
+    """What a peer is called in a table, and its module: a ``PeerModule``."""
+
+    system: str
+    module: str
+
+
+#: By the name on the command line.
 PEERS = {
-    "llama.cpp": "pocketvlm.bench.peers.llama_cpp",
-    "genai": "pocketvlm.bench.peers.genai",
-    "executorch": "pocketvlm.bench.peers.executorch",
-    "pocketvlm-executorch": "pocketvlm.bench.peers.executorch_engine",
+    "llama.cpp": PeerEntry("llama.cpp", "pocketvlm.bench.peers.llama_cpp"),
+    "genai": PeerEntry("ONNX Runtime GenAI", "pocketvlm.bench.peers.genai"),
+    "executorch": PeerEntry("ExecuTorch (stock)", "pocketvlm.bench.peers.executorch"),
+    "pocketvlm-executorch": PeerEntry("pocketvlm (ExecuTorch)", "pocketvlm.bench.peers.executorch_engine"),
 }
-#: What a peer is called in a table.
-SYSTEMS = {
-    "llama.cpp": "llama.cpp",
-    "genai": "ONNX Runtime GenAI",
-    "executorch": "ExecuTorch (stock)",
-    "pocketvlm-executorch": "pocketvlm (ExecuTorch)",
-}
-
-
 #: A peer that is not installed, cannot do what is asked, or ended.
 PeerError = ProcessError
 
@@ -59,7 +57,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Job:
+class PeerJob:
     """What a peer opens: the bundle itself or its shape, for so many tokens; ``cache`` keeps files that it makes."""
 
     bundle: str
@@ -70,7 +68,7 @@ class Job:
     kv_dtype: str
 
     @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> Job:
+    def from_dict(cls, raw: dict[str, Any]) -> PeerJob:
         """Of ``asdict``."""
         return cls(**{**raw, "shape": Shape(**raw["shape"])})
 
@@ -134,21 +132,19 @@ class SeesPictures(Protocol):
 class PeerModule(Protocol):
     """What each module of ``PEERS`` has."""
 
-    def prepare(self, job: Job) -> None:
+    def prepare(self, job: PeerJob) -> None:
         """Make files that opening needs, where they are not there yet.
 
-        Raises:
-            PeerError: the peer is not installed, or cannot do it.
+        :raises PeerError: the peer is not installed, or cannot do it
         """
 
-    def open_peer(self, job: Job) -> AbstractContextManager[OpenPeer]: ...
+    def open_peer(self, job: PeerJob) -> AbstractContextManager[OpenPeer]: ...
 
 
 def shape_of(manifest: Manifest) -> Shape:
     """A bundle's decoder, from the sizes of its tensors.
 
-    Raises:
-        PeerError: they do not say it.
+    :raises PeerError: they do not say it
     """
     kv, model, tensors = manifest.kv_cache, manifest.model, manifest.recipe.tensors
     try:
@@ -171,11 +167,10 @@ def shape_of(manifest: Manifest) -> Shape:
 WORKER, ONLY_PREPARE = "pocketvlm.bench.peers.worker", "prepare"
 
 
-def prepare_peer(name: str, job: Job) -> None:
+def prepare_peer(name: str, job: PeerJob) -> None:
     """Its ``prepare`` in a process that then ends: what that needs of memory is not the opened peer's.
 
-    Raises:
-        PeerError: it cannot be opened.
+    :raises PeerError: it cannot be opened
     """
     JsonProcess(name, [WORKER, name, json.dumps(asdict(job)), ONLY_PREPARE]).close()
 
@@ -183,12 +178,11 @@ def prepare_peer(name: str, job: Job) -> None:
 class PeerProcess:
     """A peer in a process of its own, from its opening to ``close``.
 
-    Raises:
-        PeerError: it cannot be opened; later, that it ended.
+    :raises PeerError: it cannot be opened; later, that it ended
     """
 
-    def __init__(self, name: str, job: Job) -> None:
-        self.name = name
+    def __init__(self, name: str, job: PeerJob) -> None:
+        self.name, self.system = name, PEERS[name].system
         self._process = JsonProcess(name, [WORKER, name, json.dumps(asdict(job))])
         try:
             said = self._process.first
@@ -226,17 +220,9 @@ class PeerProcess:
 def check_peers(names: Sequence[str]) -> tuple[str, ...]:
     """The names, each once.
 
-    Raises:
-        PeerError: there is no such peer.
+    :raises PeerError: there is no such peer
     """
     for name in names:
         if name not in PEERS:
             raise PeerError(f"there is no peer {one_line(name, 40)!r}: choose of {', '.join(PEERS)}")
     return tuple(dict.fromkeys(names))
-
-
-def files_bytes(path: Path) -> int:
-    """Of a file, or of all files below a directory."""
-    return (
-        path.stat().st_size if path.is_file() else sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
-    )

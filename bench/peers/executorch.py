@@ -28,7 +28,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bench.peers import About, Job, PeerError, Shape, Stepwise
+from pocketvlm.bench.peers import About, PeerError, PeerJob, Shape, Stepwise
 from pocketvlm.bench.report.files import write_whole
 from pocketvlm.bench.speed.process import JsonProcess, answers_of_this_process, write_answer
 from pocketvlm.errors import one_line
@@ -80,11 +80,10 @@ class Stock(Stepwise):
         self.position += len(token_ids)
 
 
-def prepare(job: Job) -> None:
+def prepare(job: PeerJob) -> None:
     """Export the shape, where it is not there yet.
 
-    Raises:
-        PeerError: a package is missing, the recipe cannot hold the shape, or the export failed, now or before.
+    :raises PeerError: a package is missing, the recipe cannot hold the shape, or the export failed, now or before
     """
     for name in PACKAGES:
         if importlib.util.find_spec(name) is None:
@@ -103,7 +102,7 @@ def prepare(job: Job) -> None:
     JsonProcess("its export", ["pocketvlm.bench.peers.executorch", *arguments]).close()
 
 
-def files_of(job: Job) -> tuple[Path, Path]:
+def files_of(job: PeerJob) -> tuple[Path, Path]:
     """Where the program of a shape, a length and these packages is kept, and what its export took."""
     made_by = {name: _version(name) for name in PACKAGES}
     content = (asdict(job.shape), length_of(job), group_of(job.shape), EMBEDDING_GROUP, SEED, made_by)
@@ -115,8 +114,7 @@ def files_of(job: Job) -> tuple[Path, Path]:
 def group_of(shape: Shape) -> int:
     """Of the weights.
 
-    Raises:
-        PeerError: none divides all rows.
+    :raises PeerError: none divides all rows
     """
     rows = (shape.hidden_size, shape.intermediate_size, shape.heads * shape.head_dim)
     for group in GROUPS:
@@ -125,13 +123,13 @@ def group_of(shape: Shape) -> int:
     raise PeerError(f"8da4w takes rows of a multiple of {GROUPS[-1]}")
 
 
-def length_of(job: Job) -> int:
+def length_of(job: PeerJob) -> int:
     """Tokens of the KV cache, more than the job's."""
     return (job.length // LENGTH_STEP + 1) * LENGTH_STEP
 
 
 @contextmanager
-def open_peer(job: Job) -> Iterator[Stock]:
+def open_peer(job: PeerJob) -> Iterator[Stock]:
     """With the job's threads; the weights are packed by XNNPACK at the first step, which belongs to the loading."""
     program, record = files_of(job)
     took = json.loads(record.read_text())

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bench.peers import About, Job, PeerError
+from pocketvlm.bench.peers import About, PeerError, PeerJob
 from pocketvlm.bench.speed.cases import run_tokens
 from pocketvlm.bench.speed.planned import noise
 from pocketvlm.bundle.manifest import Manifest
@@ -60,11 +60,10 @@ class OwnEngine:
         encode(self.engine, prepare_picture(noise(size), preprocessing), preprocessing, vision.tile_batch, self.ahead)
 
 
-def prepare(job: Job) -> None:
+def prepare(job: PeerJob) -> None:
     """
-    Raises:
-        PeerError: the bundle has no program.
-        PocketVlmError: ExecuTorch is not installed, or its C interface cannot be compiled.
+    :raises PeerError: the bundle has no program
+    :raises PocketVlmError: ExecuTorch is not installed, or its C interface cannot be compiled
     """
     if ENGINE not in open_bundle(job.bundle).manifest.engines:
         raise PeerError("the bundle has no ExecuTorch program: export it with --backend onnx --backend executorch")
@@ -72,9 +71,9 @@ def prepare(job: Job) -> None:
 
 
 @contextmanager
-def open_peer(job: Job) -> Iterator[OwnEngine]:
+def open_peer(job: PeerJob) -> Iterator[OwnEngine]:
     """All of the bundle's program, its vision part as well."""
-    bundle = open_bundle(job.bundle)
+    bundle = open_bundle(job.bundle).for_engine(ENGINE)
     manifest = bundle.manifest
     files = {part.file for part in manifest.engines[ENGINE].values()}
     with ThreadPoolExecutor(1) as ahead, closing(open_engine(ENGINE, bundle, job.threads)) as engine:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bench.peers import About, Job, PeerError
+from pocketvlm.bench.peers import About, PeerError, PeerJob
 
 PACKAGE = "onnxruntime-genai"
 CONFIG = "genai_config.json"
@@ -43,11 +43,8 @@ class GenAi:
             self.generator.append_tokens(token[None, None])
 
 
-def prepare(job: Job) -> None:
-    """
-    Raises:
-        PeerError: it is not installed, or the bundle is none that it can load.
-    """
+def prepare(job: PeerJob) -> None:
+    """:raises PeerError: it is not installed, or the bundle is none that it can load"""
     if not (Path(job.bundle) / CONFIG).is_file():
         why = "it takes no INT8 KV cache" if job.kv_dtype == "int8" else f"the bundle has no {CONFIG}"
         raise PeerError(f"{why}: export to a directory, by a recipe such as int4-g128")
@@ -58,7 +55,7 @@ def prepare(job: Job) -> None:
 
 
 @contextmanager
-def open_peer(job: Job) -> Iterator[GenAi]:
+def open_peer(job: PeerJob) -> Iterator[GenAi]:
     """Its own session settings, with the job's threads."""
     directory = Path(job.bundle)
     genai = importlib.import_module("onnxruntime_genai")

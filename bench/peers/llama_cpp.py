@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bench.peers import About, Job, PeerError, Shape, Stepwise
+from pocketvlm.bench.peers import About, PeerError, PeerJob, Shape, Stepwise
 
 ARCHITECTURE = "llama"
 PACKAGES = {"gguf": "gguf", "llama_cpp": "llama-cpp-python"}
@@ -34,8 +34,7 @@ LONGEST = 32768
 def peer_module(name: str) -> Any:
     """A module of ``PACKAGES``.
 
-    Raises:
-        PeerError: it is not installed.
+    :raises PeerError: it is not installed
     """
     try:
         return importlib.import_module(name)
@@ -44,11 +43,10 @@ def peer_module(name: str) -> Any:
 
 
 @contextmanager
-def open_peer(job: Job) -> Iterator[Llama]:
+def open_peer(job: PeerJob) -> Iterator[Llama]:
     """As llama-bench opens it: steps of 512 tokens, weights repacked for the CPU, KV cache in float16.
 
-    Raises:
-        PeerError: it is not installed, or cannot load the shape.
+    :raises PeerError: it is not installed, or cannot load the shape
     """
     llama = peer_module("llama_cpp").llama_cpp
     logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
@@ -73,11 +71,10 @@ def open_peer(job: Job) -> Iterator[Llama]:
         llama.llama_model_free(model)
 
 
-def prepare(job: Job) -> None:
+def prepare(job: PeerJob) -> None:
     """Write the file of the shape, where it is not there yet.
 
-    Raises:
-        PeerError: gguf is not installed, or Q4_0 cannot hold the shape.
+    :raises PeerError: gguf is not installed, or Q4_0 cannot hold the shape
     """
     path = gguf_path(job)
     if any(sizes[-1] % BLOCK for _, sizes in _tensors(job.shape)):
@@ -87,7 +84,7 @@ def prepare(job: Job) -> None:
         write_random_gguf(path, job.shape)
 
 
-def gguf_path(job: Job) -> Path:
+def gguf_path(job: PeerJob) -> Path:
     """Where the file of a shape is kept."""
     key = hashlib.sha256(repr(asdict(job.shape)).encode()).hexdigest()[:16]
     return Path(job.cache) / f"random-{key}.gguf"

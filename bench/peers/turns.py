@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.peers import SYSTEMS, Job, PeerError, PeerProcess, prepare_peer, shape_of
+from pocketvlm.bench.peers import PEERS, PeerError, PeerJob, PeerProcess, prepare_peer, shape_of
 from pocketvlm.bench.report.schema import Peer, Row
 from pocketvlm.bench.speed.cases import Case, measure_cases
 from pocketvlm.bench.speed.process import settle
@@ -17,8 +17,8 @@ from pocketvlm.bench.speed.workload import image_name
 from pocketvlm.errors import one_line
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.speed.watch import Watch
     from pocketvlm.bench.speed.workload import Workload
-    from pocketvlm.bench.targets import Watch
     from pocketvlm.bundle.open import Bundle
 
 #: Phases that a peer without tiles and without pictures of this kind has.
@@ -28,20 +28,19 @@ NO_SWEEP = "takes tiles as the bundle says, in no other way"
 
 
 @dataclass(frozen=True)
-class Beside:
+class MeasuredInTurns:
     """What peers gave; ``rows`` are the bundle's own and theirs, in turns."""
 
     rows: tuple[Row, ...]
     peers: tuple[Peer, ...]
 
 
-def job_of(bundle: Bundle, workload: Workload) -> Job:
+def job_of(bundle: Bundle, workload: Workload) -> PeerJob:
     """What peers are to open.
 
-    Raises:
-        PeerError: the manifest does not say the bundle's shape.
+    :raises PeerError: the manifest does not say the bundle's shape
     """
-    return Job(
+    return PeerJob(
         bundle=str(bundle.location),
         cache=workload.peers_cache,
         shape=shape_of(bundle.manifest),
@@ -55,7 +54,7 @@ def prepare_peers(bundle: Bundle, workload: Workload, watch: Watch) -> dict[str,
     """Make the files that peers need, before anything else takes memory; why those cannot run that cannot."""
     missing = {}
     for name in workload.peers:
-        watch(f"preparing {SYSTEMS[name]}")
+        watch(f"preparing {PEERS[name].system}")
         try:
             prepare_peer(name, job_of(bundle, workload))
         except PeerError as error:
@@ -63,13 +62,13 @@ def prepare_peers(bundle: Bundle, workload: Workload, watch: Watch) -> dict[str,
     return missing
 
 
-def measure_beside(
+def measure_in_turns(
     bundle: Bundle,
     own: Iterable[Case],
     workload: Workload,
     watch: Watch,
     missing: Mapping[str, str] = MappingProxyType({}),
-) -> Beside:
+) -> MeasuredInTurns:
     """Each case of prefill and decode, the bundle's and all peers' one after the other, as often as asked for.
 
     Pictures are for peers that see. Other cases are the bundle's alone. A peer that cannot be opened, ends on the way,
@@ -82,16 +81,16 @@ def measure_beside(
         running: list[PeerProcess] = []
         for name in workload.peers:
             if name in missing:
-                found.append(Peer(system=SYSTEMS[name], missing=missing[name]))
+                found.append(Peer(system=PEERS[name].system, missing=missing[name]))
                 continue
-            watch(f"opening {SYSTEMS[name]}")
+            watch(f"opening {PEERS[name].system}")
             try:
                 process = stack.enter_context(PeerProcess(name, job))
             except PeerError as error:
-                found.append(Peer(system=SYSTEMS[name], missing=one_line(error)))
+                found.append(Peer(system=PEERS[name].system, missing=one_line(error)))
                 continue
             running.append(process)
-            rows.append(Row(name="load warm", phase="load", seconds=(process.load_seconds,), system=SYSTEMS[name]))
+            rows.append(Row(name="load warm", phase="load", seconds=(process.load_seconds,), system=PEERS[name].system))
         for case in own:
             able = [process for process in running if _why_not(case, process, workload) is None]
             if not able:
@@ -102,7 +101,7 @@ def measure_beside(
             if case.phase == "image":
                 rows += (_without(case, process, workload) for process in running if process not in able)
         found += map(_describe, running)
-    return Beside(tuple(rows), tuple(found))
+    return MeasuredInTurns(tuple(rows), tuple(found))
 
 
 def in_turns(case: Case, peers: Sequence[PeerProcess], workload: Workload) -> Iterator[Row]:
@@ -129,7 +128,12 @@ def in_turns(case: Case, peers: Sequence[PeerProcess], workload: Workload) -> It
         why = missing.get(peer.name)
         values = () if why else tuple(seconds[peer.name])
         yield Row(
-            name=case.name, phase=case.phase, seconds=values, tokens=case.tokens, system=SYSTEMS[peer.name], missing=why
+            name=case.name,
+            phase=case.phase,
+            seconds=values,
+            tokens=case.tokens,
+            system=peer.system,
+            missing=why,
         )
 
 
@@ -143,7 +147,7 @@ def _why_not(case: Case, peer: PeerProcess, workload: Workload) -> str | None:
 
 
 def _without(case: Case, peer: PeerProcess, workload: Workload) -> Row:
-    return Row(name=case.name, phase=case.phase, system=SYSTEMS[peer.name], missing=_why_not(case, peer, workload))
+    return Row(name=case.name, phase=case.phase, system=peer.system, missing=_why_not(case, peer, workload))
 
 
 def _timed(run: Callable[[], object]) -> float:
@@ -162,9 +166,8 @@ def _ask(peer: PeerProcess, case: Case, workload: Workload) -> float:
 
 
 def _describe(process: PeerProcess) -> Peer:
-    about, system = process.about, SYSTEMS[process.name]
     try:
         peak = process.peak()
     except PeerError:
         peak = None
-    return Peer(system=system, peak=peak, **asdict(about))
+    return Peer(system=process.system, peak=peak, **asdict(process.about))

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from pocketvlm.bench.peers import ONLY_PREPARE, PEERS, Job, OpenPeer, PeerModule, SeesPictures
+from pocketvlm.bench.peers import ONLY_PREPARE, PEERS, OpenPeer, PeerJob, PeerModule, SeesPictures
 from pocketvlm.bench.speed.process import answers_of_this_process, settle, write_answer
 from pocketvlm.errors import one_line
 from pocketvlm.runtime.memory import peak_rss_bytes
@@ -21,7 +21,7 @@ from pocketvlm.runtime.memory import peak_rss_bytes
 SEED = 0
 
 
-def serve(peer: OpenPeer, job: Job, requests: IO[str], answers: IO[str]) -> None:
+def serve(peer: OpenPeer, job: PeerJob, requests: IO[str], answers: IO[str]) -> None:
     """Do what each line asks, until there are no more."""
     for line in requests:
         request = json.loads(line)
@@ -36,7 +36,7 @@ def serve(peer: OpenPeer, job: Job, requests: IO[str], answers: IO[str]) -> None
         write_answer(answers, {"seconds": seconds})
 
 
-def _prepared(peer: OpenPeer, job: Job, request: Mapping[str, Any]) -> Callable[[], None]:
+def _prepared(peer: OpenPeer, job: PeerJob, request: Mapping[str, Any]) -> Callable[[], None]:
     """What is to be timed, with the KV cache as it begins with."""
     if request["what"] == "image":
         assert isinstance(peer, SeesPictures)
@@ -50,9 +50,9 @@ def _prepared(peer: OpenPeer, job: Job, request: Mapping[str, Any]) -> Callable[
 def main(name: str, raw_job: str, *only: str) -> None:
     """Open the peer, say so, and serve; or only prepare what it needs."""
     answers = answers_of_this_process()
-    job = Job.from_dict(json.loads(raw_job))
+    job = PeerJob.from_dict(json.loads(raw_job))
     try:
-        module: Any = importlib.import_module(PEERS[name])
+        module: Any = importlib.import_module(PEERS[name].module)
         peer_module: PeerModule = module
         peer_module.prepare(job)
         if only == (ONLY_PREPARE,):

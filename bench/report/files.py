@@ -42,8 +42,7 @@ def is_results(path: Path) -> bool:
 def read_results(path: Path) -> Results:
     """What ``pocketvlm eval --save`` or ``--json`` wrote.
 
-    Raises:
-        ResultsError: it cannot be read, or is something else.
+    :raises ResultsError: it cannot be read, or is something else
     """
     name = label(path)
     try:
@@ -56,8 +55,7 @@ def read_results(path: Path) -> Results:
 def read_bounded(path: Path, most: int) -> bytes:
     """A file of at most ``most`` bytes.
 
-    Raises:
-        ResultsError: it cannot be read, or is larger.
+    :raises ResultsError: it cannot be read, or is larger
     """
     name = label(path)
     try:
@@ -73,8 +71,7 @@ def read_bounded(path: Path, most: int) -> bytes:
 def results(content: Any, name: str) -> Results:
     """An evaluation's report as ``Results``.
 
-    Raises:
-        ResultsError: it is no such report.
+    :raises ResultsError: it is no such report
     """
     try:
         bundle, data, answers = content["bundle"], content["data"], content["answers"]
@@ -93,8 +90,7 @@ def results(content: Any, name: str) -> Results:
 def check_writable(path: Path) -> None:
     """Before hours of work: whether a file can be written there.
 
-    Raises:
-        ResultsError: it cannot.
+    :raises ResultsError: it cannot
     """
     target = _followed(path)
     if target.exists() and not target.is_file():
@@ -106,8 +102,7 @@ def check_writable(path: Path) -> None:
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file that appears when it is complete; a failure leaves what stood there, and links stay links.
 
-    Raises:
-        ResultsError: it cannot be written.
+    :raises ResultsError: it cannot be written
     """
     target = _followed(path)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")

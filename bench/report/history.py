@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from pocketvlm.bench.report.formats.text import quartiles
 from pocketvlm.bench.report.schema import OWN
+from pocketvlm.bench.statistics.summary import quartiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Point:
+class HistoryPoint:
     """The median of a row in the report at ``position``, between its lower and its upper quartile."""
 
     position: int
@@ -27,11 +27,11 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Line:
+class HistoryLine:
     """What one bundle on one device, or one peer, reached in a row over the reports."""
 
     label: str
-    points: tuple[Point, ...]
+    points: tuple[HistoryPoint, ...]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Panel:
 
     name: str
     unit: str
-    lines: tuple[Line, ...]
+    lines: tuple[HistoryLine, ...]
 
 
 class Series(NamedTuple):
@@ -89,14 +89,14 @@ def comparable(report: Report, other: Report) -> bool:
 def panels(reports: Sequence[Report]) -> list[Panel]:
     """Each row over the reports, oldest first: in the order of the newest's rows, then those that it does not have."""
     names = dict.fromkeys(row.name for report in reversed(reports) for row in report.rows if row.seconds)
-    found: dict[str, dict[Series, list[Point]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[str, dict[Series, list[HistoryPoint]]] = defaultdict(lambda: defaultdict(list))
     for position, report in enumerate(reports):
         for row in report.rows:
             if row.seconds:
                 found[_named(row)][_series(report, row.system)].append(_point(position, row))
     labels = _labels({series for lines in found.values() for series in lines})
     return [
-        Panel(name, unit, tuple(Line(labels[series], tuple(points)) for series, points in lines.items()))
+        Panel(name, unit, tuple(HistoryLine(labels[series], tuple(points)) for series, points in lines.items()))
         for name in names
         for unit in ("tokens/s", "s")
         if (lines := found.get(f"{unit} {name}"))
@@ -111,11 +111,11 @@ def _unit(row: Row) -> str:
     return "tokens/s" if row.tokens else "s"
 
 
-def _point(position: int, row: Row) -> Point:
+def _point(position: int, row: Row) -> HistoryPoint:
     low, middle, high = quartiles(row.seconds)
     if not row.tokens:
-        return Point(position, low, middle, high)
-    return Point(position, row.tokens / high, row.tokens / middle, row.tokens / low)
+        return HistoryPoint(position, low, middle, high)
+    return HistoryPoint(position, row.tokens / high, row.tokens / middle, row.tokens / low)
 
 
 def _series(report: Report, system: str) -> Series:

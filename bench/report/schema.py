@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from math import isfinite
 from pathlib import Path
-from statistics import median, quantiles, stdev
+from statistics import median
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pocketvlm.bench.report.files import read_bounded
+from pocketvlm.bench.statistics.summary import mean_and_deviation, spread
 from pocketvlm.errors import ResultsError, one_line
 from pocketvlm.questions.files import label
 
@@ -87,28 +88,28 @@ class Row(Strict):
     @property
     def spread(self) -> float:
         """Half of what lies between the quartiles, by the median; 0 for a single repetition."""
-        if len(self.seconds) < 2:
-            return 0.0
-        low, _, high = quantiles(self.seconds, n=4, method="inclusive")
-        return (high - low) / 2 / self.median
+        return spread(self.seconds)
 
     @property
     def rate(self) -> float | None:
         """Tokens a second, at the median; None where there are none."""
         return self.tokens / self.median if self.tokens else None
 
+    @property
+    def rates(self) -> list[float]:
+        """Tokens a second of each repetition; empty where there are no tokens."""
+        return [self.tokens / value for value in self.seconds] if self.tokens else []
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: with the statistics, and llama-bench's fields where there are tokens; without what is None."""
         values = self.model_dump(mode="json", exclude_none=True)
         if not self.seconds:
             return values
-        rates = [self.tokens / value for value in self.seconds] if self.tokens else []
-        of_rates = {
-            "avg_ts": sum(rates) / len(rates),
-            "stddev_ts": stdev(rates) if len(rates) > 1 else 0.0,
-            "samples_ts": rates,
-        } if rates else {}  # fmt: skip
-        return {**values, "median_s": self.median, "spread": self.spread, **of_rates}
+        values |= {"median_s": self.median, "spread": self.spread}
+        if self.rates:
+            average, deviation = mean_and_deviation(self.rates)
+            values |= {"avg_ts": average, "stddev_ts": deviation, "samples_ts": self.rates}
+        return values
 
 
 class Memory(Strict):
@@ -284,8 +285,7 @@ class Report(Strict):
 def parse_report(text: str | bytes, name: str) -> Report:
     """A report from its JSON; ``name`` is for errors.
 
-    Raises:
-        ResultsError: it is none, or one of another schema.
+    :raises ResultsError: it is none, or one of another schema
     """
     return parse_strict(text, name, Report, SCHEMA, "pocketvlm bench --save writes it")
 
@@ -293,8 +293,7 @@ def parse_report(text: str | bytes, name: str) -> Report:
 def read_report(path: Path) -> Report:
     """What ``pocketvlm bench --save`` wrote.
 
-    Raises:
-        ResultsError: it cannot be read, is something else, or of another schema.
+    :raises ResultsError: it cannot be read, is something else, or of another schema
     """
     return parse_report(read_bounded(path, MAX_BYTES), label(path))
 
@@ -302,8 +301,7 @@ def read_report(path: Path) -> Report:
 def parse_strict(text: str | bytes, name: str, kind: type[Model], schema: str, whence: str) -> Model:
     """A ``kind`` from JSON that says it is of ``schema``; ``name`` and ``whence`` (who writes it) are for errors.
 
-    Raises:
-        ResultsError: it is none, or one of another schema.
+    :raises ResultsError: it is none, or one of another schema
     """
     try:
         content = json.loads(text, parse_constant=_no_number, parse_float=_finite)

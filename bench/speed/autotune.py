@@ -25,8 +25,8 @@ from pocketvlm.runtime.tuning import Tuning, this_device
 from pocketvlm.runtime.vision import encode, prepare
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.speed.watch import Watch
     from pocketvlm.bench.speed.workload import Workload
-    from pocketvlm.bench.targets import Watch
     from pocketvlm.bundle.open import Bundle
     from pocketvlm.runtime.engines import Engine
 
@@ -60,7 +60,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Autotuned:
     """The result. ``gain``: how many times as fast an answer is as by the bundle's own settings, at the median."""
 
     tuning: Tuning
@@ -119,11 +119,10 @@ class Answering:
         self._engine.close()
 
 
-def tune(bundle: Bundle, workload: Workload, watch: Watch) -> Tuned:
+def tune(bundle: Bundle, workload: Workload, watch: Watch) -> Autotuned:
     """Find the settings, and measure what they gain for a whole answer of the workload.
 
-    Raises:
-        CapacityError: the workload does not fit into the KV cache.
+    :raises CapacityError: the workload does not fit into the KV cache
     """
     manifest = bundle.manifest
     check_fits(manifest, workload)
@@ -136,16 +135,16 @@ def tune(bundle: Bundle, workload: Workload, watch: Watch) -> Tuned:
             continue
         setting, value = next(iter(change.items()))
         watch(f"{setting.replace('_', ' ')} {value}")
-        before, after = beside(bundle, workload, best, changed, phase)
+        before, after = in_turns(bundle, workload, best, changed, phase)
         taken = is_better(before, after)
         trials.append(Trial(setting, str(value), median(after), median(before), taken))
         best = changed if taken else best
     watch("the whole answer")
-    before, after = beside(bundle, workload, own, best, "answer")
+    before, after = in_turns(bundle, workload, own, best, "answer")
     if not is_better(before, after):
         best, after = own, before
     found = Tuning(device=this_device(), model=manifest.model.revision, **asdict(best))
-    return Tuned(found, tuple(trials), before, after)
+    return Autotuned(found, tuple(trials), before, after)
 
 
 def candidates(own: Settings, *, with_image: bool) -> list[tuple[Phase, dict[str, Any]]]:
@@ -162,7 +161,7 @@ def candidates(own: Settings, *, with_image: bool) -> list[tuple[Phase, dict[str
     return found + [("prefill", {"prefill_chunk": tokens}) for tokens in CHUNKS]
 
 
-def beside(
+def in_turns(
     bundle: Bundle, workload: Workload, first: Settings, second: Settings, phase: Phase
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Seconds of a phase by both settings, in turns."""
@@ -183,7 +182,7 @@ def beside(
 
 def is_better(before: Sequence[float], after: Sequence[float]) -> bool:
     """Whether the second of two settings, measured in turns, is to be preferred."""
-    wins = sum(new < old for old, new in zip(before, after, strict=True))
+    wins = sum(second < first for first, second in zip(before, after, strict=True))
     return median(after) < WORTH * median(before) and wins >= WINS * len(before)
 
 

@@ -30,8 +30,7 @@ NEW_TOKENS = 16
 def count(bundle: Bundle, vlm: PocketVlm) -> Counts:
     """``vlm`` is the loaded bundle.
 
-    Raises:
-        BundleError: a graph cannot be read.
+    :raises BundleError: a graph cannot be read
     """
     manifest = bundle.manifest
     graphs = {name: _operators(bundle, part.file) for name, part in manifest.engines.get("onnx", {}).items()}

@@ -53,8 +53,7 @@ def thin(samples: Sequence[tuple[float, int]], most: int = MOST_SAMPLES) -> list
 def footprint(bundle: Path, workload: Workload) -> Footprint:
     """One image, one prompt and its answer in a process of their own; empty where there is no /proc.
 
-    Raises:
-        PocketVlmError: the process failed.
+    :raises PocketVlmError: the process failed
     """
     if not STATUS.is_file():
         return Footprint()
@@ -75,7 +74,7 @@ def _phases(bundle: Path, workload: dict[str, Any]) -> Iterator[str]:
     from pocketvlm.bundle.open import open_bundle
     from pocketvlm.runtime.engines import open_engine
 
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle).for_engine("onnx")
     manifest, vision = opened.manifest, opened.manifest.vision
     yield "bundle opened"
     engine = open_engine("onnx", opened, workload["threads"], workload["prepacked_cache"])

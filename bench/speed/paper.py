@@ -26,7 +26,7 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Line:
+class PaperLine:
     """A line of the table: who, and the values that there are, by column."""
 
     system: str
@@ -50,7 +50,7 @@ def paper_workload(manifest: Manifest, threads: int, repeats: int, warmups: int)
     )
 
 
-def paper_line(report: Report) -> Line:
+def paper_line(report: Report) -> PaperLine:
     """What a report of that workload says."""
     rows = {row.name: row for row in report.rows if row.system == OWN and row.seconds}
     workload = report.workload
@@ -67,4 +67,4 @@ def paper_line(report: Report) -> Line:
     if report.memory:
         values["memory"] = max(phase.peak for phase in report.memory) / 1e9
     note = f"{report.bundle.model}, {report.bundle.recipe}; {prompt} tokens of prompt, decode behind them"
-    return Line(f"this machine: {report.machine.summary}", values, note)
+    return PaperLine(f"this machine: {report.machine.summary}", values, note)

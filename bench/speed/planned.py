@@ -52,10 +52,7 @@ class PlannedCase:
 
 
 def check_fits(manifest: Manifest, workload: Workload) -> None:
-    """
-    Raises:
-        CapacityError: the KV cache is too short for a prompt, or for a depth and what is generated after it.
-    """
+    """:raises CapacityError: the KV cache is too short for a prompt, or for a depth and what is generated after it"""
     if workload.tokens > manifest.kv_cache.length:
         raise CapacityError(
             f"the workload takes {workload.tokens} tokens, {manifest.model.name} has a KV length of "

@@ -26,8 +26,7 @@ class ProcessError(PocketVlmError):
 class JsonProcess:
     """``python -m`` a module with arguments, from its first answer to ``close``. ``name`` is for errors.
 
-    Raises:
-        ProcessError: it ends before its first answer, or that is an error.
+    :raises ProcessError: it ends before its first answer, or that is an error
     """
 
     def __init__(self, name: str, module: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
@@ -48,8 +47,7 @@ class JsonProcess:
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Its answer.
 
-        Raises:
-            ProcessError: the answer is an error, or the process ended.
+        :raises ProcessError: the answer is an error, or the process ended
         """
         assert self._process.stdin is not None
         try:

@@ -28,8 +28,7 @@ def bootstrap(values: Sequence[float] | Floats, resamples: int = RESAMPLES, seed
 
     Where all values are equal it has no width; it is meant for tens of values and more.
 
-    Raises:
-        ValueError: there are no values.
+    :raises ValueError: there are no values
     """
     distinct, how_often = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
     if distinct.size == 0:

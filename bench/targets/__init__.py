@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -13,6 +12,7 @@ from pocketvlm.errors import PocketVlmError, one_line
 
 if TYPE_CHECKING:
     from pocketvlm.bench.report.schema import Agreement, Counts, Limits, Machine, Peer, Row
+    from pocketvlm.bench.speed.watch import Watch
     from pocketvlm.bench.speed.workload import Workload
     from pocketvlm.bench.targets.adb.options import DeviceOptions
 
@@ -21,8 +21,6 @@ TARGETS = {
     "host": "pocketvlm.bench.targets.host:run",
     "adb": "pocketvlm.bench.targets.adb.target:run",
 }
-#: Said before each row: its name.
-Watch = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,7 @@ class Target(Protocol):
 def find_target(said: str) -> tuple[Target, str]:
     """The target, and what stands behind its name: ``adb:SERIAL`` is the target adb and SERIAL.
 
-    Raises:
-        PocketVlmError: there is no such target.
+    :raises PocketVlmError: there is no such target
     """
     name, _, which = said.partition(":")
     if name not in TARGETS:

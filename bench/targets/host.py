@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.peers.turns import measure_beside, prepare_peers
+from pocketvlm.bench.peers.turns import measure_in_turns, prepare_peers
 from pocketvlm.bench.report.schema import Limits, Peer, Row
 from pocketvlm.bench.speed.cases import cases, measure_cases
 from pocketvlm.bench.speed.counts import count
@@ -17,7 +17,7 @@ from pocketvlm.bench.speed.limits import gemm_operations, read_bandwidth, with_l
 from pocketvlm.bench.speed.machine import afterwards, describe
 from pocketvlm.bench.speed.planned import LOADS, check_fits
 from pocketvlm.bench.speed.projector import projector_seconds
-from pocketvlm.bench.targets import Measured, Watch
+from pocketvlm.bench.targets import Measured
 from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import PocketVlmError
 from pocketvlm.runtime import load
@@ -25,6 +25,7 @@ from pocketvlm.runtime.engines import open_engine
 from pocketvlm.runtime.engines.onnx import OnnxEngine, prepacked_entry
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.speed.watch import Watch
     from pocketvlm.bench.speed.workload import Workload
     from pocketvlm.bench.targets.adb.options import DeviceOptions
     from pocketvlm.bundle.manifest import Vision
@@ -37,14 +38,13 @@ def run(
 ) -> Measured:
     """Counts and memory first, in sessions and a process of their own, then speed.
 
-    Raises:
-        CapacityError: the workload does not fit.
+    :raises CapacityError: the workload does not fit
     """
     if options is not None:
         raise PocketVlmError("the target host takes no options of a phone")
     if which:
         raise PocketVlmError(f"the target host is this machine; {which!r} says nothing")
-    bundle = open_bundle(path)
+    bundle = open_bundle(path).for_engine("onnx")
     check_fits(bundle.manifest, workload)
     machine = describe(workload.threads, pinned=pinned)
     watch("counts")
@@ -65,8 +65,7 @@ def measure(bundle: Bundle, workload: Workload, watch: Watch = lambda name: None
 
     A prepacked cache is to be filled before (``fill_cache``).
 
-    Raises:
-        CapacityError: the workload does not fit.
+    :raises CapacityError: the workload does not fit
     """
     manifest = bundle.manifest
     check_fits(manifest, workload)
@@ -78,8 +77,8 @@ def measure(bundle: Bundle, workload: Workload, watch: Watch = lambda name: None
         with ThreadPoolExecutor(1) as ahead:
             own = cases(engine, manifest, workload, ahead)
             if workload.peers:
-                beside = measure_beside(bundle, own, workload, watch, missing)
-                rows, peers = [*rows, *beside.rows], beside.peers
+                together = measure_in_turns(bundle, own, workload, watch, missing)
+                rows, peers = [*rows, *together.rows], together.peers
             else:
                 rows += measure_cases(own, workload, watch)
         if workload.image is not None and manifest.vision is not None:

@@ -88,9 +88,10 @@ def _write_program(weights: StoredWeights, kv: KvLayout, job: Job) -> None:
         "use_kv_cache": True,
         "use_sdpa_with_kv_cache": False,
         "enable_dynamic_shape": True,
-        "get_bos_id": job.tokens.stop[0] if job.tokens.stop else 0,
         "get_eos_ids": job.tokens.stop,
     }
+    if job.bos is not None:  # the runners of ExecuTorch 1.5 take the tokenizer's, others prepend this one
+        constants["get_bos_id"] = job.bos
     for name, value in constants.items():
         program.add_constant_method(name, value)
     program.write(job.directory / PROGRAM)

@@ -95,7 +95,9 @@ def lower(job: Job) -> Lowered:
         rope=ROPE,
         fidelity=fidelity,
     )
-    return Lowered(program.parts, tuple(sorted({*files, ROPE, *programs})), store.precision, fidelity, described)
+    files |= {ROPE, *programs}
+    chunk = described.prefill_tokens
+    return Lowered(program.parts, tuple(sorted(files)), store.precision, fidelity, chunk, described)
 
 
 def store_weights(job: Job) -> WeightStore:

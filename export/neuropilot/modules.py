@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,8 @@ class Explicit(nn.Module, TensorArithmetic):
 
     def __init__(self, store: WeightStore, scales: Scales) -> None:
         super().__init__()
-        # Registers the operators torch.ops.quantized_decomposed.
-
+        # Registers the operators torch.ops.quantized_decomposed; it takes 0.2 s, so only where they are used.
+        importlib.import_module("torch.ao.quantization.fx._decomposed")
         self._store, self._scales, self._names = store, scales, store.checkpoint.tensors
 
     def rounded(self, name: str, values: Tensor) -> Tensor:

@@ -7,25 +7,26 @@ buffer. It has no INT8 KV cache (as of 0.15.2, the newest for ONNX Runtime 1.29)
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pocketvlm.bundle.manifest import Part, Tokens
-from pocketvlm.models.config import DecoderConfig
+if TYPE_CHECKING:
+    from pocketvlm.bundle.manifest import Part
+    from pocketvlm.export.job import Job
 
 GENAI_CONFIG = "genai_config.json"
+NO_TOKEN = -1
 
 
-def write_genai_config(
-    directory: Path, config: DecoderConfig, tokens: Tokens, parts: dict[str, Part], kv_length: int
-) -> None:
+def write_genai_config(job: Job, parts: dict[str, Part], kv_length: int) -> None:
     """Write the file beside the graphs; tokens in, tokens out (images need this project's runtime)."""
+    config, tokens = job.checkpoint.config.text, job.tokens
     embedding, decoder = (_stage(parts[name]) for name in ("token_embedding", "text_decoder"))
     content = {
         "model": {
             "type": "decoder-pipeline",
-            # GenAI wants both; generation starts from the prompt's tokens and pads nothing.
-            "bos_token_id": tokens.stop[0],
+            # GenAI prepends none, but tells clients: one that is left out is read as token 0.
+            "bos_token_id": NO_TOKEN if job.bos is None else job.bos,
+            # Asked for, though nothing is padded here.
             "pad_token_id": tokens.stop[0],
             "eos_token_id": list(tokens.stop),
             "vocab_size": config.vocab_size,
@@ -53,7 +54,7 @@ def write_genai_config(
         },
         "search": {"max_length": kv_length, "past_present_share_buffer": True, "do_sample": False},
     }
-    (directory / GENAI_CONFIG).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (job.directory / GENAI_CONFIG).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _stage(part: Part) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def lower(job: Job) -> Lowered:
     fidelity = check_export(job, store.read, kv)
     files = {file for part in parts.values() for file in (part.file, *part.data)}
     if kv.dtype == "float32":
-        write_genai_config(directory, config.text, job.tokens, parts, kv.length)
+        write_genai_config(job, parts, kv.length)
         files.add(GENAI_CONFIG)
     return Lowered(parts, tuple(sorted(files)), store.precision, fidelity)
 

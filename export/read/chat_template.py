@@ -34,7 +34,7 @@ def compile_chat_template(directory: Path) -> Chat | None:
     source = _read_template(directory)
     if source is None:
         return None
-    render = _renderer(source, _special_tokens(directory))
+    render = _renderer(source, special_tokens(directory))
     chat = _literals(render)
     prove_equal(chat, render, dialogues(seed=0, count=200, system="system" in chat.roles))
     return chat
@@ -101,8 +101,8 @@ def _read_template(directory: Path) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def _special_tokens(directory: Path) -> dict[str, str]:
-    """bos_token and the like, which templates may name."""
+def special_tokens(directory: Path) -> dict[str, str]:
+    """bos_token and the like, which templates may name; "" for one that the tokenizer does not have."""
     path = directory / "tokenizer_config.json"
     raw = read_json(path) if path.is_file() else {}
     tokens = {}
@@ -224,7 +224,7 @@ def check_image_part(directory: Path, config: VlmConfig) -> None:
     source = _read_template(directory)
     if source is None:
         return
-    render = _renderer(source, _special_tokens(directory))
+    render = _renderer(source, special_tokens(directory))
     parts = [{"type": "text", "text": FIRST}, {"type": "image"}, {"type": "text", "text": SECOND}]
     wanted = config.image_layout.image_start + config.image_token + config.image_layout.image_end
     _, found, _ = _split(render([{"role": "user", "content": parts}], True), FIRST, SECOND)

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from pocketvlm.bundle.manifest import Chat, ImageLayout, Tokens, Vision
 from pocketvlm.errors import CheckpointError, ExportError
-from pocketvlm.export.read.chat_template import check_image_part, compile_chat_template
+from pocketvlm.export.read.chat_template import check_image_part, compile_chat_template, special_tokens
 from pocketvlm.export.read.sample import TURNS, ImageSettings, Sample, encode, make_sample, test_card
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.models.checkpoint import Checkpoint, read_json
@@ -32,6 +32,8 @@ class Frontend:
     images: ImageSettings | None
     sample: Sample
     """the test card with its questions"""
+    bos: int | None = None
+    """the token that texts begin with, where the tokenizer has one; a chat layout says itself where it stands"""
 
 
 def read_frontend(checkpoint: Checkpoint) -> Frontend:
@@ -55,7 +57,7 @@ def read_frontend(checkpoint: Checkpoint) -> Frontend:
     cards = [] if images is None else [test_card(images.preprocessing)]
     sample = make_sample(tokenizer, chat, images, TURNS, cards)
     tokens = Tokens(stop=_stop_tokens(checkpoint, tokenizer), image=image_token)
-    return Frontend(tokenizer, chat, tokens, vision, layout, images, sample)
+    return Frontend(tokenizer, chat, tokens, vision, layout, images, sample, _bos_token(checkpoint, tokenizer))
 
 
 def _read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
@@ -131,13 +133,20 @@ def _stop_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[int, ...
             if not all(isinstance(number, int) and 0 <= number < checkpoint.config.text.vocab_size for number in ids):
                 raise CheckpointError(f"{path}: eos_token_id {ids!r} is not in the vocabulary")
             return tuple(ids)
-    path = checkpoint.directory / "tokenizer_config.json"
-    token = read_json(path).get("eos_token") if path.is_file() else None
-    token = token.get("content") if isinstance(token, dict) else token
-    number = tokenizer.token_to_id(token) if isinstance(token, str) else None
+    token = special_tokens(checkpoint.directory).get("eos_token")
+    number = tokenizer.token_to_id(token) if token else None
     if number is None:
         raise CheckpointError(f"{checkpoint.directory} names no eos_token_id: generation would never stop")
     return (number,)
+
+
+def _bos_token(checkpoint: Checkpoint, tokenizer: Tokenizer) -> int | None:
+    """The tokenizer's bos_token.
+
+    Not the bos_token_id of config.json: Qwen's is the end of a text, and its tokenizer has none.
+    """
+    token = special_tokens(checkpoint.directory).get("bos_token")
+    return tokenizer.token_to_id(token) if token else None
 
 
 def _number(value: Any, name: str) -> float:

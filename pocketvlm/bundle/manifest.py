@@ -32,6 +32,7 @@ Positive = Annotated[int, Field(gt=0, le=1 << 40)]
 Size = Annotated[int, Field(ge=0, le=1 << 44)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Field(max_length=256)]
+Chunk = Annotated[int, Field(gt=0, le=1 << 16)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -262,8 +263,23 @@ class NpuProgram(Strict):
         return self
 
 
+EngineName = Literal["onnx", "executorch", "neuropilot"]
+
+
+class OfEngine(Strict):
+    """What holds for the parts of one engine: each back end stores weights and takes prompts its own way."""
+
+    prefill_chunk: Chunk
+    tensors: dict[str, TensorPrecision]
+    fidelity: Fidelity
+
+
 class Manifest(Strict):
-    """The whole of ``manifest.json``."""
+    """The whole of ``manifest.json``.
+
+    ``prefill_chunk``, ``recipe.tensors`` and ``fidelity`` are the first engine's; where there are several, each one's
+    are in ``by_engine`` (``for_engine``).
+    """
 
     format_version: Literal[1, 2]
     minimum_runtime: MinimumRuntime
@@ -274,8 +290,9 @@ class Manifest(Strict):
     tokenizer: FileName
     chat: Chat | None
     kv_cache: KvCache
-    prefill_chunk: Annotated[int, Field(gt=0, le=1 << 16)]
-    engines: dict[Literal["onnx", "executorch", "neuropilot"], dict[str, Part]]
+    prefill_chunk: Chunk
+    engines: dict[EngineName, dict[str, Part]]
+    by_engine: dict[EngineName, OfEngine] = {}
     neuropilot: NpuProgram | None = None
     recipe: Recipe
     fidelity: Fidelity
@@ -283,11 +300,32 @@ class Manifest(Strict):
 
     @model_serializer(mode="wrap")
     def _without_what_format_1_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Format 1 has no ``neuropilot``; a bundle without such parts is written in it."""
+        """Format 1 has neither ``neuropilot`` nor ``by_engine``; a bundle without such parts is written in it."""
         written: dict[str, Any] = handler(self)
         if self.neuropilot is None:
             written.pop("neuropilot", None)
+        if not self.by_engine:
+            written.pop("by_engine", None)
         return written
+
+    def for_engine(self, name: str) -> Manifest:
+        """The same, with what holds for the parts of one engine at the top."""
+        own = next((own for engine, own in self.by_engine.items() if engine == name), None)
+        if own is None:
+            return self
+        recipe = self.recipe.model_copy(update={"tensors": own.tensors})
+        changes = {"prefill_chunk": own.prefill_chunk, "recipe": recipe, "fidelity": own.fidelity}
+        return self.model_copy(update=changes)
+
+    @model_validator(mode="after")
+    def _by_engine_has_each_engine(self) -> Manifest:
+        if not self.by_engine:
+            return self
+        if self.format_version < 2:
+            raise ValueError("format 1 has one engine")
+        if self.by_engine.keys() != self.engines.keys():
+            raise ValueError("by_engine has other engines than engines")
+        return self
 
     @model_validator(mode="after")
     def _npu_parts_have_their_program(self) -> Manifest:

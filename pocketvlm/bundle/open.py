@@ -10,7 +10,7 @@ import hashlib
 import json
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
@@ -40,6 +40,10 @@ class Bundle:
     location: Path
     manifest: Manifest
     archive: Archive | None = None
+
+    def for_engine(self, name: str) -> Bundle:
+        """The same bundle, its manifest saying what holds for the parts of one engine."""
+        return replace(self, manifest=self.manifest.for_engine(name))
 
     def path(self, name: str) -> Path:
         """The file ``name`` of a directory's manifest; it cannot lie outside the directory."""

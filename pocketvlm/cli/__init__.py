@@ -27,9 +27,11 @@ COMMANDS = {
     "init": "init",
 }
 
-
-#: What the extra "export" brings; the runtime does without.
-EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "safetensors", "jinja2")
+#: package that the runtime does without -> the extra that brings it
+EXTRAS = {
+    **dict.fromkeys(("torch", "onnx", "onnx_ir", "safetensors", "jinja2", "tomli_w"), "export"),
+    **dict.fromkeys(("scipy", "rapidfuzz"), "bench"),
+}
 
 
 class LazyGroup(click.Group):
@@ -56,9 +58,9 @@ class LazyGroup(click.Group):
             if isinstance(error, MemoryError):
                 message = f"not enough memory. {message}".strip()
             if isinstance(error, ModuleNotFoundError):
-                if error.name not in EXPORT_PACKAGES:
+                if error.name not in EXTRAS:
                     raise
-                message = f"this command needs {error.name}: pip install 'pocketvlm[export]'"
+                message = f"this command needs {error.name}: pip install 'pocketvlm[{EXTRAS[error.name]}]'"
             click.echo(f"error: {message}", err=True)
             ctx.exit(1)
 

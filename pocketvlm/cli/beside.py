@@ -24,7 +24,7 @@ from pocketvlm.images.prepare import normalize, preprocessing_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pocketvlm.bench.accuracy.teacher_forced import Forced
+    from pocketvlm.bench.accuracy.teacher_forced import TeacherForced
     from pocketvlm.cli.fidelity import Group
     from pocketvlm.export.read.sample import Sample
     from pocketvlm.fidelity.trace import Trace
@@ -98,7 +98,7 @@ class Beside:
             for title, scores in zip(self.titles, self._tokens, strict=True)
         ]
 
-    def _sample(self, item: Forced) -> Sample:
+    def _sample(self, item: TeacherForced) -> Sample:
         """The tokens and pixels that the runtime feeds."""
         import torch
 
@@ -156,7 +156,7 @@ class Beside:
 
         return run_decoder(config, read, enter_decoder(config, read, samples, wanted), look)
 
-    def _score(self, item: Forced, stream: Tensor) -> TokenScores:
+    def _score(self, item: TeacherForced, stream: Tensor) -> TokenScores:
         from pocketvlm.models.stages import logits
 
         scored, checkpoint = slice(item.first_scored, None), self._checkpoint

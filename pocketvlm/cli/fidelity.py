@@ -16,7 +16,7 @@ from pocketvlm.errors import CheckpointError, DataError, ResultsError, one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pocketvlm.bench.accuracy.teacher_forced import Forced
+    from pocketvlm.bench.accuracy.teacher_forced import TeacherForced
     from pocketvlm.bundle.open import Bundle
     from pocketvlm.models.checkpoint import Checkpoint
 
@@ -54,7 +54,7 @@ class Comparison:
 class Group:
     """Questions that go through the original together; the layers of the first ``traced`` of them are compared."""
 
-    items: tuple[Forced, ...]
+    items: tuple[TeacherForced, ...]
     traced: int
 
 
@@ -80,13 +80,14 @@ def run(wanted: Comparison, *, as_json: bool, save: Path | None, max_kl: float |
         ResultsError: the mean KL divergence is above ``max_kl``, or a file cannot be written.
     """
     from pocketvlm.bench.report.files import check_writable, write_whole
-    from pocketvlm.bench.report.plots.layers import check_matplotlib, draw_layers
+    from pocketvlm.bench.report.plots import check_packages
+    from pocketvlm.bench.report.plots.layers import draw_layers
 
     for path in (save, plot):
         if path is not None:
             check_writable(path)
     if plot is not None:
-        check_matplotlib()
+        check_packages("--plot")
     report = measure(wanted)
     text = json.dumps(report, indent=1)
     if save is not None:
@@ -114,7 +115,7 @@ def measure(wanted: Comparison) -> dict[str, Any]:
     import torch
 
     from pocketvlm.bench.accuracy import evaluate as bench
-    from pocketvlm.bench.accuracy.teacher_forced import open_forced
+    from pocketvlm.bench.accuracy.teacher_forced import open_teacher_forced
     from pocketvlm.bundle.open import open_bundle
     from pocketvlm.cli.beside import Beside
     from pocketvlm.cli.progress import ConsoleProgress
@@ -129,7 +130,7 @@ def measure(wanted: Comparison) -> dict[str, Any]:
     config = checkpoint.config
     vision_layers = 0 if config.vision is None else config.vision.num_hidden_layers
     with load(wanted.bundle, threads=wanted.threads) as vlm:
-        asked = open_forced(wanted.data, wanted.questions, vlm, bundle)
+        asked = open_teacher_forced(wanted.data, wanted.questions, vlm, bundle)
         with Trace(bundle, vision_layers, wanted.threads) as trace, ConsoleProgress() as progress:
             progress.phase("fidelity", asked.most * (vision_layers + config.text.num_hidden_layers + 1))
             beside = Beside(vlm, checkpoint, trace, progress.advance)
@@ -171,9 +172,9 @@ def check_same(bundle: Bundle, checkpoint: Checkpoint, wanted: Comparison) -> No
         )
 
 
-def groups(items: Iterable[Forced], checkpoint: Checkpoint) -> Iterator[Group]:
+def groups(items: Iterable[TeacherForced], checkpoint: Checkpoint) -> Iterator[Group]:
     """Questions in their order, in groups whose residual streams fit into memory."""
-    held: list[Forced] = []
+    held: list[TeacherForced] = []
     number = traced = tokens = size = 0
     for item in items:
         more_tokens, more_bytes = len(item.inputs), _trace_bytes(item, checkpoint) if number < TRACED else 0
@@ -187,7 +188,7 @@ def groups(items: Iterable[Forced], checkpoint: Checkpoint) -> Iterator[Group]:
         yield Group(tuple(held), traced)
 
 
-def _trace_bytes(item: Forced, checkpoint: Checkpoint) -> int:
+def _trace_bytes(item: TeacherForced, checkpoint: Checkpoint) -> int:
     """What a question's outputs of all layers take, in float32."""
     text, vision = checkpoint.config.text, checkpoint.config.vision
     values = len(item.inputs) * text.hidden_size * text.num_hidden_layers

@@ -94,6 +94,11 @@ def _without_the_phone(manifest: Manifest) -> str:
     return f"{emulated}; it is not compiled for {program.platform}, and compiled parts run on the phone only"
 
 
+def for_engine(name: str, bundle: Bundle) -> Bundle:
+    """The bundle, its manifest saying what holds for the parts that the engine ``name`` runs."""
+    return bundle.for_engine(PARTS_OF.get(name, name))
+
+
 def open_engine(
     name: str,
     bundle: Bundle,
@@ -114,5 +119,5 @@ def open_engine(
     module, _, factory = ENGINES[name].partition(":")
     create: Any = getattr(importlib.import_module(module), factory)
     cache = None if prepacked_cache is None else Path(prepacked_cache)
-    engine: Engine = create(bundle, threads, cache, tuple(affinity))
+    engine: Engine = create(for_engine(name, bundle), threads, cache, tuple(affinity))
     return engine

@@ -43,13 +43,10 @@ def measure(recipe: str, seed: str, questions: int, max_new_tokens: int, threads
                 answered = list(
                     _answers(vlm, open_data(f"generated:{seed}", questions), max_new_tokens, f"{recipe}, {engine}")
                 )
-                program = vlm.manifest.neuropilot
-                assert program is not None
-                fidelity = program.fidelity if engine == "npu-emulation" else vlm.manifest.fidelity
                 found[engine] = {
                     "engine": vlm.engine_description,
                     "accuracy": evaluate.accuracy(answered),
-                    "fidelity": fidelity.model_dump(mode="json"),
+                    "fidelity": vlm.manifest.fidelity.model_dump(mode="json"),
                     "cost": asdict(evaluate.cost(answered)),
                 }
             answers[engine] = [one.outcome.got for one in answered]

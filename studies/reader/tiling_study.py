@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from pocketvlm.bench.accuracy.scores import mcnemar
+from pocketvlm.bench.statistics.intervals import mcnemar
 from pocketvlm.images.prepare import Preprocessing, select, sequence_length
 from pocketvlm.images.tiling import STRATEGIES, grid_candidates
 from pocketvlm.models.checkpoint import open_checkpoint

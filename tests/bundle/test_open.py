@@ -99,6 +99,11 @@ def bundle(tmp_path: Path) -> Path:
     return tmp_path / "tiny"
 
 
+def own(raw: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A manifest's entry of ``by_engine``, saying what its top says."""
+    return {"prefill_chunk": 32, "tensors": raw["recipe"]["tensors"], "fidelity": raw["fidelity"], **changes}
+
+
 def refused(path: Path, *, verify: bool = False) -> str:
     """The line with which a bundle is refused."""
     with pytest.raises(BundleError) as caught:
@@ -115,6 +120,20 @@ def test_a_whole_bundle_opens_and_is_verified(bundle: Path) -> None:
         assert isinstance(opened, Bundle)
         assert opened.path("weights/text.data").read_bytes() == CONTENT["weights/text.data"]
         assert opened.manifest.kv_cache.dtype == "int8"
+
+
+def test_what_holds_for_an_engine_is_told_by_its_name(bundle: Path) -> None:
+    raw = json.loads((bundle / "manifest.json").read_text())
+    fidelity = {**raw["fidelity"], "lowering_relative_error": 0.5}
+    several = {"onnx": own(raw, tensors={}, fidelity=fidelity)}
+    save(bundle, {**raw, "format_version": 2, "by_engine": several})
+    opened = open_bundle(bundle)
+    found = opened.for_engine("onnx").manifest
+    assert (found.prefill_chunk, found.recipe.tensors, found.fidelity.lowering_relative_error) == (32, {}, 0.5)
+    assert found.recipe.name == raw["recipe"]["name"]
+    assert opened.for_engine("executorch").manifest.prefill_chunk == raw["prefill_chunk"]
+    write_manifest(bundle, opened.manifest)
+    assert read_manifest(bundle) == opened.manifest
 
 
 def test_a_manifest_that_is_written_is_read_back(bundle: Path) -> None:
@@ -291,6 +310,25 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: raw["chat"]["roles"].update(tool=raw["chat"]["roles"]["user"]), "not valid at chat.roles.tool"),
         (lambda raw: raw["recipe"]["tensors"]["w"].update(bits=5), "not valid at recipe.tensors.w.bits"),
         (lambda raw: raw["recipe"]["tensors"]["w"].update(bits=4.0), "not valid at recipe.tensors.w.bits"),
+        (lambda raw: raw.update(by_engine=None), "not valid at by_engine"),
+        (lambda raw: raw.update(by_engine={"onnx": own(raw)}), "format 1 has one engine"),
+        (
+            lambda raw: raw.update(format_version=2, by_engine={"onnx": own(raw, extra=1)}),
+            "not valid at by_engine.onnx",
+        ),
+        (lambda raw: raw.update(format_version=2, by_engine={"cuda": own(raw)}), "not valid at by_engine.cuda"),
+        (
+            lambda raw: raw.update(format_version=2, by_engine={"executorch": own(raw)}),
+            "by_engine has other engines than engines",
+        ),
+        (
+            lambda raw: raw.update(format_version=2, by_engine={"onnx": own(raw), "executorch": own(raw)}),
+            "by_engine has other engines than engines",
+        ),
+        (
+            lambda raw: raw.update(format_version=2, by_engine={"onnx": own(raw, prefill_chunk=0)}),
+            "not valid at by_engine.onnx.prefill_chunk",
+        ),
         (lambda raw: raw.update({"\x1b[2J\n" + "x" * 5000: 1}), "Extra inputs are not permitted"),
     ],
 )

@@ -21,8 +21,8 @@ from PIL import Image
 from pocketvlm import scenes
 from pocketvlm.bench.accuracy.metrics import METRICS
 from pocketvlm.bench.accuracy.paired import compare
-from pocketvlm.bench.accuracy.scores import wilson
 from pocketvlm.bench.statistics.bootstrap import bootstrap
+from pocketvlm.bench.statistics.intervals import wilson
 from pocketvlm.cli import main
 from pocketvlm.cli.commands import eval as eval_module
 from pocketvlm.questions import data
@@ -205,6 +205,14 @@ def test_metrics_are_chosen_by_name(bundle: Path, file: Path, monkeypatch: pytes
     found = evaluate(bundle, file, "--metric", "bleu")
     assert found.exit_code == 2
     assert "'bleu' is no metric. Possible is: exact, anls, vqa, choice" in found.stderr
+
+
+@pytest.mark.parametrize("package", ["scipy", "rapidfuzz"])
+def test_without_a_package_nothing_is_asked(file: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    found = evaluate("not even a bundle", file)
+    assert found.exit_code == 1
+    assert found.stderr == f"error: this command needs {package}: pip install 'pocketvlm[bench]'\n"
 
 
 def test_help_names_every_metric_and_form() -> None:

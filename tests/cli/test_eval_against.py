@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from pocketvlm.bench.accuracy.teacher_forced import MAX_TEXT_BYTES, open_forced
+from pocketvlm.bench.accuracy.teacher_forced import MAX_TEXT_BYTES, open_teacher_forced
 from pocketvlm.bench.report.plots import layers as layer_plot
 from pocketvlm.bundle.archive import write_archive
 from pocketvlm.bundle.open import MANIFEST, open_bundle
@@ -162,7 +162,7 @@ def test_errors_of_layers_are_those_of_the_shipped_graph(file: Path) -> None:
     with load(bundle.path, threads=1) as vlm, Trace(opened, 2, 1) as trace:
         assert vlm.manifest.vision is not None
         preprocessing, placeholder = preprocessing_of(vlm.manifest.vision), vlm.manifest.tokens.image
-        for item in open_forced(str(file), None, vlm, opened).items:
+        for item in open_teacher_forced(str(file), None, vlm, opened).items:
             tiles = [normalize(picture.tiled.pixels, preprocessing) for picture in item.pictures]
             pixels = np.concatenate(tiles) if tiles else None
             with watched(bundle.model) as seen:
@@ -294,7 +294,7 @@ def test_the_answers_end_as_the_chat_layout_ends_them(tmp_path: Path) -> None:
         chat = None if role is None else manifest.chat.model_copy(update={"roles": roles})
         (copy / MANIFEST).write_text(manifest.model_copy(update={"chat": chat}).model_dump_json(), encoding="utf-8")
         with load(copy, threads=1) as vlm:
-            (item,) = open_forced(str(path), None, vlm, open_bundle(copy)).items
+            (item,) = open_teacher_forced(str(path), None, vlm, open_bundle(copy)).items
             assert item.targets.tolist() == wanted
             assert item.token_ids[: item.first_scored + 1].tolist() == vlm.tokenize("Say <|end|>").tolist()
 
@@ -397,7 +397,7 @@ def test_without_matplotlib_the_line_says_so(file: Path, tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     bundle = exported("int4-g32")
     found = evaluate(bundle.path, file, "--against", checkpoint(bundle), "--plot", tmp_path / "a.png")
-    assert (found.exit_code, found.stderr) == (1, "error: --plot needs matplotlib: pip install matplotlib\n")
+    assert (found.exit_code, found.stderr) == (1, "error: --plot needs matplotlib: pip install 'pocketvlm[plots]'\n")
 
 
 def test_graphs_without_named_layers_are_refused() -> None:

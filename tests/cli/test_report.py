@@ -96,5 +96,5 @@ def test_a_page_without_matplotlib_is_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = report(*results, "-o", tmp_path / "page.html", status=1)
-    assert result.stderr == "error: a report in HTML needs matplotlib: pip install matplotlib\n"
+    assert result.stderr == "error: a report in HTML needs matplotlib: pip install 'pocketvlm[plots]'\n"
     assert "tg128" in report(*results).stdout

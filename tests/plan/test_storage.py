@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import CheckpointError, RecipeError
 from pocketvlm.export.assemble import DEFAULT_KV_LENGTH
-from pocketvlm.export.assemble import PREFILL_CHUNK as EXPORTS_CHUNK
 from pocketvlm.export.estimate import _fixed_bytes, disk_bytes
+from pocketvlm.export.job import PREFILL_CHUNK as EXPORTS_CHUNK
 from pocketvlm.export.read.frontend import TILE_BATCH as EXPORTS_BATCH
 from pocketvlm.models.checkpoint import Checkpoint, TensorInfo, expected_shapes
 from pocketvlm.models.config import VlmConfig

@@ -60,6 +60,14 @@ def test_a_whole_bundle_opens(probe: Probe, bundle: Path, tiny_bundles: dict[str
     assert both(probe, Path(os.path.relpath(bundle)))
 
 
+def test_what_holds_for_an_engine_is_checked(probe: Probe, bundle: Path) -> None:
+    raw = json.loads((bundle / "manifest.json").read_text())
+    save(bundle, {**raw, "format_version": 2, "by_engine": {"onnx": test_bundle.own(raw)}})
+    assert both(probe, bundle)
+    save(bundle, {**raw, "format_version": 1, "by_engine": {}})
+    assert both(probe, bundle)
+
+
 @pytest.mark.parametrize(
     "change", cases(test_bundle.test_a_wrong_manifest_is_refused_at_its_key), ids=lambda one: one[1]
 )

@@ -138,6 +138,10 @@ void check_precision(const Reader& value) {
   positive(of["weights"]);
 }
 
+void check_tensors(const Reader& tensors) {
+  for (const auto& [name, tensor] : tensors.object()) check_precision(Reader(tensor, tensors, name));
+}
+
 void check_recipe(const Reader& value) {
   const Members of = value.members({"name", "calibration", "tensors"});
   of["name"].text();
@@ -148,8 +152,7 @@ void check_recipe(const Reader& value) {
     positive(calibration["tokens"]);
     sha256(calibration["sha256"]);
   }
-  const Reader tensors = of["tensors"];
-  for (const auto& [name, tensor] : tensors.object()) check_precision(Reader(tensor, tensors, name));
+  check_tensors(of["tensors"]);
 }
 
 void check_fidelity(const Reader& value) {
@@ -167,6 +170,23 @@ void check_fidelity(const Reader& value) {
   for (const char* key : {"kl_mean", "kl_median", "kl_p999", "kl_max", "top1_agreement", "perplexity_ratio"})
     finite(scores[key]);
   scores["relative_error_by_layer"].list(finite);
+}
+
+// What holds for the parts of each engine; this runner's own is read.
+void read_by_engine(const Reader& value, Manifest& manifest) {
+  value.members({"onnx", "executorch", "neuropilot"});
+  const json::Object& given = value.object();
+  for (const auto& [engine, own] : given) {
+    const Reader reader(own, value, engine);
+    const Members of = reader.members({"prefill_chunk", "tensors", "fidelity"});
+    const int64_t chunk = of["prefill_chunk"].integer(1, 1 << 16);
+    if (engine == "onnx") manifest.prefill_chunk = chunk;
+    check_tensors(of["tensors"]);
+    check_fidelity(of["fidelity"]);
+    if (manifest.engines.count(engine) == 0) value.refuse("by_engine has other engines than engines");
+  }
+  if (!given.empty() && given.size() != manifest.engines.size())
+    value.refuse("by_engine has other engines than engines");
 }
 
 // The static program of an NPU's parts, whose chunks of layers follow one another.
@@ -267,7 +287,7 @@ Manifest read_manifest(const Reader& root) {
   const int64_t format = version.integer(1, kFormat);
   const Members top =
       root.members({"format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer",
-                    "chat", "kv_cache", "prefill_chunk", "engines", "neuropilot", "recipe", "fidelity", "files"});
+                    "chat", "kv_cache", "prefill_chunk", "engines", "by_engine", "neuropilot", "recipe", "fidelity", "files"});
   Manifest manifest;
   read_sections(top, manifest);
   if (const Reader seen = top["vision"]; !seen.is_null()) manifest.vision = vision(seen);
@@ -281,6 +301,10 @@ Manifest read_manifest(const Reader& root) {
   read_files(top["files"], manifest);
   if (format == 1 && (manifest.asks_for_executorch || manifest.engines.count("executorch") != 0))
     root.refuse("format 1 has no ExecuTorch parts");
+  if (const auto given = top.optional("by_engine")) {
+    read_by_engine(*given, manifest);
+    if (format == 1 && !given->object().empty()) root.refuse("format 1 has one engine");
+  }
   const auto npu = top.optional("neuropilot");
   const bool has_npu = npu && !npu->is_null();
   if (has_npu != (manifest.engines.count("neuropilot") != 0))

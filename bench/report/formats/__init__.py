@@ -26,8 +26,7 @@ FORMATS: dict[str, str] = {
 def render(report: Report, form: str) -> str:
     """The report in one of ``FORMATS``.
 
-    Raises:
-        ResultsError: there is no such format.
+    :raises ResultsError: there is no such format
     """
     if form not in FORMATS:
         raise ResultsError(f"there is no format {one_line(form, 40)!r}: choose one of {', '.join(FORMATS)}")

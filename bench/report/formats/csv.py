@@ -6,7 +6,7 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.report.formats.text import mean_and_deviation, rates
+from pocketvlm.bench.statistics.summary import mean_and_deviation
 from pocketvlm.errors import one_line
 
 if TYPE_CHECKING:
@@ -83,6 +83,6 @@ def _of_a_row(row: Row) -> dict[str, str | float | None]:
     }
     if row.seconds:
         values |= {"median_s": row.median, "spread": row.spread, "min_s": min(row.seconds), "max_s": max(row.seconds)}
-    if of_rates := rates(row):
+    if of_rates := row.rates:
         values["avg_ts"], values["stddev_ts"] = mean_and_deviation(of_rates)
     return values

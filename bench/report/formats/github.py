@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from pocketvlm.bench.report.files import write_whole
-from pocketvlm.bench.report.formats.text import own, quartiles, rates
+from pocketvlm.bench.report.text import own
+from pocketvlm.bench.statistics.summary import quartiles
 from pocketvlm.errors import ResultsError, one_line
 from pocketvlm.questions.files import label
 
@@ -39,8 +40,7 @@ class Entry:
 def write_github(report: Report, directory: Path) -> tuple[Path, Path]:
     """Write ``bigger-is-better.json`` and ``smaller-is-better.json`` to a directory, which is made if need be.
 
-    Raises:
-        ResultsError: they cannot be written.
+    :raises ResultsError: they cannot be written
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def write_github(report: Report, directory: Path) -> tuple[Path, Path]:
 
 def bigger_is_better(report: Report) -> list[Entry]:
     """Tokens a second of the bundle's own rows, medians, ± half of what lies between the quartiles."""
-    return [_entry(report, row, "tokens/s", rates(row)) for row in own(report) if row.seconds and row.tokens]
+    return [_entry(report, row, "tokens/s", row.rates) for row in own(report) if row.seconds and row.tokens]
 
 
 def smaller_is_better(report: Report) -> list[Entry]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.report.formats.markup import Markup, element, text
-from pocketvlm.bench.report.formats.text import duration, number, own, percent, size
 from pocketvlm.bench.report.history import date_of
+from pocketvlm.bench.report.text import duration, number, own, percent, size
+from pocketvlm.errors import one_line
 
 if TYPE_CHECKING:
     from pocketvlm.bench.report.schema import Report, Row
@@ -38,9 +38,9 @@ class Card:
     better: bool | None = None
 
 
-def cards(report: Report, before: Report | None) -> Markup:
-    """The list of cards; ``before`` is an older report of the same bundle on the same device."""
-    return element("ul", *(_card(card) for card in [*speeds(report, before), *sizes(report, before)]), class_="cards")
+def cards(report: Report, before: Report | None) -> list[Card]:
+    """All of them; ``before`` is an older report of the same bundle on the same device."""
+    return [*speeds(report, before), *sizes(report, before)]
 
 
 def speeds(report: Report, before: Report | None) -> list[Card]:
@@ -54,7 +54,7 @@ def speeds(report: Report, before: Report | None) -> list[Card]:
         rate = row.rate if phase in AS_RATE else None
         value, unit = duration(row.median).split() if rate is None else (number(rate), "tokens/s")
         change, better = ("", None) if before is None or older is None else changed(row, older, before)
-        found.append(Card(value, unit, what, text(row.name, 60), change, better))
+        found.append(Card(value, unit, what, one_line(row.name, 60), change, better))
     return found
 
 
@@ -96,11 +96,3 @@ def _of_bytes(what: str, now: int, older: int, before: Report | None) -> Card:
 def _when(before: Report) -> str:
     date = date_of(before)
     return "before" if date is None else f"on {date:%Y-%m-%d}"
-
-
-def _card(card: Card) -> Markup:
-    of_change = {True: "good", False: "bad", None: None}[card.better]
-    change = element("span", card.change, class_=of_change) if card.change else None
-    value = element("b", card.value, " ", element("small", card.unit))
-    row = element("span", card.row) if card.row else None
-    return element("li", value, element("span", card.what), row, change, class_="card")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.report.formats.text import mean_and_deviation, number, rates, size
+from pocketvlm.bench.report.text import number, size
+from pocketvlm.bench.statistics.summary import mean_and_deviation
 from pocketvlm.errors import one_line
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _cells(report: Report, row: Row) -> tuple[str, ...]:
         str(report.machine.threads),
         escaped(row.name),
         _mean(row.seconds),
-        _mean(rates(row)),
+        _mean(row.rates),
     )
 
 

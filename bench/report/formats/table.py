@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.report.formats.text import NOTHING, limits, own, peer_rows, percent, share, times_ours, took, what
+from pocketvlm.bench.report.text import NOTHING, limits, own, peer_rows, percent, share, times_ours, took, what
 from pocketvlm.errors import one_line
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.report.formats.text import duration, own
 from pocketvlm.bench.report.plots.svg import INK, PAPER, SERIES, short, svg
+from pocketvlm.bench.report.text import duration, own
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ MEASURED = "measured as one"
 
 
 @dataclass(frozen=True)
-class Part:
+class BarPart:
     """One phase: its seconds, and what exactly was done."""
 
     phase: str
@@ -42,7 +42,7 @@ class Bar:
     """Parts that follow one another."""
 
     label: str
-    parts: tuple[Part, ...]
+    parts: tuple[BarPart, ...]
 
     @property
     def seconds(self) -> float:
@@ -60,35 +60,35 @@ def bars(report: Report) -> list[Bar]:
     whole = next((row for row in rows if row.phase == "first token"), None)
     work = [*_image(rows), *_prefill(rows, whole)]
     loads = [row for row in rows if row.phase == "load"]
-    found = [Bar(load.name, (Part("load", load.name, load.median), *work)) for load in loads]
+    found = [Bar(load.name, (BarPart("load", load.name, load.median), *work)) for load in loads]
     found = found or ([Bar("loaded", tuple(work))] if work else [])
     if whole is not None:
-        found.append(Bar(MEASURED, (Part("first token", f"{whole.name}, {MEASURED}", whole.median),)))
+        found.append(Bar(MEASURED, (BarPart("first token", f"{whole.name}, {MEASURED}", whole.median),)))
     return found
 
 
-def _image(rows: Sequence[Row]) -> list[Part]:
+def _image(rows: Sequence[Row]) -> list[BarPart]:
     first = {row.phase: row for row in reversed(rows)}
     encoder, projector = first.get("vision encoder"), first.get("projector")
     projected = 0.0
     if encoder and projector and projector.tokens:
         projected = min(projector.median * encoder.tokens / projector.tokens, encoder.median)
     parts = [
-        Part(phase, phase, row.median - (projected if row is encoder else 0.0))
+        BarPart(phase, phase, row.median - (projected if row is encoder else 0.0))
         for phase in ("preprocess", "patch embedding", "vision encoder")
         if (row := first.get(phase))
     ]
-    return parts + ([Part("projector", "projector", projected)] if projected else [])
+    return parts + ([BarPart("projector", "projector", projected)] if projected else [])
 
 
-def _prefill(rows: Sequence[Row], whole: Row | None) -> list[Part]:
+def _prefill(rows: Sequence[Row], whole: Row | None) -> list[BarPart]:
     prefills = [row for row in rows if row.phase == "prefill" and row.rate]
     if not prefills:
         return []
     tokens = whole.tokens if whole is not None and whole.tokens else prefills[0].tokens
     nearest = min(prefills, key=lambda row: abs(row.tokens - tokens))
     label = "prefill" if nearest.tokens == tokens else f"prefill at the rate of {nearest.name}"
-    return [Part("prefill", f"{label}, {tokens} tokens", nearest.median * tokens / nearest.tokens)]
+    return [BarPart("prefill", f"{label}, {tokens} tokens", nearest.median * tokens / nearest.tokens)]
 
 
 def draw_first_token(found: Sequence[Bar], name: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.report.formats.text import number
 from pocketvlm.bench.report.plots.svg import MUTED, PAPER, svg
+from pocketvlm.bench.report.text import number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,24 +6,10 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pocketvlm.errors import ResultsError
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BLUE, ORANGE = "#1c6dd0", "#e8590c"
-
-
-def check_matplotlib() -> None:
-    """Before hours of work: whether a picture can be drawn.
-
-    Raises:
-        ResultsError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ResultsError("--plot needs matplotlib: pip install matplotlib") from error
 
 
 def draw_layers(layers: dict[str, Any], title: str) -> bytes:

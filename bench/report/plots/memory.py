@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.report.formats.text import size
 from pocketvlm.bench.report.plots.svg import INK, MUTED, PAPER, SERIES, short, svg
+from pocketvlm.bench.report.text import size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.report.formats.text import percent, quartiles
 from pocketvlm.bench.report.plots.history import spread_out
 from pocketvlm.bench.report.plots.svg import INK, MUTED, SERIES, short, svg
 from pocketvlm.bench.report.schema import OWN
+from pocketvlm.bench.report.text import percent
+from pocketvlm.bench.statistics.summary import quartiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

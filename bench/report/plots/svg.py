@@ -11,7 +11,7 @@ import warnings
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from pocketvlm.errors import ResultsError, one_line
+from pocketvlm.errors import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,18 +51,6 @@ SETTINGS: dict[Any, Any] = {
 _FONT = re.compile(r" font-family: [^;\"]*;?")
 _TAG = re.compile(r"<[^>]*>")
 _REFERENCE = re.compile(r'(\bid="|href="#|url\(#)([mp][0-9a-f]{10})')
-
-
-def check_matplotlib() -> None:
-    """Before any work: whether plots can be drawn.
-
-    Raises:
-        ResultsError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ResultsError("a report in HTML needs matplotlib: pip install matplotlib") from error
 
 
 def variable(color: str) -> str:

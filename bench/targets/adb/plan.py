@@ -40,10 +40,7 @@ class DevicePlan:
 
 
 def check_supported(workload: Workload) -> None:
-    """
-    Raises:
-        PocketVlmError: it has something that only the host does.
-    """
+    """:raises PocketVlmError: it has something that only the host does"""
     if workload.peers:
         raise PocketVlmError("peers run on the host only: leave --peer out")
     if workload.prepacked_cache is not None:
@@ -80,8 +77,7 @@ def speed_plan(manifest: Manifest, workload: Workload, cpus: Sequence[int], time
 def checked_rows(rows: Sequence[Row], cases: Sequence[PlannedCase], repeats: int) -> tuple[Row, ...]:
     """The rows of the cases, those that were not measured as well.
 
-    Raises:
-        DeviceError: the runner measured something else.
+    :raises DeviceError: the runner measured something else
     """
     timed = [one for one in cases if one.missing is None]
     wanted = [(one.name, one.phase, one.tokens, repeats) for one in timed]
@@ -106,22 +102,22 @@ def _on_device(case: PlannedCase) -> PlannedCase:
 
 
 def _case(manifest: Manifest, planned: PlannedCase) -> dict[str, Any]:
-    """As the plan has it; what a kind needs beside its name is in a table of the page."""
-    beside: dict[str, Any] = {}
+    """As the plan has it; what a kind needs besides is in a table of the page."""
+    needs: dict[str, Any] = {}
     match planned.phase:
         case "image":
-            beside = {"batch": planned.batch, "pipelined": planned.pipelined}
+            needs = {"batch": planned.batch, "pipelined": planned.pipelined}
         case "first token":
-            beside = {"token_ids": list(planned.token_ids)}
+            needs = {"token_ids": list(planned.token_ids)}
         case "prefill":
-            beside = {"token_ids": list(planned.token_ids), "chunk": planned.chunk}
+            needs = {"token_ids": list(planned.token_ids), "chunk": planned.chunk}
         case "decode":
             depth = list(random_ids(manifest, planned.depth))
-            beside = {"token_ids": list(planned.token_ids), "depth_token_ids": depth}
+            needs = {"token_ids": list(planned.token_ids), "depth_token_ids": depth}
         case "prefill and decode":
-            beside = {"token_ids": list(planned.token_ids), "prompt": planned.prompt}
+            needs = {"token_ids": list(planned.token_ids), "prompt": planned.prompt}
     kind = planned.name if planned.phase == "load" else planned.phase
-    return {"name": planned.name, "phase": planned.phase, "kind": kind, **beside}
+    return {"name": planned.name, "phase": planned.phase, "kind": kind, **needs}
 
 
 def _plan(

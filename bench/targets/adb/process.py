@@ -25,7 +25,7 @@ class TimedOutError(DeviceError):
 
 
 @dataclass(frozen=True)
-class Finished:
+class Completed:
     """What a program printed, and how it ended."""
 
     rc: int
@@ -33,11 +33,11 @@ class Finished:
     err: str
 
 
-def finish(command: Sequence[str], seconds: float, what: str, look: Callable[[], None] | None = None) -> Finished:
+def finish(command: Sequence[str], seconds: float, what: str, look: Callable[[], None] | None = None) -> Completed:
     """Run a program to its end. ``what`` is for errors; what ``look`` raises, called every ``LOOK_SECONDS``, ends it.
 
-    Raises:
-        DeviceError: it cannot be started, prints more than ``MOST_OUTPUT``, or is not done in time (``TimedOutError``).
+    :raises DeviceError: it cannot be started, prints more than ``MOST_OUTPUT``, or is not done in time
+        (``TimedOutError``)
     """
     parts: dict[str, bytearray] = {"out": bytearray(), "err": bytearray()}
     with started(command) as process:
@@ -47,15 +47,14 @@ def finish(command: Sequence[str], seconds: float, what: str, look: Callable[[],
                 raise DeviceError(f"{what} prints more than {MOST_OUTPUT >> 20} MiB")
         rc = process.returncode
     out, err = (parts[name].decode("utf-8", "replace").replace("\r\n", "\n") for name in ("out", "err"))
-    return Finished(rc, out, err)
+    return Completed(rc, out, err)
 
 
 @contextmanager
 def started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A program that is over when the block is left: it leads a group of processes, which is killed then.
 
-    Raises:
-        DeviceError: it cannot be started.
+    :raises DeviceError: it cannot be started
     """
     try:
         process = subprocess.Popen(
@@ -82,8 +81,7 @@ def blocks(
 
     ``look`` is called at least every ``LOOK_SECONDS``.
 
-    Raises:
-        TimedOutError: it has not ended then.
+    :raises TimedOutError: it has not ended then
     """
     assert process.stdout is not None
     assert process.stderr is not None

@@ -50,9 +50,8 @@ def synchronize(
 ) -> int:
     """Have the files in a directory on the phone, and no others; gives the bytes that were pushed.
 
-    Raises:
-        DeviceError: there is no space for them, the phone went away, or a file changed on its way. What arrived until
-            then is not pushed again.
+    :raises DeviceError: there is no space for them, the phone went away, or a file changed on its way. What arrived
+        until then is not pushed again.
     """
     tell(adb, f"mkdir -p {shlex.quote(directory)}", f"{directory} cannot be made there")
     there = digests(adb, files, directory)
@@ -78,10 +77,7 @@ def digests(adb: Adb, files: Sequence[PushedFile], directory: str) -> dict[str, 
 
 
 def check_space(adb: Adb, wanted: int) -> None:
-    """
-    Raises:
-        DeviceError: the phone has less space than that and a margin.
-    """
+    """:raises DeviceError: the phone has less space than that and a margin"""
     free = parse_free_space(ask(adb, f"df -k {WRITABLE}"))
     if free is not None and free < wanted + MARGIN:
         raise DeviceError(

@@ -46,8 +46,7 @@ def run_plan(
 ) -> tuple[DeviceRun, npt.NDArray[np.float32]]:
     """The run, and the logits [steps, vocabulary] that its answer's first tokens come from (none: of no steps).
 
-    Raises:
-        DeviceError: the runner failed or was not done in time, or the phone went away.
+    :raises DeviceError: the runner failed or was not done in time, or the phone went away
     """
     with _run_directory(adb):
         _place(adb, plan)

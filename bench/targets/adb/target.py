@@ -16,12 +16,12 @@ from pocketvlm.bench.report.schema import Agreement, Machine
 from pocketvlm.bench.speed.footprint import Footprint
 from pocketvlm.bench.speed.machine import BUSY_LOAD, commit
 from pocketvlm.bench.speed.planned import check_fits
-from pocketvlm.bench.targets import Measured, Watch
+from pocketvlm.bench.targets import Measured
 from pocketvlm.bench.targets.adb import client
 from pocketvlm.bench.targets.adb.device import Phone, choose, cpus_of, describe, problems, wait_until_cool
 from pocketvlm.bench.targets.adb.expected import compare_answers, expect
 from pocketvlm.bench.targets.adb.options import DeviceOptions
-from pocketvlm.bench.targets.adb.package import Package, bundle_files, package_files, read_package
+from pocketvlm.bench.targets.adb.package import RunnerPackage, bundle_files, package_files, read_package
 from pocketvlm.bench.targets.adb.plan import answer_plan, check_supported, checked_rows, every_case, speed_plan
 from pocketvlm.bench.targets.adb.push import synchronize
 from pocketvlm.bench.targets.adb.runner import ROOT, Installed, run_plan
@@ -30,6 +30,7 @@ from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import DeviceError
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.speed.watch import Watch
     from pocketvlm.bench.speed.workload import Workload
     from pocketvlm.bench.targets.adb.client import Adb
     from pocketvlm.bench.targets.adb.events import DeviceRun
@@ -43,12 +44,11 @@ def run(
 ) -> Measured:
     """The answer and its memory first, in a run of their own, then speed.
 
-    Raises:
-        CapacityError: the workload does not fit.
-        DeviceError: there is no such phone, it is not ready, or it fails; the line says what to do.
+    :raises CapacityError: the workload does not fit
+    :raises DeviceError: there is no such phone, it is not ready, or it fails; the line says what to do
     """
     options = options or DeviceOptions()
-    bundle = open_bundle(path)
+    bundle = open_bundle(path).for_engine("onnx")
     manifest = bundle.manifest
     check_supported(workload)
     check_fits(manifest, workload)
@@ -83,8 +83,7 @@ def run(
 def find_phone(which: str, seconds: float) -> tuple[Adb, Phone]:
     """The phone that is meant, and adb for it, which waits ``seconds`` for an answer.
 
-    Raises:
-        DeviceError: as for ``choose``, or there is no adb.
+    :raises DeviceError: as for ``choose``, or there is no adb
     """
     adb = client.find_adb().of(only_serial(which), seconds)
     return adb, describe(adb)
@@ -93,8 +92,7 @@ def find_phone(which: str, seconds: float) -> tuple[Adb, Phone]:
 def only_serial(which: str) -> str:
     """Of the phone that is meant.
 
-    Raises:
-        DeviceError: as for ``choose``, or there is no adb.
+    :raises DeviceError: as for ``choose``, or there is no adb
     """
     return choose(client.attached(), which)
 
@@ -102,8 +100,7 @@ def only_serial(which: str) -> str:
 def ready_serials(watch: Callable[[str], None]) -> tuple[str, ...]:
     """Of all phones that can be used; ``watch`` hears why others are left out.
 
-    Raises:
-        DeviceError: there is no adb, or no such phone.
+    :raises DeviceError: there is no adb, or no such phone
     """
     attached = client.attached()
     ready = tuple(one.serial for one in attached if one.state == "device")
@@ -115,11 +112,12 @@ def ready_serials(watch: Callable[[str], None]) -> tuple[str, ...]:
     return ready
 
 
-def install(adb: Adb, bundle: Bundle, package: Package, packages: Path, watch: Callable[[str], None]) -> Installed:
+def install(
+    adb: Adb, bundle: Bundle, package: RunnerPackage, packages: Path, watch: Callable[[str], None]
+) -> Installed:
     """Have the runner and the bundle on the phone; what is there already is not pushed again.
 
-    Raises:
-        DeviceError: there is no space, or the phone went away.
+    :raises DeviceError: there is no space, or the phone went away
     """
     runner = f"{ROOT}/runner/{package.abi}"
     place = f"{ROOT}/bundles/{remote_name(bundle.location)}"

@@ -16,7 +16,7 @@ from pocketvlm.errors import ResultsError
 if TYPE_CHECKING:
     from pocketvlm.bench.gate.gate import Gate
     from pocketvlm.bench.gate.interleaved import Interleaved
-    from pocketvlm.bench.gate.worker import Side
+    from pocketvlm.bench.gate.worker import Worker
     from pocketvlm.bench.speed.workload import Workload
 
 
@@ -63,7 +63,7 @@ def interleave(
 def _measure(base: Path, new: Path, workload: Workload, gate: Gate, base_code: Path | None) -> Interleaved:
     from pocketvlm.bench.gate.interleaved import Interleaved
     from pocketvlm.bench.gate.interleaved import interleave as in_turns
-    from pocketvlm.bench.gate.worker import Side, reload
+    from pocketvlm.bench.gate.worker import Worker, reload
     from pocketvlm.bench.report.schema import Counts
     from pocketvlm.bench.run import bundle_identity, plain
     from pocketvlm.bench.speed.machine import afterwards, describe
@@ -72,8 +72,8 @@ def _measure(base: Path, new: Path, workload: Workload, gate: Gate, base_code: P
 
     identities = [bundle_identity(open_bundle(path)) for path in (base, new)]
     machine = describe(workload.threads)
-    with closing(Side(base, workload, base_code)) as first, closing(Side(new, workload)) as second:
-        counts = [Counts.model_validate(side.counts()) for side in (first, second)]
+    with closing(Worker(base, workload, base_code)) as first, closing(Worker(new, workload)) as second:
+        counts = [Counts.model_validate(worker.counts()) for worker in (first, second)]
         rows = in_turns(_runs(first), _runs(second), gate, say, partial(reload, first, second))
     return Interleaved(
         command=typed(),
@@ -88,5 +88,5 @@ def _measure(base: Path, new: Path, workload: Workload, gate: Gate, base_code: P
     )
 
 
-def _runs(side: Side) -> dict[str, Callable[[], float]]:
-    return {name: partial(side.run, name) for name in side.cases}
+def _runs(worker: Worker) -> dict[str, Callable[[], float]]:
+    return {name: partial(worker.run, name) for name in worker.cases}

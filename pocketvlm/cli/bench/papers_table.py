@@ -23,12 +23,12 @@ def print_paper(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from pocketvlm.bench.speed.paper import COLUMNS, Line, paper_line
+    from pocketvlm.bench.speed.paper import COLUMNS, PaperLine, paper_line
     from pocketvlm.plan import DEFAULT_DEVICE, published
 
     here = paper_line(report)
     table = Table("768x1536 image, 2,048 tokens", *(f"{heading}, {unit}" for heading, unit in COLUMNS.values()))
-    there = (Line(f"published: {one.system}", one.values, one.note) for one in published(DEFAULT_DEVICE))
+    there = (PaperLine(f"published: {one.system}", one.values, one.note) for one in published(DEFAULT_DEVICE))
     for line in (here, *there):
         table.add_row(line.system, *(f"{line.values[name]:.3g}" if name in line.values else "" for name in COLUMNS))
     console = Console()

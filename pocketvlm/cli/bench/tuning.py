@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from pocketvlm.bench.speed.autotune import Tuned
+    from pocketvlm.bench.speed.autotune import Autotuned
     from pocketvlm.bench.speed.workload import Workload
 
 
@@ -26,7 +26,7 @@ def autotune(bundle: Path, workload: Workload, save: Path | None, *, as_json: bo
     # Never in the bundle: it depends on the device.
     target = save or bundle.resolve().with_name(f"{bundle.resolve().name}.tuning.json")
     check_writable(target)
-    tuned = tune(open_bundle(bundle), workload, lambda name: click.echo(name, err=True))
+    tuned = tune(open_bundle(bundle).for_engine("onnx"), workload, lambda name: click.echo(name, err=True))
     write_whole(target, tuned.tuning.model_dump_json(by_alias=True, indent=1) + "\n")
     if as_json:
         click.echo(json.dumps(tuned.as_dict(), indent=1))
@@ -35,7 +35,7 @@ def autotune(bundle: Path, workload: Workload, save: Path | None, *, as_json: bo
         click.echo(f"{target}: use it with pocketvlm run --tuning, or load(tuning=)")
 
 
-def _print(tuned: Tuned) -> None:
+def _print(tuned: Autotuned) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 
-class Counts(click.ParamType[tuple[int, ...]]):
+class Numbers(click.ParamType[tuple[int, ...]]):
     """Numbers with commas between them."""
 
     name = "n,..."
@@ -35,7 +35,7 @@ class Counts(click.ParamType[tuple[int, ...]]):
         return counts
 
 
-class Size(click.ParamType[tuple[int, int] | None]):
+class ImageSize(click.ParamType[tuple[int, int] | None]):
     """Width and height, or none."""
 
     name = "WxH"
@@ -56,22 +56,24 @@ NAMES = (
     "threads", "prepacked_cache", "peers", "peers_cache",
 )  # fmt: skip
 OPTIONS = (
-    click.option("-p", "--prompt", "prompts", type=Counts(), default="512", show_default=True, help="Prompts, tokens."),
+    click.option(
+        "-p", "--prompt", "prompts", type=Numbers(), default="512", show_default=True, help="Prompts, tokens."
+    ),
     click.option(
         "-n", "--new-tokens", default=128, show_default=True, type=click.IntRange(1, 1 << 20), help="Tokens generated."
     ),
     click.option(
-        "-d", "--depth", "depths", type=Counts(), default="0", show_default=True, help="Tokens in the KV cache."
+        "-d", "--depth", "depths", type=Numbers(), default="0", show_default=True, help="Tokens in the KV cache."
     ),
     click.option(
-        "--pg", "pairs", type=Counts(), multiple=True, metavar="P,N", help="A prompt and what is generated after it."
+        "--pg", "pairs", type=Numbers(), multiple=True, metavar="P,N", help="A prompt and what is generated after it."
     ),
-    click.option("--image", type=Size(), default="768x1536", show_default=True, help="Size of an image, or none."),
+    click.option("--image", type=ImageSize(), default="768x1536", show_default=True, help="Size of an image, or none."),
     click.option(
-        "--chunk", "chunks", type=Counts(), default="", help="Tokens of a prefill step.  [default: the bundle's]"
+        "--chunk", "chunks", type=Numbers(), default="", help="Tokens of a prefill step.  [default: the bundle's]"
     ),
     click.option(
-        "--tile-batch", "tile_batches", type=Counts(), default="", help="Tiles at once.  [default: the bundle's]"
+        "--tile-batch", "tile_batches", type=Numbers(), default="", help="Tiles at once.  [default: the bundle's]"
     ),
     click.option(
         "--pipeline", type=click.Choice(["on", "off", "both"]), default="on", show_default=True,

@@ -62,7 +62,7 @@ def command(
     tg128 @ d512 are 128 tokens generated after 512.
     """
     from pocketvlm.bench.report.files import check_writable
-    from pocketvlm.bench.report.plots.svg import check_matplotlib
+    from pocketvlm.bench.report.plots import check_packages
     from pocketvlm.cli.bench.interleaving import interleave
     from pocketvlm.cli.bench.phones import measure_phones
     from pocketvlm.cli.bench.tuning import autotune
@@ -77,7 +77,7 @@ def command(
         if path is not None:
             check_writable(path)
     if html is not None:
-        check_matplotlib()
+        check_packages("a report in HTML")
     if base is not None:
         interleave(base, bundle, workload, gate, base_code, save, as_json=form == "json")
     elif tunes:

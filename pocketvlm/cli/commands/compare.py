@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from pocketvlm.bench.gate.compare import Comparison, Finding
+    from pocketvlm.bench.gate.compare import Change, GateComparison
 
 #: So many names are listed in a line.
 MOST_NAMES = 8
@@ -57,7 +57,7 @@ def command(ctx: click.Context, base: Path, new: Path | None, gate: Path | None,
         ctx.exit(1)
 
 
-def show(comparison: Comparison, console: Console) -> None:
+def show(comparison: GateComparison, console: Console) -> None:
     """Print the two results, what became of each metric, and a line that sums it up."""
     from rich.text import Text
 
@@ -80,7 +80,7 @@ def show(comparison: Comparison, console: Console) -> None:
     say(summary(comparison), "bold red" if comparison.failed else "")
 
 
-def summary(comparison: Comparison) -> str:
+def summary(comparison: GateComparison) -> str:
     """One line: whether it passed, and which metrics did not."""
     regressed, noisy = comparison.having("regressed"), comparison.having("too noisy to say")
     facts = []
@@ -95,7 +95,7 @@ def summary(comparison: Comparison) -> str:
     return "; ".join([f"{how}: {comparison.gated} gated metric{plural} by {comparison.gate}", *facts])
 
 
-def _compare(base: Path, new: Path | None, gate: Path | None, *, force: bool) -> Comparison:
+def _compare(base: Path, new: Path | None, gate: Path | None, *, force: bool) -> GateComparison:
     from pocketvlm.bench.gate.compare import check_comparable, compare_interleaved, compare_reports
     from pocketvlm.bench.gate.gate import load_gate
     from pocketvlm.bench.gate.interleaved import read_interleaved
@@ -108,7 +108,7 @@ def _compare(base: Path, new: Path | None, gate: Path | None, *, force: bool) ->
     return compare_reports(old, young, bounds, check_comparable(old, young, force=force))
 
 
-def _table(findings: Sequence[Finding]) -> Table:
+def _table(findings: Sequence[Change]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -122,8 +122,8 @@ def _table(findings: Sequence[Finding]) -> Table:
     return table
 
 
-def _value(value: float | None, finding: Finding) -> str:
-    from pocketvlm.bench.report.formats.text import duration, size
+def _value(value: float | None, finding: Change) -> str:
+    from pocketvlm.bench.report.text import duration, size
 
     if value is None:
         return ""
@@ -134,7 +134,7 @@ def _value(value: float | None, finding: Finding) -> str:
     return size(int(value))
 
 
-def _change(finding: Finding) -> str:
+def _change(finding: Change) -> str:
     if finding.ratio is None:
         return ""
     if finding.low is None or finding.high is None:
@@ -146,7 +146,7 @@ def _percent(ratio: float) -> str:
     return f"{100 * (ratio - 1):+,.1f}"
 
 
-def _verdict(finding: Finding) -> str:
+def _verdict(finding: Change) -> str:
     """In brackets where it does not count."""
     said = finding.verdict or "no bound"
     if not finding.gated:
@@ -154,7 +154,7 @@ def _verdict(finding: Finding) -> str:
     return f"{said}: {finding.why}" if finding.why else said
 
 
-def _names(findings: Sequence[Finding]) -> str:
+def _names(findings: Sequence[Change]) -> str:
     names = [one_line(one.metric, 80) for one in findings]
     more = len(names) - MOST_NAMES
     return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -12,7 +12,7 @@ import click
 from pocketvlm.cli.options import finite
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Platform
+    from pocketvlm.bundle.manifest import Fidelity, Platform
     from pocketvlm.bundle.open import Bundle
     from pocketvlm.cli.progress import ConsoleProgress
 
@@ -160,13 +160,17 @@ def _check_accuracy(staged: Path, data: str, least: float, progress: ConsoleProg
 
 def _report(output: Path, bundle: Bundle, seconds: float) -> None:
     manifest = bundle.manifest
-    scores = manifest.fidelity
     size = sum(entry.bytes for entry in manifest.files.values())
-    click.echo(f"checks: graphs equal PyTorch within {scores.lowering_relative_error:.1e} (relative)")
+    for engine in manifest.by_engine or [""]:
+        _report_checks(engine and f" for {engine}", manifest.for_engine(engine).fidelity)
+    click.echo(f"{output}: {size / 1e6:,.1f} MB in {len(manifest.files)} files, {seconds:.1f} s")
+
+
+def _report_checks(engine: str, scores: Fidelity) -> None:
+    click.echo(f"checks: graphs{engine} equal PyTorch within {scores.lowering_relative_error:.1e} (relative)")
     if scores.vision is not None:
         click.echo(f"        image tokens: cosine {scores.vision.cosine:.5f} to the original's")
     click.echo(
         f"        logits over {scores.text.tokens} tokens: KL {scores.text.kl_mean:.2g} nats on average, "
         f"{scores.text.top1_agreement:.1%} of the first choices agree"
     )
-    click.echo(f"{output}: {size / 1e6:,.1f} MB in {len(manifest.files)} files, {seconds:.1f} s")

@@ -67,7 +67,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
     manifest = bundle.manifest
     whole = manifest.model_dump(mode="json")
-    bits = bits_by_kind(manifest)
+    first, by_engine = _scores(manifest), {name: _scores(manifest.for_engine(name)) for name in manifest.by_engine}
     return {
         "path": str(bundle.location),
         "verified": True,
@@ -76,7 +76,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             for key in ("format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens")
         },
         "chat": whole["chat"],
-        "prefill_chunk": manifest.prefill_chunk,
+        "prefill_chunk": first.pop("prefill_chunk"),
         "kv_cache": {**whole["kv_cache"], "bytes": kv_cache_bytes(manifest)},
         "engines": {
             engine: {name: {**part, "bytes": part_bytes(manifest, engine, name)} for name, part in parts.items()}
@@ -84,11 +84,21 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         },
         **({"neuropilot": whole["neuropilot"]} if "neuropilot" in whole else {}),
         "recipe": manifest.recipe.name,
-        "bits": [asdict(row) for row in bits],
-        "mean_bits_per_weight": mean_bits(bits),
-        "fidelity": whole["fidelity"],
+        **first,
+        **({"by_engine": by_engine} if by_engine else {}),
         "files": whole["files"],
         "bytes": bundle.total_bytes,
+    }
+
+
+def _scores(manifest: Manifest) -> dict[str, Any]:
+    """What differs between engines."""
+    bits = bits_by_kind(manifest)
+    return {
+        "prefill_chunk": manifest.prefill_chunk,
+        "bits": [asdict(row) for row in bits],
+        "mean_bits_per_weight": mean_bits(bits),
+        "fidelity": manifest.fidelity.model_dump(mode="json"),
     }
 
 
@@ -141,7 +151,7 @@ def _print(console: Console, bundle: Bundle) -> None:
         ("format", f"{manifest.format_version}; needs {needs} or newer"),
         ("vision", _vision_line(manifest)),
         ("KV cache", _kv_line(manifest)),
-        ("prefill chunk", f"{manifest.prefill_chunk} tokens"),
+        ("prefill chunk", _chunk_line(manifest)),
         ("stop tokens", ", ".join(map(str, manifest.tokens.stop))),
         *([] if manifest.neuropilot is None else [("NPU program", _npu_line(manifest.neuropilot))]),
     ):
@@ -153,9 +163,12 @@ def _print(console: Console, bundle: Bundle) -> None:
             size = f"{part_bytes(manifest, engine, name) / 1e6:.2f}"
             table.add_row(_plain(name), _specs(part.inputs), _specs(part.outputs), size)
         console.print(table)
-    _print_bits(console, manifest)
+    each = {f", for {name}": manifest.for_engine(name) for name in manifest.by_engine} or {"": manifest}
+    for whose, own in each.items():
+        _print_bits(console, own, whose)
     _print_files(console, manifest)
-    _print_fidelity(console, manifest)
+    for whose, own in each.items():
+        _print_fidelity(console, own, whose)
     _print_chat(console, manifest)
     console.print(f"{len(manifest.files)} files, every hash is right.")
 
@@ -165,9 +178,14 @@ def _npu_line(program: NpuProgram) -> str:
     return f"{program.platform}, {state}; {len(program.chunks)} chunks, steps of {program.prefill_tokens} and 1 tokens"
 
 
-def _print_bits(console: Console, manifest: Manifest) -> None:
+def _chunk_line(manifest: Manifest) -> str:
+    each = [f"{name}: {own.prefill_chunk}" for name, own in manifest.by_engine.items()]
+    return f"{', '.join(each) or manifest.prefill_chunk} tokens"
+
+
+def _print_bits(console: Console, manifest: Manifest, whose: str) -> None:
     rows = bits_by_kind(manifest)
-    title = f"recipe {_plain(manifest.recipe.name)}"
+    title = f"recipe {_plain(manifest.recipe.name)}{whose}"
     table = _table("tensors", "stored as", "count", "weights", "bits/weight", title=title)
     for row in rows:
         table.add_row(
@@ -188,9 +206,9 @@ def _print_files(console: Console, manifest: Manifest) -> None:
     console.print(table)
 
 
-def _print_fidelity(console: Console, manifest: Manifest) -> None:
+def _print_fidelity(console: Console, manifest: Manifest, whose: str) -> None:
     fidelity = manifest.fidelity
-    table = _table("measure", "value", title="fidelity, measured at export")
+    table = _table("measure", "value", title=f"fidelity, measured at export{whose}")
     table.add_row("lowering, relative error (graph at float precision)", f"{fidelity.lowering_relative_error:.2g}")
     if fidelity.vision is not None:
         table.add_row("image tokens, cosine to the original", f"{fidelity.vision.cosine:.6f}")

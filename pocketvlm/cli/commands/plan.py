@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.bench.workload import Size
+from pocketvlm.cli.bench.workload import ImageSize
 from pocketvlm.cli.options import finite
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ ORDER = (
     "--max-length", type=click.IntRange(1, 1 << 20), metavar="N",
     help="KV length, tokens.  [default: 2048, or the model's positions]",
 )  # fmt: skip
-@click.option("--image", type=Size(), default="768x1536", show_default=True, help="Size of a picture, or none.")
+@click.option("--image", type=ImageSize(), default="768x1536", show_default=True, help="Size of a picture, or none.")
 @click.option(
     "--prompt", type=click.IntRange(1, 1 << 20), metavar="N",
     help="Tokens of a prompt, the picture's among them.  [default: 2048, or the KV length]",

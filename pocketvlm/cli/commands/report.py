@@ -61,14 +61,14 @@ def command(
 def _check(results: Sequence[Path], output: Path | None) -> None:
     """Refuse an output that cannot be written or is one of the results before any work is done."""
     from pocketvlm.bench.report.files import check_writable
-    from pocketvlm.bench.report.plots.svg import check_matplotlib
+    from pocketvlm.bench.report.plots import check_packages
 
     if output is None:
         return
     if output.exists() and any(path.exists() and output.samefile(path) for path in results):
         raise click.UsageError(f"-o names a file of results: choose another file than {output}")
     check_writable(output)
-    check_matplotlib()
+    check_packages("a report in HTML")
 
 
 def _read(ctx: click.Context, results: Sequence[Path]) -> list[Report]:

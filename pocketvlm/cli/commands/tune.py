@@ -57,7 +57,7 @@ def command(
     are then calibrated and compared with the original weights. docs/numerics.md says how.
     """
     from pocketvlm.bench.report.files import check_writable, write_whole
-    from pocketvlm.bench.report.plots.layers import check_matplotlib
+    from pocketvlm.bench.report.plots import check_packages
     from pocketvlm.cli.progress import ConsoleProgress
     from pocketvlm.export.read.calibration import DEFAULT_SOURCE
     from pocketvlm.export.tune.recipe import recipe_text, tune
@@ -67,7 +67,7 @@ def command(
     for path in (target, *([] if plot is None else [plot])):
         check_writable(path)
     if plot is not None:
-        check_matplotlib()
+        check_packages("--plot")
     source = open_checkpoint(checkpoint)
     with ConsoleProgress() as progress:
         data = calibration or DEFAULT_SOURCE

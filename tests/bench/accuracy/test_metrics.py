@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pocketvlm.bench.accuracy.choice import chosen
 from pocketvlm.bench.accuracy.metrics import (
     METRICS,
-    Estimate,
+    MetricMean,
     anls,
     check_metrics,
     choice,
@@ -22,9 +22,10 @@ from pocketvlm.bench.accuracy.metrics import (
     score_each,
     vqa,
 )
-from pocketvlm.bench.accuracy.scores import Outcome, wilson
+from pocketvlm.bench.accuracy.scores import Outcome
 from pocketvlm.bench.accuracy.vqa import normalized, vqa_accuracy
 from pocketvlm.bench.statistics.bootstrap import bootstrap
+from pocketvlm.bench.statistics.intervals import wilson
 from pocketvlm.errors import DataError
 
 ANIMALS = (("A", "Cat"), ("B", "A dog"), ("C", "Horse"))
@@ -195,7 +196,7 @@ def test_shares_have_wilsons_interval_and_means_the_bootstraps() -> None:
     outcomes = [outcome("kitten", "sitting"), outcome("a", "a"), outcome("b", "a")]
     scores = score_each(outcomes, ["exact", "anls"])
     assert scores["exact"].tolist() == [0, 1, 0]
-    assert estimate("exact", scores["exact"]) == Estimate(1 / 3, *wilson(1, 3))
+    assert estimate("exact", scores["exact"]) == MetricMean(1 / 3, *wilson(1, 3))
     found = estimate("anls", scores["anls"])
     assert (found.low, found.high) == bootstrap([4 / 7, 1.0, 0.0])
     assert math.isclose(found.mean, (4 / 7 + 1) / 3)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from pocketvlm.bench.accuracy.paired import check_data, compare, follow
-from pocketvlm.bench.accuracy.scores import mcnemar
 from pocketvlm.bench.report import files as module
 from pocketvlm.bench.report.files import Results, check_writable, is_results, read_results, write_whole
 from pocketvlm.bench.statistics.bootstrap import bootstrap
+from pocketvlm.bench.statistics.intervals import mcnemar
 from pocketvlm.errors import ResultsError
 from pocketvlm.questions.question import Question
 

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketvlm.bench.gate.compare import Comparison, Finding, check_comparable, compare_interleaved, compare_reports
+from pocketvlm.bench.gate.compare import (
+    Change,
+    GateComparison,
+    check_comparable,
+    compare_interleaved,
+    compare_reports,
+)
 from pocketvlm.bench.gate.exact import how_ids_differ
 from pocketvlm.bench.gate.gate import Bound, Gate, load_gate
 from pocketvlm.bench.gate.ratios import Looks, judge, ratio_of_medians
@@ -30,7 +36,7 @@ DEFAULT = load_gate(None)
 STRICT = Gate((Bound(("tg*",), 0.03), Bound(("peak *",), 0.1)))
 
 
-def found(comparison: Comparison) -> dict[str, Finding]:
+def found(comparison: GateComparison) -> dict[str, Change]:
     return {one.metric: one for one in comparison.findings}
 
 

@@ -19,10 +19,8 @@ from pocketvlm.bench.gate.interleaved import (
     Interleaved,
     PairedRow,
     interleave,
-    measure_interleaved,
     parse_interleaved,
     read_interleaved,
-    timed,
 )
 from pocketvlm.bench.gate.ratios import Looks, decide, paired_ratio
 from pocketvlm.errors import ResultsError
@@ -31,22 +29,14 @@ from tests.support.two_results import interleaved_values, noisy_pairs
 GATE = Gate((Bound(("tg*",), 0.03),))
 
 
-class World:
-    """A clock that only runs move, and what ran."""
+def noted(ran: list[str], name: str, seconds: Callable[[], float]) -> Callable[[], float]:
+    """A run that notes that it ran."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.ran: list[str] = []
+    def run() -> float:
+        ran.append(name)
+        return seconds()
 
-    def clock(self) -> float:
-        return self.now
-
-    def run(self, name: str, seconds: Callable[[], float]) -> Callable[[], object]:
-        def moving() -> None:
-            self.ran.append(name)
-            self.now += seconds()
-
-        return moving
+    return run
 
 
 def machine(factor: float, seed: int) -> Callable[[], float]:
@@ -59,12 +49,10 @@ def machine(factor: float, seed: int) -> Callable[[], float]:
 
 
 def test_sides_take_turns_after_their_warm_ups() -> None:
-    world = World()
-    (row,) = measure_interleaved(
-        {"tg1": world.run("A", lambda: 2.0)}, {"tg1": world.run("B", lambda: 3.0)}, GATE, world.clock
-    )
+    ran: list[str] = []
+    (row,) = interleave({"tg1": noted(ran, "A", lambda: 2.0)}, {"tg1": noted(ran, "B", lambda: 3.0)}, GATE)
     runs = WARMUPS + PAIRS_OF_A_LOAD
-    assert "".join(world.ran) == ("AB" * runs + "BA" * runs) * 2
+    assert "".join(ran) == ("AB" * runs + "BA" * runs) * 2
     assert row.pairs == ((2.0, 3.0),) * 20
     assert (row.name, row.verdict) == ("tg1", "regressed")
     assert row.ratio == pytest.approx(1.5)
@@ -72,26 +60,20 @@ def test_sides_take_turns_after_their_warm_ups() -> None:
 
 
 def test_a_linear_drift_favours_no_side() -> None:
-    world = World()
     growing = iter(1 + 0.01 * step for step in range(1000))
-    (row,) = measure_interleaved(
-        {"tg1": world.run("A", lambda: next(growing))},
-        {"tg1": world.run("B", lambda: next(growing))},
-        GATE,
-        world.clock,
-    )
+    (row,) = interleave({"tg1": growing.__next__}, {"tg1": growing.__next__}, GATE)
     assert row.ratio == pytest.approx(1, abs=1e-3)
     assert row.verdict == "same"
 
 
 @pytest.mark.parametrize(("effect", "verdict"), [(1.0, "same"), (1.06, "regressed"), (0.9, "improved")])
 def test_each_metric_ends_where_it_is_decided(effect: float, verdict: str) -> None:
-    world = World()
+    ran: list[str] = []
     told: list[str] = []
     names = ("tg1", "tg2")
-    base = {name: world.run("A", machine(1.0, seed)) for seed, name in enumerate(names)}
-    new = {name: world.run("B", machine(effect, seed + 10)) for seed, name in enumerate(names)}
-    rows = measure_interleaved(base, new, GATE, world.clock, told.append)
+    base = {name: noted(ran, "A", machine(1.0, seed)) for seed, name in enumerate(names)}
+    new = {name: noted(ran, "B", machine(effect, seed + 10)) for seed, name in enumerate(names)}
+    rows = interleave(base, new, GATE, told.append)
     assert told == [row.name for row in rows] == list(names)
     for row in rows:
         ends = (count for count in GATE.looks.counts if decide(row.log_ratios[:count], 0.03, GATE.looks))
@@ -99,21 +81,15 @@ def test_each_metric_ends_where_it_is_decided(effect: float, verdict: str) -> No
         expected = paired_ratio(row.log_ratios, GATE.looks.level)
         assert (row.verdict, row.ratio, row.low) == (verdict, expected.ratio, expected.low)
     loads = sum(len(row.pairs) // PAIRS_OF_A_LOAD for row in rows)
-    assert len(world.ran) == 2 * sum(len(row.pairs) for row in rows) + 2 * WARMUPS * loads
+    assert len(ran) == 2 * sum(len(row.pairs) for row in rows) + 2 * WARMUPS * loads
 
 
 def test_both_are_loaded_again_every_few_pairs() -> None:
     ran: list[str] = []
 
-    def side(name: str) -> Callable[[], float]:
-        def run() -> float:
-            ran.append(name)
-            return 1.0
-
-        return run
-
     gate = Gate((), Looks(20, 20))
-    (row,) = interleave({"x": side("A")}, {"x": side("B")}, gate, reload=lambda: ran.append("R"))
+    base, new = (noted(ran, name, lambda: 1.0) for name in "AB")
+    (row,) = interleave({"x": base}, {"x": new}, gate, reload=lambda: ran.append("R"))
     assert len(row.pairs) == 20
     between = "".join(ran).split("R")[1:]
     assert [len(runs) for runs in between] == [2 * (WARMUPS + PAIRS_OF_A_LOAD)] * 4
@@ -155,11 +131,7 @@ def test_what_one_side_alone_runs_is_not_measured() -> None:
 
 def test_what_takes_no_time_has_no_ratio() -> None:
     with pytest.raises(ResultsError, match="tg1: a run takes no time that the clock can tell"):
-        measure_interleaved({"tg1": lambda: None}, {"tg1": lambda: None}, GATE, lambda: 1.0)
-
-
-def test_real_time_is_measured_in_seconds() -> None:
-    assert 0 < timed(lambda: math.factorial(500))() < 10
+        interleave({"tg1": lambda: 0.0}, {"tg1": lambda: 1.0}, GATE)
 
 
 # --- The file ---------------------------------------------------------------------------------------------------------

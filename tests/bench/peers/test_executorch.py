@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketvlm.bench.peers import Job, PeerError, PeerProcess, Shape, executorch, shape_of
+from pocketvlm.bench.peers import PeerError, PeerJob, PeerProcess, Shape, executorch, shape_of
 from pocketvlm.bench.peers.executorch_engine import open_peer
-from pocketvlm.bench.peers.turns import NO_PICTURES, NO_SWEEP, measure_beside, prepare_peers
+from pocketvlm.bench.peers.turns import NO_PICTURES, NO_SWEEP, measure_in_turns, prepare_peers
 from pocketvlm.bench.speed.cases import Case
 from pocketvlm.bench.speed.workload import Workload
 from pocketvlm.bundle.open import open_bundle
@@ -34,11 +34,11 @@ def bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return export_bundle(tiny_checkpoint, output, recipe="int4-g32", backends=["onnx", "executorch"]).location
 
 
-def job(cache: Path, shape: Shape = SHAPE, bundle: Path | None = None) -> Job:
-    return Job(bundle=str(bundle), cache=str(cache), shape=shape, length=64, threads=1, kv_dtype="float32")
+def job(cache: Path, shape: Shape = SHAPE, bundle: Path | None = None) -> PeerJob:
+    return PeerJob(bundle=str(bundle), cache=str(cache), shape=shape, length=64, threads=1, kv_dtype="float32")
 
 
-def job_of(bundle: Path, cache: Path) -> Job:
+def job_of(bundle: Path, cache: Path) -> PeerJob:
     return job(cache, shape_of(open_bundle(bundle).manifest), bundle)
 
 
@@ -86,7 +86,7 @@ def test_the_own_engine_sees_pictures_and_a_stock_one_says_why_it_does_not_run(
     opened = open_bundle(bundle)
     missing = prepare_peers(opened, workload, lambda name: None)
     assert list(missing) == ["executorch"]
-    found = measure_beside(opened, own, workload, lambda name: None, missing)
+    found = measure_in_turns(opened, own, workload, lambda name: None, missing)
     rows = {(row.system, row.name): row for row in found.rows}
     for name in ("pp20", "img 160x90", "tg4 @ d16"):
         assert len(rows[OWN, name].seconds) == 2
@@ -130,7 +130,7 @@ def test_stock_executorch_exports_a_shape_once(tmp_path: Path) -> None:
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".pte"]
 
 
-def check_runs(given: Job, program: Path, took: tuple[float, int]) -> None:
+def check_runs(given: PeerJob, program: Path, took: tuple[float, int]) -> None:
     """It says what it has, and prefills and decodes at any depth."""
     with PeerProcess("executorch", given) as peer:
         assert (peer.about.export_seconds, peer.about.export_peak) == took

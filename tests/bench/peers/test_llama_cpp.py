@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketvlm.bench.peers import Job, PeerError, PeerProcess, Shape
+from pocketvlm.bench.peers import PeerError, PeerJob, PeerProcess, Shape
 from pocketvlm.bench.peers.llama_cpp import gguf_path, open_peer, prepare
 
 #: Qwen2-0.5B's, of two layers and few tokens.
@@ -21,8 +21,8 @@ needs_llama = pytest.mark.skipif(
 )
 
 
-def job(cache: Path, shape: Shape = SHAPE) -> Job:
-    return Job(bundle="", cache=str(cache), shape=shape, length=64, threads=1, kv_dtype="int8")
+def job(cache: Path, shape: Shape = SHAPE) -> PeerJob:
+    return PeerJob(bundle="", cache=str(cache), shape=shape, length=64, threads=1, kv_dtype="int8")
 
 
 def test_a_shape_that_q4_0_cannot_hold_is_refused(tmp_path: Path) -> None:

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
 from rich.console import Console
 
 from pocketvlm.bench.report.formats import FORMATS, render
 from pocketvlm.bench.report.formats.csv import COLUMNS
 from pocketvlm.bench.report.formats.github import bigger_is_better, smaller_is_better, write_github
-from pocketvlm.bench.report.formats.html import render_html
-from pocketvlm.bench.report.formats.markup import Markup, element
+from pocketvlm.bench.report.formats.html import page, render_html
 from pocketvlm.bench.report.formats.table import print_table
-from pocketvlm.bench.report.formats.text import duration, number, size
 from pocketvlm.bench.report.schema import OWN, Report, Row, parse_report
+from pocketvlm.bench.report.text import duration, number, size
 from pocketvlm.errors import ResultsError
 from tests.support.reports import MISSING, PEER, ROWS, any_report, sample
 
@@ -303,12 +303,23 @@ def test_no_reports_are_refused() -> None:
         render_html([])
 
 
-def test_an_element_escapes_what_is_not_its_own() -> None:
-    inner = element("b", "1 < 2")
-    assert element("p", 'a & "b"', inner, None, class_="x", aria_label='"', title=None) == Markup(
-        '<p class="x" aria-label="&quot;">a &amp; &quot;b&quot;<b>1 &lt; 2</b></p>'
+def test_the_template_escapes_by_itself_and_knows_all_its_names() -> None:
+    """Whoever adds to the page has to do nothing for that."""
+    environment = page().environment
+    assert environment.autoescape is True
+    shown = environment.from_string("{{ x }}|<b title='{{ x }}'>|{{ x|line(9) }}").render(x='<i a="\'">\n\x1b&')
+    assert shown == (
+        "&#39;&lt;i a=&#34;\\&#39;&#34;&gt; \\x1b&amp;&#39;|"
+        "<b title='&#39;&lt;i a=&#34;\\&#39;&#34;&gt; \\x1b&amp;&#39;'>|&#39;&lt;i a=..."
     )
-    assert element("meta", charset="utf-8") == '<meta charset="utf-8">'
+    with pytest.raises(UndefinedError):
+        environment.from_string("{{ x }}").render()
+
+
+def test_only_plots_are_taken_as_they_are(repository: Path) -> None:
+    template = (repository / "bench" / "report" / "formats" / "page.html.jinja").read_text(encoding="utf-8")
+    assert re.findall(r"\{\{[^}]*\|\s*safe[^}]*\}\}", template) == ["{{ one.svg|safe }}"]
+    assert "autoescape" not in template
 
 
 # --- Numbers ----------------------------------------------------------------------------------------------------------

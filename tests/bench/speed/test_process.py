@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from pocketvlm.bench.gate.worker import Side, cpus_to_pin
-from pocketvlm.bench.peers import Job, PeerError, PeerProcess, check_peers, shape_of
-from pocketvlm.bench.peers.turns import measure_beside
+from pocketvlm.bench.gate.worker import Worker, cpus_to_pin
+from pocketvlm.bench.peers import PeerError, PeerJob, PeerProcess, check_peers, shape_of
+from pocketvlm.bench.peers.turns import measure_in_turns
 from pocketvlm.bench.speed.cases import Case, cases
 from pocketvlm.bench.speed.process import JsonProcess, ProcessError
 from pocketvlm.bench.speed.workload import Workload
@@ -68,17 +68,17 @@ def test_a_process_that_ends_later_says_so_and_much_noise_does_not_stop_it(
 
 
 def test_a_side_runs_the_workloads_cases(tiny_bundles: dict[str, Path]) -> None:
-    with closing(Side(tiny_bundles["bluelm-v-3b"], WORKLOAD)) as side:
-        assert side.cases == (
+    with closing(Worker(tiny_bundles["bluelm-v-3b"], WORKLOAD)) as worker:
+        assert worker.cases == (
             "img 160x90 preprocess", "img 160x90 patch embedding", "img 160x90 vision encoder", "img 160x90",
             "ttft img 160x90", "pp20", "tg4", "tg4 @ d16",
         )  # fmt: skip
-        for name in side.cases:
-            assert side.run(name) > 0
-        assert side.counts()["tiles"] > 0
-        side.reload()
+        for name in worker.cases:
+            assert worker.run(name) > 0
+        assert worker.counts()["tiles"] > 0
+        worker.reload()
         start = time.perf_counter()
-        assert side.run("pp20", delay=0.2) > 0.2, "a planted slowdown is in its time"
+        assert worker.run("pp20", delay=0.2) > 0.2, "a planted slowdown is in its time"
         assert time.perf_counter() - start > 0.2
 
 
@@ -108,7 +108,7 @@ def test_each_case_has_its_input_whatever_ran_before(tiny_bundles: dict[str, Pat
 
 def test_a_side_whose_bundle_is_damaged_says_so(tmp_path: Path) -> None:
     with pytest.raises(ProcessError, match="manifest"):
-        Side(tmp_path, WORKLOAD)
+        Worker(tmp_path, WORKLOAD)
 
 
 def test_each_thread_has_a_cpu_where_there_are_enough() -> None:
@@ -119,9 +119,9 @@ def test_each_thread_has_a_cpu_where_there_are_enough() -> None:
 # --- Peers ------------------------------------------------------------------------------------------------------------
 
 
-def job_of(bundle: Path, cache: Path) -> Job:
+def job_of(bundle: Path, cache: Path) -> PeerJob:
     manifest = open_bundle(bundle).manifest
-    return Job(str(bundle), str(cache), shape_of(manifest), 64, 1, manifest.kv_cache.dtype)
+    return PeerJob(str(bundle), str(cache), shape_of(manifest), 64, 1, manifest.kv_cache.dtype)
 
 
 def test_a_decoders_shape_follows_from_its_manifest(tmp_path: Path, tiny_bundles: dict[str, Path]) -> None:
@@ -134,7 +134,7 @@ def test_a_decoders_shape_follows_from_its_manifest(tmp_path: Path, tiny_bundles
     shape, text = shape_of(bundle.manifest), config.text
     assert (shape.heads, shape.kv_heads) == (text.num_attention_heads, text.num_key_value_heads)
     assert (shape.hidden_size, shape.intermediate_size) == (text.hidden_size, text.intermediate_size)
-    assert Job.from_dict(json.loads(json.dumps(asdict(job_of(tmp_path / "bundle", tmp_path))))).shape == shape
+    assert PeerJob.from_dict(json.loads(json.dumps(asdict(job_of(tmp_path / "bundle", tmp_path))))).shape == shape
 
 
 def test_genai_runs_the_bundles_own_decoder(tiny_bundles: dict[str, Path], tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_peers_and_the_bundle_take_turns(
         prompts=(20,), new_tokens=4, depths=(16,), repeats=2, warmups=1, threads=1,
         peers=("llama.cpp", "genai"), peers_cache=str(tmp_path),
     )  # fmt: skip
-    found = measure_beside(open_bundle(tiny_bundles["fp32"]), own, workload, lambda name: None)
+    found = measure_in_turns(open_bundle(tiny_bundles["fp32"]), own, workload, lambda name: None)
     assert order == ["pp20"] * 3 + ["image"] * 3 + ["filled"] + ["tg4"] * 3
     rows = {(row.system, row.name): row for row in found.rows}
     genai = "ONNX Runtime GenAI"

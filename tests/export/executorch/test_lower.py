@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -17,10 +18,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from pocketvlm.bundle.open import Bundle
+from pocketvlm.cli import main
 from pocketvlm.errors import ExportError, RecipeError
 from pocketvlm.export import export_bundle
 from pocketvlm.export.executorch import checks as executorch_checks
@@ -28,9 +32,12 @@ from pocketvlm.export.executorch import lower as executorch
 from pocketvlm.export.executorch.program import Method, Program
 from pocketvlm.export.executorch.schema import deserialize_pte_binary, load_program, run_method
 from pocketvlm.export.executorch.xnnpack import XnnpackGraph
+from pocketvlm.export.job import Silent
+from pocketvlm.export.neuropilot.options import NpuOptions
 from pocketvlm.export.store.finished import Finished
 from pocketvlm.quant import GroupedTensor, RoundToNearest
 from pocketvlm.recipe import CalibrationConfig, KvCacheConfig, Recipe, Rule
+from pocketvlm.runtime import load
 from tests.support.checkpoints import FAMILIES, tiny_config, write_checkpoint
 
 KEEP = Rule(("*norm*", "*.bias", "vision_tower.embeddings.*"), "keep")
@@ -221,6 +228,55 @@ def test_constant_methods_say_what_the_runners_ask(quantized: Bundle) -> None:
     for name, value in wanted.items():
         assert program.run_method(name, ()) == [value]
     assert program.run_method("get_eos_ids", ()) == list(quantized.manifest.tokens.stop)
+    # The tokenizer has none; a runner may prepend what stands there.
+    assert "get_bos_id" not in program.method_names()
+
+
+def test_the_token_that_texts_begin_with_is_the_tokenizers(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoint", tiny_config(vision=False))
+    names = {"bos_token": {"content": "<|user|>"}, "eos_token": "<|end|>"}
+    (tmp_path / "checkpoint/tokenizer_config.json").write_text(json.dumps(names))
+    backends = ["onnx", "executorch"]
+    bundle = export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", recipe="int4-g32", backends=backends)
+    bos = Tokenizer.from_file(str(bundle.path("tokenizer.json"))).token_to_id("<|user|>")
+    assert load_program(bundle.path("model.pte")).run_method("get_bos_id", ()) == [bos]
+    assert json.loads(bundle.path("genai_config.json").read_text())["model"]["bos_token_id"] == bos
+
+
+def test_what_each_of_several_back_ends_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A back end that is asked for twice is lowered once; the ExecuTorch program takes no longer steps than it can."""
+    write_checkpoint(tmp_path / "checkpoint", tiny_config(vision=False))
+    phases: list[str] = []
+    progress = Silent()
+    monkeypatch.setattr(progress, "phase", lambda name, total: phases.append(name))
+    bundle = export_bundle(
+        tmp_path / "checkpoint",
+        tmp_path / "bundle",
+        recipe="int4-channel",
+        backends=["executorch", "neuropilot", "executorch"],
+        npu=NpuOptions(prefill_tokens=512, compiled=False),
+        progress=progress,
+    )
+    assert phases.count("quantize and write") == 2
+    manifest = bundle.manifest
+    assert list(manifest.engines) == list(manifest.by_engine) == ["executorch", "neuropilot"]
+    assert [manifest.for_engine(name).prefill_chunk for name in manifest.engines] == [128, 512]
+    assert manifest.neuropilot is not None
+    assert manifest.for_engine("neuropilot").fidelity == manifest.neuropilot.fidelity != manifest.fidelity
+    prompt = np.arange(200) % 256
+    with load(bundle.location, threads=1) as vlm:
+        assert vlm.logits(prompt).shape == (200, 320)
+    with load(bundle.location, threads=1, engine="npu-emulation") as vlm:
+        assert vlm.manifest.prefill_chunk == 512
+        assert vlm.manifest.fidelity == manifest.neuropilot.fidelity
+    shown = CliRunner().invoke(main, ["inspect", str(bundle.location), "--json"])
+    told = json.loads(shown.stdout)["by_engine"]
+    assert {name: one["prefill_chunk"] for name, one in told.items()} == {"executorch": 128, "neuropilot": 512}
+    assert told["neuropilot"]["fidelity"] == manifest.neuropilot.fidelity.model_dump(mode="json")
+    assert told["executorch"]["bits"] != told["neuropilot"]["bits"]
+    written = CliRunner().invoke(main, ["inspect", str(bundle.location)]).stdout
+    assert "executorch: 128, neuropilot: 512 tokens" in written
+    assert "fidelity, measured at export, for neuropilot" in written
 
 
 def test_the_manifest_says_what_is_there(quantized: Bundle) -> None:

@@ -98,6 +98,17 @@ def test_the_platforms_and_keys_are_those_of_the_back_end(monkeypatch: pytest.Mo
     assert spec[preprocess.EXTRACT_SHARED_BLOB_KEY] == b"chunk"
 
 
+def test_the_roundings_are_there_in_a_process_that_imported_nothing_else() -> None:
+    script = (
+        "import torch; from types import SimpleNamespace as Some\n"
+        "from pocketvlm.export.neuropilot.modules import Explicit\n"
+        "store = Some(checkpoint=Some(tensors={}))\n"
+        "print(Explicit(store, None).probabilities(torch.zeros(1)).item())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "0.0\n", done.stderr
+
+
 def test_roundings_stand_where_mediateks_quantizer_puts_them(monkeypatch: pytest.MonkeyPatch, program: Written) -> None:
     """Its annotator on the program without roundings asks for as many INT16 values as the program has."""
     Compiler().install(monkeypatch)

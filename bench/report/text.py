@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from statistics import mean, quantiles, stdev
 from typing import TYPE_CHECKING
 
 from pocketvlm.bench.report.schema import OWN
 from pocketvlm.errors import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pocketvlm.bench.report.schema import Peer, Report, Row
 
 NOTHING = "\N{EN DASH}"
@@ -45,24 +42,6 @@ def duration(seconds: float) -> str:
 def size(count: int) -> str:
     """Bytes with their unit: GB of 10^9 or MB of 10^6."""
     return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
-
-
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """The sample's standard deviation, as llama-bench has it; 0 of a single value."""
-    return mean(values), stdev(values) if len(values) > 1 else 0.0
-
-
-def rates(row: Row) -> list[float]:
-    """Tokens a second of each repetition; empty where there are no tokens."""
-    return [row.tokens / value for value in row.seconds] if row.tokens else []
-
-
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """The lower quartile, the median and the upper quartile: linear interpolation, ends included (type 7)."""
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    low, middle, high = quantiles(values, n=4, method="inclusive")
-    return low, middle, high
 
 
 def share(row: Row) -> str:
