@@ -114,7 +114,7 @@ def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int
     """The model that an export of ``config`` by ``recipe`` makes; ``kv_length`` None is an export's own choice.
 
     Raises:
-        CheckpointError: a size is out of bounds, or the tiling is not valid.
+        CheckpointError: the tiling is not valid.
         RecipeError: naming a weight that the recipe cannot store.
         PocketVlmError: the model has not so many positions.
     """
