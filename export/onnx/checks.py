@@ -52,7 +52,7 @@ class GraphUnderTest:
         graph.opset_imports.update(model.graph.opset_imports)
         for value in graph.inputs:
             if value.name == piece.start:
-                value.shape = None  # few patches are enough for a layer
+                value.shape = ir.Shape(feeds[piece.start].shape)  # few patches are enough for a layer
         path = self.path.with_name(f".{self.path.stem}-piece.onnx")
         try:
             save_graph(ir.Model(graph, ir_version=model.ir_version), path)

@@ -158,11 +158,12 @@ def _rms_norm(at: At, call: Call, hidden: Any) -> ir.Value:
     if isinstance(hidden, Sum) and norm.heads == 1:
         return hidden.normed(graph, weight, norm.eps)
     values = value_of(at, hidden)
+    size = norm.weight.shape[0]
     if norm.heads > 1:  # [1, tokens, heads * size] -> [1, tokens, heads, size]
-        values = graph.op("Reshape", values, graph.shape(0, 0, norm.heads, -1))
+        values = graph.op("Reshape", values, graph.shape(0, 0, norm.heads, size))
     normed = graph.op("SimplifiedLayerNormalization", values, weight, axis=-1, epsilon=norm.eps, stash_type=1)
     # and back
-    return graph.op("Reshape", normed, graph.shape(0, 0, -1)) if norm.heads > 1 else normed
+    return graph.op("Reshape", normed, graph.shape(0, 0, norm.heads * size)) if norm.heads > 1 else normed
 
 
 def _gelu(at: At, call: Call, values: ir.Value) -> ir.Value:

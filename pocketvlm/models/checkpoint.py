@@ -143,7 +143,7 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
         raise CheckpointError(f"{directory} is not a checkpoint: no such directory")
     raw = read_json(directory / "config.json")
     family = family_of(one_line(raw.get("model_type", ""), 60), directory)
-    config = family.read_config(raw)
+    config = VlmConfig.from_dict(raw)
     tensors = _match(directory, family, config, _list_tensors(directory))
     return Checkpoint(directory, family, config, tensors)
 

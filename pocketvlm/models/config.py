@@ -28,6 +28,7 @@ from pydantic import with_config as read_by
 
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.images.tiling import PAPER_CANDIDATES
+from pocketvlm.models.families import DECODERS
 
 #: No conversions, no NaN.
 READ = ConfigDict(strict=True, allow_inf_nan=False)
@@ -66,6 +67,12 @@ class Llama3Rope(BaseModel):
         if not self.low_freq_factor < self.high_freq_factor:
             raise ValueError("high_freq_factor is not above low_freq_factor")
         return self
+
+
+def _known_decoder(name: str) -> str:
+    if name not in DECODERS:
+        raise ValueError(f"Input should be one of {', '.join(DECODERS)}")
+    return name
 
 
 AnyRope = Annotated[LinearRope | Llama3Rope, Field(discriminator="rope_type")]
@@ -112,9 +119,9 @@ class VisionConfig:
 @read_by(READ)
 @dataclass(frozen=True)
 class DecoderConfig:
-    """A Llama-like decoder: Llama, Qwen2 (biases on Q, K, V) or MiniCPM (three scales)."""
+    """A Llama-like decoder; ``model_type`` is one of ``DECODERS``."""
 
-    model_type: Literal["llama", "qwen2", "minicpm"] = "llama"
+    model_type: Annotated[str, AfterValidator(_known_decoder)] = "llama"
     vocab_size: Annotated[int, Field(gt=0, le=1 << 24)] = 122753
     hidden_size: Width = 2304
     num_hidden_layers: Layers = 40
@@ -148,7 +155,11 @@ class DecoderConfig:
 
     @property
     def qkv_bias(self) -> bool:
-        return self.attention_bias or self.model_type == "qwen2"
+        return self.attention_bias or DECODERS[self.model_type].qkv_bias
+
+    @property
+    def qk_norm(self) -> bool:
+        return DECODERS[self.model_type].qk_norm
 
     @property
     def residual_scale(self) -> float:
@@ -208,7 +219,7 @@ class VlmConfig:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> VlmConfig:
-        """Read a ``config.json``. A config of a plain decoder (``llama``, ``qwen2``, ``minicpm``) is a text-only model.
+        """Read a ``config.json``. A config of a plain decoder is a text-only model.
 
         :raises CheckpointError: naming the key that is missing or not supported
         """
@@ -253,6 +264,8 @@ def _in_one_dialect(raw: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("mlp_bias", "use_sliding_window"):
         if raw.get(key):
             raise CheckpointError(f"text_config.{key} is not supported")
+    known = DECODERS.get(str(raw.get("model_type", "llama")))
+    raw = {**(known.defaults if known is not None else {}), **raw}
     values = {**raw, "head_dim": 0 if raw.get("head_dim") is None else raw["head_dim"]}
     values["rope_scaling"] = rope = raw.get("rope_parameters") or raw.get("rope_scaling")
     if isinstance(rope, Mapping):

@@ -74,9 +74,9 @@ def read_config(path: Path) -> VlmConfig:
     """
     name = one_line(path, 120)
     raw = _read_json(path, name)
-    family = family_of(one_line(raw.get("model_type", ""), 60), Path(name))
+    family_of(one_line(raw.get("model_type", ""), 60), Path(name))
     try:
-        return family.read_config(raw)
+        return VlmConfig.from_dict(raw)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {one_line(error)}") from error
 

@@ -24,6 +24,10 @@ class Attention(nn.Module):
         self.q_proj = Linear(config.hidden_size, query_size, bias=config.qkv_bias)
         self.k_proj = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
         self.v_proj = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
+        self.has_norms = config.qk_norm
+        if config.qk_norm:
+            self.q_norm = RmsNorm(config.head_dim, config.rms_norm_eps, config.num_attention_heads)
+            self.k_norm = RmsNorm(config.head_dim, config.rms_norm_eps, config.num_key_value_heads)
         self.query_rotate = Rotate(config.num_attention_heads, config.head_dim)
         self.key_rotate = Rotate(config.num_key_value_heads, config.head_dim)
         self.attend = CachedAttend(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
@@ -31,6 +35,8 @@ class Attention(nn.Module):
 
     def forward(self, hidden: Tensor, step: Step) -> Tensor:
         query, key, value = self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
+        if self.has_norms:
+            query, key = self.q_norm(query), self.k_norm(key)
         mixed = self.attend(self.query_rotate(query, step), self.key_rotate(key, step), value, step)
         output: Tensor = self.o_proj(mixed)
         return output

@@ -1,0 +1,34 @@
+"""The model families: how each one's ``config.json`` and weight names map to the modules of this package.
+
+A new family is one file with a ``FAMILY`` and one line in ``FAMILIES`` (docs/add-a-model-family.md).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pocketvlm.errors import CheckpointError
+from pocketvlm.models.families import bluelm_v, llama, minicpm, qwen2, qwen3
+from pocketvlm.models.families.family import Decoder, Family
+
+FAMILIES: dict[str, Family] = {
+    module.FAMILY.name: module.FAMILY
+    for module in (
+        bluelm_v,
+        llama,
+        qwen2,
+        minicpm,
+        qwen3,
+    )
+}
+#: What may stand as a ``text_config``, or alone.
+DECODERS: dict[str, Decoder] = {name: family.decoder for name, family in FAMILIES.items() if family.decoder is not None}
+
+
+def family_of(model_type: str, where: Path) -> Family:
+    """The family of a ``model_type``, or a :class:`CheckpointError` that lists the known ones."""
+    if model_type not in FAMILIES:
+        raise CheckpointError(
+            f"{where}: model_type {model_type!r} is not supported; known families: {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[model_type]

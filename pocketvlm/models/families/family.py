@@ -1,0 +1,38 @@
+"""What a model family is, as data: no PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What a decoder's ``model_type`` says beside its config: how it differs from Llama, and keys that are left out.
+
+    qkv_bias: Q, K and V have biases whatever attention_bias says; qk_norm: an RMS norm over each head of Q and K.
+    ``defaults``: transformers' own for keys that a config may leave out, where they are not Llama's.
+    """
+
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def without_rope_tables(key: str) -> str | None:
+    """The names are ours already; RoPE's frequencies, which old exports store, follow from the config."""
+    return None if key.endswith("rotary_emb.inv_freq") else key
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family, named after its config's ``model_type``.
+
+    ``decoder``: of one that is a decoder, alone (text only) or as another's ``text_config``. ``rename`` gives the model's
+    name for a stored tensor, or None for one that is not needed.
+    """
+
+    name: str
+    decoder: Decoder | None = None
+    rename: Callable[[str], str | None] = without_rope_tables

@@ -1,0 +1,7 @@
+"""Llama (arXiv 2302.13971), and what calls itself so."""
+
+from __future__ import annotations
+
+from pocketvlm.models.families.family import Decoder, Family
+
+FAMILY = Family("llama", Decoder())

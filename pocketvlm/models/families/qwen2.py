@@ -1,0 +1,7 @@
+"""Qwen2 and 2.5 (arXiv 2407.10671): biases on Q, K and V."""
+
+from __future__ import annotations
+
+from pocketvlm.models.families.family import Decoder, Family
+
+FAMILY = Family("qwen2", Decoder(qkv_bias=True))

@@ -1,0 +1,7 @@
+"""Qwen3 (arXiv 2505.09388), text only: a norm over each head of Q and K, whose size is a key of its own, and no biases."""
+
+from __future__ import annotations
+
+from pocketvlm.models.families.family import Decoder, Family
+
+FAMILY = Family("qwen3", Decoder(qk_norm=True, defaults={"head_dim": 128}))
