@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pocketvlm.export.assemble import BACKENDS, export_bundle, kv_length
+from pocketvlm.export.assemble import export_bundle, kv_length
+from pocketvlm.export.backends import BACKENDS
 from pocketvlm.export.estimate import Estimate, estimate
 from pocketvlm.export.job import Progress, Silent
 

@@ -13,9 +13,9 @@ from pocketvlm import __version__
 from pocketvlm.bundle import manifest
 from pocketvlm.bundle.open import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.errors import ExportError
+from pocketvlm.export.backends import BACKENDS, backend_of
 from pocketvlm.export.estimate import disk_bytes
-from pocketvlm.export.job import Backend, Job, Lowered, Progress, Silent
-from pocketvlm.export.neuropilot.options import NpuOptions
+from pocketvlm.export.job import Job, Lowered, Progress, Silent
 from pocketvlm.export.read.calibration import DEFAULT_SOURCE, Calibration, is_calibrated, read_calibration
 from pocketvlm.export.read.frontend import Frontend, read_frontend
 from pocketvlm.export.reference.activations import Activations
@@ -26,37 +26,11 @@ from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.recipe import Recipe, load_recipe
 
-
-#: A new back end is one file with a function Job -> Lowered, and one line here.
-class _Lazy(dict):
-    def __getitem__(self, name):
-        import importlib
-
-        return importlib.import_module(f"pocketvlm.export.{name}.lower").lower
-
-
-BACKENDS: dict[str, Backend] = _Lazy({"onnx": 1, "executorch": 1, "neuropilot": 1})
-
-
-class _Mod:
-    def __init__(self, name):
-        self.n = name
-
-    def __getattr__(self, a):
-        import importlib
-
-        return getattr(importlib.import_module(f"pocketvlm.export.{self.n}.lower"), a)
-
-
-executorch, neuropilot = _Mod("executorch"), _Mod("neuropilot")
-
 DEFAULT_KV_LENGTH = 2048
 TOKENIZER = "tokenizer.json"
-#: The version that these graphs were tested with; older ones lack an INT8 KV cache on the CPU.
-MINIMUM_ONNXRUNTIME = "1.29.0"
 
 
-def export_bundle(  # noqa: PLR0913 (one keyword an option of the command)
+def export_bundle(
     checkpoint: str | Path | Checkpoint,
     output: str | Path,
     *,
@@ -64,7 +38,6 @@ def export_bundle(  # noqa: PLR0913 (one keyword an option of the command)
     backends: Sequence[str] = ("onnx",),
     max_length: int | None = None,
     calibration: str | None = None,
-    npu: NpuOptions | None = None,
     verify: Callable[[Path], None] = lambda bundle: None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -73,8 +46,6 @@ def export_bundle(  # noqa: PLR0913 (one keyword an option of the command)
     ``max_length`` is the KV length in tokens (default: 2048, or the model's positions where it has fewer). An existing
     bundle at ``output`` is replaced when the new one is complete, and untouched when the export fails.
 
-    ``npu`` is for the back end neuropilot, whose recipes have one scale a row and which is always calibrated.
-
     ``calibration`` is what a calibrated recipe sees: generated:SEED (the default), FILE.jsonl, FILE.tsv or FILE.txt.
     An export that is killed goes on when it is started again: with matrices that were quantized by looking at data, and
     with checked layers of an ExecuTorch program. ``verify`` gets the directory of the complete bundle before it takes
@@ -82,25 +53,18 @@ def export_bundle(  # noqa: PLR0913 (one keyword an option of the command)
 
     :raises PocketVlmError: one line that says what is wrong; nothing is left behind
     """
-    output, progress, npu = Path(output), progress or Silent(), npu or NpuOptions()
+    output, progress = Path(output), progress or Silent()
     source = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    backends = tuple(dict.fromkeys(backends))  # each once, whoever asks twice
-    for name in backends:
-        if name not in BACKENDS:
-            raise ExportError(f"no back end {name!r}; known: {', '.join(BACKENDS)}")
-    if not backends:
+    lowering = {name: backend_of(name) for name in backends}  # each once, whoever asks twice
+    if not lowering:
         raise ExportError(f"no back end given; known: {', '.join(BACKENDS)}")
     length = kv_length(source, max_length)
     check_output(output)
-    needed = len(backends) * disk_bytes(source, chosen, length)
-    # All back ends of a bundle have the same weights: those that the strictest of them can hold.
-    if "neuropilot" in backends:
-        chosen, calibration = neuropilot.prepare(source, chosen, npu, calibration)
-    if "executorch" in backends:
-        chosen = executorch.prepare(chosen)
-        needed += disk_bytes(source, chosen, length)  # the weights on their way into the program
-    _check_space(output, needed)
+    for backend in lowering.values():
+        chosen, calibration = backend.prepare(source, chosen, calibration)
+    copies = sum(backend.COPIES for backend in lowering.values())
+    _check_space(output, copies * disk_bytes(source, chosen, length))
     frontend = read_frontend(source)
     seen = calibration_set(source, chosen, frontend, calibration)
     count = len(frontend.sample.token_ids)
@@ -114,20 +78,19 @@ def export_bundle(  # noqa: PLR0913 (one keyword an option of the command)
         reference = run_reference(source, frontend.sample, progress.advance)
         calibrated = None if seen is None else Calibrated(Activations(source, seen), finished)
         job = Job(
-            source,
-            chosen,
-            directory,
-            length,
-            frontend.tokens,
-            frontend.sample,
-            reference,
-            progress,
-            finished,
-            calibrated,
-            npu,
-            frontend.bos,
+            checkpoint=source,
+            recipe=chosen,
+            directory=directory,
+            kv_length=length,
+            tokens=frontend.tokens,
+            sample=frontend.sample,
+            reference=reference,
+            progress=progress,
+            finished=finished,
+            calibrated=calibrated,
+            bos=frontend.bos,
         )
-        lowered = {name: BACKENDS[name](job) for name in backends}
+        lowered = {name: backend.lower(job) for name, backend in lowering.items()}
         shutil.copyfile(source.directory / TOKENIZER, directory / TOKENIZER)
         write_manifest(directory, _manifest(source, chosen, frontend, lowered, length, directory, seen))
         open_bundle(directory)
@@ -146,16 +109,13 @@ def _manifest(
 ) -> manifest.Manifest:
     text = checkpoint.config.text
     first = next(iter(lowered.values()))
-    program = lowered["neuropilot"].program if "neuropilot" in lowered else None
+    sections = {name: result.section for name, result in lowered.items() if result.section is not None}
+    minimum = {runtime: version for result in lowered.values() for runtime, version in result.minimum.items()}
     files = {TOKENIZER, *(file for result in lowered.values() for file in result.files)}
     try:
         return manifest.Manifest(
-            format_version=1 if set(lowered) == {"onnx"} else 2,
-            minimum_runtime=manifest.MinimumRuntime(
-                pocketvlm=__version__,
-                onnxruntime=None if set(lowered) == {"executorch"} else MINIMUM_ONNXRUNTIME,
-                executorch=executorch.MINIMUM_EXECUTORCH if "executorch" in lowered else None,
-            ),
+            format_version=max(result.format_version for result in lowered.values()),
+            minimum_runtime=manifest.MinimumRuntime(pocketvlm=__version__, **minimum),
             model=manifest.Model(
                 name=checkpoint.name,
                 family=checkpoint.family.name,
@@ -175,7 +135,7 @@ def _manifest(
             prefill_chunk=first.prefill_chunk,
             engines={name: result.parts for name, result in lowered.items()},
             by_engine={name: _of_engine(result) for name, result in lowered.items()} if len(lowered) > 1 else {},
-            neuropilot=program,
+            **sections,
             recipe=manifest.Recipe(
                 name=recipe.name,
                 tensors=first.precision,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pocketvlm.errors import RecipeError, located
+from pocketvlm.export.backends import backend_of
 from pocketvlm.export.read.calibration import is_calibrated
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.quant import Keep, quantizer_of
@@ -75,9 +76,8 @@ def estimate(checkpoint: Checkpoint, recipe: Recipe, kv_length: int, backends: C
         products += CALIBRATION_PASSES * sum(layers.values()) * tokens
     seconds += 2 * products / (SHARE_OF_MATMUL * matmul_flops())
     most = max(LAYER_BYTES * max(layers.values()), matrix)
-    if "executorch" in backends:
-        # A program is held until it is written; then ExecuTorch has it, its weights as packed, and its cache.
-        most = max(most + disk, 2 * disk + _kv_cache_bytes(checkpoint, recipe, kv_length))
+    cache = _kv_cache_bytes(checkpoint, recipe, kv_length)
+    most = max(backend_of(name).memory_bytes(most, disk, cache) for name in backends)
     return Estimate(seconds, times * disk, BASE_BYTES + most)
 
 

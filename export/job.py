@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from pocketvlm.bundle.manifest import Fidelity, NpuProgram, Part, TensorPrecision, Tokens
-from pocketvlm.export.neuropilot.options import NpuOptions
+from pocketvlm.bundle.manifest import Fidelity, Part, TensorPrecision, Tokens
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.stages import Reference
 from pocketvlm.export.store.finished import Finished
@@ -56,7 +55,6 @@ class Job:
     progress: Progress
     finished: Finished
     calibrated: Calibrated | None = None
-    npu: NpuOptions = field(default_factory=NpuOptions)
     bos: int | None = None
 
 
@@ -64,15 +62,15 @@ class Job:
 class Lowered:
     """The parts that a back end wrote, the files they use and how each weight is stored in them.
 
-    ``prefill_chunk``: most tokens of one prefill step. ``program``: what the manifest says of an NPU's.
+    prefill_chunk: most tokens of one prefill step; minimum: the oldest version of each runtime that runs them;
+    section: what else the manifest says of them, under the back end's name; format_version: the first that has it all.
     """
 
     parts: dict[str, Part]
     files: tuple[str, ...]
     precision: dict[str, TensorPrecision]
     fidelity: Fidelity
+    minimum: Mapping[str, str]
     prefill_chunk: int = PREFILL_CHUNK
-    program: NpuProgram | None = None
-
-
-Backend = Callable[[Job], Lowered]
+    section: Any = None
+    format_version: int = 2

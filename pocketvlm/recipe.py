@@ -70,6 +70,8 @@ class Recipe:
     kv_cache: KvCacheConfig = KvCacheConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     bounds: Bounds = Bounds()
+    #: Options of one back end, by its name: the tables [backend.NAME].
+    backends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         seen: set[str] = set()

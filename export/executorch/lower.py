@@ -20,6 +20,7 @@ from pocketvlm.machine.versions import version_numbers
 from pocketvlm.recipe import Recipe
 
 if TYPE_CHECKING:
+    from pocketvlm.models.checkpoint import Checkpoint
     from pocketvlm.models.config import VlmConfig
 
 #: The version that these programs were made and tested with.
@@ -31,8 +32,12 @@ CHUNK = 128
 WEIGHTS = ".executorch-weights.data"
 
 
-def prepare(recipe: Recipe) -> Recipe:
-    """The recipe as this back end can have it, before any work is done.
+#: The bundle's, and those on their way into it.
+COPIES = 2
+
+
+def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> tuple[Recipe, str | None]:
+    """The recipe with scales that XNNPACK holds exactly.
 
     :raises ExportError: ExecuTorch is missing or too old
     :raises RecipeError: the recipe asks for what ExecuTorch parts cannot have
@@ -43,7 +48,12 @@ def prepare(recipe: Recipe) -> Recipe:
         raise ExportError("ExecuTorch is not installed: pip install 'pocketvlm[executorch]'") from error
     if version_numbers(installed) < version_numbers(MINIMUM_EXECUTORCH):
         raise ExportError(f"executorch {installed} is installed, {MINIMUM_EXECUTORCH} or newer is needed: update it")
-    return with_scales_for_xnnpack(recipe)
+    return with_scales_for_xnnpack(recipe), calibration
+
+
+def memory_bytes(layer: int, disk: int, kv_cache: int) -> int:
+    """A program is held until it is written; then ExecuTorch has it, its weights as packed, and its cache."""
+    return max(layer + disk, 2 * disk + kv_cache)
 
 
 def lower(job: Job) -> Lowered:
@@ -64,7 +74,8 @@ def lower(job: Job) -> Lowered:
         fidelity = check_program(job, store.read, weights, kv, job.directory / PROGRAM)
     finally:
         (job.directory / WEIGHTS).unlink(missing_ok=True)
-    return Lowered(_parts(config, job.kv_length), (PROGRAM,), store.precision, fidelity)
+    minimum = {"executorch": MINIMUM_EXECUTORCH}
+    return Lowered(_parts(config, job.kv_length), (PROGRAM,), store.precision, fidelity, minimum)
 
 
 def _write_program(weights: StoredWeights, kv: KvLayout, job: Job) -> None:

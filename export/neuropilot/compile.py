@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pocketvlm.errors import ExportError, one_line
 from pocketvlm.export.neuropilot.checks import first_step
 from pocketvlm.export.neuropilot.modules import DecoderChunk, Encoder, Explicit, exported
+from pocketvlm.export.neuropilot.options import options_of
 from pocketvlm.export.neuropilot.rounding import Scales
 from pocketvlm.machine.neuropilot_tools import how_to_get, is_installed, missing_for_npu
 
@@ -50,7 +51,7 @@ def compile_program(
     :raises ExportError: what MediaTek's tools say
     """
     config, written = job.checkpoint.config, []
-    prefill = min(job.npu.prefill_tokens, job.kv_length)
+    prefill = min(options_of(job.recipe).prefill_tokens, job.kv_length)
     job.progress.phase("compile for the NPU", len(chunks) + (config.vision is not None))
     for at, layers in enumerate(chunks):
         module = DecoderChunk(Explicit(store, scales), config.text, layers)
@@ -79,7 +80,7 @@ def _compile(job: Job, name: str, module: nn.Module, inputs: Mapping[str, tuple[
     from executorch.exir.backend.backend_api import MethodProgramsPartitionerSpec, to_backend
     from executorch.exir.backend.compile_spec_schema import CompileSpec
 
-    spec = [CompileSpec(key, value) for key, value in compile_spec(job.npu.platform, name).items()]
+    spec = [CompileSpec(key, value) for key, value in compile_spec(options_of(job.recipe).platform, name).items()]
     try:
         programs, partitioners = {}, {}
         for method, example in inputs.items():

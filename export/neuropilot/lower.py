@@ -21,12 +21,12 @@ from pocketvlm.export.job import Job, Lowered
 from pocketvlm.export.neuropilot import checks as npu_checks
 from pocketvlm.export.neuropilot import compile as neuropilot_compile
 from pocketvlm.export.neuropilot.graph import StepShape, build_decoder, build_vision
-from pocketvlm.export.neuropilot.options import NpuOptions
+from pocketvlm.export.neuropilot.options import options_of
 from pocketvlm.export.neuropilot.ranges import observe, scales_of
 from pocketvlm.export.neuropilot.rounding import Scales
 from pocketvlm.export.neuropilot.weights import TEXT_DATA, VISION_DATA, for_npu, store_text, store_vision
 from pocketvlm.export.onnx.embedding import token_embedding
-from pocketvlm.export.onnx.lower import patch_embedding, save_part
+from pocketvlm.export.onnx.lower import MINIMUM_ONNXRUNTIME, patch_embedding, save_part
 from pocketvlm.export.read.calibration import DEFAULT_SOURCE
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
@@ -38,6 +38,7 @@ from pocketvlm.recipe import Recipe
 #: three would be loaded for the last few tiles of some pictures; padding to four would take the time of four.
 TILE_BATCHES = (4, 1)
 ROPE = "npu_rope.f32"
+COPIES = 1
 #: Begins the names of this back end's files.
 PREFIX = "npu_"
 
@@ -51,17 +52,20 @@ class Program:
     chunks: tuple[range, ...]
 
 
-def prepare(
-    checkpoint: Checkpoint, recipe: Recipe, options: NpuOptions, calibration: str | None
-) -> tuple[Recipe, str | None]:
-    """The recipe as this back end takes it, and what it is calibrated on, before any work is done.
+def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> tuple[Recipe, str | None]:
+    """The recipe with what an NPU knows, which has to have one scale a row; pictures calibrate it, if nothing else.
 
     :raises ExportError: MediaTek's tools are wanted and not there, or the recipe stores weights as no NPU takes them
     """
-    if options.compiled:
+    if options_of(recipe).compiled:
         neuropilot_compile.check_tools()
     pictures = checkpoint.config.vision is not None
     return for_npu(checkpoint, recipe), calibration or (DEFAULT_SOURCE if pictures else None)
+
+
+def memory_bytes(layer: int, disk: int, kv_cache: int) -> int:
+    """One layer at a time."""
+    return layer
 
 
 def lower(job: Job) -> Lowered:
@@ -69,7 +73,7 @@ def lower(job: Job) -> Lowered:
 
     :raises ExportError: when a check fails, or MediaTek's compiler does
     """
-    config, options = job.checkpoint.config, job.npu
+    config, options = job.checkpoint.config, options_of(job.recipe)
     store = store_weights(job)
     samples = [job.sample, *(() if job.calibrated is None else job.calibrated.activations.samples)]
     job.progress.phase("find ranges", config.text.num_hidden_layers)
@@ -96,8 +100,8 @@ def lower(job: Job) -> Lowered:
         fidelity=fidelity,
     )
     files |= {ROPE, *programs}
-    chunk = described.prefill_tokens
-    return Lowered(program.parts, tuple(sorted(files)), store.precision, fidelity, chunk, described)
+    minimum, chunk = {"onnxruntime": MINIMUM_ONNXRUNTIME}, described.prefill_tokens
+    return Lowered(program.parts, tuple(sorted(files)), store.precision, fidelity, minimum, chunk, described)
 
 
 def store_weights(job: Job) -> WeightStore:
@@ -128,7 +132,7 @@ def write_parts(job: Job, store: WeightStore, scales: Scales, chunks: Sequence[r
             save(name, build_vision(name, store, config, scales, tiles), VISION_DATA)
     save("token_embedding", token_embedding(store, config.text), TEXT_DATA)
     for at, layers in enumerate(chunks):
-        for tokens in (min(job.npu.prefill_tokens, job.kv_length), 1):
+        for tokens in (min(options_of(job.recipe).prefill_tokens, job.kv_length), 1):
             name = decoder_part(at, tokens)
             step = StepShape(tokens, job.kv_length)
             save(name, build_decoder(name, store, config.text, scales, layers, step), TEXT_DATA)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 
 from pocketvlm.bundle.manifest import Platform
 from pocketvlm.errors import ExportError
+from pocketvlm.recipe import Recipe
 
+#: Of the back end.
+NAME = "neuropilot"
+_ARTICLES: dict[type, str] = {int: "a whole number", bool: "true or false", str: "a text"}
 #: MediaTek's names of the chips that ExecuTorch's back end compiles for, and what they are sold as.
 PLATFORMS: dict[Platform, str] = {"mt6989": "Dimensity 9300", "mt6991": "Dimensity 9400", "mt6993": "Dimensity 9500"}
 #: Tokens of a prefill step that the paper compared, one whole prompt left out.
@@ -38,3 +42,24 @@ class NpuOptions:
         chunks = min(self.chunks, count)
         ends = [count // chunks * at + min(at, count % chunks) for at in range(chunks + 1)]
         return tuple(range(first, end) for first, end in pairwise(ends))
+
+
+def options_of(recipe: Recipe) -> NpuOptions:
+    """What a recipe's table ``[backend.neuropilot]`` asks for.
+
+    :raises ExportError: naming the key that is wrong
+    """
+    table = recipe.backends.get(NAME, {})
+    known = {item.name: item for item in fields(NpuOptions)}
+    for key, value in table.items():
+        if key not in known:
+            raise ExportError(f"recipe {recipe.name}: [backend.{NAME}] has no {key!r}; known: {', '.join(known)}")
+        wanted = type(known[key].default)
+        if type(value) is not wanted:
+            raise ExportError(f"recipe {recipe.name}: [backend.{NAME}] {key} is not {_ARTICLES[wanted]}")
+    return NpuOptions(**table)
+
+
+def with_options(recipe: Recipe, options: NpuOptions) -> Recipe:
+    """The recipe with these options for an NPU."""
+    return replace(recipe, backends={**recipe.backends, NAME: asdict(options)})

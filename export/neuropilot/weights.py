@@ -80,9 +80,14 @@ def for_npu(checkpoint: Checkpoint, recipe: Recipe) -> Recipe:
                 'row (group_size = "channel", symmetric): --recipe int4-channel or gptq-channel'
             )
     positive = tuple(
-        replace(rule, options={**rule.options, "scales": "positive"})
+        replace(rule, options={**rule.options, "scales": _above_zero(rule.options.get("scales"))})
         if isinstance(quantizer_of(rule), GroupQuantizer)
         else rule
         for rule in recipe.rules
     )
     return replace(recipe, rules=positive, kv_cache=replace(recipe.kv_cache, dtype="int8"))
+
+
+def _above_zero(scales: object) -> str:
+    """What another back end asked for may be above zero already."""
+    return "bfloat16" if scales == "bfloat16" else "positive"

@@ -23,11 +23,26 @@ from pocketvlm.export.onnx.operators import PROJECTOR_TABLE, TABLE, At, value_of
 from pocketvlm.export.onnx.streams import decoder_stream, vision_stream
 from pocketvlm.export.store.kv_layout import KvLayout, kv_layout
 from pocketvlm.export.store.weights import WeightStore
+from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.stages import decoder_stages, head_stage, stages_of
+from pocketvlm.recipe import Recipe
 
+#: The version that these graphs were tested with; older ones lack an INT8 KV cache on the CPU.
+MINIMUM_ONNXRUNTIME = "1.29.0"
+COPIES = 1
 #: Weights of the vision graphs and of the text graphs; a tied embedding table is shared by two graphs.
 VISION_DATA, TEXT_DATA = "vision.data", "text.data"
+
+
+def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> tuple[Recipe, str | None]:
+    """Any recipe is as it should be."""
+    return recipe, calibration
+
+
+def memory_bytes(layer: int, disk: int, kv_cache: int) -> int:
+    """One layer at a time."""
+    return layer
 
 
 def lower(job: Job) -> Lowered:
@@ -53,7 +68,8 @@ def lower(job: Job) -> Lowered:
     if kv.dtype == "float32":
         write_genai_config(job, parts, kv.length)
         files.add(GENAI_CONFIG)
-    return Lowered(parts, tuple(sorted(files)), store.precision, fidelity)
+    minimum = {"onnxruntime": MINIMUM_ONNXRUNTIME}
+    return Lowered(parts, tuple(sorted(files)), store.precision, fidelity, minimum, format_version=1)
 
 
 def patch_embedding(store: WeightStore, config: VlmConfig) -> ir.Model:

@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 from pocketvlm.bundle.open import file_sample_sha256
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.models.config import VlmConfig
-from pocketvlm.models.families import Family, family_of
+from pocketvlm.models.families import family_of
+from pocketvlm.models.families.family import Family
 
 MAX_JSON_BYTES = 64 << 20
 

@@ -39,14 +39,15 @@ PREFILL = 32
 def npu_bundle() -> Path:
     """A tiny model for both back ends, its weights the same."""
     from pocketvlm.export import export_bundle
-    from pocketvlm.export.neuropilot.options import NpuOptions
+    from pocketvlm.export.neuropilot.options import NpuOptions, with_options
     from pocketvlm.recipe import CalibrationConfig, load_recipe
 
     source = exported().path
     checkpoint, path = source.parent / "qwen2-True", source.parent / "npu"
     recipe = replace(load_recipe("int4-channel"), calibration=CalibrationConfig(sequences=4))
     options = NpuOptions(chunks=2, prefill_tokens=PREFILL, compiled=False)
-    export_bundle(checkpoint, path, recipe=recipe, backends=["onnx", "neuropilot"], max_length=KV_LENGTH, npu=options)
+    recipe = with_options(recipe, options)
+    export_bundle(checkpoint, path, recipe=recipe, backends=["onnx", "neuropilot"], max_length=KV_LENGTH)
     return path
 
 
@@ -122,15 +123,15 @@ def test_mediateks_runner_begins_with_padding_in_front_and_gets_the_same(engine:
 def test_longer_steps_of_a_prompt_give_the_same(tmp_path: Path) -> None:
     """The paper's t32, t128 and t512 of a model without pictures: the same scales and sums, so the same logits."""
     from pocketvlm.export import export_bundle
-    from pocketvlm.export.neuropilot.options import PREFILL_TOKENS, NpuOptions
+    from pocketvlm.export.neuropilot.options import PREFILL_TOKENS, NpuOptions, with_options
+    from pocketvlm.recipe import load_recipe
 
     write_checkpoint(tmp_path / "text", tiny_config("llama", vision=False))
     found = []
     for prefill in PREFILL_TOKENS:
         options, path = NpuOptions(chunks=2, prefill_tokens=prefill, compiled=False), tmp_path / str(prefill)
-        export_bundle(
-            tmp_path / "text", path, recipe="int4-channel", backends=["neuropilot"], max_length=512, npu=options
-        )
+        recipe = with_options(load_recipe("int4-channel"), options)
+        export_bundle(tmp_path / "text", path, recipe=recipe, backends=["neuropilot"], max_length=512)
         engine = NpuEmulation(open_bundle(path), threads=1)
         assert f"text_decoder_1_{prefill}" in engine._sessions
         logits, cache = in_parts(engine, embedded(engine, 140), [140])

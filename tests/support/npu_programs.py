@@ -10,7 +10,7 @@ import torch
 from pocketvlm.export.job import Job, Silent
 from pocketvlm.export.neuropilot import lower as neuropilot
 from pocketvlm.export.neuropilot.checks import first_step
-from pocketvlm.export.neuropilot.options import NpuOptions
+from pocketvlm.export.neuropilot.options import NpuOptions, with_options
 from pocketvlm.export.neuropilot.ranges import observe, scales_of
 from pocketvlm.export.neuropilot.rounding import Scales
 from pocketvlm.export.neuropilot.weights import for_npu
@@ -44,13 +44,11 @@ def written(directory: Path, family: str = "llama", *, chunks: int = 1, length: 
     write_checkpoint(directory / "checkpoint", tiny_config(family, tie_word_embeddings=family == "llama"))
     checkpoint = open_checkpoint(directory / "checkpoint")
     frontend = read_frontend(checkpoint)
-    recipe = for_npu(checkpoint, load_recipe("int4-channel"))
-    reference = run_reference(checkpoint, frontend.sample, lambda _: None)
     options = NpuOptions(chunks=chunks, prefill_tokens=32, compiled=False)
+    recipe = for_npu(checkpoint, with_options(load_recipe("int4-channel"), options))
+    reference = run_reference(checkpoint, frontend.sample, lambda _: None)
     finished, tokens = Finished(directory / "finished"), frontend.tokens
-    job = Job(
-        checkpoint, recipe, directory, length, tokens, frontend.sample, reference, Silent(), finished, npu=options
-    )
+    job = Job(checkpoint, recipe, directory, length, tokens, frontend.sample, reference, Silent(), finished)
     store = neuropilot.store_weights(job)
     ranges = observe(checkpoint.config, store.read, checkpoint.tensors, [frontend.sample])
     return Written(job, store, scales_of(ranges, recipe.kv_cache.headroom))

@@ -12,7 +12,7 @@ import click
 from pocketvlm.cli.options import finite
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Fidelity, Platform
+    from pocketvlm.bundle.manifest import Fidelity
     from pocketvlm.bundle.open import Bundle
     from pocketvlm.cli.progress import ConsoleProgress
 
@@ -38,19 +38,13 @@ if TYPE_CHECKING:
 @click.option(
     "--platform",
     type=click.Choice(["mt6989", "mt6991", "mt6993"]),
-    default="mt6989",
-    show_default=True,
-    help="For --backend neuropilot: Dimensity 9300, 9400, 9500.",
+    help="For --backend neuropilot: Dimensity 9300, 9400, 9500.  [default: mt6989]",
 )
-@click.option(
-    "--chunks", type=click.IntRange(1, 64), default=4, show_default=True, help="For --backend neuropilot: of layers."
-)
+@click.option("--chunks", type=click.IntRange(1, 64), help="For --backend neuropilot: of layers.  [default: 4]")
 @click.option(
     "--prefill",
     type=click.Choice(["32", "128", "512"]),
-    default="128",
-    show_default=True,
-    help="For --backend neuropilot: tokens of a step of a prompt.",
+    help="For --backend neuropilot: tokens of a step of a prompt.  [default: 128]",
 )
 @click.option(
     "--uncompiled", is_flag=True, help="For --backend neuropilot: the program alone, without MediaTek's tools."
@@ -88,9 +82,9 @@ def command(
     backends: tuple[str, ...],
     max_length: int | None,
     calibration: str | None,
-    platform: Platform,
-    chunks: int,
-    prefill: str,
+    platform: str | None,
+    chunks: int | None,
+    prefill: str | None,
     uncompiled: bool,
     report: bool,
     target_bits: float | None,
@@ -106,7 +100,6 @@ def command(
     from pocketvlm.cli.allocator import keep_freed_memory
     from pocketvlm.cli.progress import ConsoleProgress
     from pocketvlm.export import estimate, export_bundle, kv_length
-    from pocketvlm.export.neuropilot.options import NpuOptions
     from pocketvlm.models.checkpoint import open_checkpoint
     from pocketvlm.recipe import load_recipe
 
@@ -120,6 +113,15 @@ def command(
 
         with ConsoleProgress() as progress:
             chosen = recipe_of_bits(source, chosen, calibration or DEFAULT_SOURCE, target_bits, progress)
+    said = {"platform": platform, "chunks": chunks, "prefill_tokens": prefill and int(prefill)}
+    said |= {"compiled": False if uncompiled else None}
+    # What the options leave open is the recipe's to say.
+    table = {
+        **chosen.backends.get("neuropilot", {}),
+        **{key: value for key, value in said.items() if value is not None},
+    }
+    if table:
+        chosen = replace(chosen, backends={**chosen.backends, "neuropilot": table})
     click.echo(f"{checkpoint}: {source.family.name}, {source.parameters / 1e6:,.1f} M parameters, recipe {chosen.name}")
     click.echo(f"estimate: {estimate(source, chosen, kv_length(source, max_length), backends)}")
     started = time.monotonic()
@@ -136,7 +138,6 @@ def command(
             backends=backends,
             max_length=max_length,
             calibration=calibration,
-            npu=NpuOptions(platform, chunks, int(prefill), compiled=not uncompiled),
             verify=verify,
             progress=progress,
         )

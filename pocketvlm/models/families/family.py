@@ -29,8 +29,8 @@ def without_rope_tables(key: str) -> str | None:
 class Family:
     """One family, named after its config's ``model_type``.
 
-    ``decoder``: of one that is a decoder, alone (text only) or as another's ``text_config``. ``rename`` gives the model's
-    name for a stored tensor, or None for one that is not needed.
+    ``decoder``: of one that is a decoder, alone (text only) or as another's ``text_config``. ``rename`` gives the
+    model's name for a stored tensor, or None for one that is not needed.
     """
 
     name: str

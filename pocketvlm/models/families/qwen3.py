@@ -1,4 +1,4 @@
-"""Qwen3 (arXiv 2505.09388), text only: a norm over each head of Q and K, whose size is a key of its own, and no biases."""
+"""Qwen3 (arXiv 2505.09388), text only: a norm over each head of Q and K, whose size is a key, and no biases."""
 
 from __future__ import annotations
 

@@ -33,10 +33,10 @@ from pocketvlm.export.executorch.program import Method, Program
 from pocketvlm.export.executorch.schema import deserialize_pte_binary, load_program, run_method
 from pocketvlm.export.executorch.xnnpack import XnnpackGraph
 from pocketvlm.export.job import Silent
-from pocketvlm.export.neuropilot.options import NpuOptions
+from pocketvlm.export.neuropilot.options import NpuOptions, with_options
 from pocketvlm.export.store.finished import Finished
 from pocketvlm.quant import GroupedTensor, RoundToNearest
-from pocketvlm.recipe import CalibrationConfig, KvCacheConfig, Recipe, Rule
+from pocketvlm.recipe import CalibrationConfig, KvCacheConfig, Recipe, Rule, load_recipe
 from pocketvlm.runtime import load
 from tests.support.checkpoints import FAMILIES, tiny_config, write_checkpoint
 
@@ -252,9 +252,8 @@ def test_what_each_of_several_back_ends_made_is_told(tmp_path: Path, monkeypatch
     bundle = export_bundle(
         tmp_path / "checkpoint",
         tmp_path / "bundle",
-        recipe="int4-channel",
+        recipe=with_options(load_recipe("int4-channel"), NpuOptions(prefill_tokens=512, compiled=False)),
         backends=["executorch", "neuropilot", "executorch"],
-        npu=NpuOptions(prefill_tokens=512, compiled=False),
         progress=progress,
     )
     assert phases.count("quantize and write") == 2

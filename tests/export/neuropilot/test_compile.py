@@ -20,10 +20,11 @@ from pocketvlm.errors import ExportError
 from pocketvlm.export import export_bundle
 from pocketvlm.export.neuropilot import compile as neuropilot_compile
 from pocketvlm.export.neuropilot.modules import DecoderChunk, Explicit, exported
-from pocketvlm.export.neuropilot.options import PLATFORMS, NpuOptions
+from pocketvlm.export.neuropilot.options import PLATFORMS, NpuOptions, with_options
 from pocketvlm.export.neuropilot.rounding import Scales
 from pocketvlm.machine.neuropilot_tools import NEEDED, is_installed, missing_for_npu
 from pocketvlm.models.checkpoint import open_checkpoint
+from pocketvlm.recipe import load_recipe
 from tests.support.checkpoints import tiny_config, write_checkpoint
 from tests.support.npu_programs import Written, written
 
@@ -183,15 +184,14 @@ def test_programs_compile_with_one_copy_of_the_weights(
     config = tiny_config("qwen2", num_hidden_layers=1)
     assert config.vision is not None
     write_checkpoint(checkpoint, replace(config, vision=replace(config.vision, num_hidden_layers=1)))
-    options = NpuOptions("mt6991", prefill_tokens=32)
+    recipe = with_options(load_recipe("int4-channel"), NpuOptions("mt6991", prefill_tokens=32))
     monkeypatch.setattr(neuropilot_compile, "check_tools", lambda: None)
     bundle = export_bundle(
         checkpoint,
         tmp_path / "bundle",
-        recipe="int4-channel",
+        recipe=recipe,
         backends=["neuropilot"],
         max_length=128,
-        npu=options,
     )
     described = bundle.manifest.neuropilot
     assert described is not None
