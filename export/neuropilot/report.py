@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pocketvlm.export.neuropilot import program
 from pocketvlm.export.neuropilot.rounding import TensorArithmetic
 from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.stages import stages_of
 
 Verdict = Literal["NPU", "NPU, changed", "CPU", "unknown"]
 
@@ -138,7 +139,10 @@ def count_operators(config: VlmConfig, tensors: Mapping[str, Any], tokens: int, 
     ``tensors`` have the shape of each weight, by its name.
     """
     found: Counter[str] = Counter({"token embedding": 1})
-    arithmetic, text = Shapes(tensors, found), config.text
+    arithmetic, text, stages = Shapes(tensors, found), config.text, stages_of(config)
+    for stage in (*stages.vision, *(() if stages.projection is None else (stages.projection,)), *stages.decoder):
+        _ = stage.traced  # building blocks is no operator of the program
+    _ = stages.head.traced
     with torch.device("meta"):
         cache = torch.empty(1, text.num_key_value_heads, length, text.head_dim, dtype=torch.int8)
         mask = torch.empty(1, 1, tokens, length + tokens)

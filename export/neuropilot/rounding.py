@@ -64,7 +64,12 @@ class TensorArithmetic:
         return value.reshape([value.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)])
 
     def transpose(self, value: Tensor, *axes: int) -> Tensor:
-        return value.permute(axes)
+        order = list(range(len(axes)))
+        for place, axis in enumerate(axes):  # two axes at a time: what NPUs and MediaTek's patterns know
+            other = order.index(axis)
+            if other != place:
+                value, order[other], order[place] = value.transpose(place, other), order[place], axis
+        return value
 
     def blocks(self, value: Tensor, blocks: Blocks, tiles: int) -> Tensor:
         grid, width, ratio = blocks.grid, blocks.width, blocks.ratio

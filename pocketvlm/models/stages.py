@@ -17,7 +17,7 @@ from pocketvlm.models.blocks.decoder import DecoderLayer, Head
 from pocketvlm.models.blocks.projector import Projection
 from pocketvlm.models.blocks.vision import VisionEmbeddings, VisionLayer
 from pocketvlm.models.checkpoint import ReadWeight, load, shapes_only
-from pocketvlm.models.config import DecoderConfig, VlmConfig
+from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
 from pocketvlm.models.operators import KvCache, RmsNorm, Step
 from pocketvlm.models.rope import rope_tables
 from pocketvlm.models.trace import Traced, trace
@@ -32,12 +32,20 @@ HEAD_ROWS = 8192
 class Kind:
     """Blocks that differ in their weights alone: traced once."""
 
-    def __init__(self, build: Callable[[], nn.Module]) -> None:
-        self.build = build
+    def __init__(self, block: Callable[[Any], nn.Module], config: DecoderConfig | VisionConfig | VlmConfig) -> None:
+        self.build = partial(block, config)
+
+    @staticmethod
+    def of(block: type[nn.Module], config: DecoderConfig | VisionConfig | VlmConfig) -> Kind:
+        """The one kind of a block and a config, however often it is asked for."""
+        return _KINDS.setdefault((block, repr(config)), Kind(block, config))
 
     @cached_property
     def traced(self) -> Traced:
         return trace(shapes_only(self.build))
+
+
+_KINDS: dict[tuple[type[nn.Module], str], Kind] = {}
 
 
 @dataclass(frozen=True)
@@ -98,21 +106,19 @@ def stages_of(config: VlmConfig) -> Stages:
     patch_embedding, projection = None, None
     vision: tuple[Stage, ...] = ()
     if config.vision is not None:
-        tower = Kind(partial(VisionLayer, config.vision))
-        patch_embedding = Stage(
-            "patch embedding", "vision_tower.embeddings.", Kind(partial(VisionEmbeddings, config.vision))
-        )
+        tower = Kind.of(VisionLayer, config.vision)
+        patch_embedding = Stage("patch embedding", "vision_tower.embeddings.", Kind.of(VisionEmbeddings, config.vision))
         vision = tuple(
             Stage("vision layer", f"vision_tower.encoder.layers.{index}.", tower, index)
             for index in range(config.vision.num_hidden_layers)
         )
-        projection = Stage("projector", "", Kind(partial(Projection, config)))
+        projection = Stage("projector", "", Kind.of(Projection, config))
     return Stages(patch_embedding, vision, projection, decoder_stages(config.text), head_stage(config.text))
 
 
 def decoder_stages(config: DecoderConfig) -> tuple[Stage, ...]:
     """The decoder's layers."""
-    kind = Kind(partial(DecoderLayer, config))
+    kind = Kind.of(DecoderLayer, config)
     return tuple(
         Stage("decoder layer", f"model.layers.{index}.", kind, index) for index in range(config.num_hidden_layers)
     )
@@ -121,7 +127,7 @@ def decoder_stages(config: DecoderConfig) -> tuple[Stage, ...]:
 def head_stage(config: DecoderConfig) -> Stage:
     """The last norm and the head, whose matrix may be the embedding table."""
     shared = {HEAD: EMBEDDING_TABLE} if config.tie_word_embeddings else {}
-    return Stage("head", "", Kind(partial(Head, config)), shared=shared)
+    return Stage("head", "", Kind.of(Head, config), shared=shared)
 
 
 # --- What goes from stage to stage ------------------------------------------------------------------------------------
