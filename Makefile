@@ -44,7 +44,7 @@ $(READY): pyproject.toml constraints.txt setup.sh
 check: $(READY) ## lint, format, types and who may import whom; writes nothing
 	@echo "ruff";         $(BIN)/ruff check --quiet
 	@echo "ruff format";  $(BIN)/ruff format --check --quiet --output-format concise
-	@echo "mypy";         $(BIN)/mypy --no-error-summary; $(BIN)/mypy --no-error-summary examples studies tests
+	@echo "mypy";         $(BIN)/mypy --no-error-summary; $(BIN)/mypy --no-error-summary docs examples studies tests
 	@echo "lint-imports"; $(BIN)/lint-imports >.venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
 
 browser: # tests look at pages in it
@@ -54,7 +54,7 @@ test: $(READY) browser ## run all tests; ends with how long each room's took
 	@$(BIN)/python -m pytest $(PYTEST)
 
 docs: $(READY) ## build the pages of docs/ into build/site: open index.html there
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 export-android: $(READY) ## export MODEL (the built-in one) by RECIPE to dist/android/, then ask it about IMAGE
 	@mkdir -p dist/android

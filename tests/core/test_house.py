@@ -22,6 +22,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from docs.support_table import with_table
 from pocketvlm.cli import COMMANDS, EXTRAS
 
 ROOMS = ("export", "quant", "runtime", "bench")
@@ -57,7 +58,7 @@ def pyproject(repository: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def sources(repository: Path) -> list[Path]:
     """Every Python file of the project, once."""
-    folders = [repository / name for name in ("pocketvlm", *ROOMS, "studies", "tests")]
+    folders = [repository / name for name in ("pocketvlm", *ROOMS, "docs", "examples", "studies", "tests")]
     links = [repository / "pocketvlm" / room for room in ROOMS]
     found = (path for folder in folders for path in folder.rglob("*.py"))
     return sorted(path for path in found if not any(path.is_relative_to(link) for link in links))
@@ -234,7 +235,7 @@ def test_a_missing_package_is_brought_by_the_extra_that_the_error_names(pyprojec
     assert not {package: extra for package, extra in EXTRAS.items() if canonicalize_name(package) not in brought[extra]}
 
 
-@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", "Makefile", ".ci/run"])
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", "Makefile", "setup.sh", ".ci/run"])
 def test_no_registry_is_named(repository: Path, name: str) -> None:
     text = (repository / name).read_text(encoding="utf-8")
     assert not re.search(r"://|--(extra-)?index|--hash|find-links", text)
@@ -245,24 +246,39 @@ def test_no_registry_is_named(repository: Path, name: str) -> None:
 
 def documents(repository: Path) -> dict[Path, str]:
     """The documents' text without comments."""
-    names = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "android_app/README.md"]
-    paths = [*(repository / name for name in names), *sorted((repository / "docs").glob("*.md"))]
+    names = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "android_app/README.md", "examples/README.md"]
+    paths = [repository / name for name in names]
+    paths += [*sorted((repository / "docs").glob("*.md")), *sorted((repository / "studies").glob("*/README.md"))]
     return {path: re.sub(r"<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL) for path in paths}
 
 
-def test_make_lists_every_target(repository: Path) -> None:
-    listed = {line.split()[0] for line in _make(repository, "help").splitlines()}
-    phony = re.search(r"^\.PHONY: (.*)$", (repository / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+def targets(repository: Path, *where: str) -> set[str]:
+    """What ``make help`` lists there."""
+    lines = _make(repository, *where, "help").splitlines()
+    return {line.split()[0] for line in lines if line.startswith("  ")}
+
+
+@pytest.mark.parametrize("folder", [".", "studies"])
+def test_make_lists_every_target(repository: Path, folder: str) -> None:
+    text = (repository / folder / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
     assert phony is not None
-    assert listed == set(phony[1].split())
+    internal = {"browser"} if folder == "." else set()
+    assert targets(repository, "-C", folder) - {"help"} == set(phony[1].split()) - {"help"} - internal
+
+
+@pytest.mark.parametrize("where", [(), ("-C", "studies")])
+def test_a_study_is_called_from_the_root_and_from_its_folder(repository: Path, where: tuple[str, ...]) -> None:
+    printed = _make(repository, *where, "--dry-run", "gate-study")
+    assert "\n.venv/bin/python -m studies.gate --output bench/results/gate-study.json\n" in f"\n{printed}"
 
 
 def test_documents_name_commands_that_exist(repository: Path) -> None:
-    targets = {line.split()[0] for line in _make(repository, "help").splitlines()}
+    possible = targets(repository) | targets(repository, "-C", "studies")
     for document, text in documents(repository).items():
-        code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
-        named = set(re.findall(r"(?:^|`)make ([a-z][a-z0-9-]+)", code, re.MULTILINE))
-        assert named <= targets, document
+        code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`|^    [^\n]*$", text, re.DOTALL | re.MULTILINE))
+        named = set(re.findall(r"(?:^|`)\s*make ([a-z][a-z0-9-]+)", code, re.MULTILINE))
+        assert named <= possible, document
         commands = set(re.findall(r"(?:^|`|bin/)pocketvlm ([a-z]+)", code, re.MULTILINE))
         assert commands <= set(COMMANDS), document
 
@@ -289,8 +305,13 @@ def test_the_command_line_lists_its_commands_and_all_of_them_have_help(repositor
         )
 
 
-def _make(repository: Path, target: str) -> str:
+def test_the_readmes_table_is_what_the_registries_say(repository: Path) -> None:
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    assert with_table(text) == text, "python -m docs.support_table writes it anew"
+
+
+def _make(repository: Path, *arguments: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     return subprocess.run(
-        ["make", target], cwd=repository, env=environment, capture_output=True, text=True, check=True
+        ["make", *arguments], cwd=repository, env=environment, capture_output=True, text=True, check=True
     ).stdout
