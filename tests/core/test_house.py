@@ -305,6 +305,19 @@ def test_the_command_line_lists_its_commands_and_all_of_them_have_help(repositor
         )
 
 
+def test_the_page_of_the_house_has_every_room(repository: Path) -> None:
+    page = repository / "docs" / "house.md"
+    linked = {
+        (page.parent / path).resolve() for path in re.findall(r"\]\((\.\./[^)#]+)\)", page.read_text(encoding="utf-8"))
+    }
+    rooms = {
+        file.parent.resolve()
+        for hall in ("pocketvlm", "export", "bench")
+        for file in (repository / hall).glob("*/__init__.py")
+    }
+    assert not [str(room.relative_to(repository)) for room in rooms - linked]
+
+
 def test_the_readmes_table_is_what_the_registries_say(repository: Path) -> None:
     text = (repository / "README.md").read_text(encoding="utf-8")
     assert with_table(text) == text, "python -m docs.support_table writes it anew"
