@@ -54,7 +54,7 @@ test: $(READY) browser ## run all tests; ends with how long each room's took
 	@$(BIN)/python -m pytest $(PYTEST)
 
 docs: $(READY) ## build the pages of docs/ into build/site: open index.html there
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 export-android: $(READY) ## export MODEL (the built-in one) by RECIPE to dist/android/, then ask it about IMAGE
 	@mkdir -p dist/android
