@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-#: documents beside docs/ that have a place in the navigation
+#: documents beside docs/ that have a place in the navigation; docs/ itself is its first page
 PAGES = {
     ROOT / "README.md": "index.md",
     ROOT / "CONTRIBUTING.md": "contributing.md",
     ROOT / "CHANGELOG.md": "changelog.md",
+    DOCS: "index.md",
 }
 #: what is shown as text, and how it is coloured; names without a suffix by themselves
 LANGUAGES = {
@@ -42,7 +43,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what the pages link to, and what that links to."""
     from mkdocs.structure.files import File
 
-    found = [*PAGES, *DOCS.glob("*.md")]
+    found = [*(path for path in PAGES if path != DOCS), *DOCS.glob("*.md")]
     for path in found:  # grows
         if not path.is_relative_to(DOCS):
             content = _content(path)
@@ -78,7 +79,7 @@ def place(path: Path) -> str:
         return path.relative_to(DOCS).as_posix()
     name = f"repository/{path.relative_to(ROOT).as_posix()}"
     if path.is_dir():
-        return f"{name}/{'README' if (path / 'README.md').is_file() else 'files'}.md"
+        return f"{name}/files.md"
     return f"{name}.md" if _language(path) else name
 
 
