@@ -58,7 +58,7 @@ def pyproject(repository: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def sources(repository: Path) -> list[Path]:
     """Every Python file of the project, once."""
-    folders = [repository / name for name in ("pocketvlm", *ROOMS, "docs", "examples", "studies", "tests")]
+    folders = [repository / name for name in ("pocketvlm", *ROOMS, "studies", "tests")]
     links = [repository / "pocketvlm" / room for room in ROOMS]
     found = (path for folder in folders for path in folder.rglob("*.py"))
     return sorted(path for path in found if not any(path.is_relative_to(link) for link in links))
