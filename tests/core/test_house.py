@@ -283,6 +283,18 @@ def test_documents_name_commands_that_exist(repository: Path) -> None:
         assert commands <= set(COMMANDS), document
 
 
+def test_the_workflow_checks_tests_and_builds_the_site(repository: Path) -> None:
+    possible = targets(repository) | targets(repository, "-C", "studies")
+    called = {
+        path.stem: [
+            name for line in re.findall(r"run: make (.*)", path.read_text(encoding="utf-8")) for name in line.split()
+        ]
+        for path in (repository / ".github" / "workflows").glob("*.yml")
+    }
+    assert called["ci"] == ["check", "test", "docs"]
+    assert {name for names in called.values() for name in names if "=" not in name} <= possible
+
+
 def test_documents_link_to_files_that_exist(repository: Path) -> None:
     for document, text in documents(repository).items():
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
