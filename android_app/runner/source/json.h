@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -26,6 +27,8 @@ struct Pairs : std::vector<std::pair<Key, Value>> {
 using Value = nlohmann::basic_json<Pairs>;
 using Array = Value::array_t;
 using Object = Value::object_t;
+// A growing object moves its values. As copies, which are deep, 9 MB of nested objects took 52 seconds.
+static_assert(std::is_nothrow_move_constructible_v<Object::value_type>);
 
 // The one value of a text. Error without a byte order mark, with trailing text, invalid UTF-8, NaN, infinity, numbers
 // beyond a double or more than 64 levels. Failure: `Refused`, place "".
