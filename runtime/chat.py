@@ -29,7 +29,7 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """An image where it stands: whatever ``pocketvlm.images.prepare.open_image`` takes, or a Picture."""
+    """An image where it stands: whatever ``pocketvlm.images.open.open_image`` takes, or a Picture."""
 
     source: Any
 

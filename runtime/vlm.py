@@ -17,7 +17,8 @@ import numpy.typing as npt
 from pocketvlm import __version__
 from pocketvlm.bundle.open import Bundle, open_bundle
 from pocketvlm.errors import BundleError, ChatError, PocketVlmError
-from pocketvlm.images.prepare import ImageSource, Preprocessing, preprocessing_of
+from pocketvlm.images.open import ImageSource
+from pocketvlm.images.prepare import Preprocessing, preprocessing_of
 from pocketvlm.runtime import vision
 from pocketvlm.runtime.budget import check_memory
 from pocketvlm.runtime.chat import (

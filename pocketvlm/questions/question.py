@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from pocketvlm.errors import DataError, ImageError, one_line
-from pocketvlm.images.prepare import MAX_PIXELS, open_image
+from pocketvlm.images.open import MAX_PIXELS, open_image
 
 #: longest texts, characters
 MAX_QUESTION, MAX_ANSWER, MAX_KIND, MAX_PATH = 16384, 1024, 64, 1024

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.errors import PocketVlmError
-from pocketvlm.images.tiling import MAX_ENUMERATED, STRATEGIES, Grid, grid_candidates
+from pocketvlm.images.rules import RULES
+from pocketvlm.images.tiling import MAX_ENUMERATED, Grid, grid_candidates
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,7 +66,7 @@ class Candidates(click.ParamType[tuple[Grid, ...]]):
 
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
-@click.option("--strategy", type=click.Choice(list(STRATEGIES)), help="Only this one (default: all, side by side).")
+@click.option("--strategy", type=click.Choice(list(RULES)), help="Only this one (default: all, side by side).")
 @click.option("--tile", default=384, show_default=True, type=click.IntRange(1, 4096), help="Side of a tile in pixels.")
 @click.option(
     "--candidates",
@@ -93,9 +94,10 @@ def command(
     as_json: bool,
 ) -> None:
     """Show how IMAGE is cut into tiles, and how many image tokens that makes."""
-    from pocketvlm.images.prepare import Preprocessing, open_image
+    from pocketvlm.images.open import open_image
+    from pocketvlm.images.prepare import Preprocessing
 
-    names = [strategy] if strategy else list(STRATEGIES)
+    names = [strategy] if strategy else list(RULES)
     try:
         settings = [
             Preprocessing(
@@ -103,8 +105,8 @@ def command(
                 strategy=name,
                 candidates=candidates,
                 alpha=alpha,
-                thumbnail=STRATEGIES[name].thumbnail,
-                thumbnail_of_single_tile=STRATEGIES[name].thumbnail_of_single_tile,
+                thumbnail=RULES[name].thumbnail,
+                thumbnail_of_single_tile=RULES[name].thumbnail_of_single_tile,
             )
             for name in names
         ]
@@ -133,7 +135,7 @@ def choose(image_size: tuple[int, int], preprocessing: Preprocessing, tokens_per
         grid=grid,
         canvas=canvas,
         canvas_to_image_area=round(canvas[0] * canvas[1] / (image_size[0] * image_size[1]), 3),
-        fit=STRATEGIES[preprocessing.strategy].fit,
+        fit=RULES[preprocessing.strategy].fit,
         thumbnail_index=thumbnail_index(grid, preprocessing),
         tiles=tiles,
         tokens=tiles * tokens_per_tile,
@@ -144,7 +146,7 @@ def draw(image: Image.Image, settings: list[Preprocessing], choices: list[Choice
     """The strategies side by side, each tile at the same size, with name, grid and tokens above."""
     from PIL import Image, ImageDraw, ImageFont
 
-    from pocketvlm.images.prepare import BACKGROUND_COLOR, draw_grid, drawn_tile_size
+    from pocketvlm.images.draw import BACKGROUND_COLOR, draw_grid, drawn_tile_size
 
     tile_pixels = drawn_tile_size([choice.grid for choice in choices])
     title_font, subtitle_font = ImageFont.load_default(TITLE_SIZE), ImageFont.load_default(SUBTITLE_SIZE)
