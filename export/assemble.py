@@ -28,6 +28,7 @@ from pocketvlm.export.store.replacing import check_output, replacing
 from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.recipe import Recipe, load_recipe
+from pocketvlm.strict import first_wrong
 
 #: A new back end is one file with a function Job -> Lowered, and one line here.
 BACKENDS: dict[str, Backend] = {"onnx": onnx.lower, "executorch": executorch.lower, "neuropilot": neuropilot.lower}
@@ -174,9 +175,7 @@ def _manifest(
             files=describe_files(directory, files),
         )
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise ExportError(f"the checkpoint does not fit a bundle at {where}: {problem['msg']}") from error
+        raise ExportError(f"the checkpoint does not fit a bundle: {first_wrong(error)}") from error
 
 
 def _of_engine(result: Lowered) -> manifest.OfEngine:

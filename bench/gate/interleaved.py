@@ -16,7 +16,6 @@ from pydantic import ConfigDict, Field, model_validator
 
 from pocketvlm.bench.gate.gate import MAX_PAIRS, Gate
 from pocketvlm.bench.gate.ratios import Verdict, decide, paired_ratio
-from pocketvlm.bench.report.files import read_bounded
 from pocketvlm.bench.report.schema import (
     MAX_BYTES,
     BundleIdentity,
@@ -30,7 +29,7 @@ from pocketvlm.bench.report.schema import (
     parse_strict,
 )
 from pocketvlm.errors import ResultsError, one_line
-from pocketvlm.questions.files import label
+from pocketvlm.files import label, read_bounded
 
 if TYPE_CHECKING:
     from pocketvlm.bench.speed.watch import Watch
@@ -133,7 +132,7 @@ def read_interleaved(path: Path) -> Interleaved:
 
     :raises ResultsError: it cannot be read, is something else, or of another schema
     """
-    return parse_interleaved(read_bounded(path, MAX_BYTES), label(path))
+    return parse_interleaved(read_bounded(path, MAX_BYTES, ResultsError), label(path))
 
 
 def interleave(

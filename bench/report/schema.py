@@ -12,12 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pocketvlm.bench.report.files import read_bounded
 from pocketvlm.bench.statistics.summary import mean_and_deviation, spread
 from pocketvlm.errors import ResultsError, one_line
-from pocketvlm.questions.files import label
+from pocketvlm.files import label, read_bounded
+from pocketvlm.strict import checked
 
 SCHEMA = "pocketvlm-bench/2"
 #: largest file that is read, bytes
@@ -295,7 +295,7 @@ def read_report(path: Path) -> Report:
 
     :raises ResultsError: it cannot be read, is something else, or of another schema
     """
-    return parse_report(read_bounded(path, MAX_BYTES), label(path))
+    return parse_report(read_bounded(path, MAX_BYTES, ResultsError), label(path))
 
 
 def parse_strict(text: str | bytes, name: str, kind: type[Model], schema: str, whence: str) -> Model:
@@ -311,12 +311,7 @@ def parse_strict(text: str | bytes, name: str, kind: type[Model], schema: str, w
     if found != schema:
         said = f"schema {one_line(found, 40)!r}" if isinstance(found, str) else "no schema"
         raise ResultsError(f"{name}: has {said}, and {schema} is read: {whence}")
-    try:
-        return kind.model_validate_json(json.dumps(content))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the report"
-        raise ResultsError(f"{name}: {one_line(where, 80)}: {one_line(first['msg'], 120)}") from error
+    return checked(kind, content, name, ResultsError)
 
 
 def _no_number(constant: str) -> float:

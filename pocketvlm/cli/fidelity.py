@@ -79,9 +79,9 @@ def run(wanted: Comparison, *, as_json: bool, save: Path | None, max_kl: float |
     Raises:
         ResultsError: the mean KL divergence is above ``max_kl``, or a file cannot be written.
     """
-    from pocketvlm.bench.report.files import check_writable, write_whole
     from pocketvlm.bench.report.plots import check_packages
     from pocketvlm.bench.report.plots.layers import draw_layers
+    from pocketvlm.files import check_writable, write_whole
 
     for path in (save, plot):
         if path is not None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.errors import DataError, located, one_line
-from pocketvlm.questions.files import contents, label, lines
+from pocketvlm.files import label
+from pocketvlm.questions.files import contents, lines
 from pocketvlm.questions.question import (
     MAX_QUESTION,
     Question,

@@ -20,7 +20,8 @@ from itertools import chain, islice
 from pathlib import Path
 
 from pocketvlm.errors import DataError, located, one_line
-from pocketvlm.questions.files import START, Place, contents, label, lines
+from pocketvlm.files import label
+from pocketvlm.questions.files import START, Place, contents, lines
 from pocketvlm.questions.question import (
     MAX_IMAGES,
     MAX_QUESTION,

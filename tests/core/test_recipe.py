@@ -56,8 +56,8 @@ def test_a_pattern_in_two_rules_is_an_error() -> None:
     ("text", "words"),
     [
         ("not toml [", "recipe.toml"),
-        ("colour = 1", "colour"),
-        ("name = 'x'", r"\[\[tensors\]\]"),
+        ("colour = 1\n[[tensors]]\nmatch = '*'\nquantizer = 'keep'", "colour: unknown key"),
+        ("name = 'x'", "tensors: Field required"),
         ("[[tensors]]\nquantizer = 'keep'", "match"),
         ("[[tensors]]\nmatch = [1]\nquantizer = 'keep'", "match"),
         ("[[tensors]]\nmatch = '*'", "quantizer"),

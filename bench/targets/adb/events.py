@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pocketvlm.bench.report.schema import Count, Memory, MemorySample, Name, NotNegative, Row, Strict, Text
 from pocketvlm.bench.targets.adb.parsing import split_rc
 from pocketvlm.errors import DeviceError, one_line
+from pocketvlm.strict import first_wrong
 
 #: Events of one run: three a case, of at most 10,000 cases.
 MOST_EVENTS = 40_000
@@ -132,11 +133,8 @@ def parse_event(line: str) -> Event:
     try:
         return _EVENTS.validate_json(line)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the line"
         raise DeviceError(
-            f"the runner printed {one_line(line, 80)!r}, which is no event "
-            f"({one_line(where, 60)}: {one_line(first['msg'], 80)})"
+            f"the runner printed {one_line(line, 80)!r}, which is no event ({first_wrong(error)})"
         ) from error
 
 

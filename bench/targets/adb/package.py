@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from pocketvlm.bench.report.files import read_bounded
 from pocketvlm.bench.report.schema import Count, Name, Strict, parse_strict
 from pocketvlm.bench.targets.adb.push import PushedFile
 from pocketvlm.bundle.open import MANIFEST
 from pocketvlm.errors import DeviceError, ResultsError
+from pocketvlm.files import read_bounded
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.open import Bundle
@@ -55,7 +55,7 @@ def read_package(folder: Path, abi: str) -> RunnerPackage:
     if not description.is_file():
         raise DeviceError(f"there is no runner for {abi} in {folder}: make runner-package")
     try:
-        content = read_bounded(description, MAX_BYTES)
+        content = read_bounded(description, MAX_BYTES, ResultsError)
         package = parse_strict(content, str(description), RunnerPackage, SCHEMA, "make runner-package writes it")
     except ResultsError as error:
         raise DeviceError(f"the runner's package is damaged: {error}") from error

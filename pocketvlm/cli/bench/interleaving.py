@@ -40,9 +40,9 @@ def interleave(
 
     from pocketvlm.bench.gate.compare import compare_interleaved
     from pocketvlm.bench.gate.gate import load_gate
-    from pocketvlm.bench.report.files import write_whole
     from pocketvlm.cli.commands.compare import show
     from pocketvlm.cli.commands.report import Unusable
+    from pocketvlm.files import write_whole
 
     try:
         bounds = load_gate(gate)

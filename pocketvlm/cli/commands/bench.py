@@ -61,11 +61,11 @@ def command(
     Medians and the spread between quartiles. Rows are named as llama-bench names them: pp512 is a prompt of 512 tokens,
     tg128 @ d512 are 128 tokens generated after 512.
     """
-    from pocketvlm.bench.report.files import check_writable
     from pocketvlm.bench.report.plots import check_packages
     from pocketvlm.cli.bench.interleaving import interleave
     from pocketvlm.cli.bench.phones import measure_phones
     from pocketvlm.cli.bench.tuning import autotune
+    from pocketvlm.files import check_writable
 
     if sum((base is not None, tunes, paper)) > 1:
         raise click.UsageError("--interleave, --autotune and --paper exclude each other")
@@ -127,8 +127,8 @@ def _is_pinned(device: str | None) -> bool:
 
 def write_report(report: Report, form: str, save: Path | None, html: Path | None) -> None:
     """Print a report and write its files."""
-    from pocketvlm.bench.report.files import write_whole
     from pocketvlm.cli.commands.report import print_report
+    from pocketvlm.files import write_whole
 
     if save is not None:
         write_whole(save, json.dumps(report.as_dict(), indent=1) + "\n")

@@ -106,7 +106,7 @@ def command(
     """
     if (data is None) == (data_option is None):
         raise click.UsageError("give DATA once, as the second argument or as --data: for example generated:test")
-    from pocketvlm.bench.report.files import check_writable, write_whole
+    from pocketvlm.files import check_writable, write_whole
 
     named = data or data_option or ""
     fidelity.check_usage(against)

@@ -60,8 +60,8 @@ def command(
 
 def _check(results: Sequence[Path], output: Path | None) -> None:
     """Refuse an output that cannot be written or is one of the results before any work is done."""
-    from pocketvlm.bench.report.files import check_writable
     from pocketvlm.bench.report.plots import check_packages
+    from pocketvlm.files import check_writable
 
     if output is None:
         return
@@ -83,8 +83,8 @@ def _read(ctx: click.Context, results: Sequence[Path]) -> list[Report]:
 
 
 def _write_page(reports: Sequence[Report], output: Path) -> None:
-    from pocketvlm.bench.report.files import write_whole
     from pocketvlm.bench.report.formats.html import render_html
+    from pocketvlm.files import write_whole
 
     write_whole(output, render_html(reports))
     click.echo(f"wrote {output}", err=True)

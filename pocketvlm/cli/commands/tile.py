@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.errors import PocketVlmError
+from pocketvlm.files import write_whole
 from pocketvlm.images.rules import RULES
 from pocketvlm.images.tiling import MAX_ENUMERATED, Grid, grid_candidates
 
@@ -268,13 +267,6 @@ def _check_output(image: Path, output: Path | None) -> None:
 
 
 def _write_png(picture: Image.Image, output: Path) -> None:
-    """Write beside the target and rename, so that a failure leaves an older picture whole."""
     encoded = io.BytesIO()
     picture.save(encoded, "PNG", optimize=True)
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(encoded.getbuffer())
-        partial.replace(output)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise PocketVlmError(f"cannot write {output}: {error.strerror or error}") from error
+    write_whole(output, encoded.getvalue())
