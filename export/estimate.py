@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pocketvlm.bundle.kv import kv_cache_bytes
 from pocketvlm.errors import RecipeError, located
 from pocketvlm.export.read.calibration import is_calibrated
 from pocketvlm.models.checkpoint import Checkpoint
@@ -114,8 +115,14 @@ def matmul_flops() -> float:
 
 def _kv_cache_bytes(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> int:
     """Keys and values of all layers, as the recipe stores them."""
-    text, item = checkpoint.config.text, 1 if recipe.kv_cache.dtype == "int8" else 4
-    return 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * kv_length * item
+    text = checkpoint.config.text
+    return kv_cache_bytes(
+        layers=text.num_hidden_layers,
+        heads=text.num_key_value_heads,
+        head_size=text.head_dim,
+        tokens=kv_length,
+        dtype=recipe.kv_cache.dtype,
+    )
 
 
 def _fixed_bytes(checkpoint: Checkpoint, kv_length: int) -> int:

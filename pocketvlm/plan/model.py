@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pocketvlm.bundle.kv import kv_cache_bytes
 from pocketvlm.errors import BundleError, CheckpointError, PocketVlmError, one_line
 from pocketvlm.images.prepare import Preprocessing, preprocessing_of, select, sequence_length
 from pocketvlm.images.tiling import Grid
@@ -107,7 +108,9 @@ class Model:
     @property
     def kv_row_bytes(self) -> int:
         """Keys and values of one token in all layers."""
-        return 2 * self.layers * self.kv_heads * self.head_size * (1 if self.kv_type == "int8" else 4)
+        return kv_cache_bytes(
+            layers=self.layers, heads=self.kv_heads, head_size=self.head_size, tokens=1, dtype=self.kv_type
+        )
 
 
 def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int | None) -> Model:
