@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pocketvlm.bundle.defaults import KV_LENGTH, PREFILL_CHUNK, TILE_BATCH
 from pocketvlm.bundle.kv import kv_cache_bytes
 from pocketvlm.errors import BundleError, CheckpointError, PocketVlmError, one_line
 from pocketvlm.images.prepare import Preprocessing, preprocessing_of, select, sequence_length
 from pocketvlm.images.tiling import Grid
-from pocketvlm.plan.shapes import weight_shapes
-from pocketvlm.plan.storage import stored_bytes
+from pocketvlm.models.shapes import expected_shapes
+from pocketvlm.quant.sizes import stored_bytes
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
@@ -33,8 +34,6 @@ PREFIXES = (
     ("model.", DECODER),
     ("lm_head.", HEAD),
 )
-#: What an export chooses: the KV length where none is given, tokens of a prefill step, tiles encoded at once.
-KV_LENGTH, PREFILL_CHUNK, TILE_BATCH = 2048, 128, 4
 #: Longest KV cache that a manifest may have.
 MOST_POSITIONS = 1 << 20
 #: A float32 weight has 32 bits; more than this is no weight.
@@ -122,7 +121,7 @@ def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int
         PocketVlmError: the model has not so many positions.
     """
     text = config.text
-    shapes = weight_shapes(config)
+    shapes = expected_shapes(config)
     rules = recipe.assign(shapes)
     positions = min(text.max_position_embeddings, MOST_POSITIONS)
     length = min(KV_LENGTH, positions) if kv_length is None else kv_length

@@ -23,7 +23,7 @@ def test_the_built_in_recipes() -> None:
 
 @pytest.mark.parametrize("name", built_in_recipes())
 def test_built_in_recipes_claim_every_weight(name: str) -> None:
-    from pocketvlm.models.checkpoint import expected_shapes
+    from pocketvlm.models.shapes import expected_shapes
 
     for family in ("llama", "qwen2"):
         shapes = expected_shapes(tiny_config(family))
