@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from pocketvlm.cli.console import ConsoleProgress
+
 
 def _list(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     """Print the presets and leave."""
@@ -35,7 +37,6 @@ def command(*, preset: str, directory: Path, seed: int) -> None:
     PRESET is bluelm-v-3b, bluelm-v-0.5b or tiny. Weights are bfloat16, streamed to disk; the same seed gives the same
     bytes. DIR takes its place when it is complete. Only a preset's checkpoint is ever replaced.
     """
-    from pocketvlm.cli.progress import ConsoleProgress
     from pocketvlm.errors import CheckpointError
     from pocketvlm.export.store.replacing import replacing
     from pocketvlm.models.presets import find_preset

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from pocketvlm.cli.console import Unusable, print_report
 from pocketvlm.errors import ResultsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pocketvlm.bench.report.schema import Report
-
-
-class Unusable(click.ClickException):
-    """Results that cannot be used: one line, and the exit status of a usage error."""
-
-    exit_code = 2
-
-    def show(self, file: Any = None) -> None:
-        click.echo(f"error: {' '.join(self.message.split())}", err=True)
 
 
 @click.command("report")
@@ -88,17 +80,3 @@ def _write_page(reports: Sequence[Report], output: Path) -> None:
 
     write_whole(output, render_html(reports))
     click.echo(f"wrote {output}", err=True)
-
-
-def print_report(report: Report, form: str) -> None:
-    """A report on stdout, as a table or in one of the formats."""
-    if form == "table":
-        from rich.console import Console
-
-        from pocketvlm.bench.report.formats.table import print_table
-
-        print_table(report, Console())
-    else:
-        from pocketvlm.bench.report.formats import render
-
-        click.echo(render(report, form), nl=False)

@@ -55,8 +55,7 @@ class TokenScores:
 def score_tokens(original: Array, bundle: Array, targets: npt.NDArray[np.int64]) -> TokenScores:
     """Compare logits [scored, vocabulary], of which row i predicts the token targets[i].
 
-    Raises:
-        ResultsError: a logit of the bundle is not finite.
+    :raises ResultsError: a logit of the bundle is not finite
     """
     parts = []
     for first in range(0, len(targets), ROWS):
@@ -98,9 +97,9 @@ class LogitsReport:
 
 
 def report_logits(conversations: Sequence[TokenScores]) -> LogitsReport:
-    """
-    Raises:
-        ValueError: there are no conversations.
+    """What they come to.
+
+    :raises ValueError: there are no conversations
     """
     kl = np.concatenate([scores.kl for scores in conversations])
     original, bundle = (
@@ -126,8 +125,7 @@ def estimate_ratio(sums: Floats, counts: Floats, resamples: int = RESAMPLES, see
 
     Conversations are drawn, not tokens: those of one answer depend on each other.
 
-    Raises:
-        ValueError: there are no conversations.
+    :raises ValueError: there are no conversations
     """
     if not len(sums):
         raise ValueError("no conversations have no mean")

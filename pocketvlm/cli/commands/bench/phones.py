@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pocketvlm.cli.commands.bench.output import write_report
+from pocketvlm.cli.console import say, typed
 from pocketvlm.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -37,7 +39,6 @@ def measure_phones(
     """
     from pocketvlm.bench.run import bench
     from pocketvlm.bench.targets.adb.target import failure_of
-    from pocketvlm.cli.commands.bench import say, typed, write_report
 
     targets, failures = targets_of(target), []
     several = target == ALL
@@ -78,7 +79,6 @@ def targets_of(target: str) -> tuple[str, ...]:
         DeviceError: there is no such phone, or it is not ready.
     """
     from pocketvlm.bench.targets.adb.target import only_serial, ready_serials
-    from pocketvlm.cli.commands.bench import say
 
     serials = ready_serials(say) if target == ALL else (only_serial(target.partition(":")[2]),)
     return tuple(f"adb:{serial}" for serial in serials)
