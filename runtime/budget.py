@@ -19,8 +19,7 @@ RUNTIME_BYTES = 150 << 20
 def check_memory(manifest: Manifest, engine: str, budget: int | None) -> None:
     """Refuse a bundle that cannot fit, before any of it is loaded.
 
-    Raises:
-        BundleError: with what it needs, part by part.
+    :raises BundleError: with what it needs, part by part
     """
     needs = needed_bytes(manifest, engine)
     total = sum(needs.values())

@@ -74,9 +74,8 @@ class Chat:
     def add_image(self, image: Image) -> None:
         """Start encoding an image, which will stand before the next question, and return.
 
-        Raises:
-            ImageError: the image cannot be opened.
-            ChatError: the model takes text only.
+        :raises ImageError: the image cannot be opened
+        :raises ChatError: the model takes text only
         """
         self._check_open()
         start = time.perf_counter()
@@ -97,10 +96,9 @@ class Chat:
 
         The messages count as sent when the answer is first iterated.
 
-        Raises:
-            ImageError: an image cannot be opened.
-            ChatError: the messages do not fit the chat layout.
-            CapacityError: the conversation does not fit into the KV cache.
+        :raises ImageError: an image cannot be opened
+        :raises ChatError: the messages do not fit the chat layout
+        :raises CapacityError: the conversation does not fit into the KV cache
         """
         start = self._begin()
         whole = [*self._messages, *(self._prepared(message) for message in checked_messages(messages))]
@@ -110,8 +108,7 @@ class Chat:
     def regenerate(self, config: GenerationConfig | None = None) -> Answer:
         """Answer the last question again: with another seed, say. Its answer goes when the new one is first iterated.
 
-        Raises:
-            ChatError: nothing was answered yet.
+        :raises ChatError: nothing was answered yet
         """
         start = self._begin()
         if not self._messages:
@@ -123,10 +120,9 @@ class Chat:
 
         ``content``: text, or a list of parts. What follows that message goes when the answer is first iterated.
 
-        Raises:
-            ImageError: an image cannot be opened.
-            ChatError: there is no question of the user at ``index``, or ``content`` is malformed.
-            CapacityError: the conversation does not fit into the KV cache.
+        :raises ImageError: an image cannot be opened
+        :raises ChatError: there is no question of the user at ``index``, or ``content`` is malformed
+        :raises CapacityError: the conversation does not fit into the KV cache
         """
         start = self._begin()
         if not 0 <= index < len(self._messages) or self._messages[index].get("role") != "user":

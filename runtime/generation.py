@@ -129,8 +129,7 @@ class Decoder:
     def check_capacity(self, prompt: Prompt, used: int = 0) -> None:
         """``used``: tokens of a conversation before this question.
 
-        Raises:
-            CapacityError: the prompt does not fit into the KV cache.
+        :raises CapacityError: the prompt does not fit into the KV cache
         """
         if len(prompt) <= self.kv_length:
             return

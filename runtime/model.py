@@ -82,9 +82,8 @@ class Model:
     def prepare(self, image: Image) -> vision.Picture:
         """Open an image and cut it into tiles.
 
-        Raises:
-            ImageError: the image cannot be opened.
-            ChatError: the model takes text only.
+        :raises ImageError: the image cannot be opened
+        :raises ChatError: the model takes text only
         """
         self._check_open()
         return vision.prepare(image, self._vision_settings()[0])
@@ -92,8 +91,7 @@ class Model:
     def start_encoding(self, picture: vision.Picture) -> Future[Encoded]:
         """Encode an image in the background.
 
-        Raises:
-            ChatError: the model takes text only.
+        :raises ChatError: the model takes text only
         """
         self._vision_settings()
         assert self._encoder is not None
@@ -116,8 +114,7 @@ class Model:
     def check_capacity(self, prompt: Prompt, used: int = 0) -> None:
         """``used``: tokens of a conversation before this question.
 
-        Raises:
-            CapacityError: the prompt does not fit into the KV cache.
+        :raises CapacityError: the prompt does not fit into the KV cache
         """
         self._decoder.check_capacity(prompt, used)
 

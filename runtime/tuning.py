@@ -50,8 +50,7 @@ def this_device() -> str:
 def read_tuning(path: str | Path) -> Tuning:
     """What ``pocketvlm bench --autotune`` wrote.
 
-    Raises:
-        PocketVlmError: it cannot be read, or is something else.
+    :raises PocketVlmError: it cannot be read, or is something else
     """
     name = label(path)
     content = read_bounded(Path(path), MAX_BYTES)

@@ -31,8 +31,7 @@ class Picture:
 def prepare(source: ImageSource | Picture, preprocessing: Preprocessing) -> Picture:
     """Open an image and cut it into tiles; a Picture stays as it is.
 
-    Raises:
-        ImageError: the image cannot be opened.
+    :raises ImageError: the image cannot be opened
     """
     if isinstance(source, Picture):
         return source

@@ -68,10 +68,9 @@ def load(
     ``tuning`` is what ``pocketvlm bench --autotune`` found for this bundle on this device, or a file of it: threads
     (unless given), tile batch, prefill chunk, affinity.
 
-    Raises:
-        BundleError: the bundle is damaged, too new, or larger than the budget.
-        PocketVlmError: the tuning cannot be read, or is of another device or model.
-        ValueError: ``threads`` is not positive.
+    :raises BundleError: the bundle is damaged, too new, or larger than the budget
+    :raises PocketVlmError: the tuning cannot be read, or is of another device or model
+    :raises ValueError: ``threads`` is not positive
     """
     start = time.perf_counter()
     tuned = read_tuning(tuning) if isinstance(tuning, str | Path) else tuning
@@ -128,10 +127,9 @@ class PocketVlm(Model):
 
         Images are opened and the prompt is tokenized here; encoding and generation run while the answer is iterated.
 
-        Raises:
-            ImageError: an image cannot be opened.
-            ChatError: the messages do not fit the chat layout, or there are images and the model takes none.
-            CapacityError: the prompt does not fit into the KV cache.
+        :raises ImageError: an image cannot be opened
+        :raises ChatError: the messages do not fit the chat layout, or there are images and the model takes none
+        :raises CapacityError: the prompt does not fit into the KV cache
         """
         start, config = time.perf_counter(), config or GenerationConfig()
         built = self.build_prompt(prompt, images)
@@ -151,9 +149,8 @@ class PocketVlm(Model):
     def encode_images(self, images: Sequence[Image]) -> Floats:
         """float32 [image tokens, hidden]: the images one after the other, each with its tiles in sequence order.
 
-        Raises:
-            ImageError: an image cannot be opened.
-            ChatError: the model takes text only.
+        :raises ImageError: an image cannot be opened
+        :raises ChatError: the model takes text only
         """
         started = [self.start_encoding(self.prepare(image)) for image in several_images(images)]
         parts = [result_of(future).tokens for future in started]
@@ -162,9 +159,8 @@ class PocketVlm(Model):
     def logits(self, token_ids: Sequence[int] | npt.NDArray[np.int64], images: Sequence[Image] = ()) -> Floats:
         """float32 [tokens, vocabulary]: the logits after each token. ``token_ids`` has one placeholder an image token.
 
-        Raises:
-            ValueError: ids are no token ids, or their placeholders are not as many as the images' tokens.
-            CapacityError: the tokens do not fit into the KV cache.
+        :raises ValueError: ids are no token ids, or their placeholders are not as many as the images' tokens
+        :raises CapacityError: the tokens do not fit into the KV cache
         """
         self._check_open()
         prompt = self._prompt_of_ids(np.asarray(token_ids, np.int64), images)

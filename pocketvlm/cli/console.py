@@ -52,8 +52,7 @@ class LogitBias(click.ParamType[tuple[int, float]]):
 def finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
     """Refuse NaN and infinity: a comparison with NaN is never true, so neither a range nor a gate would notice it.
 
-    Raises:
-        click.BadParameter: the value is one of them.
+    :raises click.BadParameter: the value is one of them
     """
     if value is not None and not math.isfinite(value):
         raise click.BadParameter(f"{value} is not a finite number.", context, parameter)

@@ -42,8 +42,8 @@ class Check:
 def check_device(device: Device) -> list[Check]:
     """The profile's predictions for what its published measurements ran, in the order of its file.
 
-    Raises:
-        PocketVlmError: the reference is not possible: an unknown preset or recipe, a prompt longer than its KV cache.
+    :raises PocketVlmError: the reference is not possible: an unknown preset or recipe, a prompt longer than its KV
+        cache
     """
     reference = device.reference
     if reference is None:

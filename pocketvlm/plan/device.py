@@ -163,8 +163,7 @@ def device_names() -> tuple[str, ...]:
 def load_device(name_or_file: str | Path) -> Device:
     """A profile that ships with the package by its name, or one from a TOML file.
 
-    Raises:
-        PocketVlmError: naming the key that is wrong.
+    :raises PocketVlmError: naming the key that is wrong
     """
     text = str(name_or_file)
     path = DEVICES / f"{text}.toml" if text in device_names() else Path(text)
@@ -196,8 +195,7 @@ def published(device: str | Path) -> tuple[Published, ...]:
     Of "dimensity-9300" the first is the paper's table 5 and peak memory (arXiv 2411.10640): BlueLM-V-3B on the NPU, a
     768x1536 image, 2,048 tokens of prompt, a KV length of 2,048.
 
-    Raises:
-        PocketVlmError: the profile is not there, or not valid.
+    :raises PocketVlmError: the profile is not there, or not valid
     """
     found = load_device(device).published
     systems = dict.fromkeys(one.system for one in found)

@@ -115,10 +115,9 @@ class Model:
 def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int | None) -> Model:
     """The model that an export of ``config`` by ``recipe`` makes; ``kv_length`` None is an export's own choice.
 
-    Raises:
-        CheckpointError: a size is out of bounds, or the tiling is not valid.
-        RecipeError: naming a weight that the recipe cannot store.
-        PocketVlmError: the model has not so many positions.
+    :raises CheckpointError: a size is out of bounds, or the tiling is not valid
+    :raises RecipeError: naming a weight that the recipe cannot store
+    :raises PocketVlmError: the model has not so many positions
     """
     text = config.text
     shapes = expected_shapes(config)
@@ -150,8 +149,7 @@ def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int
 def model_of_manifest(manifest: Manifest) -> Model:
     """The model of a bundle.
 
-    Raises:
-        BundleError: the manifest's weights are not those of a model that is known here.
+    :raises BundleError: the manifest's weights are not those of a model that is known here
     """
     tensors, kv, model = manifest.recipe.tensors, manifest.kv_cache, manifest.model
     for key, one in tensors.items():

@@ -50,8 +50,7 @@ def make_plan(
     the picture among them (default: 2,048, or the KV length where it is less). ``budget``: bytes (default: the
     device's).
 
-    Raises:
-        PocketVlmError: the picture does not fit the prompt, or the prompt the KV cache.
+    :raises PocketVlmError: the picture does not fit the prompt, or the prompt the KV cache
     """
     vision = model.vision
     picture = None if vision is None or image is None else picture_of(vision, vision.grid(image))

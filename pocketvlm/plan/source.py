@@ -30,8 +30,7 @@ def is_bundle(source: str) -> bool:
 def read_model(source: str, recipe: str | Path | None = None, kv_length: int | None = None) -> Model:
     """The model that ``source`` names. A bundle has its recipe and its KV length; for others they are chosen.
 
-    Raises:
-        PocketVlmError: there is nothing of that name, it is not valid, or a bundle comes with choices.
+    :raises PocketVlmError: there is nothing of that name, it is not valid, or a bundle comes with choices
     """
     if is_bundle(source):
         if recipe is not None or kv_length is not None:
@@ -69,8 +68,7 @@ def _found(test: Callable[[], bool]) -> bool:
 def read_config(path: Path) -> VlmConfig:
     """A model's config from its ``config.json``.
 
-    Raises:
-        CheckpointError: it cannot be read, is not JSON, or not the config of a family that is known.
+    :raises CheckpointError: it cannot be read, is not JSON, or not the config of a family that is known
     """
     name = one_line(path, 120)
     raw = parse_json(read_bounded(path, MAX_BYTES, CheckpointError), name, CheckpointError)

@@ -35,8 +35,7 @@ class Contents:
 def contents(path: Path) -> Contents:
     """Read a file once.
 
-    Raises:
-        DataError: it is missing, empty, no regular file, or cannot be read.
+    :raises DataError: it is missing, empty, no regular file, or cannot be read
     """
     digest, newlines, size = hashlib.sha256(), 0, 0
     with readable(path, DataError), path.open("rb") as stream:
@@ -52,8 +51,7 @@ def contents(path: Path) -> Contents:
 def lines(path: Path, most: int, start: Place = START) -> Iterator[tuple[Place, str]]:
     """Lines with their ends, from a place on.
 
-    Raises:
-        DataError: one has more than ``most`` bytes or is not UTF-8, or the file cannot be read.
+    :raises DataError: one has more than ``most`` bytes or is not UTF-8, or the file cannot be read
     """
     number, offset = start.number, start.offset
     with readable(path, DataError), path.open("rb") as stream:

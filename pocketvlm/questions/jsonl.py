@@ -36,8 +36,7 @@ def read_jsonl(name: str, count: int | None) -> Questions:
     place of ``answer``, any of which is right. ``kind`` groups the scores. Other keys are left alone, and so are
     blank lines. Paths are relative to the file's directory.
 
-    Raises:
-        DataError: the file cannot be read; and, while the questions are iterated, a line that is no such object.
+    :raises DataError: the file cannot be read; and, while the questions are iterated, a line that is no such object
     """
     path = Path(name)
     found = contents(path)

@@ -72,8 +72,7 @@ def read_tsv(name: str, count: int | None) -> Questions:
     are asked as they stand, as its CustomVQADataset does. Rows without an image are left out where there is a column
     for images, as there.
 
-    Raises:
-        DataError: the file or its header cannot be read; and, while the questions are iterated, a row.
+    :raises DataError: the file or its header cannot be read; and, while the questions are iterated, a row
     """
     path = Path(name)
     found = contents(path)

@@ -76,8 +76,7 @@ class Example:
 def draw(seed: int | str, *, grids: Sequence[Grid] = GRIDS, scenes: Sequence[str] = tuple(SCENES)) -> Picture:
     """The picture of a seed, on one of ``grids``, of one of ``scenes`` that fits there.
 
-    Raises:
-        PocketVlmError: the typefaces are not installed, or no such scene fits on such grids.
+    :raises PocketVlmError: the typefaces are not installed, or no such scene fits on such grids
     """
     source = random.Random(seed)
     for _ in range(MOST_TRIES):

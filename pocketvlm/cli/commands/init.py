@@ -63,8 +63,7 @@ def command(*, preset: str, directory: Path, seed: int) -> None:
 def _place(directory: Path) -> Path:
     """Where the checkpoint goes, resolved: nothing, an empty directory or a preset's checkpoint may stand there.
 
-    Raises:
-        CheckpointError: something else does, or it is no place for a directory.
+    :raises CheckpointError: something else does, or it is no place for a directory
     """
     from pocketvlm.errors import CheckpointError
     from pocketvlm.models.presets.write import is_preset

@@ -33,9 +33,8 @@ def interleave(
 ) -> None:
     """Measure, save, show the comparison; the exit status is 1 for a regression, 2 for what cannot be used.
 
-    Raises:
-        BundleError: a bundle is damaged.
-        ProcessError: one side ended.
+    :raises BundleError: a bundle is damaged
+    :raises ProcessError: one side ended
     """
     from rich.console import Console
 

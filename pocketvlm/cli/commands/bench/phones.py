@@ -34,8 +34,7 @@ def measure_phones(
 ) -> None:
     """Measure each, print and save what was measured; of several one that fails is said, and the next is taken.
 
-    Raises:
-        DeviceError: a phone failed, or computed something else than this machine; what was measured is saved.
+    :raises DeviceError: a phone failed, or computed something else than this machine; what was measured is saved
     """
     from pocketvlm.bench.run import bench
     from pocketvlm.bench.targets.adb.target import failure_of
@@ -75,8 +74,7 @@ def for_phone(workload: Workload) -> Workload:
 def targets_of(target: str) -> tuple[str, ...]:
     """The target with its serial, or one for each phone that is ready.
 
-    Raises:
-        DeviceError: there is no such phone, or it is not ready.
+    :raises DeviceError: there is no such phone, or it is not ready
     """
     from pocketvlm.bench.targets.adb.target import only_serial, ready_serials
 

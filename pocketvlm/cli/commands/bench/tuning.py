@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 def autotune(bundle: Path, workload: Workload, save: Path | None, *, as_json: bool) -> None:
     """Tune, show what was tried and gained, and write the settings to ``save``, or beside the bundle.
 
-    Raises:
-        ResultsError: the file cannot be written.
+    :raises ResultsError: the file cannot be written
     """
     from pocketvlm.bench.speed.autotune import tune
     from pocketvlm.bundle.open import open_bundle

@@ -105,9 +105,8 @@ def make_workload(
 ) -> Workload:
     """``same``: options that are called as the workload's fields are.
 
-    Raises:
-        click.UsageError: a size is 0, or a pair is none.
-        PeerError: there is no such peer.
+    :raises click.UsageError: a size is 0, or a pair is none
+    :raises PeerError: there is no such peer
     """
     from pocketvlm.bench.peers import check_peers
     from pocketvlm.bench.speed.workload import Workload

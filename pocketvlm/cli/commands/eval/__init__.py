@@ -192,8 +192,7 @@ def evaluate(
 
     ``progress`` is one that is shown already; without, there is a bar of its own.
 
-    Raises:
-        DataError: there are no questions.
+    :raises DataError: there are no questions
     """
     from pocketvlm.bench.accuracy import evaluate as bench
     from pocketvlm.bundle.open import open_bundle
@@ -229,9 +228,9 @@ def evaluate(
 
 
 def check_accuracy(report: dict[str, Any], least: float) -> None:
-    """
-    Raises:
-        ResultsError: fewer than ``least`` of all answers are exactly right.
+    """Refuse a report of fewer than ``least`` exactly right answers.
+
+    :raises ResultsError: it is one
     """
     found = report["accuracy"]["all"]
     if found["share"] < least:

@@ -48,8 +48,7 @@ def check_usage(against: Path | None) -> None:
 def run(wanted: Comparison, *, as_json: bool, save: Path | None, max_kl: float | None, plot: Path | None) -> None:
     """Compare, print, save, draw, and then judge.
 
-    Raises:
-        ResultsError: the mean KL divergence is above ``max_kl``, or a file cannot be written.
+    :raises ResultsError: the mean KL divergence is above ``max_kl``, or a file cannot be written
     """
     from pocketvlm.bench.report.plots import check_packages
     from pocketvlm.bench.report.plots.layers import draw_layers
