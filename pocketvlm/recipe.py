@@ -128,7 +128,7 @@ def parse_recipe(raw: dict[str, Any], default_name: str = "recipe") -> Recipe:
 
     :raises RecipeError: naming the key that is wrong
     """
-    said = checked(_Schema, raw, f"recipe {one_line(default_name, 60)}", RecipeError)
+    said = checked(_RecipeFile, raw, f"recipe {one_line(default_name, 60)}", RecipeError)
     return Recipe(
         name=default_name if said.name is None else said.name,
         rules=tuple(Rule(one.match, one.quantizer, one.__pydantic_extra__ or {}) for one in said.tensors),
@@ -151,7 +151,7 @@ class _Tensors(Strict):
     quantizer: Text
 
 
-class _Schema(Strict):
+class _RecipeFile(Strict):
     """A recipe's file."""
 
     name: Text | None = None

@@ -17,8 +17,14 @@ STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=Tru
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
-class Strict(BaseModel):
-    """Base of schemas: frozen, no unknown keys, no conversions, finite numbers."""
+class Closed(BaseModel):
+    """Base of what is made here as well as read: frozen, no unknown keys, finite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Strict(Closed):
+    """Base of what people write: no conversions either."""
 
     model_config = STRICT
 

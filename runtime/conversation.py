@@ -19,7 +19,7 @@ from pocketvlm.runtime.sampling import GenerationConfig
 from pocketvlm.runtime.stats import Stats
 
 if TYPE_CHECKING:
-    from pocketvlm.runtime.model import Image, Model
+    from pocketvlm.runtime.model import Image, LoadedModel
     from pocketvlm.runtime.vision import Picture
 
 
@@ -48,7 +48,7 @@ class Chat:
     One thread asks; any thread may ``cancel`` or ``close``.
     """
 
-    def __init__(self, vlm: Model, *, drop_oldest: bool = False) -> None:
+    def __init__(self, vlm: LoadedModel, *, drop_oldest: bool = False) -> None:
         if vlm.manifest.chat is None:
             raise ChatError(f"{vlm.manifest.model.name} has no chat layout: use stream() with a text to continue")
         self._vlm = vlm

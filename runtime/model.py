@@ -16,7 +16,7 @@ from pocketvlm.images.prepare import Preprocessing
 from pocketvlm.runtime import vision
 from pocketvlm.runtime.chat import ImageSpan, Message, Prompt, build_prompt, checked_messages, content_of, spans_of
 from pocketvlm.runtime.engines import Engine
-from pocketvlm.runtime.generation import Context, Decoder, Pieces, generate
+from pocketvlm.runtime.generation import Context, Pieces, TextDecoder, generate
 from pocketvlm.runtime.image_encoder import DEFAULT_CACHE_BYTES, Encoded, ImageEncoder
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.sampling import GenerationConfig
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Image = ImageSource | vision.Picture
 
 
-class Model:
+class LoadedModel:
     """Engine, tokenizer, image encoder and KV caches of a bundle, and how a prompt goes through them."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Model:
             keep_vision=keep_vision,
             cache_bytes=image_cache_bytes,
         )  # fmt: skip
-        self._decoder = Decoder(
+        self._decoder = TextDecoder(
             engine,
             tokenizer,
             frozenset(bundle.manifest.tokens.stop),

@@ -29,7 +29,7 @@ from pocketvlm.runtime.generation import Answer, Pieces, all_logits
 from pocketvlm.runtime.image_encoder import DEFAULT_CACHE_BYTES, result_of
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.memory import physical_cores
-from pocketvlm.runtime.model import Image, Model, several_images
+from pocketvlm.runtime.model import Image, LoadedModel, several_images
 from pocketvlm.runtime.sampling import GenerationConfig
 from pocketvlm.runtime.stats import Stats
 from pocketvlm.runtime.text import TextTokenizer
@@ -109,7 +109,7 @@ def load(
     )
 
 
-class PocketVlm(Model):
+class PocketVlm(LoadedModel):
     """A loaded bundle. ``load`` makes one; it is a context manager."""
 
     @property

@@ -103,7 +103,7 @@ def parse_gate(raw: dict[str, Any], name: str) -> Gate:
 
     :raises ResultsError: naming the key that is wrong
     """
-    said = checked(_Schema, raw, name, ResultsError)
+    said = checked(_GateFile, raw, name, ResultsError)
     bounds = tuple(Bound(one.match, one.relative or 0.0, one.absolute or 0.0) for one in said.bounds)
     pairs = said.gate.pairs
     looks = Looks(pairs.least, pairs.highest, said.gate.confidence)
@@ -153,7 +153,7 @@ class _Exact(Strict):
     allow: Patterns = ()
 
 
-class _Schema(Strict):
+class _GateFile(Strict):
     """A gate's file."""
 
     gate: _Settings = _Settings()

@@ -24,12 +24,12 @@ from pocketvlm.bench.report.schema import (
     Name,
     Positive,
     Seconds,
-    Strict,
     Text,
     parse_strict,
 )
 from pocketvlm.errors import ResultsError, one_line
 from pocketvlm.files import label, read_bounded
+from pocketvlm.strict import Closed
 
 if TYPE_CHECKING:
     from pocketvlm.bench.speed.watch import Watch
@@ -44,7 +44,7 @@ Timed = Callable[[], float]
 Pairs = tuple[tuple[Seconds, Seconds], ...]
 
 
-class PairedRow(Strict):
+class PairedRow(Closed):
     """One thing measured in turns: seconds of the base and of the new one, pair by pair.
 
     Without pairs it was not measured, because ``only`` one side runs it. What the gate of that time made of the pairs
@@ -83,7 +83,7 @@ class PairedRow(Strict):
         return log_ratios(self.pairs)
 
 
-class Interleaved(Strict):
+class Interleaved(Closed):
     """The whole of a file of results of two bundles measured in turns. ``gate`` names the one of that time."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)

@@ -24,7 +24,7 @@ MAX_ENUMERATED = 256
 
 
 @dataclass(frozen=True)
-class Rule:
+class TilingRule:
     """How a grid is chosen, how the image is then laid on it, and where the published model puts the thumbnail.
 
     The thumbnail fields are what `pocketvlm tile` assumes; a bundle says its own.

@@ -75,7 +75,7 @@ class Measurement(Strict):
         return self
 
 
-class Reference(Strict):
+class ReferenceRun(Strict):
     """What the published measurements of ``system`` ran, as near as it is known: a preset by a recipe."""
 
     system: Name
@@ -108,7 +108,7 @@ class Device(Strict):
     memory_budget: Number
     runtime_memory: Number
     activation_size: Number
-    reference: Reference | None = None
+    reference: ReferenceRun | None = None
     published: Annotated[tuple[Measurement, ...], Field(max_length=1000)] = ()
 
     @model_validator(mode="after")

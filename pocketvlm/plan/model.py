@@ -41,7 +41,7 @@ MOST_BITS = 64
 
 
 @dataclass(frozen=True)
-class Part:
+class WeightPart:
     """Weights of a part: how many, of these how many each token (patch) is multiplied with, and stored bytes."""
 
     weights: int = 0
@@ -50,7 +50,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Vision:
+class PlannedVision:
     """The vision part: ``inner`` is the width between the two layers of its MLP; ``patches``, ``tokens`` of a tile."""
 
     width: int
@@ -71,12 +71,12 @@ class Vision:
 
 
 @dataclass(frozen=True)
-class Model:
+class PlannedModel:
     """A model as it is stored. ``positions`` is the longest KV cache that it takes, None where that is not known."""
 
     name: str
     recipe: str
-    parts: Mapping[str, Part]
+    parts: Mapping[str, WeightPart]
     vocabulary: int
     hidden: int
     inner: int
@@ -88,7 +88,7 @@ class Model:
     kv_length: int
     positions: int | None
     chunk: int
-    vision: Vision | None
+    vision: PlannedVision | None
 
     @property
     def tied(self) -> bool:
@@ -96,7 +96,7 @@ class Model:
         return self.parts[HEAD].weights == 0
 
     @property
-    def head(self) -> Part:
+    def head(self) -> WeightPart:
         """What each new token is multiplied with last."""
         return self.parts[TABLE if self.tied else HEAD]
 
@@ -112,7 +112,7 @@ class Model:
         )
 
 
-def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int | None) -> Model:
+def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int | None) -> PlannedModel:
     """The model that an export of ``config`` by ``recipe`` makes; ``kv_length`` None is an export's own choice.
 
     :raises CheckpointError: a size is out of bounds, or the tiling is not valid
@@ -127,7 +127,7 @@ def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int
     if not 0 < length <= positions:
         raise PocketVlmError(f"a KV length of {length} is not possible: the model has {positions} positions")
     weights = ((key, math.prod(shape), stored_bytes(key, shape, rules[key])) for key, shape in shapes.items())
-    return Model(
+    return PlannedModel(
         name=name,
         recipe=recipe.name,
         parts=_parts(weights),
@@ -146,7 +146,7 @@ def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int
     )
 
 
-def model_of_manifest(manifest: Manifest) -> Model:
+def model_of_manifest(manifest: Manifest) -> PlannedModel:
     """The model of a bundle.
 
     :raises BundleError: the manifest's weights are not those of a model that is known here
@@ -157,7 +157,7 @@ def model_of_manifest(manifest: Manifest) -> Model:
             raise BundleError(f"the manifest's recipe: {one_line(key, 120)} has {one.bits_per_weight:g} bits a weight")
     counts = {key: one.weights for key, one in tensors.items()}
     weights = ((key, one.weights, round(one.weights * one.bits_per_weight / 8)) for key, one in tensors.items())
-    return Model(
+    return PlannedModel(
         name=model.name,
         recipe=manifest.recipe.name,
         parts=_parts(weights),
@@ -176,7 +176,7 @@ def model_of_manifest(manifest: Manifest) -> Model:
     )
 
 
-def _parts(weights: Iterable[tuple[str, int, int]]) -> dict[str, Part]:
+def _parts(weights: Iterable[tuple[str, int, int]]) -> dict[str, WeightPart]:
     """Every part, from its weights' names, counts and bytes."""
     sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for name, count, size in weights:
@@ -185,7 +185,7 @@ def _parts(weights: Iterable[tuple[str, int, int]]) -> dict[str, Part]:
             raise BundleError(f"the weight {one_line(name, 120)!r} belongs to no part that is known here")
         values = (count, count if _is_multiplied(name) else 0, size)
         sums[part] = [before + value for before, value in zip(sums[part], values, strict=True)]
-    return {part: Part(*sums[part]) for part in (*VISION_PARTS, *TEXT_PARTS)}
+    return {part: WeightPart(*sums[part]) for part in (*VISION_PARTS, *TEXT_PARTS)}
 
 
 def _is_multiplied(name: str) -> bool:
@@ -199,7 +199,7 @@ def _rows(counts: Mapping[str, int], name: str, columns: int) -> int:
     return counts[name] // columns
 
 
-def _vision_of_config(config: VlmConfig) -> Vision | None:
+def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
     vision, tiling = config.vision, config.tiling
     if vision is None:
         return None
@@ -214,7 +214,7 @@ def _vision_of_config(config: VlmConfig) -> Vision | None:
         )
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"tiling: {one_line(error, 200)}") from error
-    return Vision(
+    return PlannedVision(
         width=vision.hidden_size,
         inner=vision.intermediate_size,
         layers=vision.num_hidden_layers,
@@ -225,12 +225,12 @@ def _vision_of_config(config: VlmConfig) -> Vision | None:
     )
 
 
-def _vision_of_manifest(manifest: Manifest, counts: Mapping[str, int]) -> Vision | None:
+def _vision_of_manifest(manifest: Manifest, counts: Mapping[str, int]) -> PlannedVision | None:
     vision = manifest.vision
     if vision is None:
         return None
     prefix, suffix = "vision_tower.encoder.layers.", ".mlp.fc1.weight"
-    return Vision(
+    return PlannedVision(
         width=vision.vision_hidden_size,
         inner=_rows(counts, f"{prefix}0{suffix}", vision.vision_hidden_size),
         layers=sum(name.startswith(prefix) and name.endswith(suffix) for name in counts),

@@ -11,7 +11,7 @@ from pocketvlm.files import read_bounded
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import family_of
 from pocketvlm.models.presets import PRESETS
-from pocketvlm.plan.model import Model, model_of_config, model_of_manifest
+from pocketvlm.plan.model import PlannedModel, model_of_config, model_of_manifest
 from pocketvlm.recipe import load_recipe
 from pocketvlm.strict import parse_json
 
@@ -27,7 +27,7 @@ def is_bundle(source: str) -> bool:
     return (_found(path.is_file) and path.suffix != ".json") or _found((path / MANIFEST).is_file)
 
 
-def read_model(source: str, recipe: str | Path | None = None, kv_length: int | None = None) -> Model:
+def read_model(source: str, recipe: str | Path | None = None, kv_length: int | None = None) -> PlannedModel:
     """The model that ``source`` names. A bundle has its recipe and its KV length; for others they are chosen.
 
     :raises PocketVlmError: there is nothing of that name, it is not valid, or a bundle comes with choices

@@ -15,7 +15,7 @@ from pocketvlm.models.shapes import expected_shapes
 from pocketvlm.plan.model import (
     TEXT_PARTS,
     VISION_PARTS,
-    Model,
+    PlannedModel,
     model_of_config,
     model_of_manifest,
 )
@@ -23,7 +23,7 @@ from pocketvlm.recipe import load_recipe
 from tests.support.checkpoints import tiny_config
 
 
-def planned(config: VlmConfig, recipe: str) -> Model:
+def planned(config: VlmConfig, recipe: str) -> PlannedModel:
     return model_of_config("model", config, load_recipe(recipe), None)
 
 

@@ -27,7 +27,7 @@ SUBTITLE_SIZE = 17
 
 
 @dataclass(frozen=True)
-class Choice:
+class Cut:
     """What one strategy makes of an image. Sizes are (width, height) in pixels."""
 
     strategy: str
@@ -122,14 +122,14 @@ def command(
         _print_table(image, picture.size, settings[0], tokens_per_tile, choices, output)
 
 
-def choose(image_size: tuple[int, int], preprocessing: Preprocessing, tokens_per_tile: int) -> Choice:
+def choose(image_size: tuple[int, int], preprocessing: Preprocessing, tokens_per_tile: int) -> Cut:
     """The grid and the cost of an image of ``image_size`` (width, height) pixels under one strategy."""
     from pocketvlm.images.prepare import select, sequence_length, thumbnail_index
 
     grid = select(image_size, preprocessing)
     canvas = (grid[0] * preprocessing.tile_size, grid[1] * preprocessing.tile_size)
     tiles = sequence_length(grid, preprocessing)
-    return Choice(
+    return Cut(
         strategy=preprocessing.strategy,
         grid=grid,
         canvas=canvas,
@@ -141,7 +141,7 @@ def choose(image_size: tuple[int, int], preprocessing: Preprocessing, tokens_per
     )
 
 
-def draw(image: Image.Image, settings: list[Preprocessing], choices: list[Choice]) -> Image.Image:
+def draw(image: Image.Image, settings: list[Preprocessing], choices: list[Cut]) -> Image.Image:
     """The strategies side by side, each tile at the same size, with name, grid and tokens above."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -186,12 +186,12 @@ def _grid(grid: Grid) -> str:
     return f"{grid[0]} x {grid[1]}"
 
 
-def _area(choice: Choice) -> str:
+def _area(choice: Cut) -> str:
     ratio = choice.canvas_to_image_area
     return f"{ratio:.2f}x" if ratio < 10 else f"{ratio:,.0f}x"
 
 
-def _tiles(choice: Choice) -> str:
+def _tiles(choice: Cut) -> str:
     cut = choice.grid[0] * choice.grid[1]
     plural = "s" if cut > 1 else ""
     return f"{cut} tile{plural}" if choice.thumbnail_index is None else f"{cut} tile{plural} + thumbnail"
@@ -202,7 +202,7 @@ def _json(
     image_size: tuple[int, int],
     preprocessing: Preprocessing,
     tokens_per_tile: int,
-    choices: list[Choice],
+    choices: list[Cut],
     output: Path | None,
 ) -> str:
     return json.dumps(
@@ -226,7 +226,7 @@ def _print_table(
     image_size: tuple[int, int],
     preprocessing: Preprocessing,
     tokens_per_tile: int,
-    choices: list[Choice],
+    choices: list[Cut],
     output: Path | None,
 ) -> None:
     from rich.box import ROUNDED

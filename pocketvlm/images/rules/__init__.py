@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterable
 
 from pocketvlm.images.rules import internvl, llava_next, relaxed
-from pocketvlm.images.tiling import PAPER_CANDIDATES, Grid, Rule, positive
+from pocketvlm.images.tiling import PAPER_CANDIDATES, Grid, TilingRule, positive
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, TilingRule] = {
     "relaxed": relaxed.RULE,
     "llava-next": llava_next.RULE,
     "internvl": internvl.RULE,
