@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from pocketvlm import __version__
 from pocketvlm.bundle import manifest
+from pocketvlm.bundle.defaults import KV_LENGTH
 from pocketvlm.bundle.open import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.errors import ExportError
 from pocketvlm.export.estimate import disk_bytes
@@ -28,11 +29,11 @@ from pocketvlm.export.store.replacing import check_output, replacing
 from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.recipe import Recipe, load_recipe
+from pocketvlm.strict import first_wrong
 
 #: A new back end is one file with a function Job -> Lowered, and one line here.
 BACKENDS: dict[str, Backend] = {"onnx": onnx.lower, "executorch": executorch.lower, "neuropilot": neuropilot.lower}
 
-DEFAULT_KV_LENGTH = 2048
 TOKENIZER = "tokenizer.json"
 #: The version that these graphs were tested with; older ones lack an INT8 KV cache on the CPU.
 MINIMUM_ONNXRUNTIME = "1.29.0"
@@ -174,9 +175,7 @@ def _manifest(
             files=describe_files(directory, files),
         )
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise ExportError(f"the checkpoint does not fit a bundle at {where}: {problem['msg']}") from error
+        raise ExportError(f"the checkpoint does not fit a bundle: {first_wrong(error)}") from error
 
 
 def _of_engine(result: Lowered) -> manifest.OfEngine:
@@ -207,7 +206,7 @@ def kv_length(checkpoint: Checkpoint, wanted: int | None) -> int:
     """
     positions = checkpoint.config.text.max_position_embeddings
     if wanted is None:
-        return min(DEFAULT_KV_LENGTH, positions)
+        return min(KV_LENGTH, positions)
     if not 0 < wanted <= positions:
         raise ExportError(f"a KV length of {wanted} is not possible: the model has {positions} positions")
     return wanted

@@ -7,6 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from pocketvlm.bundle.defaults import TILE_BATCH
 from pocketvlm.bundle.manifest import Chat, ImageLayout, Tokens, Vision
 from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.export.read.chat_template import check_image_part, compile_chat_template, special_tokens
@@ -16,8 +17,6 @@ from pocketvlm.models.checkpoint import Checkpoint, read_json
 
 #: Pillow's and transformers' number for the bicubic filter.
 BICUBIC = 3
-#: Tiles that go through the vision encoder at once: the paper's best on the Dimensity 9300 (section 3.3).
-TILE_BATCH = 4
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ them from there. The directory goes when the export succeeds or fails, and stays
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.files import written_whole
 from pocketvlm.quant import GroupedTensor
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -63,10 +63,9 @@ class Finished:
         from safetensors.numpy import save_file
 
         self._directory.mkdir(exist_ok=True)
-        partial = self._path(name).with_suffix(f".partial-{os.getpid()}")
         whole = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-        save_file(whole, partial, {"sha256": _digest(whole)})
-        partial.replace(self._path(name))
+        with written_whole(self._path(name)) as partial:
+            save_file(whole, partial, {"sha256": _digest(whole)})
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}.safetensors"

@@ -21,6 +21,7 @@ from pocketvlm.bundle.open import file_sample_sha256
 from pocketvlm.errors import CheckpointError
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import Family, family_of
+from pocketvlm.models.shapes import expected_shapes
 
 MAX_JSON_BYTES = 64 << 20
 
@@ -212,14 +213,6 @@ def _match(directory: Path, family: Family, config: VlmConfig, found: dict[str, 
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(f"{directory}: {missing[0]}{more} missing from the weights")
     return {name: tensors[name] for name in expected}
-
-
-def expected_shapes(config: VlmConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter that is stored (a tied head is not), without allocating any."""
-    from pocketvlm.models.bluelm_v import BluelmV
-
-    model = shapes_only(lambda: BluelmV(config))
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def _open_safetensors(path: Path) -> Any:

@@ -192,8 +192,8 @@ def _package_files(repository: Path) -> Iterator[str]:
 
 #: Classes whose name another one has as well: this list only becomes shorter.
 STILL_TWICE = {
-    "Attention", "Calibration", "Chat", "Choice", "Decoder", "Estimate", "ImageLayout", "KvCache", "Model", "Part",
-    "Picture", "Piece", "Program", "Recipe", "Reference", "Simulated", "Step", "Strict", "Vision", "_Checks",
+    "Attention", "Calibration", "Chat", "ImageLayout", "KvCache", "Piece", "Program", "Recipe", "Simulated", "Step",
+    "_Checks",
 }  # fmt: skip
 
 

@@ -258,6 +258,48 @@ def test_an_image_that_was_added_waits_for_the_next_question() -> None:
         assert last.stats.image_tokens == 8  # both stand in the conversation now
 
 
+def uncached(text: str) -> tuple[PocketVlm, ScriptedEngine]:
+    """A model that keeps no image."""
+    plain, engine = model(saying(ids_of(text)), kv_cache=kv(256))
+    parts = plain._bundle, engine, TOKENIZER, plain._preprocessing, plain._stats
+    return PocketVlm(*parts, image_cache_bytes=0), engine
+
+
+def test_an_image_added_before_the_first_piece_is_encoded_once() -> None:
+    """Between the question and its first piece, with no cache of images: it waits, encoded, for the next question."""
+    vlm, engine = uncached("hello")
+    with vlm.chat() as chat:
+        chat.add_image(picture(16, 16))
+        asked = chat.stream("what?")
+        chat.add_image(picture(16, 16, seed=1))
+        asked.read()
+        chat.ask("and this?")
+    assert engine.batches == [2, 2]
+
+
+def test_images_of_an_answer_that_fails_are_encoded_once() -> None:
+    """Those it was about, and one that was added while it was under way: both stand before the question again."""
+    vlm, engine = uncached("hello")
+    step, failures = engine.step, [RuntimeError("broken")]
+
+    def failing(embeddings: Floats, cache: Cache, keep: int) -> Floats:
+        if failures:
+            raise failures.pop()
+        return step(embeddings, cache, keep)
+
+    engine.step = failing  # type: ignore[method-assign]
+    with vlm.chat() as chat:
+        chat.add_image(picture(16, 16))
+        asked = chat.stream("what?")
+        chat.add_image(picture(16, 16, seed=1))
+        with pytest.raises(RuntimeError, match="broken"):
+            asked.read()
+        again = chat.stream("what?")
+        assert again.read() == "hello"
+        assert again.stats.image_tokens == 8
+    assert engine.batches == [2, 2]
+
+
 @pytest.mark.parametrize("question", [None, 7, b"hello", {"role": "user", "content": "hello"}])
 def test_what_is_no_question_at_all_is_refused_in_one_line(question: Any) -> None:
     vlm, _ = model(saying(ids_of("hello")))

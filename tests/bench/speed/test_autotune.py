@@ -113,10 +113,10 @@ def test_a_tuning_changes_what_is_run(tiny_bundles: dict[str, Path], monkeypatch
     [
         ({"device": "another"}, "the tuning is of another, this is"),
         ({"model": "another"}, "of another model than"),
-        ({"threads": 0}, "no tuning .threads"),
-        ({"more": 1}, "no tuning .more"),
-        ({"schema": "pocketvlm-tuning/2"}, "no tuning .schema"),
-        ({"affinity": [-1]}, "no tuning .affinity"),
+        ({"threads": 0}, "threads.*no tuning"),
+        ({"more": 1}, "more.*no tuning"),
+        ({"schema": "pocketvlm-tuning/2"}, "schema.*no tuning"),
+        ({"affinity": [-1]}, "affinity.*no tuning"),
         (None, "no tuning"),
     ],
 )

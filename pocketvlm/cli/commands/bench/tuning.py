@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 def autotune(bundle: Path, workload: Workload, save: Path | None, *, as_json: bool) -> None:
     """Tune, show what was tried and gained, and write the settings to ``save``, or beside the bundle.
 
-    Raises:
-        ResultsError: the file cannot be written.
+    :raises ResultsError: the file cannot be written
     """
-    from pocketvlm.bench.report.files import check_writable, write_whole
     from pocketvlm.bench.speed.autotune import tune
     from pocketvlm.bundle.open import open_bundle
+    from pocketvlm.files import check_writable, write_whole
 
     # Never in the bundle: it depends on the device.
     target = save or bundle.resolve().with_name(f"{bundle.resolve().name}.tuning.json")

@@ -55,8 +55,7 @@ class TokenScores:
 def score_tokens(original: Array, bundle: Array, targets: npt.NDArray[np.int64]) -> TokenScores:
     """Compare logits [scored, vocabulary], of which row i predicts the token targets[i].
 
-    Raises:
-        ResultsError: a logit of the bundle is not finite.
+    :raises ResultsError: a logit of the bundle is not finite
     """
     parts = []
     for first in range(0, len(targets), ROWS):
@@ -71,7 +70,7 @@ def score_tokens(original: Array, bundle: Array, targets: npt.NDArray[np.int64])
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanEstimate:
     """A figure and its 95 % interval: the percentile bootstrap over conversations."""
 
     value: float
@@ -84,7 +83,7 @@ class LogitsReport:
     """All scored positions of all conversations; each position counts the same. KL divergence in nats."""
 
     tokens: int
-    kl_mean: Estimate
+    kl_mean: MeanEstimate
     kl_median: float
     kl_p999: float
     """99.9th percentile, linearly interpolated"""
@@ -93,14 +92,14 @@ class LogitsReport:
     perplexity_original: float
     """exp of the mean loss of the right tokens"""
     perplexity_bundle: float
-    perplexity_ratio: Estimate
+    perplexity_ratio: MeanEstimate
     """the bundle's by the original's"""
 
 
 def report_logits(conversations: Sequence[TokenScores]) -> LogitsReport:
-    """
-    Raises:
-        ValueError: there are no conversations.
+    """What they come to.
+
+    :raises ValueError: there are no conversations
     """
     kl = np.concatenate([scores.kl for scores in conversations])
     original, bundle = (
@@ -117,24 +116,23 @@ def report_logits(conversations: Sequence[TokenScores]) -> LogitsReport:
         top1_agreement=float(np.concatenate([scores.agrees for scores in conversations]).mean()),
         perplexity_original=_exp(original.sum() / counts.sum()),
         perplexity_bundle=_exp(bundle.sum() / counts.sum()),
-        perplexity_ratio=Estimate(_exp(loss_ratio.value), _exp(loss_ratio.low), _exp(loss_ratio.high)),
+        perplexity_ratio=MeanEstimate(_exp(loss_ratio.value), _exp(loss_ratio.low), _exp(loss_ratio.high)),
     )
 
 
-def estimate_ratio(sums: Floats, counts: Floats, resamples: int = RESAMPLES, seed: int = SEED) -> Estimate:
+def estimate_ratio(sums: Floats, counts: Floats, resamples: int = RESAMPLES, seed: int = SEED) -> MeanEstimate:
     """sum(sums) / sum(counts), where conversation i has the sum sums[i] over counts[i] tokens.
 
     Conversations are drawn, not tokens: those of one answer depend on each other.
 
-    Raises:
-        ValueError: there are no conversations.
+    :raises ValueError: there are no conversations
     """
     if not len(sums):
         raise ValueError("no conversations have no mean")
     once = np.ones(len(sums), np.int64)
     ratios = [(drawn @ sums) / (drawn @ counts) for drawn in draws(once, resamples, seed)]
     low, high = np.quantile(np.concatenate(ratios), TAILS)
-    return Estimate(float(sums.sum() / counts.sum()), float(low), float(high))
+    return MeanEstimate(float(sums.sum() / counts.sum()), float(low), float(high))
 
 
 @dataclass(frozen=True)

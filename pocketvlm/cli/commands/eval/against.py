@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from pocketvlm.errors import CheckpointError, DataError, ResultsError, one_line
+from pocketvlm.cli.console import ConsoleProgress
+from pocketvlm.errors import ResultsError, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pocketvlm.bench.accuracy.teacher_forced import TeacherForced
-    from pocketvlm.bundle.open import Bundle
-    from pocketvlm.models.checkpoint import Checkpoint
-
-#: questions whose layers are compared: the first ones
-TRACED = 32
-#: what the layers' outputs of a group take at most, bytes; one question may take more
-TRACE_BYTES = 1 << 30
-#: tokens that go through a layer of the original before the next is read; one question may have more
-GROUP_TOKENS = 16384
+    from pocketvlm.fidelity.measure import Comparison
 
 #: options that are about answers, which --against does not generate
 OF_ANSWERS = {
@@ -39,29 +30,10 @@ OF_ANSWERS = {
 OF_FIDELITY = {"max_kl": "--max-kl", "plot": "--plot"}
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What is compared on what."""
-
-    bundle: Path
-    against: Path
-    data: str
-    questions: int | None
-    threads: int | None
-
-
-@dataclass(frozen=True)
-class Group:
-    """Questions that go through the original together; the layers of the first ``traced`` of them are compared."""
-
-    items: tuple[TeacherForced, ...]
-    traced: int
-
-
 def check_usage(against: Path | None) -> None:
-    """
-    Raises:
-        click.UsageError: an option of the current command does not go with --against, or only with it.
+    """Refuse options that do not go with --against, or only with it.
+
+    :raises click.UsageError: the current command has one
     """
     context = click.get_current_context()
     for name, option in (OF_FIDELITY if against is None else OF_ANSWERS).items():
@@ -76,19 +48,20 @@ def check_usage(against: Path | None) -> None:
 def run(wanted: Comparison, *, as_json: bool, save: Path | None, max_kl: float | None, plot: Path | None) -> None:
     """Compare, print, save, draw, and then judge.
 
-    Raises:
-        ResultsError: the mean KL divergence is above ``max_kl``, or a file cannot be written.
+    :raises ResultsError: the mean KL divergence is above ``max_kl``, or a file cannot be written
     """
-    from pocketvlm.bench.report.files import check_writable, write_whole
     from pocketvlm.bench.report.plots import check_packages
     from pocketvlm.bench.report.plots.layers import draw_layers
+    from pocketvlm.fidelity.measure import measure
+    from pocketvlm.files import check_writable, write_whole
 
     for path in (save, plot):
         if path is not None:
             check_writable(path)
     if plot is not None:
         check_packages("--plot")
-    report = measure(wanted)
+    with ConsoleProgress() as progress:
+        report = measure(wanted, progress)
     text = json.dumps(report, indent=1)
     if save is not None:
         write_whole(save, f"{text}\n")
@@ -103,99 +76,6 @@ def run(wanted: Comparison, *, as_json: bool, save: Path | None, max_kl: float |
         _print(Console(), report)
     if max_kl is not None:
         _check_kl(report, max_kl)
-
-
-def measure(wanted: Comparison) -> dict[str, Any]:
-    """The report for JSON, with a progress bar.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged, or not the one that the bundle was exported from.
-        DataError: the data cannot be read, has no questions, or does not fit the model.
-    """
-    import torch
-
-    from pocketvlm.bench.accuracy import evaluate as bench
-    from pocketvlm.bench.accuracy.teacher_forced import open_teacher_forced
-    from pocketvlm.bundle.open import open_bundle
-    from pocketvlm.cli.beside import Beside
-    from pocketvlm.cli.progress import ConsoleProgress
-    from pocketvlm.fidelity.trace import Trace
-    from pocketvlm.models.checkpoint import open_checkpoint
-    from pocketvlm.runtime import load
-
-    bundle, checkpoint = open_bundle(wanted.bundle), open_checkpoint(wanted.against)
-    check_same(bundle, checkpoint, wanted)
-    if wanted.threads is not None:
-        torch.set_num_threads(wanted.threads)
-    config = checkpoint.config
-    vision_layers = 0 if config.vision is None else config.vision.num_hidden_layers
-    with load(wanted.bundle, threads=wanted.threads) as vlm:
-        asked = open_teacher_forced(wanted.data, wanted.questions, vlm, bundle)
-        with Trace(bundle, vision_layers, wanted.threads) as trace, ConsoleProgress() as progress:
-            progress.phase("fidelity", asked.most * (vision_layers + config.text.num_hidden_layers + 1))
-            beside = Beside(vlm, checkpoint, trace, progress.advance)
-            for group in groups(asked.items, checkpoint):
-                beside.add(group)
-                if beside.traced == TRACED:
-                    trace.close()
-        engine = vlm.engine_description
-    if not beside.titles:
-        raise DataError(f"{one_line(asked.origin.get('file', 'the data'), 120)}: has no questions")
-    return {
-        "bundle": bench.identity(bundle),
-        "against": {
-            "path": str(wanted.against),
-            "model": checkpoint.name,
-            "revision": checkpoint.revision,
-            "parameters": checkpoint.parameters,
-        },
-        "data": asked.origin,
-        "questions": len(beside.titles),
-        "engine": engine,
-        "versions": {**bench.versions(), "torch": str(torch.__version__)},
-        "fidelity": beside.report(),
-        "by_question": beside.by_question(),
-    }
-
-
-def check_same(bundle: Bundle, checkpoint: Checkpoint, wanted: Comparison) -> None:
-    """
-    Raises:
-        CheckpointError: the bundle was exported from another checkpoint.
-    """
-    model = bundle.manifest.model
-    if model.revision != checkpoint.revision:
-        raise CheckpointError(
-            f"{one_line(wanted.against, 120)} is not the checkpoint that {one_line(wanted.bundle, 120)} was exported "
-            f"from: its revision is {checkpoint.revision}, the bundle's {one_line(model.revision, 40)} "
-            f"({one_line(model.name, 80)}). Give that checkpoint, or export this one"
-        )
-
-
-def groups(items: Iterable[TeacherForced], checkpoint: Checkpoint) -> Iterator[Group]:
-    """Questions in their order, in groups whose residual streams fit into memory."""
-    held: list[TeacherForced] = []
-    number = traced = tokens = size = 0
-    for item in items:
-        more_tokens, more_bytes = len(item.inputs), _trace_bytes(item, checkpoint) if number < TRACED else 0
-        if held and (tokens + more_tokens > GROUP_TOKENS or size + more_bytes > TRACE_BYTES):
-            yield Group(tuple(held), traced)
-            held, traced, tokens, size = [], 0, 0, 0
-        held.append(item)
-        traced += number < TRACED
-        number, tokens, size = number + 1, tokens + more_tokens, size + more_bytes
-    if held:
-        yield Group(tuple(held), traced)
-
-
-def _trace_bytes(item: TeacherForced, checkpoint: Checkpoint) -> int:
-    """What a question's outputs of all layers take, in float32."""
-    text, vision = checkpoint.config.text, checkpoint.config.vision
-    values = len(item.inputs) * text.hidden_size * text.num_hidden_layers
-    if vision is not None:
-        tiles = sum(len(picture.tiled.pixels) for picture in item.pictures)
-        values += tiles * vision.grid_size**2 * vision.hidden_size * vision.num_hidden_layers
-    return 4 * values
 
 
 def _check_kl(report: dict[str, Any], most: float) -> None:

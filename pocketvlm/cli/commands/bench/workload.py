@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pocketvlm.cli.options import prepacked_cache
+from pocketvlm.cli.console import ImageSize, prepacked_cache
 
 if TYPE_CHECKING:
     from pocketvlm.bench.speed.workload import Workload
@@ -33,21 +33,6 @@ class Numbers(click.ParamType[tuple[int, ...]]):
         if any(not 0 <= count <= 1 << 20 for count in counts):
             self.fail(f"{value!r} has a number that is negative or too large", param, ctx)
         return counts
-
-
-class ImageSize(click.ParamType[tuple[int, int] | None]):
-    """Width and height, or none."""
-
-    name = "WxH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int] | None:
-        """A tuple as it is, a text parsed."""
-        if isinstance(value, tuple) or value == "none":
-            return None if value == "none" else value
-        width, _, height = str(value).partition("x")
-        if not (width.isdecimal() and height.isdecimal() and 0 < int(width) <= 8192 and 0 < int(height) <= 8192):
-            self.fail(f"{value!r} is not a size such as 768x1536 (at most 8192), nor none", param, ctx)
-        return int(width), int(height)
 
 
 #: What ``OPTIONS`` are called in Python.
@@ -120,9 +105,8 @@ def make_workload(
 ) -> Workload:
     """``same``: options that are called as the workload's fields are.
 
-    Raises:
-        click.UsageError: a size is 0, or a pair is none.
-        PeerError: there is no such peer.
+    :raises click.UsageError: a size is 0, or a pair is none
+    :raises PeerError: there is no such peer
     """
     from pocketvlm.bench.peers import check_peers
     from pocketvlm.bench.speed.workload import Workload

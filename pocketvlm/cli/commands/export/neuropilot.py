@@ -105,9 +105,9 @@ def predicted(manifest: Manifest, checkpoint: Checkpoint) -> list[str]:
 
 
 def _estimate(manifest: Manifest) -> list[str]:
+    from pocketvlm.bundle.kv import bundle_kv_bytes
     from pocketvlm.plan import load_device, make_plan
     from pocketvlm.plan.model import model_of_manifest
-    from pocketvlm.runtime.budget import kv_cache_bytes
 
     program = manifest.neuropilot
     assert program is not None
@@ -119,7 +119,7 @@ def _estimate(manifest: Manifest) -> list[str]:
     times = {phase.name: phase for phase in plan.phases}
     prefill, decode = times["prefill"], times["decode"]
     # Codes are read, float32 is written and read: nine bytes for each that the NPU would read by itself.
-    moved = 8 * kv_cache_bytes(manifest)
+    moved = 8 * bundle_kv_bytes(manifest)
     slower = decode.seconds + moved / device.bandwidth
     return [
         f"estimated on {name}, all on the NPU (pocketvlm plan has more): peak {max(plan.peaks.values()) / 1e6:,.0f} "

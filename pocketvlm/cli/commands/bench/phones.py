@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pocketvlm.cli.commands.bench.output import write_report
+from pocketvlm.cli.console import say, typed
 from pocketvlm.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -32,12 +34,10 @@ def measure_phones(
 ) -> None:
     """Measure each, print and save what was measured; of several one that fails is said, and the next is taken.
 
-    Raises:
-        DeviceError: a phone failed, or computed something else than this machine; what was measured is saved.
+    :raises DeviceError: a phone failed, or computed something else than this machine; what was measured is saved
     """
     from pocketvlm.bench.run import bench
     from pocketvlm.bench.targets.adb.target import failure_of
-    from pocketvlm.cli.commands.bench import say, typed, write_report
 
     targets, failures = targets_of(target), []
     several = target == ALL
@@ -74,11 +74,9 @@ def for_phone(workload: Workload) -> Workload:
 def targets_of(target: str) -> tuple[str, ...]:
     """The target with its serial, or one for each phone that is ready.
 
-    Raises:
-        DeviceError: there is no such phone, or it is not ready.
+    :raises DeviceError: there is no such phone, or it is not ready
     """
     from pocketvlm.bench.targets.adb.target import only_serial, ready_serials
-    from pocketvlm.cli.commands.bench import say
 
     serials = ready_serials(say) if target == ALL else (only_serial(target.partition(":")[2]),)
     return tuple(f"adb:{serial}" for serial in serials)

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketvlm.cli import fidelity, options
-from pocketvlm.cli.options import finite
+from pocketvlm.cli.commands.eval.against import check_usage, run
+from pocketvlm.cli.console import ConsoleProgress, engine_option, finite
 from pocketvlm.errors import DataError, ResultsError, located, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pocketvlm.bench.accuracy.evaluate import Answered
-    from pocketvlm.cli.progress import ConsoleProgress
     from pocketvlm.questions.question import Questions
 
 
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     "--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Longest answer, tokens."
 )
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
-@options.engine
+@engine_option
 @click.option(
     "--baseline",
     metavar="RESULTS.json|BUNDLE2",
@@ -106,13 +105,15 @@ def command(
     """
     if (data is None) == (data_option is None):
         raise click.UsageError("give DATA once, as the second argument or as --data: for example generated:test")
-    from pocketvlm.bench.report.files import check_writable, write_whole
+    from pocketvlm.files import check_writable, write_whole
 
     named = data or data_option or ""
-    fidelity.check_usage(against)
+    check_usage(against)
     if against is not None:
-        wanted = fidelity.Comparison(bundle, against, named, questions, threads)
-        fidelity.run(wanted, as_json=as_json, save=save, max_kl=max_kl, plot=plot)
+        from pocketvlm.fidelity.measure import Comparison
+
+        wanted = Comparison(bundle, against, named, questions, threads)
+        run(wanted, as_json=as_json, save=save, max_kl=max_kl, plot=plot)
         return
     if save is not None:
         check_writable(save)
@@ -191,12 +192,10 @@ def evaluate(
 
     ``progress`` is one that is shown already; without, there is a bar of its own.
 
-    Raises:
-        DataError: there are no questions.
+    :raises DataError: there are no questions
     """
     from pocketvlm.bench.accuracy import evaluate as bench
     from pocketvlm.bundle.open import open_bundle
-    from pocketvlm.cli.progress import ConsoleProgress
     from pocketvlm.runtime import load
 
     first = next(asked.items, None)
@@ -229,9 +228,9 @@ def evaluate(
 
 
 def check_accuracy(report: dict[str, Any], least: float) -> None:
-    """
-    Raises:
-        ResultsError: fewer than ``least`` of all answers are exactly right.
+    """Refuse a report of fewer than ``least`` exactly right answers.
+
+    :raises ResultsError: it is one
     """
     found = report["accuracy"]["all"]
     if found["share"] < least:

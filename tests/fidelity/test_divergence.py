@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from torch.nn import functional as F
 
-from pocketvlm.bench.accuracy import divergence as fidelity
-from pocketvlm.bench.accuracy.divergence import (
+from pocketvlm.bench.statistics.bootstrap import bootstrap
+from pocketvlm.errors import ResultsError
+from pocketvlm.fidelity import divergence as fidelity
+from pocketvlm.fidelity.divergence import (
     SquaredError,
     TokenScores,
     cosines,
@@ -26,8 +28,6 @@ from pocketvlm.bench.accuracy.divergence import (
     score_tokens,
     squared_error,
 )
-from pocketvlm.bench.statistics.bootstrap import bootstrap
-from pocketvlm.errors import ResultsError
 
 SHAPES = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12)
 LOGIT = st.floats(-1e4, 1e4)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.bench.device import device_options
-from pocketvlm.cli.bench.workload import workload_options
+from pocketvlm.cli.commands.bench.device import device_options
+from pocketvlm.cli.commands.bench.workload import workload_options
+from pocketvlm.cli.console import say, typed
 
 if TYPE_CHECKING:
-    from pocketvlm.bench.report.schema import Report
     from pocketvlm.bench.speed.workload import Workload
     from pocketvlm.bench.targets.adb.options import DeviceOptions
 
@@ -61,11 +59,11 @@ def command(
     Medians and the spread between quartiles. Rows are named as llama-bench names them: pp512 is a prompt of 512 tokens,
     tg128 @ d512 are 128 tokens generated after 512.
     """
-    from pocketvlm.bench.report.files import check_writable
     from pocketvlm.bench.report.plots import check_packages
-    from pocketvlm.cli.bench.interleaving import interleave
-    from pocketvlm.cli.bench.phones import measure_phones
-    from pocketvlm.cli.bench.tuning import autotune
+    from pocketvlm.cli.commands.bench.interleaving import interleave
+    from pocketvlm.cli.commands.bench.phones import measure_phones
+    from pocketvlm.cli.commands.bench.tuning import autotune
+    from pocketvlm.files import check_writable
 
     if sum((base is not None, tunes, paper)) > 1:
         raise click.UsageError("--interleave, --autotune and --paper exclude each other")
@@ -88,16 +86,6 @@ def command(
         _measure(bundle, workload, target, form, save, html, pinned=_is_pinned(device), paper=paper)
 
 
-def typed() -> str:
-    """The command line, for a report."""
-    return " ".join(["pocketvlm", *sys.argv[1:]])[:2000]
-
-
-def say(name: str) -> None:
-    """What is measured now, on stderr."""
-    click.echo(name, err=True)
-
-
 def _measure(
     bundle: Path,
     workload: Workload,
@@ -110,7 +98,8 @@ def _measure(
     paper: bool,
 ) -> None:
     from pocketvlm.bench.run import bench
-    from pocketvlm.cli.bench.papers_table import of_paper, print_paper
+    from pocketvlm.cli.commands.bench.output import write_report
+    from pocketvlm.cli.commands.bench.paper import of_paper, print_paper
 
     workload = of_paper(bundle, workload) if paper else workload
     report = bench(bundle, workload, command=typed(), target=target, pinned=pinned, watch=say)
@@ -123,17 +112,3 @@ def _is_pinned(device: str | None) -> bool:
     from pocketvlm.plan import load_device
 
     return device is not None and load_device(device).pinned
-
-
-def write_report(report: Report, form: str, save: Path | None, html: Path | None) -> None:
-    """Print a report and write its files."""
-    from pocketvlm.bench.report.files import write_whole
-    from pocketvlm.cli.commands.report import print_report
-
-    if save is not None:
-        write_whole(save, json.dumps(report.as_dict(), indent=1) + "\n")
-    if html is not None:
-        from pocketvlm.bench.report.formats.html import render_html
-
-        write_whole(html, render_html([report]))
-    print_report(report, form)

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.options import finite
+from pocketvlm.cli.console import ConsoleProgress, finite
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Fidelity, Platform
     from pocketvlm.bundle.open import Bundle
-    from pocketvlm.cli.progress import ConsoleProgress
 
 
 @click.command("export")
@@ -103,10 +102,9 @@ def command(
     The bundle is checked layer by layer against PyTorch before it takes its place; an export that fails leaves nothing
     behind. One by a calibrated recipe, or to ExecuTorch, goes on where it was killed or interrupted.
     """
-    from pocketvlm.cli.allocator import keep_freed_memory
-    from pocketvlm.cli.progress import ConsoleProgress
     from pocketvlm.export import estimate, export_bundle, kv_length
     from pocketvlm.export.neuropilot.options import NpuOptions
+    from pocketvlm.machine.allocator import keep_freed_memory
     from pocketvlm.models.checkpoint import open_checkpoint
     from pocketvlm.recipe import load_recipe
 
@@ -142,7 +140,7 @@ def command(
         )
     _report(output, bundle, time.monotonic() - started)
     if bundle.manifest.neuropilot is not None:
-        from pocketvlm.cli.neuropilot import describe
+        from pocketvlm.cli.commands.export.neuropilot import describe
 
         describe(bundle, source, report=report)
 

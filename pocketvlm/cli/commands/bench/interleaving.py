@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pocketvlm.cli.console import Unusable, say, typed
 from pocketvlm.errors import ResultsError
 
 if TYPE_CHECKING:
@@ -32,17 +33,15 @@ def interleave(
 ) -> None:
     """Measure, save, show the comparison; the exit status is 1 for a regression, 2 for what cannot be used.
 
-    Raises:
-        BundleError: a bundle is damaged.
-        ProcessError: one side ended.
+    :raises BundleError: a bundle is damaged
+    :raises ProcessError: one side ended
     """
     from rich.console import Console
 
     from pocketvlm.bench.gate.compare import compare_interleaved
     from pocketvlm.bench.gate.gate import load_gate
-    from pocketvlm.bench.report.files import write_whole
     from pocketvlm.cli.commands.compare import show
-    from pocketvlm.cli.commands.report import Unusable
+    from pocketvlm.files import write_whole
 
     try:
         bounds = load_gate(gate)
@@ -68,7 +67,6 @@ def _measure(base: Path, new: Path, workload: Workload, gate: Gate, base_code: P
     from pocketvlm.bench.run import bundle_identity, plain
     from pocketvlm.bench.speed.machine import afterwards, describe
     from pocketvlm.bundle.open import open_bundle
-    from pocketvlm.cli.commands.bench import say, typed
 
     identities = [bundle_identity(open_bundle(path)) for path in (base, new)]
     machine = describe(workload.threads)

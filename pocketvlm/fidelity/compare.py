@@ -1,4 +1,4 @@
-"""Both sides of ``pocketvlm eval --against``: the bundle in the runtime, the checkpoint in PyTorch; their scores."""
+"""Both sides of a comparison: the bundle in the runtime, the checkpoint in PyTorch; their scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bench.accuracy.divergence import (
+from pocketvlm.fidelity.divergence import (
     ImageScores,
     SquaredError,
     TokenScores,
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pocketvlm.bench.accuracy.teacher_forced import TeacherForced
-    from pocketvlm.cli.fidelity import Group
     from pocketvlm.export.read.sample import Sample
+    from pocketvlm.fidelity.groups import Group
     from pocketvlm.fidelity.trace import Trace
     from pocketvlm.models.checkpoint import Checkpoint
     from pocketvlm.runtime import PocketVlm
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 
 
-class Beside:
+class Compared:
     """Runs groups of questions through both sides and keeps their scores, never their logits.
 
     ``progress`` is told of each question's way through a layer of the original.

@@ -17,13 +17,10 @@ Shape = tuple[int, ...]
 MOST, MOST_LAYERS = 1 << 24, 4096
 
 
-def weight_shapes(config: VlmConfig) -> dict[str, Shape]:
-    """Every weight that a checkpoint of this config stores, by its name there; a tied head is not among them.
+def expected_shapes(config: VlmConfig) -> dict[str, Shape]:
+    """Name and shape of every weight that a checkpoint stores, in the modules' order; a tied head is not among them.
 
-    The same as ``pocketvlm.models.checkpoint.expected_shapes`` reads off the modules.
-
-    Raises:
-        CheckpointError: a size is out of bounds.
+    :raises CheckpointError: a size is out of bounds
     """
     check_sizes(config)
     return dict(_all(config))
@@ -32,8 +29,7 @@ def weight_shapes(config: VlmConfig) -> dict[str, Shape]:
 def check_sizes(config: VlmConfig) -> None:
     """Refuse a config that no model has, before anything is enumerated.
 
-    Raises:
-        CheckpointError: naming the key.
+    :raises CheckpointError: naming the key
     """
     for where, part in (("text_config", config.text), ("vision_config", config.vision)):
         for item in fields(part) if part is not None else ():
@@ -70,10 +66,10 @@ def _tower(config: VisionConfig) -> Iterator[tuple[str, Shape]]:
     yield "vision_tower.embeddings.position_embedding.weight", (config.grid_size**2, width)
     for layer in range(config.num_hidden_layers):
         prefix = f"vision_tower.encoder.layers.{layer}"
-        for name in ("layer_norm1", "layer_norm2"):
-            yield from _norm(f"{prefix}.{name}", width)
+        yield from _norm(f"{prefix}.layer_norm1", width)
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             yield from _linear(f"{prefix}.self_attn.{name}", width, width)
+        yield from _norm(f"{prefix}.layer_norm2", width)
         yield from _linear(f"{prefix}.mlp.fc1", width, config.intermediate_size)
         yield from _linear(f"{prefix}.mlp.fc2", config.intermediate_size, width)
     yield from _norm("vision_tower.post_layernorm", width)
@@ -82,11 +78,11 @@ def _tower(config: VisionConfig) -> Iterator[tuple[str, Shape]]:
 def _decoder_layer(prefix: str, config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
-    for name in ("input_layernorm", "post_attention_layernorm"):
-        yield f"{prefix}.{name}.weight", (hidden,)
+    yield f"{prefix}.input_layernorm.weight", (hidden,)
     for name, size in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
         yield from _linear(f"{prefix}.self_attn.{name}", hidden, size, bias=config.qkv_bias)
     yield from _linear(f"{prefix}.self_attn.o_proj", queries, hidden, bias=config.attention_bias)
+    yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
     for name, shape in (("gate", (inner, hidden)), ("up", (inner, hidden)), ("down", (hidden, inner))):
         yield f"{prefix}.mlp.{name}_proj.weight", shape
 
