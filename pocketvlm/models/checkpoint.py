@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pocketvlm.bundle.open import file_sample_sha256
 from pocketvlm.errors import CheckpointError, one_line
-from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.config import VlmConfig, first_wrong
 from pocketvlm.models.families import Family, family_of
 
 MAX_JSON_BYTES = 64 << 20
@@ -89,6 +90,7 @@ class Checkpoint:
 
 
 Module = TypeVar("Module", bound=nn.Module)
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 class _NoInitialization(TorchFunctionMode):
@@ -163,6 +165,20 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} does not hold a JSON object")
     return value
+
+
+def read_file(schema: type[Schema], path: Path) -> Schema:
+    """A JSON file of a checkpoint by its schema, whose defaults stand for a file that is not there.
+
+    :raises CheckpointError: naming the key that is wrong
+    """
+    raw = read_json(path) if path.is_file() else {}
+    try:
+        return schema.model_validate_json(json.dumps(raw))  # its lists are tuples to a strict schema
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {first_wrong(error)}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path} is nested too deeply") from error
 
 
 def _list_tensors(directory: Path) -> dict[str, TensorInfo]:

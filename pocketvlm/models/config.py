@@ -224,7 +224,7 @@ class VlmConfig:
             # As JSON, whose lists are tuples to a strict schema.
             return _reader().validate_json(json.dumps(values))
         except ValidationError as error:
-            raise CheckpointError(_first_wrong(error)) from error
+            raise CheckpointError(first_wrong(error)) from error
         except RecursionError as error:
             raise CheckpointError("config.json is nested too deeply") from error
 
@@ -264,10 +264,12 @@ def _in_one_dialect(raw: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _first_wrong(error: ValidationError) -> str:
+def first_wrong(error: ValidationError) -> str:
     """The first thing that is wrong: its key, what stands there where that is short, and what was expected."""
     first = error.errors(include_url=False)[0]
-    where = one_line(".".join(map(str, first["loc"])) or "config.json", 120)
+    # What can be no key names the branch of a union: constrained-int.
+    keys = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
+    where = one_line(".".join(keys) or "config.json", 120)
     message = one_line(first["msg"].removeprefix("Value error, "), 200)
     if not message.startswith("Input should be "):
         return f"{where}: {message}"
