@@ -88,11 +88,15 @@ class Model(Strict):
     layers: Annotated[int, Field(gt=0, le=4096)]
 
 
+#: Rules by which a grid of tiles is chosen.
+Strategy = Literal["relaxed", "llava-next", "internvl"]
+
+
 class Vision(Strict):
     """Image to tiles to tokens: the arguments of ``images.prepare.Preprocessing`` and what the tower makes of it."""
 
     tile_size: Annotated[int, Field(gt=0, le=4096)]
-    strategy: Literal["relaxed", "llava-next", "internvl"]
+    strategy: Strategy
     candidates: Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1, max_length=256)]
     alpha: Annotated[float, Field(ge=0, le=1)]
     thumbnail: Literal["first", "last", "none"]

@@ -26,6 +26,7 @@ from pydantic import (
 )
 from pydantic import with_config as read_by
 
+from pocketvlm.bundle.manifest import Strategy
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.images.tiling import PAPER_CANDIDATES
 
@@ -178,7 +179,7 @@ class ImageLayout:
 class TilingConfig:
     """How a picture becomes tiles (paper, section 3.2)."""
 
-    strategy: Literal["relaxed", "llava-next", "internvl"] = "relaxed"
+    strategy: Annotated[str, GetPydanticSchema(lambda _, handler: handler(Strategy))] = "relaxed"
     candidates: Annotated[tuple[tuple[Tiles, Tiles], ...], Field(min_length=1, max_length=256)] = PAPER_CANDIDATES
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.1
     thumbnail: Literal["first", "last", "none"] = "first"
