@@ -326,7 +326,7 @@ class Manifest(Strict):
         if not self.by_engine:
             return self
         if self.format_version < 2:
-            raise ValueError("format 1 has one engine")
+            raise ValueError("format 1 has no by_engine")
         if self.by_engine.keys() != self.engines.keys():
             raise ValueError("by_engine has other engines than engines")
         return self

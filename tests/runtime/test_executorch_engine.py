@@ -122,7 +122,7 @@ def test_both_engines_answer_the_same(bundles: dict[str, Path]) -> None:
 
 
 def test_a_bundle_with_one_engine_is_opened_with_it(bundles: dict[str, Path], tmp_path: Path) -> None:
-    path = copied(bundles["fp32"], tmp_path, lambda raw: raw["engines"].pop("onnx"))
+    path = copied(bundles["fp32"], tmp_path, lambda raw: (raw["engines"].pop("onnx"), raw.pop("by_engine")))
     with load(path, threads=1) as vlm:
         assert vlm.engine_description.startswith("executorch 1.")
     with load(bundles["fp32"], threads=1) as vlm:
@@ -333,7 +333,7 @@ def parts(raw: Any) -> Any:
     [
         (lambda raw: raw["minimum_runtime"].update(executorch="99.1"), "needs executorch 99.1 or newer, "),
         (lambda raw: raw["minimum_runtime"].update(executorch="new"), "minimum_runtime.executorch is not a version"),
-        (lambda raw: raw["engines"].pop("executorch"), "has no ExecuTorch program"),
+        (lambda raw: (raw["engines"].pop("executorch"), raw.pop("by_engine")), "has no ExecuTorch program"),
         (lambda raw: parts(raw).pop("image_tokens"), "no ExecuTorch part image_tokens"),
         (lambda raw: parts(raw)["text_decoder"].update(file="text.data"), "is not an ExecuTorch program"),
         (lambda raw: parts(raw)["forward"].update(data=["text.data"]), "is not an ExecuTorch program"),
