@@ -97,19 +97,9 @@ def export_bundle(  # noqa: PLR0913 (one keyword an option of the command)
         reference = run_reference(source, frontend.sample, progress.advance)
         calibrated = None if seen is None else Calibrated(Activations(source, seen), finished)
         job = Job(
-            source,
-            chosen,
-            directory,
-            length,
-            frontend.tokens,
-            frontend.sample,
-            reference,
-            progress,
-            finished,
-            calibrated,
-            npu,
-            frontend.bos,
-        )
+            source, chosen, directory, length, frontend.tokens, frontend.sample, reference, progress, finished,
+            calibrated, npu, frontend.bos,
+        )  # fmt: skip
         lowered = {name: BACKENDS[name](job) for name in backends}
         shutil.copyfile(source.directory / TOKENIZER, directory / TOKENIZER)
         write_manifest(directory, _manifest(source, chosen, frontend, lowered, length, directory, seen))

@@ -82,11 +82,15 @@ class Model(Closed):
     layers: Annotated[int, Field(gt=0, le=4096)]
 
 
+#: Rules by which a grid of tiles is chosen.
+Strategy = Literal["relaxed", "llava-next", "internvl"]
+
+
 class Vision(Closed):
     """Image to tiles to tokens: the arguments of ``images.prepare.Preprocessing`` and what the tower makes of it."""
 
     tile_size: Annotated[int, Field(gt=0, le=4096)]
-    strategy: Literal["relaxed", "llava-next", "internvl"]
+    strategy: Strategy
     candidates: Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1, max_length=256)]
     alpha: Annotated[float, Field(ge=0, le=1)]
     thumbnail: Literal["first", "last", "none"]
@@ -316,7 +320,7 @@ class Manifest(Closed):
         if not self.by_engine:
             return self
         if self.format_version < 2:
-            raise ValueError("format 1 has one engine")
+            raise ValueError("format 1 has no by_engine")
         if self.by_engine.keys() != self.engines.keys():
             raise ValueError("by_engine has other engines than engines")
         return self

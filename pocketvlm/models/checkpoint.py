@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pocketvlm.bundle.open import file_sample_sha256
-from pocketvlm.errors import CheckpointError
-from pocketvlm.models.config import VlmConfig
+from pocketvlm.errors import CheckpointError, one_line
+from pocketvlm.models.config import VlmConfig, first_wrong
 from pocketvlm.models.families import Family, family_of
 from pocketvlm.models.shapes import expected_shapes
 
@@ -90,6 +91,7 @@ class Checkpoint:
 
 
 Module = TypeVar("Module", bound=nn.Module)
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 class _NoInitialization(TorchFunctionMode):
@@ -143,7 +145,7 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is not a checkpoint: no such directory")
     raw = read_json(directory / "config.json")
-    family = family_of(str(raw.get("model_type", "")), directory)
+    family = family_of(one_line(raw.get("model_type", ""), 60), directory)
     config = family.read_config(raw)
     tensors = _match(directory, family, config, _list_tensors(directory))
     return Checkpoint(directory, family, config, tensors)
@@ -157,11 +159,27 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is larger than {MAX_JSON_BYTES} bytes")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+        raise CheckpointError(f"{path} is not valid JSON: {one_line(error)}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} does not hold a JSON object")
     return value
+
+
+def read_file(schema: type[Schema], path: Path) -> Schema:
+    """A JSON file of a checkpoint by its schema, whose defaults stand for a file that is not there.
+
+    :raises CheckpointError: naming the key that is wrong
+    """
+    raw = read_json(path) if path.is_file() else {}
+    try:
+        return schema.model_validate_json(json.dumps(raw))  # its lists are tuples to a strict schema
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {first_wrong(error)}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path} is nested too deeply") from error
 
 
 def _list_tensors(directory: Path) -> dict[str, TensorInfo]:
@@ -179,16 +197,24 @@ def _list_tensors(directory: Path) -> dict[str, TensorInfo]:
     tensors: dict[str, TensorInfo] = {}
     for name in names:
         if Path(name).name != name:
-            raise CheckpointError(f"{index.name} names {name!r}, which is outside the checkpoint")
+            raise CheckpointError(f"{index.name} names {one_line(name, 120)!r}, which is outside the checkpoint")
         path = directory / name
-        if not path.is_file():
-            raise CheckpointError(f"shard {name} is missing from {directory}")
+        if not _is_file(path):
+            raise CheckpointError(f"shard {one_line(name, 120)} is missing from {directory}")
         shard = _open_safetensors(path)
         for key in shard.keys():  # noqa: SIM118 (safe_open is not a mapping)
             if key in tensors:
-                raise CheckpointError(f"{key} stands in both {tensors[key].file.name} and {name}")
+                raise CheckpointError(f"{one_line(key, 120)} stands in both {tensors[key].file.name} and {name}")
             tensors[key] = TensorInfo(key, path, key, tuple(shard.get_slice(key).get_shape()))
     return tensors
+
+
+def _is_file(path: Path) -> bool:
+    """A name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _match(directory: Path, family: Family, config: VlmConfig, found: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
@@ -196,16 +222,17 @@ def _match(directory: Path, family: Family, config: VlmConfig, found: dict[str, 
     expected = expected_shapes(config)
     tensors: dict[str, TensorInfo] = {}
     for key, info in found.items():
-        name = family.rename(key)
+        name, shown = family.rename(key), one_line(key, 120)
         if name is None or (config.text.tie_word_embeddings and name == "lm_head.weight"):
             continue
         if name not in expected:
-            raise CheckpointError(f"{directory}: {key} belongs to no part of a {family.name} model")
+            raise CheckpointError(f"{directory}: {shown} belongs to no part of a {family.name} model")
         if name in tensors:
-            raise CheckpointError(f"{directory}: {key} and {tensors[name].key} both claim {name}")
+            raise CheckpointError(f"{directory}: {shown} and {tensors[name].key} both claim {name}")
         if info.shape != expected[name]:
+            found_shape = one_line(list(info.shape), 120)
             raise CheckpointError(
-                f"{directory}: {key} has shape {list(info.shape)}, config.json asks for {list(expected[name])}"
+                f"{directory}: {shown} has shape {found_shape}, config.json asks for {list(expected[name])}"
             )
         tensors[name] = TensorInfo(name, info.file, key, info.shape)
     missing = [name for name in expected if name not in tensors]

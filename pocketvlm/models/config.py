@@ -2,41 +2,103 @@
 
 Field names are Hugging Face's, so that a config reads without a translation table. Foreign configs are read
 tolerantly (unknown keys are ignored), but a key that would change the computation in a way that is not
-implemented is refused.
+implemented is refused, and so is a size that no model has.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Annotated, Any, Literal
 
-from pocketvlm.errors import CheckpointError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic import with_config as read_by
+
+from pocketvlm.bundle.manifest import Strategy
+from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.images.tiling import PAPER_CANDIDATES
 
+#: No conversions, no NaN.
+READ = ConfigDict(strict=True, allow_inf_nan=False)
 
+#: Bounds that keep every product of sizes below what PyTorch can count.
+Width = Annotated[int, Field(gt=0, le=1 << 20)]
+Pixels = Annotated[int, Field(gt=0, le=4096)]
+Layers = Annotated[int, Field(gt=0, le=4096)]
+Heads = Annotated[int, Field(gt=0, le=1 << 16)]
+Positive = Annotated[float, Field(gt=0, le=1e18)]
+Text = Annotated[str, Field(max_length=4096)]
+Tiles = Annotated[int, Field(gt=0, le=64)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class LinearRope(BaseModel):
+    """Positions are divided by the factor."""
+
+    model_config = READ
+    rope_type: Literal["linear"]
+    factor: Positive
+
+
+class Llama3Rope(BaseModel):
+    """Llama 3.1's scaling of frequencies."""
+
+    model_config = READ
+    rope_type: Literal["llama3"]
+    factor: Positive
+    low_freq_factor: Positive
+    high_freq_factor: Positive
+    original_max_position_embeddings: Annotated[int, Field(gt=0, le=1 << 31)]
+
+    @model_validator(mode="after")
+    def _factors_are_apart(self) -> Llama3Rope:
+        if not self.low_freq_factor < self.high_freq_factor:
+            raise ValueError("high_freq_factor is not above low_freq_factor")
+        return self
+
+
+AnyRope = Annotated[LinearRope | Llama3Rope, Field(discriminator="rope_type")]
+#: A dictionary to those who compute with it; one of the two above where it is read.
+RopeScaling = Annotated[
+    dict[str, Any],
+    AfterValidator(lambda rope: rope.model_dump()),
+    GetPydanticSchema(lambda _, handler: handler(AnyRope)),
+]
+
+
+@read_by(READ)
 @dataclass(frozen=True)
 class VisionConfig:
     """SigLIP's vision tower. The defaults are so400m at 384 px, the paper's encoder."""
 
-    hidden_size: int = 1152
-    image_size: int = 384
-    patch_size: int = 14
-    num_hidden_layers: int = 27
-    num_attention_heads: int = 16
-    intermediate_size: int = 4304
-    layer_norm_eps: float = 1e-6
-    hidden_act: str = "gelu_pytorch_tanh"
+    hidden_size: Width = 1152
+    image_size: Pixels = 384
+    patch_size: Pixels = 14
+    num_hidden_layers: Layers = 27
+    num_attention_heads: Heads = 16
+    intermediate_size: Width = 4304
+    layer_norm_eps: Positive = 1e-6
+    hidden_act: Literal["gelu_pytorch_tanh", "gelu"] = "gelu_pytorch_tanh"
 
     def __post_init__(self) -> None:
-        _require_positive(self, "vision_config")
         if self.hidden_size % self.num_attention_heads:
-            raise CheckpointError(
-                f"vision_config: hidden_size {self.hidden_size} is not a multiple of "
-                f"num_attention_heads {self.num_attention_heads}"
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
-        _require(self.hidden_act, ("gelu_pytorch_tanh", "gelu"), "vision_config.hidden_act")
+        if self.grid_size == 0:
+            raise ValueError("image_size is less than patch_size: a tile has no patch")
 
     @property
     def grid_size(self) -> int:
@@ -48,46 +110,42 @@ class VisionConfig:
         return self.hidden_size // self.num_attention_heads
 
 
+@read_by(READ)
 @dataclass(frozen=True)
 class DecoderConfig:
     """A Llama-like decoder: Llama, Qwen2 (biases on Q, K, V) or MiniCPM (three scales)."""
 
     model_type: Literal["llama", "qwen2", "minicpm"] = "llama"
-    vocab_size: int = 122753
-    hidden_size: int = 2304
-    num_hidden_layers: int = 40
-    num_attention_heads: int = 36
-    num_key_value_heads: int = 36
-    intermediate_size: int = 5760
-    head_dim: int = 0
-    max_position_embeddings: int = 4096
-    rms_norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
-    rope_scaling: dict[str, Any] | None = None
-    hidden_act: str = "silu"
+    vocab_size: Annotated[int, Field(gt=0, le=1 << 24)] = 122753
+    hidden_size: Width = 2304
+    num_hidden_layers: Layers = 40
+    num_attention_heads: Heads = 36
+    num_key_value_heads: Heads = 36
+    intermediate_size: Width = 5760
+    head_dim: Annotated[int, Field(ge=0, le=1 << 16)] = 0
+    max_position_embeddings: Annotated[int, Field(gt=0, le=1 << 31)] = 4096
+    rms_norm_eps: Positive = 1e-5
+    rope_theta: Positive = 10000.0
+    rope_scaling: RopeScaling | None = None
+    hidden_act: Literal["silu"] = "silu"
     attention_bias: bool = False
     tie_word_embeddings: bool = False
     #: MiniCPM (arXiv 2404.06395, section 4.1): embeddings times scale_emb, each residual branch times
     #: scale_depth / sqrt(layers), the last hidden state divided by hidden_size / dim_model_base.
-    scale_emb: float = 1.0
-    scale_depth: float = 0.0
-    dim_model_base: int = 0
+    scale_emb: Positive = 1.0
+    scale_depth: Annotated[float, Field(ge=0, le=1e18)] = 0.0
+    dim_model_base: Annotated[int, Field(ge=0, le=1 << 20)] = 0
 
     def __post_init__(self) -> None:
         if self.head_dim == 0:
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
-        _require_positive(self, "text_config", ignore=("scale_depth", "dim_model_base"))
-        _require(self.model_type, ("llama", "qwen2", "minicpm"), "text_config.model_type")
-        _require(self.hidden_act, ("silu",), "text_config.hidden_act")
         if self.num_attention_heads % self.num_key_value_heads:
-            raise CheckpointError(
-                f"text_config: num_attention_heads {self.num_attention_heads} is not a multiple of "
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads {self.num_key_value_heads}"
             )
-        if self.head_dim % 2:
-            raise CheckpointError(f"text_config: head_dim {self.head_dim} is odd; RoPE needs pairs")
-        rope_type = (self.rope_scaling or {}).get("rope_type", "default")
-        _require(rope_type, ("default", "linear", "llama3"), "text_config.rope_scaling.rope_type")
+        if self.head_dim == 0 or self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} is not even: RoPE needs pairs")
 
     @property
     def qkv_bias(self) -> bool:
@@ -104,38 +162,41 @@ class DecoderConfig:
         return self.dim_model_base / self.hidden_size if self.dim_model_base else 1.0
 
 
+@read_by(READ)
 @dataclass(frozen=True)
 class ImageLayout:
     """The text around an image's tokens. ``{row}`` and ``{column}`` count from 1."""
 
-    image_start: str = ""
-    thumbnail: str = ""
-    tile: str = ""
-    row_end: str = ""
-    image_end: str = ""
+    image_start: Text = ""
+    thumbnail: Text = ""
+    tile: Text = ""
+    row_end: Text = ""
+    image_end: Text = ""
 
 
+@read_by(READ)
 @dataclass(frozen=True)
 class TilingConfig:
     """How a picture becomes tiles (paper, section 3.2)."""
 
-    strategy: str = "relaxed"
-    candidates: tuple[tuple[int, int], ...] = PAPER_CANDIDATES
-    alpha: float = 0.1
+    strategy: Annotated[str, GetPydanticSchema(lambda _, handler: handler(Strategy))] = "relaxed"
+    candidates: Annotated[tuple[tuple[Tiles, Tiles], ...], Field(min_length=1, max_length=256)] = PAPER_CANDIDATES
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.1
     thumbnail: Literal["first", "last", "none"] = "first"
     thumbnail_of_single_tile: bool = True
-    pad_color: tuple[int, int, int] = (127, 127, 127)
+    pad_color: tuple[Byte, Byte, Byte] = (127, 127, 127)
 
 
+@read_by(READ)
 @dataclass(frozen=True)
 class VlmConfig:
     """A whole model: vision tower, downsampler, projector, decoder. ``vision`` is None for a text-only model."""
 
-    text: DecoderConfig
-    vision: VisionConfig | None = None
-    model_type: str = "bluelm_v"
-    downsample_ratio: int = 2
-    image_token: str = "<|image_pad|>"
+    text: Annotated[DecoderConfig, Field(validation_alias="text_config")]
+    vision: Annotated[VisionConfig | None, Field(validation_alias="vision_config")] = None
+    model_type: Text = "bluelm_v"
+    downsample_ratio: Tiles = 2
+    image_token: Text = "<|image_pad|>"
     image_layout: ImageLayout = field(default_factory=ImageLayout)
     tiling: TilingConfig = field(default_factory=TilingConfig)
 
@@ -153,18 +214,20 @@ class VlmConfig:
         :raises CheckpointError: naming the key that is missing or not supported
         """
         if "text_config" not in raw:
-            return cls(text=_decoder_from_dict(raw), model_type=str(raw.get("model_type", "")))
-        text = dict(raw["text_config"])
-        text.setdefault("tie_word_embeddings", raw.get("tie_word_embeddings", False))
-        return cls(
-            text=_decoder_from_dict(text),
-            vision=_read(VisionConfig, raw["vision_config"], "vision_config") if raw.get("vision_config") else None,
-            model_type=str(raw.get("model_type", "")),
-            downsample_ratio=int(raw.get("downsample_ratio", 2)),
-            image_token=str(raw.get("image_token", "<|image_pad|>")),
-            image_layout=_read(ImageLayout, raw.get("image_layout", {}), "image_layout"),
-            tiling=_read(TilingConfig, _tuples(raw.get("tiling", {})), "tiling"),
-        )
+            raw = {"text_config": raw, "model_type": raw.get("model_type", "")}
+        text, values = raw["text_config"], {"model_type": "", **raw}
+        if isinstance(text, Mapping):
+            shared = {key: raw[key] for key in ("tie_word_embeddings",) if key in raw}
+            values["text_config"] = _in_one_dialect({**shared, **text})
+        if raw.get("vision_config") == {}:
+            values["vision_config"] = None
+        try:
+            # As JSON, whose lists are tuples to a strict schema.
+            return _reader().validate_json(json.dumps(values))
+        except ValidationError as error:
+            raise CheckpointError(first_wrong(error)) from error
+        except RecursionError as error:
+            raise CheckpointError("config.json is nested too deeply") from error
 
     def to_dict(self) -> dict[str, Any]:
         """The ``config.json`` of this model; ``from_dict`` reads it back to an equal config."""
@@ -176,72 +239,41 @@ class VlmConfig:
         return raw
 
 
-def _decoder_from_dict(raw: Mapping[str, Any]) -> DecoderConfig:
-    values = dict(raw)
-    # transformers 5 gathers RoPE's settings in one dictionary; 4 had rope_theta beside rope_scaling.
-    rope = values.pop("rope_parameters", None) or values.get("rope_scaling") or {}
-    if not isinstance(rope, Mapping):
-        raise CheckpointError("text_config.rope_scaling is not a dictionary")
-    rope = dict(rope)
-    if "type" in rope:
-        rope.setdefault("rope_type", rope.pop("type"))
-    if "rope_theta" in rope:
-        values["rope_theta"] = rope.pop("rope_theta")
-    values["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
-    values["head_dim"] = values.get("head_dim") or 0
-    if values.get("mlp_bias"):
-        raise CheckpointError("text_config.mlp_bias is not supported")
-    if values.get("use_sliding_window"):
-        raise CheckpointError("text_config.use_sliding_window is not supported")
-    return _read(DecoderConfig, values, "text_config")
+@cache
+def _reader() -> TypeAdapter[VlmConfig]:
+    return TypeAdapter(VlmConfig)
 
 
-Config = TypeVar("Config")
+def _in_one_dialect(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A decoder's keys under the names of transformers 4, which had rope_theta beside rope_scaling.
 
+    5 gathers both in one dictionary.
 
-def _read(kind: type[Config], raw: Mapping[str, Any], where: str) -> Config:
-    """Take the fields that ``kind`` knows; those whose type does not fit are refused by name."""
-    if not isinstance(raw, Mapping):
-        raise CheckpointError(f"{where} is not a dictionary")
-    values: dict[str, Any] = {}
-    for item in fields(kind):  # type: ignore[arg-type]
-        if item.name not in raw:
-            continue
-        value = raw[item.name]
-        default = item.default
-        if default is not MISSING and default is not None and not isinstance(default, tuple):
-            wanted = (int, float) if isinstance(default, float) else type(default)
-            if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
-                raise CheckpointError(f"{where}.{item.name} is {value!r}, expected {type(default).__name__}")
-            if isinstance(default, float) and not math.isfinite(value):
-                raise CheckpointError(f"{where}.{item.name} is {value!r}")
-        values[item.name] = value
-    return kind(**values)
-
-
-def _tuples(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON's lists as the tuples that frozen dataclasses hold."""
-    if not isinstance(raw, Mapping):
-        raise CheckpointError("tiling is not a dictionary")
-    values = dict(raw)
-    try:
-        if "candidates" in values:
-            values["candidates"] = tuple((int(m), int(n)) for m, n in values["candidates"])
-        if "pad_color" in values:
-            red, green, blue = values["pad_color"]
-            values["pad_color"] = (int(red), int(green), int(blue))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"tiling: {error}") from error
+    :raises CheckpointError: the decoder computes what is not implemented
+    """
+    for key in ("mlp_bias", "use_sliding_window"):
+        if raw.get(key):
+            raise CheckpointError(f"text_config.{key} is not supported")
+    values = {**raw, "head_dim": 0 if raw.get("head_dim") is None else raw["head_dim"]}
+    values["rope_scaling"] = rope = raw.get("rope_parameters") or raw.get("rope_scaling")
+    if isinstance(rope, Mapping):
+        settings = dict(rope)
+        settings.setdefault("rope_type", settings.pop("type", "default"))
+        if "rope_theta" in settings:
+            values["rope_theta"] = settings.pop("rope_theta")
+        values["rope_scaling"] = None if settings["rope_type"] == "default" else settings
     return values
 
 
-def _require_positive(config: Any, where: str, ignore: tuple[str, ...] = ()) -> None:
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and item.name not in ignore and value <= 0:
-            raise CheckpointError(f"{where}.{item.name} is {value}, must be positive")
-
-
-def _require(value: object, allowed: tuple[str, ...], where: str) -> None:
-    if value not in allowed:
-        raise CheckpointError(f"{where} is {value!r}; supported: {', '.join(allowed)}")
+def first_wrong(error: ValidationError) -> str:
+    """The first thing that is wrong: its key, what stands there where that is short, and what was expected."""
+    first = error.errors(include_url=False)[0]
+    # What can be no key names the branch of a union: constrained-int.
+    keys = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
+    where = one_line(".".join(keys) or "config.json", 120)
+    message = one_line(first["msg"].removeprefix("Value error, "), 200)
+    if not message.startswith("Input should be "):
+        return f"{where}: {message}"
+    value, wanted = first["input"], message.removeprefix("Input should be ")
+    shown = "a dictionary" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
+    return f"{where} is {one_line(shown, 60)}, expected {wanted}"

@@ -115,7 +115,7 @@ class PlannedModel:
 def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int | None) -> PlannedModel:
     """The model that an export of ``config`` by ``recipe`` makes; ``kv_length`` None is an export's own choice.
 
-    :raises CheckpointError: a size is out of bounds, or the tiling is not valid
+    :raises CheckpointError: the tiling is not valid
     :raises RecipeError: naming a weight that the recipe cannot store
     :raises PocketVlmError: the model has not so many positions
     """

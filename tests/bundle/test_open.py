@@ -311,7 +311,7 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: raw["recipe"]["tensors"]["w"].update(bits=5), "not valid: recipe.tensors.w.bits"),
         (lambda raw: raw["recipe"]["tensors"]["w"].update(bits=4.0), "not valid: recipe.tensors.w.bits"),
         (lambda raw: raw.update(by_engine=None), "not valid: by_engine"),
-        (lambda raw: raw.update(by_engine={"onnx": own(raw)}), "format 1 has one engine"),
+        (lambda raw: raw.update(by_engine={"onnx": own(raw)}), "format 1 has no by_engine"),
         (
             lambda raw: raw.update(format_version=2, by_engine={"onnx": own(raw, extra=1)}),
             "not valid: by_engine.onnx",

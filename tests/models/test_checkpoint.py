@@ -117,6 +117,16 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         write("model.safetensors.index.json", json.dumps({"weight_map": {NORM: "no.safetensors"}})),
         "no.safetensors is missing",
     ),
+    "an index with a name that no file can have": (
+        write("model.safetensors.index.json", json.dumps({"weight_map": {NORM: "x\n" * 5000}})),
+        "is missing",
+    ),
+    "an index with a name of none": (
+        write("model.safetensors.index.json", json.dumps({"weight_map": {NORM: "\0"}})),
+        "is missing",
+    ),
+    "a family of many lines": (edit_config(model_type="gpt\n" * 5000), "known families"),
+    "a part is no dictionary": (edit_config(text_config=7), "text_config is 7"),
     "an index without a map": (write("model.safetensors.index.json", "{}"), "weight_map"),
 }
 
@@ -129,6 +139,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path, damage: str
     with pytest.raises(CheckpointError, match=words) as caught:
         open_checkpoint(tmp_path)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -190,10 +190,10 @@ HUGE = {**tiny_config("llama").to_dict(), "model_type": "bluelm_v"}
         ('{"model_type": "llama", "rope_theta": NaN}', "rope_theta"),
         ('{"model_type": "llama", "num_hidden_layers": 1000000000}', "num_hidden_layers"),
         ('{"model_type": "llama", "vocab_size": 1' + "0" * 40 + "}", "vocab_size"),
-        ('{"model_type": "bluelm_v", "text_config": "none"}', "not the config of a model"),
+        ('{"model_type": "bluelm_v", "text_config": "none"}', "text_config is 'none', expected an object"),
         (
             '{"model_type": "bluelm_v", "text_config": {}, "vision_config": {}, "downsample_ratio": "x"}',
-            "not the config",
+            "downsample_ratio is 'x', expected a valid integer",
         ),
         (json.dumps({**HUGE, "downsample_ratio": 0}), "downsample_ratio"),
         (json.dumps({**HUGE, "tiling": {"candidates": []}}), "tiling"),
