@@ -114,8 +114,8 @@ def measure(wanted: Comparison) -> dict[str, Any]:
     """
     import torch
 
-    from pocketvlm.bench.accuracy import evaluate as bench
     from pocketvlm.bench.accuracy.teacher_forced import open_teacher_forced
+    from pocketvlm.bench.report.identity import identity, versions
     from pocketvlm.bundle.open import open_bundle
     from pocketvlm.cli.beside import Beside
     from pocketvlm.cli.progress import ConsoleProgress
@@ -142,7 +142,7 @@ def measure(wanted: Comparison) -> dict[str, Any]:
     if not beside.titles:
         raise DataError(f"{one_line(asked.origin.get('file', 'the data'), 120)}: has no questions")
     return {
-        "bundle": bench.identity(bundle),
+        "bundle": identity(bundle),
         "against": {
             "path": str(wanted.against),
             "model": checkpoint.name,
@@ -152,7 +152,7 @@ def measure(wanted: Comparison) -> dict[str, Any]:
         "data": asked.origin,
         "questions": len(beside.titles),
         "engine": engine,
-        "versions": {**bench.versions(), "torch": str(torch.__version__)},
+        "versions": {**versions(), "torch": str(torch.__version__)},
         "fidelity": beside.report(),
         "by_question": beside.by_question(),
     }
