@@ -24,8 +24,8 @@ from pocketvlm.bench.report.schema import (
     Machine,
     Name,
     Positive,
+    ReportModel,
     Seconds,
-    Strict,
     Text,
     parse_strict,
 )
@@ -45,7 +45,7 @@ Timed = Callable[[], float]
 Pairs = tuple[tuple[Seconds, Seconds], ...]
 
 
-class PairedRow(Strict):
+class PairedRow(ReportModel):
     """One thing measured in turns: seconds of the base and of the new one, pair by pair.
 
     Without pairs it was not measured, because ``only`` one side runs it. What the gate of that time made of the pairs
@@ -84,7 +84,7 @@ class PairedRow(Strict):
         return log_ratios(self.pairs)
 
 
-class Interleaved(Strict):
+class Interleaved(ReportModel):
     """The whole of a file of results of two bundles measured in turns. ``gate`` names the one of that time."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)

@@ -40,16 +40,16 @@ Seconds = Annotated[float, Field(ge=1e-12, lt=1e18, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, lt=1e18, allow_inf_nan=False)]
 
 
-class Strict(BaseModel):
+class ReportModel(BaseModel):
     """Base of all parts of a report: frozen, no unknown keys, finite numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-Model = TypeVar("Model", bound=Strict)
+Model = TypeVar("Model", bound=ReportModel)
 
 
-class Row(Strict):
+class Row(ReportModel):
     """One thing measured: seconds of each repetition, and how many tokens (of a load: none) each of them was.
 
     Without ``seconds`` it was not measured, and ``missing`` says why. ``bytes_per_token`` and ``operations`` are what
@@ -112,7 +112,7 @@ class Row(Strict):
         return values
 
 
-class Memory(Strict):
+class Memory(ReportModel):
     """Bytes after a phase: resident, of that anonymous and mapped from files; ``peak`` is the largest so far."""
 
     phase: Name
@@ -122,14 +122,14 @@ class Memory(Strict):
     peak: Count
 
 
-class MemorySample(Strict):
+class MemorySample(ReportModel):
     """Resident bytes so many seconds after the process of the memory pass began."""
 
     seconds: NotNegative
     resident: Count
 
 
-class BundleIdentity(Strict):
+class BundleIdentity(ReportModel):
     """What tells this bundle from others. The digest is that of its manifest, which has those of all its files."""
 
     path: Text
@@ -141,7 +141,7 @@ class BundleIdentity(Strict):
     kv_cache: Literal["float32", "int8"]
 
 
-class Machine(Strict):
+class Machine(ReportModel):
     """The device and what it was doing. Frequencies in MHz, temperatures in degrees Celsius.
 
     ``busy`` is a sentence where other work ran; ``pinned`` where a device profile says that its clocks are fixed;
@@ -176,14 +176,14 @@ class Machine(Strict):
         return f"{threads}, {self.cpu} ({', '.join(self.instructions) or 'plain'})"
 
 
-class Limits(Strict):
+class Limits(ReportModel):
     """What the machine reaches in the same run: bytes read a second, float32 operations a second of a large product."""
 
     read_bandwidth: Positive
     gemm_operations: Positive
 
 
-class Counts(Strict):
+class Counts(ReportModel):
     """What is the same in each run of the same bundle: a difference is a change, never noise.
 
     ``token_ids``: the greedy answer to a fixed question about a fixed picture; ``bytes`` by file, ``nodes`` by graph,
@@ -200,7 +200,7 @@ class Counts(Strict):
     multiplications: dict[Name, Count]
 
 
-class Agreement(Strict):
+class Agreement(ReportModel):
     """A phone's answer beside the host's. Distances of logits are in standard deviations of the host's of that step.
 
     ``same``: how many of the host's ``tokens`` are the phone's as well, from the first on; ``gap_where_parted``: how
@@ -228,7 +228,7 @@ class Agreement(Strict):
         return f"the answer parts from the host's {where}; {differ}"
 
 
-class Peer(Strict):
+class Peer(ReportModel):
     """Another system that ran the same shapes in the same run, in a process of its own; its rows have its name.
 
     ``bytes`` of what it loaded, ``peak`` of its resident set; ``export_seconds`` and ``export_peak``: time and bytes of
@@ -245,7 +245,7 @@ class Peer(Strict):
     missing: Text | None = None
 
 
-class Report(Strict):
+class Report(ReportModel):
     """The whole of a results file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from pocketvlm.bench.report.schema import Count, Memory, MemorySample, Name, NotNegative, Row, Strict, Text
+from pocketvlm.bench.report.schema import Count, Memory, MemorySample, Name, NotNegative, ReportModel, Row, Text
 from pocketvlm.bench.targets.adb.parsing import split_rc
 from pocketvlm.errors import DeviceError, one_line
 
@@ -27,7 +27,7 @@ Temperatures = Annotated[dict[Name, Celsius], Field(max_length=200)]
 TokenIds = Annotated[tuple[Count, ...], Field(max_length=1 << 20)]
 
 
-class RunnerMachine(Strict):
+class RunnerMachine(ReportModel):
     """The machine as the runner sees it."""
 
     device: Text
@@ -43,7 +43,7 @@ class RunnerMachine(Strict):
     load_before: NotNegative
 
 
-class StartEvent(Strict):
+class StartEvent(ReportModel):
     """The first event."""
 
     event: Literal["start"]
@@ -53,28 +53,28 @@ class StartEvent(Strict):
     machine: RunnerMachine
 
 
-class BeginEvent(Strict):
+class BeginEvent(ReportModel):
     """Before a case, or "answer"."""
 
     event: Literal["begin"]
     name: Name
 
 
-class RowEvent(Strict):
+class RowEvent(ReportModel):
     """A case's seconds."""
 
     event: Literal["row"]
     row: Row
 
 
-class MemoryEvent(Strict):
+class MemoryEvent(ReportModel):
     """Memory after a phase of the answer."""
 
     event: Literal["memory"]
     memory: Memory
 
 
-class AnswerEvent(Strict):
+class AnswerEvent(ReportModel):
     """The plan's answer. ``seconds`` of each token, the first with its prefill."""
 
     event: Literal["answer"]
@@ -84,7 +84,7 @@ class AnswerEvent(Strict):
     matches: bool | None
 
 
-class StateEvent(Strict):
+class StateEvent(ReportModel):
     """After each case."""
 
     event: Literal["state"]
@@ -94,7 +94,7 @@ class StateEvent(Strict):
     temperatures: Temperatures
 
 
-class EndEvent(Strict):
+class EndEvent(ReportModel):
     """The last event of a run that did not fail."""
 
     event: Literal["end"]
@@ -102,7 +102,7 @@ class EndEvent(Strict):
     load_after: NotNegative
 
 
-class ErrorEvent(Strict):
+class ErrorEvent(ReportModel):
     """The last event of one that did."""
 
     event: Literal["error"]

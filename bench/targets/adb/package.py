@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from pocketvlm.bench.report.files import read_bounded
-from pocketvlm.bench.report.schema import Count, Name, Strict, parse_strict
+from pocketvlm.bench.report.schema import Count, Name, ReportModel, parse_strict
 from pocketvlm.bench.targets.adb.push import PushedFile
 from pocketvlm.bundle.open import MANIFEST
 from pocketvlm.errors import DeviceError, ResultsError
@@ -25,14 +25,14 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]{0,100}$")]
 
 
-class PackagedFile(Strict):
+class PackagedFile(ReportModel):
     """A file of the package."""
 
     bytes: Count
     sha256: Digest
 
 
-class RunnerPackage(Strict):
+class RunnerPackage(ReportModel):
     """``package.json``: the files beside it, and how the runner starts in a folder that has them.
 
     ``start`` is a command line, to which the bundle, the plan and options are added.
