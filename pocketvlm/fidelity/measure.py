@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketvlm.bench.accuracy.evaluate import identity, versions
 from pocketvlm.bench.accuracy.teacher_forced import open_teacher_forced
+from pocketvlm.bench.report.identity import identity, versions
 from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import CheckpointError, DataError, one_line
 from pocketvlm.fidelity import groups

@@ -63,8 +63,8 @@ def _measure(base: Path, new: Path, workload: Workload, gate: Gate, base_code: P
     from pocketvlm.bench.gate.interleaved import Interleaved
     from pocketvlm.bench.gate.interleaved import interleave as in_turns
     from pocketvlm.bench.gate.worker import Worker, reload
+    from pocketvlm.bench.report.identity import bundle_identity
     from pocketvlm.bench.report.schema import Counts
-    from pocketvlm.bench.run import bundle_identity, plain
     from pocketvlm.bench.speed.machine import afterwards, describe
     from pocketvlm.bundle.open import open_bundle
 
@@ -78,7 +78,7 @@ def _measure(base: Path, new: Path, workload: Workload, gate: Gate, base_code: P
         base=identities[0],
         new=identities[1],
         machine=afterwards(machine),
-        workload=plain(workload),
+        workload=workload.as_dict(),
         gate=gate.name,
         rows=rows,
         base_counts=counts[0],

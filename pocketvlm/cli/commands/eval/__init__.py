@@ -195,6 +195,7 @@ def evaluate(
     :raises DataError: there are no questions
     """
     from pocketvlm.bench.accuracy import evaluate as bench
+    from pocketvlm.bench.report.identity import identity, versions
     from pocketvlm.bundle.open import open_bundle
     from pocketvlm.runtime import load
 
@@ -213,13 +214,13 @@ def evaluate(
         ran = vlm.engine_description
     names = metrics or asked.metrics
     report = {
-        "bundle": bench.identity(open_bundle(bundle)),
+        "bundle": identity(open_bundle(bundle)),
         "data": asked.origin,
         "questions": len(answered),
         "max_new_tokens": max_new_tokens,
         "sampling": "greedy",
         "engine": ran,
-        "versions": bench.versions(),
+        "versions": versions(),
         "accuracy": bench.accuracy(answered, names),
         "cost": asdict(bench.cost(answered)),
         "answers": bench.answers(answered, names),

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.report.formats import tables
-from pocketvlm.bench.report.formats.headline import cards
+from pocketvlm.bench.report.formats.html import tables
+from pocketvlm.bench.report.formats.html.headline import cards
 from pocketvlm.bench.report.history import comparable, date_of, in_order, moments, panels
 from pocketvlm.bench.report.plots import check_packages
 from pocketvlm.bench.report.plots.first_token import COLORS, MEASURED, bars, draw_first_token
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from markupsafe import Markup
 
-    from pocketvlm.bench.report.formats.tables import PageTable
+    from pocketvlm.bench.report.formats.html.tables import PageTable
     from pocketvlm.bench.report.schema import Report
 
 #: Reports of a history, and rows of it, that are drawn.
