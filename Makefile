@@ -76,8 +76,8 @@ browser: ## install Debian's Chromium where it is missing and can be (as root, w
 	        echo "It could not be installed: what needs a browser is not tested" >&2; \
 	fi
 
-test: $(READY) browser ## run all tests; ends with how long each room's took
-	@$(BIN)/python -m pytest $(PYTEST)
+test: $(READY) browser ## run all tests, or PYTEST='tests/runtime -x'; ends with how long each room's took
+	@$(BIN)/python -m tests.support.suite $(PYTEST)
 
 export-android: $(READY) ## export MODEL (the built-in one) by RECIPE to dist/android/, then ask it about IMAGE
 	@mkdir -p dist/android

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.device import sync
-from tests.device.adbd import Phone
-from tests.device.paths import resolve
-from tests.device.wire import ClosedError, Stream
+from tests.support.phone import sync
+from tests.support.phone.adbd import Phone
+from tests.support.phone.paths import resolve
+from tests.support.phone.wire import ClosedError, Stream
 
 QUIT = b"QUIT" + bytes(4)
 TIME = 1_700_000_000

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.device.phone import FakePhone
 from tests.device.transcript import Said, transcript
+from tests.support.phone.fake import FakePhone
 
 GOLDEN = Path(__file__).with_name("adbd-34.json")
 #: Where the fake says something else, by command: why.

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.device.wire import (
+from tests.support.phone.wire import (
     COMMANDS,
     HEADER,
     MOST_DATA,

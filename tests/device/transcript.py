@@ -10,15 +10,14 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pocketvlm.bench.targets.adb.client import Adb, find_adb
+from tests.support.waiting import SECONDS, ended, until
 
 FOLDER = "/data/local/tmp/transcript"
-SECONDS = 30
 #: A file that no packet and no window holds, bytes.
 BIG = 9_000_001
 #: What differs from run to run: speeds and seconds of a transfer.
@@ -66,9 +65,8 @@ class Session:
     def killed(self, command: str, ready: str, end: Callable[[subprocess.Popen[bytes]], None]) -> Said:
         """A command that is ended in the middle, when it has printed this line."""
         line = self._adb.command("shell", command)
-        with subprocess.Popen(
-            line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
-        ) as process:
+        started = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        with ended(started) as process:
             assert process.stdout is not None
             assert process.stdout.readline().decode().rstrip("\r\n") == ready
             end(process)
@@ -76,11 +74,8 @@ class Session:
         return Said(f"(ended in the middle) {command}", process.returncode, "", "")
 
     def eventually(self, command: str, wanted: str) -> Said:
-        """A shell command asked again until it says this, at most some seconds."""
-        ends = time.monotonic() + 5
-        while (said := self.shell(command)).stdout != wanted and time.monotonic() < ends:
-            time.sleep(0.05)
-        return said
+        """A shell command asked again until it says this."""
+        return until(lambda: self.shell(command), lambda said: said.stdout == wanted)
 
     def _plain(self, raw: bytes) -> str:
         if len(raw) > 2000:

@@ -8,21 +8,40 @@ import json
 import os
 import subprocess
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from android_app.runner.build import compile_for, library_here
+from android_app.runner.build import BUILD, PACKAGES, compile_for, library_here, package
+from tests.support.once import RUN, alone
 
 #: "sanitized" for `make runner-sanitized`
 PRESET = os.environ.get("POCKETVLM_RUNNER_BUILD", "native")
 SECONDS = 120
 
 
+def building() -> AbstractContextManager[None]:
+    """Nobody else compiles or packs meanwhile."""
+    return alone(BUILD / "tests.lock")
+
+
 @functools.cache
 def built() -> Path:
     """The folder of the compiled programs; nothing is compiled where they are up to date."""
-    return compile_for(PRESET)
+    with building():
+        return compile_for(PRESET)
+
+
+@functools.cache
+def packed(abi: str) -> Path:
+    """The runner's package of an ABI, packed anew by each run of tests, once: others may be reading it."""
+    run = BUILD / f"tests-{abi}.run"
+    with building():
+        if not run.exists() or run.read_text() != RUN:
+            package(abi)
+            run.write_text(RUN)
+    return PACKAGES / abi
 
 
 @functools.cache

@@ -1,7 +1,7 @@
-"""A phone's adbd, for tests: python -m tests.device.adbd ROOT [--arm64 QEMU]. Its real counterpart is AOSP's.
+"""A phone's adbd, for tests: python -m tests.support.phone.adbd ROOT [--arm64 QEMU]. Its real counterpart is AOSP's.
 
 It prints the port it listens on, on 127.0.0.1, and serves shell, exec and sync until stdin ends. Commands run with ROOT
-as their whole file system, in a process namespace that ends with this program (``tests.device.phone`` starts it so).
+as their whole file system, in a process namespace that ends with this program (``tests.support.phone.fake`` starts it).
 Each line of stdin is a fault to inject from now on, as JSON: see ``Faults``.
 """
 
@@ -18,9 +18,9 @@ from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
-from tests.device import shell, sync
-from tests.device.paths import resolve
-from tests.device.wire import Connection, Service, Stream
+from tests.support.phone import shell, sync
+from tests.support.phone.paths import resolve
+from tests.support.phone.wire import Connection, Service, Stream
 
 PROPERTIES = "ro.product.name=fake;ro.product.model=Fake Phone;ro.product.device=fake"
 TEMPORARY = "/data/local/tmp"
@@ -28,7 +28,7 @@ TEMPORARY = "/data/local/tmp"
 PREPARE = "df() { cat /answers/df; }; cd /"
 CHROOT = shutil.which("chroot", path="/usr/sbin:/usr/bin:/sbin:/bin") or "chroot"
 #: qemu reads it through the phone's /proc: the host's would make ONNX Runtime crash.
-CPUINFO = Path(__file__).parents[1] / "runner" / "arm64-cpuinfo.txt"
+CPUINFO = Path(__file__).parents[2] / "runner" / "arm64-cpuinfo.txt"
 BINFMT = (
     r":qemu-aarch64:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
     r":\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:{qemu}:F"
