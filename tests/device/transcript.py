@@ -62,13 +62,14 @@ class Session:
         (self._folder / name).chmod(0o640)
         os.utime(self._folder / name, (1_700_000_000, 1_700_000_000))
 
-    def killed(self, command: str, ready: str, end: Callable[[subprocess.Popen[bytes]], None]) -> Said:
-        """A command that is ended in the middle, when it has printed this line."""
+    def killed(self, command: str, ready: str, program: str, end: Callable[[subprocess.Popen[bytes]], None]) -> Said:
+        """A command that is ended in the middle, when it has printed this line and started this program."""
         line = self._adb.command("shell", command)
         started = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
         with ended(started) as process:
             assert process.stdout is not None
             assert process.stdout.readline().decode().rstrip("\r\n") == ready
+            self.eventually(f"ps | grep -c '[{program[0]}]{program[1:]}$'", "1\n")
             end(process)
             process.communicate(timeout=SECONDS)
         return Said(f"(ended in the middle) {command}", process.returncode, "", "")
@@ -159,9 +160,9 @@ def _ends(session: Session) -> list[Said]:
 
     return [
         # The shell is told and ends. The program that it had started is not, and ends when it writes.
-        session.killed(f"cd {FOLDER}; echo ready; sleep 3217; touch after", "ready", kill),
+        session.killed(f"cd {FOLDER}; echo ready; sleep 3217; touch after", "ready", "sleep 3217", kill),
         session.eventually("ps | grep -c '[r]eady'", "0\n"),
         session.shell(f"ps | grep -c '[s]leep 3217'; kill $(pidof sleep); ls {FOLDER}/after"),
-        session.killed("echo ready; yes", "ready", kill),
+        session.killed("echo ready; yes", "ready", "yes", kill),
         session.eventually("ps | grep -c '[y]es$'", "0\n"),
     ]

@@ -9,13 +9,15 @@ import pytest
 
 from tests.runner.native import Probe
 from tests.support.once import once
+from tests.support.waiting import ended
 
 
 @pytest.fixture(scope="session")
 def probe() -> Iterator[Probe]:
     started = Probe()
-    yield started
-    started.close()
+    with ended(started.process):
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

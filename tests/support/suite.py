@@ -64,7 +64,8 @@ def main(options: list[str]) -> int:
     workers = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
     together = ["-n", str(workers), "--dist", "loadfile", "--alone", "not"]
     stop_early = any(option in ("-x", "--exitfirst") or option.startswith("--maxfail") for option in options)
-    total, statuses = Tally(), []
+    total = Tally()
+    statuses: list[int] = []
     for part in (together, ["--alone", "only"]):
         status, tally = run([*part, *options])
         total, statuses = total + tally, [*statuses, status]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from pocketvlm.bench.targets.adb import device
@@ -84,8 +86,7 @@ def test_a_warm_phone_is_waited_for_and_then_refused(phone: FakePhone, monkeypat
         if clock[0] == 30:
             phone.says("dumpsys", COOL)
 
-    monkeypatch.setattr("pocketvlm.bench.targets.adb.device.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("pocketvlm.bench.targets.adb.device.time.sleep", sleep)
+    monkeypatch.setattr(device, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
     phone.says("dumpsys", warm)
     monkeypatch.setattr(device, "ask", lambda *_: (phone.root / "bin" / "dumpsys").read_text().replace("'", "\n"))
     wait_until_cool(phone.adb, DeviceOptions(cool_wait_s=60), said.append)

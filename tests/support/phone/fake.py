@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.support.phone.adbd import Faults
-from tests.support.waiting import until, until_equal
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[3]
 BUSYBOX = "/bin/busybox"
@@ -116,7 +116,7 @@ class FakePhone:
     def left_running(self) -> list[str]:
         """The same, once it has been waited for what was about to end."""
         with contextlib.suppress(AssertionError):
-            until_equal(self.running, [])
+            until(self.running, lambda lines: not lines)
         return self.running()
 
     def runs(self, name: str) -> bool:
