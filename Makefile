@@ -22,7 +22,7 @@ PICTURE := dist/android/picture.png
 # Recipes read these from their environment: what stands in them is never parsed as shell.
 export MODEL RECIPE BACKENDS IMAGE PROMPT
 
-.PHONY: help setup check test browser export-android demo train train-smoke compare-recipes tiling-study npu-study npu-program-study npu-pass quantizer-study weights-study transforms-study vision-study numerics runner runner-arm64 runner-sanitized runner-parity runner-speed executorch-parity runner-package runner-fuzz real-size executorch-export bench bench-peers bench-gate devices bench-device gate-study soak clean
+.PHONY: help setup check test test-flaky browser export-android demo train train-smoke compare-recipes tiling-study npu-study npu-program-study npu-pass quantizer-study weights-study transforms-study vision-study numerics runner runner-arm64 runner-sanitized runner-parity runner-speed executorch-parity runner-package runner-fuzz real-size executorch-export bench bench-peers bench-gate devices bench-device gate-study soak clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
@@ -78,6 +78,10 @@ browser: ## install Debian's Chromium where it is missing and can be (as root, w
 
 test: $(READY) browser ## run all tests, or PYTEST='tests/runtime -x'; ends with how long each room's took
 	@$(BIN)/python -m tests.support.suite $(PYTEST)
+
+TIMES := 20
+test-flaky: $(READY) ## the tests of device, bench and runtime TIMES=20 times in random order, with both cores kept busy (hours)
+	@$(BIN)/python -m tests.support.flaky --times $(TIMES)
 
 export-android: $(READY) ## export MODEL (the built-in one) by RECIPE to dist/android/, then ask it about IMAGE
 	@mkdir -p dist/android

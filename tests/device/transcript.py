@@ -22,6 +22,8 @@ FOLDER = "/data/local/tmp/transcript"
 BIG = 9_000_001
 #: What differs from run to run: speeds and seconds of a transfer.
 SPEED = re.compile(r"[\d.]+ [MKG]B/s \((\d+) bytes in [\d.]+s\)")
+#: Of a push that fails: whether all was sent before adb heard of that.
+SENT = re.compile(r"^.*: 1 file pushed, 0 skipped\..*\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class Session:
         """An adb command."""
         command = self._adb.command(*(one.replace("HERE", str(self._folder)) for one in arguments))
         done = subprocess.run(command, input=typed, capture_output=True, check=False, timeout=SECONDS)
-        return Said(" ".join(arguments), done.returncode, self._plain(done.stdout), self._plain(done.stderr))
+        stderr = self._plain(done.stderr)
+        stderr = SENT.sub("", stderr) if done.returncode else stderr
+        return Said(" ".join(arguments), done.returncode, self._plain(done.stdout), stderr)
 
     def shell(self, command: str, *, typed: bytes = b"") -> Said:
         """A command of the device's shell."""
