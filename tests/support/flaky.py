@@ -1,7 +1,7 @@
 """Tests that fail now and then: python -m tests.support.flaky [--times 20] [FOLDER...]. It is `make test-flaky`.
 
-Each time is a run of its own, in another random order, while a process a core does nothing but keep it busy. A run that
-fails is said with its seed and its failures, and its whole output stays. (One test, often: pytest --count 50 FILE::TEST.)
+Each time is a run of its own, in another random order, while another process keeps each core busy. A run that fails is
+said with its seed and its failures, and its whole output stays. (For one test, often: pytest --count 50 FILE::TEST.)
 """
 
 from __future__ import annotations
@@ -39,7 +39,16 @@ def main() -> None:
             stack.enter_context(ended(subprocess.Popen([sys.executable, "-c", BUSY])))
         for number in range(1, options.times + 1):
             seed, began = time.time_ns() % (1 << 32), time.monotonic()
-            order = ["-n", str(cores), "--dist", "loadfile", "-p", "randomly", f"--randomly-seed={seed}"]
+            order = [
+                "-n",
+                str(cores),
+                "--dist",
+                "loadfile",
+                "--no-loadscope-reorder",
+                "-p",
+                "randomly",
+                f"--randomly-seed={seed}",
+            ]
             command = [sys.executable, "-m", "pytest", *order, *options.tests]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode not in (0, 1):
