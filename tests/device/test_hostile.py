@@ -16,11 +16,11 @@ from click.testing import CliRunner
 from pocketvlm.bench.targets.adb import runner
 from pocketvlm.bundle.open import read_manifest
 from pocketvlm.cli import main
-from tests.bench.targets.phones import describe_package
 from tests.bench.targets.test_events import ANSWER, END, ROW, START
 from tests.device.commands import WORK
 from tests.support.phone.adbd import Faults
 from tests.support.phone.fake import FakePhone
+from tests.support.phone.packages import describe_package
 
 TOKEN = 7
 

@@ -40,9 +40,9 @@ class Faults:
     """What goes wrong. Bytes count from when it is said; None: never.
 
     The cable is pulled after so many bytes of pushes, of commands' output, of pulls; there is space for so many bytes
-    of pushes; files pushed lose so many bytes at their end; commands that contain ``hang_on`` never answer; hosts are
-    not ``answered``, those that are connected neither; or those that connect not ``allowed`` until that is said again;
-    pulls never end.
+    of pushes; files pushed lose so many bytes at their end; commands that contain ``hang_on`` never answer, and at one
+    that contains ``drop_on`` the cable is pulled; hosts are not ``answered``, those that are connected neither; or
+    those that connect not ``allowed`` until that is said again; pulls never end.
     """
 
     drop_push: int | None = None
@@ -51,9 +51,15 @@ class Faults:
     space: int | None = None
     cut_files: int | None = None
     hang_on: str | None = None
+    drop_on: str | None = None
     answered: bool = True
     allowed: bool = True
     endless: bool = False
+
+
+def pushed_log(root: Path) -> Path:
+    """Where the names of all files that arrive are written: beside the phone's root."""
+    return root.with_name(f"{root.name}.pushed")
 
 
 class Phone:
@@ -114,6 +120,8 @@ class Phone:
         return None
 
     def arrived(self, path: Path) -> None:
+        with pushed_log(self._root).open("a", encoding="utf-8") as log:
+            log.write(f"{path.name}\n")
         if self.faults.cut_files:
             os.truncate(path, max(path.stat().st_size - self.faults.cut_files, 0))
 
@@ -133,6 +141,9 @@ class Phone:
     async def _shell(self, command: str, second: bool, stream: Stream) -> None:
         if self.faults.hang_on is not None and self.faults.hang_on in command:
             await asyncio.Event().wait()
+        if self.faults.drop_on is not None and self.faults.drop_on in command:
+            self._drop()
+            return
         line = [CHROOT, str(self._root), "/system/bin/sh", "-c", f"{PREPARE}; {command}"]
         await shell.serve(stream, line, self._environment, second=second, watch=self)
 

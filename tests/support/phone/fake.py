@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tests.support.phone.adbd import Faults
-from tests.support.waiting import until
+from tests.support.phone.adbd import Faults, pushed_log
+from tests.support.waiting import SECONDS, until
 
 ROOT = Path(__file__).parents[3]
 BUSYBOX = "/bin/busybox"
@@ -60,6 +60,8 @@ Cached temperatures:
 DF_ANSWER = """Filesystem     1K-blocks     Used Available Use% Mounted on
 /dev/block/dm-5 100000000 50000000 {free_kb}  50% /data
 """
+#: What is about to end on the phone has this long for it.
+SETTLE_SECONDS = SECONDS
 #: Before a command line: it ends when the thread that started it does, however that ends.
 DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 ADBD = "-m tests.support.phone.adbd"
@@ -101,6 +103,25 @@ class FakePhone:
     def answer(self, name: str, text: str) -> None:
         (self.root / "answers" / name).write_text(text)
 
+    def says(self, program: str, text: str) -> None:
+        """What one of the phone's programs prints from now on, whatever it is asked."""
+        self.answer(program, text)
+        path = self.root / "system" / "bin" / program
+        path.unlink(missing_ok=True)
+        path.write_text(f"#!/system/bin/sh\ncat /answers/{program}\n")
+        path.chmod(0o755)
+
+    @property
+    def temporary(self) -> Path:
+        """/data/local/tmp."""
+        return self.root / "data" / "local" / "tmp"
+
+    @property
+    def pushed(self) -> list[str]:
+        """Names of the files that were pushed, one after the other."""
+        log = pushed_log(self.root)
+        return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+
     def inject(self, faults: Faults) -> None:
         """Let this go wrong from now on, and nothing else."""
         assert self.process.stdin is not None
@@ -116,7 +137,7 @@ class FakePhone:
     def left_running(self) -> list[str]:
         """The same, once it has been waited for what was about to end."""
         with contextlib.suppress(AssertionError):
-            until(self.running, lambda lines: not lines)
+            until(self.running, lambda lines: not lines, seconds=SETTLE_SECONDS)
         return self.running()
 
     def runs(self, name: str) -> bool:
