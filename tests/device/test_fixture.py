@@ -19,7 +19,7 @@ SERIALS = []
 
 def test_that_leaves_a_process_and_a_fault(phone, adb):
     SERIALS.append(phone.serial)
-    client.shell(adb, "setsid sleep 1000 </dev/null >/dev/null 2>&1 &")
+    client.shell(adb, "setsid sleep 1000 </dev/null >/dev/null 2>&1 & true")
     phone.inject(Faults(allowed=False, hang_on="echo"))
     raise AssertionError("planted")
 
