@@ -125,7 +125,7 @@ def test_a_folder_that_cannot_be_made(phone: FakePhone, bench: Bench) -> None:
 
 
 def test_a_runner_ends_in_time(phone: FakePhone, bench: Bench) -> None:
-    done = bench("--time-limit", "1", "-r", "100000", "-p", "150", "-n", "150")
+    done = bench("--time-limit", "1", "-r", "1000", "-p", "150", "-n", "150")
     assert done.error == "the run was not done in time: give it more, as --time-limit"
     assert left(phone) == {"bundles", "runner"}
 
