@@ -30,7 +30,7 @@ BENCH := --image 384x768 -p 512,1920 -n 128 -d 0,512,2048 --pg 512,128 -r 3
 # BASE is a checkout of what is compared with: git worktree add build/base origin/main; make bench-gate BASE=build/base
 GATE_OPTIONS := --image 320x240 -p 256 -n 32 -t 1
 
-.PHONY: help setup check test browser docs export-android demo devices runner runner-package bench bench-gate bench-device clean
+.PHONY: help setup check test test-flaky browser docs export-android demo devices runner runner-package bench bench-gate bench-device clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
@@ -50,8 +50,12 @@ check: $(READY) ## lint, format, types and who may import whom; writes nothing
 browser: # tests look at pages in it
 	@bash setup.sh browser
 
-test: $(READY) browser ## run all tests; ends with how long each room's took
-	@$(BIN)/python -m pytest $(PYTEST)
+test: $(READY) browser ## run all tests, or PYTEST='tests/runtime -x'; ends with how long each room's took
+	@$(BIN)/python -m tests.support.suite $(PYTEST)
+
+TIMES := 20
+test-flaky: $(READY) ## the tests of device, bench and runtime TIMES=20 times in random order, with both cores kept busy (hours)
+	@$(BIN)/python -m tests.support.flaky --times $(TIMES)
 
 docs: $(READY) ## build the pages of docs/ into build/site: open index.html there
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -174,10 +174,6 @@ def test_the_back_end_needs_mediateks_wheels() -> None:
     assert "No module named 'mtk_" in done.stderr
 
 
-def test_the_adapter_is_thin() -> None:
-    assert len(Path(neuropilot_compile.__file__).read_text().splitlines()) < 150
-
-
 def test_programs_compile_with_one_copy_of_the_weights(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from tests.device.paths import Locate
-from tests.device.wire import Stream
+from tests.support.phone.paths import Locate
+from tests.support.phone.wire import Stream
 
 REQUEST = struct.Struct("<4sI")
 #: Behind the path of SND2: its name again, mode, flags; of RCV2: its name again, flags.

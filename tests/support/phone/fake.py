@@ -1,4 +1,4 @@
-"""A phone on a cable, for tests: its file system, its adbd, and an adb server of its own on the host.
+"""A phone, for tests: its file system, its adbd and all that runs on it.
 
 The phone is a root of busybox with ``getprop``, ``dumpsys`` and ``df`` whose answers are files that a test
 may change. Its processes live in a namespace that ends with it.
@@ -10,19 +10,16 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from pocketvlm.bench.targets.adb.client import find_adb
-from pocketvlm.bench.targets.adb.parsing import Attached, parse_devices
-from tests.device.adbd import Faults
+from tests.support.phone.adbd import Faults, pushed_log
+from tests.support.waiting import SECONDS, until
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BUSYBOX = "/bin/busybox"
 #: What Android's toybox has of these as well.
 TOOLS = """
@@ -63,12 +60,11 @@ Cached temperatures:
 DF_ANSWER = """Filesystem     1K-blocks     Used Available Use% Mounted on
 /dev/block/dm-5 100000000 50000000 {free_kb}  50% /data
 """
-SECONDS = 20
 #: What is about to end on the phone has this long for it.
-SETTLE_SECONDS = 10
+SETTLE_SECONDS = SECONDS
 #: Before a command line: it ends when the thread that started it does, however that ends.
 DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
-ADBD = "-m tests.device.adbd"
+ADBD = "-m tests.support.phone.adbd"
 #: How adbd starts commands.
 SHELL = "/system/bin/sh -c"
 
@@ -107,6 +103,25 @@ class FakePhone:
     def answer(self, name: str, text: str) -> None:
         (self.root / "answers" / name).write_text(text)
 
+    def says(self, program: str, text: str) -> None:
+        """What one of the phone's programs prints from now on, whatever it is asked."""
+        self.answer(program, text)
+        path = self.root / "system" / "bin" / program
+        path.unlink(missing_ok=True)
+        path.write_text(f"#!/system/bin/sh\ncat /answers/{program}\n")
+        path.chmod(0o755)
+
+    @property
+    def temporary(self) -> Path:
+        """/data/local/tmp."""
+        return self.root / "data" / "local" / "tmp"
+
+    @property
+    def pushed(self) -> list[str]:
+        """Names of the files that were pushed, one after the other."""
+        log = pushed_log(self.root)
+        return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+
     def inject(self, faults: Faults) -> None:
         """Let this go wrong from now on, and nothing else."""
         assert self.process.stdin is not None
@@ -121,24 +136,21 @@ class FakePhone:
 
     def left_running(self) -> list[str]:
         """The same, once it has been waited for what was about to end."""
-        ends = time.monotonic() + SETTLE_SECONDS
-        while self.running() and time.monotonic() < ends:
-            time.sleep(0.02)
+        with contextlib.suppress(AssertionError):
+            until(self.running, lambda lines: not lines, seconds=SETTLE_SECONDS)
         return self.running()
 
     def runs(self, name: str) -> bool:
         """Whether a program of this name does, and no shell that has it in its command."""
         return any(name in line and SHELL not in line for line in self.running())
 
-    def kill(self, name: str) -> bool:
-        """End programs by their command lines, as Android does where memory is short; if there are any."""
-        found = [pid for pid, line in self._processes() if name in line and SHELL not in line]
+    def kill(self, name: str) -> None:
+        """End programs by their command lines, as Android does where memory is short; one has to come."""
+        found = until(lambda: [pid for pid, line in self._processes() if name in line and SHELL not in line])
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
-        while found and any(pid in found for pid, _ in self._processes()):
-            time.sleep(0.01)
-        return bool(found)
+        until(lambda: not any(pid in found for pid, _ in self._processes()))
 
     def _processes(self) -> list[tuple[int, str]]:
         """Of all in the phone's process namespace, detached ones too: process ids here, command lines."""
@@ -163,7 +175,7 @@ def missing() -> str | None:
 
 
 @contextlib.contextmanager
-def phone(directory: Path, *, arm64: bool = False) -> Iterator[FakePhone]:
+def switched_on(directory: Path, *, arm64: bool = False) -> Iterator[FakePhone]:
     """A phone that runs until the end; its root is made in ``directory``. Cool, charged, with 10 GiB free."""
     root = lay_out(directory.resolve() / "root")
     command = [*namespace(), sys.executable, *ADBD.split(), str(root)]
@@ -184,68 +196,6 @@ def phone(directory: Path, *, arm64: bool = False) -> Iterator[FakePhone]:
             yield made
         finally:
             process.kill()  # the namespace goes with it, and all that runs in there
-
-
-@contextlib.contextmanager
-def adb_server(home: Path) -> Iterator[dict[str, str]]:
-    """An adb server that is nobody else's, and ends with these tests; the environment in which adb speaks to it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    private = {"ANDROID_ADB_SERVER_PORT": str(port), "HOME": str(home), "ADB_MDNS": "0", "ANDROID_USER_HOME": str(home)}
-    command = [*DIES_WITH_US, find_adb().program, "server", "nodaemon"]
-    with subprocess.Popen(
-        command, env={**os.environ, **private}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as server:  # fmt: skip
-        try:
-            ends = time.monotonic() + SECONDS
-            while not listening(port):
-                assert server.poll() is None, "adb's server does not start"
-                assert time.monotonic() < ends, "adb's server does not answer"
-                time.sleep(0.02)
-            yield private
-        finally:
-            server.kill()
-
-
-def listening(port: int) -> bool:
-    """Whether somebody listens there, on this machine."""
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", port)) == 0
-
-
-def connect(phone: FakePhone, environment: dict[str, str], state: str = "device") -> None:
-    """Plug it in, again where it was before (adb keeps a connection that was lost), until adb sees it so."""
-    plug_in(phone.serial, environment, state)
-
-
-def plug_in(serial: str, environment: dict[str, str], state: str = "device") -> None:
-    """The same of anything that listens there."""
-    _adb(environment, "disconnect", serial)
-    _adb(environment, "connect", serial)
-    wait_for(serial, environment, state)
-
-
-def wait_for(serial: str, environment: dict[str, str], state: str) -> None:
-    """Until adb says this of the phone, as "unauthorized"."""
-    ends = time.monotonic() + SECONDS
-    while True:
-        listed = _adb(environment, "devices")
-        if Attached(serial, state) in parse_devices(listed):
-            return
-        assert time.monotonic() < ends, f"{serial} is not {state}: {listed}"
-        time.sleep(0.05)
-
-
-def disconnect(phone: FakePhone, environment: dict[str, str]) -> None:
-    """Unplug it, and let adb forget it."""
-    _adb(environment, "disconnect", phone.serial)
-
-
-def _adb(environment: dict[str, str], *arguments: str) -> str:
-    command, environment = [find_adb().program, *arguments], {**os.environ, **environment}
-    return subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=SECONDS).stdout
 
 
 def lay_out(root: Path) -> Path:

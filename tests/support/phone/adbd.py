@@ -1,7 +1,7 @@
-"""A phone's adbd, for tests: python -m tests.device.adbd ROOT [--arm64 QEMU]. Its real counterpart is AOSP's.
+"""A phone's adbd, for tests: python -m tests.support.phone.adbd ROOT [--arm64 QEMU]. Its real counterpart is AOSP's.
 
 It prints the port it listens on, on 127.0.0.1, and serves shell, exec and sync until stdin ends. Commands run with ROOT
-as their whole file system, in a process namespace that ends with this program (``tests.device.phone`` starts it so).
+as their whole file system, in a process namespace that ends with this program (``tests.support.phone.fake`` starts it).
 Each line of stdin is a fault to inject from now on, as JSON: see ``Faults``.
 """
 
@@ -18,9 +18,9 @@ from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
-from tests.device import shell, sync
-from tests.device.paths import resolve
-from tests.device.wire import Connection, Service, Stream
+from tests.support.phone import shell, sync
+from tests.support.phone.paths import resolve
+from tests.support.phone.wire import Connection, Service, Stream
 
 PROPERTIES = "ro.product.name=fake;ro.product.model=Fake Phone;ro.product.device=fake"
 TEMPORARY = "/data/local/tmp"
@@ -28,7 +28,7 @@ TEMPORARY = "/data/local/tmp"
 PREPARE = "df() { cat /answers/df; }; cd /"
 CHROOT = shutil.which("chroot", path="/usr/sbin:/usr/bin:/sbin:/bin") or "chroot"
 #: qemu reads it through the phone's /proc: the host's would make ONNX Runtime crash.
-CPUINFO = Path(__file__).parents[1] / "runner" / "arm64-cpuinfo.txt"
+CPUINFO = Path(__file__).parents[2] / "runner" / "arm64-cpuinfo.txt"
 BINFMT = (
     r":qemu-aarch64:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
     r":\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:{qemu}:F"
@@ -40,9 +40,9 @@ class Faults:
     """What goes wrong. Bytes count from when it is said; None: never.
 
     The cable is pulled after so many bytes of pushes, of commands' output, of pulls; there is space for so many bytes
-    of pushes; files pushed lose so many bytes at their end; commands that contain ``hang_on`` never answer; hosts are
-    not ``answered``, those that are connected neither; or those that connect not ``allowed`` until that is said again;
-    pulls never end.
+    of pushes; files pushed lose so many bytes at their end; commands that contain ``hang_on`` never answer, and at one
+    that contains ``drop_on`` the cable is pulled; hosts are not ``answered``, those that are connected neither; or
+    those that connect not ``allowed`` until that is said again; pulls never end.
     """
 
     drop_push: int | None = None
@@ -51,9 +51,15 @@ class Faults:
     space: int | None = None
     cut_files: int | None = None
     hang_on: str | None = None
+    drop_on: str | None = None
     answered: bool = True
     allowed: bool = True
     endless: bool = False
+
+
+def pushed_log(root: Path) -> Path:
+    """Where the names of all files that arrive are written: beside the phone's root."""
+    return root.with_name(f"{root.name}.pushed")
 
 
 class Phone:
@@ -114,6 +120,8 @@ class Phone:
         return None
 
     def arrived(self, path: Path) -> None:
+        with pushed_log(self._root).open("a", encoding="utf-8") as log:
+            log.write(f"{path.name}\n")
         if self.faults.cut_files:
             os.truncate(path, max(path.stat().st_size - self.faults.cut_files, 0))
 
@@ -133,6 +141,9 @@ class Phone:
     async def _shell(self, command: str, second: bool, stream: Stream) -> None:
         if self.faults.hang_on is not None and self.faults.hang_on in command:
             await asyncio.Event().wait()
+        if self.faults.drop_on is not None and self.faults.drop_on in command:
+            self._drop()
+            return
         line = [CHROOT, str(self._root), "/system/bin/sh", "-c", f"{PREPARE}; {command}"]
         await shell.serve(stream, line, self._environment, second=second, watch=self)
 

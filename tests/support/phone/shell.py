@@ -15,7 +15,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from tests.device.wire import ClosedError, Stream
+from tests.support.phone.wire import ClosedError, Stream
 
 #: Packets of the second protocol: kind and size, then that much.
 PACKET = struct.Struct("<BI")
