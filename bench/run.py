@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pocketvlm.bench.accuracy.evaluate import identity
-from pocketvlm.bench.report.schema import BundleIdentity, Report
+from pocketvlm.bench.report.identity import bundle_identity
+from pocketvlm.bench.report.schema import Report
 from pocketvlm.bench.targets import find_target
 from pocketvlm.bundle.open import open_bundle
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from pocketvlm.bench.speed.watch import Watch
     from pocketvlm.bench.speed.workload import Workload
     from pocketvlm.bench.targets.adb.options import DeviceOptions
-    from pocketvlm.bundle.open import Bundle
 
 
 def bench(
@@ -42,7 +40,7 @@ def bench(
         target=target,
         bundle=bundle_identity(opened),
         machine=measured.machine,
-        workload=plain(workload),
+        workload=workload.as_dict(),
         limits=measured.limits,
         rows=measured.rows,
         memory=measured.footprint.phases,
@@ -51,17 +49,3 @@ def bench(
         peers=measured.peers,
         agreement=measured.agreement,
     )
-
-
-def bundle_identity(bundle: Bundle) -> BundleIdentity:
-    """What a report says of the bundle."""
-    return BundleIdentity(**identity(bundle), kv_cache=bundle.manifest.kv_cache.dtype)
-
-
-def plain(workload: Workload) -> dict[str, Any]:
-    """As JSON has it: lists for tuples. How often it was repeated is said by the rows."""
-    return {name: _plain(value) for name, value in asdict(workload).items()}
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value

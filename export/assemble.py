@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from pocketvlm import __version__
 from pocketvlm.bundle import manifest
+from pocketvlm.bundle.defaults import KV_LENGTH
 from pocketvlm.bundle.open import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.errors import ExportError
 from pocketvlm.export.backends import BACKENDS, backend_of
@@ -25,8 +26,8 @@ from pocketvlm.export.store.replacing import check_output, replacing
 from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.recipe import Recipe, load_recipe
+from pocketvlm.strict import first_wrong
 
-DEFAULT_KV_LENGTH = 2048
 TOKENIZER = "tokenizer.json"
 
 
@@ -152,9 +153,7 @@ def _manifest(
             files=describe_files(directory, files),
         )
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise ExportError(f"the checkpoint does not fit a bundle at {where}: {problem['msg']}") from error
+        raise ExportError(f"the checkpoint does not fit a bundle: {first_wrong(error)}") from error
 
 
 def _of_engine(result: Lowered) -> manifest.OfEngine:
@@ -185,7 +184,7 @@ def kv_length(checkpoint: Checkpoint, wanted: int | None) -> int:
     """
     positions = checkpoint.config.text.max_position_embeddings
     if wanted is None:
-        return min(DEFAULT_KV_LENGTH, positions)
+        return min(KV_LENGTH, positions)
     if not 0 < wanted <= positions:
         raise ExportError(f"a KV length of {wanted} is not possible: the model has {positions} positions")
     return wanted

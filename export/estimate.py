@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from pocketvlm.errors import RecipeError, located
+from pocketvlm.bundle.kv import kv_cache_bytes
 from pocketvlm.export.backends import backend_of
 from pocketvlm.export.read.calibration import is_calibrated
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.quant import Keep, quantizer_of
+from pocketvlm.quant.sizes import stored_bytes
 from pocketvlm.recipe import Recipe
 
 #: Measured on two cores of an EPYC without VNNI: 3.4 B weights read, rounded, written, read back.
@@ -88,8 +89,7 @@ def disk_bytes(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> int:
     """
     rules, size = recipe.assign(checkpoint.tensors), _fixed_bytes(checkpoint, kv_length)
     for name, info in checkpoint.tensors.items():
-        with located(name, RecipeError):
-            size += quantizer_of(rules[name]).stored_bytes(info.shape)
+        size += stored_bytes(name, info.shape, rules[name])
     return size
 
 
@@ -114,8 +114,14 @@ def matmul_flops() -> float:
 
 def _kv_cache_bytes(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> int:
     """Keys and values of all layers, as the recipe stores them."""
-    text, item = checkpoint.config.text, 1 if recipe.kv_cache.dtype == "int8" else 4
-    return 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * kv_length * item
+    text = checkpoint.config.text
+    return kv_cache_bytes(
+        layers=text.num_hidden_layers,
+        heads=text.num_key_value_heads,
+        head_size=text.head_dim,
+        tokens=kv_length,
+        dtype=recipe.kv_cache.dtype,
+    )
 
 
 def _fixed_bytes(checkpoint: Checkpoint, kv_length: int) -> int:

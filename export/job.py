@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pocketvlm.bundle.defaults import PREFILL_CHUNK
 from pocketvlm.bundle.manifest import Fidelity, Part, TensorPrecision, Tokens
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.stages import Reference
@@ -14,9 +15,6 @@ from pocketvlm.export.store.finished import Finished
 from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.recipe import Recipe
-
-#: Tokens of one prefill step (paper, section 3.3: t128).
-PREFILL_CHUNK = 128
 
 
 class Progress(Protocol):

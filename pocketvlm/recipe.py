@@ -6,17 +6,22 @@ quantizer does with a weight is its own file in ``quant/``; what a bound means i
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pocketvlm.errors import RecipeError
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from pocketvlm.errors import RecipeError, one_line
+from pocketvlm.files import label, read_bounded
+from pocketvlm.strict import STRICT, Strict, checked, listed, parse_toml
 
 #: The recipes that ship with the package.
 RECIPES = Path(__file__).parent / "quant" / "recipes"
+#: Largest file that is read, bytes.
+MAX_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -35,16 +40,20 @@ class Rule:
 class KvCacheConfig:
     """The KV cache's type; ``headroom`` widens the calibrated range of an INT8 cache against clipping."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     dtype: Literal["float32", "int8"] = "float32"
-    headroom: float = 1.25
+    headroom: Annotated[float, Field(ge=1, le=16)] = 1.25
 
 
 @dataclass(frozen=True)
 class CalibrationConfig:
     """How much a calibrated quantizer sees: conversations, or windows of a text of so many tokens each."""
 
-    sequences: int = 128
-    text_tokens: int = 512
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    sequences: Annotated[int, Field(ge=1, le=65536)] = 128
+    text_tokens: Annotated[int, Field(ge=2, le=65536)] = 512
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,8 @@ class Bounds:
     The fidelity bounds are wide enough for random weights, whose logits nothing has trained to be apart, and still
     far below what a wrong scale, a swapped tensor or a missing bias gives.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     lowering_relative_error: float = 1e-4
     vision_cosine: float = 0.99
@@ -108,63 +119,46 @@ def load_recipe(name_or_file: str | Path) -> Recipe:
     text = str(name_or_file)
     path = RECIPES / f"{text}.toml" if text in built_in_recipes() else Path(text)
     if not path.is_file():
-        raise RecipeError(f"no recipe {text!r}: give a TOML file or one of {', '.join(built_in_recipes())}")
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: {error}") from error
-    return parse_recipe(raw, default_name=path.stem)
+        known = ", ".join(built_in_recipes())
+        raise RecipeError(f"no recipe {one_line(repr(text), 120)}: give a TOML file or one of {known}")
+    content = parse_toml(read_bounded(path, MAX_BYTES, RecipeError), label(path), RecipeError)
+    return parse_recipe(content, path.stem)
 
 
-def parse_recipe(raw: Mapping[str, Any], default_name: str = "recipe") -> Recipe:
-    """A recipe from the parsed TOML."""
-    unknown = set(raw) - {"name", "description", "tensors", "kv_cache", "calibration", "bounds"}
-    if unknown:
-        raise RecipeError(f"recipe {default_name}: unknown key {sorted(unknown)[0]!r}")
-    rules = raw.get("tensors", [])
-    if not isinstance(rules, list) or not rules:
-        raise RecipeError(f"recipe {default_name}: it has no [[tensors]] rules")
-    kv_cache = _table(KvCacheConfig, raw.get("kv_cache", {}), "kv_cache")
-    if kv_cache.dtype not in ("float32", "int8"):
-        raise RecipeError(f"kv_cache.dtype is {kv_cache.dtype!r}; it is float32 or int8")
-    if not 1.0 <= kv_cache.headroom <= 16.0:
-        raise RecipeError(f"kv_cache.headroom is {kv_cache.headroom}; it lies between 1 and 16")
-    calibration = _table(CalibrationConfig, raw.get("calibration", {}), "calibration")
-    for key, low, high in (("sequences", 1, 65536), ("text_tokens", 2, 65536)):
-        if not low <= getattr(calibration, key) <= high:
-            raise RecipeError(f"calibration.{key} is {getattr(calibration, key)}; it lies between {low} and {high}")
+def parse_recipe(raw: dict[str, Any], default_name: str = "recipe") -> Recipe:
+    """A recipe from the parsed TOML.
+
+    :raises RecipeError: naming the key that is wrong
+    """
+    said = checked(_RecipeFile, raw, f"recipe {one_line(default_name, 60)}", RecipeError)
     return Recipe(
-        name=str(raw.get("name", default_name)),
-        description=str(raw.get("description", "")),
-        rules=tuple(_rule(rule, index) for index, rule in enumerate(rules, start=1)),
-        kv_cache=kv_cache,
-        calibration=calibration,
-        bounds=_table(Bounds, raw.get("bounds", {}), "bounds"),
+        name=default_name if said.name is None else said.name,
+        rules=tuple(Rule(one.match, one.quantizer, one.__pydantic_extra__ or {}) for one in said.tensors),
+        description=said.description,
+        kv_cache=said.kv_cache,
+        calibration=said.calibration,
+        bounds=said.bounds,
     )
 
 
-def _rule(raw: object, index: int) -> Rule:
-    if not isinstance(raw, Mapping):
-        raise RecipeError(f"[[tensors]] {index} is not a table")
-    options = dict(raw)
-    patterns, quantizer = options.pop("match", None), options.pop("quantizer", None)
-    if isinstance(patterns, str):
-        patterns = [patterns]
-    if not isinstance(patterns, list) or not patterns or not all(isinstance(item, str) for item in patterns):
-        raise RecipeError(f"[[tensors]] {index}: match is a pattern or a list of patterns")
-    if not isinstance(quantizer, str):
-        raise RecipeError(f"[[tensors]] {index}: quantizer is missing")
-    return Rule(tuple(patterns), quantizer, options)
+Text = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
-def _table(kind: type[Any], raw: object, where: str) -> Any:
-    if not isinstance(raw, Mapping):
-        raise RecipeError(f"{where} is not a table")
-    known = {item.name: item.default for item in fields(kind)}
-    for key, value in raw.items():
-        if key not in known:
-            raise RecipeError(f"{where}: unknown key {key!r}")
-        wanted = (int, float) if isinstance(known[key], float) else type(known[key])
-        if isinstance(value, bool) or not isinstance(value, wanted):
-            raise RecipeError(f"{where}.{key} is {value!r}, expected {type(known[key]).__name__}")
-    return kind(**raw)
+class _Tensors(Strict):
+    """A [[tensors]] table: what it says besides are the quantizer's options."""
+
+    model_config = STRICT | {"extra": "allow"}
+
+    match: Annotated[tuple[Text, ...], BeforeValidator(listed), Field(min_length=1)]
+    quantizer: Text
+
+
+class _RecipeFile(Strict):
+    """A recipe's file."""
+
+    name: Text | None = None
+    description: str = ""
+    tensors: Annotated[tuple[_Tensors, ...], Field(min_length=1)]
+    kv_cache: KvCacheConfig = KvCacheConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    bounds: Bounds = Bounds()

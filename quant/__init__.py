@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pocketvlm.errors import RecipeError
+from pocketvlm.errors import RecipeError, one_line
 from pocketvlm.quant.clip_search import ClipSearch
 from pocketvlm.quant.gptq import Gptq
 from pocketvlm.quant.groups import GroupQuantizer
@@ -31,11 +31,11 @@ def quantizer_of(rule: Rule) -> Quantizer:
     :raises RecipeError: for an unknown quantizer or option
     """
     if rule.quantizer not in QUANTIZERS:
-        raise RecipeError(f"no quantizer {rule.quantizer!r}; known: {', '.join(QUANTIZERS)}")
+        raise RecipeError(f"no quantizer {one_line(repr(rule.quantizer), 60)}; known: {', '.join(QUANTIZERS)}")
     try:
         return QUANTIZERS[rule.quantizer](**rule.options)
     except (TypeError, RecipeError) as error:
-        raise RecipeError(f"quantizer {rule.quantizer}: {error}") from error
+        raise RecipeError(f"quantizer {rule.quantizer}: {one_line(error, 200)}") from error
 
 
 __all__ = [

@@ -10,12 +10,13 @@ error of 400 ratios.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
+from pocketvlm.quant.grids import Fitted, Grid, full_range, power_of_two
+from pocketvlm.quant.groups import GroupQuantizer
 
-from pocketvlm.quant.groups import Fitted, Grid, GroupQuantizer, full_range, power_of_two
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Ratios of the full range: twelve from 1.2 down to 0.12, each 0.81 times the one before.
 WIDEST, NARROWEST, COARSE = 1.2, 0.12, 12
@@ -72,7 +73,7 @@ def _least_squares(groups: Tensor, grid: Grid) -> Grid:
     steps = grid.steps(groups)
     scale = (steps * groups).sum(-1, keepdim=True) / steps.square().sum(-1, keepdim=True)
     usable = scale * grid.scale > 0  # not 0 / 0: a group of zeros
-    return replace(grid, scale=torch.where(usable, scale, grid.scale))
+    return replace(grid, scale=scale.where(usable, grid.scale))
 
 
 def _between(count: int) -> list[float]:

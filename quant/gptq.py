@@ -11,14 +11,15 @@ found beforehand from the weights as they are ("static groups"), so that groups 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from pocketvlm.errors import RecipeError
-from pocketvlm.quant.groups import Grid, GroupQuantizer, full_range, matrix_shape, parts_of_rows
+from pocketvlm.quant.grids import Grid, full_range
+from pocketvlm.quant.groups import GroupQuantizer, matrix_shape, parts_of_rows
 from pocketvlm.quant.tensors import GroupedTensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Columns whose errors are gathered before they are taken off all later columns in one matrix product.
 COLUMNS_AT_A_TIME = 64
@@ -53,7 +54,7 @@ class Gptq(GroupQuantizer):
         shape = matrix_shape(tuple(weight.shape))
         if gram is None or gram.shape != (shape[1], shape[1]):
             raise RecipeError("GPTQ needs the Gram matrix of the layer's inputs: it has to be calibrated")
-        order = torch.argsort(gram.diagonal(), descending=True, stable=True)
+        order = gram.diagonal().argsort(descending=True, stable=True)
         factor = _inverse_factor(gram[order][:, order], self.damping)
         used = gram.diagonal() != 0
 
@@ -63,10 +64,10 @@ class Gptq(GroupQuantizer):
             scale, zero_point = (_by_column(part, values.shape[2], shape[1]) for part in (grid.scale, grid.zero_point))
             ordered = Grid(scale[:, order], zero_point[:, order], grid.bits)
             # A column that no input reaches cannot make up for any other.
-            steps = torch.empty_like(rows)
+            steps = rows.new_empty(rows.shape)
             steps[:, order] = _round_columns((rows * used)[:, order], ordered, factor)
             unused = (rows / scale).round().clamp_(-zero_point, grid.top - zero_point)
-            return grid, torch.where(used, steps, unused)
+            return grid, steps.where(used, unused)
 
         rows = parts_of_rows(*shape, WEIGHTS_AT_A_TIME)
         return self.joined(shape, ((part, *rounded(weight[part].float())) for part in rows))
@@ -79,8 +80,10 @@ def _by_column(of_groups: Tensor, group_size: int, columns: int) -> Tensor:
 
 def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
     """U, upper triangular, with UT U the inverse of the damped Gram matrix: float32 [columns, columns]"""
+    import torch
+
     matrix = gram.double()
-    if not torch.isfinite(matrix).all():
+    if not matrix.isfinite().all():
         raise RecipeError("the calibration's activations are not finite")
     diagonal = matrix.diagonal()
     diagonal[diagonal == 0] = 1.0
@@ -99,11 +102,11 @@ def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
 
 def _round_columns(weight: Tensor, grid: Grid, factor: Tensor) -> Tensor:
     """float32 [rows, columns], overwritten -> steps [rows, columns]; the grid's tensors are [rows, columns] too."""
-    steps = torch.empty_like(weight)
+    steps = weight.new_empty(weight.shape)
     columns = weight.shape[1]
     for start in range(0, columns, COLUMNS_AT_A_TIME):
         end = min(start + COLUMNS_AT_A_TIME, columns)
-        errors = torch.empty_like(weight[:, start:end])
+        errors = weight.new_empty((weight.shape[0], end - start))
         for column in range(start, end):
             value, scale, zero_point = weight[:, column], grid.scale[:, column], grid.zero_point[:, column]
             steps[:, column] = (value / scale).round_().clamp_(-zero_point, grid.top - zero_point)

@@ -1,6 +1,7 @@
-"""What the quantizers share: a matrix in groups along its rows, and the uniform grid that a group is rounded to.
+"""What the quantizers share: a matrix in groups along its rows, each rounded to its own grid.
 
 A quantizer is a frozen config that says how a group's grid is found (``fit``); the rest is the same for all of them.
+What a config says, its sizes among it, needs no PyTorch: that is imported by what is computed with it.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from pocketvlm.errors import RecipeError
-from pocketvlm.quant.tensors import Floats, GroupedTensor
+from pocketvlm.quant.grids import Grid
+from pocketvlm.quant.tensors import MOST_COLUMNS, Floats, GroupedTensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: The blocks that ONNX Runtime 1.29's MatMulNBits knows.
 BLOCK_SIZES = (16, 32, 64, 128, 256)
@@ -28,90 +30,6 @@ CHANNEL = "channel"
 #: Weights fitted at a time (one row at least): a search holds some eight float32 copies of them. These are 1 MB each,
 #: which stay in a core's cache, however large the matrix is.
 WEIGHTS_AT_A_TIME = 1 << 18
-#: A candidate replaces a grid only if its error is smaller by more than the rounding of a float32 sum accounts for.
-MARGIN = 1 - 1e-4
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The values of each group: whole steps of ``scale``, from -``zero_point`` to 2 ** ``bits`` - 1 - ``zero_point``.
-
-    scale: float32 [rows, groups, 1], not zero; zero_point: the code of the value 0, float32 [rows, groups, 1], whole.
-    """
-
-    scale: Tensor
-    zero_point: Tensor
-    bits: int
-
-    @property
-    def top(self) -> int:
-        """The largest code."""
-        return (1 << self.bits) - 1
-
-    def steps(self, groups: Tensor) -> Tensor:
-        """[rows, groups, group_size] -> the nearest value's number of steps from zero: code - zero point"""
-        # between two numbers: clamping between two tensors takes four times as long
-        codes = (groups / self.scale).round_().add_(self.zero_point).clamp_(0, self.top)
-        return codes.sub_(self.zero_point)
-
-    def scaled(self, factor: Tensor) -> Grid:
-        """The grid of groups * ``factor``; a scale too small for float32 leaves zeros."""
-        return replace(self, scale=_not_zero(self.scale * factor))
-
-    def residual(self, groups: Tensor) -> Tensor:
-        """[rows, groups, group_size] -> dequantized minus original"""
-        return self.steps(groups).mul_(self.scale).sub_(groups)
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A grid and its error in each group, [rows, groups, 1]; what an error is, is the quantizer's to say."""
-
-    grid: Grid
-    error: Tensor
-
-    def or_better(self, other: Fitted) -> Fitted:
-        """For each group the grid with the smaller error."""
-        better = other.error < self.error * MARGIN
-        mine, its = self.grid, other.grid
-        grid = Grid(
-            torch.where(better, its.scale, mine.scale),
-            torch.where(better, its.zero_point, mine.zero_point),
-            mine.bits,
-        )
-        return Fitted(grid, torch.where(better, other.error, self.error))
-
-
-def full_range(groups: Tensor, bits: int, *, symmetric: bool, positive: bool = False) -> Grid:
-    """The grid that spans each group's range.
-
-    Symmetric: the value of largest magnitude, with its sign, is the code 0, so that all 2 ** bits codes are used. Where
-    scales have to be ``positive``, that is so for a negative value only; the largest positive one is the highest code.
-    Asymmetric: from the smallest to the largest value; zero is always among them, so that padding and groups of zeros
-    stay exact.
-    """
-    middle, top = 1 << (bits - 1), (1 << bits) - 1
-    if symmetric:
-        low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)  # [rows, groups, 1]
-        if positive:
-            scale = _not_zero(torch.maximum(high / (middle - 1), low / -middle).clamp(min=0))
-        else:
-            scale = _not_zero(torch.where(high >= -low, high, low) / -middle)
-        return Grid(scale, torch.full_like(scale, middle), bits)
-    low, high = groups.amin(-1, keepdim=True).clamp(max=0), groups.amax(-1, keepdim=True).clamp(min=0)
-    scale = _not_zero((high - low) / top)
-    return Grid(scale, (-low / scale).round().clamp(0, top), bits)
-
-
-def power_of_two(groups: Tensor) -> Tensor:
-    """[rows, groups, 1]: the power of two next to each group's largest magnitude.
-
-    A search divides by it, which is exact, so that squares neither overflow nor vanish, and its errors are those of the
-    very values that will be dequantized.
-    """
-    largest = groups.abs().amax(-1, keepdim=True)
-    _, exponent = torch.frexp(largest)
-    return torch.ldexp(torch.ones_like(largest), exponent.clamp(-126, 126))
 
 
 @dataclass(frozen=True)
@@ -158,7 +76,7 @@ class GroupQuantizer(ABC):
         if self.scales == "float32":
             return fitted
         # A subnormal scale is flushed to zero on the way.
-        scale = fitted.scale.clamp(min=torch.finfo(torch.float32).tiny)
+        scale = fitted.scale.clamp(min=float(np.finfo(np.float32).tiny))
         return replace(fitted, scale=scale.bfloat16().float() if self.scales == "bfloat16" else scale)
 
     def quantize(self, weight: Tensor, gram: Tensor | None = None) -> GroupedTensor:
@@ -180,6 +98,8 @@ class GroupQuantizer(ABC):
 
     def joined(self, shape: tuple[int, int], parts: Iterable[tuple[slice, Grid, Tensor]]) -> GroupedTensor:
         """Grids and steps [rows, columns] of some rows after the others as one tensor, in blocks as on disk."""
+        from torch.nn.functional import pad
+
         rows, columns = shape
         block = self._block_size(columns)
         groups = -(-columns // block)
@@ -188,9 +108,9 @@ class GroupQuantizer(ABC):
         for part, grid, steps in parts:
             scales[part] = _finite(grid.scale)
             # [rows, columns] -> [rows, blocks * block] -> [rows, blocks, block]; padding is step 0
-            steps = F.pad(steps[:, :columns], (0, groups * block - columns)).view(-1, groups, block)
-            codes[part] = steps.add_(grid.zero_point).to(torch.uint8).numpy()
-            zero_points[part] = grid.zero_point.squeeze(-1).to(torch.uint8).numpy()
+            steps = pad(steps[:, :columns], (0, groups * block - columns)).view(-1, groups, block)
+            codes[part] = steps.add_(grid.zero_point).byte().numpy()
+            zero_points[part] = grid.zero_point.squeeze(-1).byte().numpy()
         per_channel = self.group_size == CHANNEL
         return GroupedTensor(codes, scales, None if self.symmetric else zero_points, self.bits, columns, per_channel)
 
@@ -198,6 +118,12 @@ class GroupQuantizer(ABC):
         """Bytes that a matrix of ``shape`` takes: codes, scales, zero points."""
         rows, columns = matrix_shape(shape)
         return rows * _row_bytes(columns, self._block_size(columns), self.bits, symmetric=self.symmetric)
+
+    def integer_bytes(self, shape: tuple[int, ...]) -> int:
+        """The same where whole rows are stored as integers, if they can be (``tensors.is_integer_matrix``)."""
+        rows, columns = matrix_shape(shape)
+        whole_rows = self.group_size == CHANNEL and self.bits == 8 and self.symmetric
+        return rows * (columns + 4) if whole_rows and columns <= MOST_COLUMNS else self.stored_bytes(shape)
 
     def _block_size(self, columns: int) -> int:
         """The group size on disk. Of a whole row: a block that divides it (ONNX Runtime's fastest kernels on arm64 ask
@@ -211,8 +137,10 @@ class GroupQuantizer(ABC):
 
     def grouped(self, rows: Tensor) -> Tensor:
         """[rows, columns] -> [rows, groups, group_size], the last group padded with zeros."""
+        from torch.nn.functional import pad
+
         size = rows.shape[1] if self.group_size == CHANNEL else int(self.group_size)
-        padded = F.pad(rows, (0, -rows.shape[1] % size))
+        padded = pad(rows, (0, -rows.shape[1] % size))
         return padded.view(rows.shape[0], -1, size)  # [rows, columns] -> [rows, groups, group_size]
 
 
@@ -225,15 +153,10 @@ def parts_of_rows(rows: int, columns: int, weights: int = WEIGHTS_AT_A_TIME) -> 
 
 def _finite(scale: Tensor) -> Floats:
     """[rows, groups, 1] -> [rows, groups]. One value of a group that is not finite makes its scale so."""
-    if not torch.isfinite(scale).all():
+    if not scale.isfinite().all():
         raise RecipeError("NaN, infinite or enormous values cannot be quantized")
     result: Floats = scale.squeeze(-1).numpy()
     return result
-
-
-def _not_zero(scale: Tensor) -> Tensor:
-    """Where there is nothing to scale, the scale is 1."""
-    return torch.where(scale == 0, torch.ones_like(scale), scale)
 
 
 def _row_bytes(columns: int, block: int, bits: int, *, symmetric: bool) -> int:

@@ -18,13 +18,14 @@ Here three things differ:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from pocketvlm.errors import RecipeError
-from pocketvlm.quant.groups import Fitted, Grid, GroupQuantizer, full_range, power_of_two
+from pocketvlm.quant.grids import Fitted, Grid, full_range, power_of_two
+from pocketvlm.quant.groups import GroupQuantizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -85,5 +86,5 @@ def _iterate(groups: Tensor, grid: Grid, beta: Tensor, p: float) -> tuple[Fitted
     steps = codes - zero_point
     scale = (steps * wanted).sum(-1, keepdim=True) / steps.square().sum(-1, keepdim=True)
     usable = scale > 0.1 * grid.scale  # no collapse, and not 0 / 0: a group of zeros
-    following = Grid(torch.where(usable, scale, grid.scale), zero_point, grid.bits)
+    following = Grid(scale.where(usable, grid.scale), zero_point, grid.bits)
     return Fitted(grid, power.sum(-1, keepdim=True)), following

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from pocketvlm.quant.grids import Grid, full_range
+from pocketvlm.quant.groups import GroupQuantizer
 
-from pocketvlm.quant.groups import Grid, GroupQuantizer, full_range
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

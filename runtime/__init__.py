@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pocketvlm.images.tiling import select_grid as select_grid
+    from pocketvlm.images.rules import select_grid as select_grid
     from pocketvlm.runtime.conversation import Chat as Chat
     from pocketvlm.runtime.generation import Answer as Answer
     from pocketvlm.runtime.generation import Piece as Piece
@@ -33,7 +33,7 @@ _MODULES = {
     "PocketVlm": "pocketvlm.runtime.vlm",
     "Stats": "pocketvlm.runtime.stats",
     "load": "pocketvlm.runtime.vlm",
-    "select_grid": "pocketvlm.images.tiling",
+    "select_grid": "pocketvlm.images.rules",
 }
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from pocketvlm.bundle.kv import bundle_kv_bytes
 from pocketvlm.errors import BundleError
 from pocketvlm.runtime.engines import PARTS_OF
 from pocketvlm.runtime.memory import physical_memory_bytes
@@ -20,8 +19,7 @@ RUNTIME_BYTES = 150 << 20
 def check_memory(manifest: Manifest, engine: str, budget: int | None) -> None:
     """Refuse a bundle that cannot fit, before any of it is loaded.
 
-    Raises:
-        BundleError: with what it needs, part by part.
+    :raises BundleError: with what it needs, part by part
     """
     needs = needed_bytes(manifest, engine)
     total = sum(needs.values())
@@ -49,7 +47,7 @@ def needed_bytes(manifest: Manifest, engine: str) -> dict[str, int]:
         sizes[name.replace("_", " ")] = sum(manifest.files[file].bytes for file in files)
     if engine == "npu-emulation":
         sizes["unpacked weights"] = _unpacked_bytes(manifest)
-    return {**sizes, "KV cache": kv_cache_bytes(manifest), "runtime": RUNTIME_BYTES}
+    return {**sizes, "KV cache": bundle_kv_bytes(manifest), "runtime": RUNTIME_BYTES}
 
 
 def _unpacked_bytes(manifest: Manifest) -> int:
@@ -61,9 +59,3 @@ def _unpacked_bytes(manifest: Manifest) -> int:
         for name, tensor in tensors.items()
         if tensor.bits <= 8 and (name == head or name.startswith("model.layers."))
     )
-
-
-def kv_cache_bytes(manifest: Manifest) -> int:
-    """Size of one conversation's keys and values, all layers."""
-    kv = manifest.kv_cache
-    return 2 * manifest.model.layers * kv.heads * kv.length * kv.head_dim * np.dtype(kv.dtype).itemsize

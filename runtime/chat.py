@@ -29,7 +29,7 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """An image where it stands: whatever ``pocketvlm.images.prepare.open_image`` takes, or a Picture."""
+    """An image where it stands: whatever ``pocketvlm.images.open.open_image`` takes, or a Picture."""
 
     source: Any
 
@@ -63,8 +63,7 @@ class Prompt:
 def checked_messages(messages: object) -> Sequence[Any]:
     """``messages``, which need not be messages yet.
 
-    Raises:
-        ChatError: they are no list at all.
+    :raises ChatError: they are no list at all
     """
     if isinstance(messages, bytes | bytearray) or not isinstance(messages, Sequence):
         raise ChatError(f"a question must be text or a list of messages, not {type(messages).__name__}")
@@ -77,8 +76,7 @@ def spans_of(messages: Sequence[Message], chat: Chat) -> list[Span | ImageSpan]:
     A system message may come first; then user and assistant take turns, from user to user: the order for which the
     export proved the literals equal to the chat template.
 
-    Raises:
-        ChatError: the messages are malformed or in another order.
+    :raises ChatError: the messages are malformed or in another order
     """
     spans: list[Span | ImageSpan] = [Literal(chat.start)]
     roles = [_role(message, index, chat) for index, message in enumerate(messages)]
@@ -104,8 +102,7 @@ def build_prompt(
 ) -> Prompt:
     """Tokenize spans; ``pictures`` are those of the ImageSpans, in order.
 
-    Raises:
-        ChatError: there are images and the bundle has no vision part.
+    :raises ChatError: there are images and the bundle has no vision part
     """
     ids: list[npt.NDArray[np.int64]] = []
     indices: list[npt.NDArray[np.int64]] = []
@@ -137,8 +134,7 @@ def build_prompt(
 def image_tokens(picture: Picture, manifest: Manifest) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """A picture's token ids and image rows, as ``pocketvlm.images.layout.image_tokens`` gives them.
 
-    Raises:
-        ChatError: the bundle has no vision part.
+    :raises ChatError: the bundle has no vision part
     """
     layout, vision, placeholder = manifest.image_layout, manifest.vision, manifest.tokens.image
     if layout is None or vision is None or placeholder is None:
@@ -185,8 +181,7 @@ def _check_order(roles: Sequence[str]) -> None:
 def content_of(content: object) -> list[PeopleText | ImageSpan]:
     """A message's content, a string or a list of parts, as text and images.
 
-    Raises:
-        ChatError: the content is malformed.
+    :raises ChatError: the content is malformed
     """
     if isinstance(content, str):
         return [PeopleText(content)]

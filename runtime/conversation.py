@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,23 @@ from pocketvlm.runtime.sampling import GenerationConfig
 from pocketvlm.runtime.stats import Stats
 
 if TYPE_CHECKING:
+    from pocketvlm.runtime.model import Image, LoadedModel
     from pocketvlm.runtime.vision import Picture
-    from pocketvlm.runtime.vlm import Image, PocketVlm
+
+
+@dataclass(frozen=True)
+class Added:
+    """An image that no answer has used yet, its tokens, which need not fit into the model's cache of images, and the
+    seconds that preparing it took."""
+
+    picture: Picture
+    encoding: Future[Encoded]
+    seconds: float
+
+    @property
+    def failed(self) -> bool:
+        """Whether it could not be encoded, and may be tried again."""
+        return self.encoding.done() and (self.encoding.cancelled() or self.encoding.exception() is not None)
 
 
 class Chat:
@@ -32,7 +48,7 @@ class Chat:
     One thread asks; any thread may ``cancel`` or ``close``.
     """
 
-    def __init__(self, vlm: PocketVlm, *, drop_oldest: bool = False) -> None:
+    def __init__(self, vlm: LoadedModel, *, drop_oldest: bool = False) -> None:
         if vlm.manifest.chat is None:
             raise ChatError(f"{vlm.manifest.model.name} has no chat layout: use stream() with a text to continue")
         self._vlm = vlm
@@ -40,11 +56,8 @@ class Chat:
         self._stack = ExitStack()
         self._context = self._stack.enter_context(vlm.empty_context())
         self._messages: list[Message] = []
-        self._pending: list[Picture] = []
-        #: images that no answer has used yet, by their content: they need not fit into the model's cache of images
-        self._encoding: dict[bytes, Future[Encoded]] = {}
+        self._pending: list[Added] = []
         self._used = 0
-        self._preprocess_s = 0.0
         self._answer: Answer | None = None
         self._closed = False
 
@@ -61,16 +74,14 @@ class Chat:
     def add_image(self, image: Image) -> None:
         """Start encoding an image, which will stand before the next question, and return.
 
-        Raises:
-            ImageError: the image cannot be opened.
-            ChatError: the model takes text only.
+        :raises ImageError: the image cannot be opened
+        :raises ChatError: the model takes text only
         """
         self._check_open()
         start = time.perf_counter()
         picture = self._vlm.prepare(image)
-        self._encoding[picture.digest] = self._vlm.start_encoding(picture)
-        self._pending.append(picture)
-        self._preprocess_s += time.perf_counter() - start
+        encoding = self._vlm.start_encoding(picture)
+        self._pending.append(Added(picture, encoding, time.perf_counter() - start))
 
     def ask(self, text: str, config: GenerationConfig | None = None) -> str:
         """The whole answer to a question. Errors as for ``send``."""
@@ -85,21 +96,19 @@ class Chat:
 
         The messages count as sent when the answer is first iterated.
 
-        Raises:
-            ImageError: an image cannot be opened.
-            ChatError: the messages do not fit the chat layout.
-            CapacityError: the conversation does not fit into the KV cache.
+        :raises ImageError: an image cannot be opened
+        :raises ChatError: the messages do not fit the chat layout
+        :raises CapacityError: the conversation does not fit into the KV cache
         """
         start = self._begin()
         whole = [*self._messages, *(self._prepared(message) for message in checked_messages(messages))]
-        _place_images(self._pending, whole, len(self._messages))
+        _place_images([added.picture for added in self._pending], whole, len(self._messages))
         return self._answer_to(whole, config, start, placed=len(self._pending))
 
     def regenerate(self, config: GenerationConfig | None = None) -> Answer:
         """Answer the last question again: with another seed, say. Its answer goes when the new one is first iterated.
 
-        Raises:
-            ChatError: nothing was answered yet.
+        :raises ChatError: nothing was answered yet
         """
         start = self._begin()
         if not self._messages:
@@ -111,10 +120,9 @@ class Chat:
 
         ``content``: text, or a list of parts. What follows that message goes when the answer is first iterated.
 
-        Raises:
-            ImageError: an image cannot be opened.
-            ChatError: there is no question of the user at ``index``, or ``content`` is malformed.
-            CapacityError: the conversation does not fit into the KV cache.
+        :raises ImageError: an image cannot be opened
+        :raises ChatError: there is no question of the user at ``index``, or ``content`` is malformed
+        :raises CapacityError: the conversation does not fit into the KV cache
         """
         start = self._begin()
         if not 0 <= index < len(self._messages) or self._messages[index].get("role") != "user":
@@ -132,8 +140,7 @@ class Chat:
     def reset(self) -> None:
         """Forget all messages and images."""
         self._begin()
-        self._messages, self._used = [], 0
-        self._forget_pending()
+        self._messages, self._pending, self._used = [], [], 0
         self._context.rewind(0)
 
     def close(self) -> None:
@@ -165,7 +172,7 @@ class Chat:
         config = config or GenerationConfig()
         whole, prompt = self._fitting(whole, config)
         spent = time.perf_counter() - start
-        preprocess_s = spent + (self._preprocess_s if placed else 0.0)
+        preprocess_s = spent + sum(added.seconds for added in self._pending[:placed])
         stats = Stats(load_s=self._vlm.load_s, preprocess_s=preprocess_s, time_to_first_token_s=spent)
         interrupt = Interrupt.of(config, start)
         self._answer = Answer(self._turn(whole, prompt, config, stats, interrupt, placed), stats, interrupt)
@@ -189,28 +196,22 @@ class Chat:
         interrupt: Interrupt,
         placed: int,
     ) -> Pieces:
-        before = self._messages, self._pending, self._preprocess_s
-        pieces = self._vlm.answer(self._context, prompt, config, stats, interrupt, self._encoding)
-        self._messages = whole
-        if placed:
-            waiting = self._pending[placed:]
-            self._forget_pending()
-            self._pending = waiting
+        before, used = self._messages, self._pending[:placed]
+        started = {added.picture.digest: added.encoding for added in self._pending if not added.failed}
+        pieces = self._vlm.answer(self._context, prompt, config, stats, interrupt, started)
+        self._messages, self._pending = whole, self._pending[placed:]
         texts: list[str] = []
         failed = False
         try:
             return (yield from _noting(pieces, texts))
         except Exception:
             failed = True
-            self._messages, self._pending, self._preprocess_s = before
+            self._messages, self._pending = before, [*used, *self._pending]
             raise
         finally:
             if not failed:  # whole, or ended in the middle
                 self._messages = [*whole, {"role": "assistant", "content": "".join(texts)}]
                 self._used = len(prompt) + len(texts)
-
-    def _forget_pending(self) -> None:
-        self._pending, self._encoding, self._preprocess_s = [], {}, 0.0
 
     def _prepared(self, message: Message) -> Message:
         """The message with its images opened once and for all: a file may change between turns."""

@@ -117,7 +117,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Decoder:
+class TextDecoder:
     """What generation needs of a loaded bundle."""
 
     engine: Engine
@@ -129,8 +129,7 @@ class Decoder:
     def check_capacity(self, prompt: Prompt, used: int = 0) -> None:
         """``used``: tokens of a conversation before this question.
 
-        Raises:
-            CapacityError: the prompt does not fit into the KV cache.
+        :raises CapacityError: the prompt does not fit into the KV cache
         """
         if len(prompt) <= self.kv_length:
             return
@@ -148,7 +147,7 @@ class Decoder:
 
 
 def generate(
-    decoder: Decoder,
+    decoder: TextDecoder,
     context: Context,
     prompt: Prompt,
     encode: PictureEncoder,
@@ -195,7 +194,7 @@ def generate(
 
 
 def _decode(
-    decoder: Decoder,
+    decoder: TextDecoder,
     context: Context,
     sampler: Sampler,
     token_id: int,
@@ -236,7 +235,7 @@ def _limit(generated: int, config: GenerationConfig, interrupt: Interrupt, *, fu
 
 
 def prefill(
-    decoder: Decoder,
+    decoder: TextDecoder,
     context: Context,
     prompt: Prompt,
     keys: Sequence[Hashable],
@@ -272,7 +271,7 @@ def embed(engine: Engine, prompt: Prompt, part: slice, encoded: dict[int, Floats
 
 
 def all_logits(
-    decoder: Decoder, context: Context, prompt: Prompt, encoded: dict[int, Floats]
+    decoder: TextDecoder, context: Context, prompt: Prompt, encoded: dict[int, Floats]
 ) -> npt.NDArray[np.float32]:
     """Logits of every token of a prompt, [tokens, vocabulary], computed in the same chunks as a prefill."""
     parts = []
@@ -282,7 +281,7 @@ def all_logits(
     return np.concatenate(parts)
 
 
-def _decode_one(decoder: Decoder, context: Context, token_id: int) -> Floats:
+def _decode_one(decoder: TextDecoder, context: Context, token_id: int) -> Floats:
     """Feed one token; logits [vocabulary] of the next."""
     logits = decoder.engine.step(decoder.engine.embed(np.array([token_id], np.int64)), context.cache, keep=1)
     context.keys.append(token_id)
@@ -292,7 +291,7 @@ def _decode_one(decoder: Decoder, context: Context, token_id: int) -> Floats:
 class _Writer:
     """Tokens to text, and the decision that an answer ends."""
 
-    def __init__(self, decoder: Decoder, config: GenerationConfig) -> None:
+    def __init__(self, decoder: TextDecoder, config: GenerationConfig) -> None:
         self._stop_ids = decoder.stop_ids
         self._detokenizer = Detokenizer(decoder.tokenizer)
         self._stops = StopStrings(config.stop)

@@ -60,8 +60,7 @@ class ImageEncoder:
     def start(self, picture: vision.Picture) -> Future[Encoded]:
         """The image's tokens, now or later. An image that is being encoded already is not encoded again.
 
-        Raises:
-            PocketVlmError: the model is closed.
+        :raises PocketVlmError: the model is closed
         """
         with self._lock:
             if self._closed:
@@ -117,8 +116,7 @@ def _thread(name: str) -> ThreadPoolExecutor:
 def result_of(future: Future[Encoded]) -> Encoded:
     """What an image was encoded to.
 
-    Raises:
-        PocketVlmError: the model was closed before, or the image could not be encoded.
+    :raises PocketVlmError: the model was closed before, or the image could not be encoded
     """
     try:
         return future.result()

@@ -61,8 +61,7 @@ def zeros_on_demand(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray
     (at the paper's size in float32 1.4 s and 1 GB). Decoding after 2,176 tokens takes as long with an INT8 cache,
     3 % longer with a float32 one.
 
-    Raises:
-        MemoryError: there is no room for so many.
+    :raises MemoryError: there is no room for so many
     """
     dtype = np.dtype(dtype)
     size = max(prod(shape) * dtype.itemsize, 1)

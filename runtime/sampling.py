@@ -50,8 +50,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 class GenerationConfig:
     """How an answer is generated. The same names on the command line and in Kotlin.
 
-    Raises:
-        ValueError: a field is out of range; the line names the field and the value.
+    :raises ValueError: a field is out of range; the line names the field and the value
     """
 
     max_new_tokens: int = 256
@@ -130,8 +129,7 @@ class Sampler:
     def __call__(self, logits: npt.NDArray[np.float32]) -> int:
         """float32 [vocabulary] -> token id
 
-        Raises:
-            PocketVlmError: the logits are no numbers, or the bias has an id that is outside the vocabulary.
+        :raises PocketVlmError: the logits are no numbers, or the bias has an id that is outside the vocabulary
         """
         if not self._adjusts:
             return self._choose(logits)
@@ -159,8 +157,7 @@ class Sampler:
 class Adjustment:
     """Step 0: which logits it changes, and how. A row a token that was seen or has a bias, as a few of 100,000 do.
 
-    Raises:
-        PocketVlmError: the bias has an id that is outside the vocabulary.
+    :raises PocketVlmError: the bias has an id that is outside the vocabulary
     """
 
     def __init__(self, config: GenerationConfig, seen: Iterable[int], vocabulary: int) -> None:
@@ -238,8 +235,7 @@ def _ordered(logits: npt.NDArray[np.float32], top_k: int) -> npt.NDArray[np.int6
 def _bias_pairs(given: Any) -> tuple[tuple[int, float], ...]:
     """(id, bias) sorted by id, of a mapping or of pairs.
 
-    Raises:
-        ValueError: there are too many, an id twice, or one is out of range.
+    :raises ValueError: there are too many, an id twice, or one is out of range
     """
     pairs = list(given.items()) if isinstance(given, Mapping) else given
     if not isinstance(pairs, list | tuple):

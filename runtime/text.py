@@ -82,8 +82,7 @@ class TextTokenizer:
     def from_json(cls, content: bytes, control_ids: Iterable[int] = (), name: str = "tokenizer.json") -> TextTokenizer:
         """Read the content of a ``tokenizer.json``; ``name`` is its file, for an error.
 
-        Raises:
-            BundleError: the tokenizers library cannot read it.
+        :raises BundleError: the tokenizers library cannot read it
         """
         from tokenizers import Tokenizer
 

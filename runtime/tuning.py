@@ -7,10 +7,12 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from pocketvlm.errors import PocketVlmError, one_line
+from pocketvlm.files import label, read_bounded
 from pocketvlm.machine.cpu import parse_cpu_info, read_cpu_info
+from pocketvlm.strict import STRICT, Strict, checked
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 20
 
 
-class Tuning(BaseModel):
+class Tuning(Strict):
     """What ``pocketvlm.load(tuning=)`` takes.
 
     ``threads`` of the engine; ``affinity``: the CPUs (counted from 0) that its threads keep to, none where the system
@@ -27,7 +29,7 @@ class Tuning(BaseModel):
     embedded beside the encoder. ``model`` and ``device`` say what it was found for.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = STRICT | {"populate_by_name": True}
 
     schema_name: Literal["pocketvlm-tuning/1"] = Field(default="pocketvlm-tuning/1", alias="schema")
     device: str
@@ -48,31 +50,20 @@ def this_device() -> str:
 def read_tuning(path: str | Path) -> Tuning:
     """What ``pocketvlm bench --autotune`` wrote.
 
-    Raises:
-        PocketVlmError: it cannot be read, or is something else.
+    :raises PocketVlmError: it cannot be read, or is something else
     """
+    name = label(path)
+    content = read_bounded(Path(path), MAX_BYTES)
     try:
-        with Path(path).open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise PocketVlmError(
-            f"{one_line(path, 200)}: cannot be read ({one_line(error.strerror or error, 80)})"
-        ) from error
-    try:
-        return Tuning.model_validate_json(content[:MAX_BYTES])
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "file"
-        raise PocketVlmError(
-            f"{one_line(path, 200)}: no tuning ({one_line(where, 60)}: {one_line(first['msg'], 100)}): "
-            "pocketvlm bench --autotune writes one"
-        ) from error
+        return checked(Tuning, content, name)
+    except PocketVlmError as error:
+        raise PocketVlmError(f"{error}: no tuning, which pocketvlm bench --autotune writes") from error
 
 
 def check_tuning(tuning: Tuning, manifest: Manifest) -> None:
-    """
-    Raises:
-        PocketVlmError: it was found for another device or model.
+    """Refuse settings of another device or model.
+
+    :raises PocketVlmError: they are
     """
     device, model = this_device(), manifest.model.revision
     if tuning.device != device:

@@ -11,8 +11,7 @@ from pocketvlm.machine.versions import version_numbers
 def check_minimum(library: str, minimum: str | None, installed: str) -> None:
     """Refuse a bundle that asks for a newer version of a library than the installed one.
 
-    Raises:
-        BundleError: naming both versions.
+    :raises BundleError: naming both versions
     """
     if minimum is None:
         return

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.images.prepare import ImageSource, Preprocessing, TiledImage, cut_tiles, normalize, open_image
+from pocketvlm.images.open import ImageSource, open_image
+from pocketvlm.images.prepare import Preprocessing, TiledImage, cut_tiles, normalize
 
 if TYPE_CHECKING:
     from pocketvlm.runtime.engines import Engine
@@ -30,8 +31,7 @@ class Picture:
 def prepare(source: ImageSource | Picture, preprocessing: Preprocessing) -> Picture:
     """Open an image and cut it into tiles; a Picture stays as it is.
 
-    Raises:
-        ImageError: the image cannot be opened.
+    :raises ImageError: the image cannot be opened
     """
     if isinstance(source, Picture):
         return source

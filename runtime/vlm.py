@@ -3,49 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketvlm import __version__
-from pocketvlm.bundle.open import Bundle, open_bundle
-from pocketvlm.errors import BundleError, ChatError, PocketVlmError
-from pocketvlm.images.prepare import ImageSource, Preprocessing, preprocessing_of
+from pocketvlm.bundle.open import open_bundle
+from pocketvlm.errors import BundleError
+from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.runtime import vision
 from pocketvlm.runtime.budget import check_memory
 from pocketvlm.runtime.chat import (
-    ImageSpan,
     Message,
     Prompt,
-    build_prompt,
     check_layout,
-    checked_messages,
-    content_of,
-    spans_of,
 )
-from pocketvlm.runtime.engines import Engine, Floats, default_engine, for_engine, open_engine
-from pocketvlm.runtime.generation import Answer, Context, Decoder, Pieces, all_logits, generate
-from pocketvlm.runtime.image_encoder import DEFAULT_CACHE_BYTES, Encoded, ImageEncoder, result_of
+from pocketvlm.runtime.conversation import Chat
+from pocketvlm.runtime.engines import Floats, default_engine, for_engine, open_engine
+from pocketvlm.runtime.generation import Answer, Pieces, all_logits
+from pocketvlm.runtime.image_encoder import DEFAULT_CACHE_BYTES, result_of
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.memory import physical_cores
+from pocketvlm.runtime.model import Image, LoadedModel, several_images
 from pocketvlm.runtime.sampling import GenerationConfig
 from pocketvlm.runtime.stats import Stats
-from pocketvlm.runtime.text import Literal, Span, TextTokenizer
+from pocketvlm.runtime.text import TextTokenizer
 from pocketvlm.runtime.tuning import Tuning, check_tuning, read_tuning
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Manifest, Vision
-    from pocketvlm.runtime.conversation import Chat
+    from pocketvlm.bundle.manifest import Manifest
 
-Image = ImageSource | vision.Picture
 MAX_TOKENIZER_BYTES = 256 << 20
 
 
@@ -75,10 +68,9 @@ def load(
     ``tuning`` is what ``pocketvlm bench --autotune`` found for this bundle on this device, or a file of it: threads
     (unless given), tile batch, prefill chunk, affinity.
 
-    Raises:
-        BundleError: the bundle is damaged, too new, or larger than the budget.
-        PocketVlmError: the tuning cannot be read, or is of another device or model.
-        ValueError: ``threads`` is not positive.
+    :raises BundleError: the bundle is damaged, too new, or larger than the budget
+    :raises PocketVlmError: the tuning cannot be read, or is of another device or model
+    :raises ValueError: ``threads`` is not positive
     """
     start = time.perf_counter()
     tuned = read_tuning(tuning) if isinstance(tuning, str | Path) else tuning
@@ -117,59 +109,13 @@ def load(
     )
 
 
-class PocketVlm:
+class PocketVlm(LoadedModel):
     """A loaded bundle. ``load`` makes one; it is a context manager."""
-
-    def __init__(
-        self,
-        bundle: Bundle,
-        engine: Engine,
-        tokenizer: TextTokenizer,
-        preprocessing: Preprocessing | None,
-        stats: Stats,
-        *,
-        keep_vision: bool = True,
-        image_cache_bytes: int = DEFAULT_CACHE_BYTES,
-        tuning: Tuning | None = None,
-    ) -> None:
-        self._bundle = bundle
-        self._engine = engine
-        self._tokenizer = tokenizer
-        self._preprocessing = preprocessing
-        self._stats = stats
-        settings = bundle.manifest.vision
-        self._encoder = None if settings is None or preprocessing is None else ImageEncoder(
-            engine,
-            preprocessing,
-            settings.tile_batch if tuning is None else tuning.tile_batch,
-            pipelined=tuning is None or tuning.pipelined,
-            keep_vision=keep_vision,
-            cache_bytes=image_cache_bytes,
-        )  # fmt: skip
-        self._decoder = Decoder(
-            engine,
-            tokenizer,
-            frozenset(bundle.manifest.tokens.stop),
-            bundle.manifest.prefill_chunk if tuning is None else tuning.prefill_chunk,
-            bundle.manifest.kv_cache.length,
-        )
-        self._spare: list[Context] = []
-        self._closed = False
-
-    @property
-    def manifest(self) -> Manifest:
-        """All that the bundle says of itself."""
-        return self._bundle.manifest
 
     @property
     def engine_description(self) -> str:
         """The library, version and device that really run."""
         return self._engine.description
-
-    @property
-    def load_s(self) -> float:
-        """Seconds that loading took."""
-        return self._stats.load_s
 
     def stream(
         self,
@@ -181,10 +127,9 @@ class PocketVlm:
 
         Images are opened and the prompt is tokenized here; encoding and generation run while the answer is iterated.
 
-        Raises:
-            ImageError: an image cannot be opened.
-            ChatError: the messages do not fit the chat layout, or there are images and the model takes none.
-            CapacityError: the prompt does not fit into the KV cache.
+        :raises ImageError: an image cannot be opened
+        :raises ChatError: the messages do not fit the chat layout, or there are images and the model takes none
+        :raises CapacityError: the prompt does not fit into the KV cache
         """
         start, config = time.perf_counter(), config or GenerationConfig()
         built = self.build_prompt(prompt, images)
@@ -199,27 +144,23 @@ class PocketVlm:
         ``drop_oldest``: the oldest turns are forgotten where a question and ``max_new_tokens`` of its answer would not
         fit behind them; a system message stays. Otherwise such a question is refused, or its answer cut.
         """
-        from pocketvlm.runtime.conversation import Chat
-
         return Chat(self, drop_oldest=drop_oldest)
 
     def encode_images(self, images: Sequence[Image]) -> Floats:
         """float32 [image tokens, hidden]: the images one after the other, each with its tiles in sequence order.
 
-        Raises:
-            ImageError: an image cannot be opened.
-            ChatError: the model takes text only.
+        :raises ImageError: an image cannot be opened
+        :raises ChatError: the model takes text only
         """
-        started = [self.start_encoding(self.prepare(image)) for image in _several(images)]
+        started = [self.start_encoding(self.prepare(image)) for image in several_images(images)]
         parts = [result_of(future).tokens for future in started]
         return np.concatenate(parts) if parts else np.empty((0, self.manifest.model.hidden_size), np.float32)
 
     def logits(self, token_ids: Sequence[int] | npt.NDArray[np.int64], images: Sequence[Image] = ()) -> Floats:
         """float32 [tokens, vocabulary]: the logits after each token. ``token_ids`` has one placeholder an image token.
 
-        Raises:
-            ValueError: ids are no token ids, or their placeholders are not as many as the images' tokens.
-            CapacityError: the tokens do not fit into the KV cache.
+        :raises ValueError: ids are no token ids, or their placeholders are not as many as the images' tokens
+        :raises CapacityError: the tokens do not fit into the KV cache
         """
         self._check_open()
         prompt = self._prompt_of_ids(np.asarray(token_ids, np.int64), images)
@@ -236,14 +177,6 @@ class PocketVlm:
         """The text of tokens, special ones left out."""
         return self._tokenizer.decode(token_ids)
 
-    def close(self) -> None:
-        """Free the model. Answers that are still open end with an error."""
-        self._closed = True
-        self._spare.clear()
-        if self._encoder is not None:
-            self._encoder.close()
-        self._engine.close()
-
     def __enter__(self) -> PocketVlm:
         return self
 
@@ -252,109 +185,21 @@ class PocketVlm:
     ) -> None:
         self.close()
 
-    # --- what stream and Chat are built of ---------------------------------------------------------------------------
-
-    def prepare(self, image: Image) -> vision.Picture:
-        """Open an image and cut it into tiles.
-
-        Raises:
-            ImageError: the image cannot be opened.
-            ChatError: the model takes text only.
-        """
-        self._check_open()
-        return vision.prepare(image, self._vision_settings()[0])
-
-    def start_encoding(self, picture: vision.Picture) -> Future[Encoded]:
-        """Encode an image in the background.
-
-        Raises:
-            ChatError: the model takes text only.
-        """
-        self._vision_settings()
-        assert self._encoder is not None
-        return self._encoder.start(picture)
-
     def build_prompt(self, prompt: str | Sequence[Message], images: Sequence[Image] = ()) -> Prompt:
         """Open the images, tokenize, and check that the prompt fits into the KV cache. Errors as for ``stream``."""
         built = self.render(prompt, images)
         self.check_capacity(built)
         return built
 
-    def check_capacity(self, prompt: Prompt, used: int = 0) -> None:
-        """``used``: tokens of a conversation before this question.
-
-        Raises:
-            CapacityError: the prompt does not fit into the KV cache.
-        """
-        self._decoder.check_capacity(prompt, used)
-
-    def render(self, prompt: str | Sequence[Message], images: Sequence[Image] = ()) -> Prompt:
-        """Open the images and tokenize, however long the prompt is. Errors as for ``stream``."""
-        self._check_open()
-        if isinstance(prompt, str):
-            parts = [{"type": "image", "image": image} for image in _several(images)]
-            messages: Sequence[Message] = [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
-        elif images:
-            raise ChatError("give images either beside a text or as parts of messages, not both")
-        else:
-            messages = checked_messages(prompt)
-        spans = self._spans(messages)
-        pictures = [self.prepare(span.source) for span in spans if isinstance(span, ImageSpan)]
-        return build_prompt(spans, pictures, self.manifest, self._tokenizer)
-
-    def answer(
-        self,
-        context: Context,
-        prompt: Prompt,
-        config: GenerationConfig,
-        stats: Stats,
-        interrupt: Interrupt,
-        started: Mapping[bytes, Future[Encoded]] = MappingProxyType({}),
-    ) -> Pieces:
-        """The pieces of the answer to ``prompt``, continuing ``context``.
-
-        ``stats``: the times spent before; ``started``: images that are encoded already, by their content.
-        """
-
-        def encode(index: int) -> Future[Encoded]:
-            picture = prompt.pictures[index]
-            return started.get(picture.digest) or self.start_encoding(picture)
-
-        return generate(self._decoder, context, prompt, encode, config, stats, interrupt)
-
-    @contextmanager
-    def empty_context(self) -> Iterator[Context]:
-        """A KV cache to work with. One that is given back is kept, so that the next question need not allocate."""
-        self._check_open()
-        try:
-            context = self._spare.pop()
-        except IndexError:
-            context = Context(self._engine.new_cache())
-        context.rewind(0)
-        try:
-            yield context
-        finally:
-            if not self._spare and not self._closed:
-                self._spare.append(context)
-
     def _fresh_answer(self, prompt: Prompt, config: GenerationConfig, stats: Stats, interrupt: Interrupt) -> Pieces:
         with self.empty_context() as context:
             return (yield from self.answer(context, prompt, config, stats, interrupt))
-
-    def _spans(self, messages: Sequence[Message]) -> list[Span | ImageSpan]:
-        chat = self.manifest.chat
-        if chat is not None:
-            return spans_of(messages, chat)
-        # A base model continues a text: what stands in the one message, after the tokenizer's own BOS.
-        if len(messages) != 1:
-            raise ChatError(f"{self.manifest.model.name} has no chat layout: give one text to continue, not messages")
-        return [Literal(self._tokenizer.opening()), *content_of(messages[0].get("content"))]
 
     def _prompt_of_ids(self, token_ids: npt.NDArray[np.int64], images: Sequence[Image]) -> Prompt:
         model = self.manifest.model
         if token_ids.ndim != 1 or not len(token_ids):
             raise ValueError(f"token_ids must be [tokens] with at least one, not of shape {list(token_ids.shape)}")
-        pictures = tuple(self.prepare(image) for image in _several(images))
+        pictures = tuple(self.prepare(image) for image in several_images(images))
         is_image = token_ids == (-1 if self.manifest.tokens.image is None else self.manifest.tokens.image)
         wrong = token_ids[~is_image & ((token_ids < 0) | (token_ids >= model.vocab_size))]
         if len(wrong):
@@ -374,15 +219,6 @@ class PocketVlm:
     def _image_tokens(self, picture: vision.Picture) -> int:
         return len(picture.tiled.pixels) * self._vision_settings()[1].tokens_per_tile
 
-    def _vision_settings(self) -> tuple[Preprocessing, Vision]:
-        if self._preprocessing is None or self.manifest.vision is None:
-            raise ChatError(f"{self.manifest.model.name} takes text only, no images")
-        return self._preprocessing, self.manifest.vision
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise PocketVlmError("the model is closed: load it again")
-
 
 def _check_consistent(manifest: Manifest) -> None:
     """What the schema cannot say: parts of the manifest that must fit each other."""
@@ -394,10 +230,3 @@ def _check_consistent(manifest: Manifest) -> None:
     problem = None if layout is None or manifest.vision is None else check_layout(layout, manifest.vision.candidates)
     if problem is not None:
         raise BundleError(f"the manifest is not valid: {problem}")
-
-
-def _several(images: Sequence[Image]) -> Sequence[Image]:
-    """``images``, where a single path or image is an easy mistake."""
-    if isinstance(images, str | bytes | Path) or not isinstance(images, Sequence):
-        raise TypeError(f"images must be a list of images, not one {type(images).__name__}")
-    return images

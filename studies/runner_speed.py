@@ -20,8 +20,9 @@ from typing import Any
 import click
 
 from android_app.runner.build import REPOSITORY, compile_for, library_here
+from pocketvlm.bench.report.identity import commit
 from pocketvlm.bench.speed.cases import cases, measure_cases
-from pocketvlm.bench.speed.machine import commit, describe
+from pocketvlm.bench.speed.machine import describe
 from pocketvlm.bench.speed.workload import Workload
 from pocketvlm.bench.targets.adb.plan import PLAN, speed_plan
 from pocketvlm.bundle.open import open_bundle

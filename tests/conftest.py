@@ -1,7 +1,8 @@
-"""What all tests share: one thread, no network, and a closing table of how long each room's tests took."""
+"""What all tests share: one thread, no network, bundles, and a closing table of how long each room's tests took."""
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import defaultdict
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.support.once import once
+from tests.support.suite import Tally
 
 # Before torch or onnxruntime are imported: tiny tests are fastest on one thread, and nothing is looked up on a hub.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,7 +24,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 settings.register_profile("house", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("house")
 
-STARTED = time.monotonic()
+pytest_plugins = ["tests.support.phone.fixtures"]
 
 
 @pytest.fixture(scope="session")
@@ -33,30 +37,58 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with random weights that sees and has biases (``tests.support.checkpoints`` makes others)."""
-    from tests.support.checkpoints import tiny_config, write_checkpoint
-
-    directory = tmp_path_factory.mktemp("tiny") / "tiny"
-    write_checkpoint(directory, tiny_config("qwen2"))
-    return directory
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this run have in common, for ``once``."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
-def tiny_bundles(tiny_checkpoint: Path) -> dict[str, Path]:
+def tiny_checkpoint(shared: Path) -> Path:
+    """A checkpoint with random weights that sees and has biases (``tests.support.checkpoints`` makes others)."""
+    from tests.support.checkpoints import tiny_config, write_checkpoint
+
+    return once(shared / "tiny", lambda directory: write_checkpoint(directory, tiny_config("qwen2")))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundles(tiny_checkpoint: Path, shared: Path) -> dict[str, Path]:
     """The tiny checkpoint exported by each recipe that the runtime's tests look at. Read only."""
     from pocketvlm.export import export_bundle
 
-    root = tiny_checkpoint.parent
     recipes = ("fp32", "int4-g32", "bluelm-v-3b")
-    return {name: export_bundle(tiny_checkpoint, root / name, recipe=name).location for name in recipes}
+    root = once(
+        shared / "tiny-bundles",
+        lambda root: [export_bundle(tiny_checkpoint, root / name, recipe=name) for name in recipes],
+    )
+    return {name: root / name for name in recipes}
 
 
-# --- The closing table ------------------------------------------------------------------------------------------------
+# --- `make test`: side by side, those that need the machine alone, one tally ------------------------------------------
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print tests and seconds by room (tests/<room>/...), set-up and tear-down included."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("pocketvlm")
+    group.addoption("--alone", choices=["too", "not", "only"], default="too", help="whether tests marked alone run")
+    group.addoption("--tally", type=Path, help="write counts and seconds there instead of printing the table")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that are not wanted now."""
+    which = config.getoption("--alone")
+    if which == "too":
+        return
+    wanted = [item for item in items if (item.get_closest_marker("alone") is not None) == (which == "only")]
+    left_out = [item for item in items if item not in set(wanted)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = wanted
+
+
+STARTED = time.monotonic()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Tests and seconds by room (tests/<room>/...), set-up and tear-down included."""
     seconds: dict[str, float] = defaultdict(float)
     tests: dict[str, set[str]] = defaultdict(set)
     for reports in terminalreporter.stats.values():
@@ -65,10 +97,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 room = report.nodeid.split("::")[0].removeprefix("tests/").split("/")[0]
                 seconds[room] += report.duration
                 tests[room].add(report.nodeid)
-    if not tests:
-        return
-    terminalreporter.section("seconds by room")
-    for room in sorted(seconds, key=lambda name: -seconds[name]):
-        terminalreporter.write_line(f"{room:<24}{len(tests[room]):>6} tests{seconds[room]:>9.1f} s")
-    other = max(0.0, time.monotonic() - STARTED - sum(seconds.values()))
-    terminalreporter.write_line(f"{'imports, collection':<36}{other:>9.1f} s")
+    counts = {name: len(terminalreporter.stats.get(name, ())) for name in ("passed", "failed", "error", "skipped")}
+    tally = Tally(
+        passed=counts["passed"],
+        failed=counts["failed"] + counts["error"],
+        skipped=counts["skipped"],
+        seconds=time.monotonic() - STARTED,
+        rooms={room: (len(tests[room]), seconds[room]) for room in tests},
+    )
+    place = config.getoption("--tally")
+    if place is not None:
+        place.write_text(json.dumps(tally.to_dict()))
+    elif tests:
+        terminalreporter.section("seconds by room")
+        for line in tally.table():
+            terminalreporter.write_line(line)

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,10 @@ WHEELS = {
         "arm64-v8a": ("manylinux_2_28_aarch64", "16925ef8497e2c07e4b5ae15b504079b3ab3f65e22c58efd10dde0f3caea969a"),
     }
 }
+#: A line of a list for apt: options stand in brackets, with blanks between them. A disc is no place to download from.
+SOURCE = re.compile(r"\s*deb\s+(?:\[[^]]*\]\s*)?(?P<place>[a-z+]+:/\S*)\s+\S+\s+(?P<components>[^#]*)")
+#: A field of a stanza, which may go on in lines that begin with a blank.
+FIELD = re.compile(r"^([A-Za-z-]+):((?:.*)(?:\n[ \t].*)*)", re.MULTILINE)
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
@@ -159,13 +164,25 @@ def debian(scratch: Path, *packages: str) -> Path:
 def _mirror() -> str:
     """Where this system has its own Debian packages from."""
     for path in (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("debian*"))):
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            words = line.split()
-            if words[:1] == ["URIs:"] and len(words) > 1:
-                return words[1]
-            if words[:1] == ["deb"]:
-                return next(word for word in words if "/" in word and not word.startswith("["))
+        found = mirror_in(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if found is not None:
+            return found
     raise PocketVlmError("this system has no list of Debian's packages: name ONNXRUNTIME_HEADERS")
+
+
+def mirror_in(sources: str) -> str | None:
+    """The first place with a component main that a list for apt names, in either of its formats."""
+    for line in sources.splitlines():
+        match = SOURCE.match(line)
+        if match and "main" in match["components"].split():
+            return match["place"]
+    for stanza in re.split(r"\n\s*\n", sources):
+        lines = "\n".join(line for line in stanza.splitlines() if not line.startswith("#"))
+        fields = {name.lower(): words.split() for name, words in FIELD.findall(lines)}
+        on = fields.get("enabled", ["yes"]) != ["no"] and "deb" in fields.get("types", [])
+        if on and "main" in fields.get("components", []) and fields.get("uris"):
+            return fields["uris"][0]
+    return None
 
 
 def _install(packages: list[str]) -> None:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import platform
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
-from pocketvlm import __version__
 from pocketvlm.bench.accuracy.metrics import estimate, score_each
 from pocketvlm.bench.accuracy.scores import GROUPS, Outcome, members_by, score
 from pocketvlm.errors import DataError, located
 from pocketvlm.images.prepare import preprocessing_of, select
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.open import Bundle
     from pocketvlm.questions.question import Question
     from pocketvlm.runtime import PocketVlm, Stats
 
@@ -116,27 +111,6 @@ def cost(answered: Sequence[Answered]) -> Cost:
         decode_tps=median(decoded) if decoded else None,
         peak_rss_bytes=max(item.peak_rss_bytes for item in stats),
     )
-
-
-def identity(bundle: Bundle) -> dict[str, Any]:
-    """What tells this bundle from others. The digest is that of its manifest, which has those of all its files."""
-    from pocketvlm.bundle.open import MANIFEST
-
-    manifest = bundle.manifest
-    return {
-        "path": str(bundle.location),
-        "model": manifest.model.name,
-        "revision": manifest.model.revision,
-        "recipe": manifest.recipe.name,
-        "manifest_sha256": hashlib.sha256(bundle.read(MANIFEST)).hexdigest(),
-        "bytes": bundle.total_bytes,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of what computes the answers and draws the pictures."""
-    packages = {name: importlib.metadata.version(name) for name in ("onnxruntime", "numpy", "tokenizers", "pillow")}
-    return {"pocketvlm": __version__, "python": platform.python_version(), **packages}
 
 
 def answers(answered: Sequence[Answered], metrics: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from pocketvlm.bench.accuracy.evaluate import check_sees
 from pocketvlm.errors import CapacityError, DataError, located
+from pocketvlm.files import label, read_text
 from pocketvlm.questions.data import TEXT_FORM, open_data
-from pocketvlm.questions.files import contents, label, read_text
+from pocketvlm.questions.files import contents
 from pocketvlm.runtime.text import Literal, PeopleText, Span, TextTokenizer
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _answer(text: str, vlm: PocketVlm, tokenizer: TextTokenizer) -> npt.NDArray[
 
 def _windows(path: Path, count: int | None, tokenizer: TextTokenizer, tokens: int) -> TeacherForcedData:
     """A text in windows of ``tokens``; the last one may be shorter, and is left out where it has one token."""
-    text = read_text(path, MAX_TEXT_BYTES)
+    text = read_text(path, MAX_TEXT_BYTES, DataError)
     found = contents(path)
     token_ids = np.array(tokenizer.encode([PeopleText(text)]), np.int64)
     firsts = range(0, len(token_ids) - 1, tokens)

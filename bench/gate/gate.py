@@ -6,18 +6,18 @@ name them: rows of a benchmark ("tg128"), "peak PHASE" and "resident PHASE", and
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
 
 from pocketvlm.bench.gate.ratios import LEAST_PAIRS, Looks
-from pocketvlm.bench.report.files import read_bounded
 from pocketvlm.errors import ResultsError, one_line
-from pocketvlm.questions.files import label
+from pocketvlm.files import label, read_bounded
+from pocketvlm.strict import Strict, checked, listed, parse_toml
 
 #: The gate that ships with the package.
 DEFAULT = Path(__file__).parent / "gates" / "default.toml"
@@ -95,86 +95,70 @@ def load_gate(path: Path | None) -> Gate:
     :raises ResultsError: naming the key that is wrong
     """
     path, name = (DEFAULT, "the default gate") if path is None else (path, label(path))
-    try:
-        raw = tomllib.loads(read_bounded(path, MAX_BYTES).decode())
-    except (ValueError, RecursionError) as error:
-        raise ResultsError(f"{name}: not TOML ({one_line(error, 120)})") from error
-    return parse_gate(raw, name)
+    return parse_gate(parse_toml(read_bounded(path, MAX_BYTES, ResultsError), name, ResultsError), name)
 
 
-def parse_gate(raw: Mapping[str, Any], name: str) -> Gate:
+def parse_gate(raw: dict[str, Any], name: str) -> Gate:
     """A gate from the parsed TOML; ``name`` is for errors.
 
     :raises ResultsError: naming the key that is wrong
     """
-    known = _known(raw, ("gate", "bounds", "exact"), name)
-    bounds = known.get("bounds")
-    if not isinstance(bounds, list) or not 0 < len(bounds) <= MAX_PATTERNS:
-        raise ResultsError(f"{name}: it has no [[bounds]], or more than {MAX_PATTERNS}")
-    settings = _known(known.get("gate", {}), ("confidence", "pairs", "noise"), f"{name}: [gate]")
-    noise = settings.get("noise", "pass")
-    if noise not in ("pass", "fail"):
-        raise ResultsError(f"{name}: gate.noise is {_said(noise)}; it is pass or fail")
-    exact = _known(known.get("exact", {}), ("allow",), f"{name}: [exact]")
-    return Gate(
-        bounds=tuple(_bound(bound, f"{name}: [[bounds]] {index}") for index, bound in enumerate(bounds, start=1)),
-        looks=_looks(settings, name),
-        noise=noise,
-        allow=_patterns(exact["allow"], f"{name}: exact.allow") if "allow" in exact else (),
-        name=name,
-    )
+    said = checked(_GateFile, raw, name, ResultsError)
+    bounds = tuple(Bound(one.match, one.relative or 0.0, one.absolute or 0.0) for one in said.bounds)
+    pairs = said.gate.pairs
+    looks = Looks(pairs.least, pairs.highest, said.gate.confidence)
+    return Gate(bounds, looks, said.gate.noise, said.exact.allow, name)
 
 
-def _looks(settings: Mapping[str, Any], name: str) -> Looks:
-    default = Looks()
-    pairs = _known(settings.get("pairs", {}), ("least", "most"), f"{name}: gate.pairs")
-    low, high = CONFIDENCES
-    confidence = _number(settings.get("confidence", default.confidence), low, high, f"{name}: gate.confidence")
-    least = _count(pairs.get("least", default.least), LEAST_PAIRS, f"{name}: gate.pairs.least")
-    most = _count(pairs.get("most", max(least, default.most)), least, f"{name}: gate.pairs.most")
-    return Looks(least, most, confidence)
+Pattern = Annotated[str, Field(min_length=1, max_length=MAX_LETTERS)]
+Patterns = Annotated[tuple[Pattern, ...], BeforeValidator(listed), Field(min_length=1, max_length=MAX_PATTERNS)]
+Pairs = Annotated[int, Field(ge=LEAST_PAIRS, le=MAX_PAIRS)]
 
 
-def _bound(raw: object, where: str) -> Bound:
-    found = _known(raw, ("match", "relative", "absolute"), where)
-    if "relative" not in found and "absolute" not in found:
-        raise ResultsError(f"{where}: says neither relative nor absolute")
-    return Bound(
-        match=_patterns(found.get("match"), f"{where}: match"),
-        relative=_number(found.get("relative", 0.0), 0, MAX_RELATIVE, f"{where}: relative"),
-        absolute=_number(found.get("absolute", 0.0), 0, MAX_ABSOLUTE, f"{where}: absolute"),
-    )
+class _Pairs(Strict):
+    least: Pairs = Looks().least
+    most: Pairs | None = None
+
+    @property
+    def highest(self) -> int:
+        """The most pairs: those of the default, or more where ``least`` is."""
+        return max(self.least, Looks().most) if self.most is None else self.most
+
+    @model_validator(mode="after")
+    def _in_order(self) -> _Pairs:
+        if self.highest < self.least:
+            raise ValueError(f"most is {self.most}; it is a whole number from least, {self.least}, to {MAX_PAIRS}")
+        return self
 
 
-def _known(raw: object, keys: tuple[str, ...], where: str) -> Mapping[str, Any]:
-    """A table without other keys."""
-    if not isinstance(raw, Mapping):
-        raise ResultsError(f"{where} is not a table")
-    unknown = next((key for key in raw if key not in keys), None)
-    if unknown is not None:
-        raise ResultsError(f"{where}: unknown key {_said(unknown)}; known are {', '.join(keys)}")
-    return raw
+class _Settings(Strict):
+    confidence: Annotated[float, Field(ge=CONFIDENCES[0], le=CONFIDENCES[1])] = Looks().confidence
+    pairs: _Pairs = _Pairs()
+    noise: Noise = "pass"
 
 
-def _patterns(raw: object, where: str) -> tuple[str, ...]:
-    found = [raw] if isinstance(raw, str) else raw
-    if not isinstance(found, list) or not 0 < len(found) <= MAX_PATTERNS:
-        raise ResultsError(f"{where} is a pattern or a list of at most {MAX_PATTERNS} patterns")
-    if not all(isinstance(pattern, str) and 0 < len(pattern) <= MAX_LETTERS for pattern in found):
-        raise ResultsError(f"{where} has something that is no pattern of 1 to {MAX_LETTERS} letters")
-    return tuple(found)
+class _Bound(Strict):
+    match: Patterns
+    relative: Annotated[float, Field(ge=0, le=MAX_RELATIVE)] | None = None
+    absolute: Annotated[float, Field(ge=0, le=MAX_ABSOLUTE)] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> _Bound:
+        if self.relative is None and self.absolute is None:
+            raise ValueError("says neither relative nor absolute")
+        return self
 
 
-def _number(raw: object, low: float, high: float, where: str) -> float:
-    if isinstance(raw, bool) or not isinstance(raw, int | float) or not (low <= raw <= high and isfinite(raw)):
-        raise ResultsError(f"{where} is {_said(raw)}; it is a number from {low:g} to {high:g}")
-    return float(raw)
+class _Exact(Strict):
+    allow: Patterns = ()
 
 
-def _count(raw: object, least: int, where: str) -> int:
-    if isinstance(raw, bool) or not isinstance(raw, int) or not least <= raw <= MAX_PAIRS:
-        raise ResultsError(f"{where} is {_said(raw)}; it is a whole number from {least} to {MAX_PAIRS}")
-    return raw
+class _GateFile(Strict):
+    """A gate's file."""
+
+    gate: _Settings = _Settings()
+    bounds: Annotated[tuple[_Bound, ...], Field(min_length=1, max_length=MAX_PATTERNS)]
+    exact: _Exact = _Exact()
 
 
 def _said(raw: object) -> str:

@@ -16,7 +16,6 @@ from pydantic import ConfigDict, Field, model_validator
 
 from pocketvlm.bench.gate.gate import MAX_PAIRS, Gate
 from pocketvlm.bench.gate.ratios import Verdict, decide, paired_ratio
-from pocketvlm.bench.report.files import read_bounded
 from pocketvlm.bench.report.schema import (
     MAX_BYTES,
     BundleIdentity,
@@ -25,12 +24,12 @@ from pocketvlm.bench.report.schema import (
     Name,
     Positive,
     Seconds,
-    Strict,
     Text,
     parse_strict,
 )
 from pocketvlm.errors import ResultsError, one_line
-from pocketvlm.questions.files import label
+from pocketvlm.files import label, read_bounded
+from pocketvlm.strict import Closed
 
 if TYPE_CHECKING:
     from pocketvlm.bench.speed.watch import Watch
@@ -45,7 +44,7 @@ Timed = Callable[[], float]
 Pairs = tuple[tuple[Seconds, Seconds], ...]
 
 
-class PairedRow(Strict):
+class PairedRow(Closed):
     """One thing measured in turns: seconds of the base and of the new one, pair by pair.
 
     Without pairs it was not measured, because ``only`` one side runs it. What the gate of that time made of the pairs
@@ -84,7 +83,7 @@ class PairedRow(Strict):
         return log_ratios(self.pairs)
 
 
-class Interleaved(Strict):
+class Interleaved(Closed):
     """The whole of a file of results of two bundles measured in turns. ``gate`` names the one of that time."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
@@ -133,7 +132,7 @@ def read_interleaved(path: Path) -> Interleaved:
 
     :raises ResultsError: it cannot be read, is something else, or of another schema
     """
-    return parse_interleaved(read_bounded(path, MAX_BYTES), label(path))
+    return parse_interleaved(read_bounded(path, MAX_BYTES, ResultsError), label(path))
 
 
 def interleave(

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -175,7 +174,7 @@ def prepare_peer(name: str, job: PeerJob) -> None:
     JsonProcess(name, [WORKER, name, json.dumps(asdict(job)), ONLY_PREPARE]).close()
 
 
-class PeerProcess:
+class PeerProcess(AbstractContextManager["PeerProcess"]):
     """A peer in a process of its own, from its opening to ``close``.
 
     :raises PeerError: it cannot be opened; later, that it ended
@@ -208,12 +207,7 @@ class PeerProcess:
         """End it."""
         self._process.close()
 
-    def __enter__(self) -> PeerProcess:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
 

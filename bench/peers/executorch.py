@@ -29,9 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.bench.peers import About, PeerError, PeerJob, Shape, Stepwise
-from pocketvlm.bench.report.files import write_whole
 from pocketvlm.bench.speed.process import JsonProcess, answers_of_this_process, write_answer
 from pocketvlm.errors import one_line
+from pocketvlm.files import write_whole
 from pocketvlm.runtime.memory import available_memory_bytes, peak_rss_bytes
 
 PACKAGES = ("executorch", "torch", "torchao", "omegaconf")

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.bench.peers import About, PeerError, PeerJob, Shape, Stepwise
+from pocketvlm.files import written_whole
 
 ARCHITECTURE = "llama"
 PACKAGES = {"gguf": "gguf", "llama_cpp": "llama-cpp-python"}
@@ -92,9 +93,13 @@ def gguf_path(job: PeerJob) -> Path:
 
 def write_random_gguf(path: Path, shape: Shape) -> None:
     """A GGUF without a tokenizer; matrices in Q4_0, norms of ones in float32, the head a matrix of its own."""
+    with written_whole(path) as partial:
+        _write_gguf(partial, shape)
+
+
+def _write_gguf(path: Path, shape: Shape) -> None:
     gguf = peer_module("gguf")
-    partial = path.with_suffix(".partial")
-    writer = gguf.GGUFWriter(partial, ARCHITECTURE)
+    writer = gguf.GGUFWriter(path, ARCHITECTURE)
     writer.add_context_length(LONGEST)
     writer.add_embedding_length(shape.hidden_size)
     writer.add_block_count(shape.layers)
@@ -118,7 +123,6 @@ def write_random_gguf(path: Path, shape: Shape) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    partial.replace(path)
 
 
 def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:

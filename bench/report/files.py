@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pocketvlm.errors import ResultsError, one_line
-from pocketvlm.questions.files import label
+from pocketvlm.files import label, read_bounded
 
 #: largest file that is read, bytes
 MAX_RESULTS = 256 << 20
@@ -46,26 +45,10 @@ def read_results(path: Path) -> Results:
     """
     name = label(path)
     try:
-        content = json.loads(read_bounded(path, MAX_RESULTS))
+        content = json.loads(read_bounded(path, MAX_RESULTS, ResultsError))
     except (ValueError, RecursionError) as error:
         raise ResultsError(f"{name}: not JSON ({one_line(error, 80)})") from error
     return results(content, name)
-
-
-def read_bounded(path: Path, most: int) -> bytes:
-    """A file of at most ``most`` bytes.
-
-    :raises ResultsError: it cannot be read, or is larger
-    """
-    name = label(path)
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(most + 1)
-    except OSError as error:
-        raise ResultsError(f"{name}: cannot be read ({one_line(error.strerror or error, 80)})") from error
-    if len(content) > most:
-        raise ResultsError(f"{name}: more than the {most} bytes that are read")
-    return content
 
 
 def results(content: Any, name: str) -> Results:
@@ -85,41 +68,3 @@ def results(content: Any, name: str) -> Results:
         raise ResultsError(f"{name}: not the results of an evaluation; pocketvlm eval --save writes them")
     questions, wanted, exact = zip(*rows, strict=True)
     return Results(name, bundle, data, questions, wanted, exact)
-
-
-def check_writable(path: Path) -> None:
-    """Before hours of work: whether a file can be written there.
-
-    :raises ResultsError: it cannot
-    """
-    target = _followed(path)
-    if target.exists() and not target.is_file():
-        raise ResultsError(f"{label(path)}: is not a regular file, which could be replaced")
-    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise ResultsError(f"{label(path)}: its directory does not exist or cannot be written to")
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file that appears when it is complete; a failure leaves what stood there, and links stay links.
-
-    :raises ResultsError: it cannot be written
-    """
-    target = _followed(path)
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("xb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(target)
-    except OSError as error:
-        raise ResultsError(f"{label(path)}: cannot be written ({one_line(error.strerror or error, 80)})") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _followed(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError) as error:
-        raise ResultsError(f"{label(path)}: cannot be followed ({one_line(error, 80)})") from error

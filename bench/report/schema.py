@@ -12,12 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from pocketvlm.bench.report.files import read_bounded
 from pocketvlm.bench.statistics.summary import mean_and_deviation, spread
 from pocketvlm.errors import ResultsError, one_line
-from pocketvlm.questions.files import label
+from pocketvlm.files import label, read_bounded
+from pocketvlm.strict import Closed, checked
 
 SCHEMA = "pocketvlm-bench/2"
 #: largest file that is read, bytes
@@ -40,16 +40,10 @@ Seconds = Annotated[float, Field(ge=1e-12, lt=1e18, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, lt=1e18, allow_inf_nan=False)]
 
 
-class Strict(BaseModel):
-    """Base of all parts of a report: frozen, no unknown keys, finite numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+Model = TypeVar("Model", bound=Closed)
 
 
-Model = TypeVar("Model", bound=Strict)
-
-
-class Row(Strict):
+class Row(Closed):
     """One thing measured: seconds of each repetition, and how many tokens (of a load: none) each of them was.
 
     Without ``seconds`` it was not measured, and ``missing`` says why. ``bytes_per_token`` and ``operations`` are what
@@ -112,7 +106,7 @@ class Row(Strict):
         return values
 
 
-class Memory(Strict):
+class Memory(Closed):
     """Bytes after a phase: resident, of that anonymous and mapped from files; ``peak`` is the largest so far."""
 
     phase: Name
@@ -122,14 +116,14 @@ class Memory(Strict):
     peak: Count
 
 
-class MemorySample(Strict):
+class MemorySample(Closed):
     """Resident bytes so many seconds after the process of the memory pass began."""
 
     seconds: NotNegative
     resident: Count
 
 
-class BundleIdentity(Strict):
+class BundleIdentity(Closed):
     """What tells this bundle from others. The digest is that of its manifest, which has those of all its files."""
 
     path: Text
@@ -141,7 +135,7 @@ class BundleIdentity(Strict):
     kv_cache: Literal["float32", "int8"]
 
 
-class Machine(Strict):
+class Machine(Closed):
     """The device and what it was doing. Frequencies in MHz, temperatures in degrees Celsius.
 
     ``busy`` is a sentence where other work ran; ``pinned`` where a device profile says that its clocks are fixed;
@@ -159,7 +153,7 @@ class Machine(Strict):
     affinity: tuple[Count, ...] = ()
     governor: Text | None = None
     frequencies: tuple[NotNegative, ...] = ()
-    temperatures: dict[Name, float] = {}
+    temperatures: dict[Name, float] = Field(default_factory=dict)
     load_before: NotNegative
     load_after: NotNegative | None = None
     busy: Text | None = None
@@ -176,14 +170,14 @@ class Machine(Strict):
         return f"{threads}, {self.cpu} ({', '.join(self.instructions) or 'plain'})"
 
 
-class Limits(Strict):
+class Limits(Closed):
     """What the machine reaches in the same run: bytes read a second, float32 operations a second of a large product."""
 
     read_bandwidth: Positive
     gemm_operations: Positive
 
 
-class Counts(Strict):
+class Counts(Closed):
     """What is the same in each run of the same bundle: a difference is a change, never noise.
 
     ``token_ids``: the greedy answer to a fixed question about a fixed picture; ``bytes`` by file, ``nodes`` by graph,
@@ -200,7 +194,7 @@ class Counts(Strict):
     multiplications: dict[Name, Count]
 
 
-class Agreement(Strict):
+class Agreement(Closed):
     """A phone's answer beside the host's. Distances of logits are in standard deviations of the host's of that step.
 
     ``same``: how many of the host's ``tokens`` are the phone's as well, from the first on; ``gap_where_parted``: how
@@ -228,7 +222,7 @@ class Agreement(Strict):
         return f"the answer parts from the host's {where}; {differ}"
 
 
-class Peer(Strict):
+class Peer(Closed):
     """Another system that ran the same shapes in the same run, in a process of its own; its rows have its name.
 
     ``bytes`` of what it loaded, ``peak`` of its resident set; ``export_seconds`` and ``export_peak``: time and bytes of
@@ -245,7 +239,7 @@ class Peer(Strict):
     missing: Text | None = None
 
 
-class Report(Strict):
+class Report(Closed):
     """The whole of a results file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
@@ -295,7 +289,7 @@ def read_report(path: Path) -> Report:
 
     :raises ResultsError: it cannot be read, is something else, or of another schema
     """
-    return parse_report(read_bounded(path, MAX_BYTES), label(path))
+    return parse_report(read_bounded(path, MAX_BYTES, ResultsError), label(path))
 
 
 def parse_strict(text: str | bytes, name: str, kind: type[Model], schema: str, whence: str) -> Model:
@@ -311,12 +305,7 @@ def parse_strict(text: str | bytes, name: str, kind: type[Model], schema: str, w
     if found != schema:
         said = f"schema {one_line(found, 40)!r}" if isinstance(found, str) else "no schema"
         raise ResultsError(f"{name}: has {said}, and {schema} is read: {whence}")
-    try:
-        return kind.model_validate_json(json.dumps(content))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the report"
-        raise ResultsError(f"{name}: {one_line(where, 80)}: {one_line(first['msg'], 120)}") from error
+    return checked(kind, content, name, ResultsError)
 
 
 def _no_number(constant: str) -> float:

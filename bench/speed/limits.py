@@ -11,6 +11,7 @@ import numpy as np
 
 from pocketvlm.bench.report.schema import OWN
 from pocketvlm.bench.speed.workload import decode_name
+from pocketvlm.bundle.kv import bundle_kv_bytes
 from pocketvlm.runtime.engines.onnx import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ def bytes_per_token(manifest: Manifest, depth: int) -> int:
     read = {name for name in tensors if name.startswith(("model.layers.", "model.norm."))}
     read.add(HEAD if HEAD in tensors else EMBEDDING)
     weights = sum(tensors[name].weights * tensors[name].bits_per_weight for name in read) / 8
-    kv = manifest.kv_cache
-    row = 2 * manifest.model.layers * kv.heads * kv.head_dim * np.dtype(kv.dtype).itemsize
-    return round(weights) + depth * row
+    return round(weights) + bundle_kv_bytes(manifest, depth)
 
 
 def operations(manifest: Manifest, phase: str, tokens: int) -> int | None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pocketvlm.bench.accuracy.evaluate import versions
+from pocketvlm.bench.report.identity import commit, versions
 from pocketvlm.bench.report.schema import Machine
 from pocketvlm.machine.cpu import Cpu, parse_cpu_info, read_cpu_info
 
@@ -20,7 +19,6 @@ GOVERNOR = CPUS / "cpu0" / "cpufreq" / "scaling_governor"
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve2")
 #: More waiting tasks a core than this, and numbers are worth little.
 BUSY_LOAD = 0.3
-GIT_SECONDS = 5
 
 
 def describe(threads: int, *, pinned: bool = False) -> Machine:
@@ -78,22 +76,6 @@ def _temperatures() -> dict[str, float]:
         if re.fullmatch(r"-?\d{1,7}", value):
             found[_text(zone / "type").strip() or zone.name] = int(value) / 1000
     return found
-
-
-def commit() -> str | None:
-    """Of the code that measures, with a + where it was changed since; None outside a checkout."""
-    here = Path(__file__).resolve().parent
-    said = _git(here, "rev-parse", "HEAD")
-    return said and said + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
-
-
-def _git(directory: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(directory), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _load() -> float:

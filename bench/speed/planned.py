@@ -1,6 +1,6 @@
 """What a workload times of a bundle, case by case: names, token ids and sizes, the same on each target.
 
-The host runs a case through the engine (``bench.cases``), a phone's runner reads it from a plan (``bench.adb.plan``).
+The host runs a case through the engine (``cases``), a phone's runner reads it from a plan (``targets/adb/plan``).
 """
 
 from __future__ import annotations

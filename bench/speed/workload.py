@@ -6,7 +6,8 @@ one by one, "tg128 @ d512" the same after 512 tokens that are in the KV cache al
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import json
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
@@ -41,6 +42,11 @@ class Workload:
         """Of ``asdict``, through JSON: lists are tuples again. What is not known here is left out."""
         known = {one.name for one in fields(cls)}
         return cls(**{name: _tuples(value) for name, value in raw.items() if name in known})
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it: lists for tuples."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
 
     @property
     def tokens(self) -> int:

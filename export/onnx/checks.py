@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from pocketvlm.bundle.manifest import Fidelity
+from pocketvlm.bundle.streams import text_stream, vision_stream
 from pocketvlm.export.graph.checks import check_stages, conclude
 from pocketvlm.export.job import Job
 from pocketvlm.export.onnx.attention import FEW_TOKENS, position_inputs, without_quantized_cache
 from pocketvlm.export.onnx.graph import save_graph
 from pocketvlm.export.onnx.linear import at_float_precision
-from pocketvlm.export.onnx.streams import decoder_stream, vision_stream
 from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.machine import exact_sums, telemetry
 from pocketvlm.models.checkpoint import ReadWeight
@@ -76,17 +76,18 @@ class OnnxGraphs:
         if stage.part == "patch embedding":
             graph, piece = "patch_embedding", Piece("pixel_values", "patches")
         elif stage.part == "vision layer":
-            graph, piece = "vision_encoder", Piece(vision_stream(stage.index), vision_stream(stage.index + 1))
+            start = vision_stream(stage.index) if stage.index else "patches"
+            graph, piece = "vision_encoder", Piece(start, vision_stream(stage.index + 1))
         elif stage.part == "projector":
             assert self._config.vision is not None
             graph, piece = "vision_encoder", Piece(vision_stream(self._config.vision.num_hidden_layers), "image_embeds")
         elif stage.part == "decoder layer":
             feeds = self._empty_cache(stage.index, stream.shape[1], "float32" if floating else self._kv.dtype)
-            start, end = (decoder_stream(at, layers) for at in (stage.index, stage.index + 1))
+            start, end = (text_stream(at, layers) for at in (stage.index, stage.index + 1))
             graph, piece = "text_decoder", Piece(start, end, tuple(feeds))
         else:
             feeds = {"logits_to_keep": np.array([0], np.int64)}
-            graph, piece = "text_decoder", Piece(decoder_stream(layers, layers), "logits", tuple(feeds))
+            graph, piece = "text_decoder", Piece(text_stream(layers, layers), "logits", tuple(feeds))
         found = self._graph(graph).run(piece, {piece.start: stream.numpy(), **feeds}, floating=floating)
         # logits: [1, tokens, vocabulary] -> [tokens, vocabulary]
         return torch.from_numpy(found[0] if stage.part == "head" else found)

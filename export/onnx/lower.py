@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from pocketvlm.bundle.manifest import Part, TensorSpec
+from pocketvlm.bundle.streams import text_stream, vision_stream
 from pocketvlm.export.graph.lower import lower as lower_stage
 from pocketvlm.export.job import Job, Lowered
 from pocketvlm.export.onnx import attention
@@ -20,7 +21,6 @@ from pocketvlm.export.onnx.embedding import token_embedding
 from pocketvlm.export.onnx.genai_config import GENAI_CONFIG, write_genai_config
 from pocketvlm.export.onnx.graph import DTYPES, OPSET, GraphBuilder, save_graph
 from pocketvlm.export.onnx.operators import PROJECTOR_TABLE, TABLE, At, value_of
-from pocketvlm.export.onnx.streams import decoder_stream, vision_stream
 from pocketvlm.export.store.kv_layout import KvLayout, kv_layout
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
@@ -110,9 +110,9 @@ def text_decoder(store: WeightStore, config: DecoderConfig, kv: KvLayout) -> ir.
     )
     hidden = graph.input("inputs_embeds", "float32", [1, "sequence", config.hidden_size])
     at = At(graph, store, kv=kv, positions=attention.positions(graph, hidden, config, kv))
-    hidden = graph.op("Identity", hidden, name=decoder_stream(0, len(layers)))
+    hidden = graph.op("Identity", hidden, name=text_stream(0, len(layers)))
     for stage in layers:
-        hidden = value_of(at, lower_stage(stage, TABLE, at, hidden), decoder_stream(stage.index + 1, len(layers)))
+        hidden = value_of(at, lower_stage(stage, TABLE, at, hidden), text_stream(stage.index + 1, len(layers)))
     logits = lower_stage(head_stage(config), TABLE, at, _last_positions(graph, hidden))
     graph.output(logits, "logits", "float32", [1, "kept", config.vocab_size])
     return graph.model()

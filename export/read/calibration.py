@@ -15,10 +15,10 @@ from PIL import Image
 
 from pocketvlm.errors import DataError, located, one_line
 from pocketvlm.export.read.sample import Sample, Turns, encode, make_sample
+from pocketvlm.files import read_text
 from pocketvlm.images.prepare import cut_tiles
 from pocketvlm.quant import quantizer_of
 from pocketvlm.questions.data import GENERATED_FORM, TEXT_FORM, open_data
-from pocketvlm.questions.files import read_text
 from pocketvlm.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _sample(frontend: Frontend, turns: Turns, images: tuple[Image.Image, ...]) -
 
 def _windows(path: Path, frontend: Frontend, tokens: int) -> Iterator[Sample]:
     """A text in windows of ``tokens``; what remains at its end is left out, unless it is all there is."""
-    ids = torch.tensor(encode(frontend.tokenizer, read_text(path, MAX_TEXT_BYTES)), dtype=torch.int64)
+    ids = torch.tensor(encode(frontend.tokenizer, read_text(path, MAX_TEXT_BYTES, DataError)), dtype=torch.int64)
     for window in ids.split(tokens):
         if len(window) == tokens or 1 < len(window) == len(ids):
             yield Sample(None, window, None, 0)

@@ -11,14 +11,18 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, Field, GetPydanticSchema
 
 from pocketvlm.bundle.manifest import Chat, Role
-from pocketvlm.errors import ExportError
-from pocketvlm.models.checkpoint import read_json
-from pocketvlm.models.config import VlmConfig
+from pocketvlm.errors import ExportError, one_line
+from pocketvlm.models.checkpoint import read_file
+from pocketvlm.models.config import READ, VlmConfig
 
 MAX_TEMPLATE_BYTES = 1 << 20
+#: What a template's own code raises, beside jinja2's errors.
+FAILS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
 #: Markers that no template trims, splits or escapes.
 FIRST, SECOND, THIRD = "zqxjFIRSTzqxj", "zqxjSECONDzqxj", "zqxjTHIRDzqxj"
 
@@ -31,10 +35,11 @@ def compile_chat_template(directory: Path) -> Chat | None:
 
     :raises ExportError: when the template cannot be expressed as literals by role
     """
-    source = _read_template(directory)
+    config = read_tokenizer_config(directory)
+    source = _read_template(directory, config)
     if source is None:
         return None
-    render = _renderer(source, special_tokens(directory))
+    render = _renderer(source, config.tokens)
     chat = _literals(render)
     prove_equal(chat, render, dialogues(seed=0, count=200, system="system" in chat.roles))
     return chat
@@ -65,7 +70,8 @@ def prove_equal(chat: Chat, render: Render, cases: Sequence[Sequence[Message]]) 
             if wanted != found:
                 raise ExportError(
                     "the chat template does more than put text around messages, which no phone runtime can follow: "
-                    f"for {list(messages)!r} it gives {wanted!r}, literals give {found!r}"
+                    f"for {one_line(list(messages), 200)} it gives {one_line(repr(wanted), 200)}, "
+                    f"literals give {one_line(repr(found), 200)}"
                 )
 
 
@@ -87,31 +93,67 @@ def dialogues(*, seed: int, count: int, system: bool) -> list[list[Message]]:
     return cases
 
 
-def _read_template(directory: Path) -> str | None:
+class AddedToken(BaseModel):
+    """A token as tokenizer_config.json describes it."""
+
+    model_config = READ
+    content: str
+
+
+def _text(token: str | AddedToken | None) -> str:
+    return token.content if isinstance(token, AddedToken) else token or ""
+
+
+#: "" for one that the tokenizer does not have
+Token = Annotated[str, GetPydanticSchema(lambda _, handler: handler(str | AddedToken | None)), AfterValidator(_text)]
+Template = Annotated[str, Field(max_length=MAX_TEMPLATE_BYTES)]
+
+
+class NamedTemplate(BaseModel):
+    """One of several chat templates."""
+
+    model_config = READ
+    name: str
+    template: Template
+
+
+class TokenizerConfig(BaseModel):
+    """What is read of ``tokenizer_config.json``."""
+
+    model_config = READ
+    chat_template: tuple[NamedTemplate, ...] | Template | None = None
+    bos_token: Token = ""
+    eos_token: Token = ""
+    pad_token: Token = ""
+    unk_token: Token = ""
+
+    @property
+    def tokens(self) -> dict[str, str]:
+        """Those that templates may name."""
+        return self.model_dump(exclude={"chat_template"})
+
+
+def read_tokenizer_config(directory: Path) -> TokenizerConfig:
+    """``tokenizer_config.json``, or one that says nothing.
+
+    :raises CheckpointError: naming the key that is wrong
+    """
+    return read_file(TokenizerConfig, directory / "tokenizer_config.json")
+
+
+def _read_template(directory: Path, config: TokenizerConfig) -> str | None:
     path = directory / "chat_template.jinja"
     if path.is_file():
         if path.stat().st_size > MAX_TEMPLATE_BYTES:
             raise ExportError(f"{path} is larger than {MAX_TEMPLATE_BYTES} bytes")
-        return path.read_text(encoding="utf-8")
-    if not (directory / "tokenizer_config.json").is_file():
-        return None
-    template = read_json(directory / "tokenizer_config.json").get("chat_template")
-    if isinstance(template, list):  # several named templates: the one called default
-        template = next((item.get("template") for item in template if item.get("name") == "default"), None)
-    return template if isinstance(template, str) else None
-
-
-def special_tokens(directory: Path) -> dict[str, str]:
-    """bos_token and the like, which templates may name; "" for one that the tokenizer does not have."""
-    path = directory / "tokenizer_config.json"
-    raw = read_json(path) if path.is_file() else {}
-    tokens = {}
-    for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        value = raw.get(key)
-        if isinstance(value, dict):
-            value = value.get("content")
-        tokens[key] = value if isinstance(value, str) else ""
-    return tokens
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ExportError(f"{path} cannot be read: {one_line(error)}") from error
+    if not isinstance(config.chat_template, tuple):
+        return config.chat_template
+    # several named templates: the one called default
+    return next((one.template for one in config.chat_template if one.name == "default"), None)
 
 
 def _renderer(source: str, special_tokens: dict[str, str]) -> Render:
@@ -128,14 +170,15 @@ def _renderer(source: str, special_tokens: dict[str, str]) -> Render:
     environment.globals["raise_exception"] = raise_exception
     try:
         template = environment.from_string(source)
-    except TemplateError as error:
-        raise ExportError(f"the chat template does not parse: {error}") from error
+    except (TemplateError, *FAILS) as error:
+        raise ExportError(f"the chat template does not parse: {one_line(error)}") from error
 
     def render(messages: Sequence[Message], add_generation_prompt: bool) -> str:
         try:
             return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **special_tokens)
-        except (TemplateError, TypeError, ArithmeticError, LookupError) as error:
-            raise ExportError(f"the chat template fails on {list(messages)!r}: {error}") from error
+        except (TemplateError, *FAILS) as error:
+            shown = one_line(list(messages), 200)
+            raise ExportError(f"the chat template fails on {shown}: {one_line(error)}") from error
 
     return render
 
@@ -221,12 +264,15 @@ def check_image_part(directory: Path, config: VlmConfig) -> None:
 
     :raises ExportError: when the template says otherwise
     """
-    source = _read_template(directory)
+    tokenizer = read_tokenizer_config(directory)
+    source = _read_template(directory, tokenizer)
     if source is None:
         return
-    render = _renderer(source, special_tokens(directory))
+    render = _renderer(source, tokenizer.tokens)
     parts = [{"type": "text", "text": FIRST}, {"type": "image"}, {"type": "text", "text": SECOND}]
     wanted = config.image_layout.image_start + config.image_token + config.image_layout.image_end
     _, found, _ = _split(render([{"role": "user", "content": parts}], True), FIRST, SECOND)
     if found != wanted:
-        raise ExportError(f"the chat template renders an image as {found!r}, config.json's layout says {wanted!r}")
+        raise ExportError(
+            f"the chat template renders an image as {one_line(repr(found), 200)}, config.json's layout says {wanted!r}"
+        )

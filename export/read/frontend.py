@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
+from pydantic import BaseModel, Field, ValidationError
 from tokenizers import Tokenizer
 
+from pocketvlm.bundle.defaults import TILE_BATCH
 from pocketvlm.bundle.manifest import Chat, ImageLayout, Tokens, Vision
-from pocketvlm.errors import CheckpointError, ExportError
-from pocketvlm.export.read.chat_template import check_image_part, compile_chat_template, special_tokens
+from pocketvlm.errors import CheckpointError, ExportError, one_line
+from pocketvlm.export.read.chat_template import check_image_part, compile_chat_template, read_tokenizer_config
 from pocketvlm.export.read.sample import TURNS, ImageSettings, Sample, encode, make_sample, test_card
 from pocketvlm.images.prepare import preprocessing_of
-from pocketvlm.models.checkpoint import Checkpoint, read_json
+from pocketvlm.models.checkpoint import Checkpoint, read_file
+from pocketvlm.models.config import READ, first_wrong
 
 #: Pillow's and transformers' number for the bicubic filter.
 BICUBIC = 3
-#: Tiles that go through the vision encoder at once: the paper's best on the Dimensity 9300 (section 3.3).
-TILE_BATCH = 4
+
+Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
+Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,13 @@ def read_frontend(checkpoint: Checkpoint) -> Frontend:
     :raises CheckpointError: for a missing or damaged file
     :raises ExportError: for a convention that a bundle cannot express
     """
+    try:
+        return _frontend(checkpoint)
+    except ValidationError as error:
+        raise ExportError(f"{checkpoint.directory} does not fit a bundle: {first_wrong(error)}") from error
+
+
+def _frontend(checkpoint: Checkpoint) -> Frontend:
     tokenizer = _read_tokenizer(checkpoint)
     chat = compile_chat_template(checkpoint.directory)
     vision, layout, image_token, images = None, None, None, None
@@ -51,7 +63,7 @@ def read_frontend(checkpoint: Checkpoint) -> Frontend:
         vision = _vision(checkpoint)
         image_token = tokenizer.token_to_id(config.image_token)
         if image_token is None:
-            raise CheckpointError(f"the tokenizer has no image token {config.image_token!r}")
+            raise CheckpointError(f"the tokenizer has no image token {one_line(config.image_token, 120)!r}")
         layout = _image_layout(checkpoint, tokenizer)
         images = ImageSettings(preprocessing_of(vision), layout, image_token, config.tokens_per_tile)
     cards = [] if images is None else [test_card(images.preprocessing)]
@@ -67,34 +79,45 @@ def _read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+        raise CheckpointError(f"{path} is damaged: {one_line(error)}") from error
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     if size > checkpoint.config.text.vocab_size:
         raise CheckpointError(f"{path} has {size} tokens, the model only {checkpoint.config.text.vocab_size}")
     return tokenizer
 
 
+class Preprocessor(BaseModel):
+    """What is read of ``preprocessor_config.json``."""
+
+    model_config = READ
+    resample: int = BICUBIC
+    rescale_factor: Scale = 1 / 255
+    image_mean: tuple[Mean, Mean, Mean] = (0.5, 0.5, 0.5)
+    image_std: tuple[Scale, Scale, Scale] = (0.5, 0.5, 0.5)
+
+
 def _vision(checkpoint: Checkpoint) -> Vision:
     config = checkpoint.config
     assert config.vision is not None
-    raw = read_json(checkpoint.directory / "preprocessor_config.json")
-    if raw.get("resample", BICUBIC) != BICUBIC:
-        raise ExportError(
-            f"preprocessor_config.json: resample is {raw['resample']!r}; only {BICUBIC} (bicubic) is supported"
-        )
+    path = checkpoint.directory / "preprocessor_config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{checkpoint.directory} is not a checkpoint: {path.name} is missing")
+    raw = read_file(Preprocessor, path)
+    if raw.resample != BICUBIC:
+        raise ExportError(f"{path.name}: resample is {raw.resample}; only {BICUBIC} (bicubic) is supported")
     red, green, blue = config.tiling.pad_color
     return Vision(
         tile_size=config.vision.image_size,
-        strategy=config.tiling.strategy,  # pydantic checks it
+        strategy=config.tiling.strategy,
         candidates=config.tiling.candidates,
         alpha=config.tiling.alpha,
         thumbnail=config.tiling.thumbnail,
         thumbnail_of_single_tile=config.tiling.thumbnail_of_single_tile,
         resize_filter="bicubic",
         pad_color=(red, green, blue),
-        rescale=_number(raw.get("rescale_factor", 1 / 255), "rescale_factor"),
-        mean=_three(raw.get("image_mean", [0.5] * 3), "image_mean"),
-        std=_three(raw.get("image_std", [0.5] * 3), "image_std"),
+        rescale=raw.rescale_factor,
+        mean=raw.image_mean,
+        std=raw.image_std,
         tile_batch=TILE_BATCH,
         patches_per_tile=config.vision.grid_size**2,
         vision_hidden_size=config.vision.hidden_size,
@@ -121,20 +144,42 @@ def _image_layout(checkpoint: Checkpoint, tokenizer: Tokenizer) -> ImageLayout:
     )
 
 
+class StopTokens(BaseModel):
+    """What is read of ``generation_config.json``, of ``config.json`` and of its ``text_config``."""
+
+    model_config = READ
+    eos_token_id: TokenId | Annotated[tuple[TokenId, ...], Field(max_length=256)] | None = None
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return (
+            self.eos_token_id
+            if isinstance(self.eos_token_id, tuple)
+            else ()
+            if self.eos_token_id is None
+            else (self.eos_token_id,)
+        )
+
+
+class StopTokensOfModel(StopTokens):
+    """The same of a model whose decoder has a config of its own."""
+
+    text_config: StopTokens = StopTokens()
+
+
 def _stop_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """eos_token_id of generation_config.json, else of config.json, else the tokenizer's eos_token."""
+    """eos_token_id of generation_config.json, else of config.json, else the tokenizer's eos_token.
+
+    An empty list says nothing: transformers takes it and generates until there is no more room.
+    """
     for name in ("generation_config.json", "config.json"):
         path = checkpoint.directory / name
-        raw = read_json(path) if path.is_file() else {}
-        text_config = raw.get("text_config")
-        ids = raw.get("eos_token_id", text_config.get("eos_token_id") if isinstance(text_config, dict) else None)
-        if ids is not None:
-            ids = ids if isinstance(ids, list) else [ids]
-            if not all(isinstance(number, int) and 0 <= number < checkpoint.config.text.vocab_size for number in ids):
-                raise CheckpointError(f"{path}: eos_token_id {ids!r} is not in the vocabulary")
-            return tuple(ids)
-    token = special_tokens(checkpoint.directory).get("eos_token")
-    number = tokenizer.token_to_id(token) if token else None
+        raw = read_file(StopTokensOfModel, path)
+        if ids := raw.ids or raw.text_config.ids:
+            if max(ids) >= checkpoint.config.text.vocab_size:
+                raise CheckpointError(f"{path}: eos_token_id {one_line(ids, 120)} is not in the vocabulary")
+            return ids
+    number = _token_id(tokenizer, read_tokenizer_config(checkpoint.directory).eos_token)
     if number is None:
         raise CheckpointError(f"{checkpoint.directory} names no eos_token_id: generation would never stop")
     return (number,)
@@ -145,18 +190,9 @@ def _bos_token(checkpoint: Checkpoint, tokenizer: Tokenizer) -> int | None:
 
     Not the bos_token_id of config.json: Qwen's is the end of a text, and its tokenizer has none.
     """
-    token = special_tokens(checkpoint.directory).get("bos_token")
-    return tokenizer.token_to_id(token) if token else None
+    return _token_id(tokenizer, read_tokenizer_config(checkpoint.directory).bos_token)
 
 
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CheckpointError(f"preprocessor_config.json: {name} is {value!r}, expected a number")
-    return float(value)
-
-
-def _three(values: Any, name: str) -> tuple[float, float, float]:
-    if not isinstance(values, list) or len(values) != 3:
-        raise CheckpointError(f"preprocessor_config.json: {name} is {values!r}, expected three numbers")
-    red, green, blue = (_number(value, name) for value in values)
-    return red, green, blue
+def _token_id(tokenizer: Tokenizer, token: str) -> int | None:
+    number: int | None = tokenizer.token_to_id(token) if token else None
+    return number

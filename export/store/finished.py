@@ -7,18 +7,20 @@ them from there. The directory goes when the export succeeds or fails, and stays
 
 from __future__ import annotations
 
+import glob
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.files import written_whole
 from pocketvlm.quant import GroupedTensor
+from pocketvlm.scratch import abandoned, held, scratch
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -63,10 +65,9 @@ class Finished:
         from safetensors.numpy import save_file
 
         self._directory.mkdir(exist_ok=True)
-        partial = self._path(name).with_suffix(f".partial-{os.getpid()}")
         whole = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-        save_file(whole, partial, {"sha256": _digest(whole)})
-        partial.replace(self._path(name))
+        with written_whole(self._path(name)) as partial:
+            save_file(whole, partial, {"sha256": _digest(whole)})
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}.safetensors"
@@ -83,15 +84,29 @@ def _digest(arrays: Arrays) -> str:
 
 @contextmanager
 def finished_so_far(output: Path, key: str) -> Iterator[Finished]:
-    """What an earlier export to ``output`` with the same ``key`` finished; older ones with another are removed."""
+    """What an earlier export to ``output`` with the same ``key`` finished; what others left is removed.
+
+    Where another process is at the same export, this one begins anew, beside it.
+    """
     output = output.absolute()
-    directory = output.with_name(f".{output.name}.finished-{key}")
-    for other in output.parent.glob(f".{output.name}.finished-*"):
-        if other != directory:
-            shutil.rmtree(other, ignore_errors=True)
-    try:
-        yield Finished(directory)
-    except Exception:
+    prefix = f".{output.name}.finished-"
+    directory = output.with_name(f"{prefix}{key}")
+    for left in abandoned(output.parent, f"{glob.escape(prefix)}*"):
+        if left != directory:
+            shutil.rmtree(left, ignore_errors=True)
+    directory.mkdir(exist_ok=True)
+    with held(directory) as ours:
+        if not ours:
+            with scratch(output.parent, prefix) as own:
+                yield Finished(own)
+            return
+        try:
+            yield Finished(directory)
+        except Exception:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        except BaseException:  # interrupted: to be gone on with
+            with suppress(OSError):
+                directory.rmdir()  # where nothing is finished
+            raise
         shutil.rmtree(directory, ignore_errors=True)
-        raise
-    shutil.rmtree(directory, ignore_errors=True)

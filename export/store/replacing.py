@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import errno
-import os
+import glob
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pocketvlm.bundle.archive import open_archive, write_archive
 from pocketvlm.bundle.open import MANIFEST
 from pocketvlm.errors import BundleError, ExportError
+from pocketvlm.scratch import abandoned, scratch
 
-#: Ends the name of a bundle that is being replaced.
-OLD = "-old"
+#: What is replaced, in a directory of its own.
+OLD = ".replaced"
 ARCHIVE = ".zip"
 
 
@@ -43,51 +43,43 @@ def _may_be_replaced(output: Path) -> bool:
 def replacing(output: Path) -> Iterator[Path]:
     """A directory beside ``output`` that takes its place when the block ends well, and is removed when it does not.
 
-    Where ``output`` ends in ``.zip``, the directory's files take its place as one archive.
+    Where ``output`` ends in ``.zip``, the directory's files take its place as one archive. What killed exports left is
+    undone first: a bundle that was moved aside comes back, half-built ones go. Those of exports that still run stay.
     """
     output = output.absolute()
     prefix = f".{output.name}.partial-"
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        _recover_abandoned(output, prefix)
-        partial = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=output.parent))
-    except OSError as error:
-        raise ExportError(f"cannot write to {output.parent}: {error.strerror}") from error
-    try:
-        yield partial
-        if output.suffix == ARCHIVE:
-            write_archive(partial, [path.name for path in partial.iterdir()], output)
-        else:
-            _swap(partial, output, partial.with_name(f"{prefix}{os.getpid()}{OLD}"))
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ExportError(f"{output.parent}: the disk is full; nothing was left behind") from error
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with ExitStack() as stack:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            for left in abandoned(output.parent, f"{glob.escape(prefix)}*"):
+                if (left / OLD).exists() and not output.exists():
+                    (left / OLD).rename(output)
+                shutil.rmtree(left, ignore_errors=True)
+            new = stack.enter_context(scratch(output.parent, prefix))
+        except OSError as error:
+            raise ExportError(f"cannot write to {output.parent}: {error.strerror}") from error
+        try:
+            yield new
+            with scratch(output.parent, prefix) as aside:
+                if output.suffix == ARCHIVE:
+                    write_archive(new, [path.name for path in new.iterdir()], aside / ARCHIVE)
+                    (aside / ARCHIVE).replace(output)
+                else:
+                    _swap(new, output, aside / OLD)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ExportError(f"{output.parent}: the disk is full; nothing was left behind") from error
+            raise
 
 
-def _swap(partial: Path, output: Path, old: Path) -> None:
-    """Put ``partial`` in the place of ``output``, which waits as ``old`` until it is done."""
-    partial.chmod(0o755)
+def _swap(new: Path, output: Path, old: Path) -> None:
+    """Put ``new`` in the place of ``output``, which waits as ``old`` until it is done."""
+    new.chmod(0o755)
     if output.exists():
         output.rename(old)
-    partial.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _recover_abandoned(output: Path, prefix: str) -> None:
-    """Undo what killed exports left: a bundle that was moved aside comes back, half-built ones go.
-
-    What belongs to a process that still runs is left to it.
-    """
-    for path in sorted(output.parent.glob(f"{prefix}*")):
-        process = path.name.removeprefix(prefix).split("-")[0]
-        if process.isdigit() and Path(f"/proc/{process}").exists():
-            continue
-        if path.name.endswith(OLD) and not output.exists():
-            path.rename(output)
-        elif path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    try:
+        new.rename(output)
+    except OSError:
+        with suppress(OSError):
+            old.rename(output)
+        raise

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from pocketvlm.errors import DataError, ExportError, RecipeError
 from pocketvlm.export.assemble import kv_length
@@ -126,15 +125,12 @@ def size_of(checkpoint: Checkpoint, recipe: Recipe) -> int:
 
 def recipe_text(recipe: Recipe) -> str:
     """The recipe as the TOML that ``load_recipe`` reads."""
-    lines = [f"name = {json.dumps(recipe.name)}", f"description = {json.dumps(recipe.description)}"]
-    tables = {"kv_cache": recipe.kv_cache, "calibration": recipe.calibration, "bounds": recipe.bounds}
-    for name, table in tables.items():
-        lines += ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in vars(table).items())]
-    for rule in recipe.rules:
-        options = (f"{key} = {json.dumps(value)}" for key, value in rule.options.items())
-        match = "".join(f"\n    {json.dumps(pattern)}," for pattern in rule.match)
-        lines += ["", "[[tensors]]", f"match = [{match}\n]", f"quantizer = {json.dumps(rule.quantizer)}", *options]
-    return "\n".join(lines) + "\n"
+    import tomli_w
+
+    tables = {"kv_cache": asdict(recipe.kv_cache), "calibration": asdict(recipe.calibration)}
+    rules = [{"match": rule.match, "quantizer": rule.quantizer, **rule.options} for rule in recipe.rules]
+    named = {"name": recipe.name, "description": recipe.description}
+    return tomli_w.dumps({**named, **tables, "bounds": asdict(recipe.bounds), "tensors": rules})
 
 
 def _mixed_recipes(

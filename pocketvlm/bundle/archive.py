@@ -6,7 +6,6 @@ Written in the order of the names with fixed dates: the same bundle gives the sa
 from __future__ import annotations
 
 import mmap
-import os
 import struct
 import zipfile
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from pocketvlm.errors import BundleError, one_line
+from pocketvlm.files import written_whole
 
 #: Android's largest page (and a multiple of the usual 4 KB).
 PAGE = 16384
@@ -38,14 +38,9 @@ def write_archive(directory: Path, names: Sequence[str], target: Path) -> None:
 
     :raises BundleError: a file is of 4 GB or more
     """
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}-archive")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            for name in sorted(names):
-                _add(archive, directory / name, name)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(target) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(names):
+            _add(archive, directory / name, name)
 
 
 @dataclass(frozen=True)

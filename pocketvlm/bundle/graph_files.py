@@ -37,8 +37,7 @@ VARINT, BYTES, FIXED = 0, 2, {1: 8, 5: 4}
 def external_files(graph: bytes) -> set[str]:
     """The files that a graph names, as it spells them.
 
-    Raises:
-        ValueError: it cannot be told, since the graph is damaged or no ONNX.
+    :raises ValueError: it cannot be told, since the graph is damaged or no ONNX
     """
     if graph[4:8] == ORT_MAGIC:
         raise ValueError("it is in ONNX Runtime's own format")
@@ -67,8 +66,7 @@ def operators(graph: bytes) -> dict[str, int]:
 
     An operator outside of ONNX's own set is named with its domain.
 
-    Raises:
-        ValueError: it cannot be told, since the graph is damaged or no ONNX.
+    :raises ValueError: it cannot be told, since the graph is damaged or no ONNX
     """
     if graph[4:8] == ORT_MAGIC:
         raise ValueError("it is in ONNX Runtime's own format")

@@ -10,15 +10,15 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     StringConstraints,
     model_serializer,
     model_validator,
 )
+
+from pocketvlm.strict import Closed
 
 #: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's.
 FORMAT_VERSION = 2
@@ -46,13 +46,7 @@ def _whole(value: object) -> object:
 Bits = Annotated[Literal[4, 8, 32], BeforeValidator(_whole)]
 
 
-class Strict(BaseModel):
-    """Base of all parts of the manifest: frozen, no unknown keys, finite numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class FileEntry(Strict):
+class FileEntry(Closed):
     """A file, its size and two digests: all of it, and a sample that is cheap to check at load."""
 
     bytes: Size
@@ -60,7 +54,7 @@ class FileEntry(Strict):
     sample_sha256: Sha256
 
 
-class TensorSpec(Strict):
+class TensorSpec(Closed):
     """An input or output of a graph; a string in ``shape`` names a dimension that varies."""
 
     name: str
@@ -68,7 +62,7 @@ class TensorSpec(Strict):
     dtype: Literal["float32", "int64", "int32", "int8", "uint8"]
 
 
-class Part(Strict):
+class Part(Closed):
     """One graph of one engine. ``data`` are the files of its external weights (parts may share them)."""
 
     file: FileName
@@ -77,7 +71,7 @@ class Part(Strict):
     outputs: tuple[TensorSpec, ...]
 
 
-class Model(Strict):
+class Model(Closed):
     """What was exported. ``revision`` is a digest of the checkpoint: ``Checkpoint.revision``."""
 
     name: str
@@ -88,11 +82,15 @@ class Model(Strict):
     layers: Annotated[int, Field(gt=0, le=4096)]
 
 
-class Vision(Strict):
+#: Rules by which a grid of tiles is chosen.
+Strategy = Literal["relaxed", "llava-next", "internvl"]
+
+
+class Vision(Closed):
     """Image to tiles to tokens: the arguments of ``images.prepare.Preprocessing`` and what the tower makes of it."""
 
     tile_size: Annotated[int, Field(gt=0, le=4096)]
-    strategy: Literal["relaxed", "llava-next", "internvl"]
+    strategy: Strategy
     candidates: Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1, max_length=256)]
     alpha: Annotated[float, Field(ge=0, le=1)]
     thumbnail: Literal["first", "last", "none"]
@@ -109,7 +107,7 @@ class Vision(Strict):
     tokens_per_tile: Positive
 
 
-class ImageLayout(Strict):
+class ImageLayout(Closed):
     """Token ids around an image's tokens: image_start, [thumbnail + tokens], per tile (row-major) tile[row][column] +
     tokens, after each row row_end, image_end. ``thumbnail`` comes last where ``Vision.thumbnail`` says so."""
 
@@ -120,14 +118,14 @@ class ImageLayout(Strict):
     image_end: TokenIds
 
 
-class Tokens(Strict):
+class Tokens(Closed):
     """Special tokens; ``image`` is the placeholder that image embeddings replace."""
 
     stop: TokenIds
     image: TokenId | None
 
 
-class Role(Strict):
+class Role(Closed):
     """Literal text around a message; ``strip`` where the template trims the content's white space."""
 
     prefix: str
@@ -135,7 +133,7 @@ class Role(Strict):
     strip: bool
 
 
-class Chat(Strict):
+class Chat(Closed):
     """The chat template as literals (proved equal to the Jinja template at export)."""
 
     start: str
@@ -144,7 +142,7 @@ class Chat(Strict):
     generation_prefix: str
 
 
-class KvCache(Strict):
+class KvCache(Closed):
     """One buffer [1, heads, length, head_dim] for keys and one for values, a layer each."""
 
     length: Annotated[int, Field(gt=0, le=1 << 20)]
@@ -153,7 +151,7 @@ class KvCache(Strict):
     head_dim: Positive
 
 
-class TensorPrecision(Strict):
+class TensorPrecision(Closed):
     """How one tensor of ``weights`` elements is stored.
 
     ``bits`` counts the codes alone, ``bits_per_weight`` scales, zero points and padding too; ``group_size`` is None for
@@ -168,7 +166,7 @@ class TensorPrecision(Strict):
     weights: Positive
 
 
-class Calibration(Strict):
+class Calibration(Closed):
     """What calibrated quantizers saw: token ids and pixels of all sequences, which ``sha256`` is of, in order."""
 
     source: str
@@ -177,7 +175,7 @@ class Calibration(Strict):
     sha256: Sha256
 
 
-class Recipe(Strict):
+class Recipe(Closed):
     """The recipe's name, its calibration if it has one, what it made of every weight (names as in the checkpoint)."""
 
     name: str
@@ -185,14 +183,14 @@ class Recipe(Strict):
     tensors: dict[str, TensorPrecision]
 
 
-class VisionFidelity(Strict):
+class VisionFidelity(Closed):
     """Image tokens of the shipped graphs beside the original weights'."""
 
     cosine: Finite
     relative_error: Finite
 
 
-class TextFidelity(Strict):
+class TextFidelity(Closed):
     """One teacher-forced pass beside the original weights: KL divergence in nats, errors relative (2-norm).
 
     ``kl_p999`` is the 99.9th percentile; ``perplexity_ratio`` the perplexity of the pass' text by the original's.
@@ -208,7 +206,7 @@ class TextFidelity(Strict):
     relative_error_by_layer: tuple[Finite, ...]
 
 
-class Fidelity(Strict):
+class Fidelity(Closed):
     """The checks that every export ends with. ``lowering``: graph at float precision against PyTorch."""
 
     lowering_relative_error: Finite
@@ -216,7 +214,7 @@ class Fidelity(Strict):
     text: TextFidelity
 
 
-class MinimumRuntime(Strict):
+class MinimumRuntime(Closed):
     """The oldest versions that can run this bundle."""
 
     pocketvlm: str
@@ -235,7 +233,7 @@ class MinimumRuntime(Strict):
 Platform = Literal["mt6989", "mt6991", "mt6993"]
 
 
-class NpuProgram(Strict):
+class NpuProgram(Closed):
     """The static program of the parts of ``engines.neuropilot`` (docs/neuropilot.md).
 
     ``compiled``: whether MediaTek's compiler made ``programs`` (.pte files) of it; it has run on a phone only if
@@ -266,7 +264,7 @@ class NpuProgram(Strict):
 EngineName = Literal["onnx", "executorch", "neuropilot"]
 
 
-class OfEngine(Strict):
+class OfEngine(Closed):
     """What holds for the parts of one engine: each back end stores weights and takes prompts its own way."""
 
     prefill_chunk: Chunk
@@ -274,7 +272,7 @@ class OfEngine(Strict):
     fidelity: Fidelity
 
 
-class Manifest(Strict):
+class Manifest(Closed):
     """The whole of ``manifest.json``.
 
     ``prefill_chunk``, ``recipe.tensors`` and ``fidelity`` are the first engine's; where there are several, each one's
@@ -292,7 +290,7 @@ class Manifest(Strict):
     kv_cache: KvCache
     prefill_chunk: Chunk
     engines: dict[EngineName, dict[str, Part]]
-    by_engine: dict[EngineName, OfEngine] = {}
+    by_engine: dict[EngineName, OfEngine] = Field(default_factory=dict)
     neuropilot: NpuProgram | None = None
     recipe: Recipe
     fidelity: Fidelity
@@ -322,7 +320,7 @@ class Manifest(Strict):
         if not self.by_engine:
             return self
         if self.format_version < 2:
-            raise ValueError("format 1 has one engine")
+            raise ValueError("format 1 has no by_engine")
         if self.by_engine.keys() != self.engines.keys():
             raise ValueError("by_engine has other engines than engines")
         return self

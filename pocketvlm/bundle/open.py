@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pocketvlm.bundle.archive import Archive, is_archive, open_archive
 from pocketvlm.errors import BundleError, one_line
+from pocketvlm.files import read_bounded
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -96,9 +97,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise BundleError(f"{directory} is not a bundle: it has no {MANIFEST}")
     if path.is_symlink():
         raise BundleError(f"{path} is a link: copy what it leads to into the bundle")
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes; it is not a manifest")
-    return parse_manifest(path.read_bytes(), path)
+    return parse_manifest(read_bounded(path, MAX_MANIFEST_BYTES, BundleError), path)
 
 
 def parse_manifest(text: bytes, path: Path) -> Manifest:
@@ -106,28 +105,21 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
 
     :raises BundleError: naming the key that is wrong
     """
-    from pydantic import ValidationError
-
     from pocketvlm.bundle.manifest import FORMAT_VERSION, Manifest
+    from pocketvlm.strict import checked
 
     try:
         version = json.loads(text)["format_version"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BundleError(f"{path} is damaged: not JSON with a format_version") from error
     if type(version) is not int:  # true and 1.0 equal 1 to a schema
-        raise BundleError(f"{path} is not valid at format_version: {one_line(version, 20)} is no whole number")
+        raise BundleError(f"{path} is not valid: format_version: {one_line(version, 20)} is no whole number")
     if version > FORMAT_VERSION:
         raise BundleError(
             f"{path} has bundle format {one_line(version, 20)}; this pocketvlm reads up to {FORMAT_VERSION}: "
             "update pocketvlm"
         )
-    try:
-        return Manifest.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "top level"
-        # Keys and values come from the file: they may hold line breaks, escape sequences or megabytes.
-        raise BundleError(f"{path} is not valid at {one_line(where, 120)}: {one_line(first['msg'], 160)}") from error
+    return checked(Manifest, text, f"{path} is not valid", BundleError, strict=True)
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -16,8 +16,8 @@ import onnx_ir as ir
 
 from pocketvlm.bundle.manifest import Part
 from pocketvlm.bundle.open import Bundle
+from pocketvlm.bundle.streams import text_stream, vision_stream
 from pocketvlm.errors import BundleError, one_line
-from pocketvlm.export.onnx.streams import decoder_stream, vision_stream
 from pocketvlm.machine import exact_sums, telemetry
 
 Array = npt.NDArray[Any]
@@ -35,7 +35,7 @@ class Trace:
         if parts is None:
             raise BundleError(f"{bundle.location} has no ONNX graphs: export it with --backend onnx")
         self._manifest = manifest
-        self._text = [decoder_stream(layer, text_layers) for layer in range(1, text_layers + 1)]
+        self._text = [text_stream(layer, text_layers) for layer in range(1, text_layers + 1)]
         self._vision = [vision_stream(layer) for layer in range(1, vision_layers + 1)]
         shown: dict[str, Sequence[str]] = {"token_embedding": (), "text_decoder": self._text}
         if manifest.vision is not None:

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pocketvlm.bundle.open import file_sample_sha256
 from pocketvlm.errors import CheckpointError, one_line
-from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.config import VlmConfig, first_wrong
 from pocketvlm.models.families import family_of
 from pocketvlm.models.families.family import Family
+from pocketvlm.models.shapes import expected_shapes
 
 MAX_JSON_BYTES = 64 << 20
 
@@ -90,6 +92,7 @@ class Checkpoint:
 
 
 Module = TypeVar("Module", bound=nn.Module)
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 class _NoInitialization(TorchFunctionMode):
@@ -166,6 +169,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_file(schema: type[Schema], path: Path) -> Schema:
+    """A JSON file of a checkpoint by its schema, whose defaults stand for a file that is not there.
+
+    :raises CheckpointError: naming the key that is wrong
+    """
+    raw = read_json(path) if path.is_file() else {}
+    try:
+        return schema.model_validate_json(json.dumps(raw))  # its lists are tuples to a strict schema
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {first_wrong(error)}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path} is nested too deeply") from error
+
+
 def _list_tensors(directory: Path) -> dict[str, TensorInfo]:
     """All tensors of all shards, by their key in the file."""
     index = directory / "model.safetensors.index.json"
@@ -224,14 +241,6 @@ def _match(directory: Path, family: Family, config: VlmConfig, found: dict[str, 
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(f"{directory}: {missing[0]}{more} missing from the weights")
     return {name: tensors[name] for name in expected}
-
-
-def expected_shapes(config: VlmConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter that is stored (a tied head is not), without allocating any."""
-    from pocketvlm.models.bluelm_v import BluelmV
-
-    model = shapes_only(lambda: BluelmV(config))
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def _open_safetensors(path: Path) -> Any:

@@ -26,6 +26,7 @@ from pydantic import (
 )
 from pydantic import with_config as read_by
 
+from pocketvlm.bundle.manifest import Strategy
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.images.tiling import PAPER_CANDIDATES
 from pocketvlm.models.families import DECODERS
@@ -189,7 +190,7 @@ class ImageLayout:
 class TilingConfig:
     """How a picture becomes tiles (paper, section 3.2)."""
 
-    strategy: Literal["relaxed", "llava-next", "internvl"] = "relaxed"
+    strategy: Annotated[str, GetPydanticSchema(lambda _, handler: handler(Strategy))] = "relaxed"
     candidates: Annotated[tuple[tuple[Tiles, Tiles], ...], Field(min_length=1, max_length=256)] = PAPER_CANDIDATES
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.1
     thumbnail: Literal["first", "last", "none"] = "first"
@@ -235,7 +236,7 @@ class VlmConfig:
             # As JSON, whose lists are tuples to a strict schema.
             return _reader().validate_json(json.dumps(values))
         except ValidationError as error:
-            raise CheckpointError(_first_wrong(error)) from error
+            raise CheckpointError(first_wrong(error)) from error
         except RecursionError as error:
             raise CheckpointError("config.json is nested too deeply") from error
 
@@ -277,10 +278,12 @@ def _in_one_dialect(raw: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _first_wrong(error: ValidationError) -> str:
+def first_wrong(error: ValidationError) -> str:
     """The first thing that is wrong: its key, what stands there where that is short, and what was expected."""
     first = error.errors(include_url=False)[0]
-    where = one_line(".".join(map(str, first["loc"])) or "config.json", 120)
+    # What can be no key names the branch of a union: constrained-int.
+    keys = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
+    where = one_line(".".join(keys) or "config.json", 120)
     message = one_line(first["msg"].removeprefix("Value error, "), 200)
     if not message.startswith("Input should be "):
         return f"{where}: {message}"

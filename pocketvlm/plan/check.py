@@ -7,9 +7,9 @@ from typing import Literal
 
 from pocketvlm.errors import PocketVlmError
 from pocketvlm.models.presets import find_preset
-from pocketvlm.plan.device import Device, Measurement, Reference
+from pocketvlm.plan.device import Device, Measurement, ReferenceRun
 from pocketvlm.plan.memory import MODES, Use, memory_parts, peaks, picture_of
-from pocketvlm.plan.model import Model, model_of_config
+from pocketvlm.plan.model import PlannedModel, model_of_config
 from pocketvlm.plan.times import PARAMETERS, phases
 from pocketvlm.recipe import load_recipe
 
@@ -42,8 +42,8 @@ class Check:
 def check_device(device: Device) -> list[Check]:
     """The profile's predictions for what its published measurements ran, in the order of its file.
 
-    Raises:
-        PocketVlmError: the reference is not possible: an unknown preset or recipe, a prompt longer than its KV cache.
+    :raises PocketVlmError: the reference is not possible: an unknown preset or recipe, a prompt longer than its KV
+        cache
     """
     reference = device.reference
     if reference is None:
@@ -56,7 +56,7 @@ def check_device(device: Device) -> list[Check]:
     return [_check(device, one, predicted[one.phase]) for one in measured if one.phase in predicted]
 
 
-def predictions(model: Model, device: Device, reference: Reference) -> dict[str, float]:
+def predictions(model: PlannedModel, device: Device, reference: ReferenceRun) -> dict[str, float]:
     """By phase, in the units of what is published: seconds, tokens a second, GB with the vision part freed."""
     if reference.prompt > reference.kv_length:
         raise PocketVlmError(f"device {device.name}: reference.prompt is longer than reference.kv_length")

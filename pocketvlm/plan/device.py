@@ -5,16 +5,16 @@ A new device is one TOML file in ``devices/``, or a file of one's own.
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from pocketvlm.errors import PocketVlmError, one_line
+from pocketvlm.files import read_bounded
+from pocketvlm.strict import Strict, checked, parse_toml
 
 #: The profiles that ship with the package.
 DEVICES = Path(__file__).parent / "devices"
@@ -50,12 +50,6 @@ PUBLISHED_UNITS: Mapping[str, Unit] = {"decode": "tokens/s", "memory": "GB"}
 MAY_BE_ZERO = ("step_overhead", "runtime_memory")
 
 
-class Strict(BaseModel):
-    """Base of all parts of a profile: frozen, no unknown keys, finite numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
-
-
 class Number(Strict):
     """A number, where it is from, and which published phases it was fitted to: those it predicts by construction."""
 
@@ -81,7 +75,7 @@ class Measurement(Strict):
         return self
 
 
-class Reference(Strict):
+class ReferenceRun(Strict):
     """What the published measurements of ``system`` ran, as near as it is known: a preset by a recipe."""
 
     system: Name
@@ -114,7 +108,7 @@ class Device(Strict):
     memory_budget: Number
     runtime_memory: Number
     activation_size: Number
-    reference: Reference | None = None
+    reference: ReferenceRun | None = None
     published: Annotated[tuple[Measurement, ...], Field(max_length=1000)] = ()
 
     @model_validator(mode="after")
@@ -169,43 +163,30 @@ def device_names() -> tuple[str, ...]:
 def load_device(name_or_file: str | Path) -> Device:
     """A profile that ships with the package by its name, or one from a TOML file.
 
-    Raises:
-        PocketVlmError: naming the key that is wrong.
+    :raises PocketVlmError: naming the key that is wrong
     """
     text = str(name_or_file)
     path = DEVICES / f"{text}.toml" if text in device_names() else Path(text)
     name = one_line(text, 120)
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-    except FileNotFoundError as error:
+    if not _exists(path):
         known = ", ".join(device_names())
-        raise PocketVlmError(f"no device {name!r}: give a TOML file or one of {known}") from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise PocketVlmError(f"device {name}: cannot be read ({one_line(reason, 80)})") from error
-    if len(content) > MAX_BYTES:
-        raise PocketVlmError(f"device {name}: more than the {MAX_BYTES} bytes that are read")
-    return parse_device(content, name)
+        raise PocketVlmError(f"no device {name!r}: give a TOML file or one of {known}")
+    return parse_device(read_bounded(path, MAX_BYTES), name)
 
 
 def parse_device(content: bytes, name: str) -> Device:
     """A profile from its TOML; ``name`` is for errors.
 
-    Raises:
-        PocketVlmError: naming the key that is wrong.
+    :raises PocketVlmError: naming the key that is wrong
     """
+    return checked(Device, parse_toml(content, f"device {name}"), f"device {name}")
+
+
+def _exists(path: Path) -> bool:
     try:
-        raw = tomllib.loads(content.decode())
-        # through JSON, whose arrays are tuples to a strict schema; a date is no number and no text of ours
-        return Device.model_validate_json(json.dumps(raw, default=repr))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the profile"
-        message = first["msg"].removeprefix("Value error, ")
-        raise PocketVlmError(f"device {name}: {one_line(where, 80)}: {one_line(message, 160)}") from error
-    except (ValueError, RecursionError) as error:
-        raise PocketVlmError(f"device {name}: not TOML ({one_line(error, 120)})") from error
+        return path.exists()
+    except (OSError, ValueError):
+        return True  # what is wrong with it is said when it is read
 
 
 def published(device: str | Path) -> tuple[Published, ...]:
@@ -214,8 +195,7 @@ def published(device: str | Path) -> tuple[Published, ...]:
     Of "dimensity-9300" the first is the paper's table 5 and peak memory (arXiv 2411.10640): BlueLM-V-3B on the NPU, a
     768x1536 image, 2,048 tokens of prompt, a KV length of 2,048.
 
-    Raises:
-        PocketVlmError: the profile is not there, or not valid.
+    :raises PocketVlmError: the profile is not there, or not valid
     """
     found = load_device(device).published
     systems = dict.fromkeys(one.system for one in found)

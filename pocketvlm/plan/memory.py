@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pocketvlm.images.tiling import Grid
 from pocketvlm.plan.device import Device
-from pocketvlm.plan.model import MOST_POSITIONS, TEXT_PARTS, VISION_PARTS, Model, Vision
+from pocketvlm.plan.model import MOST_POSITIONS, TEXT_PARTS, VISION_PARTS, PlannedModel, PlannedVision
 
 KV_CACHE, RUNTIME, IMAGE_TOKENS = "KV cache", "runtime", "image tokens"
 CHUNK, BATCH = "activations of a prefill chunk", "activations of a tile batch"
@@ -24,7 +24,7 @@ MODES = ("vision kept", "vision freed")
 
 
 @dataclass(frozen=True)
-class Picture:
+class PlannedPicture:
     """A picture as the model sees it: its grid (across, down), tiles with the thumbnail, tokens, canvas in pixels."""
 
     grid: Grid
@@ -38,7 +38,7 @@ class Picture:
 class Use:
     """What a model is used for: a picture or none, and a KV length in tokens."""
 
-    picture: Picture | None
+    picture: PlannedPicture | None
     kv_length: int
 
     @property
@@ -60,7 +60,7 @@ class Fit:
     longest_context: int
     limited: bool
     context: int
-    largest_picture: Picture | None
+    largest_picture: PlannedPicture | None
 
     @property
     def spare(self) -> int:
@@ -72,13 +72,13 @@ class Fit:
         return self.spare >= 0
 
 
-def picture_of(vision: Vision, grid: Grid) -> Picture:
+def picture_of(vision: PlannedVision, grid: Grid) -> PlannedPicture:
     """A picture that is cut into this grid."""
     tiles, side = vision.tiles(grid), vision.preprocessing.tile_size
-    return Picture(grid, tiles, tiles * vision.tokens, grid[0] * side, grid[1] * side)
+    return PlannedPicture(grid, tiles, tiles * vision.tokens, grid[0] * side, grid[1] * side)
 
 
-def memory_parts(model: Model, device: Device, use: Use) -> dict[str, int]:
+def memory_parts(model: PlannedModel, device: Device, use: Use) -> dict[str, int]:
     """Bytes by part, in the order in which they are used. A part that a model lacks has 0."""
     size = device.activation_size.value
     return {
@@ -104,12 +104,12 @@ def peaks(parts: dict[str, int]) -> dict[str, int]:
     return {MODES[0]: whole, MODES[1]: max(encoding, answering)}
 
 
-def peak_bytes(model: Model, device: Device, use: Use, mode: str) -> int:
+def peak_bytes(model: PlannedModel, device: Device, use: Use, mode: str) -> int:
     """The peak of one of ``MODES``."""
     return peaks(memory_parts(model, device, use))[mode]
 
 
-def fit(model: Model, device: Device, use: Use, mode: str, budget: int) -> Fit:
+def fit(model: PlannedModel, device: Device, use: Use, mode: str, budget: int) -> Fit:
     """What of a budget in bytes a model takes, and what else would fit it."""
     longest = longest_context(model, device, use.picture, mode, budget)
     context = min(use.kv_length, longest)
@@ -124,7 +124,7 @@ def fit(model: Model, device: Device, use: Use, mode: str, budget: int) -> Fit:
     )
 
 
-def longest_context(model: Model, device: Device, picture: Picture | None, mode: str, budget: int) -> int:
+def longest_context(model: PlannedModel, device: Device, picture: PlannedPicture | None, mode: str, budget: int) -> int:
     """The longest KV length whose peak is within ``budget`` bytes: 0 where none is.
 
     The peak grows with every token, so the place where it passes the budget is found by halving.
@@ -140,7 +140,7 @@ def longest_context(model: Model, device: Device, picture: Picture | None, mode:
     return low
 
 
-def largest_picture(model: Model, device: Device, use: Use, mode: str, budget: int) -> Picture | None:
+def largest_picture(model: PlannedModel, device: Device, use: Use, mode: str, budget: int) -> PlannedPicture | None:
     """The picture of most tiles that the tiling knows, whose tokens fit the KV length and whose peak fits the budget.
 
     Among those of as many tiles the one of ``use``'s shape, else the widest.
@@ -156,11 +156,11 @@ def largest_picture(model: Model, device: Device, use: Use, mode: str, budget: i
     return max(fitting, key=lambda picture: (picture.tiles, picture == use.picture, picture.grid), default=None)
 
 
-def _most_positions(model: Model) -> int:
+def _most_positions(model: PlannedModel) -> int:
     return MOST_POSITIONS if model.positions is None else model.positions
 
 
-def _chunk_bytes(model: Model, kv_length: int, size: float) -> int:
+def _chunk_bytes(model: PlannedModel, kv_length: int, size: float) -> int:
     """Of a layer over a whole chunk: streams and MLP, scores of every head over a full KV cache, the keys and values of
     an INT8 cache as the layer computes with them; and the logits of one token, in float32."""
     rows = model.chunk * (STREAMS * model.hidden + GATED_MLP_TENSORS * model.inner)
@@ -169,7 +169,7 @@ def _chunk_bytes(model: Model, kv_length: int, size: float) -> int:
     return round(size * (rows + scores + dequantized)) + FLOAT_BYTES * model.vocabulary
 
 
-def _batch_bytes(vision: Vision, tiles: int, size: float) -> int:
+def _batch_bytes(vision: PlannedVision, tiles: int, size: float) -> int:
     """Of a layer over a batch of tiles: streams and MLP (fused attention keeps no scores); and pixels and patches of
     this batch and the next, which are embedded meanwhile, in float32."""
     batch = min(vision.batch, tiles)

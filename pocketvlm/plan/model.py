@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pocketvlm.bundle.defaults import KV_LENGTH, PREFILL_CHUNK, TILE_BATCH
+from pocketvlm.bundle.kv import kv_cache_bytes
 from pocketvlm.errors import BundleError, CheckpointError, PocketVlmError, one_line
 from pocketvlm.images.prepare import Preprocessing, preprocessing_of, select, sequence_length
 from pocketvlm.images.tiling import Grid
-from pocketvlm.plan.shapes import weight_shapes
-from pocketvlm.plan.storage import stored_bytes
+from pocketvlm.models.shapes import expected_shapes
+from pocketvlm.quant.sizes import stored_bytes
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
@@ -32,8 +34,6 @@ PREFIXES = (
     ("model.", DECODER),
     ("lm_head.", HEAD),
 )
-#: What an export chooses: the KV length where none is given, tokens of a prefill step, tiles encoded at once.
-KV_LENGTH, PREFILL_CHUNK, TILE_BATCH = 2048, 128, 4
 #: Longest KV cache that a manifest may have.
 MOST_POSITIONS = 1 << 20
 #: A float32 weight has 32 bits; more than this is no weight.
@@ -41,7 +41,7 @@ MOST_BITS = 64
 
 
 @dataclass(frozen=True)
-class Part:
+class WeightPart:
     """Weights of a part: how many, of these how many each token (patch) is multiplied with, and stored bytes."""
 
     weights: int = 0
@@ -50,7 +50,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Vision:
+class PlannedVision:
     """The vision part: ``inner`` is the width between the two layers of its MLP; ``patches``, ``tokens`` of a tile."""
 
     width: int
@@ -71,12 +71,12 @@ class Vision:
 
 
 @dataclass(frozen=True)
-class Model:
+class PlannedModel:
     """A model as it is stored. ``positions`` is the longest KV cache that it takes, None where that is not known."""
 
     name: str
     recipe: str
-    parts: Mapping[str, Part]
+    parts: Mapping[str, WeightPart]
     vocabulary: int
     hidden: int
     inner: int
@@ -88,7 +88,7 @@ class Model:
     kv_length: int
     positions: int | None
     chunk: int
-    vision: Vision | None
+    vision: PlannedVision | None
 
     @property
     def tied(self) -> bool:
@@ -96,7 +96,7 @@ class Model:
         return self.parts[HEAD].weights == 0
 
     @property
-    def head(self) -> Part:
+    def head(self) -> WeightPart:
         """What each new token is multiplied with last."""
         return self.parts[TABLE if self.tied else HEAD]
 
@@ -107,26 +107,27 @@ class Model:
     @property
     def kv_row_bytes(self) -> int:
         """Keys and values of one token in all layers."""
-        return 2 * self.layers * self.kv_heads * self.head_size * (1 if self.kv_type == "int8" else 4)
+        return kv_cache_bytes(
+            layers=self.layers, heads=self.kv_heads, head_size=self.head_size, tokens=1, dtype=self.kv_type
+        )
 
 
-def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int | None) -> Model:
+def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int | None) -> PlannedModel:
     """The model that an export of ``config`` by ``recipe`` makes; ``kv_length`` None is an export's own choice.
 
-    Raises:
-        CheckpointError: the tiling is not valid.
-        RecipeError: naming a weight that the recipe cannot store.
-        PocketVlmError: the model has not so many positions.
+    :raises CheckpointError: the tiling is not valid
+    :raises RecipeError: naming a weight that the recipe cannot store
+    :raises PocketVlmError: the model has not so many positions
     """
     text = config.text
-    shapes = weight_shapes(config)
+    shapes = expected_shapes(config)
     rules = recipe.assign(shapes)
     positions = min(text.max_position_embeddings, MOST_POSITIONS)
     length = min(KV_LENGTH, positions) if kv_length is None else kv_length
     if not 0 < length <= positions:
         raise PocketVlmError(f"a KV length of {length} is not possible: the model has {positions} positions")
     weights = ((key, math.prod(shape), stored_bytes(key, shape, rules[key])) for key, shape in shapes.items())
-    return Model(
+    return PlannedModel(
         name=name,
         recipe=recipe.name,
         parts=_parts(weights),
@@ -145,11 +146,10 @@ def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int
     )
 
 
-def model_of_manifest(manifest: Manifest) -> Model:
+def model_of_manifest(manifest: Manifest) -> PlannedModel:
     """The model of a bundle.
 
-    Raises:
-        BundleError: the manifest's weights are not those of a model that is known here.
+    :raises BundleError: the manifest's weights are not those of a model that is known here
     """
     tensors, kv, model = manifest.recipe.tensors, manifest.kv_cache, manifest.model
     for key, one in tensors.items():
@@ -157,7 +157,7 @@ def model_of_manifest(manifest: Manifest) -> Model:
             raise BundleError(f"the manifest's recipe: {one_line(key, 120)} has {one.bits_per_weight:g} bits a weight")
     counts = {key: one.weights for key, one in tensors.items()}
     weights = ((key, one.weights, round(one.weights * one.bits_per_weight / 8)) for key, one in tensors.items())
-    return Model(
+    return PlannedModel(
         name=model.name,
         recipe=manifest.recipe.name,
         parts=_parts(weights),
@@ -176,7 +176,7 @@ def model_of_manifest(manifest: Manifest) -> Model:
     )
 
 
-def _parts(weights: Iterable[tuple[str, int, int]]) -> dict[str, Part]:
+def _parts(weights: Iterable[tuple[str, int, int]]) -> dict[str, WeightPart]:
     """Every part, from its weights' names, counts and bytes."""
     sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for name, count, size in weights:
@@ -185,7 +185,7 @@ def _parts(weights: Iterable[tuple[str, int, int]]) -> dict[str, Part]:
             raise BundleError(f"the weight {one_line(name, 120)!r} belongs to no part that is known here")
         values = (count, count if _is_multiplied(name) else 0, size)
         sums[part] = [before + value for before, value in zip(sums[part], values, strict=True)]
-    return {part: Part(*sums[part]) for part in (*VISION_PARTS, *TEXT_PARTS)}
+    return {part: WeightPart(*sums[part]) for part in (*VISION_PARTS, *TEXT_PARTS)}
 
 
 def _is_multiplied(name: str) -> bool:
@@ -199,7 +199,7 @@ def _rows(counts: Mapping[str, int], name: str, columns: int) -> int:
     return counts[name] // columns
 
 
-def _vision_of_config(config: VlmConfig) -> Vision | None:
+def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
     vision, tiling = config.vision, config.tiling
     if vision is None:
         return None
@@ -214,7 +214,7 @@ def _vision_of_config(config: VlmConfig) -> Vision | None:
         )
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"tiling: {one_line(error, 200)}") from error
-    return Vision(
+    return PlannedVision(
         width=vision.hidden_size,
         inner=vision.intermediate_size,
         layers=vision.num_hidden_layers,
@@ -225,12 +225,12 @@ def _vision_of_config(config: VlmConfig) -> Vision | None:
     )
 
 
-def _vision_of_manifest(manifest: Manifest, counts: Mapping[str, int]) -> Vision | None:
+def _vision_of_manifest(manifest: Manifest, counts: Mapping[str, int]) -> PlannedVision | None:
     vision = manifest.vision
     if vision is None:
         return None
     prefix, suffix = "vision_tower.encoder.layers.", ".mlp.fc1.weight"
-    return Vision(
+    return PlannedVision(
         width=vision.vision_hidden_size,
         inner=_rows(counts, f"{prefix}0{suffix}", vision.vision_hidden_size),
         layers=sum(name.startswith(prefix) and name.endswith(suffix) for name in counts),

@@ -9,7 +9,7 @@ from pocketvlm.errors import PocketVlmError
 from pocketvlm.plan.check import Check, check_device
 from pocketvlm.plan.device import UNITS, Device
 from pocketvlm.plan.memory import MODES, Fit, Use, fit, memory_parts, peaks, picture_of
-from pocketvlm.plan.model import DECODER, ENCODER, Model, Part
+from pocketvlm.plan.model import DECODER, ENCODER, PlannedModel, WeightPart
 from pocketvlm.plan.times import PARAMETERS, Phase, phases
 
 SCHEMA = "pocketvlm-plan/1"
@@ -25,7 +25,7 @@ SMALL_STEP = 2e-3
 class Plan:
     """All that a plan says. Bytes, seconds, tokens."""
 
-    model: Model
+    model: PlannedModel
     device: Device
     image: tuple[int, int] | None
     use: Use
@@ -39,7 +39,7 @@ class Plan:
 
 
 def make_plan(
-    model: Model,
+    model: PlannedModel,
     device: Device,
     *,
     image: tuple[int, int] | None = IMAGE,
@@ -50,8 +50,7 @@ def make_plan(
     the picture among them (default: 2,048, or the KV length where it is less). ``budget``: bytes (default: the
     device's).
 
-    Raises:
-        PocketVlmError: the picture does not fit the prompt, or the prompt the KV cache.
+    :raises PocketVlmError: the picture does not fit the prompt, or the prompt the KV cache
     """
     vision = model.vision
     picture = None if vision is None or image is None else picture_of(vision, vision.grid(image))
@@ -119,7 +118,7 @@ def _check_prompt(use: Use, image: tuple[int, int] | None, prompt: int) -> None:
         )
 
 
-def _notes(model: Model, image: tuple[int, int] | None) -> list[str]:
+def _notes(model: PlannedModel, image: tuple[int, int] | None) -> list[str]:
     """What a reader has to know of this plan in particular."""
     notes = []
     if model.vision is None and image is not None:
@@ -140,5 +139,5 @@ def _notes_of_speed(device: Device, timed: list[Phase]) -> list[str]:
     return ["the profile knows no time that each step takes whatever its size: a model as small as this is slower"]
 
 
-def _bits(part: Part) -> float:
+def _bits(part: WeightPart) -> float:
     return 8 * part.bytes / max(part.weights, 1)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pocketvlm.bundle.open import MANIFEST, open_bundle
 from pocketvlm.errors import CheckpointError, PocketVlmError, one_line
+from pocketvlm.files import read_bounded
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import family_of
 from pocketvlm.models.presets import PRESETS
-from pocketvlm.plan.model import Model, model_of_config, model_of_manifest
+from pocketvlm.plan.model import PlannedModel, model_of_config, model_of_manifest
 from pocketvlm.recipe import load_recipe
+from pocketvlm.strict import parse_json
 
 CONFIG = "config.json"
 #: Largest config that is read, bytes.
@@ -27,11 +27,10 @@ def is_bundle(source: str) -> bool:
     return (_found(path.is_file) and path.suffix != ".json") or _found((path / MANIFEST).is_file)
 
 
-def read_model(source: str, recipe: str | Path | None = None, kv_length: int | None = None) -> Model:
+def read_model(source: str, recipe: str | Path | None = None, kv_length: int | None = None) -> PlannedModel:
     """The model that ``source`` names. A bundle has its recipe and its KV length; for others they are chosen.
 
-    Raises:
-        PocketVlmError: there is nothing of that name, it is not valid, or a bundle comes with choices.
+    :raises PocketVlmError: there is nothing of that name, it is not valid, or a bundle comes with choices
     """
     if is_bundle(source):
         if recipe is not None or kv_length is not None:
@@ -69,30 +68,14 @@ def _found(test: Callable[[], bool]) -> bool:
 def read_config(path: Path) -> VlmConfig:
     """A model's config from its ``config.json``.
 
-    Raises:
-        CheckpointError: it cannot be read, is not JSON, or not the config of a family that is known.
+    :raises CheckpointError: it cannot be read, is not JSON, or not the config of a family that is known
     """
     name = one_line(path, 120)
-    raw = _read_json(path, name)
+    raw = parse_json(read_bounded(path, MAX_BYTES, CheckpointError), name, CheckpointError)
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{name}: has no JSON object")
     family_of(one_line(raw.get("model_type", ""), 60), Path(name))
     try:
         return VlmConfig.from_dict(raw)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {one_line(error)}") from error
-
-
-def _read_json(path: Path, name: str) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise CheckpointError(f"{name}: cannot be read ({one_line(error.strerror or error, 80)})") from error
-    if len(content) > MAX_BYTES:
-        raise CheckpointError(f"{name}: more than the {MAX_BYTES} bytes that are read")
-    try:
-        raw = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{name}: is not JSON ({one_line(error, 80)})") from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{name}: has no JSON object")
-    return raw

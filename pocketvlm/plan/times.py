@@ -12,7 +12,7 @@ from typing import Literal
 
 from pocketvlm.plan.device import Device
 from pocketvlm.plan.memory import Use
-from pocketvlm.plan.model import DECODER, ENCODER, PATCHES, PROJECTOR, Model, Vision
+from pocketvlm.plan.model import DECODER, ENCODER, PATCHES, PROJECTOR, PlannedModel, PlannedVision
 
 Bound = Literal["storage", "memory", "operations"]
 
@@ -52,20 +52,20 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Step:
+class Pass:
     """A pass over some weights: bytes that it reads, operations that it does."""
 
     bytes: int
     operations: int
 
 
-def phases(model: Model, device: Device, use: Use, prompt: int) -> list[Phase]:
+def phases(model: PlannedModel, device: Device, use: Use, prompt: int) -> list[Phase]:
     """Every phase: loading all files, the picture, ``prompt`` tokens with the picture's among them, one more token.
 
     The first token comes after picture and prompt, one after the other; a picture that was given before the question
     takes only what is left of it.
     """
-    loading = Step(model.weight_bytes, 0)
+    loading = Pass(model.weight_bytes, 0)
     load = Phase("load", loading.bytes / (1e9 * device.load_bandwidth.value), loading.bytes, 0, "storage")
     picture = [] if model.vision is None or use.picture is None else picture_phases(model, device, use.tiles)
     prefill = _phase("prefill", list(prefill_steps(model, prompt)), device, device.prefill_rate.value, prompt)
@@ -75,7 +75,7 @@ def phases(model: Model, device: Device, use: Use, prompt: int) -> list[Phase]:
     return [load, *picture, prefill, first, decode]
 
 
-def picture_phases(model: Model, device: Device, tiles: int) -> list[Phase]:
+def picture_phases(model: PlannedModel, device: Device, tiles: int) -> list[Phase]:
     """Patch embedding that is waited for, that which the pipeline hides, the encoder with its projector, and the sum.
 
     The first batch's patches are waited for; each later batch's are embedded while the encoder runs the one before
@@ -98,14 +98,14 @@ def picture_phases(model: Model, device: Device, tiles: int) -> list[Phase]:
     return [patches, Phase("hidden patch embedding", hidden, 0, 0, "operations"), encoder, image]
 
 
-def embedding_step(model: Model, tiles: int) -> Step:
+def embedding_step(model: PlannedModel, tiles: int) -> Pass:
     """Patch embedding of some tiles: every patch times the convolution's weights."""
     assert model.vision is not None
     part = model.parts[PATCHES]
-    return Step(part.bytes, 2 * tiles * model.vision.patches * part.multiplied)
+    return Pass(part.bytes, 2 * tiles * model.vision.patches * part.multiplied)
 
 
-def encoder_step(model: Model, tiles: int) -> Step:
+def encoder_step(model: PlannedModel, tiles: int) -> Pass:
     """Encoder and projector over some tiles: each patch times the encoder's matrices and each patch of its tile twice
     (scores, and values by them); each token times the projector's, of which the downsampler merges patches first."""
     vision = model.vision
@@ -113,10 +113,10 @@ def encoder_step(model: Model, tiles: int) -> Step:
     encoder, projector = model.parts[ENCODER], model.parts[PROJECTOR]
     attention = 2 * vision.layers * vision.patches**2 * vision.width
     products = vision.patches * encoder.multiplied + attention + vision.tokens * projector.multiplied
-    return Step(encoder.bytes + projector.bytes, 2 * tiles * products)
+    return Pass(encoder.bytes + projector.bytes, 2 * tiles * products)
 
 
-def prefill_steps(model: Model, prompt: int) -> Iterator[Step]:
+def prefill_steps(model: PlannedModel, prompt: int) -> Iterator[Pass]:
     """One step a chunk: its tokens times the decoder's matrices, and times keys and values of all tokens so far, those
     of the chunk that are masked among them. The last one's last token goes through the head."""
     for first in range(0, prompt, model.chunk):
@@ -124,31 +124,31 @@ def prefill_steps(model: Model, prompt: int) -> Iterator[Step]:
         yield _text_step(model, end - first, end, 1 if end == prompt else 0)
 
 
-def decode_step(model: Model, depth: int) -> Step:
+def decode_step(model: PlannedModel, depth: int) -> Pass:
     """One token after ``depth`` others."""
     return _text_step(model, 1, depth, 1)
 
 
-def _text_step(model: Model, tokens: int, total: int, logits: int) -> Step:
+def _text_step(model: PlannedModel, tokens: int, total: int, logits: int) -> Pass:
     decoder, head = model.parts[DECODER], model.head
     attention = 2 * model.layers * model.heads * model.head_size * tokens * total
     products = tokens * decoder.multiplied + attention + logits * head.multiplied
-    return Step(decoder.bytes + total * model.kv_row_bytes + logits * head.bytes, 2 * products)
+    return Pass(decoder.bytes + total * model.kv_row_bytes + logits * head.bytes, 2 * products)
 
 
-def _batches(vision: Vision, tiles: int) -> Iterator[int]:
+def _batches(vision: PlannedVision, tiles: int) -> Iterator[int]:
     for first in range(0, tiles, vision.batch):
         yield min(vision.batch, tiles - first)
 
 
-def _seconds(step: Step, device: Device, rate: float) -> tuple[float, Bound]:
+def _seconds(step: Pass, device: Device, rate: float) -> tuple[float, Bound]:
     """The roofline; ``rate`` in TOPS."""
     reading, computing = step.bytes / device.bandwidth, step.operations / (1e12 * rate)
     overhead = device.step_overhead.value
     return (reading + overhead, "memory") if reading >= computing else (computing + overhead, "operations")
 
 
-def _phase(name: str, steps: list[Step], device: Device, rate: float, tokens: int) -> Phase:
+def _phase(name: str, steps: list[Pass], device: Device, rate: float, tokens: int) -> Phase:
     """Steps one after the other; what most of the time is spent on is the bound."""
     timed = [_seconds(step, device, rate) for step in steps]
     seconds = sum(one for one, _ in timed)
@@ -159,8 +159,8 @@ def _phase(name: str, steps: list[Step], device: Device, rate: float, tokens: in
     )
 
 
-def _total(steps: list[Step]) -> Step:
-    return Step(sum(step.bytes for step in steps), sum(step.operations for step in steps))
+def _total(steps: list[Pass]) -> Pass:
+    return Pass(sum(step.bytes for step in steps), sum(step.operations for step in steps))
 
 
 def _sums(parts: list[Phase]) -> tuple[float, int, int]:

@@ -60,8 +60,7 @@ def open_data(data: str, count: int | None, *, also: str = "") -> Questions:
 
     ``also`` is a form that the caller reads itself, which the error for anything else lists with them.
 
-    Raises:
-        DataError: it is none of them, or a file that cannot be read.
+    :raises DataError: it is none of them, or a file that cannot be read
     """
     for source in SOURCES:
         if found := re.fullmatch(source.pattern, data, re.ASCII):

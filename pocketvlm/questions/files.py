@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvlm.errors import DataError, one_line
+from pocketvlm.errors import DataError
+from pocketvlm.files import BOM, label, readable
 
-BOM = b"\xef\xbb\xbf"
 BLOCK = 1 << 20
 
 
@@ -37,19 +35,14 @@ class Contents:
 def contents(path: Path) -> Contents:
     """Read a file once.
 
-    Raises:
-        DataError: it is missing, empty, no regular file, or cannot be read.
+    :raises DataError: it is missing, empty, no regular file, or cannot be read
     """
     digest, newlines, size = hashlib.sha256(), 0, 0
-    with _readable(path):
-        # Before opening: a pipe would block, a device might never end.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise DataError(f"{label(path)}: is not a regular file")
-        with path.open("rb") as stream:
-            while block := stream.read(BLOCK):
-                digest.update(block)
-                newlines += block.count(b"\n")
-                size += len(block)
+    with readable(path, DataError), path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+            newlines += block.count(b"\n")
+            size += len(block)
     if size == 0:
         raise DataError(f"{label(path)}: empty (0 bytes)")
     return Contents(digest.hexdigest(), newlines + 1)
@@ -58,11 +51,10 @@ def contents(path: Path) -> Contents:
 def lines(path: Path, most: int, start: Place = START) -> Iterator[tuple[Place, str]]:
     """Lines with their ends, from a place on.
 
-    Raises:
-        DataError: one has more than ``most`` bytes or is not UTF-8, or the file cannot be read.
+    :raises DataError: one has more than ``most`` bytes or is not UTF-8, or the file cannot be read
     """
     number, offset = start.number, start.offset
-    with _readable(path), path.open("rb") as stream:
+    with readable(path, DataError), path.open("rb") as stream:
         stream.seek(offset)
         while raw := stream.readline(most + 1):
             if len(raw) > most:
@@ -73,37 +65,3 @@ def lines(path: Path, most: int, start: Place = START) -> Iterator[tuple[Place, 
                 raise DataError(f"{label(path, number)}: not UTF-8 ({error.reason})") from error
             yield Place(number, offset), text
             number, offset = number + 1, offset + len(raw)
-
-
-def read_text(path: Path, most: int) -> str:
-    """All of a text.
-
-    Raises:
-        DataError: it is missing, no regular file, larger than ``most`` bytes, not UTF-8, or cannot be read.
-    """
-    with _readable(path):
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise DataError(f"{label(path)}: is not a regular file")
-        if found.st_size > most:
-            raise DataError(f"{label(path)}: larger than the {most} bytes that are read; cut it")
-        content = path.read_bytes()
-    try:
-        return content.removeprefix(BOM).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{label(path)}: cannot be read as UTF-8 ({one_line(error, 80)})") from error
-
-
-def label(path: Path, number: int | None = None) -> str:
-    """A file, and a line of it, for an error's line."""
-    name = one_line(path, 120)
-    return name if number is None else f"{name}, line {number}"
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError(f"{label(path)}: cannot be read ({one_line(reason, 80)})") from error

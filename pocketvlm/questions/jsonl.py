@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.errors import DataError, located, one_line
-from pocketvlm.questions.files import contents, label, lines
+from pocketvlm.files import label
+from pocketvlm.questions.files import contents, lines
 from pocketvlm.questions.question import (
     MAX_QUESTION,
     Question,
@@ -35,8 +36,7 @@ def read_jsonl(name: str, count: int | None) -> Questions:
     place of ``answer``, any of which is right. ``kind`` groups the scores. Other keys are left alone, and so are
     blank lines. Paths are relative to the file's directory.
 
-    Raises:
-        DataError: the file cannot be read; and, while the questions are iterated, a line that is no such object.
+    :raises DataError: the file cannot be read; and, while the questions are iterated, a line that is no such object
     """
     path = Path(name)
     found = contents(path)

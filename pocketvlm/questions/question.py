@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from pocketvlm.errors import DataError, ImageError, one_line
-from pocketvlm.images.prepare import MAX_PIXELS, open_image
+from pocketvlm.images.open import MAX_PIXELS, open_image
 
 #: longest texts, characters
 MAX_QUESTION, MAX_ANSWER, MAX_KIND, MAX_PATH = 16384, 1024, 64, 1024
@@ -54,8 +54,7 @@ class Questions:
 def check_text(text: object, name: str, most: int) -> str:
     """A text that is neither empty nor too long, and that can be encoded.
 
-    Raises:
-        DataError: it is not; the line has no file and number yet.
+    :raises DataError: it is not; the line has no file and number yet
     """
     if not isinstance(text, str):
         raise DataError(f"{name} is not a text")
@@ -91,8 +90,7 @@ def check_answers(answers: Iterable[object], name: str) -> tuple[str, ...]:
 def picture_path(directory: Path, name: object) -> Path:
     """Where a picture lies, by a path relative to its file's directory.
 
-    Raises:
-        DataError: the path is no path, or leads out of the directory, links followed.
+    :raises DataError: the path is no path, or leads out of the directory, links followed
     """
     text = check_text(name, "an image's path", MAX_PATH)
     relative = PurePosixPath(text)
@@ -111,8 +109,7 @@ def picture_path(directory: Path, name: object) -> Path:
 def open_pictures(sources: Iterable[Path | bytes]) -> tuple[Image.Image, ...]:
     """Pictures in RGB, together no larger than the largest single one may be.
 
-    Raises:
-        DataError: there are too many, or one cannot be opened.
+    :raises DataError: there are too many, or one cannot be opened
     """
     opened: list[Image.Image] = []
     pixels = 0

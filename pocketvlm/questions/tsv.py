@@ -20,7 +20,8 @@ from itertools import chain, islice
 from pathlib import Path
 
 from pocketvlm.errors import DataError, located, one_line
-from pocketvlm.questions.files import START, Place, contents, label, lines
+from pocketvlm.files import label
+from pocketvlm.questions.files import START, Place, contents, lines
 from pocketvlm.questions.question import (
     MAX_IMAGES,
     MAX_QUESTION,
@@ -71,8 +72,7 @@ def read_tsv(name: str, count: int | None) -> Questions:
     are asked as they stand, as its CustomVQADataset does. Rows without an image are left out where there is a column
     for images, as there.
 
-    Raises:
-        DataError: the file or its header cannot be read; and, while the questions are iterated, a row.
+    :raises DataError: the file or its header cannot be read; and, while the questions are iterated, a row
     """
     path = Path(name)
     found = contents(path)

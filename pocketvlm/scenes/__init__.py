@@ -18,13 +18,27 @@ from pocketvlm.images.prepare import Preprocessing, select
 from pocketvlm.images.tiling import Grid, fitted_size, grid_candidates
 from pocketvlm.scenes.figures import chart, shapes
 from pocketvlm.scenes.forms import receipt, screen
-from pocketvlm.scenes.picture import MARKS, DoesNotFit, Mark, Picture, Scene
+from pocketvlm.scenes.picture import MARKS, DoesNotFit, DrawnPicture, Mark, Scene
 from pocketvlm.scenes.questions import KINDS, PHRASINGS, Fact, Turn, ask, choose
 from pocketvlm.scenes.text import lines, sign
 
 __all__ = [
-    "GRIDS", "KINDS", "MARKS", "PHRASINGS", "PREPROCESSING", "SCENES",
-    "Example", "Fact", "Mark", "Picture", "Turn", "ask", "choose", "draw", "held_out", "held_out_picture",
+    "GRIDS",
+    "KINDS",
+    "MARKS",
+    "PHRASINGS",
+    "PREPROCESSING",
+    "SCENES",
+    "DrawnPicture",
+    "Example",
+    "Fact",
+    "Mark",
+    "Turn",
+    "ask",
+    "choose",
+    "draw",
+    "held_out",
+    "held_out_picture",
 ]  # fmt: skip
 
 #: the tiling that the pictures are drawn for, and that the built-in model has
@@ -73,11 +87,10 @@ class Example:
     """tiles (across, down) by the paper's rule"""
 
 
-def draw(seed: int | str, *, grids: Sequence[Grid] = GRIDS, scenes: Sequence[str] = tuple(SCENES)) -> Picture:
+def draw(seed: int | str, *, grids: Sequence[Grid] = GRIDS, scenes: Sequence[str] = tuple(SCENES)) -> DrawnPicture:
     """The picture of a seed, on one of ``grids``, of one of ``scenes`` that fits there.
 
-    Raises:
-        PocketVlmError: the typefaces are not installed, or no such scene fits on such grids.
+    :raises PocketVlmError: the typefaces are not installed, or no such scene fits on such grids
     """
     source = random.Random(seed)
     for _ in range(MOST_TRIES):
@@ -104,7 +117,7 @@ def _size(source: random.Random, grid: Grid) -> tuple[int, int]:
             return width, height
 
 
-def held_out_picture(seed: int | str, number: int, grids: Sequence[Grid] = GRIDS) -> Picture:
+def held_out_picture(seed: int | str, number: int, grids: Sequence[Grid] = GRIDS) -> DrawnPicture:
     """A picture that training never draws."""
     return draw(f"held-out:{seed}:{number}", grids=grids)
 

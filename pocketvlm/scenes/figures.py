@@ -10,7 +10,7 @@ from pocketvlm.scenes.picture import (
     MARGIN,
     Color,
     DoesNotFit,
-    Picture,
+    DrawnPicture,
     Sheet,
     fitting,
     paper,
@@ -26,7 +26,7 @@ MAX_SHAPES = 6
 MIN_DIFFERENCE = 70
 
 
-def chart(source: random.Random, size: tuple[int, int], smallest: int) -> Picture:
+def chart(source: random.Random, size: tuple[int, int], smallest: int) -> DrawnPicture:
     """Vertical bars: the label below each, the value above it."""
     width, height = size
     chosen = style(source, smallest, min(smallest + smallest // 2, height // 6))
@@ -67,10 +67,10 @@ def chart(source: random.Random, size: tuple[int, int], smallest: int) -> Pictur
         *has(labels, LABELS, labels, source),
         Fact("all", "\n".join(said)),
     ]
-    return Picture(sheet.image, "chart", said, tuple(sheet.marks), tuple(facts))
+    return DrawnPicture(sheet.image, "chart", said, tuple(sheet.marks), tuple(facts))
 
 
-def shapes(source: random.Random, size: tuple[int, int], smallest: int) -> Picture:
+def shapes(source: random.Random, size: tuple[int, int], smallest: int) -> DrawnPicture:
     """Coloured circles, squares and triangles in the cells of a grid."""
     width, height = size
     cell = round(source.uniform(2, 4) * smallest)
@@ -92,7 +92,7 @@ def shapes(source: random.Random, size: tuple[int, int], smallest: int) -> Pictu
         drawn.append((name, shape))
     said = tuple(f"{name} {shape}" for name, shape in drawn)
     facts = [*_shape_facts(source, drawn), Fact("all", "\n".join(said))]
-    return Picture(sheet.image, "shapes", said, tuple(sheet.marks), tuple(facts))
+    return DrawnPicture(sheet.image, "shapes", said, tuple(sheet.marks), tuple(facts))
 
 
 def _shape_facts(source: random.Random, drawn: list[tuple[str, str]]) -> list[Fact]:

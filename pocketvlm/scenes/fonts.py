@@ -68,8 +68,7 @@ class Style:
 def font(face: str, capital: int) -> ImageFont.FreeTypeFont:
     """The face at the smallest size whose H is ``capital`` pixels high.
 
-    Raises:
-        PocketVlmError: the package that brings the face is not installed.
+    :raises PocketVlmError: the package that brings the face is not installed
     """
     # Capitals are 0.6 to 0.8 em high.
     sizes = range(capital, 2 * capital + 3)

@@ -10,7 +10,7 @@ from pocketvlm.scenes.picture import (
     MARGIN,
     Color,
     DoesNotFit,
-    Picture,
+    DrawnPicture,
     Sheet,
     fitting,
     ink_on,
@@ -23,7 +23,7 @@ from pocketvlm.scenes.words import APPS, BUTTONS, GOODS, MESSAGES, SHOPS, STATES
 MAX_ITEMS = 6
 
 
-def receipt(source: random.Random, size: tuple[int, int], smallest: int) -> Picture:
+def receipt(source: random.Random, size: tuple[int, int], smallest: int) -> DrawnPicture:
     """A shop's name, perhaps the time, some goods with their prices, and the total."""
     width, height = size
     chosen = style(source, smallest, min(2 * smallest, width // 6))
@@ -54,7 +54,7 @@ def receipt(source: random.Random, size: tuple[int, int], smallest: int) -> Pict
         *has(goods, GOODS, said, source),
         Fact("all", "\n".join(said)),
     ]
-    return Picture(sheet.image, "receipt", said, tuple(sheet.marks), tuple(facts))
+    return DrawnPicture(sheet.image, "receipt", said, tuple(sheet.marks), tuple(facts))
 
 
 def _receipt_sheet(
@@ -84,7 +84,7 @@ def _receipt_sheet(
     return sheet
 
 
-def screen(source: random.Random, size: tuple[int, int], smallest: int) -> Picture:
+def screen(source: random.Random, size: tuple[int, int], smallest: int) -> DrawnPicture:
     """A phone's screen: the time and the battery's level, then a titled list or a dialog."""
     width, _ = size
     small = Style(style(source, smallest, smallest).face, smallest)
@@ -100,7 +100,9 @@ def screen(source: random.Random, size: tuple[int, int], smallest: int) -> Pictu
     said, facts = body(source, sheet, top, chosen, (background, color))
     said = [f"{time} {battery}", *said]
     bar = [Fact("time", time), Fact("battery", battery)]
-    return Picture(sheet.image, "screen", tuple(said), tuple(sheet.marks), (*bar, *facts, Fact("all", "\n".join(said))))
+    return DrawnPicture(
+        sheet.image, "screen", tuple(said), tuple(sheet.marks), (*bar, *facts, Fact("all", "\n".join(said)))
+    )
 
 
 def _list(

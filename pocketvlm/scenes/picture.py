@@ -47,7 +47,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Picture:
+class DrawnPicture:
     """An image and all that is known about it."""
 
     image: Image.Image
@@ -58,7 +58,7 @@ class Picture:
     facts: tuple[Fact, ...]
 
 
-Scene = Callable[[random.Random, tuple[int, int], int], Picture]
+Scene = Callable[[random.Random, tuple[int, int], int], DrawnPicture]
 """Draws a picture of (width, height) pixels whose smallest capitals have the given height.
 
 Raises DoesNotFit.

@@ -10,7 +10,7 @@ from pocketvlm.scenes.picture import (
     COLORS,
     MARGIN,
     DoesNotFit,
-    Picture,
+    DrawnPicture,
     Sheet,
     fitting,
     ink_on,
@@ -26,7 +26,7 @@ MAX_LINES = 7
 ATTEMPTS = 25
 
 
-def lines(source: random.Random, size: tuple[int, int], smallest: int) -> Picture:
+def lines(source: random.Random, size: tuple[int, int], smallest: int) -> DrawnPicture:
     """One to seven lines of words, numbers, prices, times and codes, anywhere on plain paper."""
     width, height = size
     chosen = style(source, smallest, min(height - 2 * MARGIN, width // 4, 4 * smallest))
@@ -38,10 +38,10 @@ def lines(source: random.Random, size: tuple[int, int], smallest: int) -> Pictur
     sheet = Sheet(size, background)
     _scatter(source, sheet, texts, chosen, color)
     facts = [*_line_facts(texts), *has(texts, [any_text(source) for _ in range(ATTEMPTS)], texts, source)]
-    return Picture(sheet.image, "lines", tuple(texts), tuple(sheet.marks), tuple(facts))
+    return DrawnPicture(sheet.image, "lines", tuple(texts), tuple(sheet.marks), tuple(facts))
 
 
-def sign(source: random.Random, size: tuple[int, int], smallest: int) -> Picture:
+def sign(source: random.Random, size: tuple[int, int], smallest: int) -> DrawnPicture:
     """One to three large lines in the middle of a coloured board."""
     width, height = size
     border = source.randint(2, 4)
@@ -68,7 +68,7 @@ def sign(source: random.Random, size: tuple[int, int], smallest: int) -> Picture
         yes_or_no("is sign", True, color=name),
         yes_or_no("is sign", False, color=other),
     ]
-    return Picture(sheet.image, "sign", tuple(texts), tuple(sheet.marks), tuple(facts))
+    return DrawnPicture(sheet.image, "sign", tuple(texts), tuple(sheet.marks), tuple(facts))
 
 
 def sign_text(source: random.Random) -> str:

@@ -75,8 +75,7 @@ class Engine(Protocol):
 def default_engine(bundle: Bundle) -> str:
     """The first engine that the bundle is for: one that runs its graphs as they are meant to run, never an emulation.
 
-    Raises:
-        BundleError: it is for an NPU alone, which is not here: what can be done with it here.
+    :raises BundleError: it is for an NPU alone, which is not here: what can be done with it here
     """
     manifest = bundle.manifest
     found = next((name for name in ENGINES if name in manifest.engines), None)
@@ -111,8 +110,7 @@ def open_engine(
     ``prepacked_cache`` is a directory where the engine may keep weights as this machine wants them, for later loads.
     ``affinity`` are the CPUs that its own threads keep to, where the system is not to choose them.
 
-    Raises:
-        BundleError: there is no such engine, the bundle has no graphs for it, or they do not load.
+    :raises BundleError: there is no such engine, the bundle has no graphs for it, or they do not load
     """
     if name not in ENGINES:
         raise BundleError(f"there is no engine {name!r}: choose one of {', '.join(ENGINES)}")

@@ -56,9 +56,8 @@ class ExecutorchEngine:
     XNNPACK packs weights into memory of its own when a method is loaded; methods with the same weights share them.
     Threads are those of the process: an engine with another number changes them for all.
 
-    Raises:
-        BundleError: the program does not load, or is not what the manifest says.
-        PocketVlmError: a prepacked cache or an affinity is asked for (docs/executorch.md says why there is none).
+    :raises BundleError: the program does not load, or is not what the manifest says
+    :raises PocketVlmError: a prepacked cache or an affinity is asked for (docs/executorch.md says why there is none)
     """
 
     def __init__(

@@ -13,9 +13,11 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import PocketVlmError, one_line
+from pocketvlm.files import written_whole
+from pocketvlm.machine.cache import private_cache
 
 Array = npt.NDArray[Any]
 SOURCE = Path(__file__).with_name("executorch_library.cpp")
@@ -100,7 +104,16 @@ def load_library() -> ctypes.CDLL:
     :raises PocketVlmError: ExecuTorch or a compiler is missing, or does not work
     """
     package = find_package()
-    path = _compiled(package)
+    try:
+        directory = private_cache("executorch")
+    except PocketVlmError as error:
+        warnings.warn(f"the executorch engine is compiled at each start: {error}", stacklevel=2)
+        with tempfile.TemporaryDirectory(prefix="pocketvlm-") as made:  # a library that is loaded needs no file
+            return _opened(_compiled(package, Path(made)))
+    return _opened(_compiled(package, directory))
+
+
+def _opened(path: Path) -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
@@ -112,11 +125,10 @@ def load_library() -> ctypes.CDLL:
     return library
 
 
-def _compiled(package: Package) -> Path:
-    """The shared library of this source and this wheel, beside the source: whoever may write there decides the code."""
-    identity = f"{package.version} {package.directory}\n".encode() + SOURCE.read_bytes()
-    # Not ".so", which Python would take for a module.
-    path = SOURCE.with_name(f"_executorch_{hashlib.sha256(identity).hexdigest()[:16]}.native")
+def _compiled(package: Package, directory: Path) -> Path:
+    """The shared library of this source and this wheel in ``directory``: whoever may write there decides the code."""
+    identity = f"{package.version} {package.directory} {platform.machine()} {FLAGS}\n".encode() + SOURCE.read_bytes()
+    path = directory / f"{hashlib.sha256(identity).hexdigest()[:32]}.so"
     if path.is_file():
         return path
     named = os.environ.get("CXX")
@@ -125,18 +137,8 @@ def _compiled(package: Package) -> Path:
         raise PocketVlmError(
             "the executorch engine needs a C++ compiler once, and there is none: install g++ or clang, or set CXX"
         )
-    try:
-        handle, partial = tempfile.mkstemp(prefix=path.stem, suffix=".partial", dir=path.parent)
-    except OSError as error:
-        raise PocketVlmError(
-            f"the executorch engine cannot be compiled into {path.parent}: {error.strerror}"
-        ) from error
-    os.close(handle)
-    try:
-        _compile(compiler, package, Path(partial))
-        Path(partial).replace(path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    with written_whole(path) as partial:
+        _compile(compiler, package, partial)
     return path
 
 

@@ -79,8 +79,7 @@ def taken_back(rows: Codes, count: int) -> Codes:
 class NpuEmulation:
     """The parts of ``engines.neuropilot`` as sessions, each opened when it is first used.
 
-    Raises:
-        BundleError: the bundle has no such parts, or they do not fit its manifest.
+    :raises BundleError: the bundle has no such parts, or they do not fit its manifest
     """
 
     def __init__(
@@ -316,8 +315,7 @@ def _read_rope(bundle: Bundle, program: NpuProgram, manifest: Manifest) -> Float
 def _check_part(name: str, part: Part, manifest: Manifest) -> None:
     """A part's inputs and outputs are those of the manifest's sizes.
 
-    Raises:
-        BundleError: naming the one that is not.
+    :raises BundleError: naming the one that is not
     """
     wanted = interface(name, manifest)
     found = {spec.name: (spec.dtype, spec.shape) for spec in (*part.inputs, *part.outputs)}

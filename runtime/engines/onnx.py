@@ -76,8 +76,7 @@ class OnnxEngine:
     Their weights are memory-mapped from a bundle's directory; those of an archive are copied by ONNX Runtime.
     With ``prepacked_cache``, a directory, the decoder's come from there (``prepacked``), mapped in either case.
 
-    Raises:
-        BundleError: a graph does not load, or is not what the manifest says.
+    :raises BundleError: a graph does not load, or is not what the manifest says
     """
 
     def __init__(
@@ -143,8 +142,7 @@ class OnnxEngine:
 
         It is written into ``directory`` on the way.
 
-        Raises:
-            BundleError: the part does not load or run.
+        :raises BundleError: the part does not load or run
         """
         session = self._plain_openers[name](profile_to=directory)
         with clear_errors(name):

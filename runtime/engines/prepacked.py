@@ -16,16 +16,16 @@ import json
 import os
 import platform
 import shutil
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pocketvlm.bundle.open import file_sample_sha256
 from pocketvlm.errors import BundleError, PocketVlmError, one_line
 from pocketvlm.machine.cpu import CPU_INFO, parse_cpu_info, read_cpu_info
+from pocketvlm.scratch import abandoned, scratch
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import FileEntry, Part
@@ -115,12 +115,13 @@ def _make(entry: Path, data_bytes: int, make: Callable[[Path], Session]) -> Sess
     """
     cache = entry.parent
     cache.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(cache)
+    for left in abandoned(cache, f"{PARTIAL}*"):
+        shutil.rmtree(left, ignore_errors=True)
     _discard(entry)
     free, needed = shutil.disk_usage(cache).free, int(SPACE * data_bytes)
     if free < needed:
         raise PocketVlmError(f"it takes {needed / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free")
-    with _partial(cache) as partial:
+    with scratch(cache, PARTIAL) as partial:
         session = make(partial)
         (partial / RECORD).write_bytes(_record(partial))
         for path in partial.iterdir():
@@ -153,40 +154,5 @@ def _record(directory: Path) -> bytes:
 
 def _discard(entry: Path) -> None:
     """Delete an entry, moved aside first: there is never half of one."""
-    with _partial(entry.parent) as aside, suppress(FileNotFoundError):
+    with scratch(entry.parent, PARTIAL) as aside, suppress(FileNotFoundError):
         entry.rename(aside / entry.name)
-
-
-@contextmanager
-def _partial(cache: Path) -> Iterator[Path]:
-    """A directory in ``cache`` to write in, deleted in the end if it is still there. A lock says that it is in use."""
-    import fcntl  # which Windows does not have
-
-    directory = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=cache))
-    try:
-        lock = os.open(directory, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield directory
-        finally:
-            os.close(lock)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _remove_leftovers(cache: Path) -> None:
-    """Delete what writers left that were killed: their locks died with them. (Process ids would repeat in containers.)
-
-    A writer whose directory goes in the instant before it locks it fails, and loads without the cache.
-    """
-    import fcntl
-
-    for directory in cache.glob(f"{PARTIAL}*"):
-        # In use, somebody else's, or gone already.
-        with suppress(OSError):
-            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(directory, ignore_errors=True)
-            finally:
-                os.close(lock)

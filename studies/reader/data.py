@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from pocketvlm.images.prepare import cut_tiles, thumbnail_index
 from pocketvlm.images.tiling import Grid, fitted_size
-from pocketvlm.scenes import MARKS, PREPROCESSING, Example, Picture, Turn, ask, choose, draw
+from pocketvlm.scenes import MARKS, PREPROCESSING, DrawnPicture, Example, Turn, ask, choose, draw
 from studies.reader.model import CONFIG
 from studies.reader.tokenizer import END_OF_TEXT, IM_END, IM_START, build_tokenizer
 
@@ -125,7 +125,7 @@ def _tokens(text: str) -> list[int]:
     return list(tokenizer().encode(text, add_special_tokens=False).ids)
 
 
-def dense_labels(picture: Picture, grid: Grid) -> npt.NDArray[np.int64]:
+def dense_labels(picture: DrawnPicture, grid: Grid) -> npt.NDArray[np.int64]:
     """The class of each column of each patch of each tile of the sequence: int64 [tiles, 81, 2].
 
     0 is background, else the class of the mark that covers most of the column; IGNORED in between.
@@ -207,18 +207,18 @@ def examples_batch(examples: Sequence[Example]) -> Batch:
     return Batch(grid, pixels, np.zeros((len(pixels), 0, COLUMNS_PER_PATCH), np.int64), (block,))
 
 
-def _transcription(picture: Picture, source: random.Random) -> Turn:
+def _transcription(picture: DrawnPicture, source: random.Random) -> Turn:
     return ask(next(fact for fact in picture.facts if fact.topic == "all"), source)
 
 
-def _dialogue(pictures: Sequence[Picture], grid: Grid, source: random.Random) -> list[tuple[Sequence[Grid], Turn]]:
+def _dialogue(pictures: Sequence[DrawnPicture], grid: Grid, source: random.Random) -> list[tuple[Sequence[Grid], Turn]]:
     """Questions about one picture; or about two, shown together or one after the other."""
     turns: list[tuple[Sequence[Grid], Turn]] = []
     together = source.random() < 0.5
     for index, picture in enumerate(pictures):
         asked = [ask(fact, source) for fact in choose(picture.facts, MAX_QUESTIONS, source)]
         if len(pictures) > 1:
-            asked = [Turn(turn.kind, f"Picture {index + 1}: {turn.question}", turn.answer) for turn in asked[:3]]
+            asked = [Turn(turn.kind, f"DrawnPicture {index + 1}: {turn.question}", turn.answer) for turn in asked[:3]]
         images = [[grid] * len(pictures) if index == 0 else []] if together else [[grid]]
         turns += zip(images + [[]] * (len(asked) - 1), asked, strict=True)
     return turns

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from pocketvlm.bench.report.files import write_whole
+from pocketvlm.files import write_whole
 
 CHECKPOINT = Path(__file__).parents[2] / "examples" / "reader" / "checkpoint"
 

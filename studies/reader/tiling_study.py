@@ -27,7 +27,8 @@ from torch.nn import functional as F
 
 from pocketvlm.bench.statistics.intervals import mcnemar
 from pocketvlm.images.prepare import Preprocessing, select, sequence_length
-from pocketvlm.images.tiling import STRATEGIES, grid_candidates
+from pocketvlm.images.rules import RULES
+from pocketvlm.images.tiling import grid_candidates
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.scenes import held_out
@@ -185,7 +186,7 @@ def _described(variant: Variant) -> dict[str, Any]:
     return {
         "what": variant.what,
         "tile_size": variant.config.vision.image_size,
-        "fit": STRATEGIES[variant.config.tiling.strategy].fit,
+        "fit": RULES[variant.config.tiling.strategy].fit,
         "tiling": asdict(variant.config.tiling),
         "recipes": {},
     }

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pocketvlm.bench.accuracy.divergence import report_images, score_images
 from pocketvlm.export.read.calibration import read_calibration
 from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.export.reference.stages import Prepare, encode_tiles
 from pocketvlm.export.tune.npu_arithmetic import linears
+from pocketvlm.fidelity.divergence import report_images, score_images
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.quant import RoundToNearest
 from pocketvlm.recipe import load_recipe

@@ -208,7 +208,7 @@ def beside(given: tuple[Place, int], output: Path, repeats: int, prompt: int, ne
 @click.pass_obj
 def ablations(given: tuple[Place, int], output: Path, repeats: int) -> None:
     """The paper's two, with a picture: tiles encoded at once with the pipeline off and on, tokens of a prefill step."""
-    from pocketvlm.bench.report.files import write_whole
+    from pocketvlm.files import write_whole
     from studies.real_size.picture import draw_ablations
 
     place, threads = given
@@ -227,7 +227,7 @@ def ablations(given: tuple[Place, int], output: Path, repeats: int) -> None:
 @click.pass_obj
 def overlap(given: tuple[Place, int], output: Path, repeats: int) -> None:
     """The first token of a question asked some time after its image; memory with the vision part kept and freed."""
-    from pocketvlm.bench.report.files import write_whole
+    from pocketvlm.files import write_whole
     from studies.real_size import overlap as study
 
     place, threads = given
@@ -246,7 +246,7 @@ def overlap(given: tuple[Place, int], output: Path, repeats: int) -> None:
 @click.pass_obj
 def growth(given: tuple[Place, int], output: Path, repeats: int) -> None:
     """Export, load, prefill, decode and images against layers, width, tokens and tiles, with a picture."""
-    from pocketvlm.bench.report.files import write_whole
+    from pocketvlm.files import write_whole
     from studies.real_size.growth import draw, measure_growth
 
     place, threads = given

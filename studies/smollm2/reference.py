@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bench.report.files import write_whole
+from pocketvlm.files import write_whole
 from studies.smollm2 import gguf_files
 from studies.smollm2.gguf_files import Floats, Shape
 from studies.smollm2.packages import study_module

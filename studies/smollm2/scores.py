@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bench.accuracy.divergence import score_tokens
 from pocketvlm.bench.statistics.bootstrap import bootstrap
+from pocketvlm.fidelity.divergence import score_tokens
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]

@@ -22,7 +22,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bench.report.files import write_whole
+from pocketvlm.files import write_whole
 from pocketvlm.recipe import built_in_recipes
 from studies.reader.study import provenance, write
 from studies.smollm2 import activations, gguf_files, ours, peers, reference, scores, text

@@ -25,9 +25,10 @@ from pocketvlm.bench.accuracy.teacher_forced import MAX_TEXT_BYTES, open_teacher
 from pocketvlm.bench.report.plots import layers as layer_plot
 from pocketvlm.bundle.archive import write_archive
 from pocketvlm.bundle.open import MANIFEST, open_bundle
-from pocketvlm.cli import fidelity, main
+from pocketvlm.cli import main
 from pocketvlm.errors import BundleError
 from pocketvlm.export import export_bundle
+from pocketvlm.fidelity import groups
 from pocketvlm.fidelity.trace import Trace, with_outputs
 from pocketvlm.images.prepare import cut_tiles, normalize, preprocessing_of
 from pocketvlm.models.bluelm_v import BluelmV
@@ -210,10 +211,10 @@ def test_groups_archives_and_less_tracing_change_nothing_else(
     bundle = exported("int4-g32")
     before = {path.name: path.stat().st_mtime_ns for path in bundle.path.iterdir()}
     whole = report(bundle, file)["fidelity"]
-    monkeypatch.setattr(fidelity, "GROUP_TOKENS", 1)
+    monkeypatch.setattr(groups, "GROUP_TOKENS", 1)
     single = report(bundle, file)["fidelity"]
     assert flat(single) == pytest.approx(flat(whole), rel=1e-5)
-    monkeypatch.setattr(fidelity, "TRACED", 1)
+    monkeypatch.setattr(groups, "TRACED", 1)
     packed = tmp_path / "bundle.zip"
     names = [path.name for path in bundle.path.iterdir() if path.name != MANIFEST]
     write_archive(bundle.path, [MANIFEST, *names], packed)
@@ -372,7 +373,7 @@ def test_errors_are_one_line_and_status_1(tmp_path: Path, file: Path) -> None:
         (bundle, tmp_path / "none.txt", [], "none.txt: cannot be read (No such file or directory)"),
         (bundle, tmp_path / "empty.txt", [], "empty.txt: empty (0 bytes)"),
         (bundle, tmp_path / "a.txt", [], "a.txt: has fewer than two tokens"),
-        (bundle, tmp_path / "latin.txt", [], "latin.txt: cannot be read as UTF-8"),
+        (bundle, tmp_path / "latin.txt", [], "latin.txt: is not UTF-8"),
         (bundle, tmp_path / "huge.txt", [], "huge.txt: larger than the"),
         (bundle, tmp_path / "blank.jsonl", [], "blank.jsonl: has no questions"),
         (bundle, tmp_path / "long.jsonl", [], "long.jsonl, line 1: the question with its answer has"),

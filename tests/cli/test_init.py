@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from PIL import Image
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.presets import PRESETS
 from pocketvlm.models.presets.frontend import write_frontend
+from tests.support.waiting import ended, until
 
 
 def test_a_preset_is_written_exported_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,12 +125,9 @@ def test_a_killed_run_leaves_no_checkpoint_and_the_next_one_clears_it(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [sys.executable, "-m", "pocketvlm", "init", "bluelm-v-0.5b", str(tmp_path / "new")]
-    process = subprocess.Popen(command, cwd=repository, stderr=subprocess.DEVNULL)
-    while not list(tmp_path.glob(".new.partial-*/*.safetensors")):
+    with ended(subprocess.Popen(command, cwd=repository, stderr=subprocess.DEVNULL)) as process:
+        until(lambda: list(tmp_path.glob(".new.partial-*/*.safetensors")) or process.poll() is not None)
         assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
     (partial,) = tmp_path.iterdir()
     assert not (partial / "config.json").exists()
     monkeypatch.chdir(tmp_path)

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from pocketvlm.bundle.open import describe_files, open_bundle
 from pocketvlm.cli import main
-from pocketvlm.cli.neuropilot import runner_command, runner_problems
+from pocketvlm.cli.commands.export.neuropilot import runner_command, runner_problems
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.runtime.engines.npu_emulation import NpuEmulation
 from tests.support.checkpoints import tiny_config, write_checkpoint

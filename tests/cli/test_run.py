@@ -6,7 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
-import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from PIL import Image
 from pocketvlm.cli import COMMANDS, main
 from pocketvlm.cli.commands.run import CONTROLS
 from pocketvlm.runtime import GenerationConfig, load
+from tests.support.waiting import SECONDS, ended
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: random weights say a variety of tokens only when they are sampled
@@ -240,21 +241,22 @@ def test_a_terminal_gets_no_control_characters() -> None:
     assert "a\x1b[2Jb\x9b1mc\r\x07\nd\té".translate(CONTROLS) == "a[2Jb1mc\nd\té"
 
 
-def started(*arguments: str | Path, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+def started(*arguments: str | Path, stdin: int = subprocess.DEVNULL) -> AbstractContextManager[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "pocketvlm", "run", *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=REPOSITORY, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    return ended(
+        subprocess.Popen(
+            command, cwd=REPOSITORY, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
     )
 
 
 def test_text_is_streamed_and_control_c_ends_the_answer(tiny_bundles: dict[str, Path]) -> None:
-    process = started(
-        tiny_bundles["fp32"], "--prompt", "hi", "--temperature", "9", "--max-new-tokens", "100000", "--threads", "1"
-    )
-    assert process.stdout is not None
-    os.read(process.stdout.fileno(), 1)  # the first characters come before the end
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    options = ("--prompt", "hi", "--temperature", "9", "--max-new-tokens", "100000", "--threads", "1")
+    with started(tiny_bundles["fp32"], *options) as process:
+        assert process.stdout is not None
+        os.read(process.stdout.fileno(), 1)  # the first characters come before the end
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=SECONDS)
     # A short KV cache may have been faster than the signal.
     assert process.returncode in (130, 0), errors
     assert b"Traceback" not in errors
@@ -262,13 +264,10 @@ def test_text_is_streamed_and_control_c_ends_the_answer(tiny_bundles: dict[str, 
 
 def test_a_chat_on_a_terminal_outlives_errors_and_ends_with_control_d(bundle: Path) -> None:
     terminal, line = pty.openpty()
-    process = started(bundle, *SAMPLED, stdin=line)
-    os.close(line)
-    for text in (b"/image nowhere.png\n", b"hello\n", b"\x04"):
-        os.write(terminal, text)
-        time.sleep(0.05)
-    output, errors = process.communicate(timeout=60)
-    os.close(terminal)
+    with started(bundle, *SAMPLED, stdin=line) as process, open(terminal, "wb", buffering=0) as typed:  # noqa: PTH123
+        os.close(line)
+        typed.write(b"/image nowhere.png\nhello\n\x04")
+        output, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, errors
     assert b"error: nowhere.png: no such file" in errors
     assert b"/help lists the commands" in errors

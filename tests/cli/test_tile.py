@@ -173,7 +173,7 @@ def test_output_never_destroys(screen: Path, tmp_path: Path, monkeypatch: pytest
     link.symlink_to(screen)
     one_error(tile(screen, "-o", link), 2, "names the image itself")
     assert screen.read_bytes() == before
-    one_error(tile(screen, "-o", tmp_path / "no" / "where.png"), 1, "cannot write")
+    one_error(tile(screen, "-o", tmp_path / "no" / "where.png"), 1, "cannot be written")
     (tmp_path / "folder.png").mkdir()
     one_error(tile(screen, "-o", tmp_path / "folder.png"), 2, "is a directory")
     link.unlink()

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from docs.support_table import with_table
 from pocketvlm.cli import COMMANDS, EXTRAS
 
 ROOMS = ("export", "quant", "runtime", "bench")
@@ -30,14 +30,12 @@ ONLY_WITH_EXTRAS = (
     "torch", "onnx", "onnx_ir", "safetensors", "jinja2", "transformers", "executorch", "matplotlib", "scipy",
     "rapidfuzz",
 )  # fmt: skip
-MAX_FILE_LINES = 500
-MAX_FUNCTION_LINES = 60
 
 
 def python(repository: Path, code: str) -> str:
     """What a fresh interpreter prints when it runs ``code`` in the repository."""
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -56,19 +54,18 @@ def pyproject(repository: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def sources(repository: Path) -> list[Path]:
-    """Every Python file of the project, once."""
-    folders = [repository / name for name in ("pocketvlm", *ROOMS, "studies", "tests")]
-    links = [repository / "pocketvlm" / room for room in ROOMS]
-    found = (path for folder in folders for path in folder.rglob("*.py"))
-    return sorted(path for path in found if not any(path.is_relative_to(link) for link in links))
+    """Every Python file of the package, once."""
+    return sorted(repository / name for name in _package_files(repository) if name.endswith(".py"))
 
 
 # --- Imports ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_importing_the_package_takes_less_than_a_fifth_of_a_second(repository: Path) -> None:
-    pairs = [(seconds(repository, "pass"), seconds(repository, "import pocketvlm")) for _ in range(5)]
-    assert statistics.median(loaded - bare for bare, loaded in pairs) < 0.2
+    """The best of several: another process may slow each one down, and none makes it faster than it is."""
+    pairs = [(seconds(repository, "pass"), seconds(repository, "import pocketvlm")) for _ in range(9)]
+    assert min(loaded for _, loaded in pairs) - min(bare for bare, _ in pairs) < 0.2
 
 
 def test_importing_the_package_brings_no_heavy_module(repository: Path) -> None:
@@ -81,7 +78,7 @@ def test_the_command_lines_modules_import_rooms_only_when_they_run(repository: P
     loaded = json.loads(
         python(repository, f"import json, sys, {', '.join(names)}; print(json.dumps(list(sys.modules)))")
     )
-    assert not {"torch", "onnxruntime", "transformers"} & set(loaded)
+    assert not {"torch", "onnxruntime", "transformers", "scipy", "rapidfuzz", "jinja2"} & set(loaded)
     assert not [name for name in loaded if name.startswith(tuple(f"pocketvlm.{room}" for room in (*ROOMS, "models")))]
 
 
@@ -141,30 +138,6 @@ def test_a_room_is_a_link_to_the_folder_beside_the_package(repository: Path, roo
     assert (link / "__init__.py").is_file()
 
 
-def test_files_and_functions_are_short(repository: Path, sources: list[Path]) -> None:
-    long = []
-    for path in sources:
-        text = path.read_text(encoding="utf-8")
-        name = path.relative_to(repository)
-        if (lines := text.count("\n")) > MAX_FILE_LINES:
-            long.append(f"{name}: {lines} lines")
-        long += [
-            f"{name}:{node.lineno} {node.name}: {lines} lines"
-            for node in ast.walk(ast.parse(text))
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            and (lines := _length(node)) > MAX_FUNCTION_LINES
-        ]
-    assert not long
-
-
-def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function, its docstring aside."""
-    first = function.body[0]
-    documented = ast.get_docstring(function) is not None
-    docstring = (first.end_lineno or first.lineno) - first.lineno + 1 if documented else 0
-    return (function.end_lineno or function.lineno) - function.lineno + 1 - docstring
-
-
 def test_the_wheel_holds_every_module_and_recipe(repository: Path, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -191,17 +164,15 @@ def _package_files(repository: Path) -> Iterator[str]:
 
 #: Classes whose name another one has as well: this list only becomes shorter.
 STILL_TWICE = {
-    "Attention", "Calibration", "Chat", "Choice", "Decoder", "Estimate", "ImageLayout", "KvCache", "Model", "Part",
-    "Picture", "Piece", "Program", "Recipe", "Reference", "Simulated", "Step", "Strict", "Vision", "_Checks",
+    "Attention", "Calibration", "Chat", "ImageLayout", "KvCache", "Piece", "Program", "Recipe", "Simulated", "Step",
+    "_Checks",
 }  # fmt: skip
 
 
 def test_a_classs_name_is_its_own_in_the_whole_package(repository: Path, sources: list[Path]) -> None:
-    rooms = [repository / name for name in ("pocketvlm", *ROOMS)]
     classes = Counter(
         node.name
         for path in sources
-        if any(path.is_relative_to(room) for room in rooms)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ClassDef)
     )
@@ -234,7 +205,7 @@ def test_a_missing_package_is_brought_by_the_extra_that_the_error_names(pyprojec
     assert not {package: extra for package, extra in EXTRAS.items() if canonicalize_name(package) not in brought[extra]}
 
 
-@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", "Makefile", ".ci/run"])
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", "Makefile", "setup.sh", ".ci/run"])
 def test_no_registry_is_named(repository: Path, name: str) -> None:
     text = (repository / name).read_text(encoding="utf-8")
     assert not re.search(r"://|--(extra-)?index|--hash|find-links", text)
@@ -245,26 +216,53 @@ def test_no_registry_is_named(repository: Path, name: str) -> None:
 
 def documents(repository: Path) -> dict[Path, str]:
     """The documents' text without comments."""
-    names = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "android_app/README.md"]
-    paths = [*(repository / name for name in names), *sorted((repository / "docs").glob("*.md"))]
+    names = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "android_app/README.md", "examples/README.md"]
+    paths = [repository / name for name in names]
+    paths += [*sorted((repository / "docs").glob("*.md")), *sorted((repository / "studies").glob("*/README.md"))]
     return {path: re.sub(r"<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL) for path in paths}
 
 
-def test_make_lists_every_target(repository: Path) -> None:
-    listed = {line.split()[0] for line in _make(repository, "help").splitlines()}
-    phony = re.search(r"^\.PHONY: (.*)$", (repository / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+def targets(repository: Path, *where: str) -> set[str]:
+    """What ``make help`` lists there."""
+    lines = _make(repository, *where, "help").splitlines()
+    return {line.split()[0] for line in lines if line.startswith("  ")}
+
+
+@pytest.mark.parametrize("folder", [".", "studies"])
+def test_make_lists_every_target(repository: Path, folder: str) -> None:
+    text = (repository / folder / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
     assert phony is not None
-    assert listed == set(phony[1].split())
+    internal = {"browser"} if folder == "." else set()
+    assert targets(repository, "-C", folder) - {"help"} == set(phony[1].split()) - {"help"} - internal
+
+
+@pytest.mark.parametrize("where", [(), ("-C", "studies")])
+def test_a_study_is_called_from_the_root_and_from_its_folder(repository: Path, where: tuple[str, ...]) -> None:
+    printed = _make(repository, *where, "--dry-run", "gate-study")
+    assert "\n.venv/bin/python -m studies.gate --output bench/results/gate-study.json\n" in f"\n{printed}"
 
 
 def test_documents_name_commands_that_exist(repository: Path) -> None:
-    targets = {line.split()[0] for line in _make(repository, "help").splitlines()}
+    possible = targets(repository) | targets(repository, "-C", "studies")
     for document, text in documents(repository).items():
-        code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
-        named = set(re.findall(r"(?:^|`)make ([a-z][a-z0-9-]+)", code, re.MULTILINE))
-        assert named <= targets, document
+        code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`|^    [^\n]*$", text, re.DOTALL | re.MULTILINE))
+        named = set(re.findall(r"(?:^|`)\s*make ([a-z][a-z0-9-]+)", code, re.MULTILINE))
+        assert named <= possible, document
         commands = set(re.findall(r"(?:^|`|bin/)pocketvlm ([a-z]+)", code, re.MULTILINE))
         assert commands <= set(COMMANDS), document
+
+
+def test_the_workflow_checks_tests_and_builds_the_site(repository: Path) -> None:
+    possible = targets(repository) | targets(repository, "-C", "studies")
+    called = {
+        path.stem: [
+            name for line in re.findall(r"run: make (.*)", path.read_text(encoding="utf-8")) for name in line.split()
+        ]
+        for path in (repository / ".github" / "workflows").glob("*.yml")
+    }
+    assert called["ci"] == ["check", "test", "docs"]
+    assert {name for names in called.values() for name in names if "=" not in name} <= possible
 
 
 def test_documents_link_to_files_that_exist(repository: Path) -> None:
@@ -289,8 +287,26 @@ def test_the_command_line_lists_its_commands_and_all_of_them_have_help(repositor
         )
 
 
-def _make(repository: Path, target: str) -> str:
+def test_the_page_of_the_house_has_every_room(repository: Path) -> None:
+    page = repository / "docs" / "house.md"
+    linked = {
+        (page.parent / path).resolve() for path in re.findall(r"\]\((\.\./[^)#]+)\)", page.read_text(encoding="utf-8"))
+    }
+    rooms = {
+        file.parent.resolve()
+        for hall in ("pocketvlm", "export", "bench")
+        for file in (repository / hall).glob("*/__init__.py")
+    }
+    assert not [str(room.relative_to(repository)) for room in rooms - linked]
+
+
+def test_the_readmes_table_is_what_the_registries_say(repository: Path) -> None:
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    assert with_table(text) == text, "python -m docs.support_table writes it anew"
+
+
+def _make(repository: Path, *arguments: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     return subprocess.run(
-        ["make", target], cwd=repository, env=environment, capture_output=True, text=True, check=True
+        ["make", *arguments], cwd=repository, env=environment, capture_output=True, text=True, check=True
     ).stdout

@@ -23,7 +23,7 @@ def test_the_built_in_recipes() -> None:
 
 @pytest.mark.parametrize("name", built_in_recipes())
 def test_built_in_recipes_claim_every_weight(name: str) -> None:
-    from pocketvlm.models.checkpoint import expected_shapes
+    from pocketvlm.models.shapes import expected_shapes
 
     for family in ("llama", "qwen2"):
         shapes = expected_shapes(tiny_config(family))
@@ -56,8 +56,8 @@ def test_a_pattern_in_two_rules_is_an_error() -> None:
     ("text", "words"),
     [
         ("not toml [", "recipe.toml"),
-        ("colour = 1", "colour"),
-        ("name = 'x'", r"\[\[tensors\]\]"),
+        ("colour = 1\n[[tensors]]\nmatch = '*'\nquantizer = 'keep'", "colour: unknown key"),
+        ("name = 'x'", "tensors: Field required"),
         ("[[tensors]]\nquantizer = 'keep'", "match"),
         ("[[tensors]]\nmatch = [1]\nquantizer = 'keep'", "match"),
         ("[[tensors]]\nmatch = '*'", "quantizer"),

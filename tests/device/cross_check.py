@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from android_app.runner import dependencies
-from tests.device import phone as phones
-from tests.device.adbd import CHROOT, mount
 from tests.device.transcript import transcript
+from tests.support.phone import cable, fake
+from tests.support.phone.adbd import CHROOT, mount
 
 ITSELF = (sys.executable, "-m", "tests.device.cross_check")
 PORT = 5555
@@ -47,7 +47,7 @@ def main() -> None:
             unpacked = dependencies.debian(Path(scratch), *PACKAGES.split())
             record = [] if options.record is None else ["--record", str(options.record)]
             command = [*ITSELF, "--as", "host", "--at", str(unpacked), *record]
-            done = subprocess.run([*phones.namespace(), "--net", *command], check=False)
+            done = subprocess.run([*fake.namespace(), "--net", *command], check=False)
         sys.exit(done.returncode)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _ask_real(scratch: Path, adbd: Path) -> list[dict[str, object]]:
-    root = phones.lay_out(scratch / "root")
+    root = fake.lay_out(scratch / "root")
     shutil.copytree(adbd / "usr", root / "usr", symlinks=True)
     for name in ("lib64", "lib"):
         (root / name).symlink_to(f"usr/{name}")
@@ -68,12 +68,12 @@ def _ask_real(scratch: Path, adbd: Path) -> list[dict[str, object]]:
     home.mkdir()
     here.mkdir()
     # What it mounts is seen by it alone: nothing that removes the root walks into this machine's /dev.
-    command = [*phones.namespace(), *ITSELF, "--as", "device", "--at", str(root)]
-    with phones.adb_server(home) as server:
+    command = [*fake.namespace(), *ITSELF, "--as", "device", "--at", str(root)]
+    with cable.adb_server(home) as server:
         os.environ.update(server)
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             try:
-                phones.plug_in(serial, server)
+                cable.plug_in(serial)
                 return [asdict(one) for one in transcript(serial, here)]
             finally:
                 process.kill()

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.device import sync
-from tests.device.adbd import Phone
-from tests.device.paths import resolve
-from tests.device.wire import ClosedError, Stream
+from tests.support.phone import sync
+from tests.support.phone.adbd import Phone
+from tests.support.phone.paths import resolve
+from tests.support.phone.wire import ClosedError, Stream
+from tests.support.waiting import SECONDS
 
 QUIT = b"QUIT" + bytes(4)
 TIME = 1_700_000_000
@@ -65,7 +66,7 @@ def ask(root: Path, given: bytes, watch: sync.Watch | None = None) -> bytes:
 
     async def serve() -> None:
         with contextlib.suppress(ClosedError):
-            await asyncio.wait_for(sync.serve(stream, partial(resolve, root), watch or Untouched()), 10)
+            await asyncio.wait_for(sync.serve(stream, partial(resolve, root), watch or Untouched()), SECONDS)
 
     asyncio.run(serve())
     return stream.said

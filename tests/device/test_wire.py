@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.device.wire import (
+from tests.support.phone.wire import (
     COMMANDS,
     HEADER,
     MOST_DATA,
@@ -25,6 +25,7 @@ from tests.device.wire import (
     packet,
     read_packet,
 )
+from tests.support.waiting import SECONDS
 
 words = st.integers(0, (1 << 32) - 1)
 
@@ -67,7 +68,7 @@ class Host:
     async def ask(self, *sent: bytes) -> tuple[str, int, int, bytes] | None:
         for one in sent:
             self._writer.write(one)
-        return await asyncio.wait_for(read_packet(self._reader), 5)
+        return await asyncio.wait_for(read_packet(self._reader), SECONDS)
 
     async def nothing(self, *sent: bytes) -> bool:
         """Whether nothing comes for a moment."""
@@ -131,6 +132,7 @@ def test_a_host_that_is_not_allowed_waits_for_a_tap() -> None:
 def test_all_who_write_hear_that_a_stream_is_closed() -> None:
     """Several write on one stream (stdout and stderr), and wait for one acknowledgement after another."""
     ended: list[int] = []
+    all_ended = asyncio.Event()
 
     async def write(stream: Stream, number: int) -> None:
         try:
@@ -138,6 +140,8 @@ def test_all_who_write_hear_that_a_stream_is_closed() -> None:
                 await stream.write(b"x")
         except ClosedError:
             ended.append(number)
+            if len(ended) == 3:
+                all_ended.set()
 
     async def service(stream: Stream) -> None:
         await asyncio.gather(*(write(stream, number) for number in range(3)))
@@ -154,8 +158,7 @@ def test_all_who_write_hear_that_a_stream_is_closed() -> None:
             assert await host.nothing(), "the next one waits for an acknowledgement"
             closed = await host.ask(packet("CLSE", 9, opened[1]))
             assert closed == ("CLSE", opened[1], 9, b"")
-            for _ in range(50):
-                await asyncio.sleep(0.01 * (len(ended) < 3))
+            await asyncio.wait_for(all_ended.wait(), SECONDS)
             assert sorted(ended) == [0, 1, 2]
 
     asyncio.run(talk())

@@ -10,19 +10,20 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pocketvlm.bench.targets.adb.client import Adb, find_adb
+from tests.support.waiting import SECONDS, ended, until
 
 FOLDER = "/data/local/tmp/transcript"
-SECONDS = 30
 #: A file that no packet and no window holds, bytes.
 BIG = 9_000_001
 #: What differs from run to run: speeds and seconds of a transfer.
 SPEED = re.compile(r"[\d.]+ [MKG]B/s \((\d+) bytes in [\d.]+s\)")
+#: Of a push that fails: whether all was sent before adb heard of that.
+SENT = re.compile(r"^.*: 1 file pushed, 0 skipped\..*\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Session:
         """An adb command."""
         command = self._adb.command(*(one.replace("HERE", str(self._folder)) for one in arguments))
         done = subprocess.run(command, input=typed, capture_output=True, check=False, timeout=SECONDS)
-        return Said(" ".join(arguments), done.returncode, self._plain(done.stdout), self._plain(done.stderr))
+        stderr = self._plain(done.stderr)
+        stderr = SENT.sub("", stderr) if done.returncode else stderr
+        return Said(" ".join(arguments), done.returncode, self._plain(done.stdout), stderr)
 
     def shell(self, command: str, *, typed: bytes = b"") -> Said:
         """A command of the device's shell."""
@@ -63,24 +66,21 @@ class Session:
         (self._folder / name).chmod(0o640)
         os.utime(self._folder / name, (1_700_000_000, 1_700_000_000))
 
-    def killed(self, command: str, ready: str, end: Callable[[subprocess.Popen[bytes]], None]) -> Said:
-        """A command that is ended in the middle, when it has printed this line."""
+    def killed(self, command: str, ready: str, program: str, end: Callable[[subprocess.Popen[bytes]], None]) -> Said:
+        """A command that is ended in the middle, when it has printed this line and started this program."""
         line = self._adb.command("shell", command)
-        with subprocess.Popen(
-            line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
-        ) as process:
+        started = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        with ended(started) as process:
             assert process.stdout is not None
             assert process.stdout.readline().decode().rstrip("\r\n") == ready
+            self.eventually(f"ps | grep -c '[{program[0]}]{program[1:]}$'", "1\n")
             end(process)
             process.communicate(timeout=SECONDS)
         return Said(f"(ended in the middle) {command}", process.returncode, "", "")
 
     def eventually(self, command: str, wanted: str) -> Said:
-        """A shell command asked again until it says this, at most some seconds."""
-        ends = time.monotonic() + 5
-        while (said := self.shell(command)).stdout != wanted and time.monotonic() < ends:
-            time.sleep(0.05)
-        return said
+        """A shell command asked again until it says this."""
+        return until(lambda: self.shell(command), lambda said: said.stdout == wanted)
 
     def _plain(self, raw: bytes) -> str:
         if len(raw) > 2000:
@@ -164,9 +164,9 @@ def _ends(session: Session) -> list[Said]:
 
     return [
         # The shell is told and ends. The program that it had started is not, and ends when it writes.
-        session.killed(f"cd {FOLDER}; echo ready; sleep 3217; touch after", "ready", kill),
+        session.killed(f"cd {FOLDER}; echo ready; sleep 3217; touch after", "ready", "sleep 3217", kill),
         session.eventually("ps | grep -c '[r]eady'", "0\n"),
         session.shell(f"ps | grep -c '[s]leep 3217'; kill $(pidof sleep); ls {FOLDER}/after"),
-        session.killed("echo ready; yes", "ready", kill),
+        session.killed("echo ready; yes", "ready", "yes", kill),
         session.eventually("ps | grep -c '[y]es$'", "0\n"),
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pocketvlm.errors import ExportError, PocketVlmError, RecipeError
 from pocketvlm.export import estimate, export_bundle
 from pocketvlm.export.graph.lower import Call
 from pocketvlm.export.onnx.operators import TABLE
+from pocketvlm.export.store.finished import finished_so_far
 from pocketvlm.export.store.weights import DataFile, WeightStore
 from pocketvlm.machine import exact_sums
 from pocketvlm.models.bluelm_v import BluelmV
@@ -29,6 +29,7 @@ from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.models.operators import CachedAttend
 from pocketvlm.quant import quantizer_of
 from pocketvlm.recipe import Bounds, CalibrationConfig, Recipe, Rule, built_in_recipes, load_recipe
+from pocketvlm.scratch import scratch
 from tests.support.checkpoints import FAMILIES, tiny_config, write_checkpoint
 
 
@@ -386,13 +387,13 @@ def test_the_estimated_size_is_the_size(tmp_path: Path, models: dict[str, tuple[
     assert sum(entry.bytes for entry in bundle.manifest.files.values()) == pytest.approx(expected, rel=0.1)
 
 
-def test_abandoned_work_of_a_running_export_is_left_alone(
-    tmp_path: Path, models: dict[str, tuple[Path, BluelmV]]
-) -> None:
-    theirs = tmp_path / f".bundle.partial-{os.getppid()}-abc"
-    theirs.mkdir()
-    dead = tmp_path / ".bundle.partial-99999999-abc"
-    dead.mkdir()
-    export_bundle(models["llama"][0], tmp_path / "bundle", recipe="int8")
-    assert theirs.is_dir()
+def test_work_of_a_running_export_is_left_alone(tmp_path: Path, models: dict[str, tuple[Path, BluelmV]]) -> None:
+    dead = tmp_path / ".bundle.partial-abc"
+    (dead / "new").mkdir(parents=True)
+    with scratch(tmp_path, ".bundle.partial-") as theirs, finished_so_far(tmp_path / "bundle", "another key") as pieces:
+        pieces.keep("piece", {"codes": np.zeros(1)})
+        export_bundle(models["llama"][0], tmp_path / "bundle", recipe="int8")
+        assert theirs.is_dir()
+        assert pieces.arrays("piece") is not None
     assert not dead.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

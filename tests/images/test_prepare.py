@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
 from pocketvlm.errors import ImageError
-from pocketvlm.images import prepare as images
-from pocketvlm.images.prepare import MAX_PIXELS, MAX_SIDE, Preprocessing, cut_tiles, open_image
-from pocketvlm.images.tiling import STRATEGIES
+from pocketvlm.images.open import MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE, open_image
+from pocketvlm.images.prepare import Preprocessing, cut_tiles
+from pocketvlm.images.rules import RULES
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
@@ -215,7 +215,7 @@ def test_pillows_warnings_stay_inside(capfd: pytest.CaptureFixture[str]) -> None
 def test_one_by_nine_thousand() -> None:
     opened = open_image(encode(noise(1, 9000), "PNG"))
     assert opened.size == (1, 9000)
-    for strategy in STRATEGIES:
+    for strategy in RULES:
         tiled = cut_tiles(opened, Preprocessing(tile_size=16, strategy=strategy))
         assert tiled.pixels.shape[1:] == (16, 16, 3)
 
@@ -306,9 +306,9 @@ def test_long_sides_are_refused() -> None:
 def test_large_files_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "sparse.tiff"
     with path.open("wb") as file:
-        file.truncate(images.MAX_FILE_BYTES + 1)
+        file.truncate(MAX_FILE_BYTES + 1)
     refused(path, "more than the")
-    monkeypatch.setattr(images, "MAX_FILE_BYTES", 10)
+    monkeypatch.setattr("pocketvlm.images.open.MAX_FILE_BYTES", 10)
     refused(encode(noise(4, 4), "PNG"), "more than the 10 that are read")
 
 

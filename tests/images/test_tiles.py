@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pocketvlm.images import prepare as images
-from pocketvlm.images.prepare import MAX_SIDE, Preprocessing, cut_tiles, draw_grid, normalize, select, sequence_length
-from pocketvlm.images.tiling import STRATEGIES, grid_candidates
+from pocketvlm.images.draw import DRAWN_LIMIT, draw_grid
+from pocketvlm.images.open import MAX_SIDE
+from pocketvlm.images.prepare import Preprocessing, cut_tiles, normalize, select, sequence_length
+from pocketvlm.images.rules import RULES
+from pocketvlm.images.tiling import grid_candidates
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 SIZES = [(96, 48), (97, 53), (50, 131), (200, 200), (33, 20), (300, 100), (144, 144), (13, 200), (64, 48), (141, 94)]
@@ -132,7 +134,7 @@ def test_thumbnails(thumbnail: Any, of_single: bool, size: tuple[int, int], inde
 @given(
     st.integers(1, MAX_SIDE),
     st.integers(1, MAX_SIDE),
-    st.sampled_from(sorted(STRATEGIES)),
+    st.sampled_from(sorted(RULES)),
     st.sampled_from(["first", "last", "none"]),
 )
 def test_every_image_size_makes_tiles(width: int, height: int, strategy: str, thumbnail: Any) -> None:
@@ -230,6 +232,6 @@ def test_drawings_stay_small_and_padding_is_hatched() -> None:
     narrow = Image.new("RGB", (1, 5000), (255, 0, 0))
     for candidates in (((1, 1),), ((1, 40),), ((40, 1),), ((32, 32),)):
         drawing = draw_grid(narrow, Preprocessing(tile_size=16, candidates=candidates))
-        assert max(drawing.size) <= images.DRAWN_LIMIT + 400
+        assert max(drawing.size) <= DRAWN_LIMIT + 400
     drawn = np.asarray(draw_grid(narrow, Preprocessing(tile_size=16, candidates=((1, 1),), thumbnail="none")))
     assert len(np.unique(drawn[40:, 40:-40].reshape(-1, 3), axis=0)) > 3

@@ -10,14 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvlm.images.tiling import (
-    MAX_ENUMERATED,
-    PAPER_CANDIDATES,
-    STRATEGIES,
-    fitted_size,
-    grid_candidates,
-    select_grid,
-)
+from pocketvlm.images.rules import RULES, select_grid
+from pocketvlm.images.tiling import MAX_ENUMERATED, PAPER_CANDIDATES, fitted_size, grid_candidates
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiling.csv"
 PHONE = grid_candidates(4, 4, 8)
@@ -30,7 +24,7 @@ COLUMNS = {
 }
 
 sides = st.integers(1, 16384)
-names = st.sampled_from(sorted(STRATEGIES))
+names = st.sampled_from(sorted(RULES))
 candidate_sets = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 8)), min_size=1, max_size=12)
 
 

@@ -18,12 +18,13 @@ from tokenizers import Tokenizer
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm.models.bluelm_v import BluelmV
-from pocketvlm.models.checkpoint import expected_shapes, load, open_checkpoint
+from pocketvlm.models.checkpoint import load, open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.presets import PRESETS, find_preset
 from pocketvlm.models.presets.frontend import write_frontend
 from pocketvlm.models.presets.weights import BLOCK, LOGITS_SPREAD, draw, spread, weight_bytes, write_weights
 from pocketvlm.models.presets.write import is_preset, size_of, write_preset
+from pocketvlm.models.shapes import expected_shapes
 
 TINY = PRESETS["tiny"]
 #: SHA-256 of the tiny preset's weights for seed 0: what is drawn stays as it is on every machine.

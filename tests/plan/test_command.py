@@ -180,8 +180,8 @@ HUGE = {**tiny_config("llama").to_dict(), "model_type": "bluelm_v"}
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "is not JSON"),
-        ("[" * 100_000, "is not JSON"),
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ("[]", "no JSON object"),
         ("{}", "model_type '' is not supported"),
         ('{"model_type": "gpt\\n9"}', "model_type 'gpt 9'"),
@@ -251,7 +251,7 @@ def test_a_plan_needs_neither_pytorch_nor_an_engine(repository: Path) -> None:
         "print(*sorted({'torch', 'onnx', 'onnxruntime', 'safetensors', 'tokenizers'} & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=600, check=True
     )
     assert done.stdout.strip() == ""
 

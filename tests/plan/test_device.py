@@ -54,7 +54,7 @@ def test_the_texts_that_are_changed_below_are_right(text: str) -> None:
     [
         ("pinned = true", "pinned = 1", "pinned: "),
         ("pinned = true", "", "pinned: Field required"),
-        ("pinned = true", "pinned = true\nturbo = 3", "turbo: Extra inputs"),
+        ("pinned = true", "pinned = true\nturbo = 3", "turbo: unknown key"),
         ('name = "mine"', 'name = ""', "name: "),
         ('name = "mine"', 'name = "mi\\u001bne"', "name: "),
         ('name = "mine"', 'name = "mine', "not TOML"),
@@ -117,9 +117,9 @@ def test_files_that_are_none(tmp_path: Path) -> None:
             load_device(path)
     with pytest.raises(PocketVlmError, match=r"no device '.*nowhere': give a TOML file or one of .*dimensity-9300"):
         load_device(tmp_path / "nowhere")
-    with pytest.raises(PocketVlmError, match="cannot be read"):
+    with pytest.raises(PocketVlmError, match="is not a regular file"):
         load_device(tmp_path)
-    with pytest.raises(PocketVlmError, match="cannot be read"):
+    with pytest.raises(PocketVlmError, match="no device"):
         load_device("a\0b")
     with pytest.raises(PocketVlmError, match="no device"):
         load_device("../devices/dimensity-9300")

@@ -17,7 +17,7 @@ from pocketvlm.plan.memory import (
     KV_CACHE,
     MODES,
     RUNTIME,
-    Picture,
+    PlannedPicture,
     Use,
     fit,
     longest_context,
@@ -26,7 +26,7 @@ from pocketvlm.plan.memory import (
     peaks,
     picture_of,
 )  # fmt: skip
-from pocketvlm.plan.model import MOST_POSITIONS, TEXT_PARTS, VISION_PARTS, Model, model_of_config
+from pocketvlm.plan.model import MOST_POSITIONS, TEXT_PARTS, VISION_PARTS, PlannedModel, model_of_config
 from pocketvlm.recipe import load_recipe
 
 DEVICE = load_device("dimensity-9300")
@@ -42,12 +42,12 @@ models = st.sampled_from(sorted(MODELS)).map(MODELS.__getitem__)
 lengths = st.integers(1, 4096)
 
 
-def pictures(model: Model) -> list[Picture]:
+def pictures(model: PlannedModel) -> list[PlannedPicture]:
     assert model.vision is not None
     return [picture_of(model.vision, grid) for grid in model.vision.preprocessing.candidates]
 
 
-def use(model: Model, size: tuple[int, int], kv_length: int = 2048) -> Use:
+def use(model: PlannedModel, size: tuple[int, int], kv_length: int = 2048) -> Use:
     assert model.vision is not None
     return Use(picture_of(model.vision, model.vision.grid(size)), kv_length)
 
@@ -57,7 +57,7 @@ def use(model: Model, size: tuple[int, int], kv_length: int = 2048) -> Use:
 
 def test_the_papers_picture_is_nine_tiles() -> None:
     picture = use(PAPERS, (768, 1536)).picture
-    assert picture == Picture(grid=(2, 4), tiles=9, tokens=1764, width=768, height=1536)
+    assert picture == PlannedPicture(grid=(2, 4), tiles=9, tokens=1764, width=768, height=1536)
 
 
 def test_activations_are_what_the_docstrings_say() -> None:
@@ -100,14 +100,14 @@ def test_activations_at_float32_are_half_of_what_was_measured_on_a_server() -> N
 
 
 @given(model=models, kv_length=lengths, more=st.integers(1, 4096), mode=st.sampled_from(MODES))
-def test_a_longer_context_takes_more(model: Model, kv_length: int, more: int, mode: str) -> None:
+def test_a_longer_context_takes_more(model: PlannedModel, kv_length: int, more: int, mode: str) -> None:
     picture = pictures(model)[0]
     less, longer = (peak_bytes(model, DEVICE, Use(picture, length), mode) for length in (kv_length, kv_length + more))
     assert less < longer if mode == KEPT else less <= longer
 
 
 @given(model=models, kv_length=lengths, mode=st.sampled_from(MODES), data=st.data())
-def test_more_tiles_take_more(model: Model, kv_length: int, mode: str, data: st.DataObject) -> None:
+def test_more_tiles_take_more(model: PlannedModel, kv_length: int, mode: str, data: st.DataObject) -> None:
     few, many = sorted(data.draw(st.tuples(*[st.sampled_from(pictures(model))] * 2)), key=lambda one: one.tiles)
     less, more = (peak_bytes(model, DEVICE, Use(picture, kv_length), mode) for picture in (few, many))
     assert less <= more
@@ -120,7 +120,7 @@ def test_more_tiles_take_more(model: Model, kv_length: int, mode: str, data: st.
 @settings(max_examples=60)
 @given(model=models, megabytes=st.floats(1, 4000), mode=st.sampled_from(MODES), data=st.data())
 def test_the_longest_context_fits_and_the_next_does_not(
-    model: Model, megabytes: float, mode: str, data: st.DataObject
+    model: PlannedModel, megabytes: float, mode: str, data: st.DataObject
 ) -> None:
     budget, picture = round(megabytes * 1e6), data.draw(st.sampled_from(pictures(model)))
     longest = longest_context(model, DEVICE, picture, mode, budget)
@@ -135,7 +135,7 @@ def test_the_longest_context_fits_and_the_next_does_not(
 @settings(max_examples=60)
 @given(model=models, megabytes=st.floats(1, 4000), mode=st.sampled_from(MODES), kv_length=lengths)
 def test_the_largest_picture_fits_and_no_larger_one_does(
-    model: Model, megabytes: float, mode: str, kv_length: int
+    model: PlannedModel, megabytes: float, mode: str, kv_length: int
 ) -> None:
     budget = round(megabytes * 1e6)
     found = fit(model, DEVICE, Use(pictures(model)[-1], kv_length), mode, budget)

@@ -15,7 +15,7 @@ from pocketvlm.plan import check_device, load_device, make_plan, published
 from pocketvlm.plan.check import fitted_parameters
 from pocketvlm.plan.device import UNITS, Device
 from pocketvlm.plan.memory import Use, picture_of
-from pocketvlm.plan.model import Model, model_of_config
+from pocketvlm.plan.model import PlannedModel, model_of_config
 from pocketvlm.plan.times import PARAMETERS, Phase, decode_step, phases, picture_phases
 from pocketvlm.recipe import load_recipe
 
@@ -30,7 +30,7 @@ def with_numbers(device: Device, **values: float) -> Device:
 
 
 def planned(
-    model: Model, device: Device = DEVICE, prompt: int = 2048, grid: tuple[int, int] = (2, 4)
+    model: PlannedModel, device: Device = DEVICE, prompt: int = 2048, grid: tuple[int, int] = (2, 4)
 ) -> dict[str, Phase]:
     assert model.vision is not None
     use = Use(picture_of(model.vision, grid), model.kv_length)

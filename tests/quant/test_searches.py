@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketvlm.quant import ClipSearch, GroupedTensor, Hqq, RoundToNearest
-from pocketvlm.quant.groups import Grid, full_range
+from pocketvlm.quant.grids import Grid, full_range
 from tests.support.schemes import CHANNEL
 
 GROUPS: list[Any] = [16, 32, 64, 128, 256, CHANNEL]

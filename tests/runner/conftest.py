@@ -8,22 +8,26 @@ from pathlib import Path
 import pytest
 
 from tests.runner.native import Probe
+from tests.support.once import once
+from tests.support.waiting import ended
 
 
 @pytest.fixture(scope="session")
 def probe() -> Iterator[Probe]:
     started = Probe()
-    yield started
-    started.close()
+    with ended(started.process):
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")
-def reader_bundles(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def reader_bundles(repository: Path, shared: Path) -> dict[str, Path]:
     """The built-in model exported by two recipes: INT8 KV cache and static vision, or float KV cache. Read only."""
     from pocketvlm.export import export_bundle
 
-    root, checkpoint = tmp_path_factory.mktemp("reader"), repository / "examples" / "reader" / "checkpoint"
-    return {
-        recipe: export_bundle(checkpoint, root / recipe, recipe=recipe).location
-        for recipe in ("bluelm-v-3b", "int4-g128")
-    }
+    checkpoint, recipes = repository / "examples" / "reader" / "checkpoint", ("bluelm-v-3b", "int4-g128")
+    root = once(
+        shared / "reader-bundles",
+        lambda root: [export_bundle(checkpoint, root / name, recipe=name) for name in recipes],
+    )
+    return {name: root / name for name in recipes}

@@ -8,21 +8,40 @@ import json
 import os
 import subprocess
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from android_app.runner.build import compile_for, library_here
+from android_app.runner.build import BUILD, PACKAGES, compile_for, library_here, package
+from tests.support.once import RUN, alone
+from tests.support.waiting import SECONDS
 
 #: "sanitized" for `make runner-sanitized`
 PRESET = os.environ.get("POCKETVLM_RUNNER_BUILD", "native")
-SECONDS = 120
+
+
+def building() -> AbstractContextManager[None]:
+    """Nobody else compiles or packs meanwhile."""
+    return alone(BUILD / "tests.lock")
 
 
 @functools.cache
 def built() -> Path:
     """The folder of the compiled programs; nothing is compiled where they are up to date."""
-    return compile_for(PRESET)
+    with building():
+        return compile_for(PRESET)
+
+
+@functools.cache
+def packed(abi: str) -> Path:
+    """The runner's package of an ABI, packed anew by each run of tests, once: others may be reading it."""
+    run = BUILD / f"tests-{abi}.run"
+    with building():
+        if not run.exists() or run.read_text() != RUN:
+            package(abi)
+            run.write_text(RUN)
+    return PACKAGES / abi
 
 
 @functools.cache
@@ -35,7 +54,7 @@ class Probe:
     """pocketvlm-probe: the library's readers and rules without ONNX Runtime, a question and an answer at a time."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [built() / "pocketvlm-probe"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
@@ -57,20 +76,20 @@ class Probe:
         return line
 
     def _said(self, ask: str, given: dict[str, Any]) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"ask": ask, **given}, default=str) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        assert line, f"the probe ended with {self._process.wait(5)}"
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"ask": ask, **given}, default=str) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, f"the probe ended with {self.process.wait(SECONDS)}"
         return json.loads(line)
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        assert self._process.wait(30) == 0
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(SECONDS) == 0
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 @dataclass(frozen=True)

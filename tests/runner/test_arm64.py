@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from android_app.runner import dependencies
-from android_app.runner.build import ABIS, PACKAGES, package
+from android_app.runner.build import ABIS, PACKAGES
 from pocketvlm.runtime import load
 from studies.reader.parity import NEW_TOKENS, asked
-from tests.runner.native import answer, plan, run
+from tests.runner.native import answer, building, packed, plan, run
 
 CPUINFO = Path(__file__).parent / "arm64-cpuinfo.txt"
 #: ONNX Runtime's arm64 kernels add in another order, and its INT8 products round elsewhere: logits of the built-in
@@ -30,21 +30,21 @@ TOLERANCE = 0.5
 
 
 @pytest.fixture(scope="module")
-def packed() -> Path:
-    return package("arm64-v8a")
+def arm64() -> Path:
+    return packed("arm64-v8a")
 
 
 @pytest.fixture(scope="module")
-def emulated(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
+def emulated(arm64: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
     """The command that runs the package: as its start script does, on a CPU with dot products."""
     dependencies.require("qemu")
     # ONNX Runtime looks into /proc/cpuinfo, where qemu 7 shows the host's: files below this folder come first.
     root = tmp_path_factory.mktemp("root")
     (root / "proc").mkdir()
     (root / "proc" / "cpuinfo").write_bytes(CPUINFO.read_bytes())
-    loader = packed / "ld-linux-aarch64.so.1"
+    loader = arm64 / "ld-linux-aarch64.so.1"
     qemu: list[str | Path] = ["qemu-aarch64-static", "-cpu", "cortex-a76", "-L", root]
-    return [*qemu, loader, "--library-path", packed, packed / "pocketvlm-runner"]
+    return [*qemu, loader, "--library-path", arm64, arm64 / "pocketvlm-runner"]
 
 
 @pytest.mark.parametrize("recipe", ["bluelm-v-3b", "int4-g128"])
@@ -76,8 +76,8 @@ def test_arm64_refuses_what_it_should(emulated: list[str | Path], tmp_path: Path
     assert run(tmp_path, plan(tmp_path, threads=0), command=emulated).status == 2
 
 
-def test_packages_say_what_is_in_them(packed: Path) -> None:
-    for path in {packed, package(ABIS[platform.machine()])}:
+def test_packages_say_what_is_in_them() -> None:
+    for path in map(packed, {"arm64-v8a", ABIS[platform.machine()]}):
         described: dict[str, Any] = json.loads((path / "package.json").read_text())
         assert described["schema"] == "pocketvlm-runner-package/1"
         assert described["abi"] == path.name
@@ -87,14 +87,15 @@ def test_packages_say_what_is_in_them(packed: Path) -> None:
             name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             for name, content in found.items()
         }
-    assert not list(PACKAGES.glob(".partial-*"))
+    with building():
+        assert not list(PACKAGES.glob(".partial-*"))
 
 
 def test_the_native_package_starts_from_anywhere(
     reader_bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By its own loader and C library, as adb would start it."""
-    path = package(ABIS[platform.machine()])
+    path = packed(ABIS[platform.machine()])
     monkeypatch.chdir("/")
     bundle = reader_bundles["int4-g128"]
     done = run(bundle, plan(tmp_path, answer=answer(token_ids=[40, 41, 42])), command=["sh", path / "run.sh"])
@@ -105,8 +106,8 @@ def test_the_native_package_starts_from_anywhere(
     assert done.status == 0
 
 
-def test_arm64_is_linked_for_large_pages(packed: Path) -> None:
+def test_arm64_is_linked_for_large_pages(arm64: Path) -> None:
     for name in ("pocketvlm-runner", "libonnxruntime.so.1"):
-        said = subprocess.run(["readelf", "-Wl", packed / name], capture_output=True, text=True, check=True).stdout
+        said = subprocess.run(["readelf", "-Wl", arm64 / name], capture_output=True, text=True, check=True).stdout
         alignments = {int(line.split()[-1], 16) for line in said.splitlines() if line.strip().startswith("LOAD")}
         assert min(alignments) >= 16384

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketvlm.bundle.open import file_sample_sha256
-from pocketvlm.images.prepare import Preprocessing, cut_tiles, normalize, open_image
-from pocketvlm.images.tiling import PAPER_CANDIDATES, STRATEGIES, select_grid
+from pocketvlm.images.open import open_image
+from pocketvlm.images.prepare import Preprocessing, cut_tiles, normalize
+from pocketvlm.images.rules import RULES, select_grid
+from pocketvlm.images.tiling import PAPER_CANDIDATES
 from pocketvlm.runtime.sampling import GenerationConfig, Sampler
 from tests.images.test_tiling import COLUMNS
 from tests.images.test_tiling import GOLDEN as GRIDS
@@ -45,7 +47,7 @@ def test_golden_grids(probe: Probe) -> None:
     size=st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
     tile=st.integers(1, 500),
     candidates=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=12),
-    strategy=st.sampled_from(sorted(STRATEGIES)),
+    strategy=st.sampled_from(sorted(RULES)),
     alpha=st.floats(0, 1),
 )
 def test_grids_are_pythons(
@@ -69,7 +71,7 @@ def test_golden_tiles(probe: Probe, tmp_path: Path) -> None:
     size=st.tuples(st.integers(1, 200), st.integers(1, 200)),
     seed=st.integers(0, 1000),
     tile=st.integers(1, 90),
-    strategy=st.sampled_from(sorted(STRATEGIES)),
+    strategy=st.sampled_from(sorted(RULES)),
 )
 def test_tiles_of_noise_are_pillows(
     probe: Probe, tmp_path_factory: pytest.TempPathFactory, size: tuple[int, int], seed: int, tile: int, strategy: str

@@ -6,19 +6,21 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pocketvlm.errors import CapacityError, ChatError, PocketVlmError
-from pocketvlm.runtime import GenerationConfig, PocketVlm
+from pocketvlm.runtime import GenerationConfig, PocketVlm, interrupt
 from pocketvlm.runtime.engines import Cache, Floats
 from pocketvlm.runtime.image_encoder import ImageEncoder
 from tests.runtime.test_generation import TOKENIZER, ids_of, kv, model, saying
 from tests.support.bundles import picture
 from tests.support.doubles import ScriptedEngine
+from tests.support.waiting import SECONDS, until
 
-PATIENCE_S = 20.0
+PATIENCE_S = SECONDS
 
 
 @dataclass
@@ -26,15 +28,27 @@ class GatedEngine(ScriptedEngine):
     """Encodes an image only when ``gate`` is open, and calls ``at_step`` before each step with its number."""
 
     gate: threading.Event = field(default_factory=threading.Event)
+    waiting: bool = False
     at_step: Callable[[int], None] = lambda number: None
 
     def encode(self, patches: Floats) -> Floats:
+        self.waiting = True
         assert self.gate.wait(PATIENCE_S)
         return super().encode(patches)
 
     def step(self, embeddings: Floats, cache: Cache, keep: int) -> Floats:
         self.at_step(len(self.steps))
         return super().step(embeddings, cache, keep)
+
+
+def when_waiting(monkeypatch: pytest.MonkeyPatch, then: Callable[[], object]) -> None:
+    """Let this happen as soon as an answer waits for an image that is not there yet."""
+
+    def wait(*futures: Any, timeout: float) -> None:
+        time.sleep(timeout)
+        then()
+
+    monkeypatch.setattr(interrupt, "wait", wait)
 
 
 def gated(text: str, **sections: Any) -> tuple[PocketVlm, GatedEngine]:
@@ -46,15 +60,15 @@ def gated(text: str, **sections: Any) -> tuple[PocketVlm, GatedEngine]:
 # --- Images in the background ------------------------------------------------------------------------------------
 
 
-def test_an_image_is_encoded_while_the_question_is_still_to_come() -> None:
+def test_an_image_is_encoded_while_the_question_is_still_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
     vlm, engine = gated("hello", kv_cache=kv(256))
     with vlm.chat() as chat:
         chat.add_image(picture(48, 32))  # returns although nothing is encoded
         assert engine.batches == []
-        threading.Timer(0.2, engine.gate.set).start()
+        when_waiting(monkeypatch, engine.gate.set)
         answer = chat.stream("what?")
         assert answer.read() == "hello"
-        assert answer.stats.encode_wait_s > 0.1
+        assert answer.stats.encode_wait_s >= interrupt.LOOK_EVERY
         chat.add_image(picture(48, 32, seed=1))
         vlm.start_encoding(vlm.prepare(picture(48, 32, seed=1))).result(PATIENCE_S)
         answer = chat.stream("and this?")
@@ -148,25 +162,28 @@ def test_an_answer_cancelled_from_another_thread_ends_within_a_token(step: int) 
         assert chat.ask("still there?") == "hello world, again and again"
 
 
-def test_an_answer_can_be_cancelled_while_it_waits_for_an_image() -> None:
+def test_an_answer_can_be_cancelled_while_it_waits_for_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
     vlm, engine = gated("hello")
     with vlm.chat() as chat:
         chat.add_image(picture(16, 16))
-        threading.Timer(0.1, chat.cancel).start()
+        when_waiting(monkeypatch, chat.cancel)
         answer = chat.stream("what?")
         assert answer.read() == ""
         assert answer.stats.finish_reason == "cancelled"
-        engine.gate.set()
+        when_waiting(monkeypatch, engine.gate.set)
         assert chat.ask("and now?") == "hello"
 
 
-def test_an_answer_ends_when_its_time_is_over() -> None:
+def test_an_answer_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which each step takes an hour."""
     vlm, engine = gated("hello " * 40)
-    engine.at_step = lambda number: time.sleep(0.05)
-    answer = vlm.stream("a", config=GenerationConfig(max_seconds=0.3))
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + 3600 * len(engine.steps))
+    monkeypatch.setattr(interrupt, "time", clock)
+    answer = vlm.stream("a", config=GenerationConfig(max_seconds=4.5 * 3600))
     answer.read()
     assert answer.stats.finish_reason == "deadline"
-    assert 1 <= answer.stats.generated_tokens <= 6
+    assert len(engine.steps) == 5
+    assert 1 <= answer.stats.generated_tokens <= 5
 
 
 @pytest.mark.parametrize("what", ["chat", "answer"])
@@ -198,7 +215,9 @@ def test_closing_while_another_thread_streams_is_safe(what: str) -> None:
     chat.close()
 
 
-def test_closing_the_model_while_another_thread_waits_for_an_image_ends_in_one_line() -> None:
+def test_closing_the_model_while_another_thread_waits_for_an_image_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     vlm, engine = gated("hello")
     errors: list[str] = []
 
@@ -210,9 +229,17 @@ def test_closing_the_model_while_another_thread_waits_for_an_image_ends_in_one_l
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while vlm._encoder is None or not vlm._encoder._running:
-        pass
-    threading.Timer(0.1, engine.gate.set).start()
+    encoder = until(lambda: vlm._encoder)
+    assert encoder is not None
+    until(lambda: engine.waiting)
+    shutdown = encoder._thread.shutdown
+
+    def shut_down(**how: Any) -> None:
+        shutdown(wait=False, **how)  # the image behind the one that is being encoded is not encoded any more
+        engine.gate.set()
+        shutdown()
+
+    monkeypatch.setattr(encoder._thread, "shutdown", shut_down)
     vlm.close()
     thread.join(PATIENCE_S)
     assert len(errors) == 1
@@ -256,6 +283,48 @@ def test_an_image_that_was_added_waits_for_the_next_question() -> None:
         last = chat.stream("and this?")
         last.read()
         assert last.stats.image_tokens == 8  # both stand in the conversation now
+
+
+def uncached(text: str) -> tuple[PocketVlm, ScriptedEngine]:
+    """A model that keeps no image."""
+    plain, engine = model(saying(ids_of(text)), kv_cache=kv(256))
+    parts = plain._bundle, engine, TOKENIZER, plain._preprocessing, plain._stats
+    return PocketVlm(*parts, image_cache_bytes=0), engine
+
+
+def test_an_image_added_before_the_first_piece_is_encoded_once() -> None:
+    """Between the question and its first piece, with no cache of images: it waits, encoded, for the next question."""
+    vlm, engine = uncached("hello")
+    with vlm.chat() as chat:
+        chat.add_image(picture(16, 16))
+        asked = chat.stream("what?")
+        chat.add_image(picture(16, 16, seed=1))
+        asked.read()
+        chat.ask("and this?")
+    assert engine.batches == [2, 2]
+
+
+def test_images_of_an_answer_that_fails_are_encoded_once() -> None:
+    """Those it was about, and one that was added while it was under way: both stand before the question again."""
+    vlm, engine = uncached("hello")
+    step, failures = engine.step, [RuntimeError("broken")]
+
+    def failing(embeddings: Floats, cache: Cache, keep: int) -> Floats:
+        if failures:
+            raise failures.pop()
+        return step(embeddings, cache, keep)
+
+    engine.step = failing  # type: ignore[method-assign]
+    with vlm.chat() as chat:
+        chat.add_image(picture(16, 16))
+        asked = chat.stream("what?")
+        chat.add_image(picture(16, 16, seed=1))
+        with pytest.raises(RuntimeError, match="broken"):
+            asked.read()
+        again = chat.stream("what?")
+        assert again.read() == "hello"
+        assert again.stats.image_tokens == 8
+    assert engine.batches == [2, 2]
 
 
 @pytest.mark.parametrize("question", [None, 7, b"hello", {"role": "user", "content": "hello"}])

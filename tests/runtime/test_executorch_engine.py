@@ -18,6 +18,7 @@ import pytest
 from pocketvlm.bundle.open import describe_files, open_bundle
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
 from pocketvlm.export import export_bundle
+from pocketvlm.machine.cache import private_cache
 from pocketvlm.runtime import GenerationConfig, load
 from pocketvlm.runtime.engines import executorch_library, open_engine
 from pocketvlm.runtime.engines.executorch import BEYOND, ExecutorchCache, ExecutorchEngine
@@ -122,7 +123,7 @@ def test_both_engines_answer_the_same(bundles: dict[str, Path]) -> None:
 
 
 def test_a_bundle_with_one_engine_is_opened_with_it(bundles: dict[str, Path], tmp_path: Path) -> None:
-    path = copied(bundles["fp32"], tmp_path, lambda raw: raw["engines"].pop("onnx"))
+    path = copied(bundles["fp32"], tmp_path, lambda raw: drop(raw, "onnx"))
     with load(path, threads=1) as vlm:
         assert vlm.engine_description.startswith("executorch 1.")
     with load(bundles["fp32"], threads=1) as vlm:
@@ -300,7 +301,9 @@ print(*(name for name in ("torch", "onnxruntime", "executorch.exir", "torchao") 
 
 
 def test_neither_torch_nor_onnxruntime_is_imported(bundles: dict[str, Path], tmp_path: Path) -> None:
-    assert run(ANSWER, str(bundles["fp32"]), home=tmp_path).stdout.split() == ["done"]
+    cache = str(private_cache("executorch").parents[1])  # with the compiled interface
+    done = run(ANSWER, str(bundles["fp32"]), home=tmp_path, XDG_CACHE_HOME=cache)
+    assert done.stdout.split() == ["done"]
     assert list(tmp_path.rglob("*")) == []
 
 
@@ -324,6 +327,11 @@ def copied(
     return path
 
 
+def drop(raw: Any, engine: str) -> None:
+    for section in ("engines", "by_engine"):
+        raw[section].pop(engine)
+
+
 def parts(raw: Any) -> Any:
     return raw["engines"]["executorch"]
 
@@ -333,11 +341,11 @@ def parts(raw: Any) -> Any:
     [
         (lambda raw: raw["minimum_runtime"].update(executorch="99.1"), "needs executorch 99.1 or newer, "),
         (lambda raw: raw["minimum_runtime"].update(executorch="new"), "minimum_runtime.executorch is not a version"),
-        (lambda raw: raw["engines"].pop("executorch"), "has no ExecuTorch program"),
+        (lambda raw: drop(raw, "executorch"), "has no ExecuTorch program"),
         (lambda raw: parts(raw).pop("image_tokens"), "no ExecuTorch part image_tokens"),
         (lambda raw: parts(raw)["text_decoder"].update(file="text.data"), "is not an ExecuTorch program"),
         (lambda raw: parts(raw)["forward"].update(data=["text.data"]), "is not an ExecuTorch program"),
-        (lambda raw: raw.update(format_version=1), "format 1 has no ExecuTorch parts"),
+        (lambda raw: raw.update(format_version=1, by_engine={}), "format 1 has no ExecuTorch parts"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(
@@ -400,17 +408,45 @@ def test_a_damaged_program_is_one_line(
 
 
 def test_a_missing_compiler_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = tmp_path / "library.cpp"
-    shutil.copy(executorch_library.SOURCE, source)
-    monkeypatch.setattr(executorch_library, "SOURCE", source)
     package = executorch_library.find_package()
     monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
     with pytest.raises(PocketVlmError, match="needs a C\\+\\+ compiler once"):
-        executorch_library._compiled(package)
+        executorch_library._compiled(package, tmp_path)
     monkeypatch.setenv("CXX", "false")
     with pytest.raises(PocketVlmError, match="cannot be compiled with"):
-        executorch_library._compiled(package)
-    assert list(tmp_path.iterdir()) == [source]
+        executorch_library._compiled(package, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_package_may_be_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where root installed it: the interface is compiled once, into the user's cache, nothing beside its source."""
+    beside = sorted(executorch_library.SOURCE.parent.iterdir())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load_library = executorch_library.load_library.__wrapped__
+    load_library()
+    cache = tmp_path / "pocketvlm" / "executorch"
+    (compiled,) = cache.iterdir()
+    assert cache.stat().st_mode & 0o777 == 0o700
+    assert sorted(executorch_library.SOURCE.parent.iterdir()) == beside
+
+    def compile_again(*_: Any) -> None:
+        raise AssertionError("it is compiled again")
+
+    monkeypatch.setattr(executorch_library, "_compile", compile_again)
+    load_library()
+    # Where there is no cache that is the user's alone it is compiled at each start, and goes again.
+    cache.chmod(0o777)
+    places = []
+
+    def copied_there(compiler: str, package: executorch_library.Package, output: Path) -> None:
+        places.append(output.parent)
+        shutil.copy(compiled, output)
+
+    monkeypatch.setattr(executorch_library, "_compile", copied_there)
+    with pytest.warns(UserWarning, match="compiled at each start: .*not a directory of this user's alone"):
+        load_library()
+    assert [place.exists() for place in places] == [False]
+    assert list(cache.iterdir()) == [compiled]
 
 
 def test_a_missing_executorch_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,7 +302,10 @@ def copied(tmp_path: Path, change: Callable[[Any], object]) -> Path:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (lambda raw: (raw.pop("neuropilot"), raw["engines"].pop("neuropilot")), "no program for an NPU"),
+        (
+            lambda raw: (raw.pop("neuropilot"), raw["engines"].pop("neuropilot"), raw.pop("by_engine")),
+            "no program for an NPU",
+        ),
         (lambda raw: raw["engines"]["neuropilot"].pop("text_decoder_1_1"), "no NPU part text_decoder_1_1"),
         (lambda raw: raw["neuropilot"].update(compiled=True), "compiled programs and their files"),
         (lambda raw: raw["neuropilot"].update(chunks=[[0, 1], [2, 3]]), "do not follow one another"),

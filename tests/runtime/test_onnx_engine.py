@@ -42,7 +42,7 @@ def run(code: str, *arguments: str, home: Path, **environment: str) -> subproces
         env={**kept, "HOME": str(home), **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ from pocketvlm.runtime.engines.onnx import OnnxEngine, prepacked_entry
 from pocketvlm.runtime.engines.prepacked import DATA, GRAPH, PARTIAL, RECORD, cpu_features, entry_key, open_through
 from tests.support.bundles import picture
 from tests.support.checkpoints import tiny_config, write_checkpoint
+from tests.support.waiting import SECONDS, ended
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALLEST = "session.optimized_model_external_initializers_min_size_in_bytes"
@@ -342,16 +344,16 @@ WAIT_FOR_BOTH = """
 """
 
 
-def loading(then: str, bundle: Path, cache: Path) -> subprocess.Popen[str]:
+def loading(then: str, bundle: Path, cache: Path) -> AbstractContextManager[subprocess.Popen[str]]:
     code = LOAD.replace("{then}", then.strip())
     command = [sys.executable, "-W", "error", "-c", code, str(bundle), str(cache)]
-    return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    return ended(subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True))
 
 
 def test_two_processes_that_write_at_once_end_well(wide: Path, plain: Outcome, tmp_path: Path) -> None:
-    processes = [loading(WAIT_FOR_BOTH, wide, tmp_path) for _ in range(2)]
-    errors = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    with loading(WAIT_FOR_BOTH, wide, tmp_path) as one, loading(WAIT_FOR_BOTH, wide, tmp_path) as other:
+        errors = [process.communicate(timeout=SECONDS)[1] for process in (one, other)]
+    assert (one.returncode, other.returncode) == (0, 0), errors
     entry = entry_of(wide, tmp_path)
     assert [name for name in kept(tmp_path) if not name.startswith("here-")] == [entry.name]
     before = states(entry)
@@ -360,8 +362,8 @@ def test_two_processes_that_write_at_once_end_well(wide: Path, plain: Outcome, t
 
 
 def test_what_a_killed_writer_left_is_no_entry_and_goes(wide: Path, plain: Outcome, tmp_path: Path) -> None:
-    process = loading("os.kill(os.getpid(), signal.SIGKILL)", wide, tmp_path)
-    process.communicate(timeout=60)
+    with loading("os.kill(os.getpid(), signal.SIGKILL)", wide, tmp_path) as process:
+        process.communicate(timeout=SECONDS)
     (left,) = kept(tmp_path)
     assert left.startswith(PARTIAL) and {GRAPH, DATA} == set(kept(tmp_path / left))
     assert outcome(wide, tmp_path) == plain

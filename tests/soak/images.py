@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from pocketvlm.errors import ImageError
-from pocketvlm.images.prepare import MAX_PIXELS, MAX_SIDE, Preprocessing, cut_tiles, open_image, select, sequence_length
+from pocketvlm.images.open import MAX_PIXELS, MAX_SIDE, open_image
+from pocketvlm.images.prepare import Preprocessing, cut_tiles, select, sequence_length
 from pocketvlm.images.tiling import grid_candidates
 from tests.soak.cases import Case, Cases, Found, Limits, Setup, refusal
 from tests.soak.edits import EXTREMES, edited, extreme

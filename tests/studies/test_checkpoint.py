@@ -13,9 +13,10 @@ from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.scenes import PREPROCESSING, Example, held_out
 from studies.reader.data import prompt_tokens, token_id, tokenizer
 from studies.reader.evaluate import load_reader, right_answers, score
-from studies.reader.learner import Learner, embed
+from studies.reader.learner import Learner, embed, load_published
 from studies.reader.model import CONFIG
 from studies.reader.publish import publish
+from studies.reader.train import HEADS
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "examples" / "reader" / "checkpoint"
 
@@ -36,6 +37,13 @@ def test_shipped_checkpoint_is_what_the_code_describes() -> None:
     assert sum(path.stat().st_size for path in CHECKPOINT.iterdir()) <= 12e6
     shipped = json.loads((CHECKPOINT / "tokenizer.json").read_text(encoding="utf-8"))
     assert shipped == json.loads(tokenizer().to_str())
+
+
+def test_training_goes_on_from_the_shipped_checkpoint_and_the_heads_beside_it() -> None:
+    learner = Learner(seed=1)
+    untrained = {name: weight.clone() for name, weight in learner.named_parameters()}
+    load_published(learner, CHECKPOINT, CHECKPOINT.with_name(HEADS))
+    assert not [name for name, weight in learner.named_parameters() if torch.equal(weight, untrained[name])]
 
 
 def test_shipped_checkpoint_answers_right() -> None:

@@ -57,7 +57,7 @@ def test_float_vision_keeps_the_vision_part() -> None:
 
 
 def _names() -> list[str]:
-    from pocketvlm.models.checkpoint import expected_shapes
+    from pocketvlm.models.shapes import expected_shapes
 
     return list(expected_shapes(find_preset("tiny").config))
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.images.prepare import Preprocessing, cut_tiles, normalize, open_image
+from pocketvlm.images.open import open_image
+from pocketvlm.images.prepare import Preprocessing, cut_tiles, normalize
 from pocketvlm.images.tiling import grid_candidates
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "tiles.json"

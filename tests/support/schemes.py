@@ -1,28 +1,43 @@
-"""The quantizers, each in every kind of group: what all of them are tested with."""
+"""Every quantizer of the registry that looks at weights alone, in every kind of group."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import pytest
 
-from pocketvlm.quant import ClipSearch, GroupQuantizer, Hqq, RoundToNearest
+from pocketvlm.errors import RecipeError
+from pocketvlm.quant import QUANTIZERS, GroupQuantizer, quantizer_of
+from pocketvlm.recipe import Rule
 
 CHANNEL: Literal["channel"] = "channel"
 
-SCHEMES: list[GroupQuantizer] = [
-    *(RoundToNearest(bits, group, symmetric) for bits in (4, 8) for group in (32, 128) for symmetric in (True, False)),
-    *(RoundToNearest(bits, CHANNEL, symmetric) for bits in (4, 8) for symmetric in (True, False)),
-    *(ClipSearch(4, group, symmetric) for group in (32, 64, 128) for symmetric in (True, False)),
-    *(ClipSearch(bits, CHANNEL, symmetric) for bits in (4, 8) for symmetric in (True, False)),
-    *(Hqq(4, group) for group in (32, 128)),
-    Hqq(4, CHANNEL),
-]
+
+def configs(name: str) -> Iterator[Any]:
+    """A quantizer's configs: 4 and 8 bits, small and large groups and whole rows, with and without zero points."""
+    if not issubclass(QUANTIZERS[name], GroupQuantizer):
+        yield quantizer_of(Rule(("*",), name))
+        return
+    for bits in (4, 8):
+        for group in (32, 128, CHANNEL):
+            for symmetric in (True, False):
+                try:
+                    yield quantizer_of(Rule(("*",), name, {"bits": bits, "group_size": group, "symmetric": symmetric}))
+                except RecipeError:  # a quantizer may know one kind of zero points alone
+                    continue
 
 
-def name(quantizer: GroupQuantizer) -> str:
+def label(quantizer: GroupQuantizer) -> str:
     kind = "symmetric" if quantizer.symmetric else "asymmetric"
     return f"{type(quantizer).__name__}-{quantizer.bits}-{quantizer.group_size}-{kind}"
 
 
-each_scheme = pytest.mark.parametrize("quantizer", SCHEMES, ids=name)
+SCHEMES: list[GroupQuantizer] = [
+    config
+    for name, kind in QUANTIZERS.items()
+    if issubclass(kind, GroupQuantizer) and not kind.CALIBRATED
+    for config in configs(name)
+]
+
+each_scheme = pytest.mark.parametrize("quantizer", SCHEMES, ids=label)

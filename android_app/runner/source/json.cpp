@@ -1,9 +1,7 @@
 #include "json.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
-#include <nlohmann/json.hpp>
+#include <cstdlib>
 
 #include "error.h"
 
@@ -11,38 +9,35 @@ namespace pocketvlm::json {
 namespace {
 
 constexpr size_t kMaxDepth = 64;
-constexpr size_t kMaxDigits = 4300;
+constexpr int kOutOfRange = 406;  // the library's number of a number that no double holds
 
 // Builds a Value from the library's events, so that doubled keys, huge numbers and depth are seen.
-class Builder : public nlohmann::json_sax<nlohmann::json> {
+class Builder : public nlohmann::json_sax<Value> {
  public:
   Value root;
   std::string problem;
 
-  bool null() override { return add(Value{nullptr}); }
-  bool boolean(bool value) override { return add(Value{value}); }
-  bool number_integer(number_integer_t value) override { return add(Value{int64_t{value}}); }
-  bool number_unsigned(number_unsigned_t value) override {
-    return value > uint64_t(std::numeric_limits<int64_t>::max()) ? add(Value{uint64_t{value}})
-                                                                 : add(Value{int64_t(value)});
-  }
+  bool null() override { return add(nullptr); }
+  bool boolean(bool value) override { return add(value); }
+  bool number_integer(number_integer_t value) override { return add(value); }
+  bool number_unsigned(number_unsigned_t value) override { return add(value); }
   bool number_float(number_float_t value, const string_t& digits) override {
-    if (digits.find_first_of(".eE") != string_t::npos) return add(Value{double{value}});
-    if (digits.size() - (digits[0] == '-') > kMaxDigits) return fail("a number has too many digits");
-    return add(Value{HugeInteger{value}});
+    if (digits.find_first_of(".eE") != string_t::npos) return add(value);
+    return add(Value::binary({digits.begin(), digits.end()}));
   }
-  bool string(string_t& value) override { return add(Value{std::make_unique<std::string>(std::move(value))}); }
+  bool string(string_t& value) override { return add(std::move(value)); }
   bool binary(binary_t&) override { return fail("binary data"); }
-  bool start_object(size_t) override { return open(Value{std::make_unique<Object>()}); }
-  bool start_array(size_t) override { return open(Value{std::make_unique<Array>()}); }
+  bool start_object(size_t) override { return open(Value::value_t::object); }
+  bool start_array(size_t) override { return open(Value::value_t::array); }
   bool end_object() override { return close(); }
   bool end_array() override { return close(); }
   bool key(string_t& value) override {
-    std::get<std::unique_ptr<Object>>(open_.back()->is)->emplace_back(std::move(value), Value{});
+    open_.back()->get_ref<Object&>().emplace_back(std::move(value), nullptr);
     return true;
   }
-  bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception&) override {
-    return fail("it is not JSON, or cut off, at byte " + std::to_string(position));
+  bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& error) override {
+    const char* what = error.id == kOutOfRange ? "a number is too large" : "it is not JSON, or cut off,";
+    return fail(what + (" at byte " + std::to_string(position)));
   }
 
  private:
@@ -53,18 +48,10 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     problem = std::move(why);
     return false;
   }
-  Value* place(Value&& value) {
-    if (open_.empty()) {
-      root = std::move(value);
-      return &root;
-    }
-    if (auto* array = std::get_if<std::unique_ptr<Array>>(&open_.back()->is)) {
-      (*array)->push_back(std::move(value));
-      return &(*array)->back();
-    }
-    Value& last = std::get<std::unique_ptr<Object>>(open_.back()->is)->back().second;
-    last = std::move(value);
-    return &last;
+  Value& place(Value&& value) {
+    if (open_.empty()) return root = std::move(value);
+    if (open_.back()->is_array()) return open_.back()->emplace_back(std::move(value));
+    return open_.back()->get_ref<Object&>().back().second = std::move(value);
   }
   bool add(Value&& value) {
     place(std::move(value));
@@ -72,7 +59,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   }
   bool open(Value&& value) {
     if (open_.size() >= kMaxDepth) return fail("it is nested too deeply");
-    open_.push_back(place(std::move(value)));
+    open_.push_back(&place(std::move(value)));
     return true;
   }
   bool close() {
@@ -88,7 +75,7 @@ Value parse(std::string_view text) {
   if (text.substr(0, 3) == "\xef\xbb\xbf") throw Refused{"", "it is not JSON: it begins with a byte order mark"};
   // The library would take a zero for the text's end, whatever follows.
   if (text.find('\0') != std::string_view::npos) throw Refused{"", "it is not JSON: it has a zero byte"};
-  if (!nlohmann::json::sax_parse(text.begin(), text.end(), &builder)) throw Refused{"", builder.problem};
+  if (!Value::sax_parse(text.begin(), text.end(), &builder)) throw Refused{"", builder.problem};
   return std::move(builder.root);
 }
 
@@ -100,37 +87,28 @@ std::string Reader::where() const {
 }
 
 bool Reader::boolean() const {
-  if (const bool* value = std::get_if<bool>(&value_->is)) return *value;
-  refuse("it must be true or false");
+  if (!value_->is_boolean()) refuse("it must be true or false");
+  return value_->get<bool>();
 }
 
 int64_t Reader::integer(int64_t low, int64_t high) const {
-  const int64_t* value = std::get_if<int64_t>(&value_->is);
-  if (value == nullptr || *value < low || *value > high)
+  const bool beyond = value_->is_number_unsigned() && value_->get<uint64_t>() > uint64_t(high);
+  if (!value_->is_number_integer() || beyond || value_->get<int64_t>() < low || value_->get<int64_t>() > high)
     refuse("it must be a whole number from " + std::to_string(low) + " to " + std::to_string(high));
-  return *value;
+  return value_->get<int64_t>();
 }
 
 uint64_t Reader::unsigned_integer() const {
-  if (const uint64_t* value = std::get_if<uint64_t>(&value_->is)) return *value;
-  const int64_t* value = std::get_if<int64_t>(&value_->is);
-  if (value == nullptr || *value < 0) refuse("it must be a whole number from 0 to 2**64 - 1");
-  return uint64_t(*value);
-}
-
-bool Reader::is_any_integer() const {
-  return std::holds_alternative<int64_t>(value_->is) || std::holds_alternative<uint64_t>(value_->is) ||
-         std::holds_alternative<HugeInteger>(value_->is);
+  if (!value_->is_number_integer() || (!value_->is_number_unsigned() && value_->get<int64_t>() < 0))
+    refuse("it must be a whole number from 0 to 2**64 - 1");
+  return value_->get<uint64_t>();
 }
 
 double Reader::number() const {
-  double result = std::nan("");
-  if (const double* value = std::get_if<double>(&value_->is)) result = *value;
-  if (const int64_t* value = std::get_if<int64_t>(&value_->is)) result = double(*value);
-  if (const uint64_t* value = std::get_if<uint64_t>(&value_->is)) result = double(*value);
-  if (const HugeInteger* value = std::get_if<HugeInteger>(&value_->is)) result = value->value;
-  if (!std::isfinite(result)) refuse("it must be a finite number");
-  return result;
+  if (value_->is_binary())
+    return std::strtod(std::string(value_->get_binary().begin(), value_->get_binary().end()).c_str(), nullptr);
+  if (!value_->is_number()) refuse("it must be a finite number");
+  return value_->get<double>();
 }
 
 double Reader::number(double low, double high) const {
@@ -142,7 +120,7 @@ double Reader::number(double low, double high) const {
 
 const std::string& Reader::text() const {
   if (!is_text()) refuse("it must be a string");
-  return *std::get<std::unique_ptr<std::string>>(value_->is);
+  return value_->get_ref<const std::string&>();
 }
 
 std::string Reader::choice(std::initializer_list<std::string_view> choices) const {
@@ -154,17 +132,14 @@ std::string Reader::choice(std::initializer_list<std::string_view> choices) cons
 }
 
 const Array& Reader::array(size_t least, size_t most) const {
-  const auto* value = std::get_if<std::unique_ptr<Array>>(&value_->is);
-  if (value == nullptr) refuse("it must be a list");
-  if ((*value)->size() < least || (*value)->size() > most)
-    refuse("it has " + std::to_string((*value)->size()) + " elements");
-  return **value;
+  if (!value_->is_array()) refuse("it must be a list");
+  if (value_->size() < least || value_->size() > most) refuse("it has " + std::to_string(value_->size()) + " elements");
+  return value_->get_ref<const Array&>();
 }
 
 const Object& Reader::object() const {
-  const auto* value = std::get_if<std::unique_ptr<Object>>(&value_->is);
-  if (value == nullptr) refuse("it must be an object");
-  return **value;
+  if (!value_->is_object()) refuse("it must be an object");
+  return value_->get_ref<const Object&>();
 }
 
 Members Reader::members(std::initializer_list<std::string_view> keys) const {

@@ -303,7 +303,7 @@ Manifest read_manifest(const Reader& root) {
     root.refuse("format 1 has no ExecuTorch parts");
   if (const auto given = top.optional("by_engine")) {
     read_by_engine(*given, manifest);
-    if (format == 1 && !given->object().empty()) root.refuse("format 1 has one engine");
+    if (format == 1 && !given->object().empty()) root.refuse("format 1 has no by_engine");
   }
   const auto npu = top.optional("neuropilot");
   const bool has_npu = npu && !npu->is_null();

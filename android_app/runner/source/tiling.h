@@ -1,4 +1,4 @@
-// Which grid of tiles an image is cut into: pocketvlm/images/tiling.py in the same double arithmetic, step by step.
+// Which grid of tiles an image is cut into: pocketvlm/images/rules in the same double arithmetic, step by step.
 #pragma once
 
 #include <cstdint>

@@ -10,11 +10,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from pocketvlm.bench.report.files import write_whole
 from pocketvlm.bench.report.text import own
 from pocketvlm.bench.statistics.summary import quartiles
 from pocketvlm.errors import ResultsError, one_line
-from pocketvlm.questions.files import label
+from pocketvlm.files import label, write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +48,9 @@ def write_github(report: Report, directory: Path) -> tuple[Path, Path]:
         raise ResultsError(f"{label(directory)}: cannot be made a directory ({reason})") from error
     paths = directory / BIGGER, directory / SMALLER
     for path, entries in zip(paths, (bigger_is_better(report), smaller_is_better(report)), strict=True):
-        write_whole(path, json.dumps([asdict(entry) for entry in entries], indent=1, allow_nan=False) + "\n")
+        write_whole(
+            path, json.dumps([asdict(entry) for entry in entries], indent=1, allow_nan=False) + "\n", ResultsError
+        )
     return paths
 
 

@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from pocketvlm.bench.report.schema import Count, Memory, MemorySample, Name, NotNegative, Row, Strict, Text
+from pocketvlm.bench.report.schema import Count, Memory, MemorySample, Name, NotNegative, Row, Text
 from pocketvlm.bench.targets.adb.parsing import split_rc
 from pocketvlm.errors import DeviceError, one_line
+from pocketvlm.strict import Closed, first_wrong
 
 #: Events of one run: three a case, of at most 10,000 cases.
 MOST_EVENTS = 40_000
@@ -27,7 +28,7 @@ Temperatures = Annotated[dict[Name, Celsius], Field(max_length=200)]
 TokenIds = Annotated[tuple[Count, ...], Field(max_length=1 << 20)]
 
 
-class RunnerMachine(Strict):
+class RunnerMachine(Closed):
     """The machine as the runner sees it."""
 
     device: Text
@@ -43,7 +44,7 @@ class RunnerMachine(Strict):
     load_before: NotNegative
 
 
-class StartEvent(Strict):
+class StartEvent(Closed):
     """The first event."""
 
     event: Literal["start"]
@@ -53,28 +54,28 @@ class StartEvent(Strict):
     machine: RunnerMachine
 
 
-class BeginEvent(Strict):
+class BeginEvent(Closed):
     """Before a case, or "answer"."""
 
     event: Literal["begin"]
     name: Name
 
 
-class RowEvent(Strict):
+class RowEvent(Closed):
     """A case's seconds."""
 
     event: Literal["row"]
     row: Row
 
 
-class MemoryEvent(Strict):
+class MemoryEvent(Closed):
     """Memory after a phase of the answer."""
 
     event: Literal["memory"]
     memory: Memory
 
 
-class AnswerEvent(Strict):
+class AnswerEvent(Closed):
     """The plan's answer. ``seconds`` of each token, the first with its prefill."""
 
     event: Literal["answer"]
@@ -84,7 +85,7 @@ class AnswerEvent(Strict):
     matches: bool | None
 
 
-class StateEvent(Strict):
+class StateEvent(Closed):
     """After each case."""
 
     event: Literal["state"]
@@ -94,7 +95,7 @@ class StateEvent(Strict):
     temperatures: Temperatures
 
 
-class EndEvent(Strict):
+class EndEvent(Closed):
     """The last event of a run that did not fail."""
 
     event: Literal["end"]
@@ -102,7 +103,7 @@ class EndEvent(Strict):
     load_after: NotNegative
 
 
-class ErrorEvent(Strict):
+class ErrorEvent(Closed):
     """The last event of one that did."""
 
     event: Literal["error"]
@@ -132,11 +133,8 @@ def parse_event(line: str) -> Event:
     try:
         return _EVENTS.validate_json(line)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the line"
         raise DeviceError(
-            f"the runner printed {one_line(line, 80)!r}, which is no event "
-            f"({one_line(where, 60)}: {one_line(first['msg'], 80)})"
+            f"the runner printed {one_line(line, 80)!r}, which is no event ({first_wrong(error)})"
         ) from error
 
 

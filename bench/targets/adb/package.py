@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from pocketvlm.bench.report.files import read_bounded
-from pocketvlm.bench.report.schema import Count, Name, Strict, parse_strict
+from pocketvlm.bench.report.schema import Count, Name, parse_strict
 from pocketvlm.bench.targets.adb.push import PushedFile
 from pocketvlm.bundle.open import MANIFEST
 from pocketvlm.errors import DeviceError, ResultsError
+from pocketvlm.files import read_bounded
+from pocketvlm.strict import Closed
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.open import Bundle
@@ -25,14 +26,14 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]{0,100}$")]
 
 
-class PackagedFile(Strict):
+class PackagedFile(Closed):
     """A file of the package."""
 
     bytes: Count
     sha256: Digest
 
 
-class RunnerPackage(Strict):
+class RunnerPackage(Closed):
     """``package.json``: the files beside it, and how the runner starts in a folder that has them.
 
     ``start`` is a command line, to which the bundle, the plan and options are added.
@@ -55,7 +56,7 @@ def read_package(folder: Path, abi: str) -> RunnerPackage:
     if not description.is_file():
         raise DeviceError(f"there is no runner for {abi} in {folder}: make runner-package")
     try:
-        content = read_bounded(description, MAX_BYTES)
+        content = read_bounded(description, MAX_BYTES, ResultsError)
         package = parse_strict(content, str(description), RunnerPackage, SCHEMA, "make runner-package writes it")
     except ResultsError as error:
         raise DeviceError(f"the runner's package is damaged: {error}") from error

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pocketvlm import __version__
+from pocketvlm.bench.report.identity import commit
 from pocketvlm.bench.report.schema import Agreement, Machine
 from pocketvlm.bench.speed.footprint import Footprint
-from pocketvlm.bench.speed.machine import BUSY_LOAD, commit
+from pocketvlm.bench.speed.machine import BUSY_LOAD
 from pocketvlm.bench.speed.planned import check_fits
 from pocketvlm.bench.targets import Measured
 from pocketvlm.bench.targets.adb import client

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.commands.report import Unusable
+from pocketvlm.cli.console import Unusable
 from pocketvlm.errors import ResultsError, one_line
 
 if TYPE_CHECKING:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from pocketvlm.cli.console import ConsoleProgress
+
 
 def _list(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     """Print the presets and leave."""
@@ -35,7 +37,6 @@ def command(*, preset: str, directory: Path, seed: int) -> None:
     PRESET is bluelm-v-3b, bluelm-v-0.5b or tiny. Weights are bfloat16, streamed to disk; the same seed gives the same
     bytes. DIR takes its place when it is complete. Only a preset's checkpoint is ever replaced.
     """
-    from pocketvlm.cli.progress import ConsoleProgress
     from pocketvlm.errors import CheckpointError
     from pocketvlm.export.store.replacing import replacing
     from pocketvlm.models.presets import find_preset
@@ -62,8 +63,7 @@ def command(*, preset: str, directory: Path, seed: int) -> None:
 def _place(directory: Path) -> Path:
     """Where the checkpoint goes, resolved: nothing, an empty directory or a preset's checkpoint may stand there.
 
-    Raises:
-        CheckpointError: something else does, or it is no place for a directory.
+    :raises CheckpointError: something else does, or it is no place for a directory
     """
     from pocketvlm.errors import CheckpointError
     from pocketvlm.models.presets.write import is_preset

@@ -63,7 +63,7 @@ def command(bundle: Path, as_json: bool) -> None:
 
 def describe(bundle: Bundle) -> dict[str, Any]:
     """All of it, for JSON: the manifest's own sections beside what follows from them. Sizes are bytes."""
-    from pocketvlm.runtime.budget import kv_cache_bytes
+    from pocketvlm.bundle.kv import bundle_kv_bytes
 
     manifest = bundle.manifest
     whole = manifest.model_dump(mode="json")
@@ -77,7 +77,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         },
         "chat": whole["chat"],
         "prefill_chunk": first.pop("prefill_chunk"),
-        "kv_cache": {**whole["kv_cache"], "bytes": kv_cache_bytes(manifest)},
+        "kv_cache": {**whole["kv_cache"], "bytes": bundle_kv_bytes(manifest)},
         "engines": {
             engine: {name: {**part, "bytes": part_bytes(manifest, engine, name)} for name, part in parts.items()}
             for engine, parts in whole["engines"].items()
@@ -254,10 +254,10 @@ def _vision_line(manifest: Manifest) -> str:
 
 
 def _kv_line(manifest: Manifest) -> str:
-    from pocketvlm.runtime.budget import kv_cache_bytes
+    from pocketvlm.bundle.kv import bundle_kv_bytes
 
     kv = manifest.kv_cache
-    size = kv_cache_bytes(manifest) / 1e6
+    size = bundle_kv_bytes(manifest) / 1e6
     return f"{kv.length} tokens, {kv.heads} heads of {kv.head_dim}, {kv.dtype}: {size:.2f} MB a conversation"
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.bench.workload import ImageSize
-from pocketvlm.cli.options import finite
+from pocketvlm.cli.console import ImageSize, finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from pocketvlm.cli.console import Unusable, print_report
 from pocketvlm.errors import ResultsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pocketvlm.bench.report.schema import Report
-
-
-class Unusable(click.ClickException):
-    """Results that cannot be used: one line, and the exit status of a usage error."""
-
-    exit_code = 2
-
-    def show(self, file: Any = None) -> None:
-        click.echo(f"error: {' '.join(self.message.split())}", err=True)
 
 
 @click.command("report")
@@ -60,8 +52,8 @@ def command(
 
 def _check(results: Sequence[Path], output: Path | None) -> None:
     """Refuse an output that cannot be written or is one of the results before any work is done."""
-    from pocketvlm.bench.report.files import check_writable
     from pocketvlm.bench.report.plots import check_packages
+    from pocketvlm.files import check_writable
 
     if output is None:
         return
@@ -83,22 +75,8 @@ def _read(ctx: click.Context, results: Sequence[Path]) -> list[Report]:
 
 
 def _write_page(reports: Sequence[Report], output: Path) -> None:
-    from pocketvlm.bench.report.files import write_whole
     from pocketvlm.bench.report.formats.html import render_html
+    from pocketvlm.files import write_whole
 
     write_whole(output, render_html(reports))
     click.echo(f"wrote {output}", err=True)
-
-
-def print_report(report: Report, form: str) -> None:
-    """A report on stdout, as a table or in one of the formats."""
-    if form == "table":
-        from rich.console import Console
-
-        from pocketvlm.bench.report.formats.table import print_table
-
-        print_table(report, Console())
-    else:
-        from pocketvlm.bench.report.formats import render
-
-        click.echo(render(report, form), nl=False)

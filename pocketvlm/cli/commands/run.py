@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli import options
-from pocketvlm.cli.options import finite, generation_options, prepacked_cache
+from pocketvlm.cli.console import engine_option, finite, generation_options, prepacked_cache
 from pocketvlm.errors import ChatError, PocketVlmError
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ INTERRUPTED = 130
     metavar="MB",
     help="Refuse a bundle that needs more memory.",
 )
-@options.engine
+@engine_option
 @click.option("--stats", is_flag=True, help="Print times and memory on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print each answer as one line of JSON, when it is complete.")
 def command(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.errors import PocketVlmError
-from pocketvlm.images.tiling import MAX_ENUMERATED, STRATEGIES, Grid, grid_candidates
+from pocketvlm.files import write_whole
+from pocketvlm.images.rules import RULES
+from pocketvlm.images.tiling import MAX_ENUMERATED, Grid, grid_candidates
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,7 +27,7 @@ SUBTITLE_SIZE = 17
 
 
 @dataclass(frozen=True)
-class Choice:
+class Cut:
     """What one strategy makes of an image. Sizes are (width, height) in pixels."""
 
     strategy: str
@@ -65,7 +65,7 @@ class Candidates(click.ParamType[tuple[Grid, ...]]):
 
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
-@click.option("--strategy", type=click.Choice(list(STRATEGIES)), help="Only this one (default: all, side by side).")
+@click.option("--strategy", type=click.Choice(list(RULES)), help="Only this one (default: all, side by side).")
 @click.option("--tile", default=384, show_default=True, type=click.IntRange(1, 4096), help="Side of a tile in pixels.")
 @click.option(
     "--candidates",
@@ -93,9 +93,10 @@ def command(
     as_json: bool,
 ) -> None:
     """Show how IMAGE is cut into tiles, and how many image tokens that makes."""
-    from pocketvlm.images.prepare import Preprocessing, open_image
+    from pocketvlm.images.open import open_image
+    from pocketvlm.images.prepare import Preprocessing
 
-    names = [strategy] if strategy else list(STRATEGIES)
+    names = [strategy] if strategy else list(RULES)
     try:
         settings = [
             Preprocessing(
@@ -103,8 +104,8 @@ def command(
                 strategy=name,
                 candidates=candidates,
                 alpha=alpha,
-                thumbnail=STRATEGIES[name].thumbnail,
-                thumbnail_of_single_tile=STRATEGIES[name].thumbnail_of_single_tile,
+                thumbnail=RULES[name].thumbnail,
+                thumbnail_of_single_tile=RULES[name].thumbnail_of_single_tile,
             )
             for name in names
         ]
@@ -121,30 +122,30 @@ def command(
         _print_table(image, picture.size, settings[0], tokens_per_tile, choices, output)
 
 
-def choose(image_size: tuple[int, int], preprocessing: Preprocessing, tokens_per_tile: int) -> Choice:
+def choose(image_size: tuple[int, int], preprocessing: Preprocessing, tokens_per_tile: int) -> Cut:
     """The grid and the cost of an image of ``image_size`` (width, height) pixels under one strategy."""
     from pocketvlm.images.prepare import select, sequence_length, thumbnail_index
 
     grid = select(image_size, preprocessing)
     canvas = (grid[0] * preprocessing.tile_size, grid[1] * preprocessing.tile_size)
     tiles = sequence_length(grid, preprocessing)
-    return Choice(
+    return Cut(
         strategy=preprocessing.strategy,
         grid=grid,
         canvas=canvas,
         canvas_to_image_area=round(canvas[0] * canvas[1] / (image_size[0] * image_size[1]), 3),
-        fit=STRATEGIES[preprocessing.strategy].fit,
+        fit=RULES[preprocessing.strategy].fit,
         thumbnail_index=thumbnail_index(grid, preprocessing),
         tiles=tiles,
         tokens=tiles * tokens_per_tile,
     )
 
 
-def draw(image: Image.Image, settings: list[Preprocessing], choices: list[Choice]) -> Image.Image:
+def draw(image: Image.Image, settings: list[Preprocessing], choices: list[Cut]) -> Image.Image:
     """The strategies side by side, each tile at the same size, with name, grid and tokens above."""
     from PIL import Image, ImageDraw, ImageFont
 
-    from pocketvlm.images.prepare import BACKGROUND_COLOR, draw_grid, drawn_tile_size
+    from pocketvlm.images.draw import BACKGROUND_COLOR, draw_grid, drawn_tile_size
 
     tile_pixels = drawn_tile_size([choice.grid for choice in choices])
     title_font, subtitle_font = ImageFont.load_default(TITLE_SIZE), ImageFont.load_default(SUBTITLE_SIZE)
@@ -185,12 +186,12 @@ def _grid(grid: Grid) -> str:
     return f"{grid[0]} x {grid[1]}"
 
 
-def _area(choice: Choice) -> str:
+def _area(choice: Cut) -> str:
     ratio = choice.canvas_to_image_area
     return f"{ratio:.2f}x" if ratio < 10 else f"{ratio:,.0f}x"
 
 
-def _tiles(choice: Choice) -> str:
+def _tiles(choice: Cut) -> str:
     cut = choice.grid[0] * choice.grid[1]
     plural = "s" if cut > 1 else ""
     return f"{cut} tile{plural}" if choice.thumbnail_index is None else f"{cut} tile{plural} + thumbnail"
@@ -201,7 +202,7 @@ def _json(
     image_size: tuple[int, int],
     preprocessing: Preprocessing,
     tokens_per_tile: int,
-    choices: list[Choice],
+    choices: list[Cut],
     output: Path | None,
 ) -> str:
     return json.dumps(
@@ -225,7 +226,7 @@ def _print_table(
     image_size: tuple[int, int],
     preprocessing: Preprocessing,
     tokens_per_tile: int,
-    choices: list[Choice],
+    choices: list[Cut],
     output: Path | None,
 ) -> None:
     from rich.box import ROUNDED
@@ -266,13 +267,6 @@ def _check_output(image: Path, output: Path | None) -> None:
 
 
 def _write_png(picture: Image.Image, output: Path) -> None:
-    """Write beside the target and rename, so that a failure leaves an older picture whole."""
     encoded = io.BytesIO()
     picture.save(encoded, "PNG", optimize=True)
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(encoded.getbuffer())
-        partial.replace(output)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise PocketVlmError(f"cannot write {output}: {error.strerror or error}") from error
+    write_whole(output, encoded.getvalue())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketvlm.cli.options import finite
+from pocketvlm.cli.console import ConsoleProgress, finite
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,11 +56,10 @@ def command(
     What each layer loses by each candidate is measured; bytes go where they take off the most. Recipes of several sizes
     are then calibrated and compared with the original weights. docs/numerics.md says how.
     """
-    from pocketvlm.bench.report.files import check_writable, write_whole
     from pocketvlm.bench.report.plots import check_packages
-    from pocketvlm.cli.progress import ConsoleProgress
     from pocketvlm.export.read.calibration import DEFAULT_SOURCE
     from pocketvlm.export.tune.recipe import recipe_text, tune
+    from pocketvlm.files import check_writable, write_whole
     from pocketvlm.models.checkpoint import open_checkpoint
 
     target = output or Path("tuned.toml")

@@ -12,7 +12,7 @@ import pytest
 
 from pocketvlm.bench.accuracy.paired import check_data, compare, follow
 from pocketvlm.bench.report import files as module
-from pocketvlm.bench.report.files import Results, check_writable, is_results, read_results, write_whole
+from pocketvlm.bench.report.files import Results, is_results, read_results
 from pocketvlm.bench.statistics.bootstrap import bootstrap
 from pocketvlm.bench.statistics.intervals import mcnemar
 from pocketvlm.errors import ResultsError
@@ -155,41 +155,3 @@ def test_a_file_that_is_too_large_or_gone_is_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr(module, "MAX_RESULTS", 10)
     with pytest.raises(ResultsError, match="more than the 10 bytes that are read"):
         read_results(path)
-
-
-def test_a_file_appears_when_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "new.json"
-    check_writable(path)
-    write_whole(path, "old\n")
-    write_whole(path, "ä\n")
-    assert path.read_text(encoding="utf-8") == "ä\n"
-
-    def full(_: int) -> None:
-        assert path.read_text(encoding="utf-8") == "ä\n"
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ResultsError, match=r"new.json: cannot be written \(No space left on device\)"):
-        write_whole(path, "newer")
-    assert path.read_text(encoding="utf-8") == "ä\n"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_link_stays_one(tmp_path: Path) -> None:
-    (tmp_path / "there").mkdir()
-    link = tmp_path / "new.json"
-    link.symlink_to(tmp_path / "there" / "real.json")
-    write_whole(link, "text")
-    assert link.is_symlink()
-    assert (tmp_path / "there" / "real.json").read_text(encoding="utf-8") == "text"
-
-
-def test_where_nothing_can_be_written_is_said_first(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path, tmp_path / "pipe", Path("/dev/null")):
-        with pytest.raises(ResultsError, match="is not a regular file, which could be replaced"):
-            check_writable(path)
-    with pytest.raises(ResultsError, match="its directory does not exist"):
-        check_writable(tmp_path / "none" / "new.json")
-    with pytest.raises(ResultsError, match="cannot be written"):
-        write_whole(tmp_path / "none" / "new.json", "")

@@ -317,7 +317,7 @@ def test_the_template_escapes_by_itself_and_knows_all_its_names() -> None:
 
 
 def test_only_plots_are_taken_as_they_are(repository: Path) -> None:
-    template = (repository / "bench" / "report" / "formats" / "page.html.jinja").read_text(encoding="utf-8")
+    template = (repository / "bench" / "report" / "formats" / "html" / "page.html.jinja").read_text(encoding="utf-8")
     assert re.findall(r"\{\{[^}]*\|\s*safe[^}]*\}\}", template) == ["{{ one.svg|safe }}"]
     assert "autoescape" not in template
 

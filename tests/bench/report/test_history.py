@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvlm.bench.report.formats.headline import sizes, speeds
+from pocketvlm.bench.report.formats.html.headline import sizes, speeds
 from pocketvlm.bench.report.history import comparable, date_of, in_order, moments, panels
 from pocketvlm.bench.report.plots.first_token import MEASURED, bars
 from pocketvlm.bench.report.plots.history import LEAST_SPAN, limits, spread_out

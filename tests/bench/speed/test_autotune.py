@@ -33,7 +33,7 @@ def test_what_is_fastest_is_taken(tiny_bundles: dict[str, Path], monkeypatch: py
 
         return (seconds(first),) * 5, (seconds(second),) * 5
 
-    monkeypatch.setattr(autotune, "beside", planted)
+    monkeypatch.setattr(autotune, "in_turns", planted)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     found = tune(open_bundle(tiny_bundles["fp32"]), WORKLOAD, lambda name: None)
     tuning = found.tuning
@@ -45,7 +45,7 @@ def test_what_is_fastest_is_taken(tiny_bundles: dict[str, Path], monkeypatch: py
 def test_where_nothing_is_faster_the_bundles_own_settings_stay(
     tiny_bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(autotune, "beside", lambda *_: ((1.0,) * 5, (0.995,) * 5))
+    monkeypatch.setattr(autotune, "in_turns", lambda *_: ((1.0,) * 5, (0.995,) * 5))
     bundle = open_bundle(tiny_bundles["fp32"])
     found = tune(bundle, WORKLOAD, lambda name: None)
     assert bundle.manifest.vision is not None
@@ -113,10 +113,10 @@ def test_a_tuning_changes_what_is_run(tiny_bundles: dict[str, Path], monkeypatch
     [
         ({"device": "another"}, "the tuning is of another, this is"),
         ({"model": "another"}, "of another model than"),
-        ({"threads": 0}, "no tuning .threads"),
-        ({"more": 1}, "no tuning .more"),
-        ({"schema": "pocketvlm-tuning/2"}, "no tuning .schema"),
-        ({"affinity": [-1]}, "no tuning .affinity"),
+        ({"threads": 0}, "threads.*no tuning"),
+        ({"more": 1}, "more.*no tuning"),
+        ({"schema": "pocketvlm-tuning/2"}, "schema.*no tuning"),
+        ({"affinity": [-1]}, "affinity.*no tuning"),
         (None, "no tuning"),
     ],
 )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from pocketvlm.bench.targets.adb import device
+from pocketvlm.bench.targets.adb.client import Adb
 from pocketvlm.bench.targets.adb.device import choose, cpus_of, describe, problems, wait_until_cool, warmth
 from pocketvlm.bench.targets.adb.options import DeviceOptions
 from pocketvlm.bench.targets.adb.parsing import Attached, Battery, Thermal
 from pocketvlm.errors import DeviceError
-from tests.bench.targets.phones import COOL, SERIAL, FakePhone
+from tests.support.phone.fake import ARM64, FakePhone
 
+SERIAL = "FAKE0001"
 READY, OTHER = Attached("A", "device"), Attached("B", "device")
 
 
@@ -38,29 +42,30 @@ def test_none_that_can_be_used(attached: list[Attached], which: str, why: str) -
         choose(attached, which)
 
 
-def test_what_a_phone_says_of_itself(phone: FakePhone) -> None:
-    found = describe(phone.adb)
-    assert (found.serial, found.model, found.soc) == (SERIAL, "Maker Model 1", "Silicon S1")
+def test_what_a_phone_says_of_itself(phone: FakePhone, adb: Adb) -> None:
+    phone.set_properties(**ARM64)
+    found = describe(adb)
+    assert (found.serial, found.model, found.soc) == (phone.serial, "Fake Phone", "Fake FAKE9300")
     assert (found.abi, found.android, found.sdk) == ("arm64-v8a", "14", "34")
-    assert (found.free, found.battery.level, found.battery.temperature) == (8_000_000 * 1024, 87, 30.1)
+    assert (found.free, found.battery.level, found.battery.temperature) == (10 << 30, 87, 30.1)
     assert not found.emulated
     assert problems(found, DeviceOptions()) == ()
 
 
-def test_a_phone_that_says_nothing(phone: FakePhone) -> None:
+def test_a_phone_that_says_nothing(phone: FakePhone, adb: Adb) -> None:
     """As an early image of a board: every tool is missing or talks nonsense."""
     for program in ("getprop", "dumpsys", "settings", "df"):
         phone.says(program, "\0 [[[ 99999999999999999999")
-    found = describe(phone.adb)
-    assert (found.model, found.abi, found.free, found.battery) == (SERIAL, None, None, Battery())
+    found = describe(adb)
+    assert (found.model, found.abi, found.free, found.battery) == (phone.serial, None, None, Battery())
     assert "its ABI is none that it names" in problems(found, DeviceOptions())[0]
 
 
-def test_problems(phone: FakePhone) -> None:
-    phone.says("getprop", "[ro.product.cpu.abilist]: [x86]\n")
-    phone.says("dumpsys", COOL.replace("87", "19"))
+def test_problems(phone: FakePhone, adb: Adb) -> None:
+    phone.set_properties(ro__product__cpu__abilist="x86")
+    phone.set_battery(level=19)
     phone.says("settings", "1\n")
-    abi, battery, saver = problems(describe(phone.adb), DeviceOptions())
+    abi, battery, saver = problems(describe(adb), DeviceOptions())
     assert abi.startswith("its ABI is x86, and there are runners for arm64-v8a and x86_64 only")
     assert battery == "its battery is at 19 %: charge it to 20 % (or --least-battery)"
     assert saver.startswith("its battery saver is on")
@@ -74,31 +79,29 @@ def test_warmth() -> None:
     assert warmth(Battery(temperature=20), Thermal("light"), options) == "Android says that its thermal status is light"
 
 
-def test_a_warm_phone_is_waited_for_and_then_refused(phone: FakePhone, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    said: list[str] = []
-    warm = COOL.replace("301", "401")
+def test_a_warm_phone_is_waited_for_and_then_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, cool_at, said = [0.0], [30.0], list[str]()
 
     def sleep(seconds: float) -> None:
         clock[0] += seconds
-        if clock[0] == 30:
-            phone.says("dumpsys", COOL)
 
-    monkeypatch.setattr("pocketvlm.bench.targets.adb.device.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("pocketvlm.bench.targets.adb.device.time.sleep", sleep)
-    phone.says("dumpsys", warm)
-    monkeypatch.setattr(device, "ask", lambda *_: (phone.root / "bin" / "dumpsys").read_text().replace("'", "\n"))
-    wait_until_cool(phone.adb, DeviceOptions(cool_wait_s=60), said.append)
+    def ask(adb: Adb, command: str) -> str:
+        return f"  level: 87\n  scale: 100\n  temperature: {301 if clock[0] >= cool_at[0] else 401}\n"
+
+    monkeypatch.setattr(device, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(device, "ask", ask)
+    adb = Adb("adb", SERIAL)
+    wait_until_cool(adb, DeviceOptions(cool_wait_s=60), said.append)
     assert clock[0] == 30
     assert said == [f"waiting for {SERIAL} to cool down: its battery has 40.1 °C, more than 38.0"] * 3
-    phone.says("dumpsys", warm)
+    cool_at[0] = 1000.0
     with pytest.raises(DeviceError, match=r"is too warm: its battery has 40\.1 °C.* \(--hottest, --cool-wait\)"):
-        wait_until_cool(phone.adb, DeviceOptions(cool_wait_s=15), said.append)
+        wait_until_cool(adb, DeviceOptions(cool_wait_s=15), said.append)
     assert clock[0] == 45
 
 
-def test_cpus(phone: FakePhone) -> None:
-    found = describe(phone.adb)
+def test_cpus() -> None:
+    found = device.Phone(SERIAL, "m", "s", ("arm64-v8a",), "14", "34", emulated=False)
     assert cpus_of(found, DeviceOptions(), 2) == ()
     assert cpus_of(found, DeviceOptions(cpus=(4, 5)), 2) == (4, 5)
     unknown = device.Phone(SERIAL, "m", "s", (), "", "", emulated=False)

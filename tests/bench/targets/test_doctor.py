@@ -11,9 +11,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pocketvlm.bench.targets.adb import client
+from pocketvlm.bench.targets.adb.parsing import Attached
 from pocketvlm.cli import main
 from pocketvlm.errors import DeviceError
-from tests.bench.targets.phones import COOL, SERIAL, FakePhone
+from tests.support.phone import cable
+from tests.support.phone.adbd import Faults
+from tests.support.phone.fake import FakePhone
 
 
 def doctor(*options: str) -> Result:
@@ -35,18 +38,21 @@ def test_this_machine_and_its_phones(phone: FakePhone) -> None:
     )
     assert machine["runtime"]["state"] == machine["adb"]["state"] == "ok"
     (one,) = found["phones"]
-    assert (one["serial"], one["model"], one["soc"], one["abi"]) == (SERIAL, "Maker Model 1", "Silicon S1", "arm64-v8a")
+    said = (one["serial"], one["model"], one["soc"], one["abi"])
+    assert said == (phone.serial, "Fake Phone", "Fake FAKE9300", "x86_64")
     assert (one["battery_percent"], one["battery_celsius"], one["advice"]) == (87, 30.1, [])
     table = doctor()
     assert table.exit_code == 0
-    assert SERIAL in table.stdout
+    assert phone.serial in table.stdout
     assert "python" in table.stdout
     assert "python" not in doctor("--phones").stdout
 
 
-def test_what_is_wrong_with_a_phone(phone: FakePhone) -> None:
-    phone.attach(f"{SERIAL} device", "SECOND unauthorized", "THIRD no permissions (udev); see [a page]")
-    phone.says("dumpsys", COOL.replace("87", "5").replace("301", "455"))
+def test_what_is_wrong_with_a_phone(phone: FakePhone, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Attached(phone.serial, "device")
+    others = Attached("SECOND", "unauthorized"), Attached("THIRD", "no permissions")
+    monkeypatch.setattr(client, "devices", lambda adb: (here, *others))
+    phone.set_battery(level=5, temperature=45.5)
     first, second, third = (one["advice"] for one in seen("--phones")["phones"])
     assert [line.partition(":")[0] for line in first] == [
         "its battery is at 5 %", "its battery has 45.5 °C, more than 38.0",
@@ -55,17 +61,19 @@ def test_what_is_wrong_with_a_phone(phone: FakePhone) -> None:
     assert third[0].startswith("may not be opened by this user")
     needed = doctor("--need", "phone")
     assert needed.exit_code == 1
-    assert f"error: {SERIAL}: its battery is at 5 %" in needed.stderr
+    assert f"error: {phone.serial}: its battery is at 5 %" in needed.stderr
 
 
 def test_a_phone_that_goes_away_is_one_line_of_the_table(phone: FakePhone) -> None:
-    phone.break_it("shell", "df", "gone")
+    phone.inject(Faults(drop_on="df -k"))
     (one,) = seen("--phones")["phones"]
-    assert one["advice"] == [f"{SERIAL} went away in the middle (something): look at the cable, and run it again"]
+    (advice,) = one["advice"]
+    assert advice.startswith(f"{phone.serial} went away in the middle (")
+    assert advice.endswith("): look at the cable, and run it again")
 
 
 def test_no_phone(phone: FakePhone) -> None:
-    phone.attach()
+    cable.disconnect(phone)
     assert "no phone is attached: plug one in" in doctor("--phones").stdout
     needed = doctor("--phones", "--need", "phone")
     assert needed.exit_code == 1

@@ -2,45 +2,50 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from pocketvlm.bench.targets.adb import process
 from pocketvlm.bench.targets.adb.process import MOST_OUTPUT, TimedOutError, finish
 from pocketvlm.errors import DeviceError
+from tests.support.waiting import SECONDS, until
 
 
 def test_both_outputs_and_the_exit_status() -> None:
-    done = finish(["sh", "-c", "echo out; echo err >&2; exit 7"], 10, "it")
+    done = finish(["sh", "-c", "echo out; echo err >&2; exit 7"], SECONDS, "it")
     assert (done.rc, done.out, done.err) == (7, "out\n", "err\n")
 
 
-def test_one_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
+def test_one_that_hangs_is_killed_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which a year goes by once the child is there."""
     pid = tmp_path / "pid"
+    began = iter([0.0])
+    now = SimpleNamespace(monotonic=lambda: next(began, 365 * 24 * 3600.0 if pid.exists() else 0.0))
+    monkeypatch.setattr(process, "time", now)
     with pytest.raises(TimedOutError, match=r"^it does not answer"):
-        finish(["sh", "-c", f"sleep 60 & echo $! > {pid}; wait"], 0.5, "it")
+        finish(["sh", "-c", f"sleep 600 & echo $! > {pid}.new; mv {pid}.new {pid}; wait"], 3600, "it")
     child = int(pid.read_text())
-    for _ in range(100):
-        state = _state(child)
-        if state in (None, "Z"):
-            return
-        time.sleep(0.02)
-    pytest.fail(f"process {child} is still there ({state})")
+    until(lambda: _state(child), lambda state: state in (None, "Z"))
 
 
 def test_a_child_that_stays_does_not_hold_it_up() -> None:
     """As adb's server: it is started by the first command, and lives on with that command's pipes."""
     began = time.monotonic()
-    done = finish(["sh", "-c", "sleep 3 & echo done"], 10, "it")
-    assert done.out == "done\n"
-    assert time.monotonic() - began < 2
+    done = finish(["sh", "-c", f"sleep {2 * SECONDS} & echo $!"], SECONDS, "it")
+    took = time.monotonic() - began
+    os.kill(int(done.out), signal.SIGKILL)
+    assert took < SECONDS
 
 
 def test_a_flood_is_stopped() -> None:
     with pytest.raises(DeviceError, match=f"more than {MOST_OUTPUT >> 20} MiB"):
-        finish(["sh", "-c", "yes"], 30, "it")
+        finish(["sh", "-c", "yes"], SECONDS, "it")
 
 
 def test_one_that_closes_its_output_and_stays_is_ended() -> None:
@@ -51,7 +56,7 @@ def test_one_that_closes_its_output_and_stays_is_ended() -> None:
 
 def test_one_that_is_not_there() -> None:
     with pytest.raises(DeviceError, match=r"nowhere/adb cannot be started \(No such file"):
-        finish(["/nowhere/adb"], 1, "it")
+        finish(["/nowhere/adb"], SECONDS, "it")
 
 
 def _state(pid: int) -> str | None:

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from pocketvlm.bench.targets.adb.client import find_adb
 from pocketvlm.bench.targets.adb.package import package_files, read_package
 from pocketvlm.bench.targets.adb.push import MARGIN, PushedFile, check_space, synchronize
 from pocketvlm.errors import DeviceError
-from tests.bench.targets.phones import FREE, FakePhone, make_runner
+from tests.support.phone import cable
+from tests.support.phone.adbd import Faults
+from tests.support.phone.fake import FakePhone
+from tests.support.phone.packages import make_runner
 
 PLACE = "/data/local/tmp/pocketvlm/place"
 PART = 1000
@@ -23,7 +27,7 @@ def file_of(folder: Path, name: str, content: bytes, *, executable: bool = False
 
 
 def push(phone: FakePhone, files: list[PushedFile]) -> int:
-    return synchronize(phone.adb, files, PLACE, lambda name: None, PART)
+    return synchronize(find_adb().of(phone.serial), files, PLACE, lambda name: None, PART)
 
 
 def there(phone: FakePhone) -> dict[str, bytes]:
@@ -56,11 +60,12 @@ def test_all_then_nothing_then_what_changed(phone: FakePhone, files: list[Pushed
 
 def test_a_cut_push_goes_on_where_it_stopped(phone: FakePhone, files: list[PushedFile]) -> None:
     large = files[1]
-    phone.break_it("push", "/.part", "cut", after=2)
-    with pytest.raises(DeviceError, match=r"^FAKE0001: part cannot be pushed \(.*device offline\)$"):
+    phone.inject(Faults(drop_push=2 * PART))
+    with pytest.raises(DeviceError, match=f"^{phone.serial}: part cannot be pushed "):
         push(phone, [large])
     assert large.name not in there(phone)
-    phone.mend()
+    phone.inject(Faults())
+    cable.connect(phone)
     assert push(phone, [large]) == large.size - 2 * PART
     assert there(phone) == {large.name: large.local.read_bytes()}
 
@@ -76,10 +81,11 @@ def test_a_part_that_was_cut_while_it_was_added(phone: FakePhone, files: list[Pu
 
 
 def test_a_damaged_file_never_gets_its_name(phone: FakePhone, files: list[PushedFile]) -> None:
-    phone.break_it("push", "/.part", "damage", after=1, once=True)
+    phone.inject(Faults(cut_files=1))
     with pytest.raises(DeviceError, match=r"below/large\.data arrived with another digest than .* should have"):
         push(phone, [files[1]])
     assert there(phone) == {}, "nor does a next push go on with it"
+    phone.inject(Faults())
     assert push(phone, [files[1]]) == files[1].size
 
 
@@ -90,20 +96,20 @@ def test_what_was_damaged_on_the_phone_is_pushed_again(phone: FakePhone, files: 
 
 
 def test_a_full_phone(phone: FakePhone, files: list[PushedFile]) -> None:
-    phone.says("df", FREE.format(free=MARGIN // 1024))
+    phone.set_free(MARGIN)
     with pytest.raises(DeviceError, match=r"has 67 MB free, and 67 MB are needed: delete something there"):
         push(phone, files)
     assert phone.pushed == []
-    phone.says("df", "df: no such thing")
-    check_space(phone.adb, 1 << 60)  # it does not say
-    phone.break_it("push", "/.part", "no space")
-    with pytest.raises(DeviceError, match="no space left on device"):
+    phone.answer("df", "df: no such thing")
+    check_space(find_adb().of(phone.serial), 1 << 60)  # it does not say
+    phone.inject(Faults(space=0))
+    with pytest.raises(DeviceError, match="No space left on device"):
         push(phone, files)
 
 
 def test_a_phone_that_goes_away(phone: FakePhone, files: list[PushedFile]) -> None:
-    phone.break_it("shell", "sha256sum", "gone")
-    with pytest.raises(DeviceError, match=r"^FAKE0001 went away in the middle \(something\): look at the cable"):
+    phone.inject(Faults(drop_on="sha256sum"))
+    with pytest.raises(DeviceError, match=rf"^{phone.serial} went away in the middle \(.*\): look at the cable"):
         push(phone, files)
 
 

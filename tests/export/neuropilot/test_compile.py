@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from pocketvlm.cli.neuropilot import describe
+from pocketvlm.cli.commands.export.neuropilot import describe
 from pocketvlm.errors import ExportError
 from pocketvlm.export import export_bundle
 from pocketvlm.export.neuropilot import compile as neuropilot_compile

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pocketvlm.bench.accuracy.divergence import report_logits, score_tokens
 from pocketvlm.export.graph.scores import compare_logits
+from pocketvlm.fidelity.divergence import report_logits, score_tokens
 
 
 def test_scores_of_logits_are_those_of_eval() -> None:

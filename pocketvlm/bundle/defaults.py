@@ -1,0 +1,8 @@
+"""What an export chooses where nothing is asked: a plan says the same before it."""
+
+from __future__ import annotations
+
+#: Tokens that a conversation may have, where the model has so many positions.
+KV_LENGTH = 2048
+#: Tokens of a prefill step, tiles that are encoded at once: the paper's (section 3.3), on the Dimensity 9300.
+PREFILL_CHUNK, TILE_BATCH = 128, 4

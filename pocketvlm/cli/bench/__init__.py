@@ -1,1 +1,0 @@
-"""What ``pocketvlm bench`` consists of."""

@@ -1,0 +1,314 @@
+"""``pocketvlm eval``: how often a bundle answers right, and what an answer costs."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pocketvlm.cli.commands.eval.against import check_usage, run
+from pocketvlm.cli.console import ConsoleProgress, engine_option, finite
+from pocketvlm.errors import DataError, ResultsError, located, one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pocketvlm.bench.accuracy.evaluate import Answered
+    from pocketvlm.questions.question import Questions
+
+
+@click.command("eval")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("data", required=False)
+@click.option("--data", "data_option", metavar="DATA", help="The same as the argument.")
+@click.option(
+    "--questions",
+    type=click.IntRange(1, 1_000_000),
+    help="How many are asked at most.  [default: 200 generated ones, all of a file]",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="Beside the exact match: anls, vqa, choice, or exact for nothing else; may be repeated.  [default: by DATA]",
+)
+@click.option(
+    "--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Longest answer, tokens."
+)
+@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
+@engine_option
+@click.option(
+    "--baseline",
+    metavar="RESULTS.json|BUNDLE2",
+    type=click.Path(path_type=Path),
+    help="Compare with what --save wrote, or with another bundle, question by question.",
+)
+@click.option("--wrong", default=0, metavar="N", type=click.IntRange(min=0), help="Print the first N wrong answers.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every answer.")
+@click.option("--save", metavar="FILE.json", type=click.Path(path_type=Path), help="Write the same JSON to a file.")
+@click.option(
+    "--min-accuracy",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1),
+    callback=finite,
+    help="Exit with status 1 if the exact match is below this, 0 to 1.",
+)
+@click.option(
+    "--against",
+    metavar="CHECKPOINT",
+    type=click.Path(path_type=Path),
+    help="Compare logits, image tokens and layers with the checkpoint that BUNDLE was exported from, and ask nothing.",
+)
+@click.option(
+    "--max-kl",
+    metavar="NATS",
+    type=click.FloatRange(min=0),
+    callback=finite,
+    help="With --against: exit with status 1 if the mean KL divergence is above this.",
+)
+@click.option(
+    "--plot",
+    metavar="FILE.png",
+    type=click.Path(path_type=Path),
+    help="With --against: draw the error after each layer.",
+)
+def command(
+    *,
+    bundle: Path,
+    data: str | None,
+    data_option: str | None,
+    questions: int | None,
+    metrics: tuple[str, ...],
+    max_new_tokens: int,
+    threads: int | None,
+    engine: str | None,
+    baseline: Path | None,
+    wrong: int,
+    as_json: bool,
+    save: Path | None,
+    min_accuracy: float | None,
+    against: Path | None,
+    max_kl: float | None,
+    plot: Path | None,
+) -> None:
+    """Ask BUNDLE questions with known answers, each in a conversation of its own, and count what it gets right.
+
+    DATA is generated:SEED (held-out pictures that are drawn, the same ones for the same seed), FILE.jsonl (a question
+    a line), FILE.tsv (VLMEvalKit's form) or, for --against, FILE.txt (plain text). docs/evaluate.md describes them, the
+    metrics and the intervals.
+    """
+    if (data is None) == (data_option is None):
+        raise click.UsageError("give DATA once, as the second argument or as --data: for example generated:test")
+    from pocketvlm.files import check_writable, write_whole
+
+    named = data or data_option or ""
+    check_usage(against)
+    if against is not None:
+        from pocketvlm.fidelity.measure import Comparison
+
+        wanted = Comparison(bundle, against, named, questions, threads)
+        run(wanted, as_json=as_json, save=save, max_kl=max_kl, plot=plot)
+        return
+    if save is not None:
+        check_writable(save)
+    report, answered = _measure(bundle, named, questions, _known(metrics), max_new_tokens, threads, engine, baseline)
+    text = json.dumps(report, indent=1)
+    if save is not None:
+        write_whole(save, f"{text}\n")
+    if as_json:
+        click.echo(text)
+    else:
+        from rich.console import Console
+
+        _print(Console(), report)
+        _print_wrong(Console(), answered, wrong)
+    if min_accuracy is not None:
+        check_accuracy(report, min_accuracy)
+
+
+def _known(metrics: tuple[str, ...]) -> tuple[str, ...]:
+    from pocketvlm.bench.accuracy.metrics import check_metrics
+
+    try:
+        return check_metrics(metrics)
+    except DataError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _measure(
+    bundle: Path,
+    data: str,
+    count: int | None,
+    metrics: tuple[str, ...],
+    max_new_tokens: int,
+    threads: int | None,
+    engine: str | None,
+    baseline: Path | None,
+) -> tuple[dict[str, Any], list[Answered]]:
+    """Ask the bundle, and the baseline if that is a bundle: the report for JSON, and the bundle's answers.
+
+    ``engine`` is the bundle's; the baseline has its own first one.
+    """
+    from pocketvlm.bench.accuracy.paired import check_data, compare, follow
+    from pocketvlm.bench.report.files import is_results, read_results, results
+    from pocketvlm.bundle.open import open_bundle
+    from pocketvlm.questions.data import open_data
+
+    saved = read_results(baseline) if baseline is not None and is_results(baseline) else None
+    if baseline is not None and saved is None:
+        # A wrong path fails before hours of work, not after.
+        open_bundle(baseline)
+    asked = open_data(data, count)
+    if saved is not None:
+        check_data(saved, asked.origin, asked.most)
+        asked = replace(asked, items=follow(saved, asked.items))
+    report, answered = evaluate(bundle, asked, max_new_tokens, threads, metrics, engine=engine)
+    if baseline is not None and saved is None:
+        other, _ = evaluate(baseline, open_data(data, count), max_new_tokens, threads, metrics, "baseline")
+        saved = results(other, str(baseline))
+    if saved is not None:
+        comparison = compare([item.outcome.exact for item in answered], saved.exact)
+        report["baseline"] = {"bundle": saved.bundle, **asdict(comparison)}
+    return report, answered
+
+
+def evaluate(
+    bundle: Path,
+    asked: Questions,
+    max_new_tokens: int,
+    threads: int | None,
+    metrics: tuple[str, ...] = (),
+    phase: str = "questions",
+    progress: ConsoleProgress | None = None,
+    engine: str | None = None,
+) -> tuple[dict[str, Any], list[Answered]]:
+    """Ask them all: the report for JSON, and the answers. Without ``metrics``, those of the data.
+
+    ``progress`` is one that is shown already; without, there is a bar of its own.
+
+    :raises DataError: there are no questions
+    """
+    from pocketvlm.bench.accuracy import evaluate as bench
+    from pocketvlm.bench.report.identity import identity, versions
+    from pocketvlm.bundle.open import open_bundle
+    from pocketvlm.runtime import load
+
+    first = next(asked.items, None)
+    if first is None:
+        raise DataError(f"{one_line(asked.origin.get('file', 'the data'), 120)}: has no questions")
+    answered = []
+    with load(bundle, threads=threads, engine=engine) as vlm:
+        with located(first.where):
+            bench.check_sees(vlm, first)
+        with ConsoleProgress() if progress is None else nullcontext(progress) as shown:
+            shown.phase(phase, asked.most)
+            for item in bench.answer_all(vlm, chain([first], asked.items), max_new_tokens):
+                answered.append(item)
+                shown.advance(1)
+        ran = vlm.engine_description
+    names = metrics or asked.metrics
+    report = {
+        "bundle": identity(open_bundle(bundle)),
+        "data": asked.origin,
+        "questions": len(answered),
+        "max_new_tokens": max_new_tokens,
+        "sampling": "greedy",
+        "engine": ran,
+        "versions": versions(),
+        "accuracy": bench.accuracy(answered, names),
+        "cost": asdict(bench.cost(answered)),
+        "answers": bench.answers(answered, names),
+    }
+    return report, answered
+
+
+def check_accuracy(report: dict[str, Any], least: float) -> None:
+    """Refuse a report of fewer than ``least`` exactly right answers.
+
+    :raises ResultsError: it is one
+    """
+    found = report["accuracy"]["all"]
+    if found["share"] < least:
+        counts = f"{found['right']} of {found['questions']} right"
+        raise ResultsError(f"exact match {found['share']:.2%} ({counts}) is below --min-accuracy {least:g}")
+
+
+def _print(console: Console, report: dict[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from pocketvlm.bench.accuracy.metrics import METRICS
+
+    bundle, origin = report["bundle"], report["data"]
+    source = " ".join(f"{name} {one_line(value, 120)}" for name, value in origin.items() if name != "sha256")
+    console.print(Text(f"{bundle['model']}, recipe {bundle['recipe']}; {source}"), soft_wrap=True)
+    metrics = report["accuracy"]["all"]["metrics"]
+    headings = [METRICS[name].heading for name in metrics]
+    table = Table("", "", "questions", "exact\nmatch", "95 %", "character\nerrors", *headings)
+    for column in table.columns[2:]:
+        column.justify, column.no_wrap = "right", True
+    for group, scores in report["accuracy"].items():
+        rows = {"": scores} if group == "all" else scores
+        for index, (name, score) in enumerate(rows.items()):
+            title = name if name or group == "all" else "-"
+            table.add_row("" if index else group, Text(title), *_cells(score))
+        table.add_section()
+    console.print(table)
+    for heading, found in zip(headings, metrics.values(), strict=True):
+        interval = f"95 %: {found['low']:.1%} to {found['high']:.1%}"
+        console.print(f"{heading}: {found['mean']:.1%} ({interval})", highlight=False)
+    if "baseline" in report:
+        console.print(Text(_compared(report["baseline"])), soft_wrap=True)
+    console.print(_cost_lines(report["cost"]), soft_wrap=True, highlight=False)
+
+
+def _cells(score: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{score['questions']:,}",
+        f"{score['share']:.1%}",
+        f"{score['low']:.1%} to {score['high']:.1%}",
+        f"{score['character_error_rate']:.1%}",
+        *(f"{found['mean']:.1%}" for found in score["metrics"].values()),
+    )
+
+
+def _compared(found: dict[str, Any]) -> str:
+    bundle = found["bundle"]
+    title = one_line(f"{bundle.get('model')}, recipe {bundle.get('recipe')}", 120)
+    points = [f"{found[name] * 100:+.1f}" for name in ("difference", "low", "high")]
+    return (
+        f"against {title}: {points[0]} points of exact match (95 %: {points[1]} to {points[2]})\n"
+        f"only this one right: {found['only_this']:,}, only the baseline: {found['only_baseline']:,}; "
+        f"McNemar's exact p = {found['p_value']:.2g}"
+    )
+
+
+def _cost_lines(cost: dict[str, Any]) -> str:
+    decode = "no decode steps" if cost["decode_tps"] is None else f"decode {cost['decode_tps']:,.0f} tokens/s"
+    return (
+        f"image tokens: {cost['image_tokens']:,.1f} a question\n"
+        f"medians: encode {cost['encode_s'] * 1e3:.1f} ms, prefill {cost['prefill_tps']:,.0f} tokens/s, {decode}, "
+        f"first token after {cost['time_to_first_token_s'] * 1e3:.1f} ms\n"
+        f"peak memory: {cost['peak_rss_bytes'] / 1e6:.0f} MB, the pictures included"
+    )
+
+
+def _print_wrong(console: Console, answered: list[Answered], most: int) -> None:
+    """The first wrong answers, as Python would write them: no control character of a model reaches the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    outcomes = (item.outcome for item in answered if not item.outcome.exact)
+    shown = list(islice(outcomes, most))
+    if not shown:
+        return
+    table = Table("question", "wanted", "got", title="wrong answers", title_justify="left", show_lines=True)
+    for outcome in shown:
+        table.add_row(*(Text(repr(text)) for text in (outcome.question, outcome.wanted, outcome.got)))
+    console.print(table)

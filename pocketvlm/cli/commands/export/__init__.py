@@ -1,0 +1,175 @@
+"""``pocketvlm export``: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pocketvlm.cli.console import ConsoleProgress, finite
+
+if TYPE_CHECKING:
+    from pocketvlm.bundle.manifest import Fidelity
+    from pocketvlm.bundle.open import Bundle
+
+
+@click.command("export")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The bundle: a directory, or one file if it ends in .zip.",
+)
+@click.option("--recipe", default="int4-g128", show_default=True, metavar="NAME|FILE", help="How weights are stored.")
+@click.option("--backend", "backends", multiple=True, default=("onnx",), show_default=True, help="May be repeated.")
+@click.option("--max-length", type=click.IntRange(min=1), help="KV length in tokens  [default: 2048]")
+@click.option(
+    "--calibration",
+    metavar="DATA",
+    help="What a calibrated recipe sees: generated:SEED, FILE.jsonl, FILE.tsv or FILE.txt.  "
+    "[default: generated:calibration]",
+)
+@click.option(
+    "--platform",
+    type=click.Choice(["mt6989", "mt6991", "mt6993"]),
+    help="For --backend neuropilot: Dimensity 9300, 9400, 9500.  [default: mt6989]",
+)
+@click.option("--chunks", type=click.IntRange(1, 64), help="For --backend neuropilot: of layers.  [default: 4]")
+@click.option(
+    "--prefill",
+    type=click.Choice(["32", "128", "512"]),
+    help="For --backend neuropilot: tokens of a step of a prompt.  [default: 128]",
+)
+@click.option(
+    "--uncompiled", is_flag=True, help="For --backend neuropilot: the program alone, without MediaTek's tools."
+)
+@click.option("--report", is_flag=True, help="For --backend neuropilot: which operators the NPU is predicted to take.")
+@click.option(
+    "--target-bits",
+    metavar="BITS",
+    type=click.FloatRange(2, 9),
+    callback=finite,
+    help="Mix bits and groups of the decoder's linear layers by sensitivity, at most so many a weight on average.",
+)
+@click.option(
+    "--max-kl",
+    metavar="NATS",
+    type=click.FloatRange(0, min_open=True),
+    callback=finite,
+    help="Fail if the logits' mean KL divergence from the original's is above this.  [default: the recipe's bound]",
+)
+@click.option(
+    "--min-accuracy",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1),
+    callback=finite,
+    help="Fail if fewer of the questions of --accuracy-data are answered exactly right, 0 to 1.",
+)
+@click.option(
+    "--accuracy-data", default="generated:export", show_default=True, metavar="DATA", help="As pocketvlm eval reads it."
+)
+def command(
+    *,
+    checkpoint: Path,
+    output: Path,
+    recipe: str,
+    backends: tuple[str, ...],
+    max_length: int | None,
+    calibration: str | None,
+    platform: str | None,
+    chunks: int | None,
+    prefill: str | None,
+    uncompiled: bool,
+    report: bool,
+    target_bits: float | None,
+    max_kl: float | None,
+    min_accuracy: float | None,
+    accuracy_data: str,
+) -> None:
+    """Quantize CHECKPOINT, a Hugging Face directory, and lower it to a bundle.
+
+    The bundle is checked layer by layer against PyTorch before it takes its place; an export that fails leaves nothing
+    behind. One by a calibrated recipe, or to ExecuTorch, goes on where it was killed or interrupted.
+    """
+    from pocketvlm.export import estimate, export_bundle, kv_length
+    from pocketvlm.machine.allocator import keep_freed_memory
+    from pocketvlm.models.checkpoint import open_checkpoint
+    from pocketvlm.recipe import load_recipe
+
+    keep_freed_memory()
+    source, chosen = open_checkpoint(checkpoint), load_recipe(recipe)
+    if max_kl is not None:
+        chosen = replace(chosen, bounds=replace(chosen.bounds, kl_mean=max_kl))
+    if target_bits is not None:
+        from pocketvlm.export.read.calibration import DEFAULT_SOURCE
+        from pocketvlm.export.tune.recipe import recipe_of_bits
+
+        with ConsoleProgress() as progress:
+            chosen = recipe_of_bits(source, chosen, calibration or DEFAULT_SOURCE, target_bits, progress)
+    said = {"platform": platform, "chunks": chunks, "prefill_tokens": prefill and int(prefill)}
+    said |= {"compiled": False if uncompiled else None}
+    # What the options leave open is the recipe's to say.
+    table = {
+        **chosen.backends.get("neuropilot", {}),
+        **{key: value for key, value in said.items() if value is not None},
+    }
+    if table:
+        chosen = replace(chosen, backends={**chosen.backends, "neuropilot": table})
+    click.echo(f"{checkpoint}: {source.family.name}, {source.parameters / 1e6:,.1f} M parameters, recipe {chosen.name}")
+    click.echo(f"estimate: {estimate(source, chosen, kv_length(source, max_length), backends)}")
+    started = time.monotonic()
+    with ConsoleProgress() as progress:
+
+        def verify(staged: Path) -> None:
+            if min_accuracy is not None:
+                _check_accuracy(staged, accuracy_data, min_accuracy, progress)
+
+        bundle = export_bundle(
+            source,
+            output,
+            recipe=chosen,
+            backends=backends,
+            max_length=max_length,
+            calibration=calibration,
+            verify=verify,
+            progress=progress,
+        )
+    _report(output, bundle, time.monotonic() - started)
+    if bundle.manifest.neuropilot is not None:
+        from pocketvlm.cli.commands.export.neuropilot import describe
+
+        describe(bundle, source, report=report)
+
+
+def _check_accuracy(staged: Path, data: str, least: float, progress: ConsoleProgress) -> None:
+    from pocketvlm.bundle.open import open_bundle
+    from pocketvlm.cli.commands.eval import check_accuracy, evaluate
+    from pocketvlm.questions.data import open_data
+
+    # A program for an NPU alone is asked as well as it can be asked here.
+    engine = "npu-emulation" if open_bundle(staged).manifest.engines.keys() == {"neuropilot"} else None
+    report, _ = evaluate(staged, open_data(data, None), 256, None, ("exact",), progress=progress, engine=engine)
+    check_accuracy(report, least)
+
+
+def _report(output: Path, bundle: Bundle, seconds: float) -> None:
+    manifest = bundle.manifest
+    size = sum(entry.bytes for entry in manifest.files.values())
+    for engine in manifest.by_engine or [""]:
+        _report_checks(engine and f" for {engine}", manifest.for_engine(engine).fidelity)
+    click.echo(f"{output}: {size / 1e6:,.1f} MB in {len(manifest.files)} files, {seconds:.1f} s")
+
+
+def _report_checks(engine: str, scores: Fidelity) -> None:
+    click.echo(f"checks: graphs{engine} equal PyTorch within {scores.lowering_relative_error:.1e} (relative)")
+    if scores.vision is not None:
+        click.echo(f"        image tokens: cosine {scores.vision.cosine:.5f} to the original's")
+    click.echo(
+        f"        logits over {scores.text.tokens} tokens: KL {scores.text.kl_mean:.2g} nats on average, "
+        f"{scores.text.top1_agreement:.1%} of the first choices agree"
+    )

@@ -1,0 +1,224 @@
+"""What the commands share: options, progress of long work, and how results are printed or refused."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from pocketvlm.bench.report.schema import Report
+
+prepacked_cache = click.option(
+    "--prepacked-cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Keep the decoder's weights there as this machine packs them: later loads need less memory.",
+)
+engine_option = click.option(
+    "--engine",
+    metavar="NAME",
+    help="What runs it: onnx, executorch or npu-emulation.  [default: the first that it is for, never an emulation]",
+)
+
+
+class LogitBias(click.ParamType[tuple[int, float]]):
+    """``ID=BIAS``: a token's id and what is added to its logit. The range is left to GenerationConfig."""
+
+    name = "ID=BIAS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, float]:
+        if isinstance(value, tuple):
+            return value
+        token_id, _, bias = value.partition("=")
+        if not re.fullmatch(r"[0-9]{1,18}", token_id, re.ASCII):
+            self.fail(f"{value!r} is not ID=BIAS: a token's id and a number, as in 42=-100.", param, ctx)
+        try:
+            return int(token_id), float(bias)
+        except ValueError:
+            self.fail(f"{value!r} is not ID=BIAS: {bias!r} is not a number.", param, ctx)
+
+
+def finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuse NaN and infinity: a comparison with NaN is never true, so neither a range nor a gate would notice it.
+
+    :raises click.BadParameter: the value is one of them
+    """
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number.", context, parameter)
+    return value
+
+
+class ImageSize(click.ParamType[tuple[int, int] | None]):
+    """Width and height, or none."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int] | None:
+        """A tuple as it is, a text parsed."""
+        if isinstance(value, tuple) or value == "none":
+            return None if value == "none" else value
+        width, _, height = str(value).partition("x")
+        if not (width.isdecimal() and height.isdecimal() and 0 < int(width) <= 8192 and 0 < int(height) <= 8192):
+            self.fail(f"{value!r} is not a size such as 768x1536 (at most 8192), nor none", param, ctx)
+        return int(width), int(height)
+
+
+#: One option for each field of GenerationConfig, of the same name.
+GENERATION = (
+    click.option(
+        "--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Longest answer, tokens."
+    ),
+    click.option(
+        "--max-seconds",
+        type=click.FloatRange(0, min_open=True),
+        callback=finite,
+        metavar="S",
+        help="End the answer so long after the question.",
+    ),
+    click.option(
+        "--temperature",
+        default=0.0,
+        show_default=True,
+        type=click.FloatRange(min=0),
+        help="0 takes the likeliest token.",
+    ),
+    click.option(
+        "--top-k", default=0, show_default=True, type=click.IntRange(min=0), help="Choose among k tokens; 0: all."
+    ),
+    click.option(
+        "--top-p",
+        default=1.0,
+        show_default=True,
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Choose among the likeliest tokens of this probability.",
+    ),
+    click.option(
+        "--seed", default=0, show_default=True, type=click.IntRange(0, 2**64 - 1), help="Of the random numbers."
+    ),
+    click.option(
+        "--repetition-penalty",
+        default=1.0,
+        show_default=True,
+        type=click.FloatRange(0, min_open=True),
+        metavar="P",
+        help="Above 1: tokens of the question and the answer so far get less likely.",
+    ),
+    click.option(
+        "--logit-bias",
+        multiple=True,
+        type=LogitBias(),
+        help="Add -100 (never) to 100 (always) to a token's logit; may be repeated.",
+    ),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated."),
+)
+
+
+def generation_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say how an answer is generated, given to ``command`` as ``config``, a GenerationConfig."""
+
+    @functools.wraps(command)
+    def with_config(**options: Any) -> None:
+        from pocketvlm.runtime import GenerationConfig
+
+        chosen = {field.name: options.pop(field.name) for field in fields(GenerationConfig)}
+        try:
+            config = GenerationConfig(**chosen)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        command(config=config, **options)
+
+    for option in reversed(GENERATION):
+        with_config = option(with_config)
+    return with_config
+
+
+class Unusable(click.ClickException):
+    """Results that cannot be used: one line, and the exit status of a usage error."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"error: {' '.join(self.message.split())}", err=True)
+
+
+def typed() -> str:
+    """The command line, for a report."""
+    return " ".join(["pocketvlm", *sys.argv[1:]])[:2000]
+
+
+def say(name: str) -> None:
+    """What is measured now, on stderr."""
+    click.echo(name, err=True)
+
+
+class ConsoleProgress:
+    """A bar for each phase on a terminal; one line for each phase where output goes to a file or a pipe."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        self._plain = not console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description:<20}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=self._plain,
+        )
+        self._console = console
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> ConsoleProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._finish()
+        self._bars.stop()
+
+    def phase(self, name: str, total: int) -> None:
+        self._finish()
+        if self._plain:
+            self._console.print(f"{name} ...", highlight=False)
+        self._task = self._bars.add_task(name, total=total)
+
+    def advance(self, amount: int) -> None:
+        if self._task is not None:
+            self._bars.advance(self._task, amount)
+
+    def _finish(self) -> None:
+        """Fill the bar of the phase that ends: its total was counted before the work began."""
+        if self._task is not None:
+            task = self._bars.tasks[self._task]
+            self._bars.update(self._task, completed=task.total)
+
+
+def print_report(report: Report, form: str) -> None:
+    """A report on stdout, as a table or in one of the formats."""
+    if form == "table":
+        from rich.console import Console
+
+        from pocketvlm.bench.report.formats.table import print_table
+
+        print_table(report, Console())
+    else:
+        from pocketvlm.bench.report.formats import render
+
+        click.echo(render(report, form), nl=False)

@@ -1,0 +1,109 @@
+"""Files read with a bound and written whole: one way of each, and how a file is named in an error's line."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pocketvlm.errors import PocketVlmError, one_line
+
+BOM = b"\xef\xbb\xbf"
+#: Begins, behind a dot and the name of what is written, the name under which it is written.
+PARTIAL = ".partial-"
+
+
+def label(path: str | Path, number: int | None = None) -> str:
+    """A file, and a line of it, for an error's line."""
+    name = one_line(path, 120)
+    return name if number is None else f"{name}, line {number}"
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be read or written, in the system's words where it has any."""
+    return one_line((isinstance(error, OSError) and error.strerror) or error, 80)
+
+
+@contextmanager
+def readable(path: Path, kind: type[PocketVlmError] = PocketVlmError) -> Iterator[None]:
+    """Reads ``path`` inside the block, which begins when it is a regular file: a pipe would block, a device never end.
+
+    :raises PocketVlmError: of ``kind``: it is none, or cannot be read
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise kind(f"{label(path)}: is not a regular file")
+        yield
+    except (OSError, ValueError) as error:
+        raise kind(f"{label(path)}: cannot be read ({reason(error)})") from error
+
+
+def read_bounded(path: Path, most: int, kind: type[PocketVlmError] = PocketVlmError) -> bytes:
+    """A file of at most ``most`` bytes.
+
+    :raises PocketVlmError: of ``kind``: it is larger, no regular file, or cannot be read
+    """
+    with readable(path, kind), path.open("rb") as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise kind(f"{label(path)}: more than the {most} bytes that are read")
+    return content
+
+
+def read_text(path: Path, most: int, kind: type[PocketVlmError] = PocketVlmError) -> str:
+    """A text of at most ``most`` bytes, without a byte order mark.
+
+    :raises PocketVlmError: of ``kind``: also when it is not UTF-8
+    """
+    try:
+        return read_bounded(path, most, kind).removeprefix(BOM).decode()
+    except UnicodeDecodeError as error:
+        raise kind(f"{label(path)}: is not UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write a file at, which takes its place when the block ends well.
+
+    A failure leaves what stood there, and links stay links.
+    """
+    target = path.resolve()
+    # The process's number tells what a killed one left behind.
+    partial = target.with_name(f".{target.name}{PARTIAL}{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes, kind: type[PocketVlmError] = PocketVlmError) -> None:
+    """Write a file that appears when it is complete, and is on the disk then.
+
+    :raises PocketVlmError: of ``kind``: it cannot be written
+    """
+    try:
+        with written_whole(path) as partial, partial.open("xb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except (OSError, RuntimeError) as error:  # before Python 3.13 links that lead to each other are the latter
+        raise kind(f"{label(path)}: cannot be written ({reason(error)})") from error
+
+
+def check_writable(path: Path, kind: type[PocketVlmError] = PocketVlmError) -> None:
+    """Before hours of work: whether a file can be written there.
+
+    :raises PocketVlmError: of ``kind``: it cannot
+    """
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise kind(f"{label(path)}: cannot be followed ({reason(error)})") from error
+    if target.exists() and not target.is_file():
+        raise kind(f"{label(path)}: is not a regular file, which could be replaced")
+    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise kind(f"{label(path)}: its directory does not exist or cannot be written to")

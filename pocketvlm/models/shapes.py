@@ -1,0 +1,71 @@
+"""Names and shapes of a model's weights, from its config alone: no PyTorch, no checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
+
+Shape = tuple[int, ...]
+
+
+def expected_shapes(config: VlmConfig) -> dict[str, Shape]:
+    """Name and shape of every weight that a checkpoint stores, in the modules' order; a tied head is not among them."""
+    return dict(_all(config))
+
+
+def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
+    text = config.text
+    if config.vision is not None:
+        width, merged = config.vision.hidden_size, config.downsample_ratio**2 * config.vision.hidden_size
+        yield from _tower(config.vision)
+        yield from _linear("downsampler.linear", merged, width)
+        yield from _linear("projector.linear_1", width, text.hidden_size)
+        yield from _linear("projector.linear_2", text.hidden_size, text.hidden_size)
+    yield "model.embed_tokens.weight", (text.vocab_size, text.hidden_size)
+    for layer in range(text.num_hidden_layers):
+        yield from _decoder_layer(f"model.layers.{layer}", text)
+    yield "model.norm.weight", (text.hidden_size,)
+    if not text.tie_word_embeddings:
+        yield "lm_head.weight", (text.vocab_size, text.hidden_size)
+
+
+def _tower(config: VisionConfig) -> Iterator[tuple[str, Shape]]:
+    width, patch = config.hidden_size, config.patch_size
+    yield "vision_tower.embeddings.patch_embedding.weight", (width, 3, patch, patch)
+    yield "vision_tower.embeddings.patch_embedding.bias", (width,)
+    yield "vision_tower.embeddings.position_embedding.weight", (config.grid_size**2, width)
+    for layer in range(config.num_hidden_layers):
+        prefix = f"vision_tower.encoder.layers.{layer}"
+        yield from _norm(f"{prefix}.layer_norm1", width)
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield from _linear(f"{prefix}.self_attn.{name}", width, width)
+        yield from _norm(f"{prefix}.layer_norm2", width)
+        yield from _linear(f"{prefix}.mlp.fc1", width, config.intermediate_size)
+        yield from _linear(f"{prefix}.mlp.fc2", config.intermediate_size, width)
+    yield from _norm("vision_tower.post_layernorm", width)
+
+
+def _decoder_layer(prefix: str, config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+    yield f"{prefix}.input_layernorm.weight", (hidden,)
+    for name, size in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
+        yield from _linear(f"{prefix}.self_attn.{name}", hidden, size, bias=config.qkv_bias)
+    yield from _linear(f"{prefix}.self_attn.o_proj", queries, hidden, bias=config.attention_bias)
+    yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
+    for name, shape in (("gate", (inner, hidden)), ("up", (inner, hidden)), ("down", (hidden, inner))):
+        yield f"{prefix}.mlp.{name}_proj.weight", shape
+
+
+def _linear(name: str, columns: int, rows: int, *, bias: bool = True) -> Iterator[tuple[str, Shape]]:
+    yield f"{name}.weight", (rows, columns)
+    if bias:
+        yield f"{name}.bias", (rows,)
+
+
+def _norm(name: str, size: int) -> Iterator[tuple[str, Shape]]:
+    yield f"{name}.weight", (size,)
+    yield f"{name}.bias", (size,)

@@ -1,0 +1,105 @@
+"""How text from outside is read: by a schema that knows every key, and refused in one line that names the wrong one."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pocketvlm.errors import PocketVlmError, one_line
+from pocketvlm.files import read_bounded
+
+STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+class Closed(BaseModel):
+    """Base of what is made here as well as read: frozen, no unknown keys, finite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Strict(Closed):
+    """Base of what people write: no conversions either."""
+
+    model_config = STRICT
+
+
+def first_wrong(error: ValidationError) -> str:
+    """The first thing that is wrong: its key, what stands there where that is short, and what is wanted."""
+    first = error.errors(include_url=False)[0]
+    # Keys and values come from the file: they may hold line breaks, escape sequences or megabytes.
+    where = one_line(".".join(map(str, first["loc"])) or "top level", 120)
+    message = one_line(first["msg"].removeprefix("Value error, "), 160)
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key"
+    value = first["input"]
+    shown = first["type"] != "value_error" and isinstance(value, str | int | float)
+    return f"{where}: {message}, not {one_line(repr(value), 60)}" if shown else f"{where}: {message}"
+
+
+def listed(value: object) -> object:
+    """One text as a list of one, before a schema looks at it."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def checked(
+    schema: type[Schema],
+    content: bytes | dict[str, Any],
+    name: str,
+    kind: type[PocketVlmError] = PocketVlmError,
+    *,
+    strict: bool | None = None,
+) -> Schema:
+    """JSON, or what another reader made of a text, by its schema; ``name`` is for errors.
+
+    ``strict``: no conversions (default: as the schema says).
+
+    :raises PocketVlmError: of ``kind``: naming the key that is wrong
+    """
+    try:
+        # through JSON, whose arrays are tuples to a strict schema; a date is no number and no text of ours
+        text = content if isinstance(content, bytes) else json.dumps(content, default=repr)
+        return schema.model_validate_json(text, strict=strict)
+    except ValidationError as error:
+        raise kind(f"{name}: {first_wrong(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise kind(f"{name}: cannot be read ({one_line(error, 80)})") from error
+
+
+def parse_toml(content: bytes, name: str, kind: type[PocketVlmError] = PocketVlmError) -> dict[str, Any]:
+    """TOML as a table; ``name`` is for errors.
+
+    :raises PocketVlmError: of ``kind``: it is none
+    """
+    try:
+        return tomllib.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise kind(f"{name}: not TOML ({one_line(error, 120)})") from error
+
+
+def parse_json(content: bytes, name: str, kind: type[PocketVlmError] = PocketVlmError) -> Any:
+    """JSON as it stands, for what is looked at before a schema is; ``name`` is for errors.
+
+    :raises PocketVlmError: of ``kind``: it is none
+    """
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise kind(f"{name}: not JSON ({one_line(error, 80)})") from error
+
+
+def read_toml(
+    schema: type[Schema], path: Path, most: int, name: str, kind: type[PocketVlmError] = PocketVlmError
+) -> Schema:
+    """A TOML file of at most ``most`` bytes by its schema; ``name`` is for errors.
+
+    :raises PocketVlmError: of ``kind``: it cannot be read, or naming the key that is wrong
+    """
+    return checked(schema, parse_toml(read_bounded(path, most, kind), name, kind), name, kind)
