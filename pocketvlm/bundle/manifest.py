@@ -316,16 +316,6 @@ class Manifest(Closed):
         return self.model_copy(update=changes)
 
     @model_validator(mode="after")
-    def _by_engine_has_each_engine(self) -> Manifest:
-        if not self.by_engine:
-            return self
-        if self.format_version < 2:
-            raise ValueError("format 1 has no by_engine")
-        if self.by_engine.keys() != self.engines.keys():
-            raise ValueError("by_engine has other engines than engines")
-        return self
-
-    @model_validator(mode="after")
     def _npu_parts_have_their_program(self) -> Manifest:
         program = self.neuropilot
         if (program is not None) != ("neuropilot" in self.engines):
@@ -345,6 +335,16 @@ class Manifest(Closed):
     def _format_1_knows_onnx_alone(self) -> Manifest:
         if self.format_version == 1 and ("executorch" in self.engines or self.minimum_runtime.executorch is not None):
             raise ValueError("format 1 has no ExecuTorch parts")
+        return self
+
+    @model_validator(mode="after")
+    def _by_engine_has_each_engine(self) -> Manifest:
+        if not self.by_engine:
+            return self
+        if self.format_version < 2:
+            raise ValueError("format 1 has no by_engine")
+        if self.by_engine.keys() != self.engines.keys():
+            raise ValueError("by_engine has other engines than engines")
         return self
 
     @model_validator(mode="after")
