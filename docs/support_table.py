@@ -19,7 +19,7 @@ def rows() -> dict[str, Iterable[str]]:
     from pocketvlm.bench.peers import PEERS
     from pocketvlm.bench.targets import TARGETS
     from pocketvlm.export import BACKENDS
-    from pocketvlm.images.tiling import STRATEGIES
+    from pocketvlm.images.rules import RULES
     from pocketvlm.models.families import FAMILIES
     from pocketvlm.models.presets import PRESETS
     from pocketvlm.plan.device import device_names
@@ -35,7 +35,7 @@ def rows() -> dict[str, Iterable[str]]:
         "Quantizers, in a recipe": QUANTIZERS,
         "Back ends, `export --backend`": BACKENDS,
         "Engines, `run --engine`": ENGINES,
-        "Tiling rules, `tile --strategy`": STRATEGIES,
+        "Tiling rules, `tile --strategy`": RULES,
         "Questions, `eval BUNDLE DATA`": (source.form for source in SOURCES),
         "Metrics, `eval --metric`": METRICS,
         "Targets, `bench --target`": TARGETS,
