@@ -54,6 +54,9 @@ def _decoder_layer(prefix: str, config: DecoderConfig) -> Iterator[tuple[str, Sh
     yield f"{prefix}.input_layernorm.weight", (hidden,)
     for name, size in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
         yield from _linear(f"{prefix}.self_attn.{name}", hidden, size, bias=config.qkv_bias)
+    if config.qk_norm:
+        for name in ("q_norm", "k_norm"):
+            yield f"{prefix}.self_attn.{name}.weight", (config.head_dim,)
     yield from _linear(f"{prefix}.self_attn.o_proj", queries, hidden, bias=config.attention_bias)
     yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
     for name, shape in (("gate", (inner, hidden)), ("up", (inner, hidden)), ("down", (hidden, inner))):

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm.models.checkpoint import expected_shapes
 from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.shapes import expected_shapes
 from tests.support.checkpoints import tiny_config
 
 LLAMA3 = {

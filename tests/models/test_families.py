@@ -14,12 +14,15 @@ from pocketvlm.bundle.open import Bundle
 from pocketvlm.errors import CheckpointError
 from pocketvlm.export import export_bundle
 from pocketvlm.export.neuropilot.options import NpuOptions, with_options
-from pocketvlm.models.checkpoint import open_checkpoint
+from pocketvlm.models.bluelm_v import BluelmV
+from pocketvlm.models.checkpoint import open_checkpoint, shapes_only
 from pocketvlm.models.families import DECODERS, FAMILIES
 from pocketvlm.models.families.family import Family
+from pocketvlm.models.shapes import expected_shapes
 from pocketvlm.recipe import load_recipe
 from pocketvlm.runtime import load
 from tests.runner.native import answer, plan, run
+from tests.support.checkpoints import tiny_config
 from tests.support.transformers_models import greedy, write_decoder
 
 #: transformers has no MiniCPM: test_parity holds it to a Llama with its scales folded in.
@@ -64,6 +67,14 @@ def test_the_registry_is_sound(name: str) -> None:
 
 def test_an_unsound_entry_is_seen() -> None:
     assert breaks("a", Family("b", rename=lambda key: None)) == ["is called 'b'", "has no name for the last norm"]
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("vision", [True, False])
+def test_the_weights_that_are_read_are_those_of_the_modules(name: str, vision: bool) -> None:
+    config = tiny_config(name, vision=vision)
+    modules = shapes_only(lambda: BluelmV(config))
+    assert expected_shapes(config) == {key: tuple(weight.shape) for key, weight in modules.named_parameters()}
 
 
 def test_logits_of_both_engines_are_transformers(one: Exported) -> None:

@@ -23,7 +23,7 @@ from pocketvlm.scenes import (
     PREPROCESSING,
     SCENES,
     SMALLEST_CAPITAL,
-    Picture,
+    DrawnPicture,
     ask,
     choose,
     draw,
@@ -37,7 +37,7 @@ from pocketvlm.scenes.words import CHARACTERS, any_text, code
 pictures = st.builds(draw, st.integers(0, 10**9))
 
 
-def of(picture: Picture, topic: str) -> list[Fact]:
+def of(picture: DrawnPicture, topic: str) -> list[Fact]:
     return [fact for fact in picture.facts if fact.topic == topic]
 
 
@@ -79,7 +79,7 @@ def test_a_scene_that_fits_on_none_of_the_grids_is_an_error_and_no_endless_searc
 
 @settings(max_examples=60, deadline=None)
 @given(pictures)
-def test_marks_lie_in_the_picture_and_where_ink_is(picture: Picture) -> None:
+def test_marks_lie_in_the_picture_and_where_ink_is(picture: DrawnPicture) -> None:
     pixels = np.asarray(picture.image).astype(int)
     height, width, _ = pixels.shape
     for mark in picture.marks:
@@ -94,7 +94,7 @@ def test_marks_lie_in_the_picture_and_where_ink_is(picture: Picture) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(pictures)
-def test_capitals_are_ten_pixels_high_once_fitted_on_the_tiles(picture: Picture) -> None:
+def test_capitals_are_ten_pixels_high_once_fitted_on_the_tiles(picture: DrawnPicture) -> None:
     grid = select(picture.image.size, PREPROCESSING)
     width, _ = fitted_size(*picture.image.size, grid, PREPROCESSING.tile_size)
     scale = width / picture.image.width
@@ -106,7 +106,7 @@ def test_capitals_are_ten_pixels_high_once_fitted_on_the_tiles(picture: Picture)
 
 @settings(max_examples=60, deadline=None)
 @given(pictures)
-def test_what_is_marked_is_what_the_transcription_says(picture: Picture) -> None:
+def test_what_is_marked_is_what_the_transcription_says(picture: DrawnPicture) -> None:
     said = Counter("".join("".join(picture.lines).split()))
     if picture.scene == "shapes":
         assert Counter(mark.what for mark in picture.marks) == Counter(picture.lines)
@@ -119,7 +119,7 @@ def test_what_is_marked_is_what_the_transcription_says(picture: Picture) -> None
 
 @settings(max_examples=100, deadline=None)
 @given(pictures)
-def test_every_fact_is_a_question_with_one_right_answer(picture: Picture) -> None:
+def test_every_fact_is_a_question_with_one_right_answer(picture: DrawnPicture) -> None:
     answers: dict[str, str] = {}
     for fact in picture.facts:
         for phrasing in PHRASINGS[fact.topic][1]:
@@ -168,7 +168,7 @@ def test_shapes_are_counted(seed: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(pictures)
-def test_yes_means_that_it_is_there(picture: Picture) -> None:
+def test_yes_means_that_it_is_there(picture: DrawnPicture) -> None:
     for fact in of(picture, "has"):
         there = any(fact.slots["label"] in line for line in picture.lines)
         assert (fact.answer == "Yes") == there

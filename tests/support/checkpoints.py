@@ -29,7 +29,7 @@ def tiny_config(family: str = "llama", *, vision: bool = True, **text: Any) -> V
     if family == "minicpm":
         extra = {"scale_emb": 12.0, "scale_depth": 1.4, "dim_model_base": 48}
     decoder = DecoderConfig(
-        model_type=family,  # type: ignore[arg-type]
+        model_type=family,
         **{
             "vocab_size": 320,
             "hidden_size": 96,
