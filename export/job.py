@@ -12,8 +12,9 @@ from pocketvlm.bundle.manifest import Fidelity, Part, TensorPrecision, Tokens
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.stages import Reference
 from pocketvlm.export.store.finished import Finished
+from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.export.store.weights import Calibrated
-from pocketvlm.models.checkpoint import Checkpoint
+from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
 from pocketvlm.recipe import Recipe
 
 
@@ -54,6 +55,22 @@ class Job:
     finished: Finished
     calibrated: Calibrated | None = None
     bos: int | None = None
+
+    def kv_layout(self, read: ReadWeight) -> KvLayout:
+        """The cache; an INT8 one has the calibration's ranges, or the sample's where nothing is calibrated.
+
+        The recipe's headroom comes on top. ``read`` gives the weights as stored.
+        """
+        cache = self.recipe.kv_cache
+        if cache.dtype != "int8":
+            return KvLayout(self.kv_length, cache.dtype)
+
+        def ranges(layer: int) -> tuple[float, float]:
+            seen = None if self.calibrated is None else self.calibrated.activations.kv_range(layer, read)
+            key, value = self.reference.kv_ranges[layer] if seen is None else seen
+            return key * cache.headroom, value * cache.headroom
+
+        return KvLayout(self.kv_length, cache.dtype, ranges)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pocketvlm.bundle.manifest import Part, TensorSpec
 from pocketvlm.errors import ExportError
 from pocketvlm.export.executorch.weights import StoredWeights, with_scales_for_xnnpack
 from pocketvlm.export.job import Job, Lowered
-from pocketvlm.export.store.kv_layout import KvLayout, kv_layout
+from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.machine.versions import version_numbers
 from pocketvlm.recipe import Recipe
@@ -66,7 +66,7 @@ def lower(job: Job) -> Lowered:
     config, progress = job.checkpoint.config, job.progress
     progress.phase("quantize and write", job.checkpoint.parameters)
     store = WeightStore(job.checkpoint, job.recipe, job.directory, progress.advance, job.calibrated)
-    weights, kv = StoredWeights(store), kv_layout(job, store.read)
+    weights, kv = StoredWeights(store), job.kv_layout(store.read)
     try:
         with store.writing_to(WEIGHTS):
             _write_program(weights, kv, job)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from pocketvlm.bundle.manifest import Fidelity, TextFidelity, VisionFidelity
 from pocketvlm.errors import ExportError
-from pocketvlm.export.graph.scores import compare_logits, image_scores, judge, relative_error, significant
 from pocketvlm.export.job import Job
+from pocketvlm.export.reference.scores import compare_logits, image_scores, judge, relative_error, significant
 from pocketvlm.models.checkpoint import ReadWeight
 from pocketvlm.models.stages import LAYERS, Stage, embed_tokens, first_step, insert_image_tokens, logits, stages_of
 

@@ -11,10 +11,10 @@ import torch
 
 from pocketvlm.bundle.manifest import Fidelity, Part
 from pocketvlm.errors import ExportError
-from pocketvlm.export.graph.scores import compare_logits, image_scores, judge, relative_error, significant
 from pocketvlm.export.job import Job
 from pocketvlm.export.neuropilot.ranges import Streams, positions, simulate, simulated_logits
 from pocketvlm.export.neuropilot.rounding import Scales
+from pocketvlm.export.reference.scores import compare_logits, image_scores, judge, relative_error, significant
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.machine import exact_sums, telemetry
 from pocketvlm.models.stages import embed_tokens, stages_of

@@ -21,7 +21,7 @@ from pocketvlm.export.onnx.embedding import token_embedding
 from pocketvlm.export.onnx.genai_config import GENAI_CONFIG, write_genai_config
 from pocketvlm.export.onnx.graph import DTYPES, OPSET, GraphBuilder, save_graph
 from pocketvlm.export.onnx.operators import PROJECTOR_TABLE, TABLE, At, value_of
-from pocketvlm.export.store.kv_layout import KvLayout, kv_layout
+from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import DecoderConfig, VlmConfig
@@ -53,7 +53,7 @@ def lower(job: Job) -> Lowered:
     config, directory, progress = job.checkpoint.config, job.directory, job.progress
     progress.phase("quantize and write", job.checkpoint.parameters)
     store = WeightStore(job.checkpoint, job.recipe, directory, progress.advance, job.calibrated)
-    kv = kv_layout(job, store.read)
+    kv = job.kv_layout(store.read)
     parts = {}
     if config.vision is not None:
         with store.writing_to(VISION_DATA):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from pocketvlm.errors import RecipeError, located
-from pocketvlm.export.graph.scores import kl_divergence
 from pocketvlm.export.read.calibration import Calibration
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.activations import Activations
+from pocketvlm.export.reference.scores import kl_divergence
 from pocketvlm.export.reference.stages import Prepare, as_it_is, embed, run_decoder, through_layer
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
 from pocketvlm.models.config import DecoderConfig

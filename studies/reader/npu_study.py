@@ -14,9 +14,9 @@ from typing import Any
 import click
 import torch
 
-from pocketvlm.export.graph.scores import kl_divergence
 from pocketvlm.export.read.calibration import is_calibrated, read_calibration
 from pocketvlm.export.read.frontend import read_frontend
+from pocketvlm.export.reference.scores import kl_divergence
 from pocketvlm.export.reference.simulate import Simulated, scored_logits
 from pocketvlm.export.tune.npu_arithmetic import ARITHMETICS, input_ranges, simulated_logits
 from pocketvlm.models.checkpoint import open_checkpoint

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from pocketvlm.bench.statistics.bootstrap import bootstrap
-from pocketvlm.export.graph.scores import kl_divergence
 from pocketvlm.export.read.calibration import Calibration, read_calibration
 from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.export.read.sample import Sample
+from pocketvlm.export.reference.scores import kl_divergence
 from pocketvlm.export.reference.simulate import Simulated
 from pocketvlm.export.reference.stages import embed, run_decoder
 from pocketvlm.models.checkpoint import ReadWeight, open_checkpoint

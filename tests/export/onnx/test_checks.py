@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pocketvlm.export.graph.scores import compare_logits
+from pocketvlm.export.reference.scores import compare_logits
 from pocketvlm.fidelity.divergence import report_logits, score_tokens
 
 
