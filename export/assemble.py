@@ -17,7 +17,7 @@ from pocketvlm.errors import ExportError
 from pocketvlm.export.backends import BACKENDS, backend_of
 from pocketvlm.export.estimate import disk_bytes
 from pocketvlm.export.job import Job, Lowered, Progress, Silent
-from pocketvlm.export.read.calibration import DEFAULT_SOURCE, Calibration, is_calibrated, read_calibration
+from pocketvlm.export.read.calibration import DEFAULT_SOURCE, CalibrationSet, is_calibrated, read_calibration
 from pocketvlm.export.read.frontend import Frontend, read_frontend
 from pocketvlm.export.reference.activations import Activations
 from pocketvlm.export.reference.stages import run_reference
@@ -106,7 +106,7 @@ def _manifest(
     lowered: dict[str, Lowered],
     length: int,
     directory: Path,
-    seen: Calibration | None,
+    seen: CalibrationSet | None,
 ) -> manifest.Manifest:
     text = checkpoint.config.text
     first = next(iter(lowered.values()))
@@ -130,14 +130,14 @@ def _manifest(
             tokens=frontend.tokens,
             tokenizer=TOKENIZER,
             chat=frontend.chat,
-            kv_cache=manifest.KvCache(
+            kv_cache=manifest.KvCacheSpec(
                 length=length, dtype=recipe.kv_cache.dtype, heads=text.num_key_value_heads, head_dim=text.head_dim
             ),
             prefill_chunk=first.prefill_chunk,
             engines={name: result.parts for name, result in lowered.items()},
             by_engine={name: _of_engine(result) for name, result in lowered.items()} if len(lowered) > 1 else {},
             **sections,
-            recipe=manifest.Recipe(
+            recipe=manifest.RecipeRecord(
                 name=recipe.name,
                 tensors=first.precision,
                 calibration=None
@@ -162,7 +162,7 @@ def _of_engine(result: Lowered) -> manifest.OfEngine:
 
 def calibration_set(
     checkpoint: Checkpoint, recipe: Recipe, frontend: Frontend, wanted: str | None
-) -> Calibration | None:
+) -> CalibrationSet | None:
     """What the recipe is calibrated on; None where it looks at no data.
 
     :raises ExportError: data is given and the recipe does not look at any

@@ -22,7 +22,7 @@ from pocketvlm.runtime.text import Literal, PeopleText, Span, TextTokenizer
 from pocketvlm.runtime.vision import Picture
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Chat, ImageLayout, Manifest
+    from pocketvlm.bundle.manifest import ChatLayout, ImageLayout, Manifest
 
 Message = Mapping[str, Any]
 
@@ -70,7 +70,7 @@ def checked_messages(messages: object) -> Sequence[Any]:
     return messages
 
 
-def spans_of(messages: Sequence[Message], chat: Chat) -> list[Span | ImageSpan]:
+def spans_of(messages: Sequence[Message], chat: ChatLayout) -> list[Span | ImageSpan]:
     """The prompt that makes the assistant answer ``messages``, as literals, people's text and images.
 
     A system message may come first; then user and assistant take turns, from user to user: the order for which the
@@ -156,7 +156,7 @@ def check_layout(layout: ImageLayout, candidates: Sequence[tuple[int, int]]) -> 
     return None
 
 
-def _role(message: object, index: int, chat: Chat) -> str:
+def _role(message: object, index: int, chat: ChatLayout) -> str:
     if not isinstance(message, Mapping):
         raise ChatError(f"message {index + 1} is not a dictionary with role and content")
     role = message.get("role")

@@ -28,7 +28,7 @@ PARTS = ("key", "value")
 
 
 @dataclass(frozen=True)
-class Step:
+class MethodStep:
     """What all layers of a method read: cache rows to write, rows of RoPE, the mask, the number of tokens known."""
 
     rows: Slot
@@ -48,7 +48,7 @@ class AttentionInputs(NamedTuple):
 
 
 @dataclass
-class Attention:
+class XnnpackAttention:
     """Builds what belongs to the cache: in methods the calls of kernels, in XNNPACK graphs the nodes."""
 
     config: DecoderConfig
@@ -68,7 +68,7 @@ class Attention:
 
     # In a method.
 
-    def step(self, method: Method, embeds: Slot, position: Slot) -> Step:
+    def step(self, method: Method, embeds: Slot, position: Slot) -> MethodStep:
         """What follows from the number of tokens in ``embeds`` [1, tokens, hidden] and from their first position."""
         tokens, length, shared = embeds.shape[1], self.kv.length, self.shared
         first, count, total = (method.computed_number() for _ in range(3))
@@ -99,7 +99,7 @@ class Attention:
         mask = method.tensor([tokens * shared, length])
         levels = [method.constant(f"level_{level:g}", np.array(level, np.float32)) for level in (0.0, UNSEEN)]
         method.call("aten::where.self_out", seen, *levels, mask)
-        return Step(self._rows_of_heads(method, positions), cos, sin, mask, total)
+        return MethodStep(self._rows_of_heads(method, positions), cos, sin, mask, total)
 
     def _rows_of_heads(self, method: Method, positions: Slot) -> Slot:
         """positions int64 [tokens] -> the rows that they are in a cache's heads, [KV heads * tokens]"""
@@ -117,7 +117,7 @@ class Attention:
         shape = [self.config.num_key_value_heads * tokens, self.config.head_dim]
         return method.tensor(shape, self.kv.dtype, place=f"{part}.{layer % 2}")
 
-    def put(self, method: Method, layer: int, part: str, rows: Slot, step: Step) -> list[Slot]:
+    def put(self, method: Method, layer: int, part: str, rows: Slot, step: MethodStep) -> list[Slot]:
         """Write new rows into a cache; gives each head up to them, [1, total, head size]."""
         name, heads, size = f"kv_cache.{layer}.{part}", self.config.num_key_value_heads, self.config.head_dim
         cache = method.state(name, [heads * self.kv.length, size], self.kv.dtype)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pocketvlm.export.executorch.attention import PARTS, Attention
-from pocketvlm.export.executorch.operators import TABLE, At, Segments
+from pocketvlm.export.executorch.attention import PARTS, XnnpackAttention
+from pocketvlm.export.executorch.operators import TABLE, Segments, XnnpackContext
 from pocketvlm.export.executorch.program import Method, Program, Slot
 from pocketvlm.export.executorch.weights import Weights
 from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
@@ -38,11 +38,11 @@ class TextMethods:
     kv: KvLayout
     _segments: dict[range, tuple[int, ...]] = field(default_factory=dict)
     _head: int | None = None
-    _attention: Attention = field(init=False)
+    _attention: XnnpackAttention = field(init=False)
     _stages: tuple[Stage, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._attention, self._stages = Attention(self.config, self.kv), decoder_stages(self.config)
+        self._attention, self._stages = XnnpackAttention(self.config, self.kv), decoder_stages(self.config)
 
     def token_embedding(self) -> None:
         """input_ids int64 [1, 1..length] -> inputs_embeds float32 [1, tokens, hidden]"""
@@ -194,7 +194,7 @@ class TextMethods:
         if self._head is None:
             graph = XnnpackGraph(self.program.constants)
             hidden = graph.input([self.kv.length, self.config.hidden_size])
-            graph.output(lower(head_stage(self.config), TABLE, At(graph, self.weights), hidden))
+            graph.output(lower(head_stage(self.config), TABLE, XnnpackContext(graph, self.weights), hidden))
             self._head = self.program.add_graph(graph.serialized())
         return self._head
 
@@ -241,7 +241,7 @@ class VisionMethods:
         if stages[0].part != "patch embedding":
             stream = graph.reshape(stream, taken[1:])  # [1, patches, width] -> [patches, width]
         for stage in stages:
-            stream = lower(stage, TABLE, At(graph, self._weights), stream)
+            stream = lower(stage, TABLE, XnnpackContext(graph, self._weights), stream)
         graph.output(graph.reshape(stream, given))
         return self._program.add_graph(graph.serialized())
 

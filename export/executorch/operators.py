@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pocketvlm.errors import ExportError
-from pocketvlm.export.executorch.attention import PARTS, Attention
+from pocketvlm.export.executorch.attention import PARTS, XnnpackAttention
 from pocketvlm.export.executorch.program import Program
 from pocketvlm.export.executorch.weights import Weights
 from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
@@ -37,17 +37,17 @@ from pocketvlm.models.operators import (
 from pocketvlm.models.stages import Stage
 
 
-class At:
+class XnnpackContext:
     """An XNNPACK graph under construction and where weights come from."""
 
     def __init__(self, graph: XnnpackGraph, weights: Weights) -> None:
         self.graph, self.weights = graph, weights
 
 
-class Segments(At):
+class Segments(XnnpackContext):
     """Decoder layers as the graphs between their attentions; takes at most ``tokens`` tokens."""
 
-    def __init__(self, program: Program, weights: Weights, attention: Attention, tokens: int) -> None:
+    def __init__(self, program: Program, weights: Weights, attention: XnnpackAttention, tokens: int) -> None:
         super().__init__(XnnpackGraph(program.constants), weights)
         self._program, self.attention, self._tokens = program, attention, tokens
         self._turns: list[Value] = []
@@ -99,15 +99,15 @@ class Segments(At):
         self._finished.append(self._program.add_graph(self.graph.serialized()))
 
 
-def _add(at: At, call: Call, left: Value, right: Value) -> Value:
+def _add(at: XnnpackContext, call: Call, left: Value, right: Value) -> Value:
     return at.graph.add(left, right)
 
 
-def _multiply(at: At, call: Call, left: Value, right: Value) -> Value:
+def _multiply(at: XnnpackContext, call: Call, left: Value, right: Value) -> Value:
     return at.graph.multiply(left, right)
 
 
-def _linear(at: At, call: Call, hidden: Value) -> Value:
+def _linear(at: XnnpackContext, call: Call, hidden: Value) -> Value:
     name = call.weight()
     product = at.graph.linear(name, hidden, at.weights.matrix(name), at.weights.optional_vector(call.weight("bias")))
     product = at.graph.scaled(product, call.factor)
@@ -115,14 +115,14 @@ def _linear(at: At, call: Call, hidden: Value) -> Value:
     return _by_head(at, product, consumer.heads) if isinstance(consumer, Attend) else product
 
 
-def _by_head(at: At, states: Value, heads: int) -> Value:
+def _by_head(at: XnnpackContext, states: Value, heads: int) -> Value:
     """[patches, width] -> [heads, patches, head size], right where the states are computed."""
     patches, width = states.shape
     # [patches, width] -> [patches, heads, head size] -> [heads, patches, head size]
     return at.graph.transpose(at.graph.reshape(states, [patches, heads, width // heads]), [1, 0, 2])
 
 
-def _patches(at: At, call: Call, pixels: Value) -> Value:
+def _patches(at: XnnpackContext, call: Call, pixels: Value) -> Value:
     """A convolution whose stride is its kernel's side: each patch times one matrix."""
     graph, (size, _), width, name = at.graph, call.operator.kernel_size, call.operator.out_channels, call.weight()
     side = pixels.shape[-1]
@@ -139,20 +139,20 @@ def _patches(at: At, call: Call, pixels: Value) -> Value:
     return graph.linear(name, patches, kernel, at.weights.vector(call.weight("bias")))
 
 
-def _parameter(at: At, call: Call, values: Value) -> Value:
+def _parameter(at: XnnpackContext, call: Call, values: Value) -> Value:
     return at.graph.add(values, at.graph.constant(call.weight(), at.weights.vector(call.weight())))
 
 
-def _scale(at: At, call: Call, values: Value) -> Value:
+def _scale(at: XnnpackContext, call: Call, values: Value) -> Value:
     return at.graph.scaled(values, call.operator.factor)
 
 
-def _layer_norm(at: At, call: Call, hidden: Value) -> Value:
+def _layer_norm(at: XnnpackContext, call: Call, hidden: Value) -> Value:
     weight, bias = at.weights.vector(call.weight()), at.weights.vector(call.weight("bias"))
     return at.graph.layer_norm(call.weight(), hidden, weight, bias, call.operator.eps)
 
 
-def _rms_norm(at: At, call: Call, hidden: Value) -> Value:
+def _rms_norm(at: XnnpackContext, call: Call, hidden: Value) -> Value:
     norm, (tokens, width) = call.operator, hidden.shape
     weight = at.weights.vector(call.weight()) * np.float32(call.factor)
     if norm.heads == 1:
@@ -164,15 +164,15 @@ def _rms_norm(at: At, call: Call, hidden: Value) -> Value:
     return at.graph.reshape(at.graph.rms_norm(call.weight(), rows, weight, norm.eps), [0, width], [tokens, width])
 
 
-def _gelu(at: At, call: Call, values: Value) -> Value:
+def _gelu(at: XnnpackContext, call: Call, values: Value) -> Value:
     return at.graph.gelu(values, call.operator.approximate)
 
 
-def _silu(at: At, call: Call, values: Value) -> Value:
+def _silu(at: XnnpackContext, call: Call, values: Value) -> Value:
     return at.graph.silu(values)
 
 
-def _attend(at: At, call: Call, query: Value, key: Value, value: Value) -> Value:
+def _attend(at: XnnpackContext, call: Call, query: Value, key: Value, value: Value) -> Value:
     graph = at.graph
     query, key, value = (states if len(states.shape) == 3 else _by_head(at, states, call.operator.heads)
                          for states in (query, key, value))  # fmt: skip
@@ -196,7 +196,7 @@ def _cached_attend(at: Segments, call: Call, query: Value, key: Value, value: Va
     return mixed
 
 
-def _blocks(at: At, call: Call, tokens: Value) -> Value:
+def _blocks(at: XnnpackContext, call: Call, tokens: Value) -> Value:
     """As ``pocketvlm.models.operators.space_to_depth``: pad an odd grid, concatenate ratio x ratio tokens."""
     graph, grid, width, ratio = at.graph, call.operator.grid, call.operator.width, call.operator.ratio
     padding = -grid % ratio

@@ -74,7 +74,7 @@ class NpuGraph:
     # --- Products -----------------------------------------------------------------------------------------------------
 
     def linear(self, name: str, hidden: Rounded, factor: float) -> ir.Value:
-        """As ``Arithmetic.linear``: float32 [..., rows]"""
+        """As ``NpuArithmetic.linear``: float32 [..., rows]"""
         op, weight = self.builder.op, self.store.linear(name, factor, integers=True)
         codes, scales, row_sums = self._codes(weight)
         sums = op("MatMulInteger", self._bytes(hidden), codes, self._zero, self._middle(weight))

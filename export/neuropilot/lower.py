@@ -44,7 +44,7 @@ PREFIX = "npu_"
 
 
 @dataclass(frozen=True)
-class Program:
+class WrittenProgram:
     """The program that was written: its parts, its scales, and the layers of each chunk."""
 
     parts: dict[str, Part]
@@ -80,7 +80,7 @@ def lower(job: Job) -> Lowered:
     ranges = observe(config, store.read, job.checkpoint.tensors, samples, job.progress.advance)
     scales = scales_of(ranges, job.recipe.kv_cache.headroom)
     chunks = options.layers(config.text.num_hidden_layers)
-    program = Program(write_parts(job, store, scales, chunks), scales, chunks)
+    program = WrittenProgram(write_parts(job, store, scales, chunks), scales, chunks)
     _write_rope(job.directory / ROPE, config.text, job.kv_length)
     job.progress.phase("check the NPU's program", len(program.parts))
     fidelity = npu_checks.check_program(job, store, program.parts, scales, chunks)

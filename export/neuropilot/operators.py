@@ -1,12 +1,12 @@
 """The operators of models as an NPU runs them: static shapes, every value between two operators rounded to INT16.
 
-One table for all readers, which differ in what they make of ``Arithmetic``: calibration looks at the largest magnitude
-of each value, the check computes with the rounded ones, the ONNX graphs that the engine ``npu-emulation`` runs have
-them as codes, MediaTek's flow gets them as operators that quantize and dequantize, and the report counts. Roundings
-stand where MediaTek's quantizer puts them (``backends/mediatek/quantizer`` of ExecuTorch 1.5): after each linear layer,
-matrix product, sum, product, norm and activation function, and on each float input; what only moves values (reshape,
-concatenate, negate) has none. Two are ours: softmax, which that quantizer leaves open, has TFLite's fixed INT16 scale,
-and keys and values become INT8 on their way into the cache.
+One table for all readers, which differ in what they make of ``NpuArithmetic``: calibration looks at the largest
+magnitude of each value, the check computes with the rounded ones, the ONNX graphs that the engine ``npu-emulation``
+runs have them as codes, MediaTek's flow gets them as operators that quantize and dequantize, and the report counts.
+Roundings stand where MediaTek's quantizer puts them (``backends/mediatek/quantizer`` of ExecuTorch 1.5): after each
+linear layer, matrix product, sum, product, norm and activation function, and on each float input; what only moves
+values (reshape, concatenate, negate) has none. Two are ours: softmax, which that quantizer leaves open, has TFLite's
+fixed INT16 scale, and keys and values become INT8 on their way into the cache.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from pocketvlm.models.trace import Traced
 KEY, VALUE, SCORES, MASKED = ".key", ".value", ".scores", ".masked"
 
 
-class Arithmetic(Protocol):
+class NpuArithmetic(Protocol):
     """What the program is computed with. A *value* is rounded; *numbers* are what it stands for, or what was not
     rounded yet. ``name`` is of a value, or of a weight in the checkpoint."""
 
@@ -106,14 +106,14 @@ class Arithmetic(Protocol):
 
 
 @dataclass
-class At:
+class NpuContext:
     """What the operators of a stage are computed with and stand at.
 
     Of the decoder: ``mask`` [1, 1, tokens, width] and ``rope`` [1, 2, tokens, head size] as values, each layer's keys
     and values before, and where they go.
     """
 
-    arithmetic: Arithmetic
+    arithmetic: NpuArithmetic
     tiles: int = 1
     mask: Any = None
     rope: Any = None
@@ -139,28 +139,28 @@ def _follower(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _add(at: At, call: Call, left: Any, right: Any) -> Any:
+def _add(at: NpuContext, call: Call, left: Any, right: Any) -> Any:
     one = at.arithmetic
     return one.rounded(call.name, one.add(one.numbers(left), one.numbers(right)))
 
 
-def _multiply(at: At, call: Call, left: Any, right: Any) -> Any:
+def _multiply(at: NpuContext, call: Call, left: Any, right: Any) -> Any:
     one = at.arithmetic
     return one.rounded(call.name, one.multiply(one.numbers(left), one.numbers(right)))
 
 
-def _linear(at: At, call: Call, hidden: Any) -> Any:
+def _linear(at: NpuContext, call: Call, hidden: Any) -> Any:
     factor = stored_factor(call.stage.traced, call.node)
     return at.arithmetic.rounded(call.name, at.arithmetic.linear(call.weight(), hidden, factor))
 
 
-def _layer_norm(at: At, call: Call, hidden: Any) -> Any:
+def _layer_norm(at: NpuContext, call: Call, hidden: Any) -> Any:
     one = at.arithmetic
     weight, bias = one.vector(call.weight()), one.vector(call.weight("bias"))
     return one.rounded(call.name, one.layer_norm(one.numbers(hidden), weight, bias, call.operator.eps))
 
 
-def _rms_norm(at: At, call: Call, hidden: Any) -> Any:
+def _rms_norm(at: NpuContext, call: Call, hidden: Any) -> Any:
     """Two roundings, as MediaTek's pattern has it: after the division, and after the weight."""
     one, norm, factor = at.arithmetic, call.operator, stored_factor(call.stage.traced, call.node)
     if norm.heads > 1:  # [1, tokens, heads * size] -> [1, tokens, heads, size]
@@ -171,16 +171,16 @@ def _rms_norm(at: At, call: Call, hidden: Any) -> Any:
     return one.reshape(scaled, 0, 0, -1) if norm.heads > 1 else scaled
 
 
-def _gelu(at: At, call: Call, inner: Any) -> Any:
+def _gelu(at: NpuContext, call: Call, inner: Any) -> Any:
     one = at.arithmetic
     return one.rounded(call.name, one.gelu(one.numbers(inner), call.operator.approximate))
 
 
-def _silu(at: At, call: Call, gate: Any) -> Any:
+def _silu(at: NpuContext, call: Call, gate: Any) -> Any:
     return at.arithmetic.rounded(call.name, at.arithmetic.silu(at.arithmetic.numbers(gate)))
 
 
-def _attend(at: At, call: Call, query: Any, key: Any, value: Any) -> Any:
+def _attend(at: NpuContext, call: Call, query: Any, key: Any, value: Any) -> Any:
     one, heads, size = at.arithmetic, call.operator.heads, call.operator.head_dim
     # [tiles, patches, width] -> [tiles, patches, heads, size]
     query, key, value = (one.reshape(states, 0, 0, heads, size) for states in (query, key, value))
@@ -195,7 +195,7 @@ def _attend(at: At, call: Call, query: Any, key: Any, value: Any) -> Any:
     return one.reshape(one.transpose(mixed, 0, 2, 1, 3), 0, 0, -1)
 
 
-def _rotate(at: At, call: Call, states: Any, step: None) -> Any:
+def _rotate(at: NpuContext, call: Call, states: Any, step: None) -> Any:
     """Heads side by side -> heads one after the other, [1, heads, tokens, size], rotated."""
     one, size = at.arithmetic, call.operator.head_dim
     cos, sin = one.cos_sin(at.rope)
@@ -205,12 +205,12 @@ def _rotate(at: At, call: Call, states: Any, step: None) -> Any:
     return one.rounded(call.name, one.add(kept, turned))
 
 
-def _by_head(at: At, states: Any, heads: int, size: int) -> Any:
+def _by_head(at: NpuContext, states: Any, heads: int, size: int) -> Any:
     """[1, tokens, heads * size] -> [1, tokens, heads, size] -> [1, heads, tokens, size]"""
     return at.arithmetic.transpose(at.arithmetic.reshape(states, 1, -1, heads, size), 0, 2, 1, 3)
 
 
-def _cached_attend(at: At, call: Call, query: Any, key: Any, value: Any, step: None) -> Any:
+def _cached_attend(at: NpuContext, call: Call, query: Any, key: Any, value: Any, step: None) -> Any:
     one, heads, kv_heads, size = at.arithmetic, call.operator.heads, call.operator.kv_heads, call.operator.head_dim
     names, past = (f"{call.name}{KEY}", f"{call.name}{VALUE}"), at.past[call.stage.index]
     extended = [
@@ -232,7 +232,7 @@ def _cached_attend(at: At, call: Call, query: Any, key: Any, value: Any, step: N
     return one.reshape(one.transpose(one.reshape(mixed, 1, heads, -1, size), 0, 2, 1, 3), 1, -1, heads * size)
 
 
-def _blocks(at: At, call: Call, tokens: Any) -> Any:
+def _blocks(at: NpuContext, call: Call, tokens: Any) -> Any:
     return at.arithmetic.blocks(tokens, call.operator, at.tiles)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pocketvlm.export.graph.lower import lower
-from pocketvlm.export.neuropilot.operators import TABLE, Arithmetic, At
+from pocketvlm.export.neuropilot.operators import TABLE, NpuArithmetic, NpuContext
 from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.stages import Stage, decoder_stages, head_stage, stages_of
 
@@ -22,7 +22,7 @@ def stream_name(stages: Sequence[Stage], layer: int) -> str:
 
 
 def decoder_layers(
-    arithmetic: Arithmetic,
+    arithmetic: NpuArithmetic,
     config: DecoderConfig,
     layers: range,
     inputs: tuple[Any, Any, Any],
@@ -37,7 +37,7 @@ def decoder_layers(
     """
     (tokens, length), stages = shape, decoder_stages(config)
     stream = arithmetic.rounded(stream_name(stages, layers.start), inputs[0])
-    at = At(
+    at = NpuContext(
         arithmetic,
         mask=arithmetic.rounded(MASK, inputs[1]),
         rope=arithmetic.rounded(ROPE, inputs[2]),
@@ -50,14 +50,14 @@ def decoder_layers(
     return stream, *(at.present[layer][part] for part in (0, 1) for layer in layers)
 
 
-def decoder_head(arithmetic: Arithmetic, config: DecoderConfig, stream: Any) -> Any:
+def decoder_head(arithmetic: NpuArithmetic, config: DecoderConfig, stream: Any) -> Any:
     """The last norm and the head: value [1, tokens, hidden] -> logits [1, tokens, vocabulary]"""
-    return lower(head_stage(config), TABLE, At(arithmetic), stream)
+    return lower(head_stage(config), TABLE, NpuContext(arithmetic), stream)
 
 
-def vision_encoder(arithmetic: Arithmetic, config: VlmConfig, patches: Any, tiles: int) -> Any:
+def vision_encoder(arithmetic: NpuArithmetic, config: VlmConfig, patches: Any, tiles: int) -> Any:
     """Numbers [tiles, patches, width] -> image tokens, a value [tiles, tokens per tile, hidden]"""
-    stages, at = stages_of(config), At(arithmetic, tiles=tiles)
+    stages, at = stages_of(config), NpuContext(arithmetic, tiles=tiles)
     assert stages.projection is not None
     stream = arithmetic.rounded(PATCHES, patches)
     for stage in (*stages.vision, stages.projection):

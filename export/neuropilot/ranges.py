@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pocketvlm.export.neuropilot import program
 from pocketvlm.export.neuropilot.operators import KEY, MASKED, SCORES, VALUE
-from pocketvlm.export.neuropilot.rounding import HEADROOM, TOP8, TOP16, Observed, Scales, Simulated
+from pocketvlm.export.neuropilot.rounding import HEADROOM, TOP8, TOP16, Observed, Scales, SimulatedNpu
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.stages import enter_decoder
 from pocketvlm.models.checkpoint import ReadWeight
@@ -86,7 +86,7 @@ def simulate(
     config: VlmConfig, read: ReadWeight, names: Mapping[str, object], sample: Sample, scales: Scales
 ) -> Streams:
     """One conversation through the rounded program, all of its tokens in one step."""
-    arithmetic = Simulated(read, names, scales)
+    arithmetic = SimulatedNpu(read, names, scales)
     tokens = _image_tokens(arithmetic, config, sample)
     arithmetic.forget()
     hidden = enter_decoder(config, read, [sample], [tokens])
@@ -101,7 +101,7 @@ def simulated_logits(
     config: VlmConfig, read: ReadWeight, names: Mapping[str, object], scales: Scales, rows: Tensor
 ) -> Tensor:
     """What leaves the last layer [tokens, hidden] -> logits [tokens, vocabulary]."""
-    return _head(Simulated(read, names, scales), config.text, rows)
+    return _head(SimulatedNpu(read, names, scales), config.text, rows)
 
 
 def positions(config: DecoderConfig, tokens: int, mask_value: float) -> tuple[Tensor, Tensor]:
@@ -129,7 +129,7 @@ def _through(
     arithmetic: Observed, config: DecoderConfig, layer: int, hidden: Tensor, at: tuple[Tensor, Tensor]
 ) -> Tensor:
     """[1, tokens, hidden] from position 0 on, through one layer with an empty cache."""
-    dtype = torch.int8 if isinstance(arithmetic, Simulated) else torch.float32
+    dtype = torch.int8 if isinstance(arithmetic, SimulatedNpu) else torch.float32
     empty, one = torch.zeros(1, config.num_key_value_heads, 0, config.head_dim, dtype=dtype), range(layer, layer + 1)
     stream: Tensor = program.decoder_layers(
         arithmetic, config, one, (hidden, *at), (empty, empty), (hidden.shape[1], 0)

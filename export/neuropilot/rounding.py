@@ -132,7 +132,7 @@ class Scales:
     mask: float
 
 
-class Simulated(Observed):
+class SimulatedNpu(Observed):
     """The same with values rounded as an NPU rounds them, in float64: exact but for 15 digits where it rounds."""
 
     def __init__(self, read: ReadWeight, names: Mapping[str, object], scales: Scales) -> None:

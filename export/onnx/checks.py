@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Piece:
+class GraphPiece:
     """A piece of a graph between two named values, and the tensors it needs besides the first."""
 
     start: str
@@ -45,7 +45,7 @@ class GraphUnderTest:
         self.shipped = ir.load(path)
         self.floating = without_quantized_cache(at_float_precision(ir.load(path)))
 
-    def run(self, piece: Piece, feeds: Mapping[str, Array], *, floating: bool = False) -> Array:
+    def run(self, piece: GraphPiece, feeds: Mapping[str, Array], *, floating: bool = False) -> Array:
         """Run one piece; its other outputs (the KV cache) are not looked at."""
         model = self.floating if floating else self.shipped
         graph = ir.convenience.extract(model.graph, [piece.start, *piece.extra], [piece.end])
@@ -74,26 +74,29 @@ class OnnxGraphs:
     def run(self, stage: Stage, stream: Tensor, *, floating: bool) -> Tensor:
         layers, feeds = self._config.text.num_hidden_layers, {}
         if stage.part == "patch embedding":
-            graph, piece = "patch_embedding", Piece("pixel_values", "patches")
+            graph, piece = "patch_embedding", GraphPiece("pixel_values", "patches")
         elif stage.part == "vision layer":
             start = vision_stream(stage.index) if stage.index else "patches"
-            graph, piece = "vision_encoder", Piece(start, vision_stream(stage.index + 1))
+            graph, piece = "vision_encoder", GraphPiece(start, vision_stream(stage.index + 1))
         elif stage.part == "projector":
             assert self._config.vision is not None
-            graph, piece = "vision_encoder", Piece(vision_stream(self._config.vision.num_hidden_layers), "image_embeds")
+            graph, piece = (
+                "vision_encoder",
+                GraphPiece(vision_stream(self._config.vision.num_hidden_layers), "image_embeds"),
+            )
         elif stage.part == "decoder layer":
             feeds = self._empty_cache(stage.index, stream.shape[1], "float32" if floating else self._kv.dtype)
             start, end = (text_stream(at, layers) for at in (stage.index, stage.index + 1))
-            graph, piece = "text_decoder", Piece(start, end, tuple(feeds))
+            graph, piece = "text_decoder", GraphPiece(start, end, tuple(feeds))
         else:
             feeds = {"logits_to_keep": np.array([0], np.int64)}
-            graph, piece = "text_decoder", Piece(text_stream(layers, layers), "logits", tuple(feeds))
+            graph, piece = "text_decoder", GraphPiece(text_stream(layers, layers), "logits", tuple(feeds))
         found = self._graph(graph).run(piece, {piece.start: stream.numpy(), **feeds}, floating=floating)
         # logits: [1, tokens, vocabulary] -> [tokens, vocabulary]
         return torch.from_numpy(found[0] if stage.part == "head" else found)
 
     def token_embedding(self, token_ids: Tensor) -> Tensor:
-        piece = Piece("input_ids", "inputs_embeds")
+        piece = GraphPiece("input_ids", "inputs_embeds")
         return torch.from_numpy(self._graph("token_embedding").run(piece, {piece.start: token_ids.numpy()}))
 
     def describe(self, piece: str) -> str:

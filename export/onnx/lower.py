@@ -20,7 +20,7 @@ from pocketvlm.export.onnx.checks import check_export
 from pocketvlm.export.onnx.embedding import token_embedding
 from pocketvlm.export.onnx.genai_config import GENAI_CONFIG, write_genai_config
 from pocketvlm.export.onnx.graph import DTYPES, OPSET, GraphBuilder, save_graph
-from pocketvlm.export.onnx.operators import PROJECTOR_TABLE, TABLE, At, value_of
+from pocketvlm.export.onnx.operators import PROJECTOR_TABLE, TABLE, OnnxContext, value_of
 from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
@@ -78,7 +78,7 @@ def patch_embedding(store: WeightStore, config: VlmConfig) -> ir.Model:
     assert vision is not None and stage is not None
     graph = GraphBuilder("patch_embedding")
     pixels = graph.input("pixel_values", "float32", ["tiles", 3, vision.image_size, vision.image_size])
-    patches = lower_stage(stage, TABLE, At(graph, store), pixels)
+    patches = lower_stage(stage, TABLE, OnnxContext(graph, store), pixels)
     graph.output(patches, "patches", "float32", ["tiles", vision.grid_size**2, vision.hidden_size])
     return graph.model()
 
@@ -88,7 +88,7 @@ def vision_encoder(store: WeightStore, config: VlmConfig) -> ir.Model:
     vision, stages = config.vision, stages_of(config)
     assert vision is not None and stages.projection is not None
     graph = GraphBuilder("vision_encoder")
-    at = At(graph, store, integers=True)
+    at = OnnxContext(graph, store, integers=True)
     hidden = graph.input("patches", "float32", ["tiles", vision.grid_size**2, vision.hidden_size])
     for stage in stages.vision:
         hidden = value_of(at, lower_stage(stage, TABLE, at, hidden), vision_stream(stage.index + 1))
@@ -109,7 +109,7 @@ def text_decoder(store: WeightStore, config: DecoderConfig, kv: KvLayout) -> ir.
         decoder_stages(config),
     )
     hidden = graph.input("inputs_embeds", "float32", [1, "sequence", config.hidden_size])
-    at = At(graph, store, kv=kv, positions=attention.positions(graph, hidden, config, kv))
+    at = OnnxContext(graph, store, kv=kv, positions=attention.positions(graph, hidden, config, kv))
     hidden = graph.op("Identity", hidden, name=text_stream(0, len(layers)))
     for stage in layers:
         hidden = value_of(at, lower_stage(stage, TABLE, at, hidden), text_stream(stage.index + 1, len(layers)))

@@ -34,7 +34,7 @@ from pocketvlm.models.operators import (
 
 
 @dataclass(frozen=True)
-class At:
+class OnnxContext:
     """A graph under construction. ``integers``: matrices are stored for products of whole rows of integers.
 
     ``kv`` and ``positions`` are what a decoder's attention reads.
@@ -105,25 +105,25 @@ class Rotated:
     states: ir.Value
 
 
-def value_of(at: At, given: ir.Value | Later, name: str | None = None) -> ir.Value:
+def value_of(at: OnnxContext, given: ir.Value | Later, name: str | None = None) -> ir.Value:
     """What an operator gave, as a value of the graph."""
     return given.value(at.graph, name) if isinstance(given, Later) else given
 
 
-def _add(at: At, call: Call, left: Any, right: Any) -> Sum:
+def _add(at: OnnxContext, call: Call, left: Any, right: Any) -> Sum:
     return Sum(value_of(at, left), value_of(at, right))
 
 
-def _multiply(at: At, call: Call, left: Any, right: Any) -> ir.Value:
+def _multiply(at: OnnxContext, call: Call, left: Any, right: Any) -> ir.Value:
     return at.graph.op("Mul", value_of(at, left), value_of(at, right))
 
 
-def _linear(at: At, call: Call, hidden: Any) -> ir.Value:
+def _linear(at: OnnxContext, call: Call, hidden: Any) -> ir.Value:
     weight = at.store.linear(call.weight(), call.factor, integers=at.integers)
     return linear(at.graph, value_of(at, hidden), weight, at.store.optional_vector(call.weight("bias"), call.factor))
 
 
-def _patches(at: At, call: Call, pixels: ir.Value) -> ir.Value:
+def _patches(at: OnnxContext, call: Call, pixels: ir.Value) -> ir.Value:
     kernel: Patches = call.operator
     convolved = at.graph.op(
         "Conv",
@@ -138,21 +138,21 @@ def _patches(at: At, call: Call, pixels: ir.Value) -> ir.Value:
     return at.graph.op("Transpose", flat, perm=[0, 2, 1])
 
 
-def _parameter(at: At, call: Call, values: ir.Value) -> ir.Value:
+def _parameter(at: OnnxContext, call: Call, values: ir.Value) -> ir.Value:
     return at.graph.op("Add", values, _vector(at, call))
 
 
-def _scale(at: At, call: Call, values: Any) -> ir.Value:
+def _scale(at: OnnxContext, call: Call, values: Any) -> ir.Value:
     factor = at.graph.constant(f"{call.name}.factor", np.array(call.operator.factor, np.float32))
     return at.graph.op("Mul", value_of(at, values), factor)
 
 
-def _layer_norm(at: At, call: Call, hidden: Any) -> ir.Value:
+def _layer_norm(at: OnnxContext, call: Call, hidden: Any) -> ir.Value:
     values, weights = value_of(at, hidden), (_vector(at, call), _vector(at, call, "bias"))
     return at.graph.op("LayerNormalization", values, *weights, axis=-1, epsilon=call.operator.eps)
 
 
-def _rms_norm(at: At, call: Call, hidden: Any) -> ir.Value:
+def _rms_norm(at: OnnxContext, call: Call, hidden: Any) -> ir.Value:
     norm, graph = call.operator, at.graph
     weight = graph.float_weight(at.store.vector(call.weight(), call.factor))
     if isinstance(hidden, Sum) and norm.heads == 1:
@@ -166,23 +166,23 @@ def _rms_norm(at: At, call: Call, hidden: Any) -> ir.Value:
     return graph.op("Reshape", normed, graph.shape(0, 0, norm.heads * size)) if norm.heads > 1 else normed
 
 
-def _gelu(at: At, call: Call, values: ir.Value) -> ir.Value:
+def _gelu(at: OnnxContext, call: Call, values: ir.Value) -> ir.Value:
     return at.graph.op("Gelu", values, approximate=call.operator.approximate)
 
 
-def _silu(at: At, call: Call, values: ir.Value) -> Activated:
+def _silu(at: OnnxContext, call: Call, values: ir.Value) -> Activated:
     return Activated(values)
 
 
-def _attend(at: At, call: Call, query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Value:
+def _attend(at: OnnxContext, call: Call, query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Value:
     return at.graph.op("MultiHeadAttention", query, key, value, domain=MICROSOFT, num_heads=call.operator.heads)
 
 
-def _rotate(at: At, call: Call, states: ir.Value, step: None) -> Rotated:
+def _rotate(at: OnnxContext, call: Call, states: ir.Value, step: None) -> Rotated:
     return Rotated(states)
 
 
-def _cached_attend(at: At, call: Call, query: Any, key: Any, value: ir.Value, step: None) -> ir.Value:
+def _cached_attend(at: OnnxContext, call: Call, query: Any, key: Any, value: ir.Value, step: None) -> ir.Value:
     if not (isinstance(query, Rotated) and isinstance(key, Rotated)):
         raise ExportError(f"{call.name}: attention without rotary positions is not lowered to ONNX")
     assert at.kv is not None and at.positions is not None
@@ -190,7 +190,7 @@ def _cached_attend(at: At, call: Call, query: Any, key: Any, value: ir.Value, st
     return attention.attend(at.graph, call.operator, at.kv, call.stage.index, projected, at.positions)
 
 
-def _blocks(at: At, call: Call, tokens: ir.Value) -> ir.Value:
+def _blocks(at: OnnxContext, call: Call, tokens: ir.Value) -> ir.Value:
     """As ``pocketvlm.models.operators.space_to_depth``: pad an odd grid, concatenate ratio x ratio tokens."""
     graph, ratio = at.graph, call.operator.ratio
     grid, width = call.operator.grid, call.operator.width
@@ -206,7 +206,7 @@ def _blocks(at: At, call: Call, tokens: ir.Value) -> ir.Value:
     return graph.op("Reshape", blocks, graph.shape(0, side * side, ratio * ratio * width))
 
 
-def _vector(at: At, call: Call, part: str = "weight") -> ir.Value:
+def _vector(at: OnnxContext, call: Call, part: str = "weight") -> ir.Value:
     weight = at.store.vector(call.weight(part))
     assert isinstance(weight, FloatWeight)
     return at.graph.float_weight(weight)
@@ -231,7 +231,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
 
 
 def _named(prefix: str, rule: Callable[..., Any]) -> Callable[..., Any]:
-    def named(at: At, call: Call, *values: Any) -> Any:
+    def named(at: OnnxContext, call: Call, *values: Any) -> Any:
         with at.graph.named(prefix):
             return rule(at, call, *values)
 

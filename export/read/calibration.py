@@ -30,12 +30,12 @@ DEFAULT_SOURCE = "generated:calibration"
 QUESTIONS_OF_PICTURE = 5
 #: Pictures in a row that do not fit a model, after which none is expected to.
 MOST_SKIPPED = 50
-#: Largest text file that is read, bytes. Calibration takes its first windows only.
+#: Largest text file that is read, bytes. CalibrationSet takes its first windows only.
 MAX_TEXT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationSet:
     """Conversations in the model's own layout. ``sha256`` is of their token ids and pixels, in order."""
 
     source: str
@@ -52,7 +52,7 @@ def is_calibrated(recipe: Recipe) -> bool:
     return any(quantizer_of(rule).CALIBRATED for rule in recipe.rules)
 
 
-def read_calibration(source: str, frontend: Frontend, recipe: Recipe, positions: int) -> Calibration:
+def read_calibration(source: str, frontend: Frontend, recipe: Recipe, positions: int) -> CalibrationSet:
     """At most ``recipe.calibration.sequences`` conversations of ``source``.
 
     ``source`` is generated:SEED, FILE.jsonl or FILE.tsv (questions with their answers, as ``pocketvlm eval`` reads
@@ -82,7 +82,7 @@ def read_calibration(source: str, frontend: Frontend, recipe: Recipe, positions:
             digest.update(sample.pixels.numpy().tobytes())
     if not samples:
         raise DataError(f"{one_line(source, 120)}: has nothing to calibrate on")
-    return Calibration(source, tuple(samples), digest.hexdigest())
+    return CalibrationSet(source, tuple(samples), digest.hexdigest())
 
 
 def _drawn(seed: str, frontend: Frontend, positions: int) -> Iterator[Sample]:

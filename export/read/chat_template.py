@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, GetPydanticSchema
 
-from pocketvlm.bundle.manifest import Chat, Role
+from pocketvlm.bundle.manifest import ChatLayout, Role
 from pocketvlm.errors import ExportError, one_line
 from pocketvlm.models.checkpoint import read_file
 from pocketvlm.models.config import READ, VlmConfig
@@ -30,7 +30,7 @@ Message = dict[str, Any]
 Render = Callable[[Sequence[Message], bool], str]
 
 
-def compile_chat_template(directory: Path) -> Chat | None:
+def compile_chat_template(directory: Path) -> ChatLayout | None:
     """The chat layout of a checkpoint; None when it has no template.
 
     :raises ExportError: when the template cannot be expressed as literals by role
@@ -45,7 +45,7 @@ def compile_chat_template(directory: Path) -> Chat | None:
     return chat
 
 
-def render_literals(chat: Chat, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+def render_literals(chat: ChatLayout, messages: Sequence[Message], add_generation_prompt: bool) -> str:
     """What a runtime makes of messages: the literals around each message's text."""
     parts = [chat.start]
     if chat.default_system is not None and (not messages or messages[0]["role"] != "system"):
@@ -58,7 +58,7 @@ def render_literals(chat: Chat, messages: Sequence[Message], add_generation_prom
     return "".join(parts) + (chat.generation_prefix if add_generation_prompt else "")
 
 
-def prove_equal(chat: Chat, render: Render, cases: Sequence[Sequence[Message]]) -> None:
+def prove_equal(chat: ChatLayout, render: Render, cases: Sequence[Sequence[Message]]) -> None:
     """Compare the literals with the template on dialogues.
 
     :raises ExportError: with the first dialogue that differs
@@ -183,7 +183,7 @@ def _renderer(source: str, special_tokens: dict[str, str]) -> Render:
     return render
 
 
-def _literals(render: Render) -> Chat:
+def _literals(render: Render) -> ChatLayout:
     """Find the literals by rendering markers."""
     user, assistant = {"role": "user", "content": FIRST}, {"role": "assistant", "content": SECOND}
     again = {"role": "user", "content": THIRD}
@@ -213,7 +213,7 @@ def _literals(render: Render) -> Chat:
                 raise ExportError("the chat template opens a conversation in a way that is no system message")
             default_system = start.removeprefix(opening).removesuffix(roles["system"].suffix)
             start = system_start
-    return Chat(start=start, roles=roles, default_system=default_system, generation_prefix=generation_prefix)
+    return ChatLayout(start=start, roles=roles, default_system=default_system, generation_prefix=generation_prefix)
 
 
 def _system_role(render: Render, user_prefix: str) -> tuple[str, Role] | None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 from tokenizers import Tokenizer
 
 from pocketvlm.bundle.defaults import TILE_BATCH
-from pocketvlm.bundle.manifest import Chat, ImageLayout, Tokens, Vision
+from pocketvlm.bundle.manifest import ChatLayout, ImageLayout, Tokens, Vision
 from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.export.read.chat_template import check_image_part, compile_chat_template, read_tokenizer_config
 from pocketvlm.export.read.sample import TURNS, ImageSettings, Sample, encode, make_sample, test_card
@@ -30,7 +30,7 @@ class Frontend:
     """Everything around the graphs that a manifest carries."""
 
     tokenizer: Tokenizer
-    chat: Chat | None
+    chat: ChatLayout | None
     tokens: Tokens
     vision: Vision | None
     image_layout: ImageLayout | None

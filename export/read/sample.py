@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from pocketvlm.bundle.manifest import Chat, ImageLayout
+from pocketvlm.bundle.manifest import ChatLayout, ImageLayout
 from pocketvlm.images.layout import image_tokens
 from pocketvlm.images.prepare import Preprocessing, TiledImage, cut_tiles, normalize
 
@@ -69,7 +69,11 @@ def test_card(preprocessing: Preprocessing) -> TiledImage:
 
 
 def make_sample(
-    tokenizer: Tokenizer, chat: Chat | None, look: ImageSettings | None, turns: Turns, images: Sequence[TiledImage]
+    tokenizer: Tokenizer,
+    chat: ChatLayout | None,
+    look: ImageSettings | None,
+    turns: Turns,
+    images: Sequence[TiledImage],
 ) -> Sample:
     """A conversation in the model's own chat layout, its images at the start of the first question."""
     shown: list[int] = []
@@ -103,7 +107,7 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-def _conversation(chat: Chat | None, turns: Turns) -> tuple[str, str]:
+def _conversation(chat: ChatLayout | None, turns: Turns) -> tuple[str, str]:
     """The turns as text, cut where the images stand (before the first question)."""
     if chat is None:
         return "", "\n".join(f"{question}\n{answer}" for question, answer in turns)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketvlm.errors import RecipeError
-from pocketvlm.export.read.calibration import Calibration
+from pocketvlm.export.read.calibration import CalibrationSet
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.stages import LayerOutput, embed, through_layer
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
@@ -22,7 +22,7 @@ from pocketvlm.models.stages import HEAD, decoder_stages, linear_weights, normed
 class Activations:
     """Gives the Gram matrix of any decoder layer's inputs and the range of its keys and values, in layer order."""
 
-    def __init__(self, checkpoint: Checkpoint, calibration: Calibration) -> None:
+    def __init__(self, checkpoint: Checkpoint, calibration: CalibrationSet) -> None:
         self._checkpoint, self._calibration = checkpoint, calibration
         self._stages = decoder_stages(checkpoint.config.text)
         self._stage_of = {name: stage.index for stage in self._stages for name in linear_weights(stage)}

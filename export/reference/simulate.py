@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketvlm.errors import RecipeError, located
-from pocketvlm.export.read.calibration import Calibration
+from pocketvlm.export.read.calibration import CalibrationSet
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.activations import Activations
 from pocketvlm.export.reference.scores import kl_divergence
@@ -24,7 +24,7 @@ from pocketvlm.recipe import Recipe, Rule
 class Simulated:
     """Reads a checkpoint's weights as a recipe stores them. Decoder layers have to be asked for in their order."""
 
-    def __init__(self, checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None) -> None:
+    def __init__(self, checkpoint: Checkpoint, recipe: Recipe, calibration: CalibrationSet | None) -> None:
         self._checkpoint = checkpoint
         self._rules = recipe.assign(checkpoint.tensors)
         self._activations = None if calibration is None else Activations(checkpoint, calibration)

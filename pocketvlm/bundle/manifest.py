@@ -133,7 +133,7 @@ class Role(Closed):
     strip: bool
 
 
-class Chat(Closed):
+class ChatLayout(Closed):
     """The chat template as literals (proved equal to the Jinja template at export)."""
 
     start: str
@@ -142,7 +142,7 @@ class Chat(Closed):
     generation_prefix: str
 
 
-class KvCache(Closed):
+class KvCacheSpec(Closed):
     """One buffer [1, heads, length, head_dim] for keys and one for values, a layer each."""
 
     length: Annotated[int, Field(gt=0, le=1 << 20)]
@@ -175,7 +175,7 @@ class Calibration(Closed):
     sha256: Sha256
 
 
-class Recipe(Closed):
+class RecipeRecord(Closed):
     """The recipe's name, its calibration if it has one, what it made of every weight (names as in the checkpoint)."""
 
     name: str
@@ -286,13 +286,13 @@ class Manifest(Closed):
     image_layout: ImageLayout | None
     tokens: Tokens
     tokenizer: FileName
-    chat: Chat | None
-    kv_cache: KvCache
+    chat: ChatLayout | None
+    kv_cache: KvCacheSpec
     prefill_chunk: Chunk
     engines: dict[EngineName, dict[str, Part]]
     by_engine: dict[EngineName, OfEngine] = Field(default_factory=dict)
     neuropilot: NpuProgram | None = None
-    recipe: Recipe
+    recipe: RecipeRecord
     fidelity: Fidelity
     files: dict[FileName, FileEntry]
 

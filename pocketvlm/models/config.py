@@ -175,7 +175,7 @@ class DecoderConfig:
 
 @read_by(READ)
 @dataclass(frozen=True)
-class ImageLayout:
+class ImageLayoutConfig:
     """The text around an image's tokens. ``{row}`` and ``{column}`` count from 1."""
 
     image_start: Text = ""
@@ -208,7 +208,7 @@ class VlmConfig:
     model_type: Text = "bluelm_v"
     downsample_ratio: Tiles = 2
     image_token: Text = "<|image_pad|>"
-    image_layout: ImageLayout = field(default_factory=ImageLayout)
+    image_layout: ImageLayoutConfig = field(default_factory=ImageLayoutConfig)
     tiling: TilingConfig = field(default_factory=TilingConfig)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pocketvlm.models.config import DecoderConfig, ImageLayout, TilingConfig, VisionConfig, VlmConfig
+from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VisionConfig, VlmConfig
 from pocketvlm.scenes import PREPROCESSING
 from studies.reader.tokenizer import IMAGE_END, IMAGE_PAD, IMAGE_START, THUMBNAIL, VOCABULARY_SIZE
 
@@ -28,7 +28,7 @@ CONFIG = VlmConfig(
         tie_word_embeddings=True,
     ),
     image_token=IMAGE_PAD,
-    image_layout=ImageLayout(
+    image_layout=ImageLayoutConfig(
         image_start=IMAGE_START,
         thumbnail=THUMBNAIL,
         tile="<|row_{row}|><|column_{column}|>",

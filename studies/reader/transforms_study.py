@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pocketvlm.bench.statistics.bootstrap import bootstrap
-from pocketvlm.export.read.calibration import Calibration, read_calibration
+from pocketvlm.export.read.calibration import CalibrationSet, read_calibration
 from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.scores import kl_divergence
@@ -70,7 +70,7 @@ def divergences(original: Sequence[Tensor], found: Iterator[Tensor]) -> list[flo
     return [float(score.sum()) * len(scores) / tokens for score in scores]
 
 
-def transformed(model: Held, calibration: Calibration, recipe: str) -> Iterator[tuple[str, str, Held]]:
+def transformed(model: Held, calibration: CalibrationSet, recipe: str) -> Iterator[tuple[str, str, Held]]:
     """Name, what it is compared with, and model."""
     quantizer = quantizer_of(recipe_of(recipe).rules[1])
     assert isinstance(quantizer, GroupQuantizer)
@@ -89,7 +89,7 @@ def transformed(model: Held, calibration: Calibration, recipe: str) -> Iterator[
 
 
 def measure(
-    model: Held, calibration: Calibration, measured: Sequence[Sample], recipes: Sequence[str]
+    model: Held, calibration: CalibrationSet, measured: Sequence[Sample], recipes: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """A line for each recipe and transformation."""
     original = list(logits_of(model.config, model.tensor, measured))

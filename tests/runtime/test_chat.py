@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvlm.bundle.manifest import Chat, Manifest, Role
+from pocketvlm.bundle.manifest import ChatLayout, Manifest, Role
 from pocketvlm.errors import ChatError
 from pocketvlm.images.prepare import Preprocessing, TiledImage
 from pocketvlm.images.tiling import PAPER_CANDIDATES
@@ -39,7 +39,7 @@ DIALOGUES = st.tuples(st.booleans(), st.lists(SPOKEN, min_size=1, max_size=7).fi
 )
 
 
-def text_of(messages: list[Any], chat: Chat = CHAT) -> str:
+def text_of(messages: list[Any], chat: ChatLayout = CHAT) -> str:
     return "".join(span.text for span in spans_of(messages, chat) if not isinstance(span, ImageSpan))
 
 

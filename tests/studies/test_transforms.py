@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pocketvlm.export.read.calibration import Calibration, read_calibration
+from pocketvlm.export.read.calibration import CalibrationSet, read_calibration
 from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.quant import RoundToNearest
@@ -28,7 +28,7 @@ def model(tiny_checkpoint: Path) -> transforms.Held:
 
 
 @pytest.fixture(scope="module")
-def calibration(tiny_checkpoint: Path) -> Calibration:
+def calibration(tiny_checkpoint: Path) -> CalibrationSet:
     checkpoint, recipe = open_checkpoint(tiny_checkpoint), load_recipe("gptq-g128")
     recipe = dataclasses.replace(recipe, calibration=dataclasses.replace(recipe.calibration, sequences=2))
     positions = checkpoint.config.text.max_position_embeddings
@@ -36,12 +36,12 @@ def calibration(tiny_checkpoint: Path) -> Calibration:
 
 
 @torch.no_grad()
-def logits(model: transforms.Held, calibration: Calibration) -> torch.Tensor:
+def logits(model: transforms.Held, calibration: CalibrationSet) -> torch.Tensor:
     return torch.cat(list(transforms_study.logits_of(model.config, model.tensor, calibration.samples)))
 
 
 @torch.no_grad()
-def test_logits_stay_as_they_are(model: transforms.Held, calibration: Calibration) -> None:
+def test_logits_stay_as_they_are(model: transforms.Held, calibration: CalibrationSet) -> None:
     wanted = logits(model, calibration)
     hidden = model.config.text.hidden_size
     folded = transforms.folded(model)
@@ -82,7 +82,7 @@ def test_the_best_scale_is_no_worse_than_none() -> None:
 
 @torch.no_grad()
 def test_a_line_for_each_transformation(
-    model: transforms.Held, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+    model: transforms.Held, calibration: CalibrationSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transforms_study, "hadamard", transforms.orthogonal)  # 96 is no power of two
     lines = list(transforms_study.measure(model, calibration, calibration.samples, ["gptq-channel"]))

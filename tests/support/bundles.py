@@ -14,14 +14,14 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.bundle.manifest import (
-    Chat,
+    ChatLayout,
     Fidelity,
     ImageLayout,
-    KvCache,
+    KvCacheSpec,
     Manifest,
     MinimumRuntime,
     Model,
-    Recipe,
+    RecipeRecord,
     Role,
     TextFidelity,
     Tokens,
@@ -111,7 +111,7 @@ def manifest(**changes: Any) -> Manifest:
         ),
         "tokens": Tokens(stop=(3,), image=4),
         "tokenizer": "tokenizer.json",
-        "chat": Chat(
+        "chat": ChatLayout(
             start="<s>",
             roles={
                 "system": Role(prefix="<|user|>system:", suffix="<|end|>", strip=False),
@@ -121,10 +121,10 @@ def manifest(**changes: Any) -> Manifest:
             default_system=None,
             generation_prefix="<|assistant|>",
         ),
-        "kv_cache": KvCache(length=64, dtype="float32", heads=1, head_dim=8),
+        "kv_cache": KvCacheSpec(length=64, dtype="float32", heads=1, head_dim=8),
         "prefill_chunk": 16,
         "engines": {},
-        "recipe": Recipe(name="none", tensors={}),
+        "recipe": RecipeRecord(name="none", tensors={}),
         "fidelity": Fidelity(
             lowering_relative_error=0.0,
             vision=None,

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from pocketvlm.models.bluelm_v import BluelmV
-from pocketvlm.models.config import DecoderConfig, ImageLayout, TilingConfig, VisionConfig, VlmConfig
+from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VisionConfig, VlmConfig
 
 SPECIAL_TOKENS = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<image>", "<|image_pad|>", "</image>", "<row>")
 CHAT_TEMPLATE = (
@@ -57,7 +57,7 @@ def tiny_config(family: str = "llama", *, vision: bool = True, **text: Any) -> V
     return VlmConfig(
         text=decoder,
         vision=tower,
-        image_layout=ImageLayout(image_start="<image>", row_end="<row>", image_end="</image>"),
+        image_layout=ImageLayoutConfig(image_start="<image>", row_end="<row>", image_end="</image>"),
         tiling=TilingConfig(candidates=tuple((m, n) for m in (4, 3, 2, 1) for n in (4, 3, 2, 1) if m * n <= 8)),
     )
 

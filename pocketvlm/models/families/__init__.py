@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm.models.families import bluelm_v, llama, minicpm, qwen2, qwen3
-from pocketvlm.models.families.family import Decoder, Family
+from pocketvlm.models.families.family import DecoderTraits, Family
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.name: module.FAMILY
@@ -22,7 +22,9 @@ FAMILIES: dict[str, Family] = {
     )
 }
 #: What may stand as a ``text_config``, or alone.
-DECODERS: dict[str, Decoder] = {name: family.decoder for name, family in FAMILIES.items() if family.decoder is not None}
+DECODERS: dict[str, DecoderTraits] = {
+    name: family.decoder for name, family in FAMILIES.items() if family.decoder is not None
+}
 
 
 def family_of(model_type: str, where: Path) -> Family:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Decoder:
+class DecoderTraits:
     """What a decoder's ``model_type`` says beside its config: how it differs from Llama, and keys that are left out.
 
     qkv_bias: Q, K and V have biases whatever attention_bias says; qk_norm: an RMS norm over each head of Q and K.
@@ -34,5 +34,5 @@ class Family:
     """
 
     name: str
-    decoder: Decoder | None = None
+    decoder: DecoderTraits | None = None
     rename: Callable[[str], str | None] = without_rope_tables

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pocketvlm.models.families.family import Decoder, Family
+from pocketvlm.models.families.family import DecoderTraits, Family
 
-FAMILY = Family("minicpm", Decoder())
+FAMILY = Family("minicpm", DecoderTraits())

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pocketvlm.models.families.family import Decoder, Family
+from pocketvlm.models.families.family import DecoderTraits, Family
 
-FAMILY = Family("qwen2", Decoder(qkv_bias=True))
+FAMILY = Family("qwen2", DecoderTraits(qkv_bias=True))

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pocketvlm.models.families.family import Decoder, Family
+from pocketvlm.models.families.family import DecoderTraits, Family
 
-FAMILY = Family("qwen3", Decoder(qk_norm=True, defaults={"head_dim": 128}))
+FAMILY = Family("qwen3", DecoderTraits(qk_norm=True, defaults={"head_dim": 128}))

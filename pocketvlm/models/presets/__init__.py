@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm.images.tiling import grid_candidates
-from pocketvlm.models.config import DecoderConfig, ImageLayout, TilingConfig, VisionConfig, VlmConfig
+from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VisionConfig, VlmConfig
 
-IMAGE_LAYOUT = ImageLayout(image_start="<|image_start|>", image_end="<|image_end|>")
+IMAGE_LAYOUT = ImageLayoutConfig(image_start="<|image_start|>", image_end="<|image_end|>")
 #: Up to the 2 x 4 tiles of a phone's screen: with the thumbnail 1,764 image tokens of 384 px tiles.
 TILING = TilingConfig(candidates=grid_candidates(4, 4, 8))
 

@@ -17,7 +17,7 @@ from pocketvlm.bench.speed.footprint import parse_status, thin
 from pocketvlm.bench.speed.limits import bytes_per_token, gemm_operations, matmul_graph, operations, read_bandwidth
 from pocketvlm.bench.speed.machine import afterwards, describe, instructions
 from pocketvlm.bench.speed.workload import Workload, decode_name, pair_name
-from pocketvlm.bundle.manifest import KvCache, Recipe, TensorPrecision
+from pocketvlm.bundle.manifest import KvCacheSpec, RecipeRecord, TensorPrecision
 from pocketvlm.machine.cpu import parse_cpu_info
 from tests.support.bundles import manifest
 
@@ -69,12 +69,12 @@ TENSORS = {
 
 
 def test_a_token_reads_decoder_head_and_cache() -> None:
-    kv = KvCache(length=64, dtype="int8", heads=2, head_dim=8)
-    tied = manifest(recipe=Recipe(name="r", tensors=TENSORS), kv_cache=kv)
+    kv = KvCacheSpec(length=64, dtype="int8", heads=2, head_dim=8)
+    tied = manifest(recipe=RecipeRecord(name="r", tensors=TENSORS), kv_cache=kv)
     row = 2 * tied.model.layers * 2 * 8
     assert bytes_per_token(tied, 0) == 1000 + 425 + 32
     assert bytes_per_token(tied, 10) == 1000 + 425 + 32 + 10 * row
-    untied = manifest(recipe=Recipe(name="r", tensors={**TENSORS, "lm_head.weight": tensor(500, 8)}), kv_cache=kv)
+    untied = manifest(recipe=RecipeRecord(name="r", tensors={**TENSORS, "lm_head.weight": tensor(500, 8)}), kv_cache=kv)
     assert bytes_per_token(untied, 0) == 500 + 425 + 32
 
 
@@ -129,7 +129,7 @@ def test_a_machine_that_others_use_is_called_busy(monkeypatch: pytest.MonkeyPatc
 
 
 def test_products_are_counted_by_the_weights_that_a_phase_multiplies() -> None:
-    described = manifest(recipe=Recipe(name="r", tensors=TENSORS))
+    described = manifest(recipe=RecipeRecord(name="r", tensors=TENSORS))
     assert described.vision is not None
     assert operations(described, "prefill", 10) == 2 * 10 * 800
     three_tiles = 3 * described.vision.tokens_per_tile

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketvlm.export.executorch.attention import Attention
+from pocketvlm.export.executorch.attention import XnnpackAttention
 from pocketvlm.export.executorch.program import Method, Program
 from pocketvlm.export.executorch.xnnpack import XnnpackGraph
 from pocketvlm.export.onnx.attention import without_quantized_cache
@@ -25,9 +25,9 @@ def layout(dtype: str) -> KvLayout:
     return KvLayout(LENGTH, dtype, (lambda layer: (LARGEST, LARGEST)) if dtype == "int8" else None)
 
 
-def written(path: Path, config: DecoderConfig, kv: KvLayout) -> Attention:
+def written(path: Path, config: DecoderConfig, kv: KvLayout) -> XnnpackAttention:
     """A program whose method is one layer's attention: query, key and value in one tensor, then the position."""
-    program, attention = Program(), Attention(config, kv)
+    program, attention = Program(), XnnpackAttention(config, kv)
     method = Method(program, "attention")
     size, half = config.head_dim, config.head_dim // 2
     widths = [heads * size for heads in (config.num_attention_heads, *[config.num_key_value_heads] * 2)]
@@ -55,7 +55,7 @@ def written(path: Path, config: DecoderConfig, kv: KvLayout) -> Attention:
 
 
 def run(
-    path: Path, attention: Attention, values: dict[str, np.ndarray], steps: tuple[int, ...]
+    path: Path, attention: XnnpackAttention, values: dict[str, np.ndarray], steps: tuple[int, ...]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """As ``onnx.run``: mixed [tokens, width], keys and values [1, KV heads, tokens, head size]."""
     config, kv = attention.config, attention.kv

@@ -22,7 +22,7 @@ from pocketvlm.export.neuropilot.operators import stored_factor
 from pocketvlm.export.neuropilot.options import NpuOptions
 from pocketvlm.export.neuropilot.ranges import positions, scales_of, simulate
 from pocketvlm.export.neuropilot.report import TABLE, count_operators, verdict_of
-from pocketvlm.export.neuropilot.rounding import TOP16, Observed, Simulated, TensorArithmetic
+from pocketvlm.export.neuropilot.rounding import TOP16, Observed, SimulatedNpu, TensorArithmetic
 from pocketvlm.export.neuropilot.weights import TEXT_DATA, for_npu
 from pocketvlm.export.onnx.graph import save_graph
 from pocketvlm.export.onnx.lower import save_part
@@ -192,7 +192,7 @@ def test_the_check_finds_a_graph_that_is_not_the_program(tmp_path: Path) -> None
 def test_every_rounding_has_a_scale_and_masks_hide(programs: dict[str, Written]) -> None:
     scales = programs["llama"].scales
     config = programs["llama"].job.checkpoint.config
-    simulated = Simulated(programs["llama"].store.read, programs["llama"].job.checkpoint.tensors, scales)
+    simulated = SimulatedNpu(programs["llama"].store.read, programs["llama"].job.checkpoint.tensors, scales)
     patch_embedding, pixels = stages_of(config).patch_embedding, programs["llama"].job.sample.pixels
     assert patch_embedding is not None and pixels is not None
     patches = patch_embedding.run(programs["llama"].store.read, pixels)

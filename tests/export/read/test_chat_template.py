@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from pocketvlm.bundle.manifest import Chat
+from pocketvlm.bundle.manifest import ChatLayout
 from pocketvlm.errors import ExportError
 from pocketvlm.export.read.chat_template import check_image_part, compile_chat_template, render_literals
 from tests.support.checkpoints import CHAT_TEMPLATE, tiny_config
@@ -59,7 +59,7 @@ def write(directory: Path, template: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Chat]:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ChatLayout]:
     root = tmp_path_factory.mktemp("templates")
     chats = {name: compile_chat_template(write(root / name, text)) for name, text in TEMPLATES.items()}
     assert all(chats.values())
@@ -69,7 +69,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Chat]:
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(texts=st.lists(st.text(max_size=30), min_size=1, max_size=5), system=st.none() | st.text(max_size=10))
 def test_literals_equal_transformers_rendering(
-    compiled: dict[str, Chat], name: str, texts: list[str], system: str | None
+    compiled: dict[str, ChatLayout], name: str, texts: list[str], system: str | None
 ) -> None:
     """On any dialogue, beside transformers' own sandboxed rendering of the template."""
     chat = compiled[name]
@@ -87,7 +87,7 @@ def test_literals_equal_transformers_rendering(
         assert render_literals(chat, messages, generate) == wanted[0]
 
 
-def test_what_the_literals_are(compiled: dict[str, Chat]) -> None:
+def test_what_the_literals_are(compiled: dict[str, ChatLayout]) -> None:
     assert compiled["qwen2"].default_system == "You are a helpful assistant."
     assert compiled["llama3"].start == "<s>"
     assert compiled["llama3"].roles["user"].strip
