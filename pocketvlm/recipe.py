@@ -138,6 +138,7 @@ def parse_recipe(raw: dict[str, Any], default_name: str = "recipe") -> Recipe:
         kv_cache=said.kv_cache,
         calibration=said.calibration,
         bounds=said.bounds,
+        backends=said.backend,
     )
 
 
@@ -162,3 +163,4 @@ class _RecipeFile(Strict):
     kv_cache: KvCacheConfig = KvCacheConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     bounds: Bounds = Bounds()
+    backend: dict[Text, dict[Text, str | int | float | bool]] = Field(default_factory=dict)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 from pocketvlm.bundle.manifest import Platform
-from pocketvlm.errors import ExportError
+from pocketvlm.errors import ExportError, one_line
 from pocketvlm.recipe import Recipe
+from pocketvlm.strict import Strict, checked
 
 #: Of the back end.
 NAME = "neuropilot"
-_ARTICLES: dict[type, str] = {int: "a whole number", bool: "true or false", str: "a text"}
 #: MediaTek's names of the chips that ExecuTorch's back end compiles for, and what they are sold as.
 PLATFORMS: dict[Platform, str] = {"mt6989": "Dimensity 9300", "mt6991": "Dimensity 9400", "mt6993": "Dimensity 9500"}
 #: Tokens of a prefill step that the paper compared, one whole prompt left out.
@@ -44,20 +44,22 @@ class NpuOptions:
         return tuple(range(first, end) for first, end in pairwise(ends))
 
 
+class _Table(Strict):
+    """The table ``[backend.neuropilot]`` of a recipe."""
+
+    platform: Platform = NpuOptions.platform
+    chunks: int = NpuOptions.chunks
+    prefill_tokens: int = NpuOptions.prefill_tokens
+    compiled: bool = NpuOptions.compiled
+
+
 def options_of(recipe: Recipe) -> NpuOptions:
-    """What a recipe's table ``[backend.neuropilot]`` asks for.
+    """What a recipe's table asks for.
 
     :raises ExportError: naming the key that is wrong
     """
-    table = recipe.backends.get(NAME, {})
-    known = {item.name: item for item in fields(NpuOptions)}
-    for key, value in table.items():
-        if key not in known:
-            raise ExportError(f"recipe {recipe.name}: [backend.{NAME}] has no {key!r}; known: {', '.join(known)}")
-        wanted = type(known[key].default)
-        if type(value) is not wanted:
-            raise ExportError(f"recipe {recipe.name}: [backend.{NAME}] {key} is not {_ARTICLES[wanted]}")
-    return NpuOptions(**table)
+    where = f"recipe {one_line(recipe.name, 60)}: backend.{NAME}"
+    return NpuOptions(**checked(_Table, dict(recipe.backends.get(NAME, {})), where, ExportError).model_dump())
 
 
 def with_options(recipe: Recipe, options: NpuOptions) -> Recipe:

@@ -130,7 +130,8 @@ def recipe_text(recipe: Recipe) -> str:
     tables = {"kv_cache": asdict(recipe.kv_cache), "calibration": asdict(recipe.calibration)}
     rules = [{"match": rule.match, "quantizer": rule.quantizer, **rule.options} for rule in recipe.rules]
     named = {"name": recipe.name, "description": recipe.description}
-    return tomli_w.dumps({**named, **tables, "bounds": asdict(recipe.bounds), "tensors": rules})
+    tables |= {"bounds": asdict(recipe.bounds), "backend": dict(recipe.backends)}
+    return tomli_w.dumps({**named, **{key: table for key, table in tables.items() if table}, "tensors": rules})
 
 
 def _mixed_recipes(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pocketvlm.errors import RecipeError
+from pocketvlm.errors import ExportError, RecipeError
+from pocketvlm.export.neuropilot.options import NpuOptions, options_of
+from pocketvlm.export.tune.recipe import recipe_text
 from pocketvlm.recipe import Recipe, Rule, built_in_recipes, load_recipe, parse_recipe
 from tests.support.checkpoints import tiny_config
 
@@ -40,6 +43,30 @@ def test_the_first_rule_that_matches_wins() -> None:
     recipe = Recipe("r", (Rule(("a.*",), "keep"), Rule(("*",), "round-to-nearest")))
     assert recipe.assign(["a.b", "b"])["a.b"].quantizer == "keep"
     assert recipe.assign(["a.b", "b"])["b"].quantizer == "round-to-nearest"
+
+
+def test_options_of_a_back_end_are_a_table_that_is_written_and_read(tmp_path: Path) -> None:
+    recipe = parse_recipe({"tensors": [KEEP], "backend": {"neuropilot": {"chunks": 2, "compiled": False}}}, "npu")
+    (tmp_path / "npu.toml").write_text(recipe_text(recipe))
+    assert load_recipe(tmp_path / "npu.toml") == recipe
+    assert options_of(recipe) == NpuOptions(chunks=2, compiled=False)
+    assert options_of(Recipe("r", recipe.rules)) == NpuOptions()
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"chunk": 2}, "recipe r: backend.neuropilot: chunk: unknown key"),
+        ({"chunks": "two"}, "backend.neuropilot: chunks: Input should be a valid integer, not 'two'"),
+        ({"chunks": 2.0}, "chunks: Input should be a valid integer"),
+        ({"platform": "mt1"}, "platform: Input should be 'mt6989'"),
+        ({"prefill_tokens": 1}, "a prefill step of 1 tokens is not possible"),
+    ],
+)
+def test_a_wrong_option_of_a_back_end_is_named(table: dict[str, Any], words: str) -> None:
+    with pytest.raises(ExportError) as caught:
+        options_of(Recipe("r", (Rule(("*",), "keep"),), backends={"neuropilot": table}))
+    assert words in str(caught.value)
 
 
 def test_an_unmatched_weight_is_an_error() -> None:
