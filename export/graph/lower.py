@@ -57,7 +57,7 @@ def lower(stage: Stage, table: Table, at: Any, stream: Any) -> Any:
     order = {node: place for place, node in enumerate(traced.graph.nodes)}
     for node in traced.calls:
         arguments = [values[argument] for argument in node.args if isinstance(argument, fx.Node)]
-        if traced.is_factor(node):
+        if traced.is_taken_in(node):
             values[node] = arguments[0]
             continue
         live = tuple(

@@ -65,17 +65,24 @@ class Traced:
 
     def factor(self, node: fx.Node) -> float:
         """What a linear layer's or a norm's output is multiplied by right behind it and nowhere else."""
-        follower = next(iter(node.users)) if len(node.users) == 1 else node
-        return self._scale(follower) if isinstance(self.operator(node), Linear | RmsNorm) else 1.0
-
-    def is_factor(self, node: fx.Node) -> bool:
-        """Whether ``factor`` has this scale already."""
-        (before,) = node.all_input_nodes if isinstance(self.operator(node), Scale) else (node,)
-        return before is not node and len(before.users) == 1 and isinstance(self.operator(before), Linear | RmsNorm)
-
-    def _scale(self, node: fx.Node) -> float:
-        found = self.operator(node)
+        scale = self._taken_in.get(node)
+        found = None if scale is None else self.operator(scale)
         return found.factor if isinstance(found, Scale) else 1.0
+
+    def is_taken_in(self, node: fx.Node) -> bool:
+        """Whether this is a scale that ``factor`` has already."""
+        return node in self._taken_in.values()
+
+    @cached_property
+    def _taken_in(self) -> dict[fx.Node, fx.Node]:
+        """The scales that a weight can take in, by the linear layer or norm whose output they alone read."""
+        found = {}
+        for node in self.calls:
+            if isinstance(self.operator(node), Scale):
+                (before,) = node.all_input_nodes
+                if len(before.users) == 1 and isinstance(self.operator(before), Linear | RmsNorm):
+                    found[before] = node
+        return found
 
 
 def trace(block: nn.Module) -> Traced:

@@ -76,7 +76,7 @@ def test_every_stage_of_a_model_is_lowered(backend: str) -> None:
         type(found) if (found := one.traced.operator(node)) is not None else node.target
         for one in (stages.patch_embedding, *stages.vision, stages.projection, *stages.decoder, stages.head)
         for node in one.traced.calls
-        if not one.traced.is_factor(node)
+        if not one.traced.is_taken_in(node)
     }
     missing = {getattr(kind, "__name__", kind) for kind in used - set(table)}
     assert missing == ({"Patches", "Parameter"} if backend == "neuropilot" else set())
@@ -133,4 +133,4 @@ def test_a_scale_goes_into_the_weight_before_it_where_nothing_else_reads_that() 
     traced = trace(Scaled())
     factors = {node.name: traced.factor(node) for node in traced.linears()}
     assert factors == {"linear": 0.5, "linear_1": 1.0}
-    assert [node.name for node in traced.calls if traced.is_factor(node)] == ["halved"]
+    assert [node.name for node in traced.calls if traced.is_taken_in(node)] == ["halved"]
