@@ -14,7 +14,6 @@ from typing import Any
 from torch import fx
 
 from pocketvlm.errors import ExportError
-from pocketvlm.models.operators import Operator
 from pocketvlm.models.stages import Stage
 
 
@@ -53,7 +52,7 @@ def lower(stage: Stage, table: Table, at: Any, stream: Any) -> Any:
     """
     traced = stage.traced
     # A decoder layer's second input, where its tokens stand, is the back end's own to know.
-    values: dict[fx.Node, Any] = {node: None if at_all else stream for at_all, node in enumerate(traced.inputs)}
+    values: dict[fx.Node, Any] = {node: None if place else stream for place, node in enumerate(traced.inputs)}
     order = {node: place for place, node in enumerate(traced.graph.nodes)}
     for node in traced.calls:
         arguments = [values[argument] for argument in node.args if isinstance(argument, fx.Node)]
@@ -66,17 +65,9 @@ def lower(stage: Stage, table: Table, at: Any, stream: Any) -> Any:
             if value is not None and any(order[user] > order[node] for user in known.users)
         )
         operator = traced.operator(node)
+        kind = node.target if operator is None else type(operator)
+        if kind not in table:
+            raise ExportError(f"{stage.name}: this back end does not lower {getattr(kind, '__name__', kind)}")
         call = Call(stage, node, operator, traced.factor(node), values, live)
-        values[node] = rule_of(table, operator, node)(at, call, *arguments)
+        values[node] = table[kind](at, call, *arguments)
     return values[traced.result]
-
-
-def rule_of(table: Table, operator: Operator | None, node: fx.Node) -> Callable[..., Any]:
-    """The back end's function for a node.
-
-    :raises ExportError: it has none
-    """
-    kind = type(operator) if operator is not None else node.target
-    if kind not in table:
-        raise ExportError(f"this back end does not lower {getattr(kind, '__name__', kind)}")
-    return table[kind]
