@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,9 @@ from pocketvlm.errors import PocketVlmError, one_line
 from pocketvlm.files import read_bounded
 
 STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+#: What is no key names the branch of a union (constrained-int), or that a key itself is wrong.
+BRANCH = re.compile(r"constrained-\w+|function-.*|.*\[.*\]", re.DOTALL)
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -29,17 +33,23 @@ class Strict(Closed):
     model_config = STRICT
 
 
-def first_wrong(error: ValidationError) -> str:
-    """The first thing that is wrong: its key, what stands there where that is short, and what is wanted."""
+def first_wrong(error: ValidationError, whole: str = "top level") -> str:
+    """The first thing that is wrong: its key, what stands there where that is short, and what was expected.
+
+    ``whole`` is what has no key.
+    """
     first = error.errors(include_url=False)[0]
     # Keys and values come from the file: they may hold line breaks, escape sequences or megabytes.
-    where = one_line(".".join(map(str, first["loc"])) or "top level", 120)
-    message = one_line(first["msg"].removeprefix("Value error, "), 160)
+    keys = (str(part) for part in first["loc"])
+    where = one_line(".".join(key for key in keys if not BRANCH.fullmatch(key)) or whole, 120)
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key"
-    value = first["input"]
-    shown = first["type"] != "value_error" and isinstance(value, str | int | float)
-    return f"{where}: {message}, not {one_line(repr(value), 60)}" if shown else f"{where}: {message}"
+    message = one_line(first["msg"].removeprefix("Value error, "), 160)
+    if not message.startswith("Input should be "):
+        return f"{where}: {message}"
+    value, wanted = first["input"], message.removeprefix("Input should be ")
+    shown = "a dictionary" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
+    return f"{where} is {one_line(shown, 60)}, expected {wanted}"
 
 
 def listed(value: object) -> object:

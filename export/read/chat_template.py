@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, Field, GetPydanticSchema
 
 from pocketvlm.bundle.manifest import ChatLayout, Role
 from pocketvlm.errors import ExportError, one_line
+from pocketvlm.files import read_text
 from pocketvlm.models.checkpoint import read_file
 from pocketvlm.models.config import READ, VlmConfig
 
@@ -144,12 +145,7 @@ def read_tokenizer_config(directory: Path) -> TokenizerConfig:
 def _read_template(directory: Path, config: TokenizerConfig) -> str | None:
     path = directory / "chat_template.jinja"
     if path.is_file():
-        if path.stat().st_size > MAX_TEMPLATE_BYTES:
-            raise ExportError(f"{path} is larger than {MAX_TEMPLATE_BYTES} bytes")
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ExportError(f"{path} cannot be read: {one_line(error)}") from error
+        return read_text(path, MAX_TEMPLATE_BYTES, ExportError)
     if not isinstance(config.chat_template, tuple):
         return config.chat_template
     # several named templates: the one called default

@@ -15,7 +15,8 @@ from pocketvlm.export.read.chat_template import check_image_part, compile_chat_t
 from pocketvlm.export.read.sample import TURNS, ImageSettings, Sample, encode, make_sample, test_card
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.models.checkpoint import Checkpoint, read_file
-from pocketvlm.models.config import READ, first_wrong
+from pocketvlm.models.config import READ
+from pocketvlm.strict import first_wrong
 
 #: Pillow's and transformers' number for the bicubic filter.
 BICUBIC = 3

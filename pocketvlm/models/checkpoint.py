@@ -20,10 +20,12 @@ from torch.overrides import TorchFunctionMode
 
 from pocketvlm.bundle.open import file_sample_sha256
 from pocketvlm.errors import CheckpointError, one_line
-from pocketvlm.models.config import VlmConfig, first_wrong
+from pocketvlm.files import label, read_bounded
+from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import family_of
 from pocketvlm.models.families.family import Family
 from pocketvlm.models.shapes import expected_shapes
+from pocketvlm.strict import first_wrong, parse_json
 
 MAX_JSON_BYTES = 64 << 20
 
@@ -156,14 +158,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of bounded size."""
     if not path.is_file():
         raise CheckpointError(f"{path.parent} is not a checkpoint: {path.name} is missing")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise CheckpointError(f"{path} is larger than {MAX_JSON_BYTES} bytes")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {one_line(error)}") from error
+    value = parse_json(read_bounded(path, MAX_JSON_BYTES, CheckpointError), label(path), CheckpointError)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} does not hold a JSON object")
     return value

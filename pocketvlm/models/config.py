@@ -27,9 +27,10 @@ from pydantic import (
 from pydantic import with_config as read_by
 
 from pocketvlm.bundle.manifest import Strategy
-from pocketvlm.errors import CheckpointError, one_line
+from pocketvlm.errors import CheckpointError
 from pocketvlm.images.tiling import PAPER_CANDIDATES
 from pocketvlm.models.families import DECODERS
+from pocketvlm.strict import first_wrong
 
 #: No conversions, no NaN.
 READ = ConfigDict(strict=True, allow_inf_nan=False)
@@ -236,7 +237,7 @@ class VlmConfig:
             # As JSON, whose lists are tuples to a strict schema.
             return _reader().validate_json(json.dumps(values))
         except ValidationError as error:
-            raise CheckpointError(first_wrong(error)) from error
+            raise CheckpointError(first_wrong(error, "config.json")) from error
         except RecursionError as error:
             raise CheckpointError("config.json is nested too deeply") from error
 
@@ -276,17 +277,3 @@ def _in_one_dialect(raw: Mapping[str, Any]) -> dict[str, Any]:
             values["rope_theta"] = settings.pop("rope_theta")
         values["rope_scaling"] = None if settings["rope_type"] == "default" else settings
     return values
-
-
-def first_wrong(error: ValidationError) -> str:
-    """The first thing that is wrong: its key, what stands there where that is short, and what was expected."""
-    first = error.errors(include_url=False)[0]
-    # What can be no key names the branch of a union: constrained-int.
-    keys = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
-    where = one_line(".".join(keys) or "config.json", 120)
-    message = one_line(first["msg"].removeprefix("Value error, "), 200)
-    if not message.startswith("Input should be "):
-        return f"{where}: {message}"
-    value, wanted = first["input"], message.removeprefix("Input should be ")
-    shown = "a dictionary" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
-    return f"{where} is {one_line(shown, 60)}, expected {wanted}"

@@ -196,7 +196,7 @@ def one_error(result: Result) -> str:
         (lambda text: text.replace("pocketvlm-bench/2", "pocketvlm-bench/1"), "has schema 'pocketvlm-bench/1', and"),
         (lambda text: text.replace("3.996", "NaN"), "not JSON, or cut off (NaN is no number)"),
         (lambda text: text.replace("3.996", "1e999"), "not JSON, or cut off"),
-        (lambda text: text.replace("3.996", "-1.0"), "rows.2.seconds.0: Input should be greater"),
+        (lambda text: text.replace("3.996", "-1.0"), "rows.2.seconds.0 is -1.0, expected greater than"),
         (lambda text: text.replace('"limits"', '"limit": 3, "limits"'), "limit: unknown key"),
         (lambda text: "[" * 100_000, "not JSON, or cut off"),
     ],

@@ -374,7 +374,7 @@ def test_errors_are_one_line_and_status_1(tmp_path: Path, file: Path) -> None:
         (bundle, tmp_path / "empty.txt", [], "empty.txt: empty (0 bytes)"),
         (bundle, tmp_path / "a.txt", [], "a.txt: has fewer than two tokens"),
         (bundle, tmp_path / "latin.txt", [], "latin.txt: is not UTF-8"),
-        (bundle, tmp_path / "huge.txt", [], "huge.txt: larger than the"),
+        (bundle, tmp_path / "huge.txt", [], "huge.txt: more than the"),
         (bundle, tmp_path / "blank.jsonl", [], "blank.jsonl: has no questions"),
         (bundle, tmp_path / "long.jsonl", [], "long.jsonl, line 1: the question with its answer has"),
         (bundle, "questions.csv", [], "Possible is: generated:SEED"),

@@ -89,8 +89,8 @@ def write(name: str, content: str | bytes) -> Callable[[Path], None]:
 NORM = "model.norm.weight"
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), "config.json is missing"),
-    "config is not JSON": (write("config.json", "{"), "not valid JSON"),
-    "config is deeply nested": (write("config.json", "[" * 100_000), "not valid JSON"),
+    "config is not JSON": (write("config.json", "{"), "not JSON"),
+    "config is deeply nested": (write("config.json", "[" * 100_000), "not JSON"),
     "config is a list": (write("config.json", "[]"), "JSON object"),
     "unknown family": (edit_config(model_type="gpt9"), "known families"),
     "a size is text": (edit_config(text_config__hidden_size="96"), "hidden_size"),

@@ -61,7 +61,7 @@ Change = Callable[[dict[str, Any]], object]
         (lambda raw: raw["memory"][0].update(peak=-1), "memory.0.peak"),
         (lambda raw: raw["counts"]["bytes"].update(x="many"), "counts.bytes.x"),
         (lambda raw: raw["limits"].update(read_bandwidth=0), "limits.read_bandwidth"),
-        (lambda raw: raw.update(rows={}), "rows: "),
+        (lambda raw: raw.update(rows={}), "rows is a dictionary, expected a valid array"),
         (lambda raw: raw.update(schema="pocketvlm-bench/1"), "has schema 'pocketvlm-bench/1', and pocketvlm-bench/2"),
         (lambda raw: raw.pop("schema"), "has no schema, and pocketvlm-bench/2 is read: pocketvlm bench --save writes"),
         (lambda raw: raw.update(schema=2), "has no schema"),

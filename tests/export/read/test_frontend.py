@@ -113,5 +113,5 @@ def test_one_of_several_named_templates_is_the_default(checkpoint: Path) -> None
 
 def test_a_template_that_is_no_text_is_refused(checkpoint: Path) -> None:
     (checkpoint / "chat_template.jinja").write_bytes(b"\xff")
-    with pytest.raises(ExportError, match=r"chat_template\.jinja cannot be read"):
+    with pytest.raises(ExportError, match=r"chat_template\.jinja: is not UTF-8"):
         compile_chat_template(checkpoint)
