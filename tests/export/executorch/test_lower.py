@@ -360,7 +360,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from pocketvlm.export import export_bundle
-from pocketvlm.export.finished import Finished
+from pocketvlm.export.store.finished import Finished
 keep, kept = Finished.keep, []
 def dying(self, name, arrays):
     keep(self, name, arrays)
