@@ -74,7 +74,8 @@ def main(options: list[str]) -> int:
     failed = next((status for status in statuses if status not in (0, NO_TESTS)), 0)
     if not failed and all(status == NO_TESTS for status in statuses):
         failed = NO_TESTS
-    sys.stdout.write("".join(f"{line}\n" for line in (*total.table(), total.closing_line())))
+    lines = ["", "seconds by room", *total.table(), "", total.closing_line()]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
     return failed
 
 
