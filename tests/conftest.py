@@ -73,6 +73,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--tally", type=Path, help="write counts and seconds there instead of printing the table")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files without a test that is wanted now are not even imported, but for those that are named."""
+    if config.getoption("--alone") != "only" or collection_path.suffix != ".py":
+        return None
+    named = {Path(argument.partition("::")[0]).resolve() for argument in config.args}
+    return None if collection_path in named or "mark.alone" in collection_path.read_text(encoding="utf-8") else True
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests that are not wanted now."""
     which = config.getoption("--alone")
