@@ -15,7 +15,7 @@ from pocketvlm.bench.targets.adb.states import NONE_ATTACHED, REMEDIES
 from pocketvlm.cli import main
 from pocketvlm.errors import DeviceError
 from tests.device.commands import Bench, doctor, pocketvlm
-from tests.device.test_bench_device import start, wait_for_runner
+from tests.device.test_bench_device import start, wait_for_first_case, wait_for_runner
 from tests.support.phone import cable
 from tests.support.phone.adbd import Faults
 from tests.support.phone.fake import FakePhone
@@ -114,8 +114,8 @@ def test_a_second_that_is_there_before(phone: FakePhone, second: FakePhone, benc
 
 def test_a_second_that_appears_in_a_run(phone: FakePhone, second: FakePhone, bench: Bench) -> None:
     """The run stays with the phone that it began with."""
-    with start(bench.of("adb"), "-n", "16", "-r", "10") as process:
-        wait_for_runner(phone, process)
+    with start(bench.of("adb"), "-n", "16", "-r", "100") as process:
+        wait_for_first_case(process)
         cable.connect(second)
         _, said = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, said

@@ -54,8 +54,17 @@ def connect(phone: FakePhone, state: str = "device") -> None:
 def plug_in(serial: str, state: str = "device") -> None:
     """The same of anything that listens there."""
     _adb("disconnect", serial)
-    _adb("connect", serial)
-    wait_for(serial, state)
+
+    def connected() -> tuple[Attached, ...]:
+        seen = _attached()
+        if serial not in [one.serial for one in seen]:
+            _adb(
+                "connect", serial
+            )  # adb may still be busy with forgetting a connection that was lost, and this with it
+            seen = _attached()
+        return seen
+
+    until(connected, lambda seen: Attached(serial, state) in seen)
 
 
 def wait_for(serial: str, state: str) -> None:
