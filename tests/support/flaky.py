@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.support.phone.fake import DIES_WITH_US
 from tests.support.waiting import ended
 
 #: Rooms whose tests start processes and threads, and wait for them.
@@ -36,7 +37,7 @@ def main() -> None:
     bad, logs = 0, Path(tempfile.mkdtemp(prefix="pocketvlm-flaky-"))
     with contextlib.ExitStack() as stack:
         for _ in range(cores):
-            stack.enter_context(ended(subprocess.Popen([sys.executable, "-c", BUSY])))
+            stack.enter_context(ended(subprocess.Popen([*DIES_WITH_US, sys.executable, "-c", BUSY])))
         for number in range(1, options.times + 1):
             seed, began = time.time_ns() % (1 << 32), time.monotonic()
             order = [
