@@ -57,9 +57,9 @@ def test_options_of_a_back_end_are_a_table_that_is_written_and_read(tmp_path: Pa
     ("table", "words"),
     [
         ({"chunk": 2}, "recipe r: backend.neuropilot: chunk: unknown key"),
-        ({"chunks": "two"}, "backend.neuropilot: chunks: Input should be a valid integer, not 'two'"),
-        ({"chunks": 2.0}, "chunks: Input should be a valid integer"),
-        ({"platform": "mt1"}, "platform: Input should be 'mt6989'"),
+        ({"chunks": "two"}, "backend.neuropilot: chunks is 'two', expected a valid integer"),
+        ({"chunks": 2.0}, "chunks is 2.0, expected a valid integer"),
+        ({"platform": "mt1"}, "platform is 'mt1', expected 'mt6989'"),
         ({"prefill_tokens": 1}, "a prefill step of 1 tokens is not possible"),
     ],
 )
