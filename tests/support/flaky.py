@@ -40,28 +40,21 @@ def main() -> None:
             stack.enter_context(ended(subprocess.Popen([*DIES_WITH_US, sys.executable, "-c", BUSY])))
         for number in range(1, options.times + 1):
             seed, began = time.time_ns() % (1 << 32), time.monotonic()
-            order = [
-                "-n",
-                str(cores),
-                "--dist",
-                "loadfile",
-                "--no-loadscope-reorder",
-                "-p",
-                "randomly",
-                f"--randomly-seed={seed}",
-            ]
-            command = [sys.executable, "-m", "pytest", *order, *options.tests]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode not in (0, 1):
-                sys.exit(f"{done.stdout}{done.stderr}error: pytest ended with exit status {done.returncode}")
-            closing = done.stdout.rstrip().rpartition("\n")[2].strip("= ")
+            order = ["-n", str(cores), "--dist", "loadfile", "--no-loadscope-reorder", "-p", "randomly"]
+            command = [sys.executable, "-m", "pytest", "-v", *order, f"--randomly-seed={seed}", *options.tests]
+            path = logs / f"{seed}.txt"
+            with path.open("w", encoding="utf-8") as log:  # as it goes on: a run that is cut off says what it saw
+                status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+            said = path.read_text(encoding="utf-8")
+            closing = said.rstrip().rpartition("\n")[2].strip("= ")
             say(f"{number} of {options.times}: {closing} (seed {seed}, {time.monotonic() - began:.0f} s)")
-            if done.returncode:
-                failed, log = FAILED.findall(done.stdout), logs / f"{seed}.txt"
-                log.write_text(done.stdout + done.stderr, encoding="utf-8")
-                say("".join(f"    {name}\n" for name in failed) + f"    {log}")
+            if status:
+                failed = FAILED.findall(said)
+                say("".join(f"    {name}\n" for name in failed) + f"    exit status {status}: {path}")
                 failures.update(failed)
                 bad += 1
+            else:
+                path.unlink()
     for name, times in failures.most_common():
         say(f"{times} of {options.times} times: {name}")
     say(f"{options.times} runs, {bad} with failures")
