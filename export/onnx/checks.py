@@ -52,7 +52,9 @@ class GraphUnderTest:
         graph.opset_imports.update(model.graph.opset_imports)
         for value in graph.inputs:
             if value.name == piece.start:
-                value.shape = ir.Shape(feeds[piece.start].shape)  # few patches are enough for a layer
+                # Few patches are enough for a layer; the width stays, since attention's shapes are inferred from it.
+                axes, width = feeds[piece.start].ndim - 1, feeds[piece.start].shape[-1]
+                value.shape = ir.Shape([*(f"axis_{axis}" for axis in range(axes)), width])
         path = self.path.with_name(f".{self.path.stem}-piece.onnx")
         try:
             save_graph(ir.Model(graph, ir_version=model.ir_version), path)
