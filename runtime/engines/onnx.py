@@ -325,6 +325,10 @@ def _check_interface(file: str, kind: str, wanted: Interface, found: list[Any]) 
         raise BundleError(f"{file} has an unknown input {sorted(required)[0]!r}: update pocketvlm")
 
 
+#: What a kernel says that cannot have its scratch memory; other allocations say it in words.
+OUT_OF_MEMORY = "std::bad_alloc"
+
+
 @contextmanager
 def clear_errors(what: str) -> Iterator[None]:
     """ONNX Runtime's exceptions, which derive from Exception alone, as one line."""
@@ -334,4 +338,6 @@ def clear_errors(what: str) -> Iterator[None]:
     except PocketVlmError:
         raise
     except Exception as error:
+        if OUT_OF_MEMORY in str(error):
+            raise PocketVlmError(f"{what}: not enough memory") from error
         raise BundleError(f"{what} failed in ONNX Runtime: {one_line(error)}") from error

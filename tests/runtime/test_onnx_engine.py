@@ -16,7 +16,7 @@ from pocketvlm.bundle.manifest import Manifest
 from pocketvlm.bundle.open import describe_files, open_bundle
 from pocketvlm.errors import BundleError, PocketVlmError
 from pocketvlm.runtime import load
-from pocketvlm.runtime.engines.onnx import OnnxEngine, interface
+from pocketvlm.runtime.engines.onnx import OnnxEngine, clear_errors, interface
 from pocketvlm.runtime.memory import physical_cores, physical_memory_bytes
 from pocketvlm.runtime.versions import check_minimum
 from tests.support.bundles import exported
@@ -268,3 +268,10 @@ def test_the_machine_has_cores_and_memory() -> None:
     memory = physical_memory_bytes()
     assert memory is not None
     assert memory > 1 << 28
+
+
+def test_a_kernel_without_scratch_memory_is_a_lack_of_memory() -> None:
+    with pytest.raises(PocketVlmError, match=r"^text_decoder: not enough memory$"), clear_errors("text_decoder"):
+        raise RuntimeError(
+            "Non-zero status code returned while running MatMulNBits node. Status Message: std::bad_alloc"
+        )
