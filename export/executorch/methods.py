@@ -216,9 +216,9 @@ class VisionMethods:
     def methods(self) -> None:
         """vision_encoder: float32 [1, 3, tile, tile] -> [1, tokens, hidden]; and its halves"""
         stages = self._stages
-        assert stages.patch_embedding is not None and stages.projection is not None
+        assert stages.patch_embedding is not None
         embedding = self._graph([stages.patch_embedding], self._pixels, self._patches)
-        encoding = self._graph([*stages.vision, stages.projection], self._patches, self._tokens)
+        encoding = self._graph(stages.encoder, self._patches, self._tokens)
         whole = Method(self._program, "vision_encoder")
         pixels = whole.take(_static(whole, self._pixels))
         patches, tokens = _static(whole, self._patches), _static(whole, self._tokens)

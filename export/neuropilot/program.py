@@ -57,9 +57,8 @@ def decoder_head(arithmetic: NpuArithmetic, config: DecoderConfig, stream: Any) 
 
 def vision_encoder(arithmetic: NpuArithmetic, config: VlmConfig, patches: Any, tiles: int) -> Any:
     """Numbers [tiles, patches, width] -> image tokens, a value [tiles, tokens per tile, hidden]"""
-    stages, at = stages_of(config), NpuContext(arithmetic, tiles=tiles)
-    assert stages.projection is not None
+    at = NpuContext(arithmetic, tiles=tiles)
     stream = arithmetic.rounded(PATCHES, patches)
-    for stage in (*stages.vision, stages.projection):
+    for stage in stages_of(config).encoder:
         stream = lower(stage, TABLE, at, stream)
     return stream

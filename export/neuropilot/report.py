@@ -73,7 +73,6 @@ TABLE: Mapping[str, Known] = {
 }
 #: ATen's names for what moves nothing but the view of a tensor, and for the same operator twice.
 SAME = {
-    "permute": "transpose",
     "_unsafe_view": "reshape",
     "view": "reshape",
     "clone": "reshape",
@@ -140,9 +139,8 @@ def count_operators(config: VlmConfig, tensors: Mapping[str, Any], tokens: int, 
     """
     found: Counter[str] = Counter({"token embedding": 1})
     arithmetic, text, stages = Shapes(tensors, found), config.text, stages_of(config)
-    for stage in (*stages.vision, *(() if stages.projection is None else (stages.projection,)), *stages.decoder):
+    for stage in (*stages.encoder, *stages.decoder, stages.head):
         _ = stage.traced  # building blocks is no operator of the program
-    _ = stages.head.traced
     with torch.device("meta"):
         cache = torch.empty(1, text.num_key_value_heads, length, text.head_dim, dtype=torch.int8)
         mask = torch.empty(1, 1, tokens, length + tokens)

@@ -24,13 +24,12 @@ VISION_DATA, TEXT_DATA = "npu_vision.data", "npu_text.data"
 def store_vision(store: WeightStore, config: VlmConfig) -> None:
     """Quantize and write the vision part's weights, patch embedding included: matrices, then norms."""
     stages = stages_of(config)
-    assert stages.patch_embedding is not None and stages.projection is not None
+    assert stages.patch_embedding is not None
     for node in stages.patch_embedding.traced.calls:
         _store_vectors(store, stages.patch_embedding, node)
-    behind = (*stages.vision, stages.projection)
-    for stage in behind:
+    for stage in stages.encoder:
         _store_linears(store, stage)
-    for stage in behind:
+    for stage in stages.encoder:
         _store_norms(store, stage)
 
 
@@ -71,8 +70,7 @@ def for_npu(checkpoint: Checkpoint, recipe: Recipe) -> Recipe:
     :raises ExportError: naming a weight that it stores as no NPU of MediaTek's takes it
     """
     stages, rules = stages_of(checkpoint.config), recipe.assign(checkpoint.tensors)
-    behind = () if stages.projection is None else (*stages.vision, stages.projection)
-    for name in (name for stage in (*stages.decoder, *behind, stages.head) for name in linear_weights(stage)):
+    for name in (name for stage in (*stages.decoder, *stages.encoder, stages.head) for name in linear_weights(stage)):
         quantizer = quantizer_of(rules[name])
         if not isinstance(quantizer, GroupQuantizer) or quantizer.group_size != CHANNEL or not quantizer.symmetric:
             raise ExportError(

@@ -100,6 +100,11 @@ class Stages:
     decoder: tuple[Stage, ...]
     head: Stage
 
+    @property
+    def encoder(self) -> tuple[Stage, ...]:
+        """What is behind patch embedding, up to image tokens."""
+        return () if self.projection is None else (*self.vision, self.projection)
+
 
 def stages_of(config: VlmConfig) -> Stages:
     """The stages of a model of this shape."""
