@@ -6,7 +6,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,25 +63,35 @@ def encode_tiles(
 
     ``look`` is shown [tiles, patches, width]. None stays None: a conversation without images.
     """
-    stages, shown = stages_of(config), {place: tiles for place, tiles in enumerate(pixels) if tiles is not None}
-    if stages.patch_embedding is None or stages.projection is None or not shown:
+    patch_embedding = stages_of(config).patch_embedding
+    shown = {place: tiles for place, tiles in enumerate(pixels) if tiles is not None}
+    if patch_embedding is None or not shown:
         return [None] * len(pixels)
+    embedding = patch_embedding.loaded(read)
+    embedded = {place: _few_at_a_time(embedding, tiles) for place, tiles in shown.items()}
+    tokens = _encode_patches(config, read, embedded, look, prepare)
+    return [tokens.get(place) for place in range(len(pixels))]
 
-    def through(module: nn.Module, tiles: Tensor) -> Tensor:
-        return torch.cat([module(part) for part in tiles.split(TILES_AT_A_TIME)])
 
-    embedding = stages.patch_embedding.loaded(read)
-    streams = {place: through(embedding, tiles) for place, tiles in shown.items()}
+def _encode_patches(
+    config: VlmConfig, read: ReadWeight, embedded: Mapping[int, Tensor], look: Look, prepare: Prepare
+) -> dict[int, Tensor]:
+    """Image tokens of embedded patches [tiles, patches, width], by their conversation's place."""
+    stages, streams = stages_of(config), dict(embedded)
+    assert stages.projection is not None
     for stage in stages.vision:
         module = stage.loaded(read)
         prepare(module, stage.prefix)
         for place, patches in streams.items():
-            streams[place] = through(module, patches)
+            streams[place] = _few_at_a_time(module, patches)
             look(stage.index, place, streams[place])
     projection = stages.projection.loaded(read)
     prepare(projection, stages.projection.prefix)
-    tokens = {place: projection(patches) for place, patches in streams.items()}
-    return [tokens.get(place) for place in range(len(pixels))]
+    return {place: projection(patches) for place, patches in streams.items()}
+
+
+def _few_at_a_time(module: nn.Module, tiles: Tensor) -> Tensor:
+    return torch.cat([module(part) for part in tiles.split(TILES_AT_A_TIME)])
 
 
 @torch.no_grad()
@@ -146,6 +156,7 @@ class Reference:
     kv_ranges: tuple[tuple[float, float], ...]
 
 
+@torch.no_grad()
 def run_reference(checkpoint: Checkpoint, sample: Sample, progress: Callable[[int], None]) -> Reference:
     """Run the sample through the checkpoint; ``progress`` is told of each layer."""
     config, read = checkpoint.config, checkpoint.tensor
@@ -156,10 +167,10 @@ def run_reference(checkpoint: Checkpoint, sample: Sample, progress: Callable[[in
         vision.append(patches)
         progress(1)
 
-    patch_embedding = stages_of(config).patch_embedding
+    patch_embedding, image_tokens = stages_of(config).patch_embedding, None
     if sample.pixels is not None and patch_embedding is not None:
         vision.append(patch_embedding.run(read, sample.pixels))
-    (image_tokens,) = encode_tiles(config, read, [sample.pixels], see)
+        image_tokens = _encode_patches(config, read, {0: vision[0]}, see, as_it_is)[0]
     text = enter_decoder(config, read, [sample], [image_tokens])
     for stage in decoder_stages(config.text):
         output = through_layer(config.text, stage.loaded(read), text[-1])
