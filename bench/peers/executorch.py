@@ -181,7 +181,9 @@ def main(raw_shape: str, length: str, group: str, program: str) -> None:
     answers = answers_of_this_process()
     partial, record = Path(program).with_suffix(".partial.pte"), Path(program).with_suffix(".json")
     start = time.perf_counter()
-    threading.Thread(target=_watch_memory, args=(answers, partial, record), daemon=True).start()
+    ended = threading.Event()
+    watch = threading.Thread(target=_watch_memory, args=(answers, partial, record, ended), daemon=True)
+    watch.start()
     try:
         export(Shape(**json.loads(raw_shape)), int(length), int(group), partial)
         write_record(record, {"seconds": time.perf_counter() - start, "peak_bytes": peak_rss_bytes()})
@@ -190,6 +192,9 @@ def main(raw_shape: str, length: str, group: str, program: str) -> None:
     except Exception as error:  # noqa: BLE001 - whatever the wheel raises is said on one line
         partial.unlink(missing_ok=True)
         write_answer(answers, {"error": f"its export fails: {type(error).__name__}: {one_line(error)}"})
+    finally:
+        ended.set()
+        watch.join()
 
 
 def export(shape: Shape, length: int, group: int, target: Path) -> None:
@@ -228,19 +233,17 @@ def parameters_of(shape: Shape) -> dict[str, int]:
     }
 
 
-def _watch_memory(answers: IO[str], partial: Path, record: Path) -> None:
-    """End this process before it takes the machine's last memory."""
+def _watch_memory(answers: IO[str], partial: Path, record: Path, ended: threading.Event) -> None:
+    """End this process before it takes the machine's last memory; return when the export has ended."""
     start, at_first = time.perf_counter(), available_memory_bytes()
-    while at_first is not None and (available_memory_bytes() or 0) >= LEAST_FREE_BYTES:
-        time.sleep(WATCH_SECONDS)
-    if at_first is None:
-        return
-    seconds, peak = time.perf_counter() - start, peak_rss_bytes()
-    why = f"its export held {peak / 1e9:.1f} GB after {seconds:.0f} s, and the machine has no more"
-    write_record(record, {"failed": why, "available_bytes": at_first})
-    partial.unlink(missing_ok=True)
-    write_answer(answers, {"error": why})
-    os._exit(1)
+    while at_first is not None and not ended.wait(WATCH_SECONDS):
+        if (available_memory_bytes() or 0) < LEAST_FREE_BYTES:
+            seconds, peak = time.perf_counter() - start, peak_rss_bytes()
+            why = f"its export held {peak / 1e9:.1f} GB after {seconds:.0f} s, and the machine has no more"
+            write_record(record, {"failed": why, "available_bytes": at_first})
+            partial.unlink(missing_ok=True)
+            write_answer(answers, {"error": why})
+            os._exit(1)
 
 
 if __name__ == "__main__":

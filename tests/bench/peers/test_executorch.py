@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,7 +174,7 @@ def test_an_export_ends_before_it_takes_the_last_memory(tmp_path: Path, monkeypa
     monkeypatch.setattr("os._exit", sys.exit)
     answers = io.StringIO()
     with pytest.raises(SystemExit):
-        executorch._watch_memory(answers, partial, record)
+        executorch._watch_memory(answers, partial, record, threading.Event())
     assert "and the machine has no more" in json.loads(answers.getvalue())["error"]
     assert not partial.exists()
     tried: list[tuple[object, ...]] = []
@@ -203,4 +204,5 @@ def test_what_the_wheel_raises_is_one_line_and_leaves_nothing(tmp_path: Path, mo
     executorch.main(json.dumps(vars(SHAPE)), "512", "32", str(program))
     assert json.loads(answers.getvalue()) == {"error": "its export fails: ValueError: no such operator"}
     assert not list(tmp_path.iterdir())
+    assert not [thread for thread in threading.enumerate() if "_watch_memory" in thread.name], "its watch goes on"
     assert importlib.util.find_spec("executorch") is not None
