@@ -8,21 +8,16 @@ from typing import Annotated
 from pydantic import BaseModel, Field, ValidationError
 from tokenizers import Tokenizer
 
-from pocketvlm.bundle.defaults import TILE_BATCH
 from pocketvlm.bundle.manifest import ChatLayout, ImageLayout, Tokens, Vision
 from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.export.read.chat_template import check_image_part, compile_chat_template, read_tokenizer_config
+from pocketvlm.export.read.image_processor import read_vision
 from pocketvlm.export.read.sample import TURNS, ImageSettings, Sample, encode, make_sample, test_card
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.models.checkpoint import Checkpoint, read_file
 from pocketvlm.models.config import READ
 from pocketvlm.strict import first_wrong
 
-#: Pillow's and transformers' number for the bicubic filter.
-BICUBIC = 3
-
-Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
-Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 
@@ -61,7 +56,7 @@ def _frontend(checkpoint: Checkpoint) -> Frontend:
     config = checkpoint.config
     if config.vision is not None:
         check_image_part(checkpoint.directory, config)
-        vision = _vision(checkpoint)
+        vision = read_vision(checkpoint)
         image_token = tokenizer.token_to_id(config.image_token)
         if image_token is None:
             raise CheckpointError(f"the tokenizer has no image token {one_line(config.image_token, 120)!r}")
@@ -85,46 +80,6 @@ def _read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     if size > checkpoint.config.text.vocab_size:
         raise CheckpointError(f"{path} has {size} tokens, the model only {checkpoint.config.text.vocab_size}")
     return tokenizer
-
-
-class Preprocessor(BaseModel):
-    """What is read of ``preprocessor_config.json``."""
-
-    model_config = READ
-    resample: int = BICUBIC
-    rescale_factor: Scale = 1 / 255
-    image_mean: tuple[Mean, Mean, Mean] = (0.5, 0.5, 0.5)
-    image_std: tuple[Scale, Scale, Scale] = (0.5, 0.5, 0.5)
-
-
-def _vision(checkpoint: Checkpoint) -> Vision:
-    config = checkpoint.config
-    assert config.vision is not None
-    path = checkpoint.directory / "preprocessor_config.json"
-    if not path.is_file():
-        raise CheckpointError(f"{checkpoint.directory} is not a checkpoint: {path.name} is missing")
-    raw = read_file(Preprocessor, path)
-    if raw.resample != BICUBIC:
-        raise ExportError(f"{path.name}: resample is {raw.resample}; only {BICUBIC} (bicubic) is supported")
-    red, green, blue = config.tiling.pad_color
-    return Vision(
-        tile_size=config.vision.image_size,
-        strategy=config.tiling.strategy,
-        candidates=config.tiling.candidates,
-        alpha=config.tiling.alpha,
-        thumbnail=config.tiling.thumbnail,
-        thumbnail_of_single_tile=config.tiling.thumbnail_of_single_tile,
-        resize_filter="bicubic",
-        pad_color=(red, green, blue),
-        rescale=raw.rescale_factor,
-        mean=raw.image_mean,
-        std=raw.image_std,
-        tile_batch=TILE_BATCH,
-        patches_per_tile=config.vision.grid_size**2,
-        vision_hidden_size=config.vision.hidden_size,
-        downsample_ratio=config.downsample_ratio,
-        tokens_per_tile=config.tokens_per_tile,
-    )
 
 
 def _image_layout(checkpoint: Checkpoint, tokenizer: Tokenizer) -> ImageLayout:

@@ -6,7 +6,6 @@ Only safetensors are read (nothing is unpickled); its header is validated by the
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -25,7 +24,7 @@ from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import family_of
 from pocketvlm.models.families.family import Family
 from pocketvlm.models.shapes import expected_shapes
-from pocketvlm.strict import first_wrong, parse_json
+from pocketvlm.strict import checked, parse_json
 
 MAX_JSON_BYTES = 64 << 20
 
@@ -169,13 +168,7 @@ def read_file(schema: type[Schema], path: Path) -> Schema:
 
     :raises CheckpointError: naming the key that is wrong
     """
-    raw = read_json(path) if path.is_file() else {}
-    try:
-        return schema.model_validate_json(json.dumps(raw))  # its lists are tuples to a strict schema
-    except ValidationError as error:
-        raise CheckpointError(f"{path}: {first_wrong(error)}") from error
-    except RecursionError as error:
-        raise CheckpointError(f"{path} is nested too deeply") from error
+    return checked(schema, read_json(path) if path.is_file() else {}, label(path), CheckpointError)
 
 
 def _list_tensors(directory: Path) -> dict[str, TensorInfo]:
