@@ -7,11 +7,16 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from pocketvlm.errors import PocketVlmError, one_line
 
 BOM = b"\xef\xbb\xbf"
+#: Begins a file that was cloned without its content.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+#: Where regular files block or never end: the kernel makes them while they are read.
+KERNEL_FILES = (Path("/proc"), Path("/sys"))
 #: Begins, behind a dot and the name of what is written, the name under which it is written.
 PARTIAL = ".partial-"
 
@@ -27,14 +32,20 @@ def reason(error: Exception) -> str:
     return one_line((isinstance(error, OSError) and error.strerror) or error, 80)
 
 
+@cache
+def _kernel_devices() -> frozenset[int]:
+    return frozenset(root.stat().st_dev for root in KERNEL_FILES if root.is_dir())
+
+
 @contextmanager
 def readable(path: Path, kind: type[PocketVlmError] = PocketVlmError) -> Iterator[None]:
     """Reads ``path`` inside the block, which begins when it is a regular file: a pipe would block, a device never end.
 
-    :raises PocketVlmError: of ``kind``: it is none, or cannot be read
+    :raises PocketVlmError: of ``kind``: it is none, is one of the kernel's, or cannot be read
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_dev in _kernel_devices():
             raise kind(f"{label(path)}: is not a regular file")
         yield
     except (OSError, ValueError) as error:
@@ -50,6 +61,8 @@ def read_bounded(path: Path, most: int, kind: type[PocketVlmError] = PocketVlmEr
         content = stream.read(most + 1)
     if len(content) > most:
         raise kind(f"{label(path)}: more than the {most} bytes that are read")
+    if content.startswith(LFS_POINTER):
+        raise kind(f"{label(path)}: is a Git LFS pointer without the file's content: git lfs pull fetches it")
     return content
 
 

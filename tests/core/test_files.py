@@ -21,13 +21,21 @@ def test_no_more_is_read_than_the_bound(tmp_path: Path) -> None:
 
 def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+    (tmp_path / "link").symlink_to("/proc/kmsg")  # a regular file, which blocks
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero"), tmp_path / "link"):
         with pytest.raises(PocketVlmError, match="is not a regular file"):
             read_bounded(path, 10)
     with pytest.raises(PocketVlmError, match=r"cannot be read \(No such file or directory\)"):
         read_bounded(tmp_path / "none", 10)
     with pytest.raises(PocketVlmError, match=r"cannot be read \(embedded null byte\)"):
         read_bounded(Path("a\0b"), 10)
+
+
+def test_a_pointer_of_git_lfs_is_called_so(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 123456\n")
+    with pytest.raises(DataError, match=r"tokenizer.json: is a Git LFS pointer .* git lfs pull"):
+        read_text(path, 1000, DataError)
 
 
 def test_a_text_is_utf_8_without_its_mark(tmp_path: Path) -> None:
