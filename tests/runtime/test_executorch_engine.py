@@ -419,7 +419,12 @@ def test_a_missing_compiler_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_package_may_be_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where root installed it: the interface is compiled once, into the user's cache, nothing beside its source."""
+    """As where root installed it: the interface is compiled once, into the user's cache, nothing beside its source.
+
+    It is not loaded: ExecuTorch would give its messages to this second copy, and the engines of other tests none.
+    """
+    opened: list[bytes] = []
+    monkeypatch.setattr(executorch_library, "_opened", lambda path: opened.append(path.read_bytes()))
     beside = sorted(executorch_library.SOURCE.parent.iterdir())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     load_library = executorch_library.load_library.__wrapped__
@@ -447,6 +452,7 @@ def test_the_package_may_be_read_only(tmp_path: Path, monkeypatch: pytest.Monkey
         load_library()
     assert [place.exists() for place in places] == [False]
     assert list(cache.iterdir()) == [compiled]
+    assert opened == 3 * [compiled.read_bytes()]
 
 
 def test_a_missing_executorch_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
