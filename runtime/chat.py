@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import ChatError
+from pocketvlm.errors import CapacityError, ChatError
 from pocketvlm.images.layout import image_tokens as layout_tokens
 from pocketvlm.runtime.text import Literal, PeopleText, Span, TextTokenizer
 from pocketvlm.runtime.vision import Picture
@@ -103,6 +103,7 @@ def build_prompt(
     """Tokenize spans; ``pictures`` are those of the ImageSpans, in order.
 
     :raises ChatError: there are images and the bundle has no vision part
+    :raises CapacityError: the KV cache has no room for one of the images
     """
     ids: list[npt.NDArray[np.int64]] = []
     indices: list[npt.NDArray[np.int64]] = []
@@ -135,10 +136,17 @@ def image_tokens(picture: Picture, manifest: Manifest) -> tuple[npt.NDArray[np.i
     """A picture's token ids and image rows, as ``pocketvlm.images.layout.image_tokens`` gives them.
 
     :raises ChatError: the bundle has no vision part
+    :raises CapacityError: the KV cache has no room for them
     """
     layout, vision, placeholder = manifest.image_layout, manifest.vision, manifest.tokens.image
     if layout is None or vision is None or placeholder is None:
         raise ChatError("this model takes text only, no images")
+    tokens, length = len(picture.tiled.pixels) * vision.tokens_per_tile, manifest.kv_cache.length
+    if tokens > length:  # before they are counted out
+        raise CapacityError(
+            f"the image has {tokens} tokens, {length} fit into this bundle's KV cache: show a part of it, or export "
+            "with a larger --max-length"
+        )
     return layout_tokens(
         picture.tiled.grid,
         picture.tiled.thumbnail_index,

@@ -18,6 +18,8 @@ from pocketvlm.models.checkpoint import Checkpoint, read_file
 from pocketvlm.models.config import READ
 from pocketvlm.strict import first_wrong
 
+#: Tokens around all tiles of the largest grids: the paper's have 27, LLaVA-NeXT's none.
+MAX_LAYOUT_TOKENS = 1 << 14
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 
@@ -85,6 +87,11 @@ def _read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
 def _image_layout(checkpoint: Checkpoint, tokenizer: Tokenizer) -> ImageLayout:
     layout, candidates = checkpoint.config.image_layout, checkpoint.config.tiling.candidates
     rows, columns = max(down for _, down in candidates), max(across for across, _ in candidates)
+    around = len(encode(tokenizer, layout.tile))
+    if around * rows * columns > MAX_LAYOUT_TOKENS:  # before each tile's are computed
+        raise ExportError(
+            f"image_layout.tile has {around} tokens, for {rows} x {columns} tiles: more than {MAX_LAYOUT_TOKENS} in all"
+        )
     return ImageLayout(
         image_start=tuple(encode(tokenizer, layout.image_start)),
         thumbnail=tuple(encode(tokenizer, layout.thumbnail)),

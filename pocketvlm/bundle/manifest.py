@@ -34,6 +34,13 @@ TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Field(max_length=256)]
 Chunk = Annotated[int, Field(gt=0, le=1 << 16)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+#: What models, tensors, recipes and versions are called, and text around what people write: characters.
+Name = Annotated[str, StringConstraints(max_length=512)]
+Text = Annotated[str, StringConstraints(max_length=1 << 16)]
+#: Tiles across or down, as many as a checkpoint's config may ask for.
+MAX_SIDE = 64
+#: Dimensions of a tensor.
+MAX_RANK = 16
 
 
 def _whole(value: object) -> object:
@@ -57,8 +64,8 @@ class FileEntry(Closed):
 class TensorSpec(Closed):
     """An input or output of a graph; a string in ``shape`` names a dimension that varies."""
 
-    name: str
-    shape: tuple[int | str, ...]
+    name: Name
+    shape: Annotated[tuple[int | Name, ...], Field(max_length=MAX_RANK)]
     dtype: Literal["float32", "int64", "int32", "int8", "uint8"]
 
 
@@ -74,9 +81,9 @@ class Part(Closed):
 class Model(Closed):
     """What was exported. ``revision`` is a digest of the checkpoint: ``Checkpoint.revision``."""
 
-    name: str
-    family: str
-    revision: str
+    name: Name
+    family: Name
+    revision: Name
     vocab_size: Positive
     hidden_size: Positive
     layers: Annotated[int, Field(gt=0, le=4096)]
@@ -104,7 +111,7 @@ class Vision(Closed):
     patches_per_tile: Positive
     vision_hidden_size: Positive
     downsample_ratio: Positive
-    tokens_per_tile: Positive
+    tokens_per_tile: Annotated[int, Field(gt=0, le=1 << 16)]
 
 
 class ImageLayout(Closed):
@@ -113,7 +120,7 @@ class ImageLayout(Closed):
 
     image_start: TokenIds
     thumbnail: TokenIds
-    tile: tuple[tuple[TokenIds, ...], ...]
+    tile: Annotated[tuple[Annotated[tuple[TokenIds, ...], Field(max_length=MAX_SIDE)], ...], Field(max_length=MAX_SIDE)]
     row_end: TokenIds
     image_end: TokenIds
 
@@ -128,18 +135,18 @@ class Tokens(Closed):
 class Role(Closed):
     """Literal text around a message; ``strip`` where the template trims the content's white space."""
 
-    prefix: str
-    suffix: str
+    prefix: Text
+    suffix: Text
     strip: bool
 
 
 class ChatLayout(Closed):
     """The chat template as literals (proved equal to the Jinja template at export)."""
 
-    start: str
+    start: Text
     roles: dict[Literal["system", "user", "assistant"], Role]
-    default_system: str | None
-    generation_prefix: str
+    default_system: Text | None
+    generation_prefix: Text
 
 
 class KvCacheSpec(Closed):
@@ -161,7 +168,7 @@ class TensorPrecision(Closed):
     bits: Bits
     group_size: Positive | None = None
     symmetric: bool = True
-    quantizer: str
+    quantizer: Name
     bits_per_weight: Finite
     weights: Positive
 
@@ -169,7 +176,7 @@ class TensorPrecision(Closed):
 class Calibration(Closed):
     """What calibrated quantizers saw: token ids and pixels of all sequences, which ``sha256`` is of, in order."""
 
-    source: str
+    source: Text
     sequences: Positive
     tokens: Positive
     sha256: Sha256
@@ -178,9 +185,9 @@ class Calibration(Closed):
 class RecipeRecord(Closed):
     """The recipe's name, its calibration if it has one, what it made of every weight (names as in the checkpoint)."""
 
-    name: str
+    name: Name
     calibration: Calibration | None = None
-    tensors: dict[str, TensorPrecision]
+    tensors: dict[Name, TensorPrecision]
 
 
 class VisionFidelity(Closed):
@@ -217,9 +224,9 @@ class Fidelity(Closed):
 class MinimumRuntime(Closed):
     """The oldest versions that can run this bundle."""
 
-    pocketvlm: str
-    onnxruntime: str | None = None
-    executorch: str | None = None
+    pocketvlm: Name
+    onnxruntime: Name | None = None
+    executorch: Name | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_format_1_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -268,7 +275,7 @@ class OfEngine(Closed):
     """What holds for the parts of one engine: each back end stores weights and takes prompts its own way."""
 
     prefill_chunk: Chunk
-    tensors: dict[str, TensorPrecision]
+    tensors: dict[Name, TensorPrecision]
     fidelity: Fidelity
 
 
@@ -289,7 +296,7 @@ class Manifest(Closed):
     chat: ChatLayout | None
     kv_cache: KvCacheSpec
     prefill_chunk: Chunk
-    engines: dict[EngineName, dict[str, Part]]
+    engines: dict[EngineName, dict[Name, Part]]
     by_engine: dict[EngineName, OfEngine] = Field(default_factory=dict)
     neuropilot: NpuProgram | None = None
     recipe: RecipeRecord

@@ -6,8 +6,10 @@ is executed or unpickled, and no file outside it is read.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -27,11 +29,15 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 #: A manifest is small: 600 tensors are some 100 KB. More is not read.
 MAX_MANIFEST_BYTES = 16 << 20
+#: Values in it, counted by its commas before any is looked at: 600 tensors are some 5,000.
+MAX_MANIFEST_VALUES = 1 << 16
 #: So is a graph, whose weights lie beside it.
 MAX_GRAPH_BYTES = 256 << 20
 #: Behind the first four bytes of an ExecuTorch program; two digits follow.
 EXECUTORCH_MAGIC = b"ET"
 SAMPLE_BYTES, SAMPLES = 4096, 16
+#: From here on a file that is mostly holes is refused: a terabyte of nothing takes as long to hash as one of weights.
+HOLLOW_FROM = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,9 @@ class Bundle:
 def open_bundle(location: str | Path, *, verify: bool = False) -> Bundle:
     """Read and check a bundle: a directory or an archive.
 
-    Every file must be a regular file of the listed size, and a sample of its content (16 pages spread over it) must
-    match; with ``verify`` the whole content must. A graph may name no file beside those that its part lists.
+    Every file must be a regular file of the listed size that is on the disk, and a sample of its content (16 pages
+    spread over it) must match; with ``verify`` the whole content must. All sizes are looked at before any content. A
+    graph may name no file beside those that its part lists.
 
     :raises BundleError: naming the file or the key of the manifest that is wrong
     """
@@ -78,7 +85,15 @@ def open_bundle(location: str | Path, *, verify: bool = False) -> Bundle:
         manifest = read_manifest(location)
         bundle = Bundle(location, manifest)
         for name, entry in manifest.files.items():
-            _check_file(bundle.path(name), name, entry, verify=verify)
+            path = bundle.path(name)
+            _check_size(name, entry, _size_of(path, name))
+            if is_hollow(path):
+                raise BundleError(f"{name} is a sparse file: most of its {entry.bytes} bytes are not on the disk")
+        for name, entry in manifest.files.items():
+            path = bundle.path(name)
+            _check_digest(name, file_sample_sha256(path), entry.sample_sha256)
+            if verify:
+                _check_digest(name, file_sha256(path), entry.sha256)
         _check_graphs(bundle)
     except OSError as error:
         raise BundleError(f"{location} cannot be read: {one_line(error)}") from error
@@ -108,6 +123,7 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
     from pocketvlm.bundle.manifest import FORMAT_VERSION, Manifest
     from pocketvlm.strict import checked
 
+    _check_values(text, path)
     try:
         version = json.loads(text)["format_version"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -123,8 +139,18 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write ``manifest.json``, readable and stable in its order."""
-    (directory / MANIFEST).write_text(manifest.model_dump_json(indent=1, exclude_none=False) + "\n", encoding="utf-8")
+    """Write ``manifest.json``, readable and stable in its order.
+
+    :raises BundleError: it has more values than are read
+    """
+    text = manifest.model_dump_json(indent=1, exclude_none=False).encode() + b"\n"
+    _check_values(text, directory / MANIFEST)
+    (directory / MANIFEST).write_bytes(text)
+
+
+def _check_values(text: bytes, path: Path) -> None:
+    if text.count(b",") > MAX_MANIFEST_VALUES:
+        raise BundleError(f"{path} is not valid: it has more than {MAX_MANIFEST_VALUES} values")
 
 
 def describe_files(directory: Path, names: Iterable[str]) -> dict[str, FileEntry]:
@@ -191,13 +217,19 @@ def _inside(directory: Path, name: str) -> Path:
 
 
 def _open_archive(location: Path, *, verify: bool) -> Bundle:
+    if is_hollow(location):
+        raise BundleError(f"{location} is a sparse file: most of it is not on the disk")
     archive = open_archive(location)
     text = archive.view(MANIFEST)
     if len(text) > MAX_MANIFEST_BYTES:
         raise BundleError(f"{location}: {MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes; it is not a manifest")
     manifest = parse_manifest(bytes(text), location)
     for name, entry in manifest.files.items():
-        _check_member(archive.view(name), name, entry, verify=verify)
+        _check_size(name, entry, len(archive.view(name)))
+    for name, entry in manifest.files.items():
+        _check_digest(name, _sample_of(archive.view(name)), entry.sample_sha256)
+        if verify:
+            _check_digest(name, hashlib.sha256(archive.view(name)).hexdigest(), entry.sha256)
     bundle = Bundle(location, manifest, archive)
     _check_graphs(bundle)
     return bundle
@@ -234,37 +266,41 @@ def _start(bundle: Bundle, name: str) -> bytes:
         return stream.read(8)
 
 
-def _check_member(content: memoryview, name: str, entry: FileEntry, *, verify: bool) -> None:
-    _check_content(
-        name,
-        entry,
-        len(content),
-        lambda: _sample_sha256(len(content), lambda offset, length: content[offset : offset + length]),
-        (lambda: hashlib.sha256(content).hexdigest()) if verify else None,
-    )
+def _sample_of(content: memoryview) -> str:
+    return _sample_sha256(len(content), lambda offset, length: content[offset : offset + length])
 
 
-def _check_content(
-    name: str, entry: FileEntry, size: int, sample: Callable[[], str], whole: Callable[[], str] | None
-) -> None:
-    """Compare a file's size, its sample digest and, where wanted, its whole digest with the manifest's."""
+def _check_size(name: str, entry: FileEntry, size: int) -> None:
     if size != entry.bytes:
         raise BundleError(f"{name} has {size} bytes, the manifest says {entry.bytes}: it was cut or replaced")
-    if sample() != entry.sample_sha256 or (whole is not None and whole() != entry.sha256):
+
+
+def _check_digest(name: str, found: str, listed: str) -> None:
+    if found != listed:
         raise BundleError(f"{name} does not have the content that the manifest describes: it is damaged or was swapped")
 
 
-def _check_file(path: Path, name: str, entry: FileEntry, *, verify: bool) -> None:
+def _size_of(path: Path, name: str) -> int:
     try:
         status = path.lstat()
     except OSError as error:
         raise BundleError(f"{name} is missing from {path.parent}: copy or export the bundle again") from error
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{name} is not a regular file")
-    _check_content(
-        name,
-        entry,
-        status.st_size,
-        lambda: file_sample_sha256(path),
-        (lambda: file_sha256(path)) if verify else None,
-    )
+    return status.st_size
+
+
+def is_hollow(path: Path) -> bool:
+    """Whether most of a large file are holes, as the file system tells; one that tells nothing has none."""
+    with path.open("rb") as stream:
+        size, held, end = os.fstat(stream.fileno()).st_size, 0, 0
+        if size < HOLLOW_FROM or not hasattr(os, "SEEK_HOLE"):
+            return False
+        while 2 * held < size:
+            try:
+                start = os.lseek(stream.fileno(), end, os.SEEK_DATA)
+                end = os.lseek(stream.fileno(), start, os.SEEK_HOLE)
+            except OSError as error:
+                return error.errno == errno.ENXIO  # no more data
+            held += end - start
+    return False

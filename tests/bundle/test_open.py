@@ -14,14 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvlm.bundle.manifest import FORMAT_VERSION
+from pocketvlm.bundle.manifest import FORMAT_VERSION, ImageLayout
 from pocketvlm.bundle.open import (
+    HOLLOW_FROM,
     MAX_MANIFEST_BYTES,
+    MAX_MANIFEST_VALUES,
     SAMPLE_BYTES,
     SAMPLES,
     Bundle,
     describe_files,
     file_sample_sha256,
+    is_hollow,
     open_bundle,
     read_manifest,
     write_manifest,
@@ -91,6 +94,31 @@ def write_bundle(directory: Path) -> dict[str, Any]:
 
 def save(directory: Path, raw: Any) -> None:
     (directory / "manifest.json").write_text(json.dumps(raw))
+
+
+def _part(raw: dict[str, Any]) -> dict[str, Any]:
+    part: dict[str, Any] = raw["engines"]["onnx"]["text_decoder"]
+    return part
+
+
+def _literal(raw: dict[str, Any], size: int) -> object:
+    return raw["chat"]["roles"]["user"].update(prefix="\U0001f600" * size)
+
+
+#: One more than a reader takes.
+TOO_MUCH: dict[str, tuple[Callable[[Any], object], str]] = {
+    "dimensions": (lambda raw: _part(raw)["inputs"][0].update(shape=[1] * 17), "inputs.0.shape"),
+    "a dimension's name": (lambda raw: _part(raw)["inputs"][0].update(shape=["n" * 513]), "inputs.0.shape.0"),
+    "a name": (lambda raw: raw["model"].update(name="\U0001f600" * 513), "model.name"),
+    "a part's name": (lambda raw: raw["engines"]["onnx"].update({"p" * 513: _part(raw)}), "engines.onnx"),
+    "a tensor's name": (lambda raw: raw["recipe"].update(tensors={"t" * 513: {}}), "recipe.tensors"),
+    "a literal": (lambda raw: _literal(raw, 65537), "chat.roles.user.prefix"),
+    "tokens of a tile": (lambda raw: raw["vision"].update(tokens_per_tile=65537), "vision.tokens_per_tile"),
+    "rows": (lambda raw: raw["image_layout"].update(tile=[[]] * 65), "image_layout.tile"),
+    "columns": (lambda raw: raw["image_layout"].update(tile=[[[]] * 65]), "image_layout.tile.0"),
+    "values": (lambda raw: raw["tokens"].update(stop=[0] * (MAX_MANIFEST_VALUES + 1)), "more than 65536 values"),
+    "values in a text": (lambda raw: raw["chat"].update(start="," * (MAX_MANIFEST_VALUES + 1)), "than 65536 values"),
+}
 
 
 @pytest.fixture
@@ -330,6 +358,7 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
             "not valid: by_engine.onnx.prefill_chunk",
         ),
         (lambda raw: raw.update({"\x1b[2J\n" + "x" * 5000: 1}), "unknown key"),
+        *((change, line) for change, line in TOO_MUCH.values()),
     ],
 )
 def test_a_wrong_manifest_is_refused_at_its_key(bundle: Path, change: Callable[[Any], None], line: str) -> None:
@@ -362,6 +391,63 @@ def test_a_wrong_manifest_is_refused_at_its_key(bundle: Path, change: Callable[[
 def test_a_manifest_that_is_no_json_object_is_one_line(bundle: Path, text: bytes) -> None:
     (bundle / "manifest.json").write_bytes(text)
     assert "manifest.json" in refused(bundle)
+
+
+def test_as_much_as_a_reader_takes_opens(bundle: Path) -> None:
+    raw = json.loads((bundle / "manifest.json").read_text())
+    _literal(raw, 65536)
+    raw["model"]["name"] = "\U0001f600" * 512
+    raw["vision"]["tokens_per_tile"] = 65536
+    raw["image_layout"]["tile"] = [[[1]] * 64] * 64
+    _part(raw)["inputs"][0].update(shape=["n" * 512] * 16)
+    save(bundle, raw)
+    opened = open_bundle(bundle)
+    assert len(opened.manifest.model.name) == 512
+    write_manifest(bundle, opened.manifest)
+    image_layout = ImageLayout(image_start=(), thumbnail=(), tile=(((1,) * 256,) * 64,) * 64, row_end=(), image_end=())
+    with pytest.raises(BundleError, match="more than 65536 values"):
+        write_manifest(bundle, opened.manifest.model_copy(update={"image_layout": image_layout}))
+    assert open_bundle(bundle).manifest == opened.manifest
+
+
+def hollow(path: Path, size: int, held: int = 0) -> None:
+    """A file of ``size`` bytes of which only the first ``held`` are on the disk."""
+    path.write_bytes(bytes(held))
+    os.truncate(path, size)
+
+
+def test_a_file_that_is_not_on_the_disk_is_not_hashed(bundle: Path) -> None:
+    """A terabyte of nothing with right digests: hashing it would take an hour."""
+    raw = json.loads((bundle / "manifest.json").read_text())
+    path = bundle / "weights/text.data"
+    hollow(path, 1 << 40)
+    wanted = "weights/text.data has 1099511627776 bytes, the manifest says 256000"
+    assert wanted in refused(bundle)
+    raw["files"]["weights/text.data"].update(bytes=1 << 40, sample_sha256=file_sample_sha256(path))
+    save(bundle, raw)
+    for verify in (False, True):
+        assert "weights/text.data is a sparse file: most of its 1099511627776 bytes" in refused(bundle, verify=verify)
+    (bundle.parent / "bundle.zip").touch()
+    hollow(bundle.parent / "bundle.zip", 1 << 40)
+    assert "is a sparse file" in refused(bundle.parent / "bundle.zip")
+
+
+@pytest.mark.parametrize(("size", "held", "hollow_"), [
+    (HOLLOW_FROM - 1, 0, False), (HOLLOW_FROM, 0, True), (HOLLOW_FROM, HOLLOW_FROM // 2, False),
+    (HOLLOW_FROM, HOLLOW_FROM // 2 - 8192, True),
+])  # fmt: skip
+def test_half_of_a_large_file_is_on_the_disk(tmp_path: Path, size: int, held: int, hollow_: bool) -> None:
+    hollow(tmp_path / "file", size, held)
+    assert is_hollow(tmp_path / "file") == hollow_
+
+
+def test_all_sizes_are_looked_at_before_any_content(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> str:
+        raise AssertionError(path)
+
+    monkeypatch.setattr("pocketvlm.bundle.open.file_sample_sha256", fail)
+    (bundle / "weights/text.data").write_bytes(b"x")  # the last of the files
+    assert "weights/text.data has 1 bytes" in refused(bundle)
 
 
 def test_a_huge_manifest_is_not_read(bundle: Path) -> None:

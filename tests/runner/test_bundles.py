@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from pocketvlm import __version__
 from pocketvlm.bundle.graph_files import external_files
-from pocketvlm.bundle.open import MAX_MANIFEST_BYTES, SAMPLE_BYTES, open_bundle, parse_manifest
+from pocketvlm.bundle.open import (
+    HOLLOW_FROM,
+    MAX_MANIFEST_BYTES,
+    SAMPLE_BYTES,
+    file_sample_sha256,
+    open_bundle,
+    parse_manifest,
+)
 from pocketvlm.errors import BundleError
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.runtime.versions import check_minimum
@@ -102,6 +109,21 @@ def test_names_that_could_lead_outside(probe: Probe, bundle: Path, name: str) ->
 def test_a_missing_cut_or_swapped_file(probe: Probe, bundle: Path, damage: Any) -> None:
     damage[0](bundle)
     assert not both(probe, bundle)
+
+
+@pytest.mark.parametrize(("held", "opens"), [(0, False), (HOLLOW_FROM, True)])
+def test_a_sparse_file(probe: Probe, bundle: Path, held: int, opens: bool) -> None:
+    path = bundle / "weights/text.data"
+    test_bundle.hollow(path, HOLLOW_FROM, held)
+    raw = json.loads((bundle / "manifest.json").read_text())
+    raw["files"]["weights/text.data"].update(bytes=HOLLOW_FROM, sample_sha256=file_sample_sha256(path))
+    save(bundle, raw)
+    assert both(probe, bundle) == opens
+
+
+def test_as_much_as_a_reader_takes(probe: Probe, bundle: Path) -> None:
+    test_bundle.test_as_much_as_a_reader_takes_opens(bundle)
+    assert both(probe, bundle)
 
 
 def test_a_flipped_bit_is_found_by_the_full_check(probe: Probe, bundle: Path) -> None:

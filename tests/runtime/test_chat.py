@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketvlm.bundle.manifest import ChatLayout, Manifest, Role
-from pocketvlm.errors import ChatError
+from pocketvlm.errors import CapacityError, ChatError
 from pocketvlm.images.prepare import Preprocessing, TiledImage
 from pocketvlm.images.tiling import PAPER_CANDIDATES
 from pocketvlm.runtime import vision
@@ -188,6 +188,13 @@ def test_image_tokens_follow_the_layout(grid: tuple[int, int], thumbnail: str) -
     assert ids.tolist() == expected_layout(grid, thumbnail)
     assert rows[ids == 4].tolist() == list(range(len(shown.tiled.pixels) * 2))
     assert (rows[ids != 4] == -1).all()
+
+
+def test_an_image_that_can_never_fit_is_refused_before_its_tokens_are_counted_out() -> None:
+    assert PAPER.vision is not None
+    vision = PAPER.vision.model_copy(update={"tokens_per_tile": 1 << 40})  # lists of them would fill the memory
+    with pytest.raises(CapacityError, match="the image has 2199023255552 tokens, 64 fit into this bundle's KV cache"):
+        image_tokens(tiled((1, 1), 0), manifest(vision=vision))
 
 
 def test_a_text_model_takes_no_images() -> None:

@@ -18,7 +18,7 @@ namespace pocketvlm {
 namespace {
 
 constexpr int64_t kMaxManifest = 16 << 20, kMaxGraph = 256 << 20;
-constexpr int64_t kSample = 4096, kSamples = 16;
+constexpr int64_t kSample = 4096, kSamples = 16, kHollowFrom = 64 << 20;
 
 [[noreturn]] void refuse(const std::string& line) { throw Error(Failure::bundle, line); }
 
@@ -71,13 +71,40 @@ std::string resolved(const std::string& path) {
 
 std::string above(const std::string& path) { return path.substr(0, path.rfind('/')); }
 
-void check_file(const std::string& path, const std::string& name, const FileEntry& entry, bool verify) {
+// Whether most of a large file are holes, as the file system tells: a terabyte of nothing takes as long to hash as one
+// of weights.
+bool is_hollow(const std::string& path, int64_t size) {
+  if (size < kHollowFrom) return false;
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (descriptor < 0) return false;
+  int64_t held = 0, end = 0;
+  while (2 * held < size) {
+    const int64_t start = lseek(descriptor, end, SEEK_DATA);
+    const bool no_more = start < 0 && errno == ENXIO;
+    if (start >= 0) end = lseek(descriptor, start, SEEK_HOLE);
+    if (start < 0 || end < 0) {
+      close(descriptor);
+      return no_more;
+    }
+    held += end - start;
+  }
+  close(descriptor);
+  return false;
+}
+
+// All sizes are looked at before any content.
+void check_size(const std::string& path, const std::string& name, const FileEntry& entry) {
   struct stat status;
   if (lstat(path.c_str(), &status) != 0) refuse(name + " is missing: copy or export the bundle again");
   if (!S_ISREG(status.st_mode)) refuse(name + " is not a regular file");
   if (status.st_size != entry.bytes)
     refuse(name + " has " + std::to_string(status.st_size) + " bytes, the manifest says " +
            std::to_string(entry.bytes) + ": it was cut or replaced");
+  if (is_hollow(path, entry.bytes))
+    refuse(name + " is a sparse file: most of its " + std::to_string(entry.bytes) + " bytes are not on the disk");
+}
+
+void check_content(const std::string& path, const std::string& name, const FileEntry& entry, bool verify) {
   if (file_sample_sha256(path) != entry.sample_sha256 || (verify && file_sha256(path) != entry.sha256))
     refuse(name + " does not have the content that the manifest describes: it is damaged or was swapped");
 }
@@ -124,7 +151,8 @@ Bundle open_bundle(const std::string& directory, bool verify) {
   if (lstat(path.c_str(), &status) != 0 || (!S_ISREG(status.st_mode) && !S_ISLNK(status.st_mode)))
     refuse(shown + " is not a bundle: it has no manifest.json");
   Bundle bundle{directory, parse_manifest(read_file(path, kMaxManifest, Failure::bundle), path)};
-  for (const auto& [name, entry] : bundle.manifest.files) check_file(bundle.path(name), name, entry, verify);
+  for (const auto& [name, entry] : bundle.manifest.files) check_size(bundle.path(name), name, entry);
+  for (const auto& [name, entry] : bundle.manifest.files) check_content(bundle.path(name), name, entry, verify);
   for (const auto& engine : bundle.manifest.engines)
     for (const auto& [name, part] : engine.second)
       if (engine.first == "executorch") check_program(bundle, name, part);

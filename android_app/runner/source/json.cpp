@@ -118,9 +118,17 @@ double Reader::number(double low, double high) const {
   return value;
 }
 
-const std::string& Reader::text() const {
+const std::string& Reader::text(size_t most) const {
   if (!is_text()) refuse("it must be a string");
-  return value_->get_ref<const std::string&>();
+  const auto& value = value_->get_ref<const std::string&>();
+  check_length(value, most);
+  return value;
+}
+
+void Reader::check_length(std::string_view text, size_t most) const {
+  // The bytes that begin a character.
+  const auto characters = std::count_if(text.begin(), text.end(), [](char byte) { return (byte & 0xc0) != 0x80; });
+  if (size_t(characters) > most) refuse("it has more than " + std::to_string(most) + " characters");
 }
 
 std::string Reader::choice(std::initializer_list<std::string_view> choices) const {

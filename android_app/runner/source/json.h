@@ -56,7 +56,8 @@ class Reader {
   bool is_any_integer() const { return value_->is_number_integer() || value_->is_binary(); }  // of any size
   double number() const;              // finite; a whole number is one as well
   double number(double low, double high) const;
-  const std::string& text() const;
+  const std::string& text(size_t most = SIZE_MAX) const;  // of so many characters
+  void check_length(std::string_view text, size_t most) const;
   bool is_text() const { return value_->is_string(); }
   std::string choice(std::initializer_list<std::string_view> choices) const;
   const Array& array(size_t least = 0, size_t most = SIZE_MAX) const;

@@ -14,12 +14,14 @@ using json::Reader;
 
 constexpr int64_t kFormat = 2;  // 2 is 1 with parts of other engines, which are checked here and not run
 constexpr int64_t kMost = int64_t{1} << 40;  // of a size, as in pocketvlm/bundle/manifest.py
+constexpr int64_t kMaxValues = 1 << 16;      // counted by commas, before any is looked at
+constexpr size_t kName = 512, kText = 1 << 16, kMaxSide = 64, kMaxRank = 16;
 
 int64_t positive(const Reader& value) { return value.integer(1, kMost); }
 int32_t token_id(const Reader& value) { return int32_t(value.integer(0, INT32_MAX)); }
 TokenIds token_ids(const Reader& value) { return value.list(token_id, 0, 256); }
 double finite(const Reader& value) { return value.number(); }
-std::string text(const Reader& value) { return value.text(); }
+std::string name_of(const Reader& value) { return value.text(kName); }
 
 std::string file_name(const Reader& value) {
   if (!is_file_name(value.text())) value.refuse("it is not a file name that a bundle may use");
@@ -40,11 +42,13 @@ FileEntry file_entry(const Reader& value) {
 
 bool check_tensor(const Reader& value) {
   const Members of = value.members({"name", "shape", "dtype"});
-  of["name"].text();
-  of["shape"].list([](const Reader& size) {
+  of["name"].text(kName);
+  const auto check_size = [](const Reader& size) {
     if (!size.is_any_integer() && !size.is_text()) size.refuse("it must be a whole number or a string");
+    if (size.is_text()) size.text(kName);
     return true;
-  });
+  };
+  of["shape"].list(check_size, 0, kMaxRank);
   of["dtype"].choice({"float32", "int64", "int32", "int8", "uint8"});
   return true;
 }
@@ -94,7 +98,7 @@ Vision vision(const Reader& value) {
   result.patches_per_tile = positive(of["patches_per_tile"]);
   result.hidden_size = positive(of["vision_hidden_size"]);
   result.downsample_ratio = positive(of["downsample_ratio"]);
-  result.tokens_per_tile = positive(of["tokens_per_tile"]);
+  result.tokens_per_tile = of["tokens_per_tile"].integer(1, 1 << 16);
   return result;
 }
 
@@ -103,7 +107,7 @@ ImageLayout image_layout(const Reader& value) {
   ImageLayout result;
   result.image_start = token_ids(of["image_start"]);
   result.thumbnail = token_ids(of["thumbnail"]);
-  result.tile = of["tile"].list([](const Reader& row) { return row.list(token_ids); });
+  result.tile = of["tile"].list([](const Reader& row) { return row.list(token_ids, 0, kMaxSide); }, 0, kMaxSide);
   result.row_end = token_ids(of["row_end"]);
   result.image_end = token_ids(of["image_end"]);
   return result;
@@ -112,18 +116,18 @@ ImageLayout image_layout(const Reader& value) {
 // Whether the chat layout has the roles that it needs. No answer here is rendered from it: tokens come in ready.
 bool check_chat(const Reader& value) {
   const Members of = value.members({"start", "roles", "default_system", "generation_prefix"});
-  of["start"].text();
-  of["generation_prefix"].text();
+  of["start"].text(kText);
+  of["generation_prefix"].text(kText);
   const Reader roles = of["roles"], system = of["default_system"];
   const Members by_name = roles.members({"system", "user", "assistant"});
   for (const auto& [name, role] : roles.object()) {
     const Reader reader(role, roles, name);
     const Members literal = reader.members({"prefix", "suffix", "strip"});
-    literal["prefix"].text();
-    literal["suffix"].text();
+    literal["prefix"].text(kText);
+    literal["suffix"].text(kText);
     literal["strip"].boolean();
   }
-  if (!system.is_null()) system.text();
+  if (!system.is_null()) system.text(kText);
   return by_name.optional("user") && by_name.optional("assistant") && (system.is_null() || by_name.optional("system"));
 }
 
@@ -133,21 +137,24 @@ void check_precision(const Reader& value) {
   if (bits != 4 && bits != 8 && bits != 32) of["bits"].refuse("it must be 4, 8 or 32");
   if (const auto group = of.optional("group_size"); group && !group->is_null()) positive(*group);
   if (const auto symmetric = of.optional("symmetric")) symmetric->boolean();
-  of["quantizer"].text();
+  name_of(of["quantizer"]);
   finite(of["bits_per_weight"]);
   positive(of["weights"]);
 }
 
 void check_tensors(const Reader& tensors) {
-  for (const auto& [name, tensor] : tensors.object()) check_precision(Reader(tensor, tensors, name));
+  for (const auto& [name, tensor] : tensors.object()) {
+    tensors.check_length(name, kName);
+    check_precision(Reader(tensor, tensors, name));
+  }
 }
 
 void check_recipe(const Reader& value) {
   const Members of = value.members({"name", "calibration", "tensors"});
-  of["name"].text();
+  name_of(of["name"]);
   if (const auto given = of.optional("calibration"); given && !given->is_null()) {
     const Members calibration = given->members({"source", "sequences", "tokens", "sha256"});
-    calibration["source"].text();
+    calibration["source"].text(kText);
     positive(calibration["sequences"]);
     positive(calibration["tokens"]);
     sha256(calibration["sha256"]);
@@ -237,7 +244,10 @@ void read_engines(const Reader& engines, Manifest& manifest) {
   for (const auto& [engine, parts] : engines.object()) {
     const Reader of(parts, engines, engine);
     std::map<std::string, Part> read;
-    for (const auto& [name, one] : of.object()) read[name] = part(Reader(one, of, name));
+    for (const auto& [name, one] : of.object()) {
+      of.check_length(name, kName);
+      read[name] = part(Reader(one, of, name));
+    }
     manifest.engines[engine] = std::move(read);
   }
 }
@@ -253,17 +263,17 @@ void read_files(const Reader& files, Manifest& manifest) {
 void read_sections(const Members& top, Manifest& manifest) {
   const Reader given[] = {top["minimum_runtime"], top["model"], top["tokens"], top["kv_cache"]};
   const Members runtime = given[0].members({"pocketvlm", "onnxruntime", "executorch"});
-  manifest.minimum_pocketvlm = text(runtime["pocketvlm"]);
+  manifest.minimum_pocketvlm = name_of(runtime["pocketvlm"]);
   if (const auto version = runtime.optional("onnxruntime"); version && !version->is_null())
-    manifest.minimum_onnxruntime = version->text();
+    manifest.minimum_onnxruntime = name_of(*version);
   if (const auto version = runtime.optional("executorch"); version && !version->is_null()) {
-    version->text();
+    name_of(*version);
     manifest.asks_for_executorch = true;
   }
   const Members model = given[1].members({"name", "family", "revision", "vocab_size", "hidden_size", "layers"});
-  manifest.model_name = text(model["name"]);
-  text(model["family"]);
-  text(model["revision"]);
+  manifest.model_name = name_of(model["name"]);
+  name_of(model["family"]);
+  name_of(model["revision"]);
   manifest.vocab_size = positive(model["vocab_size"]);
   manifest.hidden_size = positive(model["hidden_size"]);
   manifest.layers = model["layers"].integer(1, 4096);
@@ -332,6 +342,8 @@ bool is_file_name(std::string_view name) {
 
 Manifest parse_manifest(std::string_view text, const std::string& where) {
   try {
+    if (std::count(text.begin(), text.end(), ',') > kMaxValues)
+      throw json::Refused{"", "it has more than " + std::to_string(kMaxValues) + " values"};
     const json::Value root = json::parse(text);
     return read_manifest(Reader(root));
   } catch (const json::Refused& refused) {

@@ -61,6 +61,7 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("tokenizer_config.json", "chat_template", "{{" + "(" * 5000, "the chat template does not parse"),
     ("config.json", "image_token", "<nowhere>", "no image token '<nowhere>'"),
     ("config.json", "image_layout", {"image_start": "x" * 4000}, "does not fit a bundle: image_start"),
+    ("config.json", "image_layout", {"tile": "x" * 4000}, "image_layout.tile has 4000 tokens, for 4 x 4 tiles"),
     ("config.json", "tiling", {"candidates": [[64, 64]]}, "candidates: 64x64 tiles of 72 px are more than"),
 ]
 
