@@ -15,7 +15,7 @@ from pocketvlm.bundle.defaults import KV_LENGTH
 from pocketvlm.bundle.open import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.errors import ExportError
 from pocketvlm.export.backends import BACKENDS, backend_of
-from pocketvlm.export.estimate import disk_bytes
+from pocketvlm.export.cost import disk_bytes
 from pocketvlm.export.job import Job, Lowered, Progress, Silent
 from pocketvlm.export.read.calibration import DEFAULT_SOURCE, CalibrationSet, is_calibrated, read_calibration
 from pocketvlm.export.read.frontend import Frontend, read_frontend

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pocketvlm.errors import ExportError
-from pocketvlm.export.job import Job, Lowered
-from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pocketvlm.export.job import Job, Lowered
+    from pocketvlm.models.checkpoint import Checkpoint
+    from pocketvlm.recipe import Recipe
 
 #: Imported when they are asked for: one brings ExecuTorch, another ONNX's tools.
 BACKENDS: dict[str, str] = {

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 from pocketvlm.errors import DataError, ExportError, RecipeError
 from pocketvlm.export.assemble import kv_length
-from pocketvlm.export.estimate import disk_bytes
+from pocketvlm.export.cost import disk_bytes
 from pocketvlm.export.job import Progress, Silent
 from pocketvlm.export.read.calibration import read_calibration
 from pocketvlm.export.read.frontend import read_frontend

@@ -47,6 +47,12 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each with the whole first sentence of its help, which click would cut off."""
+        commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, first_sentence(found.help or "")) for name, found in commands if found])
+
     def invoke(self, ctx: click.Context) -> Any:
         """Turn errors meant for people into one line on stderr and exit status 1."""
         try:
@@ -63,6 +69,11 @@ class LazyGroup(click.Group):
                 message = f"this command needs {error.name}: pip install 'pocketvlm[{EXTRAS[error.name]}]'"
             click.echo(f"error: {message}", err=True)
             ctx.exit(1)
+
+
+def first_sentence(text: str) -> str:
+    """What a command's help begins with, on one line."""
+    return " ".join(text.partition("\n\n")[0].split())
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -14,21 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketvlm.cli.options import below, engines
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from pocketvlm.bench.report.schema import Report
 
-prepacked_cache = click.option(
+running = below("How it runs")
+prepacked_cache = running(
     "--prepacked-cache",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
     help="Keep the decoder's weights there as this machine packs them: later loads need less memory.",
 )
-engine_option = click.option(
+engine_option = running(
     "--engine",
     metavar="NAME",
-    help="What runs it: onnx, executorch or npu-emulation.  [default: the first that it is for, never an emulation]",
+    values=engines,
+    help="What runs the bundle; by default the first that it is for, never an emulation:",
 )
 
 
@@ -74,39 +78,38 @@ class ImageSize(click.ParamType[tuple[int, int] | None]):
         return int(width), int(height)
 
 
+answering = below("How it answers")
 #: One option for each field of GenerationConfig, of the same name.
 GENERATION = (
-    click.option(
+    answering(
         "--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Longest answer, tokens."
     ),
-    click.option(
+    answering(
         "--max-seconds",
         type=click.FloatRange(0, min_open=True),
         callback=finite,
         metavar="S",
         help="End the answer so long after the question.",
     ),
-    click.option(
+    answering(
         "--temperature",
         default=0.0,
         show_default=True,
         type=click.FloatRange(min=0),
         help="0 takes the likeliest token.",
     ),
-    click.option(
+    answering(
         "--top-k", default=0, show_default=True, type=click.IntRange(min=0), help="Choose among k tokens; 0: all."
     ),
-    click.option(
+    answering(
         "--top-p",
         default=1.0,
         show_default=True,
         type=click.FloatRange(0, 1, min_open=True),
         help="Choose among the likeliest tokens of this probability.",
     ),
-    click.option(
-        "--seed", default=0, show_default=True, type=click.IntRange(0, 2**64 - 1), help="Of the random numbers."
-    ),
-    click.option(
+    answering("--seed", default=0, show_default=True, type=click.IntRange(0, 2**64 - 1), help="Of the random numbers."),
+    answering(
         "--repetition-penalty",
         default=1.0,
         show_default=True,
@@ -114,13 +117,13 @@ GENERATION = (
         metavar="P",
         help="Above 1: tokens of the question and the answer so far get less likely.",
     ),
-    click.option(
+    answering(
         "--logit-bias",
         multiple=True,
         type=LogitBias(),
         help="Add -100 (never) to 100 (always) to a token's logit; may be repeated.",
     ),
-    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated."),
+    answering("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated."),
 )
 
 

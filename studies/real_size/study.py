@@ -112,7 +112,7 @@ output_option = click.option("--output", required=True, type=click.Path(path_typ
 @click.pass_obj
 def export(given: tuple[Place, int], output: Path, layers: str) -> None:
     """Time and peak memory of exports, beside what was estimated before; then of a decoder's, beside peers."""
-    from pocketvlm.export.estimate import estimate
+    from pocketvlm.export.cost import estimate
     from pocketvlm.models.checkpoint import open_checkpoint
     from pocketvlm.recipe import load_recipe
     from studies.real_size.exporters import beside_exporters, describe, fit_lines

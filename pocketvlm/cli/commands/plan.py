@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.cli.console import ImageSize, finite
+from pocketvlm.cli.options import devices, headed, option, recipes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,10 +34,16 @@ ORDER = (
 )  # fmt: skip
 
 
-@click.command("plan")
+@headed("plan")
 @click.argument("source", metavar="CONFIG|BUNDLE")
-@click.option("--device", default="dimensity-9300", show_default=True, metavar="NAME|FILE", help="Profile of a device.")
-@click.option("--recipe", metavar="NAME|FILE", help="How weights are stored.  [default: bluelm-v-3b]")
+@option(
+    "--device", default="dimensity-9300", show_default=True, metavar="NAME|FILE", values=devices,
+    help="A profile in a TOML file, or a built-in one:",
+)  # fmt: skip
+@option(
+    "--recipe", metavar="NAME|FILE", values=recipes,
+    help="How weights are stored, bluelm-v-3b where nothing is said; a TOML file, or a built-in one:",
+)  # fmt: skip
 @click.option(
     "--max-length", type=click.IntRange(1, 1 << 20), metavar="N",
     help="KV length, tokens.  [default: 2048, or the model's positions]",

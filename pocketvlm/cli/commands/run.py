@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.console import engine_option, finite, generation_options, prepacked_cache
+from pocketvlm.cli.console import engine_option, finite, generation_options, prepacked_cache, running
+from pocketvlm.cli.options import headed
 from pocketvlm.errors import ChatError, PocketVlmError
 
 if TYPE_CHECKING:
@@ -29,18 +30,16 @@ CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(cod
 INTERRUPTED = 130
 
 
-@click.command()
+@headed("run")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--image", "images", multiple=True, type=click.Path(), metavar="FILE", help="An image; may be repeated.")
 @click.option("--prompt", help="The question. Without it: a chat on the terminal.")
 @generation_options
-@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
+@running("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
 @prepacked_cache
-@click.option(
-    "--tuning", type=click.Path(path_type=Path), metavar="FILE", help="Settings of pocketvlm bench --autotune."
-)
-@click.option("--free-vision", is_flag=True, help="Have the vision part in memory only while an image is encoded.")
-@click.option(
+@running("--tuning", type=click.Path(path_type=Path), metavar="FILE", help="Settings of pocketvlm bench --autotune.")
+@running("--free-vision", is_flag=True, help="Have the vision part in memory only while an image is encoded.")
+@running(
     "--memory-budget-mb",
     type=click.FloatRange(0, min_open=True),
     callback=finite,

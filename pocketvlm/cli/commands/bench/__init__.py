@@ -8,36 +8,43 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.cli.commands.bench.device import device_options
-from pocketvlm.cli.commands.bench.workload import workload_options
-from pocketvlm.cli.console import say, typed
+from pocketvlm.cli.commands.bench.workload import beside, measured, workload_options
+from pocketvlm.cli.console import running, say, typed
+from pocketvlm.cli.options import below, devices, headed
 
 if TYPE_CHECKING:
     from pocketvlm.bench.speed.workload import Workload
     from pocketvlm.bench.targets.adb.options import DeviceOptions
 
 
-@click.command("bench")
+shown = below("What is shown and kept")
+
+
+@headed("bench")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--target", default="host", show_default=True, metavar="NAME", help="host, or adb[:SERIAL|:all].")
+@running("--target", default="host", show_default=True, metavar="NAME", help="host, or adb[:SERIAL|:all].")
 @workload_options
 @device_options
-@click.option("--device", metavar="NAME|FILE", help="Profile of this device: says whether its clocks are pinned.")
-@click.option("--paper", is_flag=True, help="The paper's table: this machine beside the Dimensity 9300.")
-@click.option("--autotune", "tunes", is_flag=True, help="Find the settings that answer fastest here, and save them.")
-@click.option(
+@running(
+    "--device", metavar="NAME|FILE", values=devices,
+    help="Profile of this device, which says whether its clocks are pinned:",
+)  # fmt: skip
+@measured("--paper", is_flag=True, help="The paper's table: this machine beside the Dimensity 9300.")
+@measured("--autotune", "tunes", is_flag=True, help="Find the settings that answer fastest here, and save them.")
+@beside(
     "--interleave", "base", type=click.Path(path_type=Path), metavar="BASE", help="Hold it to another bundle, in turns."
 )
-@click.option("--gate", type=click.Path(path_type=Path), metavar="FILE", help="How much worse than BASE it may be.")
-@click.option(
+@beside("--gate", type=click.Path(path_type=Path), metavar="FILE", help="How much worse than BASE it may be.")
+@beside(
     "--base-code", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR",
     help="A checkout of pocketvlm that runs BASE.  [default: this one]",
 )  # fmt: skip
-@click.option(
+@shown(
     "-o", "--output", "form", type=click.Choice(["table", "md", "csv", "json", "jsonl"]), default="table",
     show_default=True, help="What is printed.",
 )  # fmt: skip
-@click.option("--save", type=click.Path(path_type=Path), metavar="FILE.json", help="Write the JSON there as well.")
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a report with plots there.")
+@shown("--save", type=click.Path(path_type=Path), metavar="FILE.json", help="Write the JSON there as well.")
+@shown("--html", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a report with plots there.")
 def command(
     *,
     bundle: Path,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketvlm.cli.options import below
+
 if TYPE_CHECKING:
     from pocketvlm.bench.targets.adb.options import DeviceOptions
 
@@ -41,29 +43,30 @@ FIELDS = {
     "time_limit": "time_limit_s",
     "runner": "packages",
 }
+on_phone = below("On a phone, with --target adb")
 OPTIONS = (
-    click.option("--cpus", type=Cpus(), help="Phone: CPUs it runs on, or its fastest.  [default: the system chooses]"),
-    click.option(
-        "--hottest", type=click.FloatRange(0, 100), metavar="CELSIUS", help="Phone: warmest battery.  [default: 38]"
+    on_phone("--cpus", type=Cpus(), help="CPUs it runs on, or its fastest.  [default: the system chooses]"),
+    on_phone(
+        "--hottest", type=click.FloatRange(0, 100), metavar="CELSIUS", help="Warmest battery.  [default: 38]"
     ),
-    click.option(
-        "--least-battery", type=click.IntRange(0, 100), metavar="PERCENT", help="Phone: emptiest.  [default: 20]"
+    on_phone(
+        "--least-battery", type=click.IntRange(0, 100), metavar="PERCENT", help="Emptiest.  [default: 20]"
     ),
-    click.option(
+    on_phone(
         "--cool-wait", type=click.FloatRange(0, 86400), metavar="SECONDS",
-        help="Phone: how long it may cool down.  [default: 600]",
+        help="How long it may cool down.  [default: 600]",
     ),
-    click.option(
+    on_phone(
         "--answer-limit", type=click.FloatRange(1, 1e6), metavar="SECONDS",
-        help="Phone: how long it may take to answer a question.  [default: 30]",
+        help="How long it may take to answer a question.  [default: 30]",
     ),
-    click.option(
+    on_phone(
         "--time-limit", type=click.FloatRange(1, 1e6), metavar="SECONDS",
-        help="Phone: how long a run may take.  [default: 3600]",
+        help="How long a run may take.  [default: 3600]",
     ),
-    click.option(
+    on_phone(
         "--runner", type=click.Path(path_type=Path), metavar="DIR",
-        help="Phone: the runner's packages.  [default: dist/android/runner]",
+        help="The runner's packages.  [default: dist/android/runner]",
     ),
 )  # fmt: skip
 

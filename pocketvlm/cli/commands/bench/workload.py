@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pocketvlm.cli.console import ImageSize, prepacked_cache
+from pocketvlm.cli.console import ImageSize, prepacked_cache, running
+from pocketvlm.cli.options import below, peers
 
 if TYPE_CHECKING:
     from pocketvlm.bench.speed.workload import Workload
@@ -40,41 +41,42 @@ NAMES = (
     "prompts", "new_tokens", "depths", "pairs", "image", "chunks", "tile_batches", "pipeline", "repeats", "warmups",
     "threads", "prepacked_cache", "peers", "peers_cache",
 )  # fmt: skip
+measured, beside = below("What is measured"), below("Beside others, in turns")
 OPTIONS = (
-    click.option(
+    measured(
         "-p", "--prompt", "prompts", type=Numbers(), default="512", show_default=True, help="Prompts, tokens."
     ),
-    click.option(
+    measured(
         "-n", "--new-tokens", default=128, show_default=True, type=click.IntRange(1, 1 << 20), help="Tokens generated."
     ),
-    click.option(
+    measured(
         "-d", "--depth", "depths", type=Numbers(), default="0", show_default=True, help="Tokens in the KV cache."
     ),
-    click.option(
+    measured(
         "--pg", "pairs", type=Numbers(), multiple=True, metavar="P,N", help="A prompt and what is generated after it."
     ),
-    click.option("--image", type=ImageSize(), default="768x1536", show_default=True, help="Size of an image, or none."),
-    click.option(
+    measured("--image", type=ImageSize(), default="768x1536", show_default=True, help="Size of an image, or none."),
+    measured(
         "--chunk", "chunks", type=Numbers(), default="", help="Tokens of a prefill step.  [default: the bundle's]"
     ),
-    click.option(
+    measured(
         "--tile-batch", "tile_batches", type=Numbers(), default="", help="Tiles at once.  [default: the bundle's]"
     ),
-    click.option(
+    measured(
         "--pipeline", type=click.Choice(["on", "off", "both"]), default="on", show_default=True,
         help="Patch embedding beside the encoder.",
     ),
-    click.option("-r", "--repeats", default=5, show_default=True, type=click.IntRange(1, 1000), help="Repetitions."),
-    click.option(
+    running("-r", "--repeats", default=5, show_default=True, type=click.IntRange(1, 1000), help="Repetitions."),
+    running(
         "--warmups", default=3, show_default=True, type=click.IntRange(0, 100), help="Repetitions before those."
     ),
-    click.option("-t", "--threads", type=click.IntRange(1, 1024), help="Threads.  [default: physical cores]"),
+    running("-t", "--threads", type=click.IntRange(1, 1024), help="Threads.  [default: physical cores]"),
     prepacked_cache,
-    click.option(
-        "--peer", "peers", multiple=True, metavar="NAME",
-        help="Run llama.cpp, genai, executorch or pocketvlm-executorch in turns with it.",
+    beside(
+        "--peer", "peers", multiple=True, metavar="NAME", values=peers,
+        help="Run another system in turns with it; may be repeated:",
     ),
-    click.option(
+    beside(
         "--peers-cache", default=Path("build/peers"), show_default=True, type=click.Path(path_type=Path), metavar="DIR",
         help="Where files that peers need are kept.",
     ),

@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.cli.console import ConsoleProgress, finite
+from pocketvlm.cli.options import backends as backends_of
+from pocketvlm.cli.options import below, headed, option, recipes
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Fidelity
     from pocketvlm.bundle.open import Bundle
 
 
-@click.command("export")
+weights, on_npu, checked = below("How weights are stored"), below("With --backend neuropilot"), below("What it is held to")
+
+
+@headed("export")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -25,52 +30,56 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="The bundle: a directory, or one file if it ends in .zip.",
 )
-@click.option("--recipe", default="int4-g128", show_default=True, metavar="NAME|FILE", help="How weights are stored.")
-@click.option("--backend", "backends", multiple=True, default=("onnx",), show_default=True, help="May be repeated.")
+@weights(
+    "--recipe", default="int4-g128", show_default=True, metavar="NAME|FILE", values=recipes,
+    help="A TOML file, or a built-in one:",
+)  # fmt: skip
+@option(
+    "--backend", "backends", multiple=True, default=("onnx",), show_default=True, metavar="NAME", values=backends_of,
+    help="What it is lowered to; may be repeated:",
+)  # fmt: skip
 @click.option("--max-length", type=click.IntRange(min=1), help="KV length in tokens  [default: 2048]")
-@click.option(
+@weights(
     "--calibration",
     metavar="DATA",
     help="What a calibrated recipe sees: generated:SEED, FILE.jsonl, FILE.tsv or FILE.txt.  "
     "[default: generated:calibration]",
 )
-@click.option(
+@on_npu(
     "--platform",
     type=click.Choice(["mt6989", "mt6991", "mt6993"]),
-    help="For --backend neuropilot: Dimensity 9300, 9400, 9500.  [default: mt6989]",
+    help="Dimensity 9300, 9400, 9500.  [default: mt6989]",
 )
-@click.option("--chunks", type=click.IntRange(1, 64), help="For --backend neuropilot: of layers.  [default: 4]")
-@click.option(
+@on_npu("--chunks", type=click.IntRange(1, 64), help="Pieces that the layers are cut into.  [default: 4]")
+@on_npu(
     "--prefill",
     type=click.Choice(["32", "128", "512"]),
-    help="For --backend neuropilot: tokens of a step of a prompt.  [default: 128]",
+    help="Tokens of a step of a prompt.  [default: 128]",
 )
-@click.option(
-    "--uncompiled", is_flag=True, help="For --backend neuropilot: the program alone, without MediaTek's tools."
-)
-@click.option("--report", is_flag=True, help="For --backend neuropilot: which operators the NPU is predicted to take.")
-@click.option(
+@on_npu("--uncompiled", is_flag=True, help="The program alone, without MediaTek's tools.")
+@on_npu("--report", is_flag=True, help="Which operators the NPU is predicted to take.")
+@weights(
     "--target-bits",
     metavar="BITS",
     type=click.FloatRange(2, 9),
     callback=finite,
     help="Mix bits and groups of the decoder's linear layers by sensitivity, at most so many a weight on average.",
 )
-@click.option(
+@checked(
     "--max-kl",
     metavar="NATS",
     type=click.FloatRange(0, min_open=True),
     callback=finite,
     help="Fail if the logits' mean KL divergence from the original's is above this.  [default: the recipe's bound]",
 )
-@click.option(
+@checked(
     "--min-accuracy",
     metavar="SHARE",
     type=click.FloatRange(0, 1),
     callback=finite,
     help="Fail if fewer of the questions of --accuracy-data are answered exactly right, 0 to 1.",
 )
-@click.option(
+@checked(
     "--accuracy-data", default="generated:export", show_default=True, metavar="DATA", help="As pocketvlm eval reads it."
 )
 def command(
