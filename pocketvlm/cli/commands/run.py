@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import sys
@@ -13,18 +12,21 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.cli.console import engine_option, finite, generation_options, prepacked_cache, running
+from pocketvlm.cli.line_editing import edited_lines, file_name
 from pocketvlm.cli.options import headed
 from pocketvlm.errors import ChatError, PocketVlmError
+from pocketvlm.files import label
 
 if TYPE_CHECKING:
     from pocketvlm.runtime import Answer, Chat, GenerationConfig, PocketVlm, Stats
 
 HELP = """\
-/image FILE   show the model an image, before the next question
+/image FILE   show the model an image, before the next question (Tab completes its name)
 /reset        start the conversation anew
 /quit         leave (so does Ctrl-D)
 /help         this text
 Ctrl-C ends an answer. Anything else is a question."""
+COMMANDS = ("/image", "/reset", "/quit", "/help")
 #: control characters that move the cursor or worse; a model's text must not reach a terminal with them
 CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 INTERRUPTED = 130
@@ -88,7 +90,7 @@ def command(
         if prompt is None:
             with vlm.chat() as chat:
                 for image in images:
-                    chat.add_image(image)
+                    _add_image(chat, image)
                 _talk(vlm, chat, config, show)
         elif not show(vlm.stream(prompt, images=images, config=config)):
             sys.exit(INTERRUPTED)
@@ -128,6 +130,7 @@ def _talk(vlm: PocketVlm, chat: Chat, config: GenerationConfig, show: Callable[[
     """Questions and commands, a line each. An error is shown and the chat goes on; in a script it ends."""
     terminal = sys.stdin.isatty()
     if terminal:
+        edited_lines(COMMANDS, with_file="/image")
         click.echo(f"{vlm.manifest.model.name} ({vlm.engine_description}). /help lists the commands.", err=True)
     while True:
         try:
@@ -151,8 +154,6 @@ def _talk(vlm: PocketVlm, chat: Chat, config: GenerationConfig, show: Callable[[
 def _read_line(terminal: bool) -> str | None:
     """The next line without white space around it; None at the end."""
     if terminal:
-        with contextlib.suppress(ImportError):
-            import readline  # noqa: F401 - gives input() its history and editing keys
         try:
             return input("> ").strip()
         except EOFError:
@@ -166,13 +167,19 @@ def _obey(chat: Chat, line: str) -> None:
     name, _, argument = line.partition(" ")
     argument = argument.strip()
     if name == "/image" and argument:
-        chat.add_image(argument)
+        _add_image(chat, file_name(argument))
     elif name == "/reset" and not argument:
         chat.reset()
     elif name == "/help" and not argument:
         click.echo(HELP, err=True)
     else:
         raise ChatError(f"{name[:40]!r} is not a command, or wants another argument: /image FILE, /reset, /quit, /help")
+
+
+def _add_image(chat: Chat, image: str) -> None:
+    chat.add_image(image)
+    if sys.stdin.isatty():
+        click.echo(f"shown with the next question: {label(image)}", err=True)
 
 
 def _print_stats(stats: Stats) -> None:

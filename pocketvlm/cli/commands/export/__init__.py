@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pocketvlm.bundle.open import Bundle
 
 
-weights, on_npu, checked = below("How weights are stored"), below("With --backend neuropilot"), below("What it is held to")
+weights, checked = below("How weights are stored"), below("What it is held to")
+on_npu = below("With --backend neuropilot")
 
 
 @headed("export")
