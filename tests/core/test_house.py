@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,12 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from docs.support_table import with_table
-from pocketvlm.cli import COMMANDS, EXTRAS
+from pocketvlm.bench.report.formats.github import BIGGER, SMALLER
+from pocketvlm.cli import COMMANDS, EXTRAS, main
 
 ROOMS = ("export", "quant", "runtime", "bench")
 #: What `pip install pocketvlm` does not bring.
@@ -255,6 +258,22 @@ def test_the_workflow_checks_tests_and_builds_the_site(repository: Path) -> None
     }
     assert called["ci"] == ["check", "test", "docs"]
     assert {name for names in called.values() for name in names if "=" not in name} <= possible
+
+
+def test_the_workflows_call_commands_as_they_are(repository: Path) -> None:
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in (repository / ".github/workflows").glob("*.yml")}
+    lines = [line for text in texts.values() for line in re.findall(r"\.venv/bin/pocketvlm (.*)", text)]
+    assert len(lines) > 5
+    for name, *words in map(shlex.split, lines):
+        command = main.get_command(click.Context(main), name)
+        assert command is not None, name
+        command.make_context(name, words)  # refuses an option that is not there any more
+    (directory,) = re.findall(r"--github (\S+)", texts["history"])
+    read = re.findall(r"tool: (\w+)\s+output-file-path: (\S+)", texts["history"])
+    assert dict(read) == {
+        "customBiggerIsBetter": f"{directory}/{BIGGER}",
+        "customSmallerIsBetter": f"{directory}/{SMALLER}",
+    }
 
 
 def test_documents_link_to_files_that_exist(repository: Path) -> None:
