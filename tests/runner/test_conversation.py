@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from pocketvlm.runtime import load
 from studies.reader.parity import NEW_TOKENS, STOP, Asked, asked, native_answers, question
 from studies.reader.parity import ids_of as ids
-from tests.runner.native import built, library
+from tests.runner.native import PRESET, built, library
 
 KV_LENGTH, CANCELLED = 3, 4
 Talk = Callable[[Path, Sequence[str]], list[str]]
@@ -154,3 +155,35 @@ def test_the_documents_example_is_c(repository: Path, tmp_path: Path) -> None:
         command = ["gcc", language, "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I", include, example]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+MAIN = """
+#include <string.h>
+int describe(const char *, const uint8_t *, int64_t, int64_t, const int32_t *, size_t, const int32_t *, size_t);
+int main(void) { return describe("nowhere", NULL, 0, 0, NULL, 0, NULL, 0) != POCKETVLM_OK &&
+                        strstr(pocketvlm_last_error(), "nowhere") != NULL ? 0 : 1; }
+"""
+
+
+@pytest.mark.skipif(PRESET != "native", reason="an app is not linked with the sanitizers")
+def test_the_documents_link_lines_make_programs_that_run(repository: Path, tmp_path: Path) -> None:
+    """Installed and found by pkg-config, from the build's folder, and all in one program."""
+    text = (repository / "docs" / "native-embedding.md").read_text(encoding="utf-8")
+    (tmp_path / "app.c").write_text(text.split("```c\n")[1].split("```")[0] + MAIN)
+    prefix, folder = tmp_path / "installed", built()
+    ran(["cmake", "--install", folder, "--prefix", prefix])
+    found = next(prefix.rglob("pocketvlm.pc")).parent
+    lines = [line.split("  ")[0] for line in text.splitlines() if line.startswith(("cc app.c", "c++ app.o"))]
+    assert len(lines) == 3
+    environment = {**os.environ, "PKG_CONFIG_PATH": str(found), "LD_LIBRARY_PATH": str(found.parent)}
+    ran(["cc", "-c", "app.c", "-I", repository / "android_app/runner/include"], tmp_path)
+    for number, line in enumerate(lines):
+        here = line.replace("$PWD/", "").replace("build/runner/native", str(folder))
+        here = here.replace("android_app", str(repository / "android_app")).replace("-o app", f"-o app{number}")
+        ran(["sh", "-c", here], tmp_path, environment)
+        ran([tmp_path / f"app{number}"], tmp_path, environment if "pkg-config" in line else None)
+
+
+def ran(command: list[str | Path], folder: Path | None = None, environment: dict[str, str] | None = None) -> None:
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
