@@ -17,14 +17,14 @@ PROMPT :=
 NAME := $(notdir $(patsubst %/checkpoint,%,$(patsubst %/,%,$(MODEL))))-$(basename $(notdir $(RECIPE)))
 BUNDLE := dist/android/$(NAME)
 PICTURE := dist/android/picture.png
+LIMITS = $(if $(filter examples/reader/checkpoint,$(MODEL)),printf '\nThe built-in model knows drawn pictures alone: photos and real screenshots it misreads.\n',:)
 # What `make bench-device` measures BUNDLE on (another phone: adb:SERIAL; each: adb:all), and what it measures.
 TARGET := adb
 DEVICE := -p 512 -n 128 -d 0,512 -r 9
 # Recipes read these from their environment: what stands in them is never parsed as shell.
 export MODEL RECIPE BACKENDS IMAGE PROMPT TARGET
 
-# What `make bench` measures beside the built-in model (none: PRESETS=), exported to build/bench first. Of presets a small
-# picture: one of nine tiles takes 40 s without VNNI, and make real-size measures it.
+# What `make bench` exports and measures beside the built-in model (none: PRESETS=); make real-size has a large picture.
 PRESETS := bluelm-v-0.5b bluelm-v-3b
 BENCH := --image 384x768 -p 512,1920 -n 128 -d 0,512,2048 --pg 512,128 -r 3
 # BASE is a checkout of what is compared with: git worktree add build/base origin/main; make bench-gate BASE=build/base
@@ -66,7 +66,7 @@ export-android: $(READY) ## export MODEL (the built-in one) by RECIPE to dist/an
 	@if grep -q '^ "vision": null' $(BUNDLE)/manifest.json; then set -- --prompt "$${PROMPT:-Hello, who are you?}"; else \
 	    [ -n "$$IMAGE" ] || $(BIN)/python -c 'import sys; from pocketvlm.scenes import draw; \
 	        draw("make", grids=((2, 2),), scenes=("receipt",)).image.save(sys.argv[1])' $(PICTURE); \
-	    set -- --prompt "$${PROMPT:-What is the total?}" --image "$${IMAGE:-$(PICTURE)}"; printf '\nPicture:  %s' "$$4"; \
+	    set -- --prompt "$${PROMPT:-What is the total?}" --image "$${IMAGE:-$(PICTURE)}"; printf '\nPicture:  %s' "$$4"; $(LIMITS); \
 	fi; printf '\nQuestion: %s\n' "$$2"; \
 	for engine in $$BACKENDS; do \
 	    printf 'Answer of the engine %s: ' "$$engine"; $(BIN)/pocketvlm run $(BUNDLE) --engine "$$engine" "$$@" --stats || exit; \
@@ -76,7 +76,7 @@ export-android: $(READY) ## export MODEL (the built-in one) by RECIPE to dist/an
 demo: $(READY) ## chat with the exported bundle about IMAGE
 	@[ -d $(BUNDLE) ] || { echo "error: $(BUNDLE) is not there yet: make export-android" >&2; exit 1; }
 	@image=$$IMAGE; [ -n "$$image" ] || [ ! -f $(PICTURE) ] || grep -q '^ "vision": null' $(BUNDLE)/manifest.json || image=$(PICTURE); \
-	$(BIN)/pocketvlm run $(BUNDLE) $${image:+--image "$$image"}
+	$(LIMITS); $(BIN)/pocketvlm run $(BUNDLE) $${image:+--image "$$image"}
 
 devices: $(READY) ## the attached phones, and what is wrong with them
 	@$(BIN)/pocketvlm doctor --phones
