@@ -293,13 +293,15 @@ class _Writer:
 
     def __init__(self, decoder: TextDecoder, config: GenerationConfig) -> None:
         self._stop_ids = decoder.stop_ids
+        self._tokenizer = decoder.tokenizer
         self._detokenizer = Detokenizer(decoder.tokenizer)
         self._stops = StopStrings(config.stop)
 
     def push(self, token_id: int, limit: FinishReason | None) -> tuple[str, FinishReason | None]:
         """Text that this token completes, and why the answer ends with it, if it does; ``limit`` if nothing else."""
         stopped = token_id in self._stop_ids
-        text, found = self._stops.push("" if stopped else self._detokenizer.push(token_id))
+        new = "" if stopped else self._detokenizer.push(token_id)
+        text, found = self._stops.push(new, self._tokenizer.special_text(token_id))
         if found:
             return text, "stop"
         reason = "stop" if stopped else limit

@@ -68,6 +68,7 @@ class TextTokenizer:
             for token_id, token in tokenizer.get_added_tokens_decoder().items()
             if token.special and token.content
         }
+        self._special_texts = {special.token_id: content for content, special in self._specials.items()}
         longest_first = sorted(self._specials, key=len, reverse=True)
         # Without any token the pattern must never match.
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
@@ -128,6 +129,10 @@ class TextTokenizer:
         text: str = self._tokenizer.decode(known, skip_special_tokens=True)
         return text
 
+    def special_text(self, token_id: int) -> str:
+        """What ``decode`` leaves out of a special token; empty for others."""
+        return self._special_texts.get(token_id, "")
+
     def _encode_plain(self, text: str, *, at_start: bool) -> list[int]:
         if not text:
             return []
@@ -179,25 +184,31 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
+        self._seen: list[bool] = []  # which characters of it are given out
 
-    def push(self, text: str) -> tuple[str, bool]:
+    def push(self, text: str, unseen: str = "") -> tuple[str, bool]:
         """The text that can be given out, and whether a stop string was found (its text and what follows is dropped).
 
-        Of several stop strings the one that begins first counts.
+        Of several stop strings the one that begins first counts. ``unseen`` is a special token's text behind ``text``:
+        stop strings may have it, and it is never given out.
         """
-        self._held += text
+        self._held += text + unseen
+        self._seen += [True] * len(text) + [False] * len(unseen)
         starts = [start for start in map(self._held.find, self._stops) if start >= 0]
         if starts:
-            text, self._held = self._held[: min(starts)], ""
-            return text, True
-        held = self._possible_start()
-        split = len(self._held) - held
-        text, self._held = self._held[:split], self._held[split:]
-        return text, False
+            found = self._given(min(starts))
+            self._held, self._seen = "", []
+            return found, True
+        return self._given(len(self._held) - self._possible_start()), False
 
     def flush(self) -> str:
         """What was held back, at the end."""
-        text, self._held = self._held, ""
+        return self._given(len(self._held))
+
+    def _given(self, count: int) -> str:
+        """Take the first characters that are held."""
+        text = "".join(itertools.compress(self._held[:count], self._seen))
+        self._held, self._seen = self._held[count:], self._seen[count:]
         return text
 
     def _possible_start(self) -> int:

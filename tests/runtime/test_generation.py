@@ -16,7 +16,7 @@ from pocketvlm.errors import CapacityError, ChatError, ImageError, PocketVlmErro
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.runtime import GenerationConfig, PocketVlm, Stats
 from pocketvlm.runtime.interrupt import Interrupt
-from pocketvlm.runtime.text import PeopleText, TextTokenizer
+from pocketvlm.runtime.text import Literal, PeopleText, TextTokenizer
 from tests.support.bundles import manifest, picture
 from tests.support.doubles import ScriptedEngine
 from tests.support.tokenizers_zoo import byte_level
@@ -79,6 +79,18 @@ def test_an_answer_ends_before_a_stop_string(stop: str) -> None:
     assert answer.text == text[: text.index(stop)]
     assert answer.stats.finish_reason == "stop"
     assert len(pieces) == text.index(stop) + len(stop)
+
+
+@pytest.mark.parametrize("stop", ["<|user|>", "lo<|user|>", "user", "<|user|> there", "o<|user|><|user|> t"])
+def test_the_text_of_a_special_token_ends_an_answer_and_is_never_given_out(stop: str) -> None:
+    user = TOKENIZER.encode([Literal("<|user|>")])
+    twice = user * (2 if "><" in stop else 1)
+    vlm, _ = model(saying([*ids_of("hello"), *twice, *ids_of(" there")]))
+    assert vlm.stream("hi").read() == "hello there"
+    whole = "hello" + "<|user|>" * len(twice) + " there"
+    answer = vlm.stream("hi", config=GenerationConfig(stop=(stop,)))
+    assert answer.read() == whole[: whole.index(stop)].replace("<|user|>", "").removesuffix("<|")
+    assert answer.stats.finish_reason == "stop"
 
 
 def test_what_a_stop_string_held_back_comes_at_the_end() -> None:
