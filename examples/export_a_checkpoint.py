@@ -13,13 +13,16 @@ from pocketvlm.export import export_bundle
 
 
 class Lines:
-    """Progress: a line as each phase begins."""
+    """Progress: a line as each phase begins, and what should be known of the result."""
 
     def phase(self, name: str, total: int) -> None:
         print(f"{name} ({total:,})", file=sys.stderr)
 
     def advance(self, amount: int) -> None:
         pass
+
+    def note(self, line: str) -> None:
+        print(f"note: {line}", file=sys.stderr)
 
 
 def main() -> None:

@@ -67,6 +67,8 @@ def export_bundle(
     copies = sum(backend.COPIES for backend in lowering.values())
     _check_space(output, copies * disk_bytes(source, chosen, length))
     frontend = read_frontend(source)
+    for line in frontend.notes:
+        progress.note(line)
     seen = calibration_set(source, chosen, frontend, calibration)
     count = len(frontend.sample.token_ids)
     if count > length:

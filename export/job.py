@@ -19,11 +19,16 @@ from pocketvlm.recipe import Recipe
 
 
 class Progress(Protocol):
-    """Told how far a long piece of work is: ``phase`` starts one, ``advance`` counts in its unit."""
+    """Told how far a long piece of work is: ``phase`` starts one, ``advance`` counts in its unit.
+
+    ``note`` gets what a person should know of the result, one line at a time.
+    """
 
     def phase(self, name: str, total: int) -> None: ...
 
     def advance(self, amount: int) -> None: ...
+
+    def note(self, line: str) -> None: ...
 
 
 class Silent:
@@ -33,6 +38,9 @@ class Silent:
         pass
 
     def advance(self, amount: int) -> None:
+        pass
+
+    def note(self, line: str) -> None:
         pass
 
 

@@ -1,34 +1,43 @@
 """The checkpoint's Jinja chat template, compiled to literal text by role.
 
-No runtime, on no platform, evaluates Jinja. The template is rendered here, in jinja2's sandbox, around marker words;
-what stands between the markers are the literals. That they say the same as the template is then proved on generated
-dialogues; a template that does more than put text around messages is refused with the dialogue that shows it.
+No runtime, on no platform, evaluates Jinja. The template is rendered here, in a process with limits, around marker
+words; what stands between the markers are the literals. That they say the same as the template, wherever a runtime asks
+for an answer, is then proved on generated dialogues; a template that does more than put text around messages is refused
+with the dialogue that shows it.
 """
 
 from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import AfterValidator, BaseModel, Field, GetPydanticSchema
+from typing import NamedTuple
 
 from pocketvlm.bundle.manifest import ChatLayout, Role
 from pocketvlm.errors import ExportError, one_line
-from pocketvlm.files import read_text
-from pocketvlm.models.checkpoint import read_file
-from pocketvlm.models.config import READ, VlmConfig
+from pocketvlm.export.read.jinja.process import Message, Rendering, TemplateFailsError
+from pocketvlm.export.read.jinja.source import Names, read_names, read_source
+from pocketvlm.models.config import VlmConfig
 
-MAX_TEMPLATE_BYTES = 1 << 20
-#: What a template's own code raises, beside jinja2's errors.
-FAILS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
-#: Markers that no template trims, splits or escapes.
+#: Markers that no template trims, splits or escapes, and white space that no template writes around a message.
 FIRST, SECOND, THIRD = "zqxjFIRSTzqxj", "zqxjSECONDzqxj", "zqxjTHIRDzqxj"
+PADDING = "\t\f\t"
+CLOCK = "strftime_now"
+NO_SYSTEM = "the bundle takes no system messages"
 
-Message = dict[str, Any]
 Render = Callable[[Sequence[Message], bool], str]
+
+
+@dataclass(frozen=True)
+class FoundChat:
+    """The chat layout, None for a checkpoint without template, and what a person should know of it, a line each."""
+
+    layout: ChatLayout | None
+    notes: tuple[str, ...] = ()
 
 
 def compile_chat_template(directory: Path) -> ChatLayout | None:
@@ -36,206 +45,366 @@ def compile_chat_template(directory: Path) -> ChatLayout | None:
 
     :raises ExportError: when the template cannot be expressed as literals by role
     """
-    config = read_tokenizer_config(directory)
-    source = _read_template(directory, config)
-    if source is None:
-        return None
-    render = _renderer(source, config.tokens)
-    chat = _literals(render)
-    prove_equal(chat, render, dialogues(seed=0, count=200, system="system" in chat.roles))
+    return read_chat(directory).layout
+
+
+def read_chat(directory: Path, config: VlmConfig | None = None) -> FoundChat:
+    """The chat layout of a checkpoint. A ``config`` with vision: an image in a message must render as its layout says.
+
+    :raises PocketVlmError: a file cannot be read, or the template cannot be expressed as literals by role
+    """
+    image = None
+    if config is not None and config.vision is not None:
+        image = config.image_layout.image_start + config.image_token + config.image_layout.image_end
+    source = read_source(directory, processor=image is not None)
+    if source.text is None:
+        return FoundChat(
+            None, () if source.lack is None else (f"{source.lack}: questions reach the model as they are",)
+        )
+    names = read_names(directory)
+    tokens, today = tuple(sorted(names.tokens.items())), datetime.now().strftime("%Y-%m-%d")
+    return _compiled(source.text, tokens, names.absent, image, today)
+
+
+@lru_cache(maxsize=4)  # one export reads its checkpoint several times
+def _compiled(
+    source: str, tokens: tuple[tuple[str, str], ...], absent: tuple[str, ...], image: str | None, today: str
+) -> FoundChat:
+    names = Names(dict(tokens), absent)
+    if CLOCK not in source:
+        return _compiled_at(source, names, image, None)
+    try:
+        chat = _compiled_at(source, names, image, None)
+        told = "the bundle has what the template says where there is no clock"
+    except _NeedsClockError:
+        chat = _compiled_at(source, names, image, datetime.fromisoformat(today))
+        told = f"the bundle keeps that of this export, {today}"
+    return FoundChat(chat.layout, (*chat.notes, f"the chat template puts the day's date into a prompt: {told}"))
+
+
+def _compiled_at(source: str, names: Names, image: str | None, today: datetime | None) -> FoundChat:
+    with Rendering(source, names.tokens, names.absent, today) as rendering:
+        render = rendering if today is not None or CLOCK not in source else _without_clock(rendering)
+        eos = names.get("eos_token")
+        try:
+            chat = _layout(render, eos)
+        except (_LostError, TemplateFailsError):
+            if image is None:
+                raise
+            render = _in_parts(render)  # some know no other content
+            chat = _layout(render, eos)
+        assert chat.layout is not None
+        if image is not None:
+            _prove_images(chat.layout, render, image)
     return chat
 
 
-def render_literals(chat: ChatLayout, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-    """What a runtime makes of messages: the literals around each message's text."""
+def _in_parts(render: Render) -> Render:
+    """The same, with each text as a list of one part."""
+
+    def rendered(messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        parts = [
+            {**each, "content": [{"type": "text", "text": each["content"]}]}
+            if isinstance(each["content"], str)
+            else each
+            for each in messages
+        ]
+        return render(parts, add_generation_prompt)
+
+    return rendered
+
+
+class _NeedsClockError(Exception):
+    """The template has nothing to say where there is no clock."""
+
+
+def _without_clock(render: Render) -> Render:
+    """The same; a call of the clock that is not there is no refusal of a dialogue."""
+
+    def rendered(messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        try:
+            return render(messages, add_generation_prompt)
+        except TemplateFailsError as error:
+            if f"'{CLOCK}' is undefined" in str(error):
+                raise _NeedsClockError from error
+            raise
+
+    return rendered
+
+
+def render_literals(chat: ChatLayout, messages: Sequence[Message], add_generation_prompt: bool, image: str = "") -> str:
+    """What a runtime makes of messages: the literals around each message's text, ``image`` where one stands."""
     parts = [chat.start]
     if chat.default_system is not None and (not messages or messages[0]["role"] != "system"):
         role = chat.roles["system"]
         parts += [role.prefix, chat.default_system, role.suffix]
     for message in messages:
         role = chat.roles[message["role"]]
-        text = message["content"].strip() if role.strip else message["content"]
-        parts += [role.prefix, text, role.suffix]
+        content = message["content"]
+        whole = [content] if isinstance(content, str) else [part.get("text", image) for part in content]
+        if role.strip:  # at the two ends of the message
+            whole[0] = whole[0].lstrip()
+            whole[-1] = whole[-1].rstrip()
+        parts += [role.prefix, *whole, role.suffix]
     return "".join(parts) + (chat.generation_prefix if add_generation_prompt else "")
 
 
-def prove_equal(chat: ChatLayout, render: Render, cases: Sequence[Sequence[Message]]) -> None:
-    """Compare the literals with the template on dialogues.
+class DiffersError(ExportError):
+    """The literals say something else than the template, which ``does`` in words."""
 
-    :raises ExportError: with the first dialogue that differs
+    def __init__(self, line: str, does: str) -> None:
+        super().__init__(line)
+        self.does = does
+
+
+def prove_equal(
+    chat: ChatLayout, render: Render, cases: Sequence[Sequence[Message]], what: str, image: str = ""
+) -> None:
+    """Compare the literals with the template on dialogues that end with a question. ``what`` they show, for an error.
+
+    :raises DiffersError: with the first dialogue that differs
     """
     for messages in cases:
-        for add_generation_prompt in (False, True):
-            wanted = render(messages, add_generation_prompt)
-            found = render_literals(chat, messages, add_generation_prompt)
-            if wanted != found:
-                raise ExportError(
-                    "the chat template does more than put text around messages, which no phone runtime can follow: "
-                    f"for {one_line(list(messages), 200)} it gives {one_line(repr(wanted), 200)}, "
-                    f"literals give {one_line(repr(found), 200)}"
-                )
+        wanted = render(messages, True)
+        found = render_literals(chat, messages, True, image)
+        if wanted != found:
+            at = next((at for at, pair in enumerate(zip(wanted, found, strict=False)) if len(set(pair)) > 1), 0)
+            shown = slice(max(0, at - 30), at + 100)
+            line = (
+                f"the chat template {what}, which no phone runtime can follow: for {one_line(list(messages), 200)} it "
+                f"gives {one_line(repr(wanted[shown]), 200)} where literals give {one_line(repr(found[shown]), 200)}"
+            )
+            raise DiffersError(line, what)
 
 
-def dialogues(*, seed: int, count: int, system: bool) -> list[list[Message]]:
-    """Dialogues of alternating turns, with and without a system message, with text that templates like to trip over."""
+class Text(NamedTuple):
+    """Words of dialogues and what a template does that treats them unlike others."""
+
+    what: str
+    words: Sequence[str]
+    answers: Sequence[str] = ()
+    """those that only answers have"""
+
+
+PLAIN = Text(
+    "does more than put text around messages",
+    [
+        "hello",
+        "Zahl 42",
+        "two  spaces",
+        "line\nbreak",
+        "a\ttab",
+        "{{ x }}",
+        "<b>&amp;</b>",
+        "äöü €",
+        "'\"\\",
+        "/no_think",
+    ],
+)
+REASONING = Text(
+    "rewrites earlier answers (drops their reasoning, say)",
+    PLAIN.words,
+    ["<think>\nyes\n</think>\n\nno", "</think>", "<think></think> so", "yes</think>no</think>maybe"],
+)
+EDGES = Text(
+    "trims white space at the ends of messages in a way of its own",
+    [" two  spaces ", "line\nbreak\n", "\ttab", "\n\nopening", "\u3000wide\x85", "plain"],
+)
+
+
+def dialogues(text: Text, *, seed: int, count: int, system: bool) -> list[list[Message]]:
+    """Dialogues of alternating turns, with a system message or without, that end with a question."""
     source = random.Random(seed)
-    words = ["hello", "Zahl 42", " two  spaces ", "line\nbreak\n", "\ttab", "{{ x }}", "<b>&amp;</b>", "äöü €", "'\"\\"]
+
+    def words(role: str) -> str:
+        chosen = source.choices(text.words, k=source.randint(1, 3))
+        if role == "assistant" and text.answers:
+            chosen[source.randrange(len(chosen))] = source.choice(text.answers)
+        return "".join(chosen)
+
     cases = []
     for index in range(count):
-        turns = 1 + index % 5
-        messages: list[Message] = []
-        if system and source.random() < 0.4:
-            messages.append({"role": "system", "content": source.choice(words)})
-        roles = itertools.islice(itertools.cycle(("user", "assistant")), turns)
-        messages += [
-            {"role": role, "content": "".join(source.choices(words, k=source.randint(1, 3)))} for role in roles
-        ]
-        cases.append(messages)
+        roles = ["system"] if system else []
+        roles += itertools.islice(itertools.cycle(("user", "assistant")), 1 + 2 * (index % 4))
+        cases.append([{"role": role, "content": words(role)} for role in roles])
     return cases
 
 
-class AddedToken(BaseModel):
-    """A token as tokenizer_config.json describes it."""
+@dataclass(frozen=True)
+class _Turns:
+    """What the template puts around the texts of question, answer, question, when it asks for the next answer.
 
-    model_config = READ
-    content: str
-
-
-def _text(token: str | AddedToken | None) -> str:
-    return token.content if isinstance(token, AddedToken) else token or ""
-
-
-#: "" for one that the tokenizer does not have
-Token = Annotated[str, GetPydanticSchema(lambda _, handler: handler(str | AddedToken | None)), AfterValidator(_text)]
-Template = Annotated[str, Field(max_length=MAX_TEMPLATE_BYTES)]
-
-
-class NamedTemplate(BaseModel):
-    """One of several chat templates."""
-
-    model_config = READ
-    name: str
-    template: Template
-
-
-class TokenizerConfig(BaseModel):
-    """What is read of ``tokenizer_config.json``."""
-
-    model_config = READ
-    chat_template: tuple[NamedTemplate, ...] | Template | None = None
-    bos_token: Token = ""
-    eos_token: Token = ""
-    pad_token: Token = ""
-    unk_token: Token = ""
-
-    @property
-    def tokens(self) -> dict[str, str]:
-        """Those that templates may name."""
-        return self.model_dump(exclude={"chat_template"})
-
-
-def read_tokenizer_config(directory: Path) -> TokenizerConfig:
-    """``tokenizer_config.json``, or one that says nothing.
-
-    :raises CheckpointError: naming the key that is wrong
+    The tails are what may end a question and an answer: what a dialogue ends with that ends there.
     """
-    return read_file(TokenizerConfig, directory / "tokenizer_config.json")
+
+    opening: str
+    question_end: str
+    answer_end: str
+    closing: str
+    question_tails: tuple[str, ...]
+    answer_tails: tuple[str, ...]
 
 
-def _read_template(directory: Path, config: TokenizerConfig) -> str | None:
-    path = directory / "chat_template.jinja"
-    if path.is_file():
-        return read_text(path, MAX_TEMPLATE_BYTES, ExportError)
-    if not isinstance(config.chat_template, tuple):
-        return config.chat_template
-    # several named templates: the one called default
-    return next((one.template for one in config.chat_template if one.name == "default"), None)
+@dataclass(frozen=True)
+class _System:
+    """What stands before a system message, and between it and the question."""
+
+    before: str
+    between: str
 
 
-def _renderer(source: str, special_tokens: dict[str, str]) -> Render:
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    # trim_blocks and lstrip_blocks as in transformers' apply_chat_template
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = raise_exception
-    try:
-        template = environment.from_string(source)
-    except (TemplateError, *FAILS) as error:
-        raise ExportError(f"the chat template does not parse: {one_line(error)}") from error
-
-    def render(messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        try:
-            return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **special_tokens)
-        except (TemplateError, *FAILS) as error:
-            shown = one_line(list(messages), 200)
-            raise ExportError(f"the chat template fails on {shown}: {one_line(error)}") from error
-
-    return render
+class _LostError(ExportError):
+    """The template does not write each message once, in order."""
 
 
-def _literals(render: Render) -> ChatLayout:
-    """Find the literals by rendering markers."""
-    user, assistant = {"role": "user", "content": FIRST}, {"role": "assistant", "content": SECOND}
-    again = {"role": "user", "content": THIRD}
-    before_user, user_to_assistant, assistant_to_user, user_suffix = _split(
-        render([user, assistant, again], False), FIRST, SECOND, THIRD
-    )
-    opened = _split(render([user, assistant, again], True), FIRST, SECOND, THIRD)
-    generation_prefix = _without_prefix(opened[3], user_suffix)
-    # Between two messages stand the first one's suffix and the second one's prefix.
-    assistant_prefix = _without_prefix(user_to_assistant, user_suffix)
-    assistant_suffix = _split(render([user, assistant], False), FIRST, SECOND)[2]
-    user_prefix = _without_prefix(assistant_to_user, assistant_suffix)
-    if not before_user.endswith(user_prefix):
-        raise ExportError("the chat template treats the first user message unlike later ones; that is not supported")
-    start = before_user.removesuffix(user_prefix)
-    roles = {
-        "user": Role(prefix=user_prefix, suffix=user_suffix, strip=_strips(render, [], "user")),
-        "assistant": Role(prefix=assistant_prefix, suffix=assistant_suffix, strip=_strips(render, [user], "assistant")),
+def _layout(render: Render, eos: str) -> FoundChat:
+    """The first of the possible layouts that is proved equal to the template.
+
+    :raises ExportError: none is; why the likeliest of those without system messages is not
+    """
+    turns, notes = _turns(render, eos), list[str]()
+    strips = {
+        "user": _strips(render, [_message("user", FIRST)]),
+        "assistant": _strips(render, [_message("user", SECOND), _message("assistant", FIRST), _message("user", THIRD)]),
     }
-    default_system = None
-    system = _system_role(render, user_prefix)
-    if system is not None:
-        system_start, roles["system"] = system
-        opening = system_start + roles["system"].prefix
-        if start != system_start:
-            if not (start.startswith(opening) and start.endswith(roles["system"].suffix)):
-                raise ExportError("the chat template opens a conversation in a way that is no system message")
-            default_system = start.removeprefix(opening).removesuffix(roles["system"].suffix)
-            start = system_start
-    return ChatLayout(start=start, roles=roles, default_system=default_system, generation_prefix=generation_prefix)
-
-
-def _system_role(render: Render, user_prefix: str) -> tuple[str, Role] | None:
-    """What precedes a system message, and its role; None where the template refuses or moves it."""
-    user = {"role": "user", "content": THIRD}
     try:
-        pair = render([{"role": "system", "content": FIRST}, {"role": "user", "content": THIRD}], False)
-        before, between, _ = _split(pair, FIRST, THIRD)
-        twice = render([{"role": "system", "content": FIRST}, {"role": "system", "content": SECOND}, user], False)
-        _, inner, _, _ = _split(twice, FIRST, SECOND, THIRD)
-    except ExportError:
-        return None
-    if not between.endswith(user_prefix):
-        return None
-    suffix = between.removesuffix(user_prefix)
-    if not inner.startswith(suffix):
-        return None
-    prefix = inner.removeprefix(suffix)
-    if not before.endswith(prefix):
-        return None
-    return before.removesuffix(prefix), Role(prefix=prefix, suffix=suffix, strip=_strips(render, [], "system", [user]))
+        system = _system(render)
+        strips["system"] = _strips(render, [_message("system", FIRST), _message("user", SECOND)])
+    except TemplateFailsError:  # the template has none
+        system = None
+    except _LostError as error:
+        system, notes = None, [f"{NO_SYSTEM}: {error}"]
+    for known in [None] if system is None else [system, None]:
+        failure: ExportError | None = None
+        for layout in _possible(turns, known, strips):
+            try:
+                return FoundChat(layout, (*notes, *_prove(layout, render)))
+            except ExportError as error:
+                failure = failure or error
+        if known is None:
+            raise failure or ExportError("the chat template opens a conversation in a way that no layout has")
+        does = failure.does if isinstance(failure, DiffersError) else failure or "puts them where no layout has them"
+        notes = [f"{NO_SYSTEM}: with one, the chat template {does}"]
+    raise AssertionError("the last of the rounds returns or raises")
 
 
-def _strips(render: Render, before: list[Message], role: str, after: Sequence[Message] = ()) -> bool:
-    padded = render([*before, {"role": role, "content": f" {SECOND} "}, *after], False)
-    return f" {SECOND} " not in padded
+def _message(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
+
+
+def _turns(render: Render, eos: str) -> _Turns:
+    first, answer = _message("user", FIRST), _message("assistant", SECOND)
+    opening, question_end, answer_end, closing = _split(
+        render([first, answer, _message("user", THIRD)], True), FIRST, SECOND, THIRD
+    )
+    tails = _tails(render, [first], eos), _tails(render, [first, answer], eos)
+    return _Turns(opening, question_end, answer_end, closing, *tails)
+
+
+def _tails(render: Render, messages: list[Message], eos: str) -> tuple[str, ...]:
+    """What a dialogue ends with, and the same without the token that some templates put behind the whole."""
+    try:
+        tail = _split(render(messages, False), *(message["content"] for message in messages))[-1]
+    except (TemplateFailsError, _LostError):
+        return ()
+    return tail, tail.removesuffix(eos)
+
+
+def _system(render: Render) -> _System:
+    before, between, _ = _split(render([_message("system", FIRST), _message("user", SECOND)], True), FIRST, SECOND)
+    return _System(before, between)
+
+
+def _possible(turns: _Turns, system: _System | None, strips: dict[str, bool]) -> Iterator[ChatLayout]:
+    """The layouts that a dialogue may be cut into: where messages end in it, and with each question's prefix counted
+    to what precedes it, for templates that put something between the prefix of the first question and its text."""
+    ends = (end for end in turns.question_tails if turns.question_end.startswith(end) and turns.closing.startswith(end))
+    question_suffix = next(ends, "")
+    answer_suffixes = [end for end in turns.answer_tails if turns.answer_end.startswith(end)]
+    for answer_suffix in dict.fromkeys([*answer_suffixes, turns.answer_end]):
+        question_prefix = turns.answer_end.removeprefix(answer_suffix)
+        opened = _opened(turns.opening, question_prefix, system)
+        if opened is None:
+            continue
+        start, default_system, role = opened
+        roles = {
+            "user": (question_prefix, question_suffix),
+            "assistant": (turns.question_end.removeprefix(question_suffix), answer_suffix),
+            **({} if role is None else {"system": role}),
+        }
+        yield ChatLayout(
+            start=start,
+            roles={
+                name: Role(prefix=prefix, suffix=suffix, strip=strips[name]) for name, (prefix, suffix) in roles.items()
+            },
+            default_system=default_system,
+            generation_prefix=turns.closing.removeprefix(question_suffix),
+        )
+
+
+def _opened(
+    opening: str, question_prefix: str, system: _System | None
+) -> tuple[str, str | None, tuple[str, str] | None] | None:
+    """Start, default system message, and what stands around a system message; None where the cut does not fit."""
+    if not opening.endswith(question_prefix):
+        return None
+    start = opening.removesuffix(question_prefix)
+    if system is None:
+        return start, None, None
+    if not system.between.endswith(question_prefix):
+        return None
+    suffix = system.between.removesuffix(question_prefix)
+    if system.before.startswith(start):
+        return start, None, (system.before.removeprefix(start), suffix)
+    rest = start.removeprefix(system.before)
+    if start.startswith(system.before) and rest.endswith(suffix):
+        return "", rest.removesuffix(suffix), (system.before, suffix)
+    return None
+
+
+def _prove(layout: ChatLayout, render: Render) -> tuple[str, ...]:
+    """What a person should know of a layout that says what the template says.
+
+    :raises ExportError: with the first dialogue for which it does not
+    """
+    systems = [False, *([True] if "system" in layout.roles else [])]
+    for text, system in itertools.product((PLAIN, REASONING), systems):
+        prove_equal(layout, render, dialogues(text, seed=0, count=40, system=system), text.what)
+    prove_equal(layout, render, dialogues(EDGES, seed=0, count=40, system=False), EDGES.what)
+    try:
+        if "system" in layout.roles:
+            prove_equal(layout, render, dialogues(EDGES, seed=0, count=40, system=True), EDGES.what)
+    except DiffersError as error:  # a space more or less, and only there: too little to go without system messages
+        return (f"beside a system message the chat template {error.does}; the bundle does as without one",)
+    return ()
+
+
+def _prove_images(chat: ChatLayout, render: Render, image: str) -> None:
+    """An image in a message must render as the layout's image_start, image token, image_end, wherever it stands.
+
+    :raises ExportError: the template says otherwise
+    """
+    one, before, behind = {"type": "image"}, {"type": "text", "text": FIRST}, {"type": "text", "text": SECOND}
+    _, found, _ = _split(render([{"role": "user", "content": [before, one, behind]}], True), FIRST, SECOND)
+    if found != image:
+        raise ExportError(
+            f"the chat template renders an image as {one_line(repr(found), 200)}, config.json's layout says {image!r}"
+        )
+    cases = []
+    for index, messages in enumerate(dialogues(EDGES, seed=1, count=40, system="system" in chat.roles)):
+        for message in messages:
+            if message["role"] == "user":
+                text = {"type": "text", "text": message["content"]}
+                message["content"] = ([one, text], [one, one, text], [text, one], [one], [text, one, text])[index % 5]
+        cases.append(messages)
+    prove_equal(chat, render, cases, "has images change the text around them", image)
+
+
+def _strips(render: Render, messages: list[Message]) -> bool:
+    """Whether white space around the text ``FIRST`` is trimmed."""
+    padded = f"{PADDING}{FIRST}{PADDING}"
+    text = render([{**each, "content": each["content"].replace(FIRST, padded)} for each in messages], True)
+    return PADDING + FIRST not in text and FIRST + PADDING not in text
 
 
 def _split(text: str, *markers: str) -> list[str]:
@@ -244,31 +413,6 @@ def _split(text: str, *markers: str) -> list[str]:
     for marker in markers:
         before, found, text = text.partition(marker)
         if not found or marker in text:
-            raise ExportError("the chat template drops, repeats or reorders messages; that is not supported")
+            raise _LostError("the chat template drops, repeats or reorders messages; that is not supported")
         parts.append(before)
     return [*parts, text]
-
-
-def _without_prefix(text: str, prefix: str) -> str:
-    if not text.startswith(prefix):
-        raise ExportError("the chat template ends a message differently at the end of a conversation; not supported")
-    return text.removeprefix(prefix)
-
-
-def check_image_part(directory: Path, config: VlmConfig) -> None:
-    """An image part of a message must render as the layout's image_start, image token, image_end.
-
-    :raises ExportError: when the template says otherwise
-    """
-    tokenizer = read_tokenizer_config(directory)
-    source = _read_template(directory, tokenizer)
-    if source is None:
-        return
-    render = _renderer(source, tokenizer.tokens)
-    parts = [{"type": "text", "text": FIRST}, {"type": "image"}, {"type": "text", "text": SECOND}]
-    wanted = config.image_layout.image_start + config.image_token + config.image_layout.image_end
-    _, found, _ = _split(render([{"role": "user", "content": parts}], True), FIRST, SECOND)
-    if found != wanted:
-        raise ExportError(
-            f"the chat template renders an image as {one_line(repr(found), 200)}, config.json's layout says {wanted!r}"
-        )

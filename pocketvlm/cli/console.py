@@ -184,6 +184,8 @@ class ConsoleProgress:
         )
         self._console = console
         self._task: TaskID | None = None
+        self.notes: list[str] = []
+        """for the command to show at its end"""
 
     def __enter__(self) -> ConsoleProgress:
         self._bars.start()
@@ -205,6 +207,9 @@ class ConsoleProgress:
     def advance(self, amount: int) -> None:
         if self._task is not None:
             self._bars.advance(self._task, amount)
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
 
     def _finish(self) -> None:
         """Fill the bar of the phase that ends: its total was counted before the work began."""

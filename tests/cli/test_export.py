@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +26,13 @@ def test_export_says_what_it_will_take_and_what_came_out(
 ) -> None:
     """And leaves nothing of ONNX Runtime's telemetry in the home directory."""
     (tmp_path / "home").mkdir()
-    output = tmp_path / "bundle"
-    done = export(repository, tiny_checkpoint, "-o", output, "--recipe", "int4-g32", home=tmp_path / "home")
+    output, checkpoint = tmp_path / "bundle", tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    (checkpoint / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.6, "top_k": 0}))
+    done = export(repository, checkpoint, "-o", output, "--recipe", "int4-g32", home=tmp_path / "home")
     assert done.returncode == 0, done.stderr
+    assert "\nnote: answers are greedy unless asked" in done.stdout
+    assert done.stdout.rstrip().endswith("generation_config.json asks for --temperature 0.6 --top-k 0")
     assert "estimate: about" in done.stdout
     assert "MB on disk" in done.stdout
     assert "cosine" in done.stdout

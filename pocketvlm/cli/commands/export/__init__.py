@@ -150,6 +150,8 @@ def command(
             progress=progress,
         )
     _report(output, bundle, time.monotonic() - started)
+    for line in progress.notes:
+        click.echo(f"note: {line}")
     if bundle.manifest.neuropilot is not None:
         from pocketvlm.cli.commands.export.neuropilot import describe
 

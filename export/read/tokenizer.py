@@ -1,0 +1,80 @@
+"""The checkpoint's tokenizer, and whether the model has a row for each token that a prompt can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer
+
+from pocketvlm.bundle.manifest import ChatLayout, ImageLayout
+from pocketvlm.errors import CheckpointError, one_line
+from pocketvlm.export.read.sample import encode
+from pocketvlm.files import label, read_bounded
+from pocketvlm.models.checkpoint import Checkpoint
+
+#: What a runtime reads at most.
+MAX_TOKENIZER_BYTES = 256 << 20
+REMEDY = (
+    "give the model rows for them (transformers: model.resize_token_embeddings(len(tokenizer)), then save_pretrained), "
+    "or take them out of tokenizer.json"
+)
+
+
+def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """``tokenizer.json``.
+
+    :raises CheckpointError: it is missing or damaged
+    """
+    path = checkpoint.directory / "tokenizer.json"
+    if not path.exists():
+        raise CheckpointError(f"{checkpoint.directory} has no tokenizer.json (other tokenizer formats are not read)")
+    content = read_bounded(path, MAX_TOKENIZER_BYTES, CheckpointError)
+    try:
+        return Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(f"{label(path)} is damaged: {one_line(error)}") from error
+
+
+def check_rows(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, chat: ChatLayout | None, layout: ImageLayout | None
+) -> tuple[str, ...]:
+    """What a person should know of tokens that the model's table of embeddings has no row for, a line each.
+
+    transformers fails on such a token where it comes up. Special ones come from the checkpoint's own literals alone:
+    what people write is never read as one.
+
+    :raises CheckpointError: a prompt can hold one
+    """
+    size = checkpoint.config.text.vocab_size
+    beyond = {token_id: token for token, token_id in tokenizer.get_vocab().items() if token_id >= size}
+    special = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    used = beyond.keys() & {*_ids_of(tokenizer, chat), *_ids_in(layout)}
+    if wrong := sorted(used or beyond.keys() - special):
+        where = "its prompts hold" if used else "a text can hold"
+        raise CheckpointError(
+            f"{label(checkpoint.directory / 'tokenizer.json')}: {where} {one_line(repr(beyond[wrong[0]]), 60)}, token "
+            f"{wrong[0]}, and the model has {size} rows of embeddings: {REMEDY}"
+        )
+    if not beyond:
+        return ()
+    return (f"{len(beyond)} special tokens of tokenizer.json have no row in the model, and stand in no prompt",)
+
+
+def _ids_of(tokenizer: Tokenizer, chat: ChatLayout | None) -> Iterable[int]:
+    """Tokens of the literals, however they are joined."""
+    if chat is None:
+        return ()
+    sides = [side for role in chat.roles.values() for side in (role.prefix, role.suffix)]
+    literals = [chat.start, chat.generation_prefix, chat.default_system or "", *sides]
+    return (token for literal in literals for token in encode(tokenizer, literal))
+
+
+def _ids_in(layout: ImageLayout | None) -> Iterable[int]:
+    if layout is None:
+        return ()
+    tiles = [tile for row in layout.tile for tile in row]
+    return (
+        token
+        for ids in (layout.image_start, layout.thumbnail, layout.row_end, layout.image_end, *tiles)
+        for token in ids
+    )

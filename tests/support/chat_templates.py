@@ -1,0 +1,196 @@
+"""Chat templates of the kinds that published models have: each written for this project after a family's conventions.
+
+``TEMPLATES`` become layouts; ``REFUSED`` cannot, each with words of the reason. The tokens are those of ``TOKENS``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": None}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """``system``: whether the layout has that role. ``note``: words of what is to be said of it."""
+
+    template: str
+    system: bool = True
+    note: str = ""
+    default_system: str | None = None
+
+
+CHATML_TURN = "{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}"
+CHATML_ASK = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+CHATML = "{% for m in messages %}" + CHATML_TURN + "{% endfor %}" + CHATML_ASK
+ALTERNATE = (
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('they take turns') }}{% endif %}"
+)
+#: After a first system message is taken out of them.
+REST = (
+    "{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}{% set system = messages[0]['content'] %}"
+    "{% else %}{% set rest = messages %}{% set system = SYSTEM %}{% endif %}"
+)
+HEADER = "{{ '<|start|>' + m['role'] + '<|end|>\\n\\n' + m['content'] | trim + '<|eot|>' }}"
+LLAMA32_REST = (
+    "{{ '<|start|>system<|end|>\\n\\n' }}{% if tools is not none %}{{ 'Environment: tools\\n' }}{% endif %}"
+    "{{ 'Knowledge: December 2023\\nToday: ' + date + '\\n\\n' + system + '<|eot|>' }}"
+    "{% for m in rest %}" + HEADER + "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant<|end|>\\n\\n' }}{% endif %}"
+)
+LLAMA32_SYSTEM = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] | trim %}"
+    "{% set rest = messages[1:] %}{% else %}{% set system = '' %}{% set rest = messages %}{% endif %}"
+)
+GEMMA_TURNS = (
+    "{% for m in rest %}" + ALTERNATE + "{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+    "{{ '<start_of_turn>' + role + '\\n' + (opening if loop.first else '') }}"
+    "{{ m['content'] | trim }}{{ '<end_of_turn>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
+MISTRAL_TURNS = (
+    "{% for m in rest %}" + ALTERNATE + "{% if m['role'] == 'user' %}"
+    "{{ '[INST]' + (system + '\\n\\n' if loop.last and system else '') + m['content'] + '[/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+REASONS = (
+    "{% for m in messages %}{% set content = m['content'] %}"
+    "{% if m['role'] == 'assistant' and not loop.last and '</think>' in content %}"
+    "{% set content = content.split('</think>')[-1].lstrip('\\n') %}{% endif %}"
+    "{{ '<|im_start|>' + m['role'] + '\\n' + content + '<|im_end|>\\n' }}{% endfor %}" + CHATML_ASK
+)
+
+TEMPLATES = {
+    "chatml": Kind(CHATML),
+    "qwen2": Kind(
+        CHATML.replace(
+            CHATML_TURN,
+            "{% if loop.first and messages[0]['role'] != 'system' %}"
+            "{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}" + CHATML_TURN,
+        ),
+        default_system="You are a helpful assistant.",
+    ),
+    "qwen2.5 with tools and documents": Kind(
+        "{% if tools %}{{ '# Tools' }}{% endif %}{% if documents is not none %}{{ '# Documents' }}{% endif %}"
+        "{%- if messages[0]['role'] != 'system' %}{{- '<|im_start|>system\\nYou are Q.<|im_end|>\\n' }}{%- endif %}"
+        "{%- for m in messages %}{%- if m.role in ('user', 'system') or not m.tool_calls %}"
+        + CHATML_TURN.replace("{{", "{{-")
+        + "{%- endif %}{%- endfor %}"
+        + CHATML_ASK,
+        default_system="You are Q.",
+    ),
+    "llama 3": Kind(
+        "{% for m in messages %}{% set content = '<|start|>' + m['role'] + '<|end|>\\n\\n' %}"
+        "{% set content = content + m['content'] | trim + '<|eot|>' %}"
+        "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start|>assistant<|end|>\\n\\n' }}{% endif %}"
+    ),
+    "llama 3.2, a fixed date": Kind(
+        LLAMA32_SYSTEM + "{% set date = '26 Jul 2024' %}" + LLAMA32_REST, default_system=""
+    ),
+    "llama 3.2": Kind(
+        LLAMA32_SYSTEM + "{% if strftime_now is defined %}{% set date = strftime_now('%d %b %Y') %}"
+        "{% else %}{% set date = '26 Jul 2024' %}{% endif %}" + LLAMA32_REST,
+        default_system="",
+        note="where there is no clock",
+    ),
+    "llama 2": Kind(
+        REST.replace("SYSTEM", "false") + "{% for m in rest %}" + ALTERNATE + "{% if loop.first and system != false %}"
+        "{% set content = '<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' + m['content'] %}"
+        "{% else %}{% set content = m['content'] %}{% endif %}{% if m['role'] == 'user' %}"
+        "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% else %}"
+        "{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}",
+        note="beside a system message",
+    ),
+    "minicpm": Kind(
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<用户>' + m['content'].strip() + '<AI>' }}"
+        "{% else %}{{ m['content'].strip() }}{% endif %}{% endfor %}"
+    ),
+    "phi 3": Kind(
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>\\n' + m['content'] + '<|end|>\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}{{ eos_token }}{% endif %}"
+    ),
+    "gemma": Kind(
+        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{% set rest = messages %}{% set opening = '' %}" + GEMMA_TURNS,
+        system=False,
+    ),
+    "gemma 3": Kind(
+        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set opening = messages[0]['content'] + '\\n\\n' %}"
+        "{% set rest = messages[1:] %}{% else %}{% set opening = '' %}{% set rest = messages %}{% endif %}"
+        + GEMMA_TURNS
+    ),
+    "mistral": Kind(
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+        "{% elif m['role'] == 'assistant' %}{{ m['content'] + eos_token}}"
+        "{% else %}{{ raise_exception('no system messages') }}{% endif %}{% endfor %}",
+        system=False,
+    ),
+    "mistral, system in the last question": Kind(
+        "{{ bos_token }}" + REST.replace("SYSTEM", "''") + MISTRAL_TURNS,
+        system=False,
+        note="takes no system messages",
+    ),
+    "smollm 3": Kind(
+        "{% if messages[0].role == 'system' %}{% set own = messages[0].content.replace('/no_think', '') %}{% endif %}"
+        "{{ '<|im_start|>system\\nToday: ' + strftime_now('%d %B %Y') + '\\n' }}"
+        "{% if own %}{{ own }}{% else %}{{ 'You are S.' }}{% endif %}{{ '<|im_end|>\\n' }}"
+        "{% for m in messages %}{% if m.role == 'user' %}" + CHATML_TURN + "{% elif m.role == 'assistant' %}"
+        "{% generation %}{{ '<|im_start|>assistant\\n' + m.content + '<|im_end|>\\n' }}{% endgeneration %}"
+        "{% endif %}{% endfor %}" + CHATML_ASK,
+        system=False,
+        note="the bundle keeps that of this export",
+    ),
+    "the end of a dialogue is unlike its middle": Kind(
+        "{% for m in messages %}{% if m.role == 'assistant' and loop.last %}"
+        "{{ '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' }}"
+        "{{ m.content + '<|im_end|>\\n' }}{% else %}"
+        + CHATML_TURN
+        + "{% endif %}{% endfor %}"
+        + CHATML_ASK
+        + "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+    ),
+    "the first question is unlike the later ones": Kind(
+        "{% for m in messages %}{% if loop.first %}{{ 'Chat.\\n' }}{% else %}{{ '\\n' }}{% endif %}"
+        "{{ m.role + ': ' + m.content }}{% endfor %}{{ '\\nassistant: ' }}",
+        system=False,
+        note="takes no system messages",
+    ),
+    "names that are not there": Kind(
+        "{% if cls_token is defined %}{{ cls_token }}{% endif %}{% if sep_token %}{{ sep_token }}{% endif %}"
+        "{{ mask_token | default('') }}{{ pad_token }}{% if custom is not defined %}{% set custom = none %}{% endif %}"
+        "{% for m in messages %}{% if m.name %}{{ m.name }}{% endif %}{{ m.nickname }}" + CHATML_TURN + "{% endfor %}"
+        "{% if never %}{% set empty = 'x' %}{% endif %}{{ empty }}" + CHATML_ASK
+    ),
+    "macros and namespaces": Kind(
+        "{%- macro turn(role, text) -%}{{ '<|' ~ role ~ '|>' ~ text ~ eos_token }}{%- endmacro -%}"
+        "{% set ns = namespace(count=0) %}{% for m in messages %}{% set ns.count = ns.count + 1 %}"
+        "{{ turn(m.role, m.content) }}{% if ns.count > 99 %}{% break %}{% endif %}{% endfor %}"
+        "{{ '<|assistant|>' if add_generation_prompt else '' }}{{ ({'a': 1} | tojson)[:0] }}"
+    ),
+}
+
+REFUSED = {
+    "rewrites earlier answers": (REASONS, "rewrites earlier answers"),
+    "keeps the last turns alone": (
+        "{% for m in messages[-3:] %}" + CHATML_TURN + "{% endfor %}" + CHATML_ASK,
+        "does more|drops",
+    ),
+    "drops earlier answers": (
+        "{% for m in messages %}{% if m.role != 'assistant' or loop.last %}" + CHATML_TURN + "{% endif %}{% endfor %}",
+        "drops",
+    ),
+    "trims one end": (CHATML.replace("m['content']", "m['content'].rstrip()"), "trims white space"),
+    "upper case": (CHATML.replace("m['content']", "m['content'] | upper"), "drops"),
+    "inside a text": (CHATML.replace("m['content']", "m['content'] | replace('  ', ' ')"), "does more"),
+    "counts turns": ("{% for m in messages %}{{ loop.index }}{{ m['content'] }}{% endfor %}", "does more"),
+    "one message alone": ("{{ messages[0]['content'] }}", "drops"),
+    "twice": ("{% for m in messages %}{{ m['content'] }}{{ m['content'] }}{% endfor %}", "repeats"),
+    "escaped": (CHATML.replace("m['content']", "m['content'] | e"), "does more|fails"),
+    "a token that nobody knows": ("{{ image_token }}" + CHATML, "prints image_token, which no file"),
+    "an attribute of what is not there": ("{{ nobody.name }}" + CHATML, "nobody. is undefined"),
+    "no template": ("{% for m in messages %}", "does not parse"),
+    "always refuses": ("{{ raise_exception('never') }}", "never"),
+    "the class's attributes": ("{{ messages.__class__.__mro__ }}", "fails|drops"),
+    "another process": ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "fails"),
+}
