@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -37,6 +37,23 @@ def _kernel_devices() -> frozenset[int]:
     return frozenset(root.stat().st_dev for root in KERNEL_FILES if root.is_dir())
 
 
+def found(test: Callable[[], bool]) -> bool:
+    """What a path is; a name that no file can have, or that may not be looked at, is nothing."""
+    try:
+        return test()
+    except (OSError, ValueError):
+        return False
+
+
+def check_no_pointer(path: Path, start: bytes, kind: type[PocketVlmError] = PocketVlmError) -> None:
+    """A file whose content begins so has one.
+
+    :raises PocketVlmError: of ``kind``: Git left a pointer in its place
+    """
+    if start.startswith(LFS_POINTER):
+        raise kind(f"{label(path)}: is a Git LFS pointer without the file's content: git lfs pull fetches it")
+
+
 @contextmanager
 def readable(path: Path, kind: type[PocketVlmError] = PocketVlmError) -> Iterator[None]:
     """Reads ``path`` inside the block, which begins when it is a regular file: a pipe would block, a device never end.
@@ -61,8 +78,7 @@ def read_bounded(path: Path, most: int, kind: type[PocketVlmError] = PocketVlmEr
         content = stream.read(most + 1)
     if len(content) > most:
         raise kind(f"{label(path)}: more than the {most} bytes that are read")
-    if content.startswith(LFS_POINTER):
-        raise kind(f"{label(path)}: is a Git LFS pointer without the file's content: git lfs pull fetches it")
+    check_no_pointer(path, content, kind)
     return content
 
 

@@ -19,7 +19,8 @@ from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
 from pocketvlm.export.graph.lower import lower
 from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.models.config import DecoderConfig, VlmConfig
-from pocketvlm.models.stages import EMBEDDING_TABLE, Stage, decoder_stages, head_stage, stages_of
+from pocketvlm.models.shapes import EMBEDDING_TABLE
+from pocketvlm.models.stages import Stage, decoder_stages, head_stage, stages_of
 from pocketvlm.quant import GroupedTensor
 
 LAST = (1 << 63) - 1

@@ -12,7 +12,8 @@ from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.operators import LayerNorm, RmsNorm
-from pocketvlm.models.stages import EMBEDDING_TABLE, Stage, decoder_stages, head_stage, linear_weights, stages_of
+from pocketvlm.models.shapes import EMBEDDING_TABLE
+from pocketvlm.models.stages import Stage, decoder_stages, head_stage, linear_weights, stages_of
 from pocketvlm.quant import GroupQuantizer, quantizer_of
 from pocketvlm.quant.groups import CHANNEL
 from pocketvlm.recipe import Recipe

@@ -11,9 +11,10 @@ from pydantic import BaseModel, Field
 from pocketvlm.bundle.defaults import TILE_BATCH
 from pocketvlm.bundle.manifest import Vision
 from pocketvlm.errors import CheckpointError, ExportError, one_line
-from pocketvlm.files import label
-from pocketvlm.models.checkpoint import Checkpoint, read_json
+from pocketvlm.files import found, label
+from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import READ
+from pocketvlm.models.directory import read_json
 from pocketvlm.strict import checked
 
 #: Pillow's and transformers' number for the bicubic filter.
@@ -80,7 +81,7 @@ def read_vision(checkpoint: Checkpoint) -> Vision:
 def _read(directory: Path) -> tuple[dict[str, Any], str]:
     """The image processor's keys and what to call it: transformers 5 keeps it inside processor_config.json."""
     whole, alone = directory / "processor_config.json", directory / "preprocessor_config.json"
-    inside = read_json(whole).get("image_processor") if whole.is_file() else None
+    inside = read_json(whole).get("image_processor") if found(whole.exists) else None
     if inside is None:
         return read_json(alone), label(alone)
     if not isinstance(inside, Mapping):

@@ -16,7 +16,8 @@ from pocketvlm.export.read.calibration import CalibrationSet
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.stages import LayerOutput, embed, through_layer
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
-from pocketvlm.models.stages import HEAD, decoder_stages, linear_weights, normed
+from pocketvlm.models.shapes import HEAD
+from pocketvlm.models.stages import decoder_stages, linear_weights, normed
 
 
 class Activations:

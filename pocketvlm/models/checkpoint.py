@@ -6,6 +6,7 @@ Only safetensors are read (nothing is unpickled); its header is validated by the
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,20 +14,31 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pocketvlm.bundle.open import file_sample_sha256
 from pocketvlm.errors import CheckpointError, one_line
-from pocketvlm.files import label, read_bounded
+from pocketvlm.files import found, label, read_bounded
 from pocketvlm.models.config import VlmConfig
-from pocketvlm.models.families import family_of
+from pocketvlm.models.directory import (
+    CONFIG,
+    MAX_JSON_BYTES,
+    Stored,
+    check_kind,
+    name_of,
+    named,
+    read_config,
+    stored_tensors,
+    tied_as_stored,
+)
 from pocketvlm.models.families.family import Family
 from pocketvlm.models.shapes import expected_shapes
-from pocketvlm.strict import checked, parse_json
 
-MAX_JSON_BYTES = 64 << 20
+#: What safetensors calls the types of weights that are not quantized.
+FLOATS = ("F64", "F32", "F16", "BF16")
+#: How quantizers call what they put beside or in place of a weight.
+PACKED = re.compile(r"\.(qweight|qzeros|scales|g_idx|SCB|weight_(scale|packed|shape|zero_point).*|weight\.\w+)$")
 
 
 @dataclass(frozen=True)
@@ -73,8 +85,9 @@ class Checkpoint:
         """
         digest = hashlib.sha256()
         for name in ("config.json", "tokenizer.json", "chat_template.jinja", "tokenizer_config.json"):
-            if (self.directory / name).is_file():
-                digest.update(name.encode() + (self.directory / name).read_bytes())
+            if found((self.directory / name).exists):
+                content = read_bounded(self.directory / name, MAX_JSON_BYTES, CheckpointError)
+                digest.update(name.encode() + content)
         for info in self.tensors.values():
             digest.update(f"{info.key} {info.shape} {info.file.name}".encode())
         for file in sorted({info.file for info in self.tensors.values()}):
@@ -83,9 +96,8 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """What people call it: its directory, or the one above where that is called just ``checkpoint``."""
-        directory = self.directory.resolve()
-        return directory.parent.name if directory.name == "checkpoint" else directory.name
+        """What people call it."""
+        return name_of(self.directory)
 
     @property
     def parameters(self) -> int:
@@ -93,7 +105,6 @@ class Checkpoint:
 
 
 Module = TypeVar("Module", bound=nn.Module)
-Schema = TypeVar("Schema", bound=BaseModel)
 
 
 class _NoInitialization(TorchFunctionMode):
@@ -144,90 +155,34 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
         of the wrong shape, or left over
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory} is not a checkpoint: no such directory")
-    raw = read_json(directory / "config.json")
-    family = family_of(one_line(raw.get("model_type", ""), 60), directory)
-    config = VlmConfig.from_dict(raw)
-    tensors = _match(directory, family, config, _list_tensors(directory))
-    return Checkpoint(directory, family, config, tensors)
+    check_kind(directory)
+    family, config = read_config(directory / CONFIG)
+    stored = stored_tensors(directory)
+    for file in sorted({tensor.file for tensor in stored.values()}):
+        _open_safetensors(file)  # the library looks at what a header says of the whole file
+    config, weights = tied_as_stored(config, named(family, directory, stored))
+    return Checkpoint(directory, family, config, _match(directory, family, config, weights))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of bounded size."""
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent} is not a checkpoint: {path.name} is missing")
-    value = parse_json(read_bounded(path, MAX_JSON_BYTES, CheckpointError), label(path), CheckpointError)
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object")
-    return value
-
-
-def read_file(schema: type[Schema], path: Path) -> Schema:
-    """A JSON file of a checkpoint by its schema, whose defaults stand for a file that is not there.
-
-    :raises CheckpointError: naming the key that is wrong
-    """
-    return checked(schema, read_json(path) if path.is_file() else {}, label(path), CheckpointError)
-
-
-def _list_tensors(directory: Path) -> dict[str, TensorInfo]:
-    """All tensors of all shards, by their key in the file."""
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointError(f"{index} has no weight_map")
-        names = sorted({str(name) for name in weight_map.values()})
-    else:
-        names = sorted(path.name for path in directory.glob("*.safetensors"))
-    if not names:
-        raise CheckpointError(f"{directory} has no *.safetensors files (other weight formats are not read)")
-    tensors: dict[str, TensorInfo] = {}
-    for name in names:
-        if Path(name).name != name:
-            raise CheckpointError(f"{index.name} names {one_line(name, 120)!r}, which is outside the checkpoint")
-        path = directory / name
-        if not _is_file(path):
-            raise CheckpointError(f"shard {one_line(name, 120)} is missing from {directory}")
-        shard = _open_safetensors(path)
-        for key in shard.keys():  # noqa: SIM118 (safe_open is not a mapping)
-            if key in tensors:
-                raise CheckpointError(f"{one_line(key, 120)} stands in both {tensors[key].file.name} and {name}")
-            tensors[key] = TensorInfo(key, path, key, tuple(shard.get_slice(key).get_shape()))
-    return tensors
-
-
-def _is_file(path: Path) -> bool:
-    """A name that no file can have is none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def _match(directory: Path, family: Family, config: VlmConfig, found: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+def _match(directory: Path, family: Family, config: VlmConfig, weights: dict[str, Stored]) -> dict[str, TensorInfo]:
     """Assign each stored tensor to the parameter it fills."""
     expected = expected_shapes(config)
     tensors: dict[str, TensorInfo] = {}
-    for key, info in found.items():
-        name, shown = family.rename(key), one_line(key, 120)
-        if name is None or (config.text.tie_word_embeddings and name == "lm_head.weight"):
-            continue
+    for name, stored in weights.items():
+        shown = f"{label(directory)}: {one_line(stored.key, 120)}"
+        if stored.dtype not in FLOATS or (name not in expected and PACKED.search(name)):
+            packed = one_line(stored.dtype, 20)
+            raise CheckpointError(f"{shown} is quantized already ({packed}); export the original model")
         if name not in expected:
-            raise CheckpointError(f"{directory}: {shown} belongs to no part of a {family.name} model")
-        if name in tensors:
-            raise CheckpointError(f"{directory}: {shown} and {tensors[name].key} both claim {name}")
-        if info.shape != expected[name]:
-            found_shape = one_line(list(info.shape), 120)
-            raise CheckpointError(
-                f"{directory}: {shown} has shape {found_shape}, config.json asks for {list(expected[name])}"
-            )
-        tensors[name] = TensorInfo(name, info.file, key, info.shape)
+            raise CheckpointError(f"{shown} belongs to no part of a {family.name} model")
+        if stored.shape != expected[name]:
+            found_shape = one_line(list(stored.shape), 120)
+            raise CheckpointError(f"{shown} has shape {found_shape}, {CONFIG} asks for {list(expected[name])}")
+        tensors[name] = TensorInfo(name, stored.file, stored.key, stored.shape)
     missing = [name for name in expected if name not in tensors]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise CheckpointError(f"{directory}: {missing[0]}{more} missing from the weights")
+        raise CheckpointError(f"{label(directory)}: {missing[0]}{more} missing from the weights")
     return {name: tensors[name] for name in expected}
 
 
@@ -237,4 +192,4 @@ def _open_safetensors(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+        raise CheckpointError(f"{label(path)} is damaged: {one_line(error)}") from error

@@ -29,6 +29,7 @@ from pydantic import with_config as read_by
 from pocketvlm.bundle.manifest import Strategy
 from pocketvlm.errors import CheckpointError
 from pocketvlm.images.tiling import PAPER_CANDIDATES
+from pocketvlm.models.dialect import check_whole, decoder_values, vision_values
 from pocketvlm.models.families import DECODERS
 from pocketvlm.strict import first_wrong
 
@@ -227,12 +228,15 @@ class VlmConfig:
         """
         if "text_config" not in raw:
             raw = {"text_config": raw, "model_type": raw.get("model_type", "")}
-        text, values = raw["text_config"], {"model_type": "", **raw}
+        elif str(raw.get("model_type")) in DECODERS:
+            raise CheckpointError(f"text_config: a {raw['model_type']} has none; its keys stand at the top")
+        check_whole(raw)
+        text, vision, values = raw["text_config"], raw.get("vision_config"), {"model_type": "", **raw}
         if isinstance(text, Mapping):
             shared = {key: raw[key] for key in ("tie_word_embeddings",) if key in raw}
-            values["text_config"] = _in_one_dialect({**shared, **text})
-        if raw.get("vision_config") == {}:
-            values["vision_config"] = None
+            values["text_config"] = decoder_values({**shared, **text})
+        if isinstance(vision, Mapping):
+            values["vision_config"] = vision_values(vision) if vision else None
         try:
             # As JSON, whose lists are tuples to a strict schema.
             return _reader().validate_json(json.dumps(values))
@@ -245,6 +249,8 @@ class VlmConfig:
         """The ``config.json`` of this model; ``from_dict`` reads it back to an equal config."""
         values = asdict(self)
         text, vision = values.pop("text"), values.pop("vision")
+        if self.model_type in DECODERS:
+            return text
         raw = {"architectures": ["BluelmV"], **values, "text_config": text}
         if vision is not None:
             raw["vision_config"] = {"model_type": "siglip_vision_model", **vision}
@@ -254,26 +260,3 @@ class VlmConfig:
 @cache
 def _reader() -> TypeAdapter[VlmConfig]:
     return TypeAdapter(VlmConfig)
-
-
-def _in_one_dialect(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A decoder's keys under the names of transformers 4, which had rope_theta beside rope_scaling.
-
-    5 gathers both in one dictionary.
-
-    :raises CheckpointError: the decoder computes what is not implemented
-    """
-    for key in ("mlp_bias", "use_sliding_window"):
-        if raw.get(key):
-            raise CheckpointError(f"text_config.{key} is not supported")
-    known = DECODERS.get(str(raw.get("model_type", "llama")))
-    raw = {**(known.defaults if known is not None else {}), **raw}
-    values = {**raw, "head_dim": 0 if raw.get("head_dim") is None else raw["head_dim"]}
-    values["rope_scaling"] = rope = raw.get("rope_parameters") or raw.get("rope_scaling")
-    if isinstance(rope, Mapping):
-        settings = dict(rope)
-        settings.setdefault("rope_type", settings.pop("type", "default"))
-        if "rope_theta" in settings:
-            values["rope_theta"] = settings.pop("rope_theta")
-        values["rope_scaling"] = None if settings["rope_type"] == "default" else settings
-    return values

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
 
 Shape = tuple[int, ...]
+EMBEDDING_TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def expected_shapes(config: VlmConfig) -> dict[str, Shape]:
@@ -24,12 +25,12 @@ def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
         yield from _linear("downsampler.linear", merged, width)
         yield from _linear("projector.linear_1", width, text.hidden_size)
         yield from _linear("projector.linear_2", text.hidden_size, text.hidden_size)
-    yield "model.embed_tokens.weight", (text.vocab_size, text.hidden_size)
+    yield EMBEDDING_TABLE, (text.vocab_size, text.hidden_size)
     for layer in range(text.num_hidden_layers):
         yield from _decoder_layer(f"model.layers.{layer}", text)
     yield "model.norm.weight", (text.hidden_size,)
     if not text.tie_word_embeddings:
-        yield "lm_head.weight", (text.vocab_size, text.hidden_size)
+        yield HEAD, (text.vocab_size, text.hidden_size)
 
 
 def _tower(config: VisionConfig) -> Iterator[tuple[str, Shape]]:

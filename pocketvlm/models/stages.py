@@ -20,9 +20,9 @@ from pocketvlm.models.checkpoint import ReadWeight, load, shapes_only
 from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
 from pocketvlm.models.operators import KvCache, RmsNorm, Step
 from pocketvlm.models.rope import rope_tables
+from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD
 from pocketvlm.models.trace import Traced, trace
 
-EMBEDDING_TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 Part = Literal["patch embedding", "vision layer", "projector", "decoder layer", "head"]
 LAYERS: tuple[Part, ...] = ("vision layer", "decoder layer")
 #: Rows of the head that are multiplied at a time.

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from pocketvlm.bundle.open import MANIFEST, open_bundle
 from pocketvlm.errors import CheckpointError, PocketVlmError, one_line
-from pocketvlm.files import read_bounded
+from pocketvlm.files import found, label
 from pocketvlm.models.config import VlmConfig
-from pocketvlm.models.families import family_of
+from pocketvlm.models.directory import CONFIG, name_of, named, read_config, stored_tensors, tied_as_stored
 from pocketvlm.models.presets import PRESETS
 from pocketvlm.plan.model import PlannedModel, model_of_config, model_of_manifest
 from pocketvlm.recipe import load_recipe
-from pocketvlm.strict import parse_json
 
-CONFIG = "config.json"
-#: Largest config that is read, bytes.
-MAX_BYTES = 16 << 20
 DEFAULT_RECIPE = "bluelm-v-3b"
 
 
 def is_bundle(source: str) -> bool:
     """Whether ``source`` is a bundle's directory or archive, by what lies there; its content is not looked at."""
     path = Path(source)
-    return (_found(path.is_file) and path.suffix != ".json") or _found((path / MANIFEST).is_file)
+    return (found(path.is_file) and path.suffix != ".json") or found((path / MANIFEST).is_file)
 
 
 def read_model(source: str, recipe: str | Path | None = None, kv_length: int | None = None) -> PlannedModel:
@@ -43,39 +38,22 @@ def read_model(source: str, recipe: str | Path | None = None, kv_length: int | N
 
 def _config(source: str) -> tuple[str, VlmConfig]:
     path = Path(source)
-    if _found(path.is_dir):
-        if not _found((path / CONFIG).is_file):
-            raise CheckpointError(f"{one_line(path, 120)} is neither a bundle nor a checkpoint: it has no {CONFIG}")
-        path /= CONFIG
-    elif not _found(path.is_file):
+    if found(path.is_dir):
+        if not found((path / CONFIG).exists):
+            raise CheckpointError(f"{label(path)} is neither a bundle nor a checkpoint: it has no {CONFIG}")
+        return name_of(path), _config_with_weights(path)
+    if not found(path.is_file):
         if source not in PRESETS:
             known = ", ".join(PRESETS)
             raise CheckpointError(f"{one_line(source, 120)}: no such file, and no preset; known presets: {known}")
         return source, PRESETS[source].config
-    directory = path.absolute().parent
-    # as a bundle is called that is exported from there
-    return (directory.parent if directory.name == "checkpoint" else directory).name, read_config(path)
+    return name_of(path.absolute().parent), read_config(path)[1]
 
 
-def _found(test: Callable[[], bool]) -> bool:
-    """What a path is; a name that no file can have, or that may not be looked at, is nothing."""
+def _config_with_weights(directory: Path) -> VlmConfig:
+    """What an export would read: weights that are there say whether the head is the embedding table."""
+    family, config = read_config(directory / CONFIG)
     try:
-        return test()
-    except (OSError, ValueError):
-        return False
-
-
-def read_config(path: Path) -> VlmConfig:
-    """A model's config from its ``config.json``.
-
-    :raises CheckpointError: it cannot be read, is not JSON, or not the config of a family that is known
-    """
-    name = one_line(path, 120)
-    raw = parse_json(read_bounded(path, MAX_BYTES, CheckpointError), name, CheckpointError)
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{name}: has no JSON object")
-    family_of(one_line(raw.get("model_type", ""), 60), Path(name))
-    try:
-        return VlmConfig.from_dict(raw)
-    except CheckpointError as error:
-        raise CheckpointError(f"{name}: {one_line(error)}") from error
+        return tied_as_stored(config, named(family, directory, stored_tensors(directory)))[0]
+    except CheckpointError:  # a plan needs none
+        return config

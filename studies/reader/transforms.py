@@ -22,7 +22,8 @@ from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.stages import embed, run_decoder
 from pocketvlm.models.checkpoint import Checkpoint, TensorInfo
 from pocketvlm.models.config import VlmConfig
-from pocketvlm.models.stages import HEAD, decoder_stages, normed
+from pocketvlm.models.shapes import HEAD
+from pocketvlm.models.stages import decoder_stages, normed
 from pocketvlm.quant import GroupQuantizer
 
 ALPHAS = tuple(step / 10 for step in range(11))

@@ -100,7 +100,7 @@ WRONG: list[tuple[tuple[Any, ...], Any, str]] = [
     (("text_config", "vocab_size"), 10**30, "text_config.vocab_size is 1000"),
     (("text_config", "num_attention_heads"), 0, "text_config.num_attention_heads is 0, expected greater than 0"),
     (("text_config", "head_dim"), 7, "text_config: head_dim 7 is not even"),
-    (("text_config", "scale_depth"), -1.0, "text_config.scale_depth is -1.0, expected greater than or equal to 0"),
+    (("text_config", "rms_norm_eps"), -1.0, "text_config.rms_norm_eps is -1.0, expected greater than 0"),
     (("text_config", "rope_theta"), float("nan"), "text_config.rope_theta is nan, expected a finite number"),
     (
         ("text_config", "rope_scaling"),

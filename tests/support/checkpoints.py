@@ -95,8 +95,7 @@ def write_checkpoint(
         for file in set(files.values()):
             save_file({name: weights[name] for name in names if files[name] == file}, directory / file)
         (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
-    raw = config.to_dict() if config.vision is not None else config.to_dict()["text_config"]
-    (directory / "config.json").write_text(json.dumps(raw))
+    (directory / "config.json").write_text(json.dumps(config.to_dict()))
     write_frontend(directory)
     return model
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+#: Keys of MiniCPM alone.
+SCALES = ("scale_emb", "scale_depth", "dim_model_base")
 
 
 @dataclass(frozen=True)
 class DecoderTraits:
     """What a decoder's ``model_type`` says beside its config: how it differs from Llama, and keys that are left out.
 
-    qkv_bias: Q, K and V have biases whatever attention_bias says; qk_norm: an RMS norm over each head of Q and K.
-    ``defaults``: transformers' own for keys that a config may leave out, where they are not Llama's.
+    ``defaults``: its config class's own in transformers, for keys that a config may leave out; None for
+    ``num_key_value_heads`` is as many as there are heads, for ``head_dim`` the width by the heads. qkv_bias: Q, K and V
+    have biases whatever attention_bias says; qk_norm: an RMS norm over each head of Q and K. ``ignored``: keys of other
+    decoders, which this one does not look at; ``refused``: keys that, switched on, compute what is not implemented.
     """
 
+    defaults: Mapping[str, Any]
     qkv_bias: bool = False
     qk_norm: bool = False
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    ignored: tuple[str, ...] = SCALES
+    refused: tuple[str, ...] = ()
 
 
 def without_rope_tables(key: str) -> str | None:

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from pocketvlm.models.families.family import DecoderTraits, Family
+from pocketvlm.models.families import llama
+from pocketvlm.models.families.family import SCALES, DecoderTraits, Family
 
-FAMILY = Family("qwen2", DecoderTraits(qkv_bias=True))
+DEFAULTS = {
+    **llama.DEFAULTS,
+    "vocab_size": 151936,
+    "intermediate_size": 22016,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+}
+
+FAMILY = Family(
+    "qwen2",
+    DecoderTraits(DEFAULTS, qkv_bias=True, ignored=(*SCALES, "attention_bias"), refused=("use_sliding_window",)),
+)

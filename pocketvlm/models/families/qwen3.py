@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pocketvlm.models.families import qwen2
 from pocketvlm.models.families.family import DecoderTraits, Family
 
-FAMILY = Family("qwen3", DecoderTraits(qk_norm=True, defaults={"head_dim": 128}))
+DEFAULTS = {**qwen2.DEFAULTS, "head_dim": 128}
+
+FAMILY = Family("qwen3", DecoderTraits(DEFAULTS, qk_norm=True, refused=("use_sliding_window",)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm.models.checkpoint import read_json
+from pocketvlm.models.directory import read_json
 from pocketvlm.models.presets import Preset
 from pocketvlm.models.presets.frontend import IM_END, special_tokens, write_frontend, write_json
 from pocketvlm.models.presets.weights import weight_bytes, write_weights

@@ -1,0 +1,112 @@
+"""A foreign ``config.json`` under one set of names, with what it leaves out, as transformers' classes read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pocketvlm.errors import CheckpointError, one_line
+from pocketvlm.models.families import DECODERS
+
+#: transformers' SiglipVisionConfig, for keys that a vision_config may leave out.
+SIGLIP_DEFAULTS: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 16,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
+#: Keys that say that weights are packed.
+QUANTIZED = ("quantization_config", "compression_config", "quantization")
+#: Keys that send transformers elsewhere: to another config, other weights, other values a layer.
+ELSEWHERE = ("configuration_files", "transformers_weights", "per_layer_config")
+#: The only kind of layer there is, also as transformers 4 called it.
+FULL_ATTENTION = ("full_attention", "attention")
+
+
+def check_whole(raw: Mapping[str, Any]) -> None:
+    """What no config may have, wherever it stands.
+
+    :raises CheckpointError: naming the key
+    """
+    for key in QUANTIZED:
+        if raw.get(key):
+            raise CheckpointError(f"{key}: quantized already ({_method(raw[key])}); export the original model")
+    for key in ELSEWHERE:
+        if raw.get(key):
+            raise CheckpointError(f"{key} is not supported")
+
+
+def _method(value: object) -> str:
+    if not isinstance(value, Mapping):
+        return one_line(value, 40)
+    bits = next((name for name in ("load_in_4bit", "load_in_8bit") if value.get(name)), None)
+    named = value.get("quant_method") or ("bitsandbytes" if bits else None)
+    return one_line(named or f"{value.get('bits', 'some')} bits", 40)
+
+
+def vision_values(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``vision_config``'s keys, all of them.
+
+    :raises CheckpointError: it is another tower's
+    """
+    if raw.get("model_type", "siglip_vision_model") != "siglip_vision_model":
+        kind = one_line(repr(raw["model_type"]), 60)
+        raise CheckpointError(f"vision_config.model_type is {kind}, expected 'siglip_vision_model'")
+    if raw.get("num_channels", 3) != 3:
+        raise CheckpointError(f"vision_config.num_channels is {one_line(raw['num_channels'], 60)}, expected 3")
+    check_whole(raw)
+    return {**SIGLIP_DEFAULTS, **raw}
+
+
+def decoder_values(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A decoder's keys, all of them, under the names of transformers 4, which had rope_theta beside rope_scaling.
+
+    :raises CheckpointError: the decoder computes what is not implemented
+    """
+    known = DECODERS.get(str(raw.get("model_type", "llama")))
+    if known is None:
+        return dict(raw)  # the schema refuses it by name
+    check_whole(raw)
+    for key in known.refused:
+        if raw.get(key):
+            raise CheckpointError(f"text_config.{key} is not supported")
+    layers = raw.get("layer_types")
+    if layers is not None and not (isinstance(layers, list) and all(layer in FULL_ATTENTION for layer in layers)):
+        raise CheckpointError(f"text_config.layer_types: only {FULL_ATTENTION[0]} is supported")
+    values = {**known.defaults, **{key: value for key, value in raw.items() if key not in known.ignored}}
+    if values["num_key_value_heads"] is None:
+        values["num_key_value_heads"] = values["num_attention_heads"]
+    if values["head_dim"] is None:
+        values["head_dim"] = 0  # the width by the heads
+    return {**values, **_rope(values)}
+
+
+def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """``rope_theta`` and ``rope_scaling``, wherever they stand: 5 gathers both in one dictionary.
+
+    After transformers' ``RotaryEmbeddingConfigMixin``: what stands in the dictionary comes first, but for the original
+    length, of which the one beside it does.
+    """
+    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    if not isinstance(rope, Mapping):
+        return {"rope_scaling": rope}
+    nested = next((key for key, value in rope.items() if isinstance(value, Mapping)), None)
+    if nested is not None:
+        raise CheckpointError(
+            f"text_config.rope_parameters.{one_line(nested, 60)}: one RoPE a kind of layer is not supported"
+        )
+    settings = {"rope_theta": raw["rope_theta"], "rope_type": rope.get("type", "default"), **rope}
+    theta = settings.pop("rope_theta")
+    if settings["rope_type"] == "default":
+        return {"rope_theta": theta, "rope_scaling": None}
+    part = settings.get("partial_rotary_factor", raw.get("partial_rotary_factor"))
+    if part not in (None, 1):
+        raise CheckpointError("text_config.partial_rotary_factor is not supported")
+    if settings["rope_type"] == "llama3":
+        inside = settings.get("original_max_position_embeddings", raw["max_position_embeddings"])
+        settings["original_max_position_embeddings"] = raw.get("original_max_position_embeddings", inside)
+    return {"rope_theta": theta, "rope_scaling": settings}

@@ -1,0 +1,259 @@
+"""A checkpoint's directory: what it is called, which of its files are read, where in them each weight lies.
+
+No PyTorch and no safetensors: a plan looks here, too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from pocketvlm.errors import CheckpointError, one_line
+from pocketvlm.files import check_no_pointer, found, label, read_bounded, readable
+from pocketvlm.models.config import READ, VlmConfig
+from pocketvlm.models.families import family_of
+from pocketvlm.models.families.family import Family
+from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD
+from pocketvlm.strict import checked, first_wrong, parse_json
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+#: How Python writes a path's bytes that are no UTF-8.
+NOT_UTF_8 = re.compile("[\udc80-\udcff]")
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+#: Largest files of JSON that are read, bytes; a header lists some 100 bytes a tensor.
+MAX_JSON_BYTES, MAX_HEADER_BYTES = 64 << 20, 16 << 20
+#: The bytes before a header, which say how long it is.
+LENGTH_BYTES = 8
+COMPARED_BYTES = 16 << 20
+#: What a directory is that has no weights of the only kind that is read, by its files' names, and what to do.
+INSTEAD = {
+    r"adapter_(config\.json|model\..*)": "a LoRA adapter: merge it into its base model (PEFT's merge_and_unload)",
+    r".*\.gguf": "a GGUF, quantized for llama.cpp: export the original model",
+    r"(pytorch_model.*|model.*)\.bin(\.index\.json)?": "pickled weights, which are never read: load them with "
+    "transformers and save_pretrained",
+    r"consolidated.*": "weights in their maker's own layout: take those that transformers reads",
+    r"model\..*\.safetensors(\.index\.json)?": "a variant of the weights: rename it to model.safetensors",
+    r"model_index\.json": "a pipeline of several models: name the directory of one",
+    r".*\.safetensors": "weights under another name: rename them to model.safetensors",
+    r".*\.(h5|msgpack|onnx|pt|pth|bin)": "weights in a format that is not read: save them as safetensors",
+}
+
+Schema = TypeVar("Schema", bound=BaseModel)
+Place = Annotated[int, Field(ge=0, le=1 << 62)]
+
+
+class HeaderEntry(BaseModel):
+    """A tensor in the header of a safetensors file."""
+
+    model_config = READ
+    dtype: str
+    shape: tuple[Place, ...]
+    data_offsets: tuple[Place, Place]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of a file: ``start`` and ``end`` are the file's bytes."""
+
+    key: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def name_of(directory: Path) -> str:
+    """What people call it: its directory, the one above where that is called just ``checkpoint``, or the model of which
+    it is a snapshot in Hugging Face's cache (``models--OWNER--NAME/snapshots/COMMIT``)."""
+    directory = directory.resolve()
+    cached = re.fullmatch(r"models--.+?--(.+)", directory.parent.parent.name)
+    if directory.parent.name == "snapshots" and cached:
+        return cached[1]
+    return directory.parent.name if directory.name == "checkpoint" else directory.name
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of bounded size."""
+    if not (found(path.exists) or found(path.is_symlink)):
+        raise CheckpointError(f"{label(path.parent)} is not a checkpoint: {path.name} is missing")
+    value = parse_json(read_bounded(path, MAX_JSON_BYTES, CheckpointError), label(path), CheckpointError)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{label(path)} does not hold a JSON object")
+    return value
+
+
+def read_file(schema: type[Schema], path: Path) -> Schema:
+    """A JSON file of a checkpoint by its schema, whose defaults stand for a file that is not there.
+
+    :raises CheckpointError: naming the key that is wrong
+    """
+    return checked(schema, read_json(path) if found(path.exists) else {}, label(path), CheckpointError)
+
+
+def read_config(path: Path) -> tuple[Family, VlmConfig]:
+    """A ``config.json``.
+
+    :raises CheckpointError: it cannot be read, is of no family that is known, or naming the key that is wrong
+    """
+    raw = read_json(path)
+    family = family_of(one_line(raw.get("model_type", ""), 60), path)
+    try:
+        return family, VlmConfig.from_dict(raw)
+    except CheckpointError as error:
+        raise CheckpointError(f"{label(path)}: {one_line(error)}") from error
+
+
+def check_kind(directory: Path) -> None:
+    """A directory with a config, and without an adapter, which transformers would put into the weights.
+
+    :raises CheckpointError: it is something else: what it is, and what to do
+    """
+    if not found(directory.is_dir):
+        said = "is a file: name its directory" if found(directory.exists) else "is not a checkpoint: no such directory"
+        raise CheckpointError(f"{label(directory)} {said}")
+    if NOT_UTF_8.search(str(directory)):
+        raise CheckpointError(
+            f"{label(directory)}: the path is not UTF-8, which safetensors needs: rename it or link to it"
+        )
+    if not found((directory / CONFIG).exists):
+        raise CheckpointError(f"{label(directory)} is not a checkpoint: {CONFIG} is missing{_instead(directory)}")
+    if found((directory / ADAPTER).exists):
+        raise CheckpointError(
+            f"{label(directory)}: {ADAPTER} says that a LoRA adapter belongs to these weights: merge it into them "
+            "(PEFT's merge_and_unload), or move it away"
+        )
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in directory.iterdir())
+    except OSError as error:
+        raise CheckpointError(f"{label(directory)}: cannot be read ({error.strerror})") from error
+
+
+def _instead(directory: Path) -> str:
+    names = _names(directory)
+    for pattern, words in INSTEAD.items():
+        name = next((name for name in names if re.fullmatch(pattern, name)), None)
+        if name is not None:
+            return f"; {one_line(name, 60)} is {words}"
+    return ""
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that transformers would read: one of the usual name, else an index's shards; others are left alone.
+
+    :raises CheckpointError: there are none: what is there instead, and what to do
+    """
+    if found((directory / WEIGHTS).exists) or found((directory / WEIGHTS).is_symlink):
+        return [directory / WEIGHTS]
+    if found((directory / INDEX).exists):
+        return _shards(directory)
+    shards = [directory / name for name in _names(directory) if SHARD.fullmatch(name)]
+    if not shards:
+        raise CheckpointError(f"{label(directory)} has no {WEIGHTS}{_instead(directory)}")
+    return shards
+
+
+def _shards(directory: Path) -> list[Path]:
+    weight_map = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{label(directory / INDEX)} has no weight_map")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name:
+            raise CheckpointError(f"{INDEX} names {one_line(name, 120)!r}, which is outside the checkpoint")
+        if not found((directory / name).exists):
+            raise CheckpointError(f"shard {one_line(name, 120)} is missing from {label(directory)}")
+    return [directory / name for name in names]
+
+
+def stored_tensors(directory: Path) -> dict[str, Stored]:
+    """All tensors of all weight files, by their key.
+
+    :raises CheckpointError: there are no files, one is damaged, or a key stands in two
+    """
+    tensors: dict[str, Stored] = {}
+    for file in weight_files(directory):
+        for key, tensor in _header(file).items():
+            if key in tensors:
+                raise CheckpointError(f"{one_line(key, 120)} stands in both {tensors[key].file.name} and {file.name}")
+            tensors[key] = tensor
+    return tensors
+
+
+def _header(file: Path) -> dict[str, Stored]:
+    with readable(file, CheckpointError), file.open("rb") as stream:
+        length = stream.read(LENGTH_BYTES)
+        size = int.from_bytes(length, "little")
+        header = stream.read(min(size, MAX_HEADER_BYTES))
+    check_no_pointer(file, length + header, CheckpointError)
+    if len(header) < size:
+        raise CheckpointError(f"{label(file)} is damaged: its header is not whole, or too large")
+    try:
+        raw = json.loads(header)
+        raw.pop("__metadata__", None)
+        entries = TypeAdapter(dict[str, HeaderEntry]).validate_json(json.dumps(raw))
+    except ValidationError as error:
+        raise CheckpointError(f"{label(file)} is damaged: {first_wrong(error)}") from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{label(file)} is damaged: its header is no JSON object") from error
+    first = LENGTH_BYTES + size
+    return {
+        key: Stored(key, file, entry.dtype, entry.shape, *(first + at for at in entry.data_offsets))
+        for key, entry in entries.items()
+    }
+
+
+def named(family: Family, directory: Path, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The tensors by the model's names for them; a decoder that was saved without its head has none of ``model.``.
+
+    :raises CheckpointError: two claim one name
+    """
+    bare = family.decoder is not None and not any(key.startswith("model.") for key in tensors)
+    weights: dict[str, Stored] = {}
+    for key, tensor in tensors.items():
+        name = family.rename(f"model.{key}" if bare and key != HEAD else key)
+        if name is None:
+            continue
+        if name in weights:
+            both = f"{one_line(key, 120)} and {one_line(weights[name].key, 120)}"
+            raise CheckpointError(f"{label(directory)}: {both} both claim {one_line(name, 120)}")
+        weights[name] = tensor
+    return weights
+
+
+def tied_as_stored(config: VlmConfig, weights: Mapping[str, Stored]) -> tuple[VlmConfig, dict[str, Stored]]:
+    """Head and embedding table as transformers ties them: by the config, where one is absent or they are equal.
+
+    A head of its own that differs is used, whatever the config says (``PreTrainedModel.tie_weights``).
+    """
+    chosen = dict(weights)
+    if not config.text.tie_word_embeddings or HEAD not in weights:
+        return config, chosen
+    head = chosen.pop(HEAD)
+    if _same_bytes(chosen.setdefault(EMBEDDING_TABLE, head), head):
+        return config, chosen
+    return replace(config, text=replace(config.text, tie_word_embeddings=False)), {**chosen, HEAD: head}
+
+
+def _same_bytes(one: Stored, other: Stored) -> bool:
+    if (one.file, one.start) == (other.file, other.start):
+        return True
+    if (one.dtype, one.shape, one.end - one.start) != (other.dtype, other.shape, other.end - other.start):
+        return False
+    with readable(one.file), one.file.open("rb") as first, readable(other.file), other.file.open("rb") as second:
+        first.seek(one.start)
+        second.seek(other.start)
+        for left in range(one.end - one.start, 0, -COMPARED_BYTES):
+            if first.read(min(left, COMPARED_BYTES)) != second.read(min(left, COMPARED_BYTES)):
+                return False
+    return True

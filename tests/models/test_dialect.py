@@ -1,0 +1,129 @@
+"""A config's keys, wherever a version of transformers keeps them or leaves them out, beside its own classes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from pocketvlm.errors import CheckpointError
+from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.dialect import SIGLIP_DEFAULTS
+from pocketvlm.models.families import DECODERS
+from tests.support.checkpoints import tiny_config
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize("name", sorted(DECODERS.keys() - {"minicpm"}))
+def test_what_a_decoder_leaves_out_is_transformers(name: str) -> None:
+    from transformers import AutoConfig
+
+    theirs, traits = AutoConfig.for_model(name), DECODERS[name]
+    for key, value in traits.defaults.items():
+        if key == "rope_theta":
+            assert theirs.rope_parameters["rope_theta"] == value
+        elif value is not None and key not in traits.ignored:
+            assert getattr(theirs, key) == value, key
+    ours = VlmConfig.from_dict({"model_type": name}).text
+    assert ours.num_key_value_heads == theirs.num_key_value_heads
+    assert ours.head_dim == getattr(theirs, "head_dim", theirs.hidden_size // theirs.num_attention_heads)
+    small = {"hidden_size": 96, "num_attention_heads": 4, "num_key_value_heads": None}
+    assert VlmConfig.from_dict({"model_type": name, **small}).text.num_key_value_heads == 4
+    assert AutoConfig.for_model(name, **small).num_key_value_heads == 4
+
+
+def test_what_a_tower_leaves_out_is_transformers() -> None:
+    from transformers import SiglipVisionConfig
+
+    assert {key: getattr(SiglipVisionConfig(), key) for key in SIGLIP_DEFAULTS} == SIGLIP_DEFAULTS
+    raw = tiny_config().to_dict()
+    vision = VlmConfig.from_dict({**raw, "vision_config": {"patch_size": 32}}).vision
+    assert vision is not None
+    assert (vision.hidden_size, vision.image_size, vision.patch_size) == (768, 224, 32)
+
+
+ROPES: list[dict[str, Any]] = [
+    {"rope_theta": 5e5},
+    {"rope_theta": 5e5, "rope_scaling": {}},
+    {"rope_theta": 5e5, "rope_scaling": None, "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}},
+    {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"type": "linear", "factor": 4.0}},
+    {"rope_scaling": LLAMA3, "original_max_position_embeddings": 64, "max_position_embeddings": 512},
+    {"rope_parameters": LLAMA3, "max_position_embeddings": 512},
+    {"rope_scaling": {**LLAMA3, "original_max_position_embeddings": 32}},
+    {"rope_scaling": {**LLAMA3, "original_max_position_embeddings": 32}, "original_max_position_embeddings": 64},
+]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+@pytest.mark.parametrize("keys", ROPES, ids=str)
+def test_ropes_keys_stand_where_transformers_looks(name: str, keys: dict[str, Any]) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(name, **copy.deepcopy(keys))  # it writes into what it is given
+    config.standardize_rope_params()  # as its models do once more: only then keys beside the dictionary are seen
+    theirs = config.rope_parameters
+    ours = VlmConfig.from_dict({"model_type": name, **keys}).text
+    assert ours.rope_theta == theirs["rope_theta"]
+    found = ours.rope_scaling or {"rope_type": "default"}
+    assert found == {key: theirs[key] for key in found}
+    assert theirs["rope_type"] == found["rope_type"]
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"quantization_config": {"quant_method": "awq"}}, r"quantization_config: quantized already \(awq\); export the"),
+    ({"quantization_config": {"load_in_4bit": True}}, r"quantized already \(bitsandbytes\)"),
+    ({"quantization": {"group_size": 64, "bits": 4}}, r"quantization: quantized already \(4 bits\)"),
+    ({"compression_config": "x" * 500}, r"compression_config: quantized already \(x{37}\.\.\.\)"),
+    ({"configuration_files": ["config.4.0.0.json"]}, "configuration_files is not supported"),
+    ({"transformers_weights": "x.safetensors"}, "transformers_weights is not supported"),
+    ({"per_layer_config": {"0": {}}}, "per_layer_config is not supported"),
+    ({"mlp_bias": True}, "mlp_bias is not supported"),
+    ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is not supported"),
+    ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types: only full_attention"),
+    ({"layer_types": 7}, "layer_types: only full_attention"),
+    ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "rope_parameters.full_attention"),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}}, "partial_rotary_factor is not"),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}, "partial_rotary_factor": 0.5}, "partial_rotary_factor is not"),
+    ({"rope_scaling": {"type": "linear"}}, "rope_scaling.linear.factor: Field required"),
+    (
+        {"rope_scaling": {"type": "linear", "factor": None}},
+        "rope_scaling.linear.factor is None, expected a valid number",
+    ),
+    ({"text_config": {"model_type": "llama"}}, "text_config: a llama has none"),
+]
+
+
+@pytest.mark.parametrize(("keys", "line"), REFUSED, ids=str)
+def test_what_would_be_another_model_is_refused_by_name(keys: dict[str, Any], line: str) -> None:
+    with pytest.raises(CheckpointError, match=line):
+        VlmConfig.from_dict({"model_type": "llama", **keys})
+
+
+@pytest.mark.parametrize("keys", [{"model_type": "clip_vision_model"}, {"num_channels": 1}], ids=str)
+def test_another_tower_is_refused_by_name(keys: dict[str, Any]) -> None:
+    raw = tiny_config().to_dict()
+    with pytest.raises(CheckpointError, match=f"vision_config.{next(iter(keys))}"):
+        VlmConfig.from_dict({**raw, "vision_config": {**raw["vision_config"], **keys}})
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"quantization_config": None, "quantization": {}, "layer_types": ["full_attention"], "mlp_bias": False},
+        {"scale_emb": 12.0, "scale_depth": 1.4, "dim_model_base": 48, "use_sliding_window": True},
+        {"partial_rotary_factor": 0.5},
+    ],
+    ids=str,
+)
+def test_what_transformers_does_not_look_at_is_ignored(keys: dict[str, Any]) -> None:
+    """Llama's RoPE of the default kind turns whole heads, whatever the factor says."""
+    assert VlmConfig.from_dict({"model_type": "llama", **keys}) == VlmConfig.from_dict({"model_type": "llama"})
+
+
+def test_qwen2_has_the_biases_that_it_has() -> None:
+    plain, said = ({"model_type": "qwen2", **keys} for keys in ({}, {"attention_bias": True, "mlp_bias": True}))
+    assert VlmConfig.from_dict(said) == VlmConfig.from_dict(plain)
+    assert VlmConfig.from_dict(plain).text.qkv_bias
+    assert not VlmConfig.from_dict(said).text.attention_bias
