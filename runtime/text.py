@@ -15,10 +15,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pocketvlm.errors import BundleError, one_line
+from pocketvlm.bundle.tokenizer import MAX_TOKENIZER_BYTES, library_errors, read_tokenizer
+from pocketvlm.errors import BundleError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+    from pocketvlm.bundle.open import Bundle
 
 REPLACEMENT = "\ufffd"
 #: Unicode's White_Space, which is what the tokenizers library strips around special tokens that ask for it
@@ -80,17 +83,25 @@ class TextTokenizer:
         tokenizer.encode_special_tokens = True
 
     @classmethod
+    def of_bundle(cls, bundle: Bundle) -> TextTokenizer:
+        """A bundle's, whose stop and image tokens are special.
+
+        :raises BundleError: it has none that can be used
+        """
+        name, tokens = bundle.manifest.tokenizer, bundle.manifest.tokens
+        if bundle.manifest.files[name].bytes > MAX_TOKENIZER_BYTES:
+            raise BundleError(f"{name} is larger than {MAX_TOKENIZER_BYTES} bytes; it is not a tokenizer")
+        return cls.from_json(bundle.read(name), {*tokens.stop, *([] if tokens.image is None else [tokens.image])}, name)
+
+    @classmethod
     def from_json(cls, content: bytes, control_ids: Iterable[int] = (), name: str = "tokenizer.json") -> TextTokenizer:
         """Read the content of a ``tokenizer.json``; ``name`` is its file, for an error.
 
-        :raises BundleError: the tokenizers library cannot read it
+        :raises BundleError: it is none
         """
-        from tokenizers import Tokenizer
-
-        try:
-            return cls(Tokenizer.from_str(content.decode()), control_ids)
-        except Exception as error:  # the library raises Exception itself
-            raise BundleError(f"{name} cannot be read: {one_line(error)}") from error
+        tokenizer = read_tokenizer(content, name, BundleError)
+        with library_errors(f"{name} cannot be read", BundleError):
+            return cls(tokenizer, control_ids)
 
     def encode(self, spans: Sequence[Span], *, at_start: bool = True) -> list[int]:
         """Token ids of joined text. ``at_start``: it begins the prompt; otherwise something precedes it."""
@@ -119,14 +130,16 @@ class TextTokenizer:
 
     def opening(self) -> str:
         """The special tokens that the tokenizer itself puts before a text (BOS), as text; often none."""
-        encoding = self._tokenizer.encode("a", add_special_tokens=True)
+        with library_errors("the tokenizer fails", BundleError):
+            encoding = self._tokenizer.encode("a", add_special_tokens=True)
         tokens = zip(encoding.tokens, encoding.special_tokens_mask, strict=True)
         return "".join(token for token, special in itertools.takewhile(lambda pair: pair[1] == 1, tokens))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of tokens, special ones left out; bytes that are no UTF-8 become U+FFFD."""
         known = [token_id for token_id in token_ids if token_id != self._guard_id]
-        text: str = self._tokenizer.decode(known, skip_special_tokens=True)
+        with library_errors("the tokenizer fails on the answer", BundleError):
+            text: str = self._tokenizer.decode(known, skip_special_tokens=True)
         return text
 
     def special_text(self, token_id: int) -> str:
@@ -136,11 +149,12 @@ class TextTokenizer:
     def _encode_plain(self, text: str, *, at_start: bool) -> list[int]:
         if not text:
             return []
-        if at_start:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-            return ids
-        continued: list[int] = self._tokenizer.encode(self._guard + text, add_special_tokens=False).ids
-        return continued[1:]
+        with library_errors("the tokenizer fails on this text", BundleError):
+            if at_start:
+                ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+                return ids
+            continued: list[int] = self._tokenizer.encode(self._guard + text, add_special_tokens=False).ids
+            return continued[1:]
 
 
 class Detokenizer:

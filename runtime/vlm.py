@@ -39,8 +39,6 @@ from pocketvlm.runtime.versions import check_minimum
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
 
-MAX_TOKENIZER_BYTES = 256 << 20
-
 
 def load(
     path: str | Path,
@@ -88,10 +86,7 @@ def load(
     bundle = for_engine(engine, bundle)
     manifest = bundle.manifest
     check_memory(manifest, engine, memory_budget)
-    control_ids = {*manifest.tokens.stop, *([] if manifest.tokens.image is None else [manifest.tokens.image])}
-    if manifest.files[manifest.tokenizer].bytes > MAX_TOKENIZER_BYTES:
-        raise BundleError(f"{manifest.tokenizer} is larger than {MAX_TOKENIZER_BYTES} bytes; it is not a tokenizer")
-    tokenizer = TextTokenizer.from_json(bundle.read(manifest.tokenizer), control_ids, manifest.tokenizer)
+    tokenizer = TextTokenizer.of_bundle(bundle)
     preprocessing = None if manifest.vision is None else preprocessing_of(manifest.vision)
     opened = open_engine(engine, bundle, threads, prepacked_cache, () if tuned is None else tuned.affinity)
     if not keep_vision:

@@ -77,8 +77,7 @@ def open_teacher_forced(data: str, count: int | None, vlm: PocketVlm, bundle: Bu
     :raises CapacityError: while they are iterated, one does not fit into the KV cache
     """
     manifest = bundle.manifest
-    controls = {*manifest.tokens.stop, *([] if manifest.tokens.image is None else [manifest.tokens.image])}
-    tokenizer = TextTokenizer.from_json(bundle.read(manifest.tokenizer), controls, manifest.tokenizer)
+    tokenizer = TextTokenizer.of_bundle(bundle)
     if data.endswith(".txt"):
         return _windows(Path(data), count, tokenizer, max(2, min(WINDOW, manifest.kv_cache.length)))
     asked = open_data(data, count, also=TEXT_FORM)

@@ -11,6 +11,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from pocketvlm.bundle.manifest import ChatLayout, ImageLayout
+from pocketvlm.bundle.tokenizer import library_errors
+from pocketvlm.errors import CheckpointError
 from pocketvlm.images.layout import image_tokens
 from pocketvlm.images.prepare import Preprocessing, TiledImage, cut_tiles, normalize
 
@@ -103,7 +105,8 @@ def make_sample(
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     """Token ids of literal text of the checkpoint's own: special tokens in it are special."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    with library_errors("tokenizer.json fails on a text", CheckpointError):
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
     return ids
 
 

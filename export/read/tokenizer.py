@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer
 
 from pocketvlm.bundle.manifest import ChatLayout, ImageLayout
+from pocketvlm.bundle.tokenizer import read_tokenizer_file
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.export.read.sample import encode
-from pocketvlm.files import label, read_bounded
+from pocketvlm.files import label
 from pocketvlm.models.checkpoint import Checkpoint
 
-#: What a runtime reads at most.
-MAX_TOKENIZER_BYTES = 256 << 20
 REMEDY = (
     "give the model rows for them (transformers: model.resize_token_embeddings(len(tokenizer)), then save_pretrained), "
     "or take them out of tokenizer.json"
@@ -28,11 +27,7 @@ def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     path = checkpoint.directory / "tokenizer.json"
     if not path.exists():
         raise CheckpointError(f"{checkpoint.directory} has no tokenizer.json (other tokenizer formats are not read)")
-    content = read_bounded(path, MAX_TOKENIZER_BYTES, CheckpointError)
-    try:
-        return Tokenizer.from_buffer(content)
-    except Exception as error:  # the library raises plain Exception
-        raise CheckpointError(f"{label(path)} is damaged: {one_line(error)}") from error
+    return read_tokenizer_file(path, CheckpointError)
 
 
 def check_rows(

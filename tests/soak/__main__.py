@@ -106,22 +106,20 @@ def parse_only(context: click.Context, parameter: click.Parameter, value: str | 
 @click.option("--bundles", default=2000, show_default=True, type=click.IntRange(0))
 @click.option("--prompts", default=300, show_default=True, type=click.IntRange(0))
 @click.option("--turns", default=500, show_default=True, type=click.IntRange(0))
+@click.option("--tokenizers", default=2000, show_default=True, type=click.IntRange(0))
 @click.option("--seed", default=0, show_default=True)
 @click.option("--only", callback=parse_only, metavar="PART:INDEX", help="Run this case alone and show it.")
 @click.option("--output", type=click.Path(path_type=Path), help="Where the report goes as JSON.")
-def main(
-    *, images: int, bundles: int, prompts: int, turns: int, seed: int, only: tuple[str, int] | None, output: Path | None
-) -> None:
+def main(*, seed: int, only: tuple[str, int] | None, output: Path | None, **counts: int) -> None:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pocketvlm-soak-bundles-") as folder:
         made = make_bundles(Path(folder))
         if only is not None:
             sys.exit(not show_one(*only, seed, made))
-        counts = {"images": images, "bundles": bundles, "prompts": prompts, "turns": turns}
         judged = run(counts, seed, made, loud=True)
     found = summary(judged, f"python -m tests.soak --seed {seed}")
     for part, numbers in found["parts"].items():
-        click.echo(f"{part:<8} {numbers['cases']} cases: {report.in_words(numbers)}")
+        click.echo(f"{part:<10} {numbers['cases']} cases: {report.in_words(numbers)}")
     if output is not None:
         options = " ".join(f"--{part} {count}" for part, count in counts.items())
         origin = provenance(f"python -m tests.soak {options} --seed {seed}", threads=1)

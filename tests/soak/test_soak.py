@@ -11,7 +11,7 @@ from tests.soak.failing import WAYS
 from tests.soak.report import failures, growth
 from tests.soak.turns import MOST_GROWTH
 
-COUNTS = {"images": 70, "bundles": 60, "prompts": 20, "turns": 15}
+COUNTS = {"images": 70, "bundles": 60, "prompts": 20, "turns": 15, "tokenizers": 180}
 
 
 @pytest.fixture(scope="module")
