@@ -175,7 +175,7 @@ class _Numbered(_Read):
     type_id: Id
 
 
-class Piece(_OneOf):
+class TemplatePiece(_OneOf):
     """One token, or one of the texts."""
 
     SpecialToken: _Named | None = None
@@ -188,7 +188,7 @@ class _TemplateToken(_Read):
     tokens: Annotated[tuple[Text, ...], Field(max_length=MAX_STEPS)]
 
 
-Pieces = Annotated[tuple[Piece, ...], Field(max_length=MAX_STEPS)]
+Pieces = Annotated[tuple[TemplatePiece, ...], Field(max_length=MAX_STEPS)]
 Marker = tuple[Text, Id]
 PostProcessor = _kinds({
     "ByteLevel": BYTE_LEVEL,
@@ -326,7 +326,16 @@ def read_tokenizer(content: bytes, name: str, kind: type[PocketVlmError] = Pocke
     whole["model"] |= {key: getattr(read.model, key) for key in ("vocab", "merges") if hasattr(read.model, key)}
     text = to_json(whole).decode()
     with library_errors(f"{name} cannot be read", kind):
-        return Tokenizer.from_str(text)
+        tokenizer = Tokenizer.from_str(text)
+        normal = [_normal(tokenizer, token.content) for token in read.added_tokens if token.normalized]
+    if "" in normal or len(set(normal)) != len(normal):  # which one is found would be chance
+        raise kind(f"{name}: its normalizer makes two of added_tokens the same, or one nothing")
+    return tokenizer
+
+
+def _normal(tokenizer: Tokenizer, text: str) -> str:
+    normal: str = text if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str(text)
+    return normal
 
 
 def read_tokenizer_file(path: Path, kind: type[PocketVlmError] = PocketVlmError) -> Tokenizer:

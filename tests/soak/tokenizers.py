@@ -182,7 +182,8 @@ def _worst(raw: JsonObject, random_: random.Random) -> tuple[bytes, str]:
 def _pattern(raw: JsonObject, random_: random.Random) -> tuple[bytes, str]:
     """A pattern of pieces that Oniguruma knows."""
     pieces = ("a", "(", ")", "|", "*", "+", "?", "{2}", "{1,}", "{0,999}", "[^", "[", "]", "\\s", "\\p{L}", "(?:",
-              "(?=", "(?<!", "(?<n>", "\\1", "\\g<0>", "^", "$", ".", "&&", "-", " ", "(?i)", "{", "}", "\\")  # fmt: skip
+              "(?=", "(?<!", "(?<n>", "\\1", "\\g<0>", "^", "$", ".", "&&", "-", " ", "(?i)", "{", "}",
+              "\\")  # fmt: skip
     pattern = "".join(random_.choices(pieces, k=random_.randint(1, 12)))
     raw["pre_tokenizer"] = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     return json.dumps(raw).encode(), f"the pattern {pattern}"
