@@ -34,7 +34,7 @@ from pydantic_core import to_json
 
 from pocketvlm.bundle.patterns import check_pattern
 from pocketvlm.errors import PocketVlmError, one_line
-from pocketvlm.files import read_bounded
+from pocketvlm.files import label, read_bounded
 from pocketvlm.strict import checked
 
 if TYPE_CHECKING:
@@ -340,7 +340,7 @@ def _normal(tokenizer: Tokenizer, text: str) -> str:
 
 def read_tokenizer_file(path: Path, kind: type[PocketVlmError] = PocketVlmError) -> Tokenizer:
     """The same of a file of at most MAX_TOKENIZER_BYTES."""
-    return read_tokenizer(read_bounded(path, MAX_TOKENIZER_BYTES, kind), str(path), kind)
+    return read_tokenizer(read_bounded(path, MAX_TOKENIZER_BYTES, kind), label(path), kind)
 
 
 @contextmanager

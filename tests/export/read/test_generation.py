@@ -127,7 +127,7 @@ def test_a_token_without_a_row_that_a_prompt_can_hold_is_refused_with_a_way_out(
 def test_a_damaged_or_hidden_tokenizer_is_one_line(checkpoint: Path) -> None:
     for content in (b"", b"\xff\xfe{\0}\0", b"{}", b"[" * 100):
         (checkpoint / "tokenizer.json").write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"tokenizer\.json is damaged"):
+        with pytest.raises(CheckpointError, match=r"tokenizer\.json: [^\n]+$"):
             said(checkpoint)
     (checkpoint / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"has no tokenizer\.json"):
