@@ -5,7 +5,7 @@ A new device is one TOML file in ``devices/``, or a file of one's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -76,12 +76,15 @@ class Measurement(Strict):
 
 
 class ReferenceRun(Strict):
-    """What the published measurements of ``system`` ran, as near as it is known: a preset by a recipe."""
+    """What the published measurements of ``system`` ran, as near as it is known.
+
+    ``model``: a preset, or a config in ``devices/models``; ``recipe``: a built-in one, or one in ``devices/recipes``.
+    """
 
     system: Name
-    preset: Name
+    model: Name
     recipe: Name
-    image: tuple[Side, Side]
+    image: tuple[Side, Side] | None = None
     prompt: Size
     kv_length: Size
 
@@ -93,6 +96,7 @@ class Device(Strict):
     ``bandwidth_share`` of ``memory_bandwidth`` is what reading weights reaches. ``prefill_rate``: the decoder over a
     prompt; ``vision_rate``: encoder and projector; ``patch_rate``: patch embedding. ``step_overhead``: of each chunk,
     batch of tiles or token. ``activation_size``: of one value between layers. ``pinned``: whether clocks are fixed.
+    What is ``fitted_to`` a phase is fitted to the first ``reference``; the others are checks alone.
     """
 
     name: Name
@@ -108,7 +112,7 @@ class Device(Strict):
     memory_budget: Number
     runtime_memory: Number
     activation_size: Number
-    reference: ReferenceRun | None = None
+    reference: Annotated[tuple[ReferenceRun, ...], Field(max_length=100)] = ()
     published: Annotated[tuple[Measurement, ...], Field(max_length=1000)] = ()
 
     @model_validator(mode="after")
@@ -124,13 +128,15 @@ class Device(Strict):
         keys = [(one.system, one.phase) for one in self.published]
         if twice := next((key for key in keys if keys.count(key) > 1), None):
             raise ValueError(f"published: {twice[1]} of {twice[0]} is there twice")
-        self._check_reference({phase for system, phase in keys if self.reference and system == self.reference.system})
+        self._check_references(keys)
         return self
 
-    def _check_reference(self, phases: set[str]) -> None:
-        """``phases``: what was published of the reference. What a number was fitted to has to be among it."""
-        if self.reference is not None and not phases:
-            raise ValueError(f"reference.system {self.reference.system!r} has nothing published")
+    def _check_references(self, published: Sequence[tuple[str, str]]) -> None:
+        """``published``: each system and phase. What a number was fitted to has to be among the first reference's."""
+        for reference in self.reference:
+            if reference.system not in (system for system, _ in published):
+                raise ValueError(f"reference.system {reference.system!r} has nothing published")
+        phases = {phase for system, phase in published if self.reference and system == self.reference[0].system}
         for name in UNITS:
             if missing := set(self.number(name).fitted_to) - phases:
                 raise ValueError(f"{name} is fitted to {min(missing)}, of which the reference has nothing published")

@@ -160,8 +160,12 @@ def _package_files(repository: Path) -> Iterator[str]:
     for folder in ("pocketvlm", *ROOMS):
         prefix = "" if folder == "pocketvlm" else "pocketvlm/"
         for path in (repository / folder).rglob("*"):
+            if path.parent.name == "results":  # what was measured is not shipped
+                continue
             inside_a_link = folder == "pocketvlm" and path.relative_to(repository / folder).parts[0] in ROOMS
-            if (path.suffix in {".py", ".toml", ".cpp", ".jinja"} or path.name == "py.typed") and not inside_a_link:
+            if (
+                path.suffix in {".py", ".toml", ".json", ".cpp", ".jinja"} or path.name == "py.typed"
+            ) and not inside_a_link:
                 yield prefix + path.relative_to(repository).as_posix()
 
 

@@ -80,7 +80,7 @@ def test_options_change_what_they_say(tmp_path: Path) -> None:
     assert planned("tiny", "--image", "none")["workload"] == {"image": None, "picture": None, "prompt": 2048}
     device = tmp_path / "mine.toml"
     text = (Path(__file__).parents[2] / "pocketvlm/plan/devices/dimensity-9300.toml").read_text(encoding="utf-8")
-    device.write_text(text[: text.index("[[published]]")].split("[reference]")[0].replace("fitted_to", "# "))
+    device.write_text(text[: text.index("[[published]]")].split("[[reference]]")[0].replace("fitted_to", "# "))
     found = plan("tiny", "--device", device)
     assert found.exit_code == 0, found.output
     assert "published" not in found.output

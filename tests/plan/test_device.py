@@ -39,7 +39,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(LEAST, encoding="utf-8")
     device = load_device(path)
-    assert (device.name, device.pinned, device.reference, device.published) == ("mine", True, None, ())
+    assert (device.name, device.pinned, device.reference, device.published) == ("mine", True, (), ())
     assert device.bandwidth == 0.5e9 * 0.5
     assert published(path) == ()
 
@@ -91,9 +91,9 @@ def test_a_wrong_file_is_one_line_that_names_the_key(old: str, new: str, words: 
             'phase = "load"\nvalue = 1\nunit = "s"',
             "is there twice",
         ),
-        ("image = [768, 1536]", "image = [768]", "reference.image"),
-        ("prompt = 2048", "prompt = 0", "reference.prompt"),
-        ('[reference]\nsystem = "BlueLM-V-3B on the NPU"', '[reference]\nsystem = "nobody"', "nothing published"),
+        ("image = [768, 1536]", "image = [768]", "reference.0.image"),
+        ("prompt = 2048", "prompt = 0", "reference.0.prompt"),
+        ('[[reference]]\nsystem = "BlueLM-V-3B on the NPU"', '[[reference]]\nsystem = "nobody"', "nothing published"),
     ],
 )
 def test_a_wrong_measurement_is_refused(old: str, new: str, words: str) -> None:

@@ -12,10 +12,11 @@ from pocketvlm.bench.speed.paper import COLUMNS
 from pocketvlm.errors import PocketVlmError
 from pocketvlm.models.presets import PRESETS
 from pocketvlm.plan import check_device, load_device, make_plan, published
-from pocketvlm.plan.check import fitted_parameters
+from pocketvlm.plan.check import MODELS, RECIPES, fitted_parameters
 from pocketvlm.plan.device import UNITS, Device
 from pocketvlm.plan.memory import Use, picture_of
 from pocketvlm.plan.model import PlannedModel, model_of_config
+from pocketvlm.plan.source import read_config
 from pocketvlm.plan.times import PARAMETERS, Phase, decode_step, phases, picture_phases
 from pocketvlm.recipe import load_recipe
 
@@ -158,8 +159,7 @@ def test_published_numbers_are_the_papers() -> None:
     assert {"decode": 24.4, "memory": 2.2}.items() <= papers.values.items()
     assert other.values == {"image": 4.0, "prefill": 13.9, "decode": 4.9}
     assert "table 5" in papers.note and "loading" in other.note
-    assert DEVICE.reference is not None
-    assert papers.system == DEVICE.reference.system
+    assert [papers.system] == [one.system for one in DEVICE.reference]
     assert set(COLUMNS) <= papers.values.keys(), "what bench --paper shows"
 
 
@@ -211,14 +211,42 @@ def test_a_phase_moves_with_its_parameters_and_no_other(name: str) -> None:
 
 
 def test_a_reference_that_is_not_possible_is_said() -> None:
-    assert DEVICE.reference is not None
-    reference = DEVICE.reference.model_copy(update={"prompt": 4096})
-    with pytest.raises(PocketVlmError, match=r"reference\.prompt"):
-        check_device(DEVICE.model_copy(update={"reference": reference}))
-    unknown = DEVICE.reference.model_copy(update={"preset": "nothing"})
-    with pytest.raises(PocketVlmError, match="no preset"):
-        check_device(DEVICE.model_copy(update={"reference": unknown}))
-    assert check_device(DEVICE.model_copy(update={"reference": None})) == []
+    (reference,) = DEVICE.reference
+    for change, words in (
+        ({"prompt": 4096}, r"reference\.prompt"),
+        ({"model": "nothing"}, "no preset 'nothing'"),
+        ({"model": "../dimensity-9300"}, "no preset"),
+        ({"recipe": "nothing"}, "no recipe 'nothing'"),
+    ):
+        changed = reference.model_copy(update=change)
+        with pytest.raises(PocketVlmError, match=words):
+            check_device(DEVICE.model_copy(update={"reference": (changed,)}))
+    assert check_device(DEVICE.model_copy(update={"reference": ()})) == []
+
+
+def test_a_cpu_predicts_models_that_it_was_not_fitted_to() -> None:
+    """Llama 3.2 1B has the profile's two rates; 3B and 8B, of three and six times its bytes a token, are checks."""
+    cpu = load_device("snapdragon-8-gen-3-cpu")
+    found = {(one.system.partition(",")[0], one.phase): one for one in check_device(cpu)}
+    kinds = {key: one.kind for key, one in found.items()}
+    assert kinds == {
+        ("Llama 3.2 1B", "decode"): "fitted",
+        ("Llama 3.2 1B", "prefill"): "fitted",
+        ("Llama 3.2 3B", "decode"): "check",
+        ("Llama 3.2 3B", "prefill"): "check",
+        ("Llama 3 8B", "decode"): "check",
+    }
+    for (system, phase), one in found.items():
+        assert abs(one.error) < (0.01 if one.fitted else 0.05), (system, phase)
+
+
+def test_what_the_published_models_read_of_a_token_is_what_they_are_said_to_be_of() -> None:
+    """The sizes of the programs that were published, MiB: 1,083 and 2,435, a table beside the head in them."""
+    for name, size in (("llama-3.2-1b", 1083), ("llama-3.2-3b", 2435)):
+        config = read_config(MODELS / f"{name}.json")
+        model = model_of_config(name, config, load_recipe(RECIPES / "executorch-8da4w-g32.toml"), 2048)
+        table = config.text.vocab_size * config.text.hidden_size
+        assert model.weight_bytes + table == pytest.approx(size * (1 << 20), rel=0.08), name
 
 
 # --- Plans ------------------------------------------------------------------------------------------------------------

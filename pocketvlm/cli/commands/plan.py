@@ -112,11 +112,12 @@ def show(plan: Plan, console: Console) -> None:
         say(_fit(one, sees=plan.use.picture is not None))
     console.print(_times(plan))
     say("a step takes the longer of its bytes and its operations; decoding and resizing a picture come before", "dim")
-    if plan.checks and device.reference is not None:
-        ran = device.reference
-        size = f"{ran.image[0]}x{ran.image[1]}, prompt {ran.prompt:,}, KV length {ran.kv_length:,}"
+    for ran in device.reference:
+        seen = "" if ran.image is None else f"{ran.image[0]}x{ran.image[1]}, "
+        size = f"{seen}prompt {ran.prompt:,}, KV length {ran.kv_length:,}"
         say(f"the profile beside what was published of {ran.system} ({size}):")
-        console.print(_checks(plan.checks))
+        console.print(_checks(check for check in plan.checks if check.system == ran.system))
+    if device.reference:
         say(_fitted(plan), "dim")
     for note in plan.notes:
         say(f"note: {note}", "yellow")
