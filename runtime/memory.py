@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import PocketVlmError
+from pocketvlm.machine.quota import cpu_quota
 
 
 def peak_rss_bytes() -> int:
@@ -96,12 +97,13 @@ def available_memory_bytes() -> int | None:
 
 
 def physical_cores() -> int:
-    """Cores that this process may use, hyper-threads of one core counted once."""
+    """Cores that this process may use, hyper-threads of one core counted once; what a quota grants, rounded down."""
     available = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     cores = set()
     for cpu in available:
         try:
             cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
         except OSError:
-            return len(available)
-    return max(1, len(cores))
+            cores = set(map(str, available))
+            break
+    return max(1, min(len(cores), int(cpu_quota() or len(cores))))

@@ -12,6 +12,7 @@ from pydantic import Field
 from pocketvlm.errors import PocketVlmError, one_line
 from pocketvlm.files import label, read_bounded
 from pocketvlm.machine.cpu import parse_cpu_info, read_cpu_info
+from pocketvlm.machine.quota import cpu_quota
 from pocketvlm.strict import STRICT, Strict, checked
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ class Tuning(Strict):
 def this_device() -> str:
     """CPU and number of cores: what a tuning belongs to."""
     cpu = parse_cpu_info(read_cpu_info())
-    return f"{cpu.name or platform.machine()}, {os.cpu_count() or 1} cores"
+    quota = cpu_quota()
+    granted = "" if quota is None else f", a quota of {quota:g}"
+    return f"{cpu.name or platform.machine()}, {os.cpu_count() or 1} cores{granted}"
 
 
 def read_tuning(path: str | Path) -> Tuning:

@@ -5,7 +5,6 @@ python -m studies.bench measure|peers|gate [OPTIONS] -- OPTIONS OF pocketvlm ben
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,7 +12,11 @@ from pathlib import Path
 
 import click
 
+from pocketvlm.bench.gate.worker import check_code
 from pocketvlm.bench.peers import PEERS
+from pocketvlm.cli.console import Unusable
+from pocketvlm.errors import PocketVlmError
+from pocketvlm.machine.module import module_command
 from studies.reader.study import CHECKPOINT
 
 #: The paper's; for peers the one whose KV cache ONNX Runtime GenAI takes.
@@ -21,6 +24,8 @@ RECIPE, PEERS_RECIPE = "bluelm-v-3b", "int4-g128"
 PEERS_BACK_ENDS = ("onnx", "executorch")
 #: Of presets: decode is measured after 2,048 tokens. The built-in model has 2,048 positions.
 KV_LENGTH = "2304"
+#: Of the gate. `make` ends with 2 whatever it was, so the last line says it.
+MEANINGS = {0: "passed", 1: "something became worse", 2: "nothing can be said"}
 preset_option = click.option("--preset", help="A preset instead of the built-in model.")
 given = click.argument("options", nargs=-1)
 
@@ -70,18 +75,25 @@ def peers(places: Places, preset: str, options: tuple[str, ...]) -> None:
 @given
 @click.pass_obj
 def gate(places: Places, base: str, options: tuple[str, ...]) -> None:
-    """The built-in model as each checkout exports and runs it, in turns; exit status 1 for a regression."""
+    """The built-in model as each checkout exports and runs it, in turns: exit status 0, 1 or 2 as docs/gate.md says."""
     code = Path(base)
-    if not base or not (code / "pocketvlm").exists():
-        raise click.UsageError(
-            f"{base or 'BASE'} is no checkout: git worktree add build/base origin/main; BASE=build/base"
-        )
+    try:
+        if not base:
+            raise PocketVlmError(
+                "which checkout? git worktree add build/base origin/main; make bench-gate BASE=build/base"
+            )
+        check_code(code)
+    except PocketVlmError as error:
+        raise Unusable(str(error)) from error
     old, new = places.cache / "gate-base", places.cache / "gate-new"
     for bundle, checkout in ((old, code), (new, Path())):
         checkpoint = checkout / "examples" / "reader" / "checkpoint"
-        run("export", str(checkpoint), "-o", str(bundle), "--recipe", RECIPE, code=checkout)
+        if run("export", str(checkpoint), "-o", str(bundle), "--recipe", RECIPE, code=checkout, check=False):
+            raise Unusable(f"{checkout.resolve()}: its export failed; what was not exported cannot be compared")
     held = ("--interleave", str(old), "--base-code", base, "--save", str(places.cache / "gate.json"))
-    sys.exit(run("bench", str(new), *held, *options, check=False))
+    status = run("bench", str(new), *held, *options, check=False)
+    click.echo(f"bench-gate: {MEANINGS.get(status, 'it ended before anything could be said')} (exit status {status})")
+    sys.exit(status if status in MEANINGS else 2)
 
 
 def of_preset(places: Places, name: str) -> Path:
@@ -111,8 +123,8 @@ def run(*arguments: str, code: Path | None = None, check: bool = True) -> int:
 
     :raises ClickException: it failed
     """
-    environment = dict(os.environ) if code is None else {**os.environ, "PYTHONPATH": str(code.resolve())}
-    done = subprocess.run([sys.executable, "-m", "pocketvlm", *arguments], env=environment, check=False)
+    command, environment = module_command("pocketvlm", *arguments, code=code)
+    done = subprocess.run(command, env=environment, check=False)
     if check and done.returncode:
         raise click.ClickException(f"pocketvlm {arguments[0]} failed")
     return done.returncode

@@ -95,7 +95,7 @@ def main(output: Path, bundle: Path, trials: int, planted: str, gate_file: Path 
     with closing(Worker(bundle, workload)) as base, closing(Worker(bundle, workload)) as new:
         for trial in range(trials):
             # Anew each time: a machine's clock changes over minutes. In turns, as it is measured.
-            seconds = median(seconds for _ in range(CALIBRATION) for seconds in (base.run(name), new.run(name)))
+            seconds = median(run(name).seconds for _ in range(CALIBRATION) for run in (base.run, new.run))
             for share in shares:
                 result, row = one_trial(base, new, name, share, share * seconds, gate)
                 found.append(result)

@@ -195,8 +195,10 @@ def _paired(row: PairedRow, gate: Gate) -> Change:
             f"{one_line(row.name, 80)} has {len(row.pairs)} pairs, and {gate.name} asks for {looks.least}: "
             "measure it with this gate"
         )
-    verdict, ratio = judge(row.log_ratios, bound.share(values[0]), looks)
-    return _timed(row.name, values, ratio, verdict, gated=True)
+    verdict, ratio = judge(row.log_ratios, bound.share(values[0]), looks, row.running)
+    busy = verdict == TOO_NOISY and row.waiting > bound.share(values[0])
+    why = f"other work had the CPU for {row.waiting:.0%} of the time" if busy else ""
+    return _timed(row.name, values, ratio, verdict, gated=not busy, why=why)
 
 
 def _timed(

@@ -6,11 +6,11 @@ for it. Who begins changes with each load, so that a drift favours neither.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import log
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -22,6 +22,7 @@ from pocketvlm.bench.report.schema import (
     Counts,
     Machine,
     Name,
+    NotNegative,
     Positive,
     Seconds,
     Text,
@@ -39,9 +40,19 @@ WARMUPS = 3
 #: So many pairs are measured before both are loaded, and warmed up, again.
 PAIRS_OF_A_LOAD = 5
 MAX_ROWS = 1000
-#: One run, and the seconds that it took.
-Timed = Callable[[], float]
+#: At most this share of a run counts as waiting for a CPU: something of it ran.
+MOST_WAITED = 0.99
 Pairs = tuple[tuple[Seconds, Seconds], ...]
+
+
+class Run(NamedTuple):
+    """Seconds that a run took, and how many of them its thread waited for a CPU that other work had."""
+
+    seconds: float
+    waited: float = 0.0
+
+
+Timed = Callable[[], Run]
 
 
 class PairedRow(Closed):
@@ -54,6 +65,8 @@ class PairedRow(Closed):
     name: Name
     unit: Literal["s"] = "s"
     pairs: Annotated[Pairs, Field(max_length=MAX_PAIRS)] = ()
+    waited: Annotated[tuple[tuple[NotNegative, NotNegative], ...], Field(max_length=MAX_PAIRS)] | None = None
+    """of those seconds, what each side waited for a CPU; None where neither did, or nothing counts it"""
     only: Literal["base", "new"] | None = None
     verdict: Verdict | None = None
     ratio: Positive | None = None
@@ -65,6 +78,8 @@ class PairedRow(Closed):
     def _measured_or_not(self) -> PairedRow:
         if bool(self.pairs) == (self.only is not None):
             raise ValueError(f"row {self.name!r} has pairs, or says which side alone runs it")
+        if self.waited and len(self.waited) != len(self.pairs):
+            raise ValueError(f"row {self.name!r} has {len(self.pairs)} pairs, and waits of {len(self.waited)}")
         return self
 
     @property
@@ -81,6 +96,16 @@ class PairedRow(Closed):
     def log_ratios(self) -> list[float]:
         """log(new / base) of each pair."""
         return log_ratios(self.pairs)
+
+    @property
+    def running(self) -> list[float]:
+        """The same without what each side waited for a CPU."""
+        return running_log_ratios(self.pairs, self.waited or ())
+
+    @property
+    def waiting(self) -> float:
+        """The share of all seconds that waited for a CPU."""
+        return sum(map(sum, self.waited)) / sum(map(sum, self.pairs)) if self.waited else 0.0
 
 
 class Interleaved(Closed):
@@ -165,9 +190,25 @@ def log_ratios(pairs: Pairs | list[tuple[float, float]]) -> list[float]:
     return [log(candidate) - log(baseline) for baseline, candidate in pairs]
 
 
+def running_log_ratios(pairs: Pairs | list[tuple[float, float]], waits: Sequence[tuple[float, float]]) -> list[float]:
+    """``log_ratios`` without what each side waited for a CPU; without ``waits`` the same."""
+    if not waits:
+        return log_ratios(pairs)
+    return log_ratios(
+        [
+            (
+                seconds[0] - min(waited[0], MOST_WAITED * seconds[0]),
+                seconds[1] - min(waited[1], MOST_WAITED * seconds[1]),
+            )
+            for seconds, waited in zip(pairs, waits, strict=True)
+        ]
+    )
+
+
 def _measure(name: str, baseline: Timed, candidate: Timed, gate: Gate, reload: Callable[[], object]) -> PairedRow:
     bound, looks = gate.bound_of(name), gate.looks
     pairs: list[tuple[float, float]] = []
+    waits: list[tuple[float, float]] = []
     verdict: Verdict | None = None
     for count in looks.counts:
         while len(pairs) < count:
@@ -177,23 +218,26 @@ def _measure(name: str, baseline: Timed, candidate: Timed, gate: Gate, reload: C
                 reload()
                 for _ in range(WARMUPS):
                     _pair(baseline, candidate, turned=turned)
-            pairs.append(_pair(baseline, candidate, turned=turned))
+            first, second = _pair(baseline, candidate, turned=turned)
+            pairs.append((first.seconds, second.seconds))
+            waits.append((first.waited, second.waited))
         if min(map(min, pairs)) <= 0:
             raise ResultsError(f"{one_line(name, 80)}: a run takes no time that the clock can tell")
         if bound is None:
             break
-        verdict = decide(log_ratios(pairs), bound.share(median(seconds for seconds, _ in pairs)), looks)
+        share, running = bound.share(median(seconds for seconds, _ in pairs)), running_log_ratios(pairs, waits)
+        verdict = decide(log_ratios(pairs), share, looks, running)
         if verdict is not None:
             break
     found = paired_ratio(log_ratios(pairs), looks.level)
     return PairedRow(
-        name=name, pairs=tuple(pairs), verdict=verdict,
+        name=name, pairs=tuple(pairs), waited=tuple(waits) if any(map(any, waits)) else None, verdict=verdict,
         ratio=found.ratio, low=found.low, high=found.high, confidence=found.confidence,
     )  # fmt: skip
 
 
-def _pair(baseline: Timed, candidate: Timed, *, turned: bool) -> tuple[float, float]:
-    """Seconds of the base and of the new one; ``turned``: the new one runs first."""
+def _pair(baseline: Timed, candidate: Timed, *, turned: bool) -> tuple[Run, Run]:
+    """Of the base and of the new one; ``turned``: the new one runs first."""
     if turned:
         later = candidate()
         return baseline(), later

@@ -107,22 +107,28 @@ def ratio_of_medians(baseline: Sequence[float], candidate: Sequence[float], conf
     return Ratio(ratio, exp(low), exp(high), min(len(baseline), len(candidate)), confidence)
 
 
-def verdict_of(ratio: Ratio, bound: float) -> Verdict | None:
+def verdict_of(ratio: Ratio, bound: float, running: Ratio | None = None) -> Verdict | None:
     """What the interval says where the new one may take longer by the share ``bound``; None where it says nothing yet.
 
     Regressed: it lies above 1 + bound. Improved: it lies below 1 / (1 + bound), so that the base would have regressed
     from the new one. Same: it does not reach beyond 1 + bound. How much faster it may be is then left open, because no
     gate asks for it: to go on until that is known would take the most time where the new one is faster.
+
+    ``running``: the same without the time that either waited for a CPU. Slower or faster is only what is so in it too:
+    else other work took the CPU from one more than from the other.
     """
-    if ratio.low > 1 + bound:
+    running = ratio if running is None else running
+    if min(ratio.low, running.low) > 1 + bound:
         return "regressed"
-    if ratio.high < 1 / (1 + bound):
+    if max(ratio.high, running.high) < 1 / (1 + bound):
         return "improved"
     return "same" if ratio.high <= 1 + bound else None
 
 
-def decide(log_ratios: Sequence[float] | Floats, bound: float, looks: Looks) -> Verdict | None:
-    """The verdict after these pairs, or None: go on.
+def decide(
+    log_ratios: Sequence[float] | Floats, bound: float, looks: Looks, running: Sequence[float] | Floats | None = None
+) -> Verdict | None:
+    """The verdict after these pairs, or None: go on. ``running``: the same pairs without what waited for a CPU.
 
     Between two looks nothing is decided. At the last, what no interval decided is too noisy to say. The chance of a
     wrong "regressed" or "improved" over all looks is at most 1 - ``looks.confidence``, see ``Looks``.
@@ -134,11 +140,15 @@ def decide(log_ratios: Sequence[float] | Floats, bound: float, looks: Looks) -> 
         raise ValueError(f"{count} pairs, and the last look has {looks.most}")
     if count not in looks.counts:
         return None
-    verdict = verdict_of(paired_ratio(log_ratios, looks.level), bound)
+    verdict = verdict_of(
+        paired_ratio(log_ratios, looks.level), bound, None if running is None else paired_ratio(running, looks.level)
+    )
     return "too noisy to say" if verdict is None and count == looks.most else verdict
 
 
-def judge(log_ratios: Sequence[float] | Floats, bound: float, looks: Looks) -> tuple[Verdict, Ratio]:
+def judge(
+    log_ratios: Sequence[float] | Floats, bound: float, looks: Looks, running: Sequence[float] | Floats | None = None
+) -> tuple[Verdict, Ratio]:
     """The verdict over pairs that were saved, and the ratio that gave it: of the first look that decides.
 
     Where the pairs end between two looks, their end counts as the last.
@@ -151,7 +161,7 @@ def judge(log_ratios: Sequence[float] | Floats, bound: float, looks: Looks) -> t
     ends = [count for count in looks.counts if count < len(values)]
     for count in (*ends, len(values)):
         ratio = paired_ratio(values[:count], looks.level)
-        verdict = verdict_of(ratio, bound)
+        verdict = verdict_of(ratio, bound, None if running is None else paired_ratio(running[:count], looks.level))
         if verdict is not None:
             return verdict, ratio
     return "too noisy to say", ratio

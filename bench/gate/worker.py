@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -17,13 +18,55 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from pocketvlm.bench.speed.process import JsonProcess, answers_of_this_process, settle, write_answer
+from pocketvlm.bench.gate.interleaved import Run
+from pocketvlm.bench.speed.process import (
+    JsonProcess,
+    ProcessError,
+    answers_of_this_process,
+    settle,
+    waits,
+    write_answer,
+)
 from pocketvlm.errors import PocketVlmError, one_line
+from pocketvlm.files import label
+from pocketvlm.machine.module import module_command
 
 if TYPE_CHECKING:
     from pocketvlm.bench.speed.cases import Case
     from pocketvlm.bench.speed.workload import Workload
     from pocketvlm.runtime.engines import Engine
+
+
+MODULE = "pocketvlm.bench.gate.worker"
+#: Prints where a checkout's package lies and whether it has this file.
+PROBE = f"""
+import importlib.util, pocketvlm
+try: found = importlib.util.find_spec({MODULE!r}) is not None
+except ModuleNotFoundError: found = False
+print(f"pocketvlm: {{pocketvlm.__file__}} {{found:d}}")
+"""
+
+
+def check_code(code: Path) -> None:
+    """Whether a checkout's code is what runs when it is asked for.
+
+    :raises ProcessError: there is no package, it cannot be imported, or it is from before this file lay where it lies
+    """
+    if not (code / "pocketvlm").is_dir():
+        raise ProcessError(f"{label(code)} is no checkout of pocketvlm: git worktree add build/base origin/main")
+    command, environment = module_command(MODULE, code=code)
+    done = subprocess.run([command[0], "-c", PROBE], env=environment, capture_output=True, text=True, check=False)
+    lines = done.stderr.strip().splitlines()
+    place, _, found = done.stdout.strip().rpartition("pocketvlm: ")[2].rpartition(" ")
+    if done.returncode:
+        raise ProcessError(f"{label(code)}: its code cannot be imported ({one_line(lines[-1] if lines else '', 200)})")
+    if not Path(place).resolve().is_relative_to(code.resolve()):
+        raise ProcessError(f"{label(code)}: not its code would run but {label(place)}")
+    if found != "1":
+        raise ProcessError(
+            f"{label(code)} has no {MODULE}: its code is from before that lay there and cannot be run in turns. "
+            "Give a later one, or hold two files of pocketvlm bench --save to each other by pocketvlm compare"
+        )
 
 
 class Worker:
@@ -35,14 +78,13 @@ class Worker:
     """
 
     def __init__(self, bundle: Path, workload: Workload, code: Path | None = None) -> None:
-        module = ["pocketvlm.bench.gate.worker", str(bundle.resolve()), json.dumps(asdict(workload))]
-        environment = None if code is None else {"PYTHONPATH": str(code.resolve())}
-        self._process = JsonProcess(str(bundle), module, environment)
+        self._process = JsonProcess(str(bundle), [MODULE, str(bundle.resolve()), json.dumps(asdict(workload))], code)
         self.cases: tuple[str, ...] = tuple(self._process.first["cases"])
 
-    def run(self, case: str, delay: float = 0.0) -> float:
-        """Seconds that a case took. ``delay``: so many more are spent in it, to see whether that is noticed."""
-        return float(self._process.ask({"case": case, "delay": delay})["seconds"])
+    def run(self, case: str, delay: float = 0.0) -> Run:
+        """What a case took. ``delay``: so many seconds more are spent in it, to see whether that is noticed."""
+        answer = self._process.ask({"case": case, "delay": delay})
+        return Run(float(answer["seconds"]), float(answer.get("waited", 0)))  # older code does not look at waits
 
     def reload(self) -> None:
         """Load the bundle again, to other places in memory."""
@@ -87,10 +129,10 @@ def _serve(path: str, workload: Workload, ahead: Executor, requests: IO[str], an
             last = ""
             write_answer(answers, {})
         else:
-            seconds = _timed(every[request["case"]], last, request["delay"])
+            seconds, waited = _timed(every[request["case"]], last, request["delay"])
             last = request["case"]
             settle()
-            write_answer(answers, {"seconds": seconds})
+            write_answer(answers, {"seconds": seconds, "waited": waited})
     engine.close()
 
 
@@ -128,16 +170,18 @@ def cpus_to_pin(threads: int) -> tuple[int, ...]:
     return tuple(cpus[:threads]) if len(cpus) >= threads else ()
 
 
-def _timed(case: Case, last: str, delay: float) -> float:
-    """Seconds of one run and a delay, after the case's preparation where another one ran before."""
+def _timed(case: Case, last: str, delay: float) -> Run:
+    """One run and a delay, after the case's preparation where another one ran before."""
     if case.name != last:
         case.set_up()
-    start = time.perf_counter()
+    before, start = waits(), time.perf_counter()
     case.run()
     ends = time.perf_counter() + delay
     while time.perf_counter() < ends:
         pass
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    # Of the thread that waited longest: the others waited for it, or beside it.
+    return Run(seconds, max((after - before.get(thread, 0.0) for thread, after in waits().items()), default=0.0))
 
 
 def _counts(path: str, threads: int) -> Mapping[str, Any]:

@@ -151,6 +151,8 @@ class Machine(Closed):
     cores: Count
     threads: Count
     affinity: tuple[Count, ...] = ()
+    quota: Positive | None = None
+    """CPUs' worth of time that control groups grant; None: no limit"""
     governor: Text | None = None
     frequencies: tuple[NotNegative, ...] = ()
     temperatures: dict[Name, float] = Field(default_factory=dict)
@@ -167,7 +169,8 @@ class Machine(Closed):
     def summary(self) -> str:
         """For people, on one line."""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"{threads}, {self.cpu} ({', '.join(self.instructions) or 'plain'})"
+        granted = "" if self.quota is None else f", a quota of {self.quota:g} CPUs"
+        return f"{threads}, {self.cpu} ({', '.join(self.instructions) or 'plain'}){granted}"
 
 
 class Limits(Closed):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pocketvlm.bench.speed.cases import generate, prefill
 from pocketvlm.bench.speed.planned import check_fits, noise, random_tokens
 from pocketvlm.images.prepare import preprocessing_of
+from pocketvlm.machine.quota import cpu_quota
 from pocketvlm.runtime.engines import open_engine
 from pocketvlm.runtime.memory import physical_cores
 from pocketvlm.runtime.tuning import Tuning, this_device
@@ -149,7 +151,8 @@ def tune(bundle: Bundle, workload: Workload, watch: Watch) -> Autotuned:
 
 def candidates(own: Settings, *, with_image: bool) -> list[tuple[Phase, dict[str, Any]]]:
     """What is tried, in order, and the phase that it changes."""
-    every = os.cpu_count() or 1
+    every, quota = os.cpu_count() or 1, cpu_quota()
+    every = every if quota is None else max(1, min(every, ceil(quota)))
     counts = {2**power for power in range(every.bit_length())} | {physical_cores(), every}
     found: list[tuple[Phase, dict[str, Any]]] = []
     found += [("answer", {"threads": count}) for count in sorted(counts) if count <= every]

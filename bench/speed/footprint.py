@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketvlm.bench.report.schema import Memory, MemorySample
 from pocketvlm.errors import PocketVlmError, one_line
+from pocketvlm.machine.module import module_command
 
 if TYPE_CHECKING:
     from pocketvlm.bench.speed.workload import Workload
@@ -57,8 +58,9 @@ def footprint(bundle: Path, workload: Workload) -> Footprint:
     """
     if not STATUS.is_file():
         return Footprint()
-    command = [sys.executable, "-m", "pocketvlm.bench.speed.footprint", str(bundle), json.dumps(asdict(workload))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    work = json.dumps(asdict(workload))
+    command, environment = module_command("pocketvlm.bench.speed.footprint", str(bundle), work)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise PocketVlmError(f"the memory pass failed: {one_line(done.stderr.strip()[-500:] or done.returncode, 300)}")
     *phases, samples = (json.loads(line) for line in done.stdout.splitlines())

@@ -11,6 +11,7 @@ from pathlib import Path
 from pocketvlm.bench.report.identity import commit, versions
 from pocketvlm.bench.report.schema import Machine
 from pocketvlm.machine.cpu import Cpu, parse_cpu_info, read_cpu_info
+from pocketvlm.machine.quota import cpu_quota
 
 PRODUCT = (Path("/sys/firmware/devicetree/base/model"), Path("/sys/class/dmi/id/product_name"))
 CPUS, ZONES = Path("/sys/devices/system/cpu"), Path("/sys/class/thermal")
@@ -35,6 +36,7 @@ def describe(threads: int, *, pinned: bool = False) -> Machine:
         cores=cores,
         threads=threads,
         affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (),
+        quota=cpu_quota(),
         governor=_text(GOVERNOR).strip() or None,
         frequencies=_frequencies(cpu),
         temperatures=_temperatures(),

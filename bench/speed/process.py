@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any
 
 from pocketvlm.errors import PocketVlmError, one_line
+from pocketvlm.machine.module import module_command
 
 EXIT_SECONDS = 30
 #: How long threads may go on waiting busily, how often that is looked at, and less than which share of a core is idle.
@@ -24,19 +25,20 @@ class ProcessError(PocketVlmError):
 
 
 class JsonProcess:
-    """``python -m`` a module with arguments, from its first answer to ``close``. ``name`` is for errors.
+    """A module with arguments, from its first answer to ``close``. ``name`` is for errors.
+
+    ``code``: a checkout of this project whose module it is; None: this one's.
 
     :raises ProcessError: it ends before its first answer, or that is an error
     """
 
-    def __init__(self, name: str, module: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, name: str, module: Sequence[str], code: Path | None = None) -> None:
         self._name = name
         # A file: nobody reads what it says while it works, and a full pipe would stop it.
         self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed with the process
+        command, environment = module_command(*module, code=code)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", *module],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True,
-            env=None if environment is None else {**os.environ, **environment},
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True, env=environment
         )  # fmt: skip
         try:
             self.first = self._answer()
@@ -108,6 +110,19 @@ def settle() -> None:
         time.sleep(SETTLE_STEP)
         if time.process_time() - cpu < IDLE_SHARE * (time.perf_counter() - wall):
             return
+
+
+def waits() -> dict[str, float]:
+    """Seconds that each thread of this process was ready to run and had no CPU, so far, by the thread's number.
+
+    Other work on the machine shows here and nowhere else: a wait for a disk, a lock or another thread is not in it.
+    Empty where the system does not count it (Linux: Documentation/scheduler/sched-stats.rst).
+    """
+    found = {}
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError, IndexError, ValueError):  # the thread ended
+            found[path.parent.name] = int(path.read_text().split()[1]) / 1e9
+    return found
 
 
 def answers_of_this_process() -> IO[str]:

@@ -155,6 +155,17 @@ class Unusable(click.ClickException):
         click.echo(f"error: {' '.join(self.message.split())}", err=True)
 
 
+def keep_to_quota() -> None:
+    """Let PyTorch have no more threads than control groups grant CPUs: the others would only stop each other."""
+    import torch
+
+    from pocketvlm.machine.quota import cpu_quota
+
+    quota = cpu_quota()
+    if quota is not None:
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), int(quota))))
+
+
 def typed() -> str:
     """The command line, for a report."""
     return " ".join(["pocketvlm", *sys.argv[1:]])[:2000]

@@ -70,6 +70,13 @@ def instructions(architecture: str, features: frozenset[str], name: str | None) 
     return Finding("cpu", "ok", value, advice)
 
 
+def cores(count: int, quota: float | None) -> Finding:
+    """Of the machine, and how many CPUs' worth of time control groups grant."""
+    granted = "" if quota is None else f", a quota of {quota:g} CPUs"
+    advice = "" if quota is None or quota >= 1 else "less than one: docker run --cpus, or the limit of the container"
+    return Finding("cores", "ok", f"{count}{granted}", advice)
+
+
 def size(name: str, value: int | None, least: int, advice: str) -> Finding:
     """Memory or free space, bytes; advice where there is less than ``least``."""
     if value is None:

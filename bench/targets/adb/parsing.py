@@ -1,4 +1,7 @@
-"""What adb and a phone's own tools print, parsed: pure functions, and hostile text gives None or nothing."""
+"""What adb and a phone's own tools print, parsed: pure functions, and hostile text gives None or nothing.
+
+Each takes time that grows as the text does: lines are cut at fixed signs, and no pattern goes back over what it read.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ RC_MARK = "__rc="
 #: Of android.os.PowerManager, THERMAL_STATUS_*: from "moderate" on clocks are lowered noticeably.
 THERMAL_STATUSES = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 #: More than any phone has; what is beyond is left out.
-MOST_CPUS, MOST_DEVICES, MOST_ZONES = 1024, 100, 200
+MOST_CPUS, MOST_DEVICES, MOST_ZONES, MOST_SERIAL = 1024, 100, 200, 200
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,21 @@ def split_rc(text: str) -> tuple[str, int] | None:
 
 
 def parse_devices(text: str) -> tuple[Attached, ...]:
-    """``adb devices -l``: a heading, then SERIAL STATE KEY:VALUE... A state may be of several words."""
+    """``adb devices -l``: a heading, then SERIAL STATE KEY:VALUE... Serials and states may be of several words."""
     found = []
     for line in text.splitlines():
-        matched = re.fullmatch(r"(\S{1,200})[ \t]+(no permissions\b.*|[a-z]+)(?:[ \t]+(.*))?", line.rstrip())
-        if matched is None or line.startswith(("List of devices", "*", "adb ")):
+        if line.startswith(("List of devices", "*", "adb ")):
             continue
-        serial, state, rest = matched.groups()
-        model = re.search(r"\bmodel:(\S{1,100})", rest or "")
-        state = "no permissions" if state.startswith("no permissions") else state
-        found.append(Attached(serial, state, model[1].replace("_", " ") if model else None))
+        before, forbidden, _ = line.partition(" no permissions")
+        words, facts = before.split(), {}
+        while not forbidden and len(words) > 2 and (fact := re.fullmatch(r"([a-z_]+):(.+)", words[-1])):
+            facts[fact[1]] = fact[2]
+            del words[-1]
+        state = "no permissions" if forbidden else words.pop() if words else ""
+        serial = " ".join(words)
+        if words and len(serial) <= MOST_SERIAL and (forbidden or re.fullmatch(r"[a-z]+", state)):
+            model = facts.get("model", "")[:100].replace("_", " ")
+            found.append(Attached(serial, state, model or None))
     return tuple(found[:MOST_DEVICES])
 
 
@@ -87,7 +95,8 @@ def parse_free_space(text: str) -> int | None:
 
 def parse_battery(text: str) -> Battery:
     """``dumpsys battery``: level of scale (100), temperature in tenths of a degree."""
-    values = dict(re.findall(r"^\s*([A-Za-z ]+): (\S{1,20})\s*$", text, re.MULTILINE))
+    lines = (line.strip().partition(": ") for line in text.splitlines())
+    values = {name: value for name, _, value in lines if len(value) <= 20}
     level, temperature = _integer(values.get("level")), _integer(values.get("temperature"))
     scale = _integer(values.get("scale")) or 100
     powered = [value for name, value in values.items() if name.endswith(" powered")]
@@ -100,11 +109,16 @@ def parse_battery(text: str) -> Battery:
 
 def parse_thermal(text: str) -> Thermal:
     """``dumpsys thermalservice``: the status, and what the sensors say now rather than what was cached."""
-    status = re.search(r"^Thermal Status: (\d)\s*$", text, re.MULTILINE)
+    status = re.search(r"^Thermal Status: (\d)[ \t\r]*$", text, re.MULTILINE)
     number = int(status[1]) if status else len(THERMAL_STATUSES)
     now = text.partition("Current temperatures from HAL")[2].partition("Current cooling devices")[0]
-    sensors = re.findall(r"mValue=(-?\d{1,4}(?:\.\d{1,9})?)\b[^}\n]*?\bmName=([^,}\n]{1,60})", now or text)
-    temperatures = {name: float(value) for value, name in sensors[:MOST_ZONES]}
+    temperatures: dict[str, float] = {}
+    for sensor in re.findall(r"mValue=([^{}\n]*)", now or text):
+        value, *others = sensor.split(",", 8)
+        named = {key.strip(): said.strip() for key, _, said in (one.partition("=") for one in others)}
+        name = named.get("mName", "")
+        if re.fullmatch(r"-?\d{1,4}(\.\d{1,9})?", value) and 0 < len(name) <= 60 and len(temperatures) < MOST_ZONES:
+            temperatures[name] = float(value)
     return Thermal(
         status=THERMAL_STATUSES[number] if number < len(THERMAL_STATUSES) else None,
         temperatures=tuple(temperatures.items()),
@@ -113,8 +127,13 @@ def parse_thermal(text: str) -> Thermal:
 
 def parse_frequencies(text: str) -> dict[int, int]:
     """Lines ``.../cpuN/cpufreq/cpuinfo_max_freq:KILOHERTZ`` (as grep prints them): kilohertz by CPU."""
-    found = re.findall(r"^\S*/cpu(\d{1,4})/cpufreq/\S+?[: ](\d{1,9})\s*$", text, re.MULTILINE)
-    return {int(cpu): int(kilohertz) for cpu, kilohertz in found[:MOST_CPUS]}
+    found: dict[int, int] = {}
+    for line in text.splitlines():
+        cpu = re.search(r"/cpu(\d{1,4})/cpufreq/", line)
+        kilohertz = re.search(r"[: ](\d{1,9})$", line.rstrip())
+        if cpu and kilohertz and len(found) < MOST_CPUS:
+            found[int(cpu[1])] = int(kilohertz[1])
+    return found
 
 
 def parse_digests(text: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import sys
@@ -74,6 +75,7 @@ def look_here(packages: Path | None) -> tuple[list[Finding], Adb | None]:
     from pocketvlm.bench.targets.adb.options import PACKAGES
     from pocketvlm.machine import checkup
     from pocketvlm.machine.cpu import parse_cpu_info, read_cpu_info
+    from pocketvlm.machine.quota import cpu_quota
     from pocketvlm.runtime.memory import physical_memory_bytes
 
     cpu = parse_cpu_info(read_cpu_info())
@@ -81,6 +83,7 @@ def look_here(packages: Path | None) -> tuple[list[Finding], Adb | None]:
     return [
         checkup.python(sys.version_info[:3]),
         checkup.instructions(platform.machine(), cpu.features, cpu.name),
+        checkup.cores(os.cpu_count() or 1, cpu_quota()),
         checkup.size("memory", physical_memory_bytes(), checkup.LEAST_MEMORY, "small models only"),
         checkup.size("disk", shutil.disk_usage(Path()).free, checkup.LEAST_DISK, "PyTorch alone takes 5 GB on Linux"),
         *checkup.extras(_requirements(), _version_of),

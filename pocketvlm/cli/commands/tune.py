@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketvlm.cli.console import ConsoleProgress, finite
+from pocketvlm.cli.console import ConsoleProgress, finite, keep_to_quota
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,6 +67,7 @@ def command(
         check_writable(path)
     if plot is not None:
         check_packages("--plot")
+    keep_to_quota()
     source = open_checkpoint(checkpoint)
     with ConsoleProgress() as progress:
         data = calibration or DEFAULT_SOURCE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from pocketvlm.bench.gate.interleaved import (
     WARMUPS,
     Interleaved,
     PairedRow,
+    Run,
+    Timed,
     interleave,
     parse_interleaved,
     read_interleaved,
@@ -29,12 +32,12 @@ from tests.support.two_results import interleaved_values, noisy_pairs
 GATE = Gate((Bound(("tg*",), 0.03),))
 
 
-def noted(ran: list[str], name: str, seconds: Callable[[], float]) -> Callable[[], float]:
+def noted(ran: list[str], name: str, seconds: Callable[[], float]) -> Timed:
     """A run that notes that it ran."""
 
-    def run() -> float:
+    def run() -> Run:
         ran.append(name)
-        return seconds()
+        return Run(seconds())
 
     return run
 
@@ -60,7 +63,7 @@ def test_sides_take_turns_after_their_warm_ups() -> None:
 
 
 def test_a_linear_drift_favours_no_side() -> None:
-    growing = iter(1 + 0.01 * step for step in range(1000))
+    growing = iter(Run(1 + 0.01 * step) for step in range(1000))
     (row,) = interleave({"tg1": growing.__next__}, {"tg1": growing.__next__}, GATE)
     assert row.ratio == pytest.approx(1, abs=1e-3)
     assert row.verdict == "same"
@@ -96,14 +99,14 @@ def test_both_are_loaded_again_every_few_pairs() -> None:
 
 
 def test_the_last_look_ends_it_undecided() -> None:
-    base, new = (iter(side[0].tolist()) for side in noisy_pairs(0.03, pairs=100))
+    base, new = (map(Run, side[0].tolist()) for side in noisy_pairs(0.03, pairs=100))
     looks = Looks(20, 40)
     (row,) = interleave({"tg1": base.__next__}, {"tg1": new.__next__}, Gate((Bound(("tg1",), 0.03),), looks))
     assert (len(row.pairs), row.verdict) == (40, "too noisy to say")
 
 
 def test_without_a_bound_there_are_the_fewest_pairs_and_no_verdict() -> None:
-    (row,) = interleave({"pp1": lambda: 1.0}, {"pp1": lambda: 2.0}, GATE)
+    (row,) = interleave({"pp1": lambda: Run(1.0)}, {"pp1": lambda: Run(2.0)}, GATE)
     assert (len(row.pairs), row.verdict) == (20, None)
     assert row.ratio == pytest.approx(2)
 
@@ -111,16 +114,18 @@ def test_without_a_bound_there_are_the_fewest_pairs_and_no_verdict() -> None:
 def test_an_absolute_bound_is_in_seconds() -> None:
     for absolute, verdict in ((0.5, "regressed"), (1.5, "same")):
         gate = Gate((Bound(("tg1",), absolute=absolute),))
-        (row,) = interleave({"tg1": lambda: 2.0}, {"tg1": lambda: 3.0}, gate)
+        (row,) = interleave({"tg1": lambda: Run(2.0)}, {"tg1": lambda: Run(3.0)}, gate)
         assert row.verdict == verdict
 
 
 def test_what_one_side_alone_runs_is_not_measured() -> None:
-    def never() -> float:
+    def never() -> Run:
         raise AssertionError
 
     told: list[str] = []
-    rows = interleave({"tg1": never, "tg2": lambda: 1.0}, {"tg2": lambda: 1.0, "tg3": never}, GATE, told.append)
+    rows = interleave(
+        {"tg1": never, "tg2": lambda: Run(1.0)}, {"tg2": lambda: Run(1.0), "tg3": never}, GATE, told.append
+    )
     assert [(row.name, row.only, len(row.pairs)) for row in rows] == [
         ("tg1", "base", 0),
         ("tg2", None, 20),
@@ -131,14 +136,31 @@ def test_what_one_side_alone_runs_is_not_measured() -> None:
 
 def test_what_takes_no_time_has_no_ratio() -> None:
     with pytest.raises(ResultsError, match="tg1: a run takes no time that the clock can tell"):
-        interleave({"tg1": lambda: 0.0}, {"tg1": lambda: 1.0}, GATE)
+        interleave({"tg1": lambda: Run(0.0)}, {"tg1": lambda: Run(1.0)}, GATE)
+
+
+def test_what_waits_for_a_cpu_is_called_neither_slower_nor_faster() -> None:
+    """Other work takes a fifth of the time of one side: as it was when two equal checkouts were called regressed."""
+    gate, calm, held = Gate((Bound(("img*",), 0.03),), Looks(20, 40)), Run(1.0), Run(1.22, 0.22)
+    for base, new in ((calm, held), (held, calm)):
+        (row,) = interleave({"img 1x1": partial(Run, *base)}, {"img 1x1": partial(Run, *new)}, gate)
+        faster = new is calm
+        assert (row.verdict, len(row.pairs)) == (("same", 20) if faster else ("too noisy to say", 40))
+        found = compare_interleaved(Interleaved.model_validate(interleaved_values({}, rows=[row])), gate).findings[0]
+        assert (found.verdict, found.gated) == (row.verdict, faster)
+        assert found.why == (
+            "faster, perhaps by less than the bound" if faster else "other work had the CPU for 10% of the time"
+        )
+    slower = Run(1.32, 0.22)
+    (row,) = interleave({"img 1x1": lambda: held}, {"img 1x1": lambda: slower}, gate)
+    assert row.verdict == "regressed", "what is so without the waits too counts on a busy machine"
 
 
 # --- The file ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_result_is_read_back(tmp_path: Path) -> None:
-    rows = interleave({"tg1": lambda: 1.0, "tg2": lambda: 1.0}, {"tg1": lambda: 1.5}, GATE)
+    rows = interleave({"tg1": lambda: Run(1.0), "tg2": lambda: Run(1.0)}, {"tg1": lambda: Run(1.5)}, GATE)
     whole = Interleaved.model_validate(interleaved_values({}, rows=rows))
     path = tmp_path / "turns.json"
     path.write_text(json.dumps(whole.as_dict(), indent=1), encoding="utf-8")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvlm.bench.targets.adb import parsing
+from pocketvlm.bench.targets.adb import parsing, states
 from pocketvlm.bench.targets.adb.parsing import Attached, Battery, Thermal
 
 DEVICES = """\
@@ -170,6 +173,9 @@ PARSERS = [
     parsing.parse_frequencies,
     parsing.parse_size,
     parsing.split_rc,
+    parsing.said,
+    states.named_state,
+    states.complaint,
 ]
 CANNED = [DEVICES, DF, DF_BROKEN_LINE, BATTERY, THERMAL, FREQUENCIES]
 
@@ -182,3 +188,44 @@ def test_nothing_breaks_a_parser(data: st.DataObject) -> None:
     text = text[:start] + data.draw(st.text(max_size=20) | st.sampled_from(["9" * 40, "-", "\n", "%"])) + text[end:]
     for parse in PARSERS:
         parse(text)
+
+
+# --- Hostile output: time grows as its length -------------------------------------------------------------------------
+
+PIECES = [
+    "\n", " ", "\t", "1", "a", "a ", " 1", " 1 ", ": ", "a: 1", "[a]: [", "\n[", "]", "__rc=1", "__rc=1 ", "mValue=1 ",
+    "mValue=1, ", "mValue=1, mName=", "\nmValue=1", "{mValue=1, mType=0", "/cpu1/cpufreq/", "/cpu1/cpufreq/x:1 ",
+    "\n/cpu1/cpufreq/", "0" * 64, "0" * 64 + "  x", "Thermal Status: 1 ", "Version ", "model:a ", "a device model:x ",
+    "no permissions ", "device '", "error: ", "adb: ", "Current temperatures from HAL", "\x1b", "\u2028", "\u00aa",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.__name__)
+def test_no_output_takes_longer_than_its_length(parser: Callable[[str], object]) -> None:
+    """Eight times as much, of one piece again and again, is not 64 times the work: of 4 MiB that is hours."""
+
+    def seconds(piece: str, length: int, head: str, tail: str) -> float:
+        text = head + piece * (length // len(piece)) + tail
+        started = time.thread_time()
+        parser(text)
+        return time.thread_time() - started
+
+    for piece in PIECES:
+        for head, tail in (("", ""), ("  level", "!")):
+            few, many = (seconds(piece, length, head, tail) for length in (8_000, 64_000))
+            assert many < 32 * max(few, 0.002), repr(piece)
+
+
+def test_a_serial_may_have_blanks() -> None:
+    """A phone over Wi-Fi whose name in mDNS got a suffix since it was there already."""
+    serial = "adb-0123456789abcdef (2)._adb-tls-connect._tcp"
+    listed = (
+        "List of devices attached\n"
+        f"{serial} device product:x model:Phone_X device:x transport_id:1\n"
+        f"{serial} offline\n{serial} no permissions (missing udev rules? see [a page]) usb:1-3\n"
+        "host:5555 device\nmodel:x device model:Y\nalone\n device\n\n"
+    )
+    assert parsing.parse_devices(listed) == (
+        Attached(serial, "device", "Phone X"), Attached(serial, "offline"), Attached(serial, "no permissions"),
+        Attached("host:5555", "device"), Attached("model:x", "device", "Y"),
+    )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.cli.console import Unusable, say, typed
-from pocketvlm.errors import ResultsError
+from pocketvlm.errors import PocketVlmError
 
 if TYPE_CHECKING:
     from pocketvlm.bench.gate.gate import Gate
-    from pocketvlm.bench.gate.interleaved import Interleaved
+    from pocketvlm.bench.gate.interleaved import Interleaved, Timed
     from pocketvlm.bench.gate.worker import Worker
     from pocketvlm.bench.speed.workload import Workload
 
@@ -33,8 +32,7 @@ def interleave(
 ) -> None:
     """Measure, save, show the comparison; the exit status is 1 for a regression, 2 for what cannot be used.
 
-    :raises BundleError: a bundle is damaged
-    :raises ProcessError: one side ended
+    :raises Unusable: a bundle is damaged, a side cannot be run, or a result cannot be written
     """
     from rich.console import Console
 
@@ -49,7 +47,9 @@ def interleave(
         if save is not None:
             write_whole(save, json.dumps(measured.as_dict(), indent=1) + "\n")
         found = compare_interleaved(measured, bounds)
-    except ResultsError as error:
+    except PocketVlmError as error:  # of status 1, which says that something became worse
+        if click.get_current_context().find_root().params.get("debug"):
+            raise
         raise Unusable(str(error)) from error
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=1))
@@ -62,12 +62,14 @@ def interleave(
 def _measure(base: Path, new: Path, workload: Workload, gate: Gate, base_code: Path | None) -> Interleaved:
     from pocketvlm.bench.gate.interleaved import Interleaved
     from pocketvlm.bench.gate.interleaved import interleave as in_turns
-    from pocketvlm.bench.gate.worker import Worker, reload
+    from pocketvlm.bench.gate.worker import Worker, check_code, reload
     from pocketvlm.bench.report.identity import bundle_identity
     from pocketvlm.bench.report.schema import Counts
     from pocketvlm.bench.speed.machine import afterwards, describe
     from pocketvlm.bundle.open import open_bundle
 
+    if base_code is not None:
+        check_code(base_code)
     identities = [bundle_identity(open_bundle(path)) for path in (base, new)]
     machine = describe(workload.threads)
     with closing(Worker(base, workload, base_code)) as first, closing(Worker(new, workload)) as second:
@@ -86,5 +88,5 @@ def _measure(base: Path, new: Path, workload: Workload, gate: Gate, base_code: P
     )
 
 
-def _runs(worker: Worker) -> dict[str, Callable[[], float]]:
+def _runs(worker: Worker) -> dict[str, Timed]:
     return {name: partial(worker.run, name) for name in worker.cases}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.console import ConsoleProgress, finite
+from pocketvlm.cli.console import ConsoleProgress, finite, keep_to_quota
 from pocketvlm.cli.options import backends as backends_of
 from pocketvlm.cli.options import below, headed, option, recipes
 
@@ -112,6 +112,7 @@ def command(
     from pocketvlm.recipe import load_recipe
 
     keep_freed_memory()
+    keep_to_quota()
     source, chosen = open_checkpoint(checkpoint), load_recipe(recipe)
     if max_kl is not None:
         chosen = replace(chosen, bounds=replace(chosen.bounds, kl_mean=max_kl))
