@@ -10,7 +10,14 @@ from contextlib import contextmanager
 
 
 class PocketVlmError(Exception):
-    """Base of all errors that are meant for people."""
+    """Base of all errors that are meant for people.
+
+    ``typed``: the same for one who typed a command, where the message names what one calls in Python.
+    """
+
+    def __init__(self, message: str = "", *, typed: str | None = None) -> None:
+        super().__init__(message)
+        self.typed = message if typed is None else typed
 
 
 class ImageError(PocketVlmError):
@@ -59,7 +66,9 @@ def located(where: str, kind: type[PocketVlmError] = PocketVlmError) -> Iterator
     try:
         yield
     except kind as error:
-        raise type(error)(f"{where}: {error}" if where else str(error)) from error
+        if not where:
+            raise
+        raise type(error)(f"{where}: {error}", typed=f"{where}: {error.typed}") from error
 
 
 def one_line(message: object, most: int = 300) -> str:

@@ -235,7 +235,8 @@ def _fetch(source: str) -> str | bytes:
     if scheme.lower() != "data" or not comma or not header.endswith(";base64"):
         raise ChatError(f"an image at {source[:60]!r} is not fetched: give a path, bytes or a base64 data: URL")
     try:
-        return base64.b64decode(data, validate=True)
+        # Line breaks and blanks as MIME's encoders write them every 76 letters (RFC 2045, section 6.8).
+        return base64.b64decode("".join(data.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ChatError(f"an image's data: URL is damaged: {error}") from error
 

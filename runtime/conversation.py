@@ -50,7 +50,10 @@ class Chat:
 
     def __init__(self, vlm: LoadedModel, *, drop_oldest: bool = False) -> None:
         if vlm.manifest.chat is None:
-            raise ChatError(f"{vlm.manifest.model.name} has no chat layout: use stream() with a text to continue")
+            what = f"{vlm.manifest.model.name} has no chat layout"
+            raise ChatError(
+                f"{what}: use stream() with a text to continue", typed=f"{what}: give a text to continue as --prompt"
+            )
         self._vlm = vlm
         self._drop_oldest = drop_oldest
         self._stack = ExitStack()

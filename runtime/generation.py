@@ -135,10 +135,12 @@ class TextDecoder:
             return
         images = f"({prompt.image_tokens} of them of images)"
         if used:
-            raise CapacityError(
+            what = (
                 f"this question takes the conversation to {len(prompt)} tokens {images}, {self.kv_length} fit into "
-                f"this bundle's KV cache and {max(self.kv_length - used, 0)} of them are left: reset(), or "
-                "chat(drop_oldest=True)"
+                f"this bundle's KV cache and {max(self.kv_length - used, 0)} of them are left"
+            )
+            raise CapacityError(
+                f"{what}: reset(), or chat(drop_oldest=True)", typed=f"{what}: /reset, or start with --drop-oldest"
             )
         raise CapacityError(
             f"the prompt has {len(prompt)} tokens {images}, {self.kv_length} fit "

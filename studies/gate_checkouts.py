@@ -35,7 +35,9 @@ BUSY = """
         ends = time.thread_time() + {seconds}
         while time.thread_time() < ends: pass
 """
-OPTIONS = ("--image", "320x240", "-p", "256", "-n", "32", "-t", "1")
+OPTIONS = ("--image", "320x240", "-p", "64", "-n", "16", "-t", "1")
+#: The default gate, which ends after so many pairs.
+MOST_PAIRS = 40
 
 
 def copy_checkout(directory: Path) -> Path:
@@ -74,12 +76,13 @@ def gate(base: Path, new: Path, cache: Path) -> dict[str, Any]:
     done = subprocess.run(command, cwd=new, capture_output=True, text=True, check=False)
     if not saved.is_file():
         return {"status": done.returncode, "said": done.stderr.strip().splitlines()[-1].replace(str(base), "BASE")}
-    timed = [one for one in compare_interleaved(read_interleaved(saved), load_gate(None)).findings if one.unit == "s"]
+    measured, held = read_interleaved(saved), load_gate(cache / "gate.toml")
+    timed = [one for one in compare_interleaved(measured, held).findings if one.unit == "s"]
     return {
         "status": done.returncode,
         "verdicts": {one.metric: f"{one.verdict}{'' if one.gated else ', not gated'}" for one in timed},
         "ratios": {one.metric: one.ratio for one in timed},
-        "waited": {row.name: row.waiting for row in read_interleaved(saved).rows},
+        "waited": {row.name: row.waiting for row in measured.rows},
     }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -53,6 +55,20 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, first_sentence(found.help or "")) for name, found in commands if found])
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Also a full disk behind stdout, and whatever else the system refuses, is one line; also of ``--help``."""
+        try:
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
+        except OSError as error:
+            if "--debug" in sys.argv[1:]:
+                raise
+            with suppress(OSError):
+                click.echo(f"error: {_refused(error)}", err=True)
+            sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Turn errors meant for people into one line on stderr and exit status 1."""
         try:
@@ -60,7 +76,7 @@ class LazyGroup(click.Group):
         except (PocketVlmError, ModuleNotFoundError, MemoryError) as error:
             if ctx.params.get("debug"):
                 raise
-            message = " ".join(str(error).split())
+            message = " ".join((error.typed if isinstance(error, PocketVlmError) else str(error)).split())
             if isinstance(error, MemoryError):
                 message = f"not enough memory. {message}".strip()
             if isinstance(error, ModuleNotFoundError):
@@ -74,6 +90,17 @@ class LazyGroup(click.Group):
 def first_sentence(text: str) -> str:
     """What a command's help begins with, on one line."""
     return " ".join(text.partition("\n\n")[0].split())
+
+
+def _refused(error: OSError) -> str:
+    """What the system refused, in its words. What names no file was printed, or written into one that was open."""
+    from pocketvlm.files import label, reason
+
+    if error.filename is not None:
+        return f"{label(error.filename)}: {reason(error)}"
+    with suppress(OSError, ValueError):  # or Python would try it again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return f"the output cannot be written ({reason(error)})"
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

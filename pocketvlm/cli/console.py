@@ -17,10 +17,14 @@ import click
 from pocketvlm.cli.options import below, engines
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import TaskID
+    from rich.table import Table
 
     from pocketvlm.bench.report.schema import Report
 
+#: Of a table, in columns of the terminal: what is wider is cut; and of one of its columns of words, which are broken.
+WIDEST, NARROWEST = 400, 12
 running = below("How it runs")
 prepacked_cache = running(
     "--prepacked-cache",
@@ -174,6 +178,23 @@ def typed() -> str:
 def say(name: str) -> None:
     """What is measured now, on stderr."""
     click.echo(name, err=True)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """A table that loses no label and no number: where these do not fit, in a pipe or a small window, it is wider."""
+    from rich.measure import Measurement
+
+    options, needed = console.options.update(max_width=WIDEST), 1
+    for column in table.columns:
+        cells = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
+        if not column.no_wrap:
+            column.overflow = "fold"
+            column.min_width = min(NARROWEST, max(cell.minimum for cell in cells))
+        needed += 3 + (max(cell.maximum for cell in cells) if column.no_wrap else column.min_width or 0)
+    width = console.width
+    console.width = max(width, min(needed, WIDEST))
+    console.print(table)
+    console.width = width
 
 
 class ConsoleProgress:

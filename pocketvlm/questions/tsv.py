@@ -253,6 +253,7 @@ def _parts(image: str) -> list[str]:
 
 def _decoded(text: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        # Line breaks and blanks as MIME's encoders write them every 76 letters (RFC 2045, section 6.8).
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise DataError(f"the image is not base64 ({one_line(error, 80)})") from error

@@ -53,6 +53,21 @@ def test_the_newest_is_printed_as_a_table_or_in_a_format(results: list[Path]) ->
     assert report(*results, "-f", "jsonl").stdout == render(sample(2), "jsonl")
 
 
+@pytest.mark.parametrize("ending", ["md", "csv", "json", "jsonl", "CSV"])
+def test_a_files_ending_is_its_format(results: list[Path], tmp_path: Path, ending: str) -> None:
+    written = tmp_path / f"newest.{ending}"
+    assert report(*results, "-o", written).stdout == ""
+    assert written.read_text() == render(sample(2), ending.lower())
+
+
+@pytest.mark.parametrize("name", ["page", "page.pdf", "page.table"])
+def test_a_file_without_a_format_is_a_usage_error(results: list[Path], tmp_path: Path, name: str) -> None:
+    assert (
+        "its ending says what is written: .html, .md, .csv" in report(*results, "-o", tmp_path / name, status=2).stderr
+    )
+    assert not (tmp_path / name).exists()
+
+
 def test_files_for_github_and_a_page_and_a_format_at_once(results: list[Path], tmp_path: Path) -> None:
     directory, page = tmp_path / "github", tmp_path / "page.html"
     result = report(*results, "--github", directory, "-o", page, "-f", "md")

@@ -123,6 +123,7 @@ def test_every_common_form_of_an_image_part(tmp_path: Path) -> None:
         {"type": "image", "image": picture(20, 20)},
         {"type": "image_url", "image_url": {"url": url}},
         {"type": "image_url", "image_url": url},
+        {"type": "image_url", "image_url": f"data:image/png;base64,{base64.encodebytes(encoded.getvalue()).decode()}"},
     ]
     spans = [span for span in spans_of([user(*parts)], CHAT) if isinstance(span, ImageSpan)]
     digests = {vision.prepare(span.source, Preprocessing(tile_size=16)).digest for span in spans}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.console import Unusable
+from pocketvlm.cli.console import Unusable, print_table
 from pocketvlm.errors import ResultsError, one_line
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def show(comparison: GateComparison, console: Console) -> None:
     say(f"new:  {comparison.new}")
     shown = [one for one in comparison.findings if not (one.exact and one.verdict == "same")]
     if shown:
-        console.print(_table(shown))
+        print_table(console, _table(shown))
         say(f"change: + takes longer or is more; in brackets the {100 * comparison.confidence:g} % interval", "dim")
     if same := len(comparison.findings) - len(shown):
         say(f"{same} counts are the same")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketvlm.cli.console import print_table
 from pocketvlm.errors import DeviceError, PocketVlmError
 
 if TYPE_CHECKING:
@@ -220,14 +221,14 @@ def _print(findings: list[Finding], phones: list[Seen], *, only_phones: bool) ->
         for one in findings:
             mark = one.name if one.state == "ok" else f"[yellow]{one.name}[/yellow]"
             table.add_row(mark, escape(one.value), escape(one.advice))
-        console.print(table)
+        print_table(console, table)
     if not phones:
         console.print(NONE_ATTACHED, highlight=False)
         return
     table = Table(Column("serial", no_wrap=True), "phone", "ABI", "free", "battery", "what to do")
     for seen in phones:
         table.add_row(*map(escape, _row(seen)))
-    console.print(table)
+    print_table(console, table)
 
 
 def _row(seen: Seen) -> tuple[str, ...]:

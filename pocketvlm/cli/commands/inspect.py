@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketvlm.cli.console import print_table
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -162,7 +164,7 @@ def _print(console: Console, bundle: Bundle) -> None:
         for name, part in parts.items():
             size = f"{part_bytes(manifest, engine, name) / 1e6:.2f}"
             table.add_row(_plain(name), _specs(part.inputs), _specs(part.outputs), size)
-        console.print(table)
+        print_table(console, table)
     each = {f", for {name}": manifest.for_engine(name) for name in manifest.by_engine} or {"": manifest}
     for whose, own in each.items():
         _print_bits(console, own, whose)
@@ -194,7 +196,7 @@ def _print_bits(console: Console, manifest: Manifest, whose: str) -> None:
     table.add_section()
     tensors, weights = sum(row.tensors for row in rows), sum(row.weights for row in rows)
     table.add_row("all", "", str(tensors), f"{weights:,}", f"{mean_bits(rows):.2f}")
-    console.print(table)
+    print_table(console, table)
 
 
 def _print_files(console: Console, manifest: Manifest) -> None:
@@ -203,7 +205,7 @@ def _print_files(console: Console, manifest: Manifest) -> None:
         table.add_row(name, f"{entry.bytes:,}", entry.sha256[:16])
     table.add_section()
     table.add_row("all", f"{sum(entry.bytes for entry in manifest.files.values()):,}", "")
-    console.print(table)
+    print_table(console, table)
 
 
 def _print_fidelity(console: Console, manifest: Manifest, whose: str) -> None:
@@ -222,7 +224,7 @@ def _print_fidelity(console: Console, manifest: Manifest, whose: str) -> None:
     table.add_row("perplexity, by the original's", f"{text.perplexity_ratio:.4f}")
     if text.relative_error_by_layer:
         table.add_row("decoder, relative error after the last layer", f"{text.relative_error_by_layer[-1]:.2g}")
-    console.print(table)
+    print_table(console, table)
 
 
 def _print_chat(console: Console, manifest: Manifest) -> None:
@@ -238,7 +240,7 @@ def _print_chat(console: Console, manifest: Manifest) -> None:
     table.add_row("answer", _quoted(chat.generation_prefix), "")
     if chat.default_system is not None:
         table.add_row("default system message", _quoted(chat.default_system), "")
-    console.print(table)
+    print_table(console, table)
 
 
 def _vision_line(manifest: Manifest) -> str:

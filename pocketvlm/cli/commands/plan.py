@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.console import ImageSize, finite
+from pocketvlm.cli.console import ImageSize, finite, print_table
 from pocketvlm.cli.options import devices, headed, option, recipes
 
 if TYPE_CHECKING:
@@ -107,16 +107,16 @@ def show(plan: Plan, console: Console) -> None:
     say(f"{_plain(model.name)}: {weights / 1e6:,.1f} M weights, recipe {_plain(model.recipe)}")
     say(f"on {device.name}: {_plain(device.description)}")
     say(_workload(plan))
-    console.print(_memory(plan))
+    print_table(console, _memory(plan))
     for one in plan.fits:
         say(_fit(one, sees=plan.use.picture is not None))
-    console.print(_times(plan))
+    print_table(console, _times(plan))
     say("a step takes the longer of its bytes and its operations; decoding and resizing a picture come before", "dim")
     for ran in device.reference:
         seen = "" if ran.image is None else f"{ran.image[0]}x{ran.image[1]}, "
         size = f"{seen}prompt {ran.prompt:,}, KV length {ran.kv_length:,}"
         say(f"the profile beside what was published of {ran.system} ({size}):")
-        console.print(_checks(check for check in plan.checks if check.system == ran.system))
+        print_table(console, _checks(check for check in plan.checks if check.system == ran.system))
     if device.reference:
         say(_fitted(plan), "dim")
     for note in plan.notes:

@@ -16,9 +16,15 @@ if TYPE_CHECKING:
     from pocketvlm.bench.report.schema import Report
 
 
+PAGE = "html"
+
+
 @click.command("report")
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a page with plots.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write it there: .html, a page with plots, or the newest as .md, .csv, .json or .jsonl.",
+)  # fmt: skip
 @click.option(
     "-f", "--format", "form", type=click.Choice(["table", "md", "csv", "json", "jsonl"]),
     help="Print the newest in this form.  [default: table, where no file is asked for]",
@@ -40,7 +46,7 @@ def command(
     _check(results, output)
     newest_last = in_order(_read(ctx, results))
     if output is not None:
-        _write_page(newest_last, output)
+        _write(newest_last, output)
     if github is not None:
         from pocketvlm.bench.report.formats.github import write_github
 
@@ -52,6 +58,7 @@ def command(
 
 def _check(results: Sequence[Path], output: Path | None) -> None:
     """Refuse an output that cannot be written or is one of the results before any work is done."""
+    from pocketvlm.bench.report.formats import FORMATS
     from pocketvlm.bench.report.plots import check_packages
     from pocketvlm.files import check_writable
 
@@ -60,7 +67,11 @@ def _check(results: Sequence[Path], output: Path | None) -> None:
     if output.exists() and any(path.exists() and output.samefile(path) for path in results):
         raise click.UsageError(f"-o names a file of results: choose another file than {output}")
     check_writable(output)
-    check_packages("a report in HTML")
+    if _form(output) not in (*FORMATS, PAGE):
+        endings = ", ".join(f".{form}" for form in (PAGE, *FORMATS))
+        raise click.UsageError(f"-o {output}: its ending says what is written: {endings}")
+    if _form(output) == PAGE:
+        check_packages("a report in HTML")
 
 
 def _read(ctx: click.Context, results: Sequence[Path]) -> list[Report]:
@@ -74,9 +85,19 @@ def _read(ctx: click.Context, results: Sequence[Path]) -> list[Report]:
         raise Unusable(str(error)) from error
 
 
-def _write_page(reports: Sequence[Report], output: Path) -> None:
-    from pocketvlm.bench.report.formats.html import render_html
+def _form(output: Path) -> str:
+    """The format that a file's ending names."""
+    return {"htm": PAGE}.get(ending := output.suffix[1:].lower(), ending)
+
+
+def _write(reports: Sequence[Report], output: Path) -> None:
+    from pocketvlm.bench.report.formats import render
     from pocketvlm.files import write_whole
 
-    write_whole(output, render_html(reports))
+    if _form(output) == PAGE:
+        from pocketvlm.bench.report.formats.html import render_html
+
+        write_whole(output, render_html(reports))
+    else:
+        write_whole(output, render(reports[-1], _form(output)))
     click.echo(f"wrote {output}", err=True)

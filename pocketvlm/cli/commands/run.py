@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.console import engine_option, finite, generation_options, prepacked_cache, running
+from pocketvlm.cli.console import engine_option, finite, generation_options, prepacked_cache, print_table, running
 from pocketvlm.cli.line_editing import edited_lines, file_name
 from pocketvlm.cli.options import headed
 from pocketvlm.errors import ChatError, PocketVlmError
@@ -40,6 +40,7 @@ INTERRUPTED = 130
 @running("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
 @prepacked_cache
 @running("--tuning", type=click.Path(path_type=Path), metavar="FILE", help="Settings of pocketvlm bench --autotune.")
+@running("--drop-oldest", is_flag=True, help="In a chat: forget the oldest turns where a question does not fit.")
 @running("--free-vision", is_flag=True, help="Have the vision part in memory only while an image is encoded.")
 @running(
     "--memory-budget-mb",
@@ -60,6 +61,7 @@ def command(
     threads: int | None,
     prepacked_cache: Path | None,
     tuning: Path | None,
+    drop_oldest: bool,
     free_vision: bool,
     memory_budget_mb: float | None,
     engine: str | None,
@@ -88,7 +90,7 @@ def command(
     ) as vlm:
         show = _printer(stats=stats, as_json=as_json)
         if prompt is None:
-            with vlm.chat() as chat:
+            with vlm.chat(drop_oldest=drop_oldest) as chat:
                 for image in images:
                     _add_image(chat, image)
                 _talk(vlm, chat, config, show)
@@ -148,7 +150,7 @@ def _talk(vlm: PocketVlm, chat: Chat, config: GenerationConfig, show: Callable[[
         except PocketVlmError as error:
             if not terminal:
                 raise
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            click.echo(f"error: {' '.join(error.typed.split())}", err=True)
 
 
 def _read_line(terminal: bool) -> str | None:
@@ -201,5 +203,5 @@ def _print_stats(stats: Stats) -> None:
         shown = "" if tokens is None else str(tokens)
         table.add_row(name, f"{seconds:.3f}", shown, f"{rate:.1f}" if rate else "")
     console = Console(stderr=True)
-    console.print(table)
+    print_table(console, table)
     console.print(f"finished: {stats.finish_reason or 'interrupted'}; peak memory {stats.peak_rss_bytes / 1e6:.0f} MB")

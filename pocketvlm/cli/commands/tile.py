@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pocketvlm.cli.console import print_table
 from pocketvlm.files import write_whole
 from pocketvlm.images.rules import RULES
 from pocketvlm.images.tiling import MAX_ENUMERATED, Grid, grid_candidates
@@ -247,7 +248,7 @@ def _print_table(
         canvas = f"{choice.canvas[0]} x {choice.canvas[1]}"
         cells = (choice.strategy, _grid(choice.grid), canvas, _area(choice), choice.fit, tiles, f"{choice.tokens:,}")
         table.add_row(*cells)
-    console.print(table)
+    print_table(console, table)
     legend = "grid: across x down; area: the canvas to the image; + 1: the thumbnail, its tokens included"
     console.print(legend, style="dim", soft_wrap=True)
     if output:

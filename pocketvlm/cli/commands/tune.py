@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketvlm.cli.console import ConsoleProgress, finite, keep_to_quota
+from pocketvlm.cli.console import ConsoleProgress, finite, keep_to_quota, print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,7 +107,7 @@ def _print(console: Console, tuned: Tuned, target: Path) -> None:
         chosen = "picked" if point is tuned.picked else ""
         size, bits = f"{point.bytes / 1e6:,.2f}", f"{point.bits:.2f}"
         table.add_row(point.recipe.name, size, bits, f"{point.kl_mean:.3g}", chosen)
-    console.print(table)
+    print_table(console, table)
     console.print(
         f"bits: of the decoder's linear layers, scales included; KL: mean over {tuned.tokens:,} tokens of text,\n"
         f"weights alone (activations and KV cache in float32)\n{target}: pocketvlm export --recipe {target}",

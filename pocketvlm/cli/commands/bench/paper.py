@@ -24,6 +24,7 @@ def print_paper(report: Report) -> None:
     from rich.table import Table
 
     from pocketvlm.bench.speed.paper import COLUMNS, PaperLine, paper_line
+    from pocketvlm.cli.console import print_table
     from pocketvlm.plan import DEFAULT_DEVICE, published
 
     here = paper_line(report)
@@ -32,5 +33,5 @@ def print_paper(report: Report) -> None:
     for line in (here, *there):
         table.add_row(line.system, *(f"{line.values[name]:.3g}" if name in line.values else "" for name in COLUMNS))
     console = Console()
-    console.print(table)
+    print_table(console, table)
     console.print(f"this machine: {here.note}. The published numbers are of another machine, a phone.", highlight=False)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pocketvlm.cli.console import print_table
+
 if TYPE_CHECKING:
     from pocketvlm.bench.speed.autotune import Autotuned
     from pocketvlm.bench.speed.workload import Workload
@@ -44,7 +46,7 @@ def _print(tuned: Autotuned) -> None:
         seconds = (f"{trial.seconds:.4g}", f"{trial.best_before:.4g}")
         table.add_row(setting, trial.value, *seconds, "yes" if trial.taken else "")
     console = Console()
-    console.print(table)
+    print_table(console, table)
     found = tuned.tuning
     affinity = f", CPUs {', '.join(map(str, found.affinity))}" if found.affinity else ""
     console.print(

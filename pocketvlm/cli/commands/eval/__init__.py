@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketvlm.cli.commands.eval.against import check_usage, run
-from pocketvlm.cli.console import ConsoleProgress, engine_option, finite
+from pocketvlm.cli.console import ConsoleProgress, engine_option, finite, print_table
 from pocketvlm.errors import DataError, ResultsError, located, one_line
 
 if TYPE_CHECKING:
@@ -251,15 +251,17 @@ def _print(console: Console, report: dict[str, Any]) -> None:
     metrics = report["accuracy"]["all"]["metrics"]
     headings = [METRICS[name].heading for name in metrics]
     table = Table("", "", "questions", "exact\nmatch", "95 %", "character\nerrors", *headings)
+    for column in table.columns:
+        column.no_wrap = True
     for column in table.columns[2:]:
-        column.justify, column.no_wrap = "right", True
+        column.justify = "right"
     for group, scores in report["accuracy"].items():
         rows = {"": scores} if group == "all" else scores
         for index, (name, score) in enumerate(rows.items()):
             title = name if name or group == "all" else "-"
             table.add_row("" if index else group, Text(title), *_cells(score))
         table.add_section()
-    console.print(table)
+    print_table(console, table)
     for heading, found in zip(headings, metrics.values(), strict=True):
         interval = f"95 %: {found['low']:.1%} to {found['high']:.1%}"
         console.print(f"{heading}: {found['mean']:.1%} ({interval})", highlight=False)
@@ -311,4 +313,4 @@ def _print_wrong(console: Console, answered: list[Answered], most: int) -> None:
     table = Table("question", "wanted", "got", title="wrong answers", title_justify="left", show_lines=True)
     for outcome in shown:
         table.add_row(*(Text(repr(text)) for text in (outcome.question, outcome.wanted, outcome.got)))
-    console.print(table)
+    print_table(console, table)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from pocketvlm.cli.console import ConsoleProgress
+from pocketvlm.cli.console import ConsoleProgress, print_table
 from pocketvlm.errors import ResultsError, one_line
 
 if TYPE_CHECKING:
@@ -109,9 +109,9 @@ def _print(console: Console, report: dict[str, Any]) -> None:
         for index, row in enumerate(rows):
             table.add_row("" if index else section, *row)
         table.add_section()
-    console.print(table)
+    print_table(console, table)
     layers = fidelity["layers"]
-    console.print(_layers_table(layers, fidelity["image_tokens"] is not None))
+    print_table(console, _layers_table(layers, fidelity["image_tokens"] is not None))
     scored, traced = fidelity["logits"]["tokens"], layers["questions"]
     console.print(f"logits at {scored:,} tokens; layers on {_asked(report, traced)}", soft_wrap=True, highlight=False)
 
