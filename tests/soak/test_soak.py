@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import random
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from pocketvlm.bundle.manifest import ChatLayout, Role
+from pocketvlm.export.read.chat_template import FoundChat
 from tests.soak.__main__ import make_bundles, run, summary
 from tests.soak.failing import WAYS
 from tests.soak.report import failures, growth
+from tests.soak.templates import checked
 from tests.soak.turns import MOST_GROWTH
 
-COUNTS = {"images": 70, "bundles": 60, "prompts": 20, "turns": 15, "tokenizers": 180}
+COUNTS = {"images": 70, "bundles": 60, "prompts": 20, "turns": 15, "tokenizers": 180, "templates": 16}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +48,18 @@ def test_what_is_wrong_hangs_or_crashes_is_counted(monkeypatch: pytest.MonkeyPat
     assert not found["passed"]
     assert found["parts"]["failing"]["hung"] == 2
     assert found["parts"]["failing"]["failures"][0]["reproduce"] == "soak --only failing:1"
+
+
+def test_a_layout_that_says_something_else_than_the_template_is_seen() -> None:
+    role = Role(prefix="", suffix="", strip=False)
+    layout = ChatLayout(start="", roles={"user": role, "assistant": role}, default_system=None, generation_prefix="")
+    verdicts = [
+        checked(partial(FoundChat, layout, notes), template, random.Random(0))
+        for template, notes in (("{% for m in messages %}{{ m.content }}{% endfor %}", ()), ("x", ()), ("x", ("a\nb",)))
+    ]
+    assert [verdict.verdict for verdict in verdicts] == ["right", "wrong", "wrong"]
+    assert "another text" in verdicts[1].line
+    assert "a note" in verdicts[2].line
 
 
 def test_memory_that_grows_by_the_turn_is_told_from_a_heap_that_fills() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from datetime import datetime
 
 import pytest
@@ -57,7 +58,10 @@ def test_one_process_renders_all_and_ends_with_the_block() -> None:
             render([], False)
         assert render(HI, False) == "<a>hi"
         running = render._process
+        limits = {kind: resource.prlimit(running.pid, kind) for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU)}
     assert running.returncode is not None
+    most, seconds = process.MEMORY_BYTES, process.CPU_SECONDS
+    assert limits == {resource.RLIMIT_AS: (most, most), resource.RLIMIT_CPU: (seconds, seconds)}
 
 
 def test_a_name_that_nobody_defines_is_an_error_where_it_is_printed_alone() -> None:
