@@ -117,7 +117,10 @@ def _manifest(
     files = {TOKENIZER, *(file for result in lowered.values() for file in result.files)}
     try:
         return manifest.Manifest(
-            format_version=max(result.format_version for result in lowered.values()),
+            format_version=max(
+                3 if frontend.chat is not None and frontend.chat.reasoning is not None else 1,
+                *(result.format_version for result in lowered.values()),
+            ),
             minimum_runtime=manifest.MinimumRuntime(pocketvlm=__version__, **minimum),
             model=manifest.Model(
                 name=checkpoint.name,

@@ -89,6 +89,9 @@ def spans_of(messages: Sequence[Message], chat: ChatLayout) -> list[Span | Image
         content = content_of(message.get("content"))
         if name != "user" and any(isinstance(part, ImageSpan) for part in content):
             raise ChatError(f"images belong into user messages, not into one of the {name}")
+        if name == "assistant" and chat.reasoning is not None:
+            whole = "".join(part.text for part in content if isinstance(part, PeopleText))
+            content = [PeopleText(chat.reasoning.dropped_from(whole))]
         spans += [Literal(role.prefix), *(_strip(content) if role.strip else content), Literal(role.suffix)]
     spans.append(Literal(chat.generation_prefix))
     return spans

@@ -8,6 +8,7 @@ with the dialogue that shows it.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -17,15 +18,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from pocketvlm.bundle.manifest import ChatLayout, Role
+from pydantic import ValidationError
+
+from pocketvlm.bundle.manifest import ChatLayout, Reasoning, Role
 from pocketvlm.errors import ExportError, one_line
 from pocketvlm.export.read.jinja.process import Message, Rendering, TemplateFailsError
 from pocketvlm.export.read.jinja.source import Names, read_names, read_source
 from pocketvlm.models.config import VlmConfig
+from pocketvlm.strict import first_wrong
 
 #: Markers that no template trims, splits or escapes, and white space that no template writes around a message.
 FIRST, SECOND, THIRD = "zqxjFIRSTzqxj", "zqxjSECONDzqxj", "zqxjTHIRDzqxj"
 PADDING = "\t\f\t"
+#: What ends reasoning in an answer, and what templates trim behind it.
+END_OF_REASONING, TRIMS = "</think>", ("\n", "", " \t\n\r\v\f")
 CLOCK = "strftime_now"
 NO_SYSTEM = "the bundle takes no system messages"
 
@@ -142,6 +148,8 @@ def render_literals(chat: ChatLayout, messages: Sequence[Message], add_generatio
         role = chat.roles[message["role"]]
         content = message["content"]
         whole = [content] if isinstance(content, str) else [part.get("text", image) for part in content]
+        if chat.reasoning is not None and message["role"] == "assistant":
+            whole = [chat.reasoning.dropped_from("".join(whole))]
         if role.strip:  # at the two ends of the message
             whole[0] = whole[0].lstrip()
             whole[-1] = whole[-1].rstrip()
@@ -204,7 +212,7 @@ PLAIN = Text(
 REASONING = Text(
     "rewrites earlier answers (drops their reasoning, say)",
     PLAIN.words,
-    ["<think>\nyes\n</think>\n\nno", "</think>", "<think></think> so", "yes</think>no</think>maybe"],
+    ["<think>\nyes\n</think>\n\nno", "</think>", "<think></think> so", "yes</think>no</think>maybe", "</think>\n \ta"],
 )
 EDGES = Text(
     "trims white space at the ends of messages in a way of its own",
@@ -278,7 +286,8 @@ def _layout(render: Render, eos: str) -> FoundChat:
         failure: ExportError | None = None
         for layout in _possible(turns, known, strips):
             try:
-                return FoundChat(layout, (*notes, *_prove(layout, render)))
+                proved, more = _proved(layout, render)
+                return FoundChat(proved, (*notes, *more))
             except ExportError as error:
                 failure = failure or error
         if known is None:
@@ -332,14 +341,18 @@ def _possible(turns: _Turns, system: _System | None, strips: dict[str, bool]) ->
             "assistant": (turns.question_end.removeprefix(question_suffix), answer_suffix),
             **({} if role is None else {"system": role}),
         }
-        yield ChatLayout(
-            start=start,
-            roles={
-                name: Role(prefix=prefix, suffix=suffix, strip=strips[name]) for name, (prefix, suffix) in roles.items()
-            },
-            default_system=default_system,
-            generation_prefix=turns.closing.removeprefix(question_suffix),
-        )
+        try:
+            yield ChatLayout(
+                start=start,
+                roles={
+                    name: Role(prefix=prefix, suffix=suffix, strip=strips[name])
+                    for name, (prefix, suffix) in roles.items()
+                },
+                default_system=default_system,
+                generation_prefix=turns.closing.removeprefix(question_suffix),
+            )
+        except ValidationError as error:
+            raise ExportError(f"the chat template's text does not fit a bundle: {first_wrong(error)}") from error
 
 
 def _opened(
@@ -360,6 +373,24 @@ def _opened(
     if start.startswith(system.before) and rest.endswith(suffix):
         return "", rest.removesuffix(suffix), (system.before, suffix)
     return None
+
+
+def _proved(layout: ChatLayout, render: Render) -> tuple[ChatLayout, tuple[str, ...]]:
+    """The layout, where need be as one that drops reasoning, and what a person should know of it.
+
+    :raises ExportError: with the first dialogue for which it does not say what the template says
+    """
+    try:
+        return layout, _prove(layout, render)
+    except DiffersError as error:
+        if error.does != REASONING.what:
+            raise
+        first = error
+    for trim in TRIMS:
+        dropping = layout.model_copy(update={"reasoning": Reasoning(end=END_OF_REASONING, trim=trim)})
+        with contextlib.suppress(DiffersError):
+            return dropping, _prove(dropping, render)
+    raise first
 
 
 def _prove(layout: ChatLayout, render: Render) -> tuple[str, ...]:

@@ -20,8 +20,9 @@ from pydantic import (
 
 from pocketvlm.strict import Closed
 
-#: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's.
-FORMAT_VERSION = 2
+#: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's, 3
+#: with a chat layout that drops reasoning.
+FORMAT_VERSION = 3
 
 #: A file of a bundle: a relative POSIX path without empty, dot or dot-dot parts.
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
@@ -140,6 +141,19 @@ class Role(Closed):
     strip: bool
 
 
+class Reasoning(Closed):
+    """What a template drops of an answer once the next question is asked: all up to the last ``end``, and then the
+    characters of ``trim`` at the beginning of the rest."""
+
+    end: Annotated[Text, StringConstraints(min_length=1)]
+    trim: Text
+
+    def dropped_from(self, text: str) -> str:
+        """What is left of an earlier answer."""
+        _, found, rest = text.rpartition(self.end)
+        return rest.lstrip(self.trim) if found else text
+
+
 class ChatLayout(Closed):
     """The chat template as literals (proved equal to the Jinja template at export)."""
 
@@ -147,6 +161,15 @@ class ChatLayout(Closed):
     roles: dict[Literal["system", "user", "assistant"], Role]
     default_system: Text | None
     generation_prefix: Text
+    reasoning: Reasoning | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_format_2_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Formats 1 and 2 have no ``reasoning``; a bundle without is written in them."""
+        written: dict[str, Any] = handler(self)
+        if self.reasoning is None:
+            written.pop("reasoning", None)
+        return written
 
 
 class KvCacheSpec(Closed):
@@ -286,7 +309,7 @@ class Manifest(Closed):
     are in ``by_engine`` (``for_engine``).
     """
 
-    format_version: Literal[1, 2]
+    format_version: Literal[1, 2, 3]
     minimum_runtime: MinimumRuntime
     model: Model
     vision: Vision | None
@@ -342,6 +365,12 @@ class Manifest(Closed):
     def _format_1_knows_onnx_alone(self) -> Manifest:
         if self.format_version == 1 and ("executorch" in self.engines or self.minimum_runtime.executorch is not None):
             raise ValueError("format 1 has no ExecuTorch parts")
+        return self
+
+    @model_validator(mode="after")
+    def _format_3_drops_reasoning(self) -> Manifest:
+        if self.format_version < 3 and self.chat is not None and self.chat.reasoning is not None:
+            raise ValueError(f"format {self.format_version} has no chat.reasoning")
         return self
 
     @model_validator(mode="after")

@@ -266,6 +266,24 @@ def test_a_folder_or_a_pipe_is_no_file_of_a_bundle(bundle: Path) -> None:
     assert "has no manifest.json" in refused(bundle)
 
 
+def drops_reasoning(raw: dict[str, Any], version: int, **changes: Any) -> None:
+    """A chat layout as format 3 has it."""
+    raw["format_version"] = version
+    raw["chat"]["reasoning"] = {"end": "</think>", "trim": "\n", **changes}
+
+
+def test_format_3_drops_reasoning_of_earlier_answers(bundle: Path) -> None:
+    raw = json.loads((bundle / "manifest.json").read_text())
+    assert "reasoning" not in open_bundle(bundle).manifest.model_dump_json(), "nor is it written where there is none"
+    drops_reasoning(raw, 3)
+    save(bundle, raw)
+    chat = open_bundle(bundle).manifest.chat
+    assert chat is not None
+    assert chat.reasoning is not None
+    texts = ("plain", "<think>a</think>\n\nb\n", "a</think>b</think> c", "</think>")
+    assert [chat.reasoning.dropped_from(text) for text in texts] == ["plain", "b\n", " c", ""]
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -304,9 +322,9 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
     [
         (
             lambda raw: raw.update(format_version=FORMAT_VERSION + 1),
-            "has bundle format 3; this pocketvlm reads up to 2",
+            "has bundle format 4; this pocketvlm reads up to 3",
         ),
-        (lambda raw: raw.update(format_version=10**400), "this pocketvlm reads up to 2: update"),
+        (lambda raw: raw.update(format_version=10**400), "this pocketvlm reads up to 3: update"),
         (lambda raw: raw.update(format_version=0), "not valid: format_version"),
         (lambda raw: raw.update(format_version=True), "not valid: format_version"),
         (lambda raw: raw.update(format_version=1.0), "not valid: format_version"),
@@ -336,6 +354,11 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: raw["files"]["graph.onnx"].update(bytes=-1), "not valid: files.graph.onnx.bytes"),
         (lambda raw: raw["files"]["graph.onnx"].update(sha256="0" * 63), "not valid: files.graph.onnx.sha256"),
         (lambda raw: raw["chat"]["roles"].update(tool=raw["chat"]["roles"]["user"]), "not valid: chat.roles.tool"),
+        (lambda raw: drops_reasoning(raw, 1), "format 1 has no chat.reasoning"),
+        (lambda raw: drops_reasoning(raw, 2), "format 2 has no chat.reasoning"),
+        (lambda raw: drops_reasoning(raw, 3, end=""), "not valid: chat.reasoning.end"),
+        (lambda raw: drops_reasoning(raw, 3, trim=None), "not valid: chat.reasoning.trim"),
+        (lambda raw: drops_reasoning(raw, 3, more=1), "not valid: chat.reasoning.more"),
         (lambda raw: raw["recipe"]["tensors"]["w"].update(bits=5), "not valid: recipe.tensors.w.bits"),
         (lambda raw: raw["recipe"]["tensors"]["w"].update(bits=4.0), "not valid: recipe.tensors.w.bits"),
         (lambda raw: raw.update(by_engine=None), "not valid: by_engine"),

@@ -75,6 +75,13 @@ def test_what_holds_for_an_engine_is_checked(probe: Probe, bundle: Path) -> None
     assert both(probe, bundle)
 
 
+def test_a_chat_layout_may_drop_reasoning(probe: Probe, bundle: Path) -> None:
+    raw = json.loads((bundle / "manifest.json").read_text())
+    test_bundle.drops_reasoning(raw, 3)
+    save(bundle, raw)
+    assert both(probe, bundle)
+
+
 @pytest.mark.parametrize(
     "change", cases(test_bundle.test_a_wrong_manifest_is_refused_at_its_key), ids=lambda one: one[1]
 )

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvlm.bundle.manifest import ChatLayout, Manifest, Role
+from pocketvlm.bundle.manifest import ChatLayout, Manifest, Reasoning, Role
 from pocketvlm.errors import CapacityError, ChatError
 from pocketvlm.images.prepare import Preprocessing, TiledImage
 from pocketvlm.images.tiling import PAPER_CANDIDATES
@@ -87,6 +87,18 @@ def test_a_default_system_message_stands_where_none_is_given() -> None:
     chat = CHAT.model_copy(update={"default_system": "helpful"})
     assert text_of([user("c")], chat).startswith("<s><|user|>system:helpful<|end|><|user|>c")
     assert "helpful" not in text_of([{"role": "system", "content": "s"}, user("c")], chat)
+
+
+def test_earlier_answers_lose_their_reasoning_where_the_template_drops_it() -> None:
+    chat = CHAT.model_copy(update={"reasoning": Reasoning(end="</think>", trim="\n")})
+    in_parts = [{"type": "text", "text": text} for text in ("<think>s", "o</think>b")]
+    content: list[Any] = ["<think>so</think>\n\nb", in_parts]
+    for answer in content:
+        messages = [user("</think>a"), {"role": "assistant", "content": answer}, user("c")]
+        assert (
+            text_of(messages, chat) == "<s><|user|></think>a<|end|><|assistant|>b<|end|><|user|>c<|end|><|assistant|>"
+        )
+        assert "<think>so</think>" in text_of(messages)
 
 
 def test_content_is_stripped_where_the_template_trims() -> None:

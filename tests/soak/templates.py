@@ -1,4 +1,4 @@
-"""Part 5, hostile chat templates: what a template's author can write to hang, fill, break or fool an export."""
+"""Part 6, hostile chat templates: what a template's author can write to hang, fill, break or fool an export."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ STEPS = (
     "|map(attribute='__class__')|list", ".format", ".__self__", ".__code__", ".environment", ".__func__",
 )  # fmt: skip
 PIECES = (
-    "{{", "}}", "{%", "%}", "{#", "#}", " if ", " for a in ", "messages", "'", '"', "\\", "\0", "\ud800", "\x1b[2J", "%",
-    "\u202e", "endif", "é" * 100, "-%}", "{%-", "raw", "|", "(", ")", "1", "\n", "generation", "set x = ",
+    "{{", "}}", "{%", "%}", "{#", "#}", " if ", " for a in ", "messages", "'", '"', "\\", "\0", "\ud800", "\x1b[2J",
+    "%", "\u202e", "endif", "é" * 100, "-%}", "{%-", "raw", "|", "(", ")", "1", "\n", "generation", "set x = ",
 )  # fmt: skip
 Template = Callable[[random.Random], str]
 

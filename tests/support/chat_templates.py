@@ -53,7 +53,7 @@ MISTRAL_TURNS = (
     "{{ '[INST]' + (system + '\\n\\n' if loop.last and system else '') + m['content'] + '[/INST]' }}"
     "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
-REASONS = (
+DROPS_REASONING = (
     "{% for m in messages %}{% set content = m['content'] %}"
     "{% if m['role'] == 'assistant' and not loop.last and '</think>' in content %}"
     "{% set content = content.split('</think>')[-1].lstrip('\\n') %}{% endif %}"
@@ -141,6 +141,24 @@ TEMPLATES = {
         system=False,
         note="the bundle keeps that of this export",
     ),
+    "qwen 3": Kind(
+        "{%- set ns = namespace(looking=true, last=messages | length - 1) %}{%- for m in messages[::-1] %}"
+        "{%- if m.role == 'user' and ns.looking %}{%- set ns.looking = false %}"
+        "{%- set ns.last = messages | length - 1 - loop.index0 %}{%- endif %}{%- endfor %}"
+        "{%- for m in messages %}{%- set content = m.content if m.content is string else '' %}"
+        "{%- if m.role == 'assistant' %}{%- set reasons = '' %}{%- if '</think>' in content %}"
+        "{%- set reasons = content.split('</think>')[0].split('<think>')[-1] %}"
+        "{%- set content = content.split('</think>')[-1].lstrip('\\n') %}{%- endif %}"
+        "{{- '<|im_start|>assistant\\n' }}{%- if loop.index0 > ns.last %}"
+        "{{- '<think>\\n' + reasons + '\\n</think>\\n\\n' }}{%- endif %}{{- content + '<|im_end|>\\n' }}"
+        "{%- else %}{{- '<|im_start|>' + m.role + '\\n' + content + '<|im_end|>\\n' }}{%- endif %}{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
+        "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}"
+        "{%- endif %}{%- endif %}"
+    ),
+    "drops reasoning": Kind(DROPS_REASONING),
+    "drops reasoning and nothing else": Kind(DROPS_REASONING.replace(".lstrip('\\n')", "")),
+    "drops reasoning and white space": Kind(DROPS_REASONING.replace(".lstrip('\\n')", ".lstrip()")),
     "the end of a dialogue is unlike its middle": Kind(
         "{% for m in messages %}{% if m.role == 'assistant' and loop.last %}"
         "{{ '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' }}"
@@ -171,7 +189,11 @@ TEMPLATES = {
 }
 
 REFUSED = {
-    "rewrites earlier answers": (REASONS, "rewrites earlier answers"),
+    "keeps the reasoning alone": (DROPS_REASONING.replace("[-1].lstrip('\\n')", "[0]"), "rewrites earlier answers"),
+    "drops the reasoning of the first answer alone": (
+        DROPS_REASONING.replace("not loop.last", "loop.index0 == 1"),
+        "rewrites earlier answers",
+    ),
     "keeps the last turns alone": (
         "{% for m in messages[-3:] %}" + CHATML_TURN + "{% endfor %}" + CHATML_ASK,
         "does more|drops",

@@ -12,7 +12,8 @@ using json::Array;
 using json::Members;
 using json::Reader;
 
-constexpr int64_t kFormat = 2;  // 2 is 1 with parts of other engines, which are checked here and not run
+// 2 is 1 with parts of other engines, which are checked here and not run; 3 has a chat layout that drops reasoning
+constexpr int64_t kFormat = 3;
 constexpr int64_t kMost = int64_t{1} << 40;  // of a size, as in pocketvlm/bundle/manifest.py
 constexpr int64_t kMaxValues = 1 << 16;      // counted by commas, before any is looked at
 constexpr size_t kName = 512, kText = 1 << 16, kMaxSide = 64, kMaxRank = 16;
@@ -114,8 +115,8 @@ ImageLayout image_layout(const Reader& value) {
 }
 
 // Whether the chat layout has the roles that it needs. No answer here is rendered from it: tokens come in ready.
-bool check_chat(const Reader& value) {
-  const Members of = value.members({"start", "roles", "default_system", "generation_prefix"});
+bool check_chat(const Reader& value, int64_t format) {
+  const Members of = value.members({"start", "roles", "default_system", "generation_prefix", "reasoning"});
   of["start"].text(kText);
   of["generation_prefix"].text(kText);
   const Reader roles = of["roles"], system = of["default_system"];
@@ -128,6 +129,12 @@ bool check_chat(const Reader& value) {
     literal["strip"].boolean();
   }
   if (!system.is_null()) system.text(kText);
+  if (const auto reasoning = of.optional("reasoning"); reasoning && !reasoning->is_null()) {
+    const Members dropped = reasoning->members({"end", "trim"});
+    if (dropped["end"].text(kText).empty()) reasoning->refuse("its end is empty");
+    dropped["trim"].text(kText);
+    if (format < 3) reasoning->refuse("formats 1 and 2 do not have it");
+  }
   return by_name.optional("user") && by_name.optional("assistant") && (system.is_null() || by_name.optional("system"));
 }
 
@@ -302,7 +309,7 @@ Manifest read_manifest(const Reader& root) {
   read_sections(top, manifest);
   if (const Reader seen = top["vision"]; !seen.is_null()) manifest.vision = vision(seen);
   if (const Reader layout = top["image_layout"]; !layout.is_null()) manifest.layout = image_layout(layout);
-  if (const Reader chat = top["chat"]; !chat.is_null()) manifest.has_roles = check_chat(chat);
+  if (const Reader chat = top["chat"]; !chat.is_null()) manifest.has_roles = check_chat(chat, format);
   manifest.tokenizer = file_name(top["tokenizer"]);
   manifest.prefill_chunk = top["prefill_chunk"].integer(1, 1 << 16);
   read_engines(top["engines"], manifest);

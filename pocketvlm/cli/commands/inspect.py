@@ -240,6 +240,8 @@ def _print_chat(console: Console, manifest: Manifest) -> None:
     table.add_row("answer", _quoted(chat.generation_prefix), "")
     if chat.default_system is not None:
         table.add_row("default system message", _quoted(chat.default_system), "")
+    if chat.reasoning is not None:
+        table.add_row("dropped of earlier answers, up to", _quoted(chat.reasoning.end), "")
     print_table(console, table)
 
 
