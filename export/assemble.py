@@ -17,7 +17,7 @@ from pocketvlm.errors import ExportError
 from pocketvlm.export.backends import BACKENDS, backend_of
 from pocketvlm.export.cost import disk_bytes
 from pocketvlm.export.job import Job, Lowered, Progress, Silent
-from pocketvlm.export.read.calibration import DEFAULT_SOURCE, CalibrationSet, is_calibrated, read_calibration
+from pocketvlm.export.read.calibration import CalibrationSet, default_source, is_calibrated, read_calibration
 from pocketvlm.export.read.frontend import Frontend, read_frontend
 from pocketvlm.export.reference.activations import Activations
 from pocketvlm.export.reference.stages import run_reference
@@ -47,7 +47,8 @@ def export_bundle(
     ``max_length`` is the KV length in tokens (default: 2048, or the model's positions where it has fewer). An existing
     bundle at ``output`` is replaced when the new one is complete, and untouched when the export fails.
 
-    ``calibration`` is what a calibrated recipe sees: generated:SEED (the default), FILE.jsonl, FILE.tsv or FILE.txt.
+    ``calibration`` is what a calibrated recipe sees: generated:SEED, text, FILE.jsonl, FILE.tsv or
+    FILE.txt; by default pictures, or the text for a model that takes text only.
     An export that is killed goes on when it is started again: with matrices that were quantized by looking at data, and
     with checked layers of an ExecuTorch program. ``verify`` gets the directory of the complete bundle before it takes
     its place, and may refuse it by raising.
@@ -179,7 +180,7 @@ def calibration_set(
             )
         return None
     positions = checkpoint.config.text.max_position_embeddings
-    return read_calibration(wanted or DEFAULT_SOURCE, frontend, recipe, positions)
+    return read_calibration(wanted or default_source(checkpoint.config), frontend, recipe, positions)
 
 
 def kv_length(checkpoint: Checkpoint, wanted: int | None) -> int:

@@ -27,7 +27,7 @@ from pocketvlm.export.neuropilot.rounding import Scales
 from pocketvlm.export.neuropilot.weights import TEXT_DATA, VISION_DATA, for_npu, store_text, store_vision
 from pocketvlm.export.onnx.embedding import token_embedding
 from pocketvlm.export.onnx.lower import MINIMUM_ONNXRUNTIME, patch_embedding, save_part
-from pocketvlm.export.read.calibration import DEFAULT_SOURCE
+from pocketvlm.export.read.calibration import DEFAULT_PICTURES
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import DecoderConfig
@@ -60,7 +60,7 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
     if options_of(recipe).compiled:
         neuropilot_compile.check_tools()
     pictures = checkpoint.config.vision is not None
-    return for_npu(checkpoint, recipe), calibration or (DEFAULT_SOURCE if pictures else None)
+    return for_npu(checkpoint, recipe), calibration or (DEFAULT_PICTURES if pictures else None)
 
 
 def memory_bytes(layer: int, disk: int, kv_cache: int) -> int:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pocketvlm.errors import PocketVlmError
+from pocketvlm.models.directory import read_config
 from pocketvlm.models.presets import find_preset
 from pocketvlm.plan.device import DEVICES, Device, Measurement, ReferenceRun
 from pocketvlm.plan.memory import MODES, Use, memory_parts, peaks, picture_of
 from pocketvlm.plan.model import PlannedModel, model_of_config
-from pocketvlm.plan.source import read_config
 from pocketvlm.plan.times import PARAMETERS, phases
 from pocketvlm.recipe import load_recipe
 
@@ -65,7 +65,7 @@ def _model(reference: ReferenceRun) -> PlannedModel:
     config, recipe = MODELS / f"{reference.model}.json", RECIPES / f"{reference.recipe}.toml"
     return model_of_config(
         reference.model,
-        read_config(config) if config in MODELS.iterdir() else find_preset(reference.model).config,
+        read_config(config)[1] if config in MODELS.iterdir() else find_preset(reference.model).config,
         load_recipe(recipe if recipe in RECIPES.iterdir() else reference.recipe),
         reference.kv_length,
     )

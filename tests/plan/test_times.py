@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from pocketvlm.bench.speed.paper import COLUMNS
 from pocketvlm.errors import PocketVlmError
+from pocketvlm.models.directory import read_config
 from pocketvlm.models.presets import PRESETS
 from pocketvlm.plan import check_device, load_device, make_plan, published
 from pocketvlm.plan.check import MODELS, RECIPES, fitted_parameters
 from pocketvlm.plan.device import UNITS, Device
 from pocketvlm.plan.memory import Use, picture_of
 from pocketvlm.plan.model import PlannedModel, model_of_config
-from pocketvlm.plan.source import read_config
 from pocketvlm.plan.times import PARAMETERS, Phase, decode_step, phases, picture_phases
 from pocketvlm.recipe import load_recipe
 
@@ -243,7 +243,7 @@ def test_a_cpu_predicts_models_that_it_was_not_fitted_to() -> None:
 def test_what_the_published_models_read_of_a_token_is_what_they_are_said_to_be_of() -> None:
     """The sizes of the programs that were published, MiB: 1,083 and 2,435, a table beside the head in them."""
     for name, size in (("llama-3.2-1b", 1083), ("llama-3.2-3b", 2435)):
-        config = read_config(MODELS / f"{name}.json")
+        _, config = read_config(MODELS / f"{name}.json")
         model = model_of_config(name, config, load_recipe(RECIPES / "executorch-8da4w-g32.toml"), 2048)
         table = config.text.vocab_size * config.text.hidden_size
         assert model.weight_bytes + table == pytest.approx(size * (1 << 20), rel=0.08), name

@@ -209,6 +209,8 @@ def _print_files(console: Console, manifest: Manifest) -> None:
 
 
 def _print_fidelity(console: Console, manifest: Manifest, whose: str) -> None:
+    from pocketvlm.bundle.verdict import verdict
+
     fidelity = manifest.fidelity
     table = _table("measure", "value", title=f"fidelity, measured at export{whose}")
     table.add_row("lowering, relative error (graph at float precision)", f"{fidelity.lowering_relative_error:.2g}")
@@ -216,6 +218,7 @@ def _print_fidelity(console: Console, manifest: Manifest, whose: str) -> None:
         table.add_row("image tokens, cosine to the original", f"{fidelity.vision.cosine:.6f}")
         table.add_row("image tokens, relative error", f"{fidelity.vision.relative_error:.2g}")
     text = fidelity.text
+    table.add_row("verdict", verdict(text))
     table.add_row(f"KL divergence, mean over {text.tokens} tokens (nats)", f"{text.kl_mean:.3g}")
     table.add_row("KL divergence, median", f"{text.kl_median:.3g}")
     table.add_row("KL divergence, 99.9th percentile", f"{text.kl_p999:.3g}")

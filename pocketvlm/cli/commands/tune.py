@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 @click.option(
     "--calibration",
     metavar="DATA",
-    help="generated:SEED, FILE.jsonl, FILE.tsv or FILE.txt; half of it calibrates, half measures.  "
-    "[default: generated:calibration]",
+    help="generated:SEED, text (one that ships), FILE.jsonl, FILE.tsv or FILE.txt; half calibrates, half measures.  "
+    "[default: generated:calibration, or text for a model that takes text only]",
 )
 @click.option(
     "--sequences", default=64, show_default=True, type=click.IntRange(4, 4096), help="Conversations or windows of DATA."
@@ -57,7 +57,7 @@ def command(
     are then calibrated and compared with the original weights. docs/numerics.md says how.
     """
     from pocketvlm.bench.report.plots import check_packages
-    from pocketvlm.export.read.calibration import DEFAULT_SOURCE
+    from pocketvlm.export.read.calibration import default_source
     from pocketvlm.export.tune.recipe import recipe_text, tune
     from pocketvlm.files import check_writable, write_whole
     from pocketvlm.models.checkpoint import open_checkpoint
@@ -70,7 +70,7 @@ def command(
     keep_to_quota()
     source = open_checkpoint(checkpoint)
     with ConsoleProgress() as progress:
-        data = calibration or DEFAULT_SOURCE
+        data = calibration or default_source(source.config)
         tuned = tune(source, round(budget_mb * 1e6), data, sequences=sequences, points=points, progress=progress)
     write_whole(target, recipe_text(tuned.picked.recipe))
     if plot is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from torch import Tensor
 from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import CheckpointError, DataError, ExportError, PocketVlmError, RecipeError
 from pocketvlm.export import export_bundle
-from pocketvlm.export.read.calibration import read_calibration
+from pocketvlm.export.read.calibration import DEFAULT_TEXT, TEXT_FILE, TEXT_SEQUENCES, read_calibration
 from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.export.reference.activations import Activations
 from pocketvlm.export.store.finished import Finished
 from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import open_checkpoint
-from pocketvlm.recipe import CalibrationConfig, Recipe, Rule, load_recipe
+from pocketvlm.recipe import Bounds, CalibrationConfig, Recipe, Rule, load_recipe
 from tests.support.checkpoints import tiny_config, write_checkpoint
 
 FEW = CalibrationConfig(sequences=4, text_tokens=24)
@@ -117,6 +118,25 @@ def test_text_calibrates_a_model_that_only_reads(name: str, reads: Path, text: P
     assert (found.source, found.sequences, found.tokens) == ("text.txt", 4, 96)
 
 
+def test_a_model_that_only_reads_is_calibrated_on_the_text_that_ships(reads: Path, tmp_path: Path) -> None:
+    bundle = export_bundle(
+        reads, tmp_path / "bundle", recipe=replace(load_recipe("gptq-g32"), bounds=Bounds(kl_mean=5))
+    )
+    found = bundle.manifest.recipe.calibration
+    assert found is not None
+    positions = open_checkpoint(reads).config.text.max_position_embeddings
+    assert (found.source, found.sequences) == (DEFAULT_TEXT, TEXT_SEQUENCES)
+    assert found.tokens == TEXT_SEQUENCES * min(512, positions)
+
+
+def test_the_text_that_ships_has_many_scripts_and_dialogues() -> None:
+    text = TEXT_FILE.read_text(encoding="utf-8")
+    assert 200_000 < len(text.encode()) < 400_000
+    for piece in ("Question: ", "All human beings are born free", "def binary_search", "法国的首都", "свобод", "の"):
+        assert piece in text
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)
+
+
 def test_questions_of_a_file_calibrate_too(sees: tuple[Path, BluelmV], tmp_path: Path) -> None:
     path, _ = sees
     rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(6)]
@@ -145,7 +165,7 @@ def test_text_that_says_nothing_is_refused(content: bytes, message: str, reads: 
 def test_calibration_that_does_not_fit_is_refused(reads: Path, sees: tuple[Path, BluelmV], tmp_path: Path) -> None:
     output = tmp_path / "bundle"
     with pytest.raises(DataError, match=r"takes text only.*FILE\.txt"):
-        export_bundle(reads, output, recipe=recipe())
+        export_bundle(reads, output, recipe=recipe(), calibration="generated:1")
     with pytest.raises(ExportError, match="int4-g32 looks at no calibration data"):
         export_bundle(sees[0], output, recipe="int4-g32", calibration="generated:1")
     with pytest.raises(DataError, match=r"no data to evaluate on.*FILE\.txt"):

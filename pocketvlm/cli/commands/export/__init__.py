@@ -43,8 +43,8 @@ on_npu = below("With --backend neuropilot")
 @weights(
     "--calibration",
     metavar="DATA",
-    help="What a calibrated recipe sees: generated:SEED, FILE.jsonl, FILE.tsv or FILE.txt.  "
-    "[default: generated:calibration]",
+    help="What a calibrated recipe sees: generated:SEED, text (one that ships), FILE.jsonl, FILE.tsv or FILE.txt.  "
+    "[default: generated:calibration, or text for a model that takes text only]",
 )
 @on_npu(
     "--platform",
@@ -117,11 +117,11 @@ def command(
     if max_kl is not None:
         chosen = replace(chosen, bounds=replace(chosen.bounds, kl_mean=max_kl))
     if target_bits is not None:
-        from pocketvlm.export.read.calibration import DEFAULT_SOURCE
+        from pocketvlm.export.read.calibration import default_source
         from pocketvlm.export.tune.recipe import recipe_of_bits
 
         with ConsoleProgress() as progress:
-            chosen = recipe_of_bits(source, chosen, calibration or DEFAULT_SOURCE, target_bits, progress)
+            chosen = recipe_of_bits(source, chosen, calibration or default_source(source.config), target_bits, progress)
     said = {"platform": platform, "chunks": chunks, "prefill_tokens": prefill and int(prefill)}
     said |= {"compiled": False if uncompiled else None}
     # What the options leave open is the recipe's to say.
@@ -171,10 +171,14 @@ def _check_accuracy(staged: Path, data: str, least: float, progress: ConsoleProg
 
 
 def _report(output: Path, bundle: Bundle, seconds: float) -> None:
+    from pocketvlm.bundle.verdict import in_words
+
     manifest = bundle.manifest
     size = sum(entry.bytes for entry in manifest.files.values())
     for engine in manifest.by_engine or [""]:
-        _report_checks(engine and f" for {engine}", manifest.for_engine(engine).fidelity)
+        scores = manifest.for_engine(engine).fidelity
+        _report_checks(engine and f" for {engine}", scores)
+        click.echo(f"        {in_words(scores.text, manifest.recipe)}")
     click.echo(f"{output}: {size / 1e6:,.1f} MB in {len(manifest.files)} files, {seconds:.1f} s")
 
 
