@@ -5,8 +5,13 @@ The command line prints the line and exits with status 1; a traceback appears on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+#: Control characters but for line breaks and tabs, ends of lines and paragraphs, what sets the direction of text, what
+#: annotates it, and halves of characters.
+UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff]")
 
 
 class PocketVlmError(Exception):
@@ -71,8 +76,21 @@ def located(where: str, kind: type[PocketVlmError] = PocketVlmError) -> Iterator
         raise type(error)(f"{where}: {error}", typed=f"{where}: {error.typed}") from error
 
 
+def printable(text: str) -> str:
+    """Foreign text for a terminal or a page: what would act on it or turn it round is shown as an escape.
+
+    Line breaks and tabs stay, and the joiners and marks that scripts and emojis need.
+    """
+    return UNPRINTABLE.sub(lambda found: _escaped(found[0]), text)
+
+
 def one_line(message: object, most: int = 300) -> str:
-    """Foreign text for an error's line: on one line, of bounded length, without control characters."""
+    """Foreign text for an error's line: on one line, of bounded length, each character one that can be seen."""
     text = " ".join(str(message).split())
-    text = text if text.isprintable() else ascii(text)
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else _escaped(char) for char in text)
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _escaped(char: str) -> str:
+    return ascii(char)[1:-1]

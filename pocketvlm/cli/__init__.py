@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from pocketvlm import __version__
+from pocketvlm.cli.printing import shown_as_text
 from pocketvlm.errors import PocketVlmError
 
 #: command name -> the module of ``commands`` that defines it as ``command``
@@ -57,17 +58,18 @@ class LazyGroup(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Also a full disk behind stdout, and whatever else the system refuses, is one line; also of ``--help``."""
-        try:
+        with shown_as_text():
             try:
-                return super().main(*args, **kwargs)
-            finally:
-                sys.stdout.flush()
-        except OSError as error:
-            if "--debug" in sys.argv[1:]:
-                raise
-            with suppress(OSError):
-                click.echo(f"error: {_refused(error)}", err=True)
-            sys.exit(1)
+                try:
+                    return super().main(*args, **kwargs)
+                finally:
+                    sys.stdout.flush()
+            except OSError as error:
+                if "--debug" in sys.argv[1:]:
+                    raise
+                with suppress(OSError):
+                    click.echo(f"error: {_refused(error)}", err=True)
+                sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Turn errors meant for people into one line on stderr and exit status 1."""

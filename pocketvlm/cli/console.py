@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketvlm.cli.options import below, engines
+from pocketvlm.cli.printing import rich_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -201,10 +202,9 @@ class ConsoleProgress:
     """A bar for each phase on a terminal; one line for each phase where output goes to a file or a pipe."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-        console = Console(stderr=True)
+        console = rich_console(stderr=True)
         self._plain = not console.is_terminal
         self._bars = Progress(
             TextColumn("{task.description:<20}"),
@@ -253,11 +253,9 @@ class ConsoleProgress:
 def print_report(report: Report, form: str) -> None:
     """A report on stdout, as a table or in one of the formats."""
     if form == "table":
-        from rich.console import Console
-
         from pocketvlm.bench.report.formats.table import print_table
 
-        print_table(report, Console())
+        print_table(report, rich_console())
     else:
         from pocketvlm.bench.report.formats import render
 

@@ -136,6 +136,6 @@ def test_foreign_text_is_shown_as_text(tiny_bundles: dict[str, Path], tmp_path: 
     (path / "manifest.json").write_text(json.dumps(raw))
     found = inspect(path)
     assert found.exit_code == 0, found.output
-    assert "[bold]x[/bold]?[2J" in found.stdout
+    assert r"[bold]x[/bold]\x1b[2J" in found.stdout
     assert "recipe [/y]" in found.stdout
     assert "\x1b" not in found.stdout

@@ -14,7 +14,6 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pocketvlm.cli import COMMANDS, main
-from pocketvlm.cli.commands.run import CONTROLS
 from pocketvlm.runtime import GenerationConfig, load
 from tests.support.waiting import SECONDS, ended
 
@@ -235,10 +234,6 @@ def test_usage_errors_are_status_2(bundle: Path, options: list[str]) -> None:
     found = run(bundle, "--prompt", "x", *options)
     assert found.exit_code == 2, found.output
     assert "Error: " in found.stderr
-
-
-def test_a_terminal_gets_no_control_characters() -> None:
-    assert "a\x1b[2Jb\x9b1mc\r\x07\nd\té".translate(CONTROLS) == "a[2Jb1mc\nd\té"
 
 
 def started(*arguments: str | Path, stdin: int = subprocess.DEVNULL) -> AbstractContextManager[subprocess.Popen[bytes]]:

@@ -178,7 +178,8 @@ int run(int count, char** values) {
   return matches ? 0 : kMismatch;
 }
 
-int fail(Failure failure, const std::string& line) {
+int fail(Failure failure, const std::string& why) {
+  const std::string line = one_line(why, 1000);  // names of a bundle may hold escape sequences
   print_event("error", {{"code", int(failure)}, {"message", line}});
   std::fprintf(stderr, "error: %s\n", line.c_str());
   return int(failure);

@@ -31,7 +31,7 @@ pocketvlm_status guarded(Work work) {
   try {
     return work();
   } catch (const Error& error) {
-    return failed(pocketvlm_status(error.failure()), error.what());
+    return failed(pocketvlm_status(error.failure()), one_line(error.what(), 1000));
   } catch (const std::bad_alloc&) {
     return failed(POCKETVLM_FAILED, "not enough memory");
   } catch (const std::exception& error) {

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pocketvlm.bench.report.schema import Report, Row
 
 #: A spreadsheet takes a cell that begins so for a formula.
-FORMULA = ("=", "+", "-", "@")
+FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # also full-width
 SHARED = (
     "date", "commit", "target", "device", "cpu", "threads", "load_before", "busy", "pinned", "model", "revision",
     "recipe", "kv_cache", "bundle_bytes", "manifest_sha256",

@@ -6,6 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pocketvlm.errors import one_line
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -28,7 +30,7 @@ def draw_layers(layers: dict[str, Any], title: str) -> bytes:
         lines = [("all", "all positions", BLUE, "-o")]
     _draw(axes[-1], decoder, lines, "decoder")
     axes[0].set_ylabel("relative error of the layer's output, %")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(one_line(title, 120), fontsize=11)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150)
     return stream.getvalue()

@@ -6,6 +6,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pocketvlm.errors import one_line
+
 
 @dataclass(frozen=True)
 class Dot:
@@ -26,7 +28,7 @@ def draw_sizes(dots: Sequence[Dot], picked: Dot) -> bytes:
     axes.plot([dot.megabytes for dot in joined], [dot.kl_mean for dot in joined], "o-", label="mixed bits")
     for dot in dots:
         if dot.name:
-            axes.plot(dot.megabytes, dot.kl_mean, "s", label=dot.name)
+            axes.plot(dot.megabytes, dot.kl_mean, "s", label=one_line(dot.name, 60))
     axes.plot(picked.megabytes, picked.kl_mean, "o", label="picked", markersize=14, fillstyle="none", color="black")
     axes.set(xlabel="bundle, MB", ylabel="mean KL divergence, nats", yscale="log", title="size against divergence")
     axes.grid(alpha=0.3, which="both")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.cli.console import Unusable, print_table
+from pocketvlm.cli.printing import rich_console
 from pocketvlm.errors import ResultsError, one_line
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ def command(ctx: click.Context, base: Path, new: Path | None, gate: Path | None,
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=1))
     else:
-        from rich.console import Console
-
-        show(found, Console())
+        show(found, rich_console())
     if not found.gated:
         raise Unusable(
             "nothing was held to the gate: neither counts, nor memory, nor speeds of pinned clocks are there"

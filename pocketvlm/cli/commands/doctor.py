@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketvlm.cli.console import print_table
+from pocketvlm.cli.printing import rich_console
 from pocketvlm.errors import DeviceError, PocketVlmError
 
 if TYPE_CHECKING:
@@ -209,13 +210,12 @@ def _broken(findings: list[Finding], phones: list[Seen], need: tuple[str, ...]) 
 
 
 def _print(findings: list[Finding], phones: list[Seen], *, only_phones: bool) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Column, Table
 
     from pocketvlm.bench.targets.adb.states import NONE_ATTACHED
 
-    console = Console()
+    console = rich_console()
     if not only_phones:
         table = Table("", "this machine", "what to do")
         for one in findings:

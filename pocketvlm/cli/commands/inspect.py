@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketvlm.cli.console import print_table
+from pocketvlm.cli.printing import rich_console
+from pocketvlm.errors import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,9 +60,7 @@ def command(bundle: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(describe(opened), indent=2))
     else:
-        from rich.console import Console
-
-        _print(Console(), opened)
+        _print(rich_console(), opened)
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -295,7 +295,7 @@ def _quoted(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Foreign text, without rich's markup and without control characters."""
+    """Foreign text, without rich's markup."""
     from rich.markup import escape
 
-    return escape("".join(char if char.isprintable() or char == "\n" else "?" for char in text))
+    return escape(printable(text))

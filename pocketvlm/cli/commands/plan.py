@@ -9,6 +9,7 @@ import click
 
 from pocketvlm.cli.console import ImageSize, finite, print_table
 from pocketvlm.cli.options import devices, headed, option, recipes
+from pocketvlm.cli.printing import rich_console
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,9 +90,7 @@ def command(
     if as_json:
         click.echo(json.dumps(as_dict(plan), indent=1))
     else:
-        from rich.console import Console
-
-        show(plan, Console())
+        show(plan, rich_console())
 
 
 def show(plan: Plan, console: Console) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import click
 from pocketvlm.cli.console import engine_option, finite, generation_options, prepacked_cache, print_table, running
 from pocketvlm.cli.line_editing import edited_lines, file_name
 from pocketvlm.cli.options import headed
+from pocketvlm.cli.printing import rich_console
 from pocketvlm.errors import ChatError, PocketVlmError
 from pocketvlm.files import label
 
@@ -27,8 +27,6 @@ HELP = """\
 /help         this text
 Ctrl-C ends an answer. Anything else is a question."""
 COMMANDS = ("/image", "/reset", "/quit", "/help")
-#: control characters that move the cursor or worse; a model's text must not reach a terminal with them
-CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 INTERRUPTED = 130
 
 
@@ -76,7 +74,7 @@ def command(
 
     for stream in (sys.stdin, sys.stdout):
         # An answer must not end in an encoding error, whatever the locale.
-        if isinstance(stream, io.TextIOWrapper):
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     budget = None if memory_budget_mb is None else int(memory_budget_mb * 1e6)
     with load(
@@ -124,7 +122,7 @@ def _printer(*, stats: bool, as_json: bool) -> Callable[[Answer], bool]:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text.translate(CONTROLS) if sys.stdout.isatty() else text)
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 
@@ -185,7 +183,6 @@ def _add_image(chat: Chat, image: str) -> None:
 
 
 def _print_stats(stats: Stats) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("phase", "seconds", "tokens", "tokens/s", title="")
@@ -202,6 +199,6 @@ def _print_stats(stats: Stats) -> None:
     for name, seconds, tokens, rate in rows:
         shown = "" if tokens is None else str(tokens)
         table.add_row(name, f"{seconds:.3f}", shown, f"{rate:.1f}" if rate else "")
-    console = Console(stderr=True)
+    console = rich_console(stderr=True)
     print_table(console, table)
     console.print(f"finished: {stats.finish_reason or 'interrupted'}; peak memory {stats.peak_rss_bytes / 1e6:.0f} MB")

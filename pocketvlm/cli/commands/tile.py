@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.cli.console import print_table
+from pocketvlm.cli.printing import rich_console
 from pocketvlm.files import write_whole
 from pocketvlm.images.rules import RULES
 from pocketvlm.images.tiling import MAX_ENUMERATED, Grid, grid_candidates
@@ -231,11 +232,10 @@ def _print_table(
     output: Path | None,
 ) -> None:
     from rich.box import ROUNDED
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    console = rich_console()
     tile = preprocessing.tile_size
     facts = f"{image_size[0]} x {image_size[1]} px, tiles of {tile} px, {tokens_per_tile} tokens each"
     # Text, not markup: a file may be called [bold].png.

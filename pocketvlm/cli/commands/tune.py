@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketvlm.cli.console import ConsoleProgress, finite, keep_to_quota, print_table
+from pocketvlm.cli.printing import rich_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,9 +79,8 @@ def command(
     if as_json:
         click.echo(json.dumps(_report(tuned, target), indent=1))
         return
-    from rich.console import Console
 
-    _print(Console(), tuned, target)
+    _print(rich_console(), tuned, target)
 
 
 def _report(tuned: Tuned, target: Path) -> dict[str, Any]:

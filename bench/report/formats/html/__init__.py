@@ -22,7 +22,7 @@ from pocketvlm.bench.report.plots.memory import draw_over_time, draw_phases
 from pocketvlm.bench.report.plots.spread import FAR, MOST_POINTS, MOST_ROWS, draw_spread
 from pocketvlm.bench.report.plots.svg import SERIES, series_color, variable
 from pocketvlm.bench.report.text import duration, limits, own, peer_rows
-from pocketvlm.errors import ResultsError, one_line
+from pocketvlm.errors import ResultsError, one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ def render_html(reports: Sequence[Report]) -> str:
     ordered = in_order(reports)[-MOST_REPORTS:]
     newest = ordered[-1]
     before = next((report for report in reversed(ordered[:-1]) if comparable(report, newest)), None)
-    return page().render(
+    rendered = page().render(
         report=newest,
         subtitle=_subtitle(newest),
         cards=cards(newest, before),
@@ -93,6 +93,7 @@ def render_html(reports: Sequence[Report]) -> str:
         bundle=tables.bundle(newest),
         counts=tables.counts(newest),
     )
+    return printable(rendered)  # also what stands inside the plots
 
 
 @cache

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.cli.console import Unusable, say, typed
+from pocketvlm.cli.printing import rich_console
 from pocketvlm.errors import PocketVlmError
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ def interleave(
 
     :raises Unusable: a bundle is damaged, a side cannot be run, or a result cannot be written
     """
-    from rich.console import Console
-
     from pocketvlm.bench.gate.compare import compare_interleaved
     from pocketvlm.bench.gate.gate import load_gate
     from pocketvlm.cli.commands.compare import show
@@ -54,7 +53,7 @@ def interleave(
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=1))
     else:
-        show(found, Console())
+        show(found, rich_console())
     if found.failed:
         click.get_current_context().exit(1)
 

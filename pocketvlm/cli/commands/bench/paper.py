@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pocketvlm.cli.printing import rich_console
+
 if TYPE_CHECKING:
     from pocketvlm.bench.report.schema import Report
     from pocketvlm.bench.speed.workload import Workload
@@ -20,7 +22,6 @@ def of_paper(bundle: Path, workload: Workload) -> Workload:
 
 def print_paper(report: Report) -> None:
     """A line of this machine, and those that were published."""
-    from rich.console import Console
     from rich.table import Table
 
     from pocketvlm.bench.speed.paper import COLUMNS, PaperLine, paper_line
@@ -32,6 +33,6 @@ def print_paper(report: Report) -> None:
     there = (PaperLine(f"published: {one.system}", one.values, one.note) for one in published(DEFAULT_DEVICE))
     for line in (here, *there):
         table.add_row(line.system, *(f"{line.values[name]:.3g}" if name in line.values else "" for name in COLUMNS))
-    console = Console()
+    console = rich_console()
     print_table(console, table)
     console.print(f"this machine: {here.note}. The published numbers are of another machine, a phone.", highlight=False)

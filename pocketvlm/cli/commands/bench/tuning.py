@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketvlm.cli.console import print_table
+from pocketvlm.cli.printing import rich_console
 
 if TYPE_CHECKING:
     from pocketvlm.bench.speed.autotune import Autotuned
@@ -37,7 +38,6 @@ def autotune(bundle: Path, workload: Workload, save: Path | None, *, as_json: bo
 
 
 def _print(tuned: Autotuned) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("setting", "tried", "seconds", "best before", "taken")
@@ -45,7 +45,7 @@ def _print(tuned: Autotuned) -> None:
         setting = trial.setting.replace("_", " ")
         seconds = (f"{trial.seconds:.4g}", f"{trial.best_before:.4g}")
         table.add_row(setting, trial.value, *seconds, "yes" if trial.taken else "")
-    console = Console()
+    console = rich_console()
     print_table(console, table)
     found = tuned.tuning
     affinity = f", CPUs {', '.join(map(str, found.affinity))}" if found.affinity else ""

@@ -13,6 +13,7 @@ import click
 
 from pocketvlm.cli.commands.eval.against import check_usage, run
 from pocketvlm.cli.console import ConsoleProgress, engine_option, finite, print_table
+from pocketvlm.cli.printing import rich_console
 from pocketvlm.errors import DataError, ResultsError, located, one_line
 
 if TYPE_CHECKING:
@@ -124,10 +125,8 @@ def command(
     if as_json:
         click.echo(text)
     else:
-        from rich.console import Console
-
-        _print(Console(), report)
-        _print_wrong(Console(), answered, wrong)
+        _print(rich_console(), report)
+        _print_wrong(rich_console(), answered, wrong)
     if min_accuracy is not None:
         check_accuracy(report, min_accuracy)
 

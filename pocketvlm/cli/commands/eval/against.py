@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from pocketvlm.cli.console import ConsoleProgress, print_table
+from pocketvlm.cli.printing import rich_console
 from pocketvlm.errors import ResultsError, one_line
 
 if TYPE_CHECKING:
@@ -71,9 +72,7 @@ def run(wanted: Comparison, *, as_json: bool, save: Path | None, max_kl: float |
     if as_json:
         click.echo(text)
     else:
-        from rich.console import Console
-
-        _print(Console(), report)
+        _print(rich_console(), report)
     if max_kl is not None:
         _check_kl(report, max_kl)
 
