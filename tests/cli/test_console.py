@@ -41,7 +41,7 @@ def test_what_the_system_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch, tm
 
     monkeypatch.setattr("pocketvlm.bundle.open.open_bundle", refused)
     found = CliRunner().invoke(main, ["inspect", "x"])
-    assert (found.exit_code, found.stderr) == (1, f"error: '{tmp_path}/a\\x1bb': Permission denied\n")
+    assert (found.exit_code, found.stderr) == (1, f"error: {tmp_path}/a\\x1bb: Permission denied\n")
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
