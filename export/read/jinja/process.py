@@ -109,6 +109,6 @@ class Rendering:
         code = self._process.wait()
         if self._clock.finished.is_set():
             return f"it did not end within {WALL_SECONDS:.0f} s"
-        if -code == getattr(signal, "SIGXCPU", None) or code == -signal.SIGKILL:
+        if -code in {getattr(signal, name, None) for name in ("SIGXCPU", "SIGKILL")}:  # Windows has neither
             return f"it takes more than {CPU_SECONDS} s of the processor"
         return f"it breaks the process that renders it ({one_line(signal.Signals(-code).name if code < 0 else code)})"
