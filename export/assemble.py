@@ -119,7 +119,7 @@ def _manifest(
     try:
         return manifest.Manifest(
             format_version=max(
-                3 if frontend.chat is not None and frontend.chat.reasoning is not None else 1,
+                1 if frontend.chat is None else frontend.chat.format_version,
                 *(result.format_version for result in lowered.values()),
             ),
             minimum_runtime=manifest.MinimumRuntime(pocketvlm=__version__, **minimum),

@@ -84,7 +84,7 @@ def spans_of(messages: Sequence[Message], chat: ChatLayout) -> list[Span | Image
     if chat.default_system is not None and roles[0] != "system":
         role = chat.roles["system"]
         spans += [Literal(role.prefix), Literal(chat.default_system), Literal(role.suffix)]
-    for name, message in zip(roles, messages, strict=True):
+    for index, (name, message) in enumerate(zip(roles, messages, strict=True)):
         role = chat.roles[name]  # type: ignore[index]
         content = content_of(message.get("content"))
         if name != "user" and any(isinstance(part, ImageSpan) for part in content):
@@ -92,7 +92,9 @@ def spans_of(messages: Sequence[Message], chat: ChatLayout) -> list[Span | Image
         if name == "assistant" and chat.reasoning is not None:
             whole = "".join(part.text for part in content if isinstance(part, PeopleText))
             content = [PeopleText(chat.reasoning.dropped_from(whole))]
-        spans += [Literal(role.prefix), *(_strip(content) if role.strip else content), Literal(role.suffix)]
+        if role.strip:
+            content = _strip(content, start=not chat.joins(name, index, roles[0]))
+        spans += [Literal(role.prefix), *content, Literal(role.suffix)]
     spans.append(Literal(chat.generation_prefix))
     return spans
 
@@ -244,10 +246,10 @@ def _fetch(source: str) -> str | bytes:
         raise ChatError(f"an image's data: URL is damaged: {error}") from error
 
 
-def _strip(content: Sequence[PeopleText | ImageSpan]) -> list[PeopleText | ImageSpan]:
-    """Trim white space at the two ends of a message, as Jinja's ``trim`` does to the whole of it."""
+def _strip(content: Sequence[PeopleText | ImageSpan], *, start: bool) -> list[PeopleText | ImageSpan]:
+    """Trim white space at the ends of a message, at its ``start`` too, as Jinja's ``trim`` does to the whole of it."""
     parts = list(content)
-    for index, strip in ((0, str.lstrip), (-1, str.rstrip)):
+    for index, strip in (*([(0, str.lstrip)] if start else []), (-1, str.rstrip)):
         part = parts[index] if parts else None
         if isinstance(part, PeopleText):
             parts[index] = PeopleText(strip(part.text))

@@ -21,7 +21,7 @@ from pydantic import (
 from pocketvlm.strict import Closed
 
 #: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's, 3
-#: with a chat layout that drops reasoning.
+#: with a chat layout that drops reasoning or joins a system message to the first question.
 FORMAT_VERSION = 3
 
 #: A file of a bundle: a relative POSIX path without empty, dot or dot-dot parts.
@@ -162,14 +162,30 @@ class ChatLayout(Closed):
     default_system: Text | None
     generation_prefix: Text
     reasoning: Reasoning | None = None
+    system_joins: bool = False
+    """whether a system message and the first question are trimmed as one text: the space between them stays"""
+
+    def joins(self, role: str, index: int, first: str) -> bool:
+        """Whether the message at ``index`` of a dialogue that begins with the role ``first`` is joined to a system
+        message, given or default."""
+        if not self.system_joins or role != "user":
+            return False
+        return index == 1 if first == "system" else index == 0 and self.default_system is not None
 
     @model_serializer(mode="wrap")
     def _without_what_format_2_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Formats 1 and 2 have no ``reasoning``; a bundle without is written in them."""
+        """Formats 1 and 2 have neither; a bundle without is written in them."""
         written: dict[str, Any] = handler(self)
         if self.reasoning is None:
             written.pop("reasoning", None)
+        if not self.system_joins:
+            written.pop("system_joins", None)
         return written
+
+    @property
+    def format_version(self) -> int:
+        """The oldest format that can say it."""
+        return 3 if self.reasoning is not None or self.system_joins else 1
 
 
 class KvCacheSpec(Closed):
@@ -368,9 +384,9 @@ class Manifest(Closed):
         return self
 
     @model_validator(mode="after")
-    def _format_3_drops_reasoning(self) -> Manifest:
-        if self.format_version < 3 and self.chat is not None and self.chat.reasoning is not None:
-            raise ValueError(f"format {self.format_version} has no chat.reasoning")
+    def _format_3_has_more_chat(self) -> Manifest:
+        if self.chat is not None and self.format_version < self.chat.format_version:
+            raise ValueError(f"format {self.format_version} has neither chat.reasoning nor chat.system_joins")
         return self
 
     @model_validator(mode="after")

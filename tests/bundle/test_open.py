@@ -276,6 +276,7 @@ def test_format_3_drops_reasoning_of_earlier_answers(bundle: Path) -> None:
     raw = json.loads((bundle / "manifest.json").read_text())
     assert "reasoning" not in open_bundle(bundle).manifest.model_dump_json(), "nor is it written where there is none"
     drops_reasoning(raw, 3)
+    raw["chat"]["system_joins"] = True
     save(bundle, raw)
     chat = open_bundle(bundle).manifest.chat
     assert chat is not None
@@ -354,11 +355,16 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: raw["files"]["graph.onnx"].update(bytes=-1), "not valid: files.graph.onnx.bytes"),
         (lambda raw: raw["files"]["graph.onnx"].update(sha256="0" * 63), "not valid: files.graph.onnx.sha256"),
         (lambda raw: raw["chat"]["roles"].update(tool=raw["chat"]["roles"]["user"]), "not valid: chat.roles.tool"),
-        (lambda raw: drops_reasoning(raw, 1), "format 1 has no chat.reasoning"),
-        (lambda raw: drops_reasoning(raw, 2), "format 2 has no chat.reasoning"),
+        (lambda raw: drops_reasoning(raw, 1), "format 1 has neither chat.reasoning nor"),
+        (lambda raw: drops_reasoning(raw, 2), "format 2 has neither chat.reasoning nor"),
         (lambda raw: drops_reasoning(raw, 3, end=""), "not valid: chat.reasoning.end"),
         (lambda raw: drops_reasoning(raw, 3, trim=None), "not valid: chat.reasoning.trim"),
         (lambda raw: drops_reasoning(raw, 3, more=1), "not valid: chat.reasoning.more"),
+        (
+            lambda raw: raw["chat"].update(system_joins=True),
+            "format 1 has neither chat.reasoning nor chat.system_joins",
+        ),
+        (lambda raw: raw.update(format_version=3, chat={**raw["chat"], "system_joins": None}), "chat.system_joins"),
         (lambda raw: raw["recipe"]["tensors"]["w"].update(bits=5), "not valid: recipe.tensors.w.bits"),
         (lambda raw: raw["recipe"]["tensors"]["w"].update(bits=4.0), "not valid: recipe.tensors.w.bits"),
         (lambda raw: raw.update(by_engine=None), "not valid: by_engine"),

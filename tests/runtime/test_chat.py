@@ -101,6 +101,18 @@ def test_earlier_answers_lose_their_reasoning_where_the_template_drops_it() -> N
         assert "<think>so</think>" in text_of(messages)
 
 
+def test_a_question_that_a_system_message_joins_keeps_the_space_between_them() -> None:
+    roles = {name: role.model_copy(update={"strip": name == "user"}) for name, role in CHAT.roles.items()}
+    chat = CHAT.model_copy(update={"system_joins": True, "roles": roles})
+    system = {"role": "system", "content": "s"}
+    for layout in (chat, chat.model_copy(update={"default_system": "d"})):
+        assert ">  a<|end|>" in text_of([system, user("  a ")], layout)
+        messages = [system, user("a"), {"role": "assistant", "content": "b"}, user(" c ")]
+        assert "<|user|>c<|end|>" in text_of(messages, layout)
+    assert "<|user|>a<|end|>" in text_of([user("  a ")], chat)
+    assert ">  a<|end|>" in text_of([user("  a ")], chat.model_copy(update={"default_system": "d"}))
+
+
 def test_content_is_stripped_where_the_template_trims() -> None:
     chat = CHAT.model_copy(update={"roles": {**CHAT.roles, "user": Role(prefix="U:", suffix=";", strip=True)}})
     assert text_of([user(" \n a b\t")], chat) == "<s>U:a b;<|assistant|>"

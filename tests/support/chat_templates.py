@@ -99,8 +99,7 @@ TEMPLATES = {
         "{% set content = '<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' + m['content'] %}"
         "{% else %}{% set content = m['content'] %}{% endif %}{% if m['role'] == 'user' %}"
         "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% else %}"
-        "{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}",
-        note="beside a system message",
+        "{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
     ),
     "minicpm": Kind(
         "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<用户>' + m['content'].strip() + '<AI>' }}"
@@ -108,7 +107,7 @@ TEMPLATES = {
     ),
     "phi 3": Kind(
         "{% for m in messages %}{{ '<|' + m['role'] + '|>\\n' + m['content'] + '<|end|>\\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}{{ eos_token }}{% endif %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}{{ '<|endoftext|>' }}{% endif %}"
     ),
     "gemma": Kind(
         "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"

@@ -12,7 +12,7 @@ using json::Array;
 using json::Members;
 using json::Reader;
 
-// 2 is 1 with parts of other engines, which are checked here and not run; 3 has a chat layout that drops reasoning
+// 2 is 1 with parts of other engines, which are checked here and not run; 3 has more in its chat layout
 constexpr int64_t kFormat = 3;
 constexpr int64_t kMost = int64_t{1} << 40;  // of a size, as in pocketvlm/bundle/manifest.py
 constexpr int64_t kMaxValues = 1 << 16;      // counted by commas, before any is looked at
@@ -116,7 +116,7 @@ ImageLayout image_layout(const Reader& value) {
 
 // Whether the chat layout has the roles that it needs. No answer here is rendered from it: tokens come in ready.
 bool check_chat(const Reader& value, int64_t format) {
-  const Members of = value.members({"start", "roles", "default_system", "generation_prefix", "reasoning"});
+  const Members of = value.members({"start", "roles", "default_system", "generation_prefix", "reasoning", "system_joins"});
   of["start"].text(kText);
   of["generation_prefix"].text(kText);
   const Reader roles = of["roles"], system = of["default_system"];
@@ -135,6 +135,8 @@ bool check_chat(const Reader& value, int64_t format) {
     dropped["trim"].text(kText);
     if (format < 3) reasoning->refuse("formats 1 and 2 do not have it");
   }
+  if (const auto joins = of.optional("system_joins"); joins && joins->boolean() && format < 3)
+    joins->refuse("formats 1 and 2 do not have it");
   return by_name.optional("user") && by_name.optional("assistant") && (system.is_null() || by_name.optional("system"));
 }
 
