@@ -19,6 +19,8 @@ MAX_TEMPLATE_BYTES = 1 << 20
 MOST_TEMPLATES = 64
 #: The names that transformers gives every tokenizer's special tokens.
 STANDARD = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+#: Keys of tokenizer_config.json that a tokenizer.json makes void.
+SWITCHES = ("add_bos_token", "add_eos_token")
 DEFAULT = "default"
 
 
@@ -75,10 +77,15 @@ class SpecialTokensMap(BaseModel):
     """those with a name that any tokenizer has, and others whose key ends in _token"""
     extra_special_tokens: dict[str, Token] | list[Any] | None = None
 
+    @classmethod
+    def _names_token(cls, key: str, value: object) -> bool:
+        """Whether a key that not every tokenizer has names a token."""
+        return key.endswith("_token") and (isinstance(value, str) or (isinstance(value, dict) and "content" in value))
+
     @model_validator(mode="before")
     @classmethod
     def _gathered(cls, raw: dict[str, Any]) -> dict[str, Any]:
-        named = {key: value for key, value in raw.items() if key in STANDARD or _is_token(key, value)}
+        named = {key: value for key, value in raw.items() if key in STANDARD or cls._names_token(key, value)}
         return {**{key: value for key, value in raw.items() if key != "named"}, "named": named}
 
     @property
@@ -91,6 +98,12 @@ class TokenizerConfig(SpecialTokensMap):
     """What is read of ``tokenizer_config.json`` beside its template."""
 
     added_tokens_decoder: Any = None
+
+    @classmethod
+    def _names_token(cls, key: str, value: object) -> bool:
+        """Here two switches end in _token, and an object says itself that it is a token."""
+        is_token = not isinstance(value, dict) or value.get("__type") == "AddedToken"
+        return is_token and key not in SWITCHES and super()._names_token(key, value)
 
 
 @dataclass(frozen=True)
@@ -111,10 +124,6 @@ class FoundTemplate:
 
     text: str | None
     lack: str | None = None
-
-
-def _is_token(key: str, value: object) -> bool:
-    return key.endswith("_token") and (isinstance(value, str) or (isinstance(value, dict) and "content" in value))
 
 
 def read_names(directory: Path) -> Names:
