@@ -62,7 +62,7 @@ def export_bundle(
     if not lowering:
         raise ExportError(f"no back end given; known: {', '.join(BACKENDS)}")
     length = kv_length(source, max_length)
-    check_output(output)
+    output = check_output(output)
     for backend in lowering.values():
         chosen, calibration = backend.prepare(source, chosen, calibration)
     copies = sum(backend.COPIES for backend in lowering.values())

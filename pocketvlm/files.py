@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -19,6 +20,8 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 KERNEL_FILES = (Path("/proc"), Path("/sys"))
 #: Begins, behind a dot and the name of what is written, the name under which it is written.
 PARTIAL = ".partial-"
+#: Of Linux's <fcntl.h> and <linux/fs.h>: paths are relative to the current directory; both names change places.
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 def label(path: str | Path, number: int | None = None) -> str:
@@ -91,6 +94,26 @@ def read_text(path: Path, most: int, kind: type[PocketVlmError] = PocketVlmError
         return read_bounded(path, most, kind).removeprefix(BOM).decode()
     except UnicodeDecodeError as error:
         raise kind(f"{label(path)}: is not UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two files or directories of one file system change places in one step; False where the system cannot.
+
+    Linux's renameat2(2) with RENAME_EXCHANGE.
+
+    :raises OSError: one of them is not there, or may not be moved
+    """
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):  # an old kernel, or a file system without it
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
 
 
 @contextmanager

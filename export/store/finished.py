@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.export.store.replacing import FINISHED
 from pocketvlm.files import written_whole
 from pocketvlm.quant import GroupedTensor
 from pocketvlm.scratch import abandoned, held, scratch
@@ -62,12 +63,13 @@ class Finished:
 
     def keep(self, name: str, arrays: Arrays) -> None:
         """Keep a piece's arrays."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         self._directory.mkdir(exist_ok=True)
         whole = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+        # Its own writer hides why the system refuses it.
         with written_whole(self._path(name)) as partial:
-            save_file(whole, partial, {"sha256": _digest(whole)})
+            partial.write_bytes(save(whole, {"sha256": _digest(whole)}))
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}.safetensors"
@@ -88,8 +90,8 @@ def finished_so_far(output: Path, key: str) -> Iterator[Finished]:
 
     Where another process is at the same export, this one begins anew, beside it.
     """
-    output = output.absolute()
-    prefix = f".{output.name}.finished-"
+    output = output.resolve()
+    prefix = f".{output.name}{FINISHED}"
     directory = output.with_name(f"{prefix}{key}")
     for left in abandoned(output.parent, f"{glob.escape(prefix)}*"):
         if left != directory:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from pocketvlm.bench.report.schema import Report
 
+#: The exit status of what Ctrl-C ended, as shells have it.
+INTERRUPTED = 130
 #: Of a table, in columns of the terminal: what is wider is cut; and of one of its columns of words, which are broken.
 WIDEST, NARROWEST = 400, 12
 running = below("How it runs")
@@ -202,7 +204,14 @@ class ConsoleProgress:
     """A bar for each phase on a terminal; one line for each phase where output goes to a file or a pipe."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         console = rich_console(stderr=True)
         self._plain = not console.is_terminal
@@ -211,6 +220,8 @@ class ConsoleProgress:
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             console=console,
             disable=self._plain,
         )

@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from pocketvlm.bundle.open import open_bundle
 from pocketvlm.cli import main
+from pocketvlm.export.store.finished import finished_so_far
+from pocketvlm.export.store.replacing import replacing
 
 
 def export(repository: Path, *arguments: str | Path, home: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -158,3 +161,29 @@ def test_calibration_and_gate_together(repository: Path, tmp_path: Path, tiny_ch
     calibration = open_bundle(tmp_path / "bundle").manifest.recipe.calibration
     assert calibration is not None
     assert calibration.source == "text.txt"
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_ctrl_c_says_what_is_left_and_how_to_go_on(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    def interrupted(source: object, output: Path, **options: object) -> None:
+        with replacing(output), finished_so_far(output, "key") as pieces:
+            if finished:
+                pieces.keep("piece", {"codes": np.zeros(3)})
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("pocketvlm.export.export_bundle", interrupted)
+    output = tmp_path / "bundle"
+    arguments = ["export", str(repository / "examples/reader/checkpoint"), "-o", str(output)]
+    found = CliRunner().invoke(main, arguments)
+    left = tmp_path / ".bundle.finished-key"
+    what = (
+        f"what was finished is in {left}: the same command goes on from there, or delete it"
+        if finished
+        else "nothing else was left behind"
+    )
+    assert found.exit_code == 130
+    assert " ".join(found.stderr.split()).endswith(what)
+    assert f"interrupted: there is no {output}" in found.stderr
+    assert list(tmp_path.iterdir()) == ([left] if finished else [])

@@ -99,7 +99,7 @@ def test_a_failure_in_the_middle_leaves_nothing(
         patch.setattr("pocketvlm.models.presets.write.write_frontend", fail)
         status, _, err = init(capsys, "tiny", "new")
         assert status == 1
-        assert "error: cannot write new: Input/output error" in err
+        assert f"error: {tmp_path}/new: cannot be read or written (Input/output error); nothing was left behind" in err
     assert not list(tmp_path.iterdir())
 
 

@@ -47,7 +47,7 @@ def command(*, preset: str, directory: Path, seed: int) -> None:
     started = time.monotonic()
     try:
         target = _place(directory)
-        with ConsoleProgress() as progress, replacing(target) as partial:
+        with ConsoleProgress() as progress, replacing(target, _place) as partial:
             progress.phase("write weights", size.weight_bytes)
             write_preset(chosen, partial, seed=seed, advance=progress.advance)
             _place(directory)  # something may have come there meanwhile

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.console import engine_option, finite, generation_options, prepacked_cache, print_table, running
+from pocketvlm.cli.console import (
+    INTERRUPTED,
+    engine_option,
+    finite,
+    generation_options,
+    prepacked_cache,
+    print_table,
+    running,
+)
 from pocketvlm.cli.line_editing import edited_lines, file_name
 from pocketvlm.cli.options import headed
 from pocketvlm.cli.printing import rich_console
@@ -27,7 +35,6 @@ HELP = """\
 /help         this text
 Ctrl-C ends an answer. Anything else is a question."""
 COMMANDS = ("/image", "/reset", "/quit", "/help")
-INTERRUPTED = 130
 
 
 @headed("run")

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pocketvlm.errors import ExportError
 from pocketvlm.export.store.finished import finished_so_far
-from pocketvlm.export.store.replacing import replacing
+from pocketvlm.export.store.replacing import check_output, replacing
+from pocketvlm.files import exchange
 
 #: Holds a directory to work in as an export does, until it is killed.
 HOLDER = """
@@ -69,8 +74,9 @@ def test_what_a_killed_export_left_goes(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_the_old_bundle_comes_back_where_the_new_one_cannot_be_moved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_the_old_bundle_stays_where_the_new_one_cannot_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
 ) -> None:
     output = tmp_path / "bundle"
     with replacing(output) as directory:
@@ -82,8 +88,153 @@ def test_the_old_bundle_comes_back_where_the_new_one_cannot_be_moved(
             raise OSError(28, "No space left on device")
         return rename(path, target)
 
+    def cannot(one: Path, other: Path) -> bool:
+        if exchanges:
+            raise OSError(28, "No space left on device")
+        return False
+
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(ExportError, match="the disk is full"), replacing(output) as directory:
+    monkeypatch.setattr("pocketvlm.export.store.replacing.exchange", cannot)
+    with pytest.raises(ExportError, match="the disk is full; nothing was left behind"), replacing(output) as directory:
         (directory / "manifest.json").write_text("new")
     assert (output / "manifest.json").read_text() == "old"
     assert list(tmp_path.iterdir()) == [output]
+
+
+@pytest.mark.parametrize("where", ["b", "b/../b", "./b/.", "."])
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_place_is_one_however_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, exchanges: bool
+) -> None:
+    """Also where the second rename fails: ``b/../b`` leads nowhere while ``b`` is moved aside."""
+    if not exchanges:
+        monkeypatch.setattr("pocketvlm.export.store.replacing.exchange", lambda one, other: False)
+    home = tmp_path / "b" if where == "." else tmp_path
+    home.mkdir(exist_ok=True)
+    monkeypatch.chdir(home)
+    for content in ("old", "new"):
+        monkeypatch.chdir(home)  # the shell of one who exports to its directory goes there again
+        with replacing(check_output(Path(where))) as directory:
+            (directory / "manifest.json").write_text(content)
+        assert (tmp_path / "b" / "manifest.json").read_text() == content
+        assert list(tmp_path.iterdir()) == [tmp_path / "b"]
+    rename = Path.rename
+    monkeypatch.chdir(home)
+
+    def refuse(path: Path, target: Path) -> Path:
+        if target == tmp_path / "b" and ".partial-" in path.name:
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr("pocketvlm.export.store.replacing.exchange", lambda one, other: False)
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(ExportError, match=r"cannot be read or written \(Input/output error\); nothing was left behind"):  # noqa: SIM117
+        with replacing(check_output(Path(where))) as directory:
+            (directory / "manifest.json").write_text("newer")
+    assert (tmp_path / "b" / "manifest.json").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [tmp_path / "b"]
+
+
+def test_two_names_change_places_at_once(tmp_path: Path) -> None:
+    """There is no moment without a bundle: a reader beside the writer finds one each time."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    if not exchange(one, other):
+        pytest.skip("this system or file system cannot exchange two names")
+    with pytest.raises(FileNotFoundError):
+        exchange(one, tmp_path / "nothing")
+    output, ended = tmp_path / "bundle", threading.Event()
+    with replacing(output) as directory:
+        (directory / "manifest.json").write_text("0")
+    missing: list[int] = []
+
+    def look() -> None:
+        while not ended.is_set():
+            missing.extend([1] * (not output.exists()))
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        for number in range(50):
+            with replacing(output) as directory:
+                (directory / "manifest.json").write_text(str(number))
+    finally:
+        ended.set()
+        reader.join()
+    assert not missing
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_exports_that_end_at_once_each_take_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+) -> None:
+    """Sixty of them, as many threads: each ends well, one's bundle is there whole, and nothing else."""
+    if not exchanges:
+        monkeypatch.setattr("pocketvlm.export.store.replacing.exchange", lambda one, other: False)
+    output, together = tmp_path / "bundle", threading.Barrier(20)
+
+    def export(number: int) -> None:
+        try:
+            with replacing(output) as directory:
+                (directory / "manifest.json").write_text(str(number))
+                together.wait()
+        except BaseException:
+            together.abort()
+            raise
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(export, range(60)))
+    assert (output / "manifest.json").read_text().isdecimal()
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_what_comes_to_the_place_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    with pytest.raises(ExportError, match="is not a bundle; it is left alone"), replacing(output) as directory:  # noqa: PT012
+        (directory / "manifest.json").write_text("new")
+        output.mkdir()
+        (output / "letter.txt").write_text("mine")
+    assert (output / "letter.txt").read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+# --- A disk that is full ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 300 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("this user may not mount a tmpfs")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+PIECE = {"codes": np.zeros(60_000, np.uint8)}
+
+
+@pytest.mark.parametrize("pieces", range(6))
+def test_on_a_full_disk_nothing_is_left_and_that_is_what_is_said(small_disk: Path, pieces: int) -> None:
+    """Full at each point: after so many finished pieces, in one of them, or in a part of the bundle."""
+    output = small_disk / "bundle"
+    said = "the disk is full; nothing was left behind"
+    with pytest.raises(ExportError, match=said), replacing(output) as directory, finished_so_far(output, "k") as done:  # noqa: PT012
+        for number in range(pieces):
+            done.keep(f"piece {number}", PIECE)
+        (directory / "part.data").write_bytes(bytes(400_000))
+    assert list(small_disk.iterdir()) == []
+
+
+def test_what_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "bundle"
+    monkeypatch.setattr("pocketvlm.scratch.shutil.rmtree", lambda path, ignore_errors: None)
+    with pytest.raises(ExportError, match=r"the disk is full; \S+/\.bundle\.partial-\S+ could not be removed"):  # noqa: SIM117
+        with replacing(output):
+            raise OSError(28, "No space left on device")

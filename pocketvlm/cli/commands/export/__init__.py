@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.console import ConsoleProgress, finite, keep_to_quota
+from pocketvlm.cli.console import INTERRUPTED, ConsoleProgress, finite, keep_to_quota
 from pocketvlm.cli.options import backends as backends_of
 from pocketvlm.cli.options import below, headed, option, recipes
 
@@ -134,22 +134,26 @@ def command(
     click.echo(f"{checkpoint}: {source.family.name}, {source.parameters / 1e6:,.1f} M parameters, recipe {chosen.name}")
     click.echo(f"estimate: {estimate(source, chosen, kv_length(source, max_length), backends)}")
     started = time.monotonic()
-    with ConsoleProgress() as progress:
+    try:
+        with ConsoleProgress() as progress:
 
-        def verify(staged: Path) -> None:
-            if min_accuracy is not None:
-                _check_accuracy(staged, accuracy_data, min_accuracy, progress)
+            def verify(staged: Path) -> None:
+                if min_accuracy is not None:
+                    _check_accuracy(staged, accuracy_data, min_accuracy, progress)
 
-        bundle = export_bundle(
-            source,
-            output,
-            recipe=chosen,
-            backends=backends,
-            max_length=max_length,
-            calibration=calibration,
-            verify=verify,
-            progress=progress,
-        )
+            bundle = export_bundle(
+                source,
+                output,
+                recipe=chosen,
+                backends=backends,
+                max_length=max_length,
+                calibration=calibration,
+                verify=verify,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        click.echo(f"\n{_interrupted(output)}", err=True)
+        raise SystemExit(INTERRUPTED) from None
     _report(output, bundle, time.monotonic() - started)
     for line in progress.notes:
         click.echo(f"note: {line}")
@@ -157,6 +161,19 @@ def command(
         from pocketvlm.cli.commands.export.neuropilot import describe
 
         describe(bundle, source, report=report)
+
+
+def _interrupted(output: Path) -> str:
+    """What an export that Ctrl-C ended leaves, and what becomes of it."""
+    from pocketvlm.export.store.replacing import leftovers
+    from pocketvlm.files import label
+
+    output = output.resolve()
+    kept = "what stood there before is untouched" if output.exists() else f"there is no {label(output)}"
+    left = ", ".join(label(path) for path in leftovers(output))
+    if not left:
+        return f"interrupted: {kept}, and nothing else was left behind"
+    return f"interrupted: {kept}; what was finished is in {left}: the same command goes on from there, or delete it"
 
 
 def _check_accuracy(staged: Path, data: str, least: float, progress: ConsoleProgress) -> None:
