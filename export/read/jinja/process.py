@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from pocketvlm.errors import ExportError, one_line
+from pocketvlm.files import reason
 
 WORKER = Path(__file__).with_name("worker.py")
 #: What all renderings of a template may take together: the processor's seconds, seconds on the wall (for where the
@@ -40,12 +41,15 @@ class Rendering:
     def __init__(
         self, source: str, values: Mapping[str, str], silent: Sequence[str] = (), today: datetime | None = None
     ) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(WORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(WORKER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            raise ExportError(f"no process for the chat template can be started: {reason(error)}") from error
         self._clock = threading.Timer(WALL_SECONDS, self._process.kill)
         self._clock.daemon = True
         self._first = {

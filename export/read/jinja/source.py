@@ -178,10 +178,11 @@ def read_source(directory: Path, *, processor: bool) -> FoundTemplate:
 
 def _files(directory: Path) -> dict[str, str]:
     """``chat_template.jinja`` and what stands in ``additional_chat_templates``."""
-    paths = {DEFAULT: directory / "chat_template.jinja"}
+    alone = directory / "chat_template.jinja"
+    paths = {DEFAULT: alone} if alone.is_file() else {}
     folder = directory / "additional_chat_templates"
     more = sorted(folder.glob("*.jinja")) if folder.is_dir() else []
     if len(more) > MOST_TEMPLATES:
         raise ExportError(f"{folder.name}: more than the {MOST_TEMPLATES} templates that are read")
     paths |= {path.stem: path for path in more}
-    return {name: read_text(path, MAX_TEMPLATE_BYTES, ExportError) for name, path in paths.items() if path.is_file()}
+    return {name: read_text(path, MAX_TEMPLATE_BYTES, ExportError) for name, path in paths.items()}

@@ -185,6 +185,12 @@ def test_the_template_is_taken_from_where_transformers_takes_it(
     )
 
 
+def test_a_folder_in_a_template_s_place_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "additional_chat_templates" / "rag.jinja").mkdir(parents=True)
+    with pytest.raises(ExportError, match=r"rag\.jinja: is not a regular file"):
+        read_chat(tmp_path)
+
+
 @pytest.mark.parametrize("takes", ["message['content'] is string", "false"], ids=["texts and parts", "parts alone"])
 def test_an_image_part_must_render_as_the_layout_says(tmp_path: Path, takes: str) -> None:
     template = CHAT_TEMPLATE.replace("message['content'] is string", takes)

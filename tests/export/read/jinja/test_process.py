@@ -47,6 +47,15 @@ def test_what_has_no_answer_in_time_is_ended(monkeypatch: pytest.MonkeyPatch) ->
         render(HI, True)
 
 
+def test_a_process_that_cannot_start_or_dies_at_once_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process.sys, "executable", "/nowhere/python")
+    with pytest.raises(ExportError, match="no process for the chat template can be started: No such file"):
+        Rendering("x", {})
+    monkeypatch.setattr(process.sys, "executable", "/bin/false")
+    with pytest.raises(ExportError, match=r"breaks the process that renders it \(1\)"), Rendering("x" * 500_000, {}):
+        pass
+
+
 def test_one_process_renders_all_and_ends_with_the_block() -> None:
     with Rendering("{{ a_token }}{{ messages[0].content }}", {"a_token": "<a>"}) as render:
         assert [render([{"role": "user", "content": text}], False) for text in ("x", "\ud800é\n", "")] == [
