@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from datetime import datetime
 
 import pytest
@@ -48,10 +49,10 @@ def test_what_has_no_answer_in_time_is_ended(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_process_that_cannot_start_or_dies_at_once_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process.sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(ExportError, match="no process for the chat template can be started: No such file"):
         Rendering("x", {})
-    monkeypatch.setattr(process.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ExportError, match=r"breaks the process that renders it \(1\)"), Rendering("x" * 500_000, {}):
         pass
 
