@@ -412,7 +412,8 @@ def _prove_images(chat: ChatLayout, render: Render, image: str) -> None:
     _, found, _ = _split(render([{"role": "user", "content": [before, one, behind]}], True), FIRST, SECOND)
     if found != image:
         raise ExportError(
-            f"the chat template renders an image as {one_line(repr(found), 200)}, config.json's layout says {image!r}"
+            f"the chat template renders an image as {one_line(repr(found), 200)}, config.json's layout says "
+            f"{one_line(repr(image), 200)}"
         )
     cases = []
     for index, messages in enumerate(dialogues(EDGES, seed=1, count=40, system="system" in chat.roles)):

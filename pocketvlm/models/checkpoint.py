@@ -174,7 +174,7 @@ def _match(directory: Path, family: Family, config: VlmConfig, weights: dict[str
             packed = one_line(stored.dtype, 20)
             raise CheckpointError(f"{shown} is quantized already ({packed}); export the original model")
         if name not in expected:
-            raise CheckpointError(f"{shown} belongs to no part of a {family.name} model")
+            raise CheckpointError(f"{shown} belongs to no part of a {family.name} model as {CONFIG} has it")
         if stored.shape != expected[name]:
             found_shape = one_line(list(stored.shape), 120)
             raise CheckpointError(f"{shown} has shape {found_shape}, {CONFIG} asks for {list(expected[name])}")

@@ -74,6 +74,8 @@ def decoder_values(raw: Mapping[str, Any]) -> dict[str, Any]:
     for key in known.refused:
         if raw.get(key):
             raise CheckpointError(f"text_config.{key} is not supported")
+    if not raw.get("is_causal", True):
+        raise CheckpointError("text_config.is_causal: only causal attention is supported")
     layers = raw.get("layer_types")
     if layers is not None and not (isinstance(layers, list) and all(layer in FULL_ATTENTION for layer in layers)):
         raise CheckpointError(f"text_config.layer_types: only {FULL_ATTENTION[0]} is supported")

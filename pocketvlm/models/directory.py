@@ -28,7 +28,7 @@ ADAPTER = "adapter_config.json"
 NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 #: Largest files of JSON that are read, bytes; a header lists some 100 bytes a tensor.
-MAX_JSON_BYTES, MAX_HEADER_BYTES = 64 << 20, 16 << 20
+MAX_JSON_BYTES, MAX_CONFIG_BYTES, MAX_HEADER_BYTES = 64 << 20, 4 << 20, 16 << 20
 #: The bytes before a header, which say how long it is.
 LENGTH_BYTES = 8
 COMPARED_BYTES = 16 << 20
@@ -80,11 +80,11 @@ def name_of(directory: Path) -> str:
     return directory.parent.name if directory.name == "checkpoint" else directory.name
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of bounded size."""
+def read_json(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON object from a file of at most ``most`` bytes."""
     if not (found(path.exists) or found(path.is_symlink)):
         raise CheckpointError(f"{label(path.parent)} is not a checkpoint: {path.name} is missing")
-    value = parse_json(read_bounded(path, MAX_JSON_BYTES, CheckpointError), label(path), CheckpointError)
+    value = parse_json(read_bounded(path, most, CheckpointError), label(path), CheckpointError)
     if not isinstance(value, dict):
         raise CheckpointError(f"{label(path)} does not hold a JSON object")
     return value
@@ -103,7 +103,7 @@ def read_config(path: Path) -> tuple[Family, VlmConfig]:
 
     :raises CheckpointError: it cannot be read, is of no family that is known, or naming the key that is wrong
     """
-    raw = read_json(path)
+    raw = read_json(path, MAX_CONFIG_BYTES)
     family = family_of(one_line(raw.get("model_type", ""), 60), path)
     try:
         return family, VlmConfig.from_dict(raw)

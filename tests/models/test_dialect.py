@@ -82,6 +82,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"mlp_bias": True}, "mlp_bias is not supported"),
     ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is not supported"),
     ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types: only full_attention"),
+    ({"is_causal": False}, "is_causal: only causal attention"),
     ({"layer_types": 7}, "layer_types: only full_attention"),
     ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "rope_parameters.full_attention"),
     ({"rope_scaling": {"type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}}, "partial_rotary_factor is not"),

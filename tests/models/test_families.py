@@ -121,6 +121,25 @@ def test_a_config_may_leave_out_what_is_its_model_types_default(tmp_path: Path) 
     assert open_checkpoint(tmp_path).config.text.head_dim == 128
 
 
+def test_a_head_that_the_config_calls_tied_is_exported_where_it_differs(tmp_path: Path) -> None:
+    """transformers uses it, whatever tie_word_embeddings says."""
+    from transformers import AutoModelForCausalLM
+
+    write_decoder(tmp_path / "checkpoint", "llama", tie_word_embeddings=False)
+    config = tmp_path / "checkpoint/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "tie_word_embeddings": True}))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32)
+    with torch.no_grad():
+        wanted = model(input_ids=torch.tensor([TOKENS])).logits[0].numpy()
+    bundle = export_bundle(
+        tmp_path / "checkpoint", tmp_path / "bundle", recipe="fp32", backends=ENGINES, max_length=128
+    )
+    for engine in ENGINES:
+        with load(bundle.location, threads=1, engine=engine) as vlm:
+            found = vlm.logits(TOKENS)
+        assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 1e-4, engine
+
+
 def test_a_decoder_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
     write_decoder(tmp_path, "llama", num_hidden_layers=1)
     raw = json.loads((tmp_path / "config.json").read_text())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, GetPydanticSchema, model_validator
 
@@ -98,6 +98,8 @@ class TokenizerConfig(SpecialTokensMap):
     """What is read of ``tokenizer_config.json`` beside its template."""
 
     added_tokens_decoder: Any = None
+    split_special_tokens: Literal[False] | None = None
+    """switched on, a template's own special tokens are read as plain text"""
 
     @classmethod
     def _names_token(cls, key: str, value: object) -> bool:

@@ -51,6 +51,7 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("generation_config.json", "eos_token_id", [1, 320], "(1, 320) is not in the vocabulary"),
     ("generation_config.json", "eos_token_id", list(range(300)), "eos_token_id"),
     ("tokenizer_config.json", "eos_token", 7, "eos_token"),
+    ("tokenizer_config.json", "split_special_tokens", True, "split_special_tokens is True, expected False"),
     ("tokenizer_config.json", "eos_token", "\ud800", "Invalid JSON"),
     ("tokenizer_config.json", "eos_token", {"content": None}, "eos_token"),
     ("tokenizer_config.json", "eos_token", "", "names no eos_token_id"),
