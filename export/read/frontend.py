@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from pocketvlm.bundle.manifest import ChatLayout, ImageLayout, Tokens, Vision
 from pocketvlm.errors import CheckpointError, ExportError, one_line
+from pocketvlm.export.read.added_tokens import check_added_tokens
 from pocketvlm.export.read.chat_template import read_chat
 from pocketvlm.export.read.generation import sampling_notes, stop_tokens
 from pocketvlm.export.read.image_processor import read_vision
@@ -66,6 +67,7 @@ def _frontend(checkpoint: Checkpoint) -> Frontend:
             raise CheckpointError(f"the tokenizer has no image token {one_line(config.image_token, 120)!r}")
         layout = _image_layout(checkpoint, tokenizer)
         images = ImageSettings(preprocessing_of(vision), layout, image_token, config.tokens_per_tile)
+    check_added_tokens(checkpoint.directory, config.model_type, tokenizer, chat)
     lacking = check_rows(checkpoint, tokenizer, chat, layout)
     cards = [] if images is None else [test_card(images.preprocessing)]
     sample = make_sample(tokenizer, chat, images, TURNS, cards)

@@ -55,13 +55,17 @@ def check_rows(
     return (f"{len(beyond)} special tokens of tokenizer.json have no row in the model, and stand in no prompt",)
 
 
+def literals_of(chat: ChatLayout | None) -> list[str]:
+    """All text that a chat layout puts around messages."""
+    if chat is None:
+        return []
+    sides = [side for role in chat.roles.values() for side in (role.prefix, role.suffix)]
+    return [chat.start, chat.generation_prefix, chat.default_system or "", *sides]
+
+
 def _ids_of(tokenizer: Tokenizer, chat: ChatLayout | None) -> Iterable[int]:
     """Tokens of the literals, however they are joined."""
-    if chat is None:
-        return ()
-    sides = [side for role in chat.roles.values() for side in (role.prefix, role.suffix)]
-    literals = [chat.start, chat.generation_prefix, chat.default_system or "", *sides]
-    return (token for literal in literals for token in encode(tokenizer, literal))
+    return (token for literal in literals_of(chat) for token in encode(tokenizer, literal))
 
 
 def _ids_in(layout: ImageLayout | None) -> Iterable[int]:

@@ -40,7 +40,7 @@ LIMITS = Limits(seconds=20.0, peak_bytes=3 << 30, address_bytes=24 << 30, foreig
 #: Relative error (2-norm) of float32 beside float32.
 MOST_ERROR = 2e-4
 #: One of so many is exported.
-EXPORT_EVERY, KV_LENGTH = 37, 64
+EXPORT_EVERY, KV_LENGTH = 37, 160
 #: Cases with a second change.
 SECOND = 0.3
 #: A line may hold a part of a template and of what it gives beside the refusal's own words.

@@ -278,6 +278,10 @@ def moved_template(directory: Path, random_: Random) -> Change:
             (directory / TEMPLATE).write_text("{{ bos_token }}" + text),
             edit(directory / TOKENIZER, lambda raw: raw.update(bos_token="<|system|>")),
         ),
+        "with a token of nobody": lambda: (
+            (directory / TEMPLATE).write_text("{{ bos_token }}" + text),
+            edit(directory / TOKENIZER, lambda raw: raw.update(bos_token="<|new|>")),
+        ),
         "with an eos_token": lambda: (directory / TEMPLATE).write_text(text.replace("'<|end|>'", "eos_token")),
         "trimming": lambda: (directory / TEMPLATE).write_text(
             text.replace("{{ message['content'] }}", "{{ message['content'] | trim }}")
