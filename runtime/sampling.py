@@ -64,7 +64,7 @@ class GenerationConfig:
     seed: int = 0
     """of the random numbers; 0 to 2**64 - 1"""
     stop: tuple[str, ...] = ()
-    """strings that end the answer; they are not part of it"""
+    """strings that end the answer; they are not part of it, and may have the text of special tokens"""
     max_seconds: float | None = None
     """the answer ends when so much time has passed since the question; None for no limit"""
     repetition_penalty: float = 1.0
