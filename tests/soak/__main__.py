@@ -110,6 +110,8 @@ def parse_only(context: click.Context, parameter: click.Parameter, value: str | 
 @click.option("--templates", default=1000, show_default=True, type=click.IntRange(0))
 @click.option("--checkpoints", default=2000, show_default=True, type=click.IntRange(0))
 @click.option("--configs", default=1500, show_default=True, type=click.IntRange(0))
+@click.option("--terminal", default=1000, show_default=True, type=click.IntRange(0))
+@click.option("--sizes", default=1200, show_default=True, type=click.IntRange(0))
 @click.option("--seed", default=0, show_default=True)
 @click.option("--only", callback=parse_only, metavar="PART:INDEX", help="Run this case alone and show it.")
 @click.option("--output", type=click.Path(path_type=Path), help="Where the report goes as JSON.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from pocketvlm.errors import PocketVlmError
 from pocketvlm.runtime import GenerationConfig, load
 from tests.soak import archives, damage, escapes, manifests
 from tests.soak.cases import Case, Cases, Found, Limits, Setup, refusal, refused_with
-from tests.soak.damage import Ground, Kind, Mutation, Original
+from tests.soak.damage import Kind, Mutation, Original, ground_of
 
 #: Loading and answering takes a fifth of a second and 130 MB.
 LIMITS = Limits(seconds=10.0, peak_bytes=1 << 30)
@@ -49,13 +48,9 @@ def cases(setup: Setup) -> Cases:
         random_ = setup.random("bundles", index)
         name = random_.choice(sorted(originals))
         original = originals[name]
-        folder = setup.sandbox / "case"
-        if folder.exists():
-            shutil.rmtree(folder)
-        shutil.copytree(original.path, folder / "bundle")
         kind = KINDS[index % len(KINDS)]
         turn = index // len(KINDS) * KINDS.count(kind) + KINDS[: index % len(KINDS)].count(kind)
-        mutation = kind(Ground(original, folder, random_, turn))
+        mutation = kind(ground_of(original, setup.sandbox / "case", random_, turn))
         return Case(f"{name}: {mutation.what}", lambda: check(mutation, original, setup.sandbox, index))
 
     return case

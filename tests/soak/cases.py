@@ -15,7 +15,9 @@ from pocketvlm.errors import PocketVlmError
 #: not hash, and inspect finds it. The other three fail the soak.
 Verdict = Literal["right", "refused", "another", "weights", "wrong", "hung", "crashed"]
 #: Each is a module of this package with ``cases`` (Setup -> Cases) and ``LIMITS``.
-PARTS = ("images", "bundles", "prompts", "turns", "tokenizers", "templates", "terminal", "checkpoints", "configs")
+PARTS = (
+    "images", "bundles", "prompts", "turns", "tokenizers", "templates", "terminal", "sizes", "checkpoints", "configs"
+)  # fmt: skip
 FAILURES: tuple[Verdict, ...] = ("wrong", "hung", "crashed")
 #: A refusal's line is shorter than this, characters.
 MOST_LINE = 300

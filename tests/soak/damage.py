@@ -67,6 +67,14 @@ class Ground:
         return sorted(path for path in self.bundle.iterdir() if path.name != MANIFEST)
 
 
+def ground_of(original: Original, folder: Path, random_: random.Random, turn: int) -> Ground:
+    """A folder with a new copy of the original alone."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    shutil.copytree(original.path, folder / "bundle")
+    return Ground(original, folder, random_, turn)
+
+
 Kind = Callable[[Ground], Mutation]
 
 

@@ -16,7 +16,16 @@ from tests.soak.report import failures, growth
 from tests.soak.templates import checked
 from tests.soak.turns import MOST_GROWTH
 
-COUNTS = {"images": 70, "bundles": 60, "prompts": 20, "turns": 15, "tokenizers": 180, "templates": 16}
+COUNTS = {
+    "images": 70,
+    "bundles": 60,
+    "prompts": 20,
+    "turns": 15,
+    "tokenizers": 180,
+    "templates": 16,
+    "terminal": 30,
+    "sizes": 60,
+}
 
 
 @pytest.fixture(scope="module")
