@@ -21,7 +21,7 @@ from pocketvlm.strict import STRICT, Strict, checked, listed, parse_toml
 #: The recipes that ship with the package.
 RECIPES = Path(__file__).parent / "quant" / "recipes"
 #: Largest file that is read, bytes.
-MAX_BYTES = 16 << 20
+MAX_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,10 @@ STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=Tru
 #: What is no key names the branch of a union (constrained-int), or that a key itself is wrong.
 BRANCH = re.compile(r"constrained-\w+|function-.*|.*\[.*\]", re.DOTALL)
 
+#: What stands in no key of TOML, a part of a key with the dot behind it, and the most such parts: tomllib's time grows
+#: with their square (a key of 64 KB took 18 seconds).
+NO_KEY, DOTTED, MOST_DOTS = re.compile(r"[^\w.\"' \t-]"), re.compile(r"[\w\"'-][ \t]*\."), 64
+
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
@@ -89,7 +93,10 @@ def parse_toml(content: bytes, name: str, kind: type[PocketVlmError] = PocketVlm
     :raises PocketVlmError: of ``kind``: it is none
     """
     try:
-        return tomllib.loads(content.decode())
+        text = content.decode()
+        if any(len(DOTTED.findall(piece)) > MOST_DOTS for piece in NO_KEY.split(text) if piece.count(".") > MOST_DOTS):
+            raise kind(f"{name}: a key of more than {MOST_DOTS} parts")
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise kind(f"{name}: not TOML ({one_line(error, 120)})") from error
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pocketvlm.errors import ChatError, PocketVlmError
+from pocketvlm.errors import CapacityError, ChatError, PocketVlmError
 from pocketvlm.runtime.chat import ImageSpan, Message, Prompt, checked_messages, content_of
 from pocketvlm.runtime.generation import Answer, Pieces
 from pocketvlm.runtime.image_encoder import Encoded
@@ -101,12 +101,18 @@ class Chat:
 
         :raises ImageError: an image cannot be opened
         :raises ChatError: the messages do not fit the chat layout
-        :raises CapacityError: the conversation does not fit into the KV cache
+        :raises CapacityError: the conversation does not fit into the KV cache; images that were added are taken out
         """
         start = self._begin()
         whole = [*self._messages, *(self._prepared(message) for message in checked_messages(messages))]
         _place_images([added.picture for added in self._pending], whole, len(self._messages))
-        return self._answer_to(whole, config, start, placed=len(self._pending))
+        try:
+            return self._answer_to(whole, config, start, placed=len(self._pending))
+        except CapacityError as error:
+            if not self._pending:
+                raise
+            self._pending = []  # else no question could be asked any more
+            raise CapacityError(f"{error}; the images that were added are taken out again") from error
 
     def regenerate(self, config: GenerationConfig | None = None) -> Answer:
         """Answer the last question again: with another seed, say. Its answer goes when the new one is first iterated.

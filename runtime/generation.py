@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
@@ -87,7 +88,9 @@ class Answer(Iterator[Piece]):
         """
         self.cancel()
         with self._working:
-            self._pieces.close()
+            # A signal's handler may stand in the middle of a step, which is then the last one.
+            if inspect.getgeneratorstate(self._pieces) != inspect.GEN_RUNNING:
+                self._pieces.close()
 
     def __enter__(self) -> Answer:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -68,6 +69,7 @@ class LoadedModel:
         )
         self._spare: list[Context] = []
         self._closed = False
+        self._process = os.getpid()
 
     @property
     def manifest(self) -> Manifest:
@@ -156,6 +158,8 @@ class LoadedModel:
     def close(self) -> None:
         """Free the model. Answers that are still open end with an error."""
         self._closed = True
+        if os.getpid() != self._process:  # a fork's: the threads that would have to end are not in it
+            return
         self._spare.clear()
         if self._encoder is not None:
             self._encoder.close()
@@ -178,6 +182,10 @@ class LoadedModel:
     def _check_open(self) -> None:
         if self._closed:
             raise PocketVlmError("the model is closed: load it again")
+        if os.getpid() != self._process:
+            raise PocketVlmError(
+                "the model was loaded before this process was forked, which has none of its threads: load it here"
+            )
 
 
 def several_images(images: Sequence[Image]) -> Sequence[Image]:

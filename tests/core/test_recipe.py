@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from pocketvlm.errors import ExportError, RecipeError
+from pocketvlm.errors import ExportError, PocketVlmError, RecipeError
 from pocketvlm.export.neuropilot.options import NpuOptions, options_of
 from pocketvlm.export.tune.recipe import recipe_text
 from pocketvlm.recipe import Recipe, Rule, built_in_recipes, load_recipe, parse_recipe
+from pocketvlm.strict import parse_toml
 from tests.support.checkpoints import tiny_config
 
 KEEP = {"match": ["*"], "quantizer": "keep"}
@@ -104,3 +105,26 @@ def test_a_wrong_recipe_is_refused_by_its_key(tmp_path: Path, text: str, words: 
 def test_an_unknown_recipe_lists_the_known() -> None:
     with pytest.raises(RecipeError, match="int4-g128"):
         load_recipe("int5")
+
+
+@pytest.mark.parametrize(
+    "text", ["a" + ".a" * 500_000 + " = 1", "[" + "a . " * 500_000 + "a]", '"a"' + ".'b'" * 99 + "=1"]
+)
+def test_a_key_of_parts_without_end_is_not_parsed(text: str) -> None:
+    """tomllib's time grows with their square: 64 KB took 18 seconds."""
+    with pytest.raises(PocketVlmError, match="x: a key of more than 64 parts"):
+        parse_toml(text.encode(), "x")
+
+
+def test_points_that_join_no_key_are_taken() -> None:
+    text = (
+        "a.b.c = 1\nlist = ["
+        + "0.5, " * 500
+        + "]\n# "
+        + "." * 500
+        + '\ntext = "'
+        + "..." * 100
+        + '"\n'
+        + "".join(f'"model.layers.{n}.self_attn.q_proj.weight" = 4\n' for n in range(500))
+    )
+    assert parse_toml(text.encode(), "x")["a"]["b"]["c"] == 1

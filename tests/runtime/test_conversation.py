@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -388,3 +389,54 @@ def test_the_oldest_turns_are_dropped_where_that_is_asked_for() -> None:
         with pytest.raises(CapacityError, match="64 fit"):
             chat.ask("7 " * 80, config)
         assert chat.ask("a", config) == "hello"
+
+
+def test_an_image_that_does_not_fit_is_taken_out_again() -> None:
+    """Else each further question would fail, until the whole conversation is forgotten."""
+    vlm, _ = model(saying(ids_of("hello")), kv_cache=kv(40))
+    with vlm.chat() as chat:
+        assert chat.ask("a") == "hello"
+        for _ in range(8):
+            chat.add_image(picture(48, 48))
+        with pytest.raises(CapacityError, match="the images that were added are taken out again"):
+            chat.ask("b")
+        assert chat.ask("b") == "hello"
+        assert [message["content"] for message in chat.messages[-2:]] == [[{"type": "text", "text": "b"}], "hello"]
+
+
+# --- Signals and forks -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["answer", "chat"])
+def test_a_signals_handler_may_close_what_it_interrupts(what: str) -> None:
+    vlm, engine = gated("7 7 7 7 7 7 7 7")
+    chat = vlm.chat()
+    answer = chat.stream("a")
+    next(answer)
+    engine.at_step = lambda number: (answer if what == "answer" else chat).close()
+    assert len(list(answer)) <= 1
+    answer.close()
+    assert answer.stats.finish_reason == "cancelled"
+
+
+def test_a_fork_says_that_it_has_no_threads() -> None:
+    """It would wait for ever for an image that no thread encodes."""
+    vlm, _ = model(saying(ids_of("hello")))
+    chat = vlm.chat()
+    child = os.fork()
+    if child == 0:
+        try:
+            for use in (
+                lambda: chat.add_image(picture(16, 16)),
+                lambda: vlm.stream("a"),
+                lambda: chat.ask("a"),
+                vlm.chat,
+            ):
+                with pytest.raises(PocketVlmError, match="loaded before this process was forked"):
+                    use()
+            vlm.close()
+        except BaseException:  # noqa: BLE001 - pytest must not go on in two processes
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert chat.ask("a") == "hello"
