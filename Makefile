@@ -30,7 +30,7 @@ BENCH := --image 384x768 -p 512,1920 -n 128 -d 0,512,2048 --pg 512,128 -r 3
 # BASE is a checkout of what is compared with: git worktree add build/base origin/main; make bench-gate BASE=build/base
 GATE_OPTIONS := --image 320x240 -p 256 -n 32 -t 1
 
-.PHONY: help setup check test test-flaky browser docs export-android demo devices runner runner-package bench bench-gate bench-device clean
+.PHONY: help setup check test test-flaky test-lowest browser docs export-android demo devices runner runner-package bench bench-gate bench-device clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
@@ -56,6 +56,15 @@ test: $(READY) browser ## run all tests, or PYTEST='tests/runtime -x'; ends with
 TIMES := 20
 test-flaky: $(READY) ## the tests of device, bench and runtime TIMES=20 times in random order, with both cores kept busy (hours)
 	@$(BIN)/python -m tests.support.flaky --times $(TIMES)
+
+# What neither trains nor compiles: minutes.
+QUICK := tests/bundle tests/core tests/images tests/machine tests/plan tests/questions tests/scenes tests/bench/report \
+    tests/cli/test_console.py tests/cli/test_report.py tests/cli/test_run.py tests/export/onnx tests/runtime/test_vlm.py
+test-lowest: $(READY) ## the quick tests with the lowest versions that pyproject.toml allows, in build/lowest (5 GB)
+	@$(BIN)/uv venv --quiet --clear --python "$$(readlink -f $(BIN)/python)" build/lowest
+	@$(BIN)/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct \
+	    --editable '.[export,executorch,train,dev,docs]'
+	@build/lowest/bin/python -m pytest -q -n auto -p no:cacheprovider $(QUICK)
 
 docs: $(READY) ## build the pages of docs/ into build/site: open index.html there
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

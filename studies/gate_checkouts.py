@@ -35,7 +35,7 @@ BUSY = """
         ends = time.thread_time() + {seconds}
         while time.thread_time() < ends: pass
 """
-OPTIONS = ("--image", "320x240", "-p", "64", "-n", "16", "-t", "1")
+OPTIONS = ("--image", "none", "-p", "64", "-n", "16", "-t", "1")
 #: The default gate, which ends after so many pairs.
 MOST_PAIRS = 40
 
