@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from pocketvlm.bench.gate.compare import compare_interleaved
-from pocketvlm.bench.gate.gate import load_gate
+from pocketvlm.bench.gate.gate import DEFAULT, load_gate
 from pocketvlm.bench.gate.interleaved import read_interleaved
 from studies.reader.study import provenance, write
 
@@ -61,22 +61,14 @@ def gate(base: Path, new: Path, cache: Path) -> dict[str, Any]:
     """What ``make bench-gate BASE=base`` says in the checkout ``new``: exit status, and verdicts of what was timed."""
     saved = cache / "gate.json"
     saved.unlink(missing_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "studies.bench",
-        "--cache",
-        str(cache),
-        "gate",
-        "--base",
-        str(base),
-        "--",
-        *OPTIONS,
-    ]
+    bounds = cache / "gate.toml"
+    bounds.write_text(DEFAULT.read_text().replace("most = 320", f"most = {MOST_PAIRS}"))
+    command = [sys.executable, "-m", "studies.bench", "--cache", str(cache), "gate", "--base", str(base), "--"]
+    command += [*OPTIONS, "--gate", str(bounds)]
     done = subprocess.run(command, cwd=new, capture_output=True, text=True, check=False)
     if not saved.is_file():
         return {"status": done.returncode, "said": done.stderr.strip().splitlines()[-1].replace(str(base), "BASE")}
-    measured, held = read_interleaved(saved), load_gate(cache / "gate.toml")
+    measured, held = read_interleaved(saved), load_gate(bounds)
     timed = [one for one in compare_interleaved(measured, held).findings if one.unit == "s"]
     return {
         "status": done.returncode,

@@ -260,7 +260,7 @@ def test_the_workflow_checks_tests_and_builds_the_site(repository: Path) -> None
         ]
         for path in (repository / ".github" / "workflows").glob("*.yml")
     }
-    assert called["ci"] == ["check", "test", "docs"]
+    assert called["ci"] == ["check", "test", "docs", "test-lowest"]
     assert {name for names in called.values() for name in names if "=" not in name} <= possible
 
 
