@@ -120,7 +120,7 @@ def test_a_prompt_that_does_not_fit_says_so_before_it_runs() -> None:
     engine.steps.clear()
     with pytest.raises(CapacityError, match=r"the prompt has 9 tokens .*, 8 fit"):
         vlm.stream(exact + "7")
-    with pytest.raises(CapacityError, match="of images"):
+    with pytest.raises(CapacityError, match="the image has 20 tokens, 8 fit"):
         vlm.stream("a", images=[picture(48, 48)])
     assert engine.steps == []
 
