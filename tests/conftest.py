@@ -64,6 +64,25 @@ def tiny_bundles(tiny_checkpoint: Path, shared: Path) -> dict[str, Path]:
     return {name: root / name for name in recipes}
 
 
+@pytest.fixture(scope="session")
+def executorch_bundles(shared: Path) -> dict[str, Path]:
+    """Both back ends in one bundle of the tiny checkpoint with a head of its own, by recipe. Read only."""
+    from pocketvlm.export import export_bundle
+    from tests.support.bundles import KV_LENGTH
+    from tests.support.checkpoints import tiny_config, write_checkpoint
+
+    recipes = ("fp32", "int4-g32", "bluelm-v-3b")
+
+    def make(root: Path) -> None:
+        write_checkpoint(root / "checkpoint", tiny_config("qwen2", tie_word_embeddings=False))
+        for recipe in recipes:
+            target, backends = root / recipe, ["onnx", "executorch"]
+            export_bundle(root / "checkpoint", target, recipe=recipe, backends=backends, max_length=KV_LENGTH)
+
+    root = once(shared / "executorch-bundles", make)
+    return {recipe: root / recipe for recipe in recipes}
+
+
 # --- `make test`: side by side, those that need the machine alone, one tally ------------------------------------------
 
 

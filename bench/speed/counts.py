@@ -10,7 +10,7 @@ from PIL import Image
 
 from pocketvlm.bench.report.schema import Counts
 from pocketvlm.bench.speed.limits import operations
-from pocketvlm.bundle.graph_files import operators
+from pocketvlm.bundle.graphs import operators
 from pocketvlm.errors import BundleError, CapacityError
 from pocketvlm.runtime import GenerationConfig, PocketVlm
 

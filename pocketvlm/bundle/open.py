@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import mmap
 import os
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -24,7 +24,7 @@ from pocketvlm.files import read_bounded
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from pocketvlm.bundle.manifest import FileEntry, Manifest
+    from pocketvlm.bundle.manifest import FileEntry, Manifest, Part
 
 MANIFEST = "manifest.json"
 #: A manifest is small: 600 tensors are some 100 KB. More is not read.
@@ -59,6 +59,13 @@ class Bundle:
     def read(self, name: str) -> bytes:
         """The content of a file: a graph or the tokenizer, not weights (``path`` or ``archive`` for those)."""
         return self.path(name).read_bytes() if self.archive is None else bytes(self.archive.view(name))
+
+    def mapped(self, name: str) -> memoryview:
+        """The same as pages of the file, which are read where they are looked at: for what holds weights."""
+        if self.archive is not None:
+            return self.archive.view(name)
+        with self.path(name).open("rb") as stream:
+            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
     @property
     def total_bytes(self) -> int:
@@ -236,26 +243,47 @@ def _open_archive(location: Path, *, verify: bool) -> Bundle:
 
 
 def _check_graphs(bundle: Bundle) -> None:
-    """Refuse graphs that take weights from elsewhere: from outside, or from files whose digests nobody checks."""
-    from pocketvlm.bundle.graph_files import external_files
+    """Refuse graphs that no export writes: before an engine sees them, which trusts them."""
+    from pocketvlm.bundle.graphs import GraphError, check_graph
+    from pocketvlm.bundle.programs import ProgramError, check_program
 
     for name, part in bundle.manifest.engines.get("executorch", {}).items():
         if part.data or _start(bundle, part.file)[4:6] != EXECUTORCH_MAGIC:
             raise BundleError(f"{part.file}, of the part {name}, is not an ExecuTorch program with its weights inside")
-    graphs = (bundle.manifest.engines.get(engine, {}).values() for engine in ("onnx", "neuropilot"))
-    for part in chain.from_iterable(graphs):
-        if bundle.manifest.files[part.file].bytes > MAX_GRAPH_BYTES:
-            raise BundleError(f"{part.file} is larger than {MAX_GRAPH_BYTES} bytes; it is not a graph without weights")
+    for file in sorted({part.file for part in bundle.manifest.engines.get("executorch", {}).values()}):
         try:
-            names = external_files(bundle.read(part.file))
-        except ValueError as error:
-            raise BundleError(f"{part.file} is not a graph that a bundle may have: {error}") from error
-        for name in sorted(names):
-            # An engine looks for a file beside the graph, and for an archive's member by its very name.
-            beside = (PurePosixPath(part.file).parent / name).as_posix()
-            if (beside if bundle.archive is None else name) not in part.data:
-                listed = "which the manifest does not list for it"
-                raise BundleError(f"{part.file} takes weights from {one_line(name, 120)!a}, {listed}")
+            with bundle.mapped(file) as content:
+                check_program(content)
+        except ProgramError as error:
+            raise BundleError(f"{file} is not a program that a bundle may have: {error}") from error
+    for engine in ("onnx", "neuropilot"):
+        for name, part in bundle.manifest.engines.get(engine, {}).items():
+            if bundle.manifest.files[part.file].bytes > MAX_GRAPH_BYTES:
+                raise BundleError(
+                    f"{part.file} is larger than {MAX_GRAPH_BYTES} bytes; it is not a graph without weights"
+                )
+            try:
+                check_graph(bundle.read(part.file), _sizes(bundle.manifest, name), _data(bundle, part))
+            except GraphError as error:
+                raise BundleError(f"{part.file} is not a graph that a bundle may have: {error}") from error
+
+
+def _sizes(manifest: Manifest, part: str) -> dict[str, int]:
+    """What the dimensions of a part's inputs that vary are at most."""
+    length = manifest.kv_cache.length
+    step = length if part == "token_embedding" else min(length, manifest.prefill_chunk)
+    tiles = 1 if manifest.vision is None else manifest.vision.tile_batch
+    return {"batch": 1, "sequence": step, "kept": step, "total": length, "tiles": tiles}
+
+
+def _data(bundle: Bundle, part: Part) -> dict[str, int]:
+    """The files that a part's graph may take weights from, and their sizes.
+
+    An engine looks for one beside the graph, and for an archive's member by its very name.
+    """
+    beside = "" if bundle.archive is not None else f"{PurePosixPath(part.file).parent}/".removeprefix("./")
+    listed = {name: bundle.manifest.files[name].bytes for name in part.data}
+    return {name.removeprefix(beside): size for name, size in listed.items() if name.startswith(beside)}
 
 
 def _start(bundle: Bundle, name: str) -> bytes:

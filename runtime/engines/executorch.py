@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,7 +82,7 @@ class ExecutorchEngine:
         set_threads(threads)
         file = files.pop()
         with _as_bundle_errors():
-            self._program: LoadedProgram | None = LoadedProgram(_mapped(bundle, file), file)
+            self._program: LoadedProgram | None = LoadedProgram(bundle.mapped(file), file)
             for name in names:
                 if name != ALL_LOGITS:
                     self._program.load(name)
@@ -214,11 +213,3 @@ def _as_bundle_errors() -> Iterator[None]:
         yield
     except PocketVlmError as error:
         raise BundleError(str(error)) from error
-
-
-def _mapped(bundle: Bundle, file: str) -> Any:
-    """The file's bytes, read from disk where and when they are used."""
-    if bundle.archive is not None:
-        return bundle.archive.view(file)
-    with bundle.path(file).open("rb") as stream:
-        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)

@@ -30,6 +30,7 @@ from pocketvlm.bundle.open import (
     write_manifest,
 )
 from pocketvlm.errors import BundleError, one_line
+from tests.support import hostile_graphs
 
 SPEC = {"name": "x", "shape": [1, "tokens"], "dtype": "float32"}
 PART = {"file": "graph.onnx", "data": ["weights/text.data"], "inputs": [SPEC], "outputs": [SPEC]}
@@ -72,8 +73,10 @@ MANIFEST: dict[str, Any] = {
         },
     },
 }  # fmt: skip
+#: Of 600 bytes.
+GRAPH: bytes = hostile_graphs.model(hostile_graphs.graph(hostile_graphs.Y), producer_name="p" * 479).SerializeToString()
 CONTENT = {
-    "graph.onnx": b"graph " * 100,
+    "graph.onnx": GRAPH,
     "weights/text.data": bytes(range(256)) * 1000,
     "tokenizer.json": b"{}",
 }

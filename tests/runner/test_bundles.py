@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketvlm import __version__
-from pocketvlm.bundle.graph_files import external_files
+from pocketvlm.bundle.graphs import GraphError, check_graph
 from pocketvlm.bundle.open import (
     HOLLOW_FROM,
     MAX_MANIFEST_BYTES,
@@ -28,12 +31,16 @@ from pocketvlm.errors import BundleError
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.runtime.versions import check_minimum
 from pocketvlm.runtime.vlm import _check_consistent
-from tests.bundle import test_graph_files
+from tests.bundle import test_graphs
 from tests.bundle import test_open as test_bundle
-from tests.bundle.test_graph_files import PLACES, constant, graph, model_of, relocated, tensor
+from tests.bundle.test_graphs import relocated
 from tests.bundle.test_open import JSON_VALUES, places, save, write_bundle
 from tests.runner.native import Probe
+from tests.soak.damage import GRAPH_CHANGES
+from tests.soak.graphs import GENTLE
 from tests.soak.manifests import WORST
+from tests.support import hostile_graphs
+from tests.support.hostile_graphs import ATTACKS
 
 
 def cases(test: Callable[..., object]) -> list[Any]:
@@ -313,50 +320,70 @@ def test_the_worst_manifests(probe: Probe, tiny_bundles: dict[str, Path], tmp_pa
 # --- Graphs -----------------------------------------------------------------------------------------------------------
 
 
-def names_of(probe: Probe, content: bytes, path: Path) -> set[bytes] | None:
-    """The files that the native reader finds in a graph; None where it refuses it."""
+def said_of(probe: Probe, content: bytes, path: Path, sizes: dict[str, int], data: dict[str, int]) -> str | None:
+    """Why the native reader refuses a graph; None where it takes it."""
     path.write_bytes(content)
-    if probe.refused("graph", path=path) is not None:
-        return None
-    return {bytes.fromhex(name) for name in probe("graph", path=path)}
+    return probe.refused("graph", path=path, sizes=sizes, data=data)
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_weights_are_found_in(probe: Probe, tmp_path: Path, place: str) -> None:
-    make, wanted = PLACES[place]
-    assert names_of(probe, make(), tmp_path / "graph") == {name.encode() for name in wanted}
+def test_golden_graphs(probe: Probe, tmp_path: Path) -> None:
+    golden = json.loads(hostile_graphs.GOLDEN.read_text())
+    for case in golden["cases"]:
+        content = base64.b64decode(case["graph"])
+        said = said_of(probe, content, tmp_path / "graph", golden["sizes"], golden["data"])
+        assert said == case["refused"], case["name"]
 
 
-def test_what_is_no_graph_is_refused(probe: Probe, tmp_path: Path) -> None:
-    whole, path = model_of(graph(initializer=[tensor("a")])), tmp_path / "graph"
-    field = test_graph_files.field
-    deep = field(13, field(1, b"location") + field(2, b"a"))
-    for _ in range(200):
-        deep = field(5, field(6, field(1, deep)))
-    for content in (whole[:-5], b"\0" + whole, b"\x3b" + whole, b"\xff" * 12 + whole, field(7, field(1, deep))):
-        assert names_of(probe, content, path) is None
-    assert names_of(probe, b"\x18\0\0\0ORTM" + whole, path) is None
-    assert names_of(probe, b"", path) == set()
-    assert names_of(probe, b"\xff" * 100, path) == set()
+@pytest.mark.parametrize(
+    "name", [name for name, make in ATTACKS.items() if len(make()) > hostile_graphs.MOST_GOLDEN_BYTES]
+)
+def test_large_graphs(probe: Probe, tmp_path: Path, name: str) -> None:
+    content = ATTACKS[name]()
+    with pytest.raises(GraphError) as refused:
+        check_graph(content, hostile_graphs.SIZES, hostile_graphs.DATA)
+    native = said_of(probe, content, tmp_path / "graph", hostile_graphs.SIZES, hostile_graphs.DATA)
+    assert native == str(refused.value)
 
 
 @settings(max_examples=300)
-@given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4))
-def test_damaged_graphs(probe: Probe, tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[int, int]]) -> None:
-    content = bytearray(model_of(graph(constant("aaa"), initializer=[tensor("bbb"), tensor("ccc")])))
+@given(
+    st.sampled_from(sorted(hostile_graphs.FINE)),
+    st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=4),
+)
+def test_damaged_graphs(
+    probe: Probe, tmp_path_factory: pytest.TempPathFactory, name: str, edits: list[tuple[int, int]]
+) -> None:
+    content = bytearray(hostile_graphs.FINE[name]())
     for at, value in edits:
         content[at % len(content)] = value
-    found = names_of(probe, bytes(content), tmp_path_factory.getbasetemp() / "graph")
+    both_say(probe, bytes(content), tmp_path_factory.getbasetemp() / "graph")
+
+
+def both_say(probe: Probe, content: bytes, path: Path) -> None:
+    """The two readers take the graph, or refuse it with the same words."""
+    native = said_of(probe, content, path, hostile_graphs.SIZES, hostile_graphs.DATA)
     try:
-        wanted = external_files(bytes(content))
-    except ValueError:
-        assert found is None
-    else:
-        assert found is not None
-        assert {name.decode("utf-8", "replace") for name in found} == wanted
+        check_graph(content, hostile_graphs.SIZES, hostile_graphs.DATA)
+        python = None
+    except GraphError as error:
+        python = str(error)
+    assert native == python
 
 
-LISTED = test_graph_files.test_a_graph_takes_weights_only_from_files_that_are_listed_for_it
+@given(st.integers(0, 1 << 32), st.booleans())
+def test_changed_graphs(
+    probe: Probe, tiny_bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, seed: int, gentle: bool
+) -> None:
+    """Of an export, as the soak changes them."""
+    random_ = random.Random(seed)
+    graphs = sorted(path for bundle in tiny_bundles.values() for path in bundle.glob("*.onnx"))
+    model = onnx.load(random_.choice(graphs), load_external_data=False)
+    if gentle or model.graph.initializer:
+        random_.choice(GENTLE if gentle else GRAPH_CHANGES)(model.graph, random_)
+    both_say(probe, model.SerializeToString(), tmp_path_factory.getbasetemp() / "graph")
+
+
+LISTED = test_graphs.test_a_graph_takes_weights_only_from_files_that_are_listed_for_it
 
 
 @pytest.mark.parametrize(
@@ -368,9 +395,3 @@ def test_a_graph_takes_weights_only_from_its_files(
 ) -> None:
     relocated(tiny_bundles["fp32"], tmp_path / "bundle", location, data=data)
     assert not both(probe, tmp_path / "bundle")
-
-
-@pytest.mark.parametrize("location", ["./text.data", "text.data/", ".//text.data", "text.data/."])
-def test_other_spellings_of_a_file(probe: Probe, tiny_bundles: dict[str, Path], tmp_path: Path, location: str) -> None:
-    relocated(tiny_bundles["fp32"], tmp_path / "bundle", location, data=["text.data"])
-    both(probe, tmp_path / "bundle")

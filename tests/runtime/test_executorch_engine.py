@@ -41,17 +41,9 @@ def noise(tokens: int, width: int = 96, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(tokens, width)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Both back ends in one bundle, by recipe. Read only."""
-    root = tmp_path_factory.mktemp("executorch")
-    write_checkpoint(root / "checkpoint", tiny_config("qwen2", tie_word_embeddings=False))
-    return {
-        recipe: export_bundle(
-            root / "checkpoint", root / recipe, recipe=recipe, backends=["onnx", "executorch"], max_length=KV_LENGTH
-        ).location
-        for recipe in ("fp32", "int4-g32", "bluelm-v-3b")
-    }
+@pytest.fixture
+def bundles(executorch_bundles: dict[str, Path]) -> dict[str, Path]:
+    return executorch_bundles
 
 
 @pytest.fixture
@@ -378,7 +370,7 @@ def test_a_program_of_another_shape_is_refused(
     bundles: dict[str, Path], tmp_path: Path, change: Callable[[Any], object]
 ) -> None:
     path = copied(bundles["fp32"], tmp_path, change)
-    with pytest.raises(BundleError, match="the manifest") as caught:
+    with pytest.raises(BundleError, match=r"the manifest|beyond its cache") as caught:
         load(path, engine="executorch", threads=1)
     assert "\n" not in str(caught.value)
 
@@ -386,9 +378,9 @@ def test_a_program_of_another_shape_is_refused(
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "does not load"),
-        (lambda path: path.write_bytes(path.read_bytes()[:100]), "does not load"),
-        (lambda path: path.write_bytes(path.read_bytes()[:6]), "does not load"),
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "not a program that a bundle may have"),
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "not a program that a bundle may have"),
+        (lambda path: path.write_bytes(path.read_bytes()[:6]), "not a program that a bundle may have"),
         (lambda path: path.write_bytes(b"PK\3\4" * 20), "not an ExecuTorch program"),
         (lambda path: path.write_bytes(b""), "not an ExecuTorch program"),
         (

@@ -100,7 +100,8 @@ def part(raw: Any, name: str) -> Any:
         (lambda raw: raw["model"].update(layers=1), "unknown input 'past_key_values.1.key'"),
         (lambda raw: raw["model"].update(hidden_size=97), "the manifest asks for float [None, None, 97]"),
         (lambda raw: raw["model"].update(vocab_size=321), "'logits' is tensor(float) [1, 'kept', 320]"),
-        (lambda raw: raw["kv_cache"].update(length=256), "'past_key_values.0.key' is"),
+        (lambda raw: raw["kv_cache"].update(length=256), "it may reach beyond its cache"),
+        (lambda raw: raw["kv_cache"].update(length=191), "'past_key_values.0.key' is"),
         (lambda raw: raw["kv_cache"].update(dtype="int8"), "the manifest asks for int8"),
         (lambda raw: raw["kv_cache"].update(heads=1 << 40, head_dim=1 << 40), "this machine has"),
         (lambda raw: raw["vision"].update(tile_size=80), "'pixel_values' is"),
@@ -110,9 +111,12 @@ def part(raw: Any, name: str) -> Any:
         (lambda raw: raw["image_layout"].update(tile=[]), "no entry for every tile"),
         (lambda raw: raw["chat"]["roles"].pop("user"), "lacks the user"),
         (lambda raw: (raw["chat"]["roles"].pop("system"), raw["chat"].update(default_system="x")), "no system role"),
-        (lambda raw: part(raw, "text_decoder").update(file="text.data"), "text.data failed in ONNX Runtime"),
+        (
+            lambda raw: part(raw, "text_decoder").update(file="text.data"),
+            "text.data is not a graph that a bundle may have: field ",
+        ),
         (lambda raw: part(raw, "text_decoder").update(file="token_embedding.onnx"), "has no input 'inputs_embeds'"),
-        (lambda raw: raw.update(tokenizer="text.data"), "text.data cannot be read"),
+        (lambda raw: raw.update(tokenizer="text.data"), "text.data"),
     ],
 )
 def test_a_manifest_that_does_not_fit_its_graphs_is_refused(
@@ -138,7 +142,7 @@ def test_a_graph_whose_weights_lie_outside_is_refused(tmp_path: Path) -> None:
         (path / "text_decoder.onnx").write_bytes(model.SerializeToString())
 
     path = copied(tmp_path, lambda raw: None, files=escape)
-    with pytest.raises(BundleError, match=r"text_decoder\.onnx takes weights from '\.\./outside\.data'"):
+    with pytest.raises(BundleError, match=r"it takes weights from '\.\./outside\.data', which the manifest"):
         load(path, threads=1)
 
 
@@ -147,14 +151,14 @@ def test_weights_that_are_cut_are_refused_even_with_right_hashes(tmp_path: Path)
         (path / "text.data").write_bytes((path / "text.data").read_bytes()[:1000])
 
     path = copied(tmp_path, lambda raw: None, files=cut)
-    with pytest.raises(BundleError, match="failed in ONNX Runtime"):
+    with pytest.raises(BundleError, match="a tensor lies nowhere"):
         load(path, threads=1)
 
 
 def test_a_graph_that_does_not_load_is_one_line_and_nothing_beside_it(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """ONNX Runtime's wrapper would print that it tries again, its allocator that a shape is too large."""
+    """ONNX Runtime, which does not see it, would print that it tries again, and that a shape is too large."""
     import onnx
 
     def change(path: Path, name: str, damage: Callable[[Any], object]) -> None:
@@ -172,7 +176,7 @@ def test_a_graph_that_does_not_load_is_one_line_and_nothing_beside_it(
 
     for number, damage in enumerate((lambda path: change(path, "patch_embedding.onnx", huge), no_text)):
         path = copied(tmp_path / str(number), lambda raw: None, files=damage)
-        with pytest.raises(BundleError, match="failed in ONNX Runtime"):
+        with pytest.raises(BundleError, match="is not a graph that a bundle may have"):
             load(path, threads=1)
         assert capfd.readouterr() == ("", "")
 

@@ -228,7 +228,7 @@ def test_a_bundle_that_is_not_what_its_manifest_says_is_not_kept(wide: Path, tmp
 def test_a_bundle_that_does_not_load_says_so_as_ever(wide: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(wide, tmp_path / "bundle")
     raw = json.loads((bundle / "manifest.json").read_text())
-    raw["kv_cache"]["length"] += 1
+    raw["kv_cache"]["length"] -= 1
     (bundle / "manifest.json").write_text(json.dumps(raw))
     with pytest.warns(UserWarning, match="loading without"), pytest.raises(BundleError, match="the manifest asks for"):
         load(bundle, threads=1, prepacked_cache=tmp_path / "cache")

@@ -7,10 +7,11 @@ Cases run one after the other in processes of their own. The exit status is 1 if
 
 from __future__ import annotations
 
+import importlib
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import click
 
 from studies.reader.study import CHECKPOINT, provenance, write
 from tests.soak import processes, report
-from tests.soak.cases import PARTS, Setup
+from tests.soak.cases import BUNDLES, PARTS, Setup
 from tests.soak.processes import Judged
 from tests.soak.turns import MOST_GROWTH
 
@@ -28,15 +29,28 @@ LEAST_TURNS = 300
 TELL_EVERY = 50
 
 
-def make_bundles(folder: Path) -> dict[str, Path]:
-    """The built-in model with INT4 weights and INT8 cache, and a tiny one of random weights in float32."""
+def make_bundles(folder: Path, parts: Collection[str] = PARTS) -> dict[str, Path]:
+    """What these parts change: the built-in model with INT4 weights and INT8 cache, and a tiny one of random weights in
+    float32, as an NPU's program, and as ExecuTorch programs with either cache."""
     from pocketvlm.export import export_bundle
+    from pocketvlm.export.neuropilot.options import NpuOptions, with_options
+    from pocketvlm.recipe import load_recipe
     from tests.support.checkpoints import tiny_config, write_checkpoint
 
     write_checkpoint(folder / "checkpoint", tiny_config("qwen2", tie_word_embeddings=False))
     export_bundle(CHECKPOINT, folder / "reader", recipe="bluelm-v-3b")
-    export_bundle(folder / "checkpoint", folder / "tiny", recipe="fp32")
-    return {name: folder / name for name in ("reader", "tiny")}
+    made = [("tiny", load_recipe("fp32"), "onnx")]
+    if "graphs" in parts:
+        options = NpuOptions(chunks=1, prefill_tokens=32, compiled=False)
+        made.append(("npu", with_options(load_recipe("int4-channel"), options), "neuropilot"))
+    if "programs" in parts:
+        made += [
+            ("program", load_recipe("fp32"), "executorch"),
+            ("program-int8", load_recipe("bluelm-v-3b"), "executorch"),
+        ]
+    for name, recipe, engine in made:
+        export_bundle(folder / "checkpoint", folder / name, recipe=recipe, backends=[engine])
+    return {name: folder / name for name in ("reader", *(name for name, _, _ in made))}
 
 
 def run(
@@ -51,6 +65,8 @@ def run_cases(
 ) -> list[Judged]:
     """Cases of one part, in a folder of their own; ``loud`` tells a terminal of failures and how far it is."""
     judged = []
+    wanted = getattr(importlib.import_module(f"tests.soak.{part}"), "BUNDLES", BUNDLES)
+    bundles = {name: bundles[name] for name in wanted if name in bundles}
     with tempfile.TemporaryDirectory(prefix="pocketvlm-soak-") as sandbox:
         for case in processes.run(part, indices, Setup(seed, Path(sandbox), bundles)):
             judged.append(case)
@@ -112,6 +128,8 @@ def parse_only(context: click.Context, parameter: click.Parameter, value: str | 
 @click.option("--configs", default=1500, show_default=True, type=click.IntRange(0))
 @click.option("--terminal", default=1000, show_default=True, type=click.IntRange(0))
 @click.option("--sizes", default=1200, show_default=True, type=click.IntRange(0))
+@click.option("--graphs", default=2000, show_default=True, type=click.IntRange(0))
+@click.option("--programs", default=1000, show_default=True, type=click.IntRange(0))
 @click.option("--seed", default=0, show_default=True)
 @click.option("--only", callback=parse_only, metavar="PART:INDEX", help="Run this case alone and show it.")
 @click.option("--output", type=click.Path(path_type=Path), help="Where the report goes as JSON.")

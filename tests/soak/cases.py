@@ -16,8 +16,11 @@ from pocketvlm.errors import PocketVlmError
 Verdict = Literal["right", "refused", "another", "weights", "wrong", "hung", "crashed"]
 #: Each is a module of this package with ``cases`` (Setup -> Cases) and ``LIMITS``.
 PARTS = (
-    "images", "bundles", "prompts", "turns", "tokenizers", "templates", "terminal", "sizes", "checkpoints", "configs"
+    "images", "bundles", "prompts", "turns", "tokenizers", "templates", "terminal", "sizes", "checkpoints", "configs",
+    "graphs", "programs",
 )  # fmt: skip
+#: What a part's cases change, unless its module names others as ``BUNDLES``.
+BUNDLES = ("reader", "tiny")
 FAILURES: tuple[Verdict, ...] = ("wrong", "hung", "crashed")
 #: A refusal's line is shorter than this, characters.
 MOST_LINE = 300

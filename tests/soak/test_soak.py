@@ -25,12 +25,15 @@ COUNTS = {
     "templates": 16,
     "terminal": 30,
     "sizes": 60,
+    "graphs": 48,
+    "programs": 32,
 }
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_bundles(tmp_path_factory.mktemp("soak"))
+def bundles(tmp_path_factory: pytest.TempPathFactory, executorch_bundles: dict[str, Path]) -> dict[str, Path]:
+    programs = {"program": executorch_bundles["fp32"], "program-int8": executorch_bundles["bluelm-v-3b"]}
+    return make_bundles(tmp_path_factory.mktemp("soak"), {*COUNTS} - {"programs"}) | programs
 
 
 @pytest.mark.parametrize("part", COUNTS)

@@ -21,7 +21,7 @@ from android_app.runner.build import BUILD, HARNESSES, SOURCE
 MAX_BYTES = {"manifest": 8192, "plan": 8192, "graph": 4096}
 
 #: what reads untrusted bytes
-READERS = ("json", "manifest", "plan", "graph_files")
+READERS = ("json", "manifest", "plan", "graph", "graph_wire", "graph_shapes")
 
 
 def fuzz(harness: str, seconds: int) -> str:

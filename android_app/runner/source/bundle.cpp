@@ -11,7 +11,7 @@
 #include <cstring>
 #include <regex>
 
-#include "graph_files.h"
+#include "graph.h"
 #include "sha256.h"
 
 namespace pocketvlm {
@@ -109,18 +109,27 @@ void check_content(const std::string& path, const std::string& name, const FileE
     refuse(name + " does not have the content that the manifest describes: it is damaged or was swapped");
 }
 
-// Refuses graphs that take weights from outside, or from files whose digests nobody checks.
-void check_graph(const Bundle& bundle, const Part& part) {
+// What the dimensions of a part's inputs that vary are at most.
+std::map<std::string, int64_t> sizes_of(const Manifest& manifest, const std::string& name) {
+  const int64_t length = manifest.kv_length;
+  const int64_t step = name == "token_embedding" ? length : std::min(length, manifest.prefill_chunk);
+  const int64_t tiles = manifest.vision ? manifest.vision->tile_batch : 1;
+  return {{"batch", 1}, {"sequence", step}, {"kept", step}, {"total", length}, {"tiles", tiles}};
+}
+
+// Refuses graphs that no export writes: before ONNX Runtime sees them, which trusts them.
+void check_part(const Bundle& bundle, const std::string& name, const Part& part) {
   const std::string graph = read_file(bundle.path(part.file), kMaxGraph, Failure::bundle);
-  std::set<std::string> names;
+  const std::string beside = part.file.substr(0, part.file.rfind('/') + 1);
+  std::map<std::string, int64_t> data;
+  for (const std::string& file : part.data)
+    if (file.compare(0, beside.size(), beside) == 0)
+      data[file.substr(beside.size())] = bundle.manifest.files.at(file).bytes;
   try {
-    names = external_files(graph);
+    check_graph(graph, sizes_of(bundle.manifest, name), data);
   } catch (const Error& error) {
     refuse(part.file + " is not a graph that a bundle may have: " + error.what());
   }
-  for (const std::string& name : names)
-    if (std::find(part.data.begin(), part.data.end(), name_beside(part.file, name)) == part.data.end())
-      refuse(part.file + " takes weights from '" + one_line(name, 120) + "', which the manifest does not list for it");
 }
 
 // A program holds its weights; eight bytes of it are looked at.
@@ -156,7 +165,7 @@ Bundle open_bundle(const std::string& directory, bool verify) {
   for (const auto& engine : bundle.manifest.engines)
     for (const auto& [name, part] : engine.second)
       if (engine.first == "executorch") check_program(bundle, name, part);
-      else check_graph(bundle, part);
+      else check_part(bundle, name, part);
   return bundle;
 }
 
@@ -196,19 +205,6 @@ std::string file_sample_sha256(const std::string& path) {
     }
   }
   return digest.hexadecimal();
-}
-
-std::string name_beside(const std::string& graph, std::string_view location) {
-  if (!location.empty() && location[0] == '/') return std::string(location);
-  const size_t slash = graph.rfind('/');
-  std::string name = slash == std::string::npos ? "" : graph.substr(0, slash);
-  for (size_t at = 0; at <= location.size();) {
-    const size_t end = std::min(location.find('/', at), location.size());
-    const std::string_view piece = location.substr(at, end - at);
-    if (!piece.empty() && piece != ".") name += (name.empty() ? "" : "/") + std::string(piece);
-    at = end + 1;
-  }
-  return name;
 }
 
 void check_minimum(const std::string& library, const std::string& minimum, const std::string& installed) {

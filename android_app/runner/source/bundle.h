@@ -16,7 +16,7 @@ struct Bundle {
   std::string path(const std::string& name) const;
 };
 
-// A directory's manifest, its files' sizes and digests (with `verify` of their whole content), its graphs' weights.
+// A directory's manifest, its files' sizes and digests (with `verify` of their whole content), its graphs by their grammar.
 // Failure: bundle, naming the file or the key that is wrong.
 Bundle open_bundle(const std::string& directory, bool verify);
 
@@ -25,9 +25,6 @@ std::string read_file(const std::string& path, int64_t most, Failure failure);
 
 std::string file_sha256(const std::string& path);
 std::string file_sample_sha256(const std::string& path);
-
-// A graph's external file, which an engine looks for beside the graph, as a name in the bundle ("./a" is "a").
-std::string name_beside(const std::string& graph, std::string_view location);
 
 // Refuses a bundle that asks for a newer version of a library than `installed`. Failure: bundle.
 void check_minimum(const std::string& library, const std::string& minimum, const std::string& installed);

@@ -10,7 +10,7 @@ import pytest
 
 from pocketvlm.bench.speed.counts import gradient, multiplications
 from pocketvlm.bench.speed.projector import last_nodes
-from pocketvlm.bundle.graph_files import operators
+from pocketvlm.bundle.graphs import operators
 from pocketvlm.bundle.open import open_bundle
 
 
@@ -37,7 +37,7 @@ def test_operators_are_those_that_onnx_reads(tiny_bundles: dict[str, Path], reci
 
 @pytest.mark.parametrize("content", [b"\x3a\x05\x0a", b"1234ORTM", b"\xff" * 20])
 def test_a_damaged_graph_has_no_operators(content: bytes) -> None:
-    with pytest.raises(ValueError, match="it is"):
+    with pytest.raises(ValueError, match=r"damaged|none that exports write"):
         operators(content)
 
 
@@ -52,7 +52,7 @@ def test_a_graph_that_is_nested_too_deeply_is_refused() -> None:
     graph = b""
     for _ in range(60):
         graph = field(1, field(5, field(6, graph)))
-    with pytest.raises(ValueError, match="nested"):
+    with pytest.raises(ValueError, match="branches in branches"):
         operators(field(7, graph))
 
 

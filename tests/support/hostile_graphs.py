@@ -1,0 +1,429 @@
+"""Graphs that do harm, and some that do not: what becomes of each, word for word, in Python and in the native runner.
+
+``make_golden`` writes the small ones to tests/golden/graphs.json: python -m tests.support.hostile_graphs
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "graphs.json"
+#: What all of them are checked with.
+SIZES = {"batch": 1, "sequence": 128, "kept": 128, "total": 192, "tiles": 4}
+DATA = {"text.data": 1 << 20}
+MICROSOFT = "com.microsoft"
+FLOAT, INT64, INT8, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.INT8, TensorProto.BOOL
+#: Larger content is made anew where it is tried.
+MOST_GOLDEN_BYTES = 8192
+
+
+def value(name: str, shape: Sequence[int | str], dtype: int = FLOAT) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, dtype, list(shape))
+
+
+def ints(name: str, *numbers: int) -> TensorProto:
+    return numpy_helper.from_array(np.array(numbers, np.int64), name)
+
+
+def scalar(name: str, number: int) -> TensorProto:
+    return numpy_helper.from_array(np.array(number, np.int64), name)
+
+
+def weight(
+    name: str, shape: Sequence[int], dtype: int = FLOAT, *, offset: object = 0, length: object = None,
+    location: str = "text.data",
+) -> TensorProto:  # fmt: skip
+    """A tensor of the data file."""
+    made = TensorProto(name=name, dims=shape, data_type=dtype, data_location=TensorProto.EXTERNAL)
+    size = int(np.prod(shape)) * (4 if dtype == FLOAT else 1)
+    for key, text in (("location", location), ("offset", offset), ("length", size if length is None else length)):
+        made.external_data.add(key=key, value=str(text))
+    return made
+
+
+def graph(
+    *nodes: NodeProto, inputs: Sequence[ValueInfoProto] = (), outputs: Sequence[ValueInfoProto] = (), **more: Any
+) -> GraphProto:
+    """Of ``x`` float32 [1, sequence, 8] and ``y`` of the same shape, unless others are given."""
+    shape = (1, "sequence", 8)
+    return helper.make_graph(
+        list(nodes), "g", list(inputs) or [value("x", shape)], list(outputs) or [value("y", shape)], **more
+    )
+
+
+def model(inner: GraphProto, *, ir: int = 10, opset: int = 21, **more: Any) -> ModelProto:
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)]
+    return helper.make_model(inner, opset_imports=opsets, ir_version=ir, **more)
+
+
+def op(kind: str, inputs: str, outputs: str, domain: str = "", **attributes: Any) -> NodeProto:
+    """A node; names are separated by spaces, and "-" is none."""
+    taken, given = (["" if name == "-" else name for name in side.split()] for side in (inputs, outputs))
+    return helper.make_node(kind, taken, given, domain=domain, **attributes)
+
+
+def of(*nodes: NodeProto, **fields: Any) -> bytes:
+    content: bytes = model(graph(*nodes, **fields)).SerializeToString()
+    return content
+
+
+Y = op("Identity", "x", "y")
+
+
+def linear(weights: Sequence[int] = (16, 1, 8), **changes: Any) -> bytes:
+    """A product with 4-bit weights in one group of 16."""
+    given = {"K": 8, "N": 16, "bits": 4, "block_size": 16, "accuracy_level": 4, **changes}
+    node = op("MatMulNBits", "x codes scales", "y", MICROSOFT, **given)
+    tensors = [weight("codes", weights, TensorProto.UINT8), weight("scales", (16, 1), offset=4096)]
+    return of(node, initializer=tensors, outputs=[value("y", (1, "sequence", 16))])
+
+
+def table(bits: int, block_size: int, columns: int = 16) -> bytes:
+    """An embedding table of 8 rows."""
+    node = op("GatherBlockQuantized", "codes ids scales", "y", MICROSOFT, bits=bits, block_size=block_size,
+              gather_axis=0, quantize_axis=1)  # fmt: skip
+    tensors = [weight("codes", (8, columns), TensorProto.UINT8), weight("scales", (8, 1), offset=4096)]
+    inputs, outputs = [value("ids", ("batch", "sequence"), INT64)], [value("y", ("batch", "sequence", 16))]
+    return of(node, initializer=tensors, inputs=inputs, outputs=outputs)
+
+
+def attention(*, one: int = 1, rows: int = 192, heads: int = 2, total: str = "shape") -> bytes:
+    """Grouped attention over a cache of 192 rows, as exports write where tokens stand."""
+    cache, states = (1, 1, 192, 8), (1, "sequence", 8)
+    inputs = [value("q", (1, "sequence", 16)), value("x", states), value("attention_mask", (1, "total"), INT64)]
+    inputs += [value(f"past.{part}", cache) for part in "kv"]
+    nodes = [
+        op("ReduceSum", "attention_mask axis", "count", keepdims=0),
+        op("Sub", "count one", "last"),
+        op("Shape", "attention_mask", "shape"),
+        op("Gather", f"{total} index", "total", axis=0),
+        op("Cast", "last", "last32", to=6),
+        op("Cast", "total", "total32", to=6),
+        op("GroupQueryAttention", "q x x past.k past.v last32 total32 cos sin", "y present.k present.v", MICROSOFT,
+           num_heads=heads, kv_num_heads=1, scale=0.5, do_rotary=1),
+    ]  # fmt: skip
+    tensors = [ints("axis", 1), ints("one", one), scalar("index", 1), weight("cos", (rows, 4)),
+               weight("sin", (rows, 4), offset=8192), ints("numbers", 1, 1 << 20)]  # fmt: skip
+    outputs = [value("y", (1, "sequence", 16)), *(value(f"present.{part}", cache) for part in "kv")]
+    return of(*nodes, initializer=tensors, inputs=inputs, outputs=outputs)
+
+
+def branches(then: Sequence[NodeProto], otherwise: Sequence[NodeProto] = (), **more: Any) -> bytes:
+    """Two ways to ``y`` and two caches, in INT8, as exports write attention."""
+    cache = value("cache", (1, 1, 192, 8), INT8)
+    outputs = [
+        value("out", (1, "sequence", "width")),
+        value("k", (1, 1, 192, 8), INT8),
+        value("v", (1, 1, 192, 8), INT8),
+    ]
+    made = []
+    for prefix, nodes in (("a", then), ("b", otherwise or then)):
+        inner = helper.make_graph(list(nodes), prefix, [], outputs, **more)
+        for node in inner.node:
+            node.output[:] = [f"{prefix}.{name}" for name in node.output]
+        for output in inner.output:
+            output.name = f"{prefix}.{output.name}"
+        made.append(inner)
+    nodes = [
+        op("Shape", "x", "shape"),
+        op("Gather", "shape index", "tokens", axis=0),
+        op("Greater", "tokens few", "many"),
+        op("If", "many", "y k v", then_branch=made[0], else_branch=made[1]),
+    ]
+    tensors = [scalar("index", 1), scalar("few", 16), numpy_helper.from_array(np.ones(1, np.float32), "scale"),
+               ints("first", 0), ints("to", 1, 1, -1, 8)]  # fmt: skip
+    outputs = [value("y", (1, "sequence", 8)), *(value(name, (1, 1, 192, 8), INT8) for name in "kv")]
+    inputs = [value("x", (1, "sequence", 8)), cache]
+    inner = graph(*nodes, initializer=tensors, inputs=inputs, outputs=outputs)
+    content: bytes = model(inner, ir=12, opset=24).SerializeToString()
+    return content
+
+
+INNER = (
+    op("Identity", "x", "out"),
+    op("Reshape", "x to", "rows"),
+    op("QuantizeLinear", "{0}.rows scale", "codes", output_dtype=3),
+    op("TensorScatter", "cache {0}.codes first", "k", axis=2),
+    op("TensorScatter", "cache {0}.codes first", "v", axis=2),
+)
+
+
+def inner(prefix: str, *more: NodeProto) -> list[NodeProto]:
+    """The nodes of a branch."""
+    nodes = []
+    for node in INNER:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:] = [name.format(prefix) for name in node.input]
+        nodes.append(copy)
+    return [*nodes, *more]
+
+
+def wire(number: int, content: bytes, kind: int = 2) -> bytes:
+    """A field of bytes."""
+
+    def varint(number: int) -> bytes:
+        low, rest = number & 0x7F, number >> 7
+        return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
+
+    return varint(number << 3 | kind) + (varint(len(content)) if kind == 2 else b"") + content
+
+
+def edited(content: bytes, change: Callable[[ModelProto], object]) -> bytes:
+    changed = ModelProto.FromString(content)
+    change(changed)
+    result: bytes = changed.SerializeToString()
+    return result
+
+
+def doubling(count: int) -> bytes:
+    nodes = [op("Concat", f"v{at} v{at}", f"v{at + 1}", axis=1) for at in range(count)]
+    return of(*nodes, Y, initializer=[weight("v0", (1, 256, 8))])
+
+
+def outer(rows: int) -> bytes:
+    """Two long vectors become a huge matrix."""
+    tensors = [weight("a", (rows, 1)), weight("b", (1, rows), offset=4 * rows)]
+    return of(op("MatMul", "a b", "c"), Y, initializer=tensors)
+
+
+def slow(count: int) -> bytes:
+    """Products of 8,192 by 8,192 numbers, made of two short vectors."""
+    tensors = [weight("a", (8192, 1)), weight("b", (1, 8192), offset=32768)]
+    nodes = [op("MatMul", "a b", "m0"), *(op("MatMul", f"m{at} m{at}", f"m{at + 1}") for at in range(count))]
+    return of(*nodes, Y, initializer=tensors)
+
+
+SPARSE = SparseTensorProto(values=weight("v", (2,), location="secret"), indices=ints("i", 0, 1), dims=[2])
+INSIDE = helper.make_graph([op("Identity", "w", "z")], "inside", [], [value("z", (2,))],
+                           initializer=[weight("w", (2,), location="secret")])  # fmt: skip
+LOOP = helper.make_graph([op("Identity", "go", "on")], "loop", [value("i", (), INT64), value("go", (), BOOL)],
+                         [value("on", (), BOOL)])  # fmt: skip
+BODY = helper.make_function("d", "f", ["a"], ["b"], [op("Add", "a a", "b")], [helper.make_opsetid("", 21)])
+
+#: What no export writes -> the graph. Each is refused.
+ATTACKS: dict[str, Callable[[], bytes]] = {
+    # Files of the working directory are read.
+    "a tensor of a file in an attribute": lambda: of(
+        Y, op("Constant", "", "c", value=weight("t", (2,), location="secret"))
+    ),
+    "a tensor of a file in a branch": lambda: of(Y, op("If", "x", "z", then_branch=INSIDE, else_branch=INSIDE)),
+    "a sparse tensor of a file": lambda: of(Y, sparse_initializer=[SPARSE]),
+    "a sparse tensor in an attribute": lambda: of(Y, op("Constant", "", "c", sparse_value=SPARSE)),
+    "tensors of a file in an attribute": lambda: of(Y, op("X", "", "c", x=[weight("t", (2,), location="secret")])),
+    "a tensor of a file in training": lambda: edited(of(Y), lambda m: m.training_info.add(initialization=INSIDE)),
+    **{
+        f"a tensor of the file {name!a}": partial(of, Y, initializer=[weight("w", (2,), location=name)])
+        for name in ("secret", "../text.data", "/etc/passwd", "./text.data", "", "a" * 300, "text.data ", "text\x1b")
+    },
+    # Time and memory at load and while running.
+    "an endless loop": lambda: of(Y, op("Loop", "- -", "n", body=LOOP)),
+    "a function": lambda: model(graph(Y), functions=[BODY]).SerializeToString(),
+    "a constant of any shape": lambda: of(
+        Y, op("ConstantOfShape", "s", "c"), initializer=[ints("s", 1 << 20, 1 << 20)]
+    ),
+    "an expanded constant": lambda: of(
+        Y, op("Expand", "t s", "c"), initializer=[ints("s", 1 << 20), weight("t", (1,))]
+    ),
+    "a tiled constant": lambda: of(Y, op("Tile", "t s", "c"), initializer=[ints("s", 1 << 30), weight("t", (1,))]),
+    "a range to a constant": lambda: of(
+        Y, op("Range", "a b c", "r"), initializer=[scalar("a", 0), scalar("b", 1 << 40), scalar("c", 1)]
+    ),
+    "a constant that doubles": lambda: doubling(40),
+    "a product of vectors": lambda: outer(1 << 17),
+    "a sum that grows on both sides": lambda: of(
+        Y, op("Add", "a b", "c"), initializer=[weight("a", (4096, 1)), weight("b", (1, 4096), offset=16384)]
+    ),
+    "a weight converted too often": lambda: of(
+        *(op("Cast", "w", f"c{at}", to=11) for at in range(400)), Y, initializer=[weight("w", (1 << 18,))]
+    ),
+    "too many products": lambda: slow(3),
+    "padding beyond measure": lambda: of(
+        Y, op("Pad", "w p", "z"), initializer=[weight("w", (1, 4, 4, 8)), ints("p", 0, 0, 0, 0, 0, 1 << 40, 1, 0)]
+    ),
+    "values that are alive together": lambda: of(
+        *(op("MatMul", "a b", f"m{at}") for at in range(10)),
+        *(op("Add", "m0 m0" if at == 0 else f"s{at - 1} m{at}", f"s{at}") for at in range(10)),
+        Y,
+        initializer=[weight("a", (1 << 14, 1)), weight("b", (1, 1 << 15), offset=1 << 16)],
+        inputs=[value("x", (1, "sequence", 8)), value("rows", (1 << 20, 8))],
+    ),
+    "two tensors at one place": lambda: of(
+        Y, initializer=[weight("a", (1 << 17,)), weight("b", (1 << 17,)), weight("c", (1 << 17,))]
+    ),
+    "a tensor beyond its file": lambda: of(Y, initializer=[weight("w", (64,), offset=1 << 20)]),
+    "a tensor at an odd place": lambda: of(Y, initializer=[weight("w", (64,), offset=4)]),
+    "a tensor before its file": lambda: of(Y, initializer=[weight("w", (64,), offset=-64)]),
+    "a tensor at a place beyond 64 bits": lambda: of(Y, initializer=[weight("w", (64,), offset=1 << 64)]),
+    "a tensor of another length": lambda: of(Y, initializer=[weight("w", (64,), length=128)]),
+    "a tensor of a huge shape": lambda: of(Y, initializer=[weight("w", (1 << 31, 1 << 31, 1 << 31), length=4)]),
+    "a tensor of a negative shape": lambda: of(Y, initializer=[weight("w", (-1, -64))]),
+    "a tensor of no numbers": lambda: of(Y, initializer=[weight("w", (0,))]),
+    "a tensor of nine dimensions": lambda: of(Y, initializer=[weight("w", (1,) * 9)]),
+    "a tensor of text": lambda: of(
+        Y, initializer=[TensorProto(name="w", dims=[1], data_type=TensorProto.STRING, string_data=[b"x"])]
+    ),
+    "a tensor of another type": lambda: of(Y, initializer=[weight("w", (4,), TensorProto.BFLOAT16)]),
+    "a tensor that is too short": lambda: of(
+        Y, initializer=[TensorProto(name="w", dims=[4], data_type=FLOAT, raw_data=b"abc")]
+    ),
+    "a tensor here and there": lambda: edited(
+        of(Y, initializer=[weight("w", (2,))]), lambda m: setattr(m.graph.initializer[0], "raw_data", bytes(8))
+    ),
+    "two tensors of one name": lambda: of(Y, initializer=[weight("w", (2,)), weight("w", (2,), offset=64)]),
+    # Crashes.
+    **{f"{bits} bits": partial(linear, bits=bits) for bits in (0, 2, 3, 5, 16, -4, 1 << 40)},
+    **{f"blocks of {size}": partial(linear, block_size=size) for size in (0, 1, 8, 17, 24, 512, -16, 1 << 40)},
+    **{
+        f"a table of {bits} bits in blocks of {size}": partial(table, bits, size)
+        for bits, size in ((0, 16), (3, 16), (8, 0), (8, 24), (8, 8), (4, 16), (8, 1 << 33))
+    },
+    "blocks of other weights": lambda: linear((16, 2, 8)),
+    "no columns": lambda: linear(K=0),
+    "other rows than there are": lambda: linear(N=17),
+    "attention that reaches back": lambda: attention(one=-1000),
+    "attention that reaches before": lambda: attention(one=1000),
+    "attention to a length of its own": lambda: attention(total="numbers"),
+    "attention with few rotations": lambda: attention(rows=64),
+    "attention with other heads": lambda: attention(heads=3),
+    "attention with no heads": lambda: attention(heads=0),
+    # What is no graph of ours otherwise.
+    "an operator of another domain": lambda: of(op("Identity", "x", "y", "ai.onnx.ml")),
+    "an operator without a name": lambda: of(op("", "x", "y")),
+    "an attribute too many": lambda: of(op("Identity", "x", "y", axis=1)),
+    "an attribute too few": lambda: of(op("Softmax", "x", "y")),
+    "an attribute of another kind": lambda: of(op("Gelu", "x", "y", approximate=1)),
+    "an attribute of another value": lambda: of(op("Gelu", "x", "y", approximate="no")),
+    "an attribute twice": lambda: edited(
+        of(op("Gelu", "x", "y", approximate="none")),
+        lambda m: m.graph.node[0].attribute.append(m.graph.node[0].attribute[0]),
+    ),
+    "a number that is none": lambda: of(op("QuickGelu", "x", "y", MICROSOFT, alpha=float("nan"))),
+    "an input too many": lambda: of(op("Identity", "x x", "y")),
+    "an input too few": lambda: of(op("Add", "x", "y")),
+    "an input that is none": lambda: of(op("Add", "x -", "y")),
+    "an output too many": lambda: of(op("Identity", "x", "y z")),
+    "an output that is none": lambda: of(op("Identity", "x", "-")),
+    "a value that is read before": lambda: of(op("Identity", "z", "y"), op("Identity", "x", "z")),
+    "a value that is made twice": lambda: of(Y, Y),
+    "a value that nobody makes": lambda: of(op("Identity", "x", "z")),
+    "an output of another type": lambda: of(Y, outputs=[value("y", (1, "sequence", 8), INT8)]),
+    "an output of another shape": lambda: of(Y, outputs=[value("y", (1, "sequence", 9))]),
+    "an output of an unknown size": lambda: of(Y, outputs=[value("y", (1, "anything", 8))]),
+    "no output": lambda: edited(of(Y), lambda m: m.graph.ClearField("output")),
+    "a value that is described otherwise": lambda: of(Y, value_info=[value("y", (1, 64, 9))]),
+    "a value that is described and not there": lambda: of(Y, value_info=[value("z", (1,))]),
+    "an input of an unknown size": lambda: of(Y, inputs=[value("x", (1, "anything", 8))]),
+    "an input of a huge size": lambda: of(Y, inputs=[value("x", (1 << 20, 1 << 20))]),
+    "an input of no size": lambda: of(Y, inputs=[value("x", (0, 8))]),
+    "a sum of other shapes": lambda: of(op("Add", "x w", "y"), initializer=[weight("w", (7,))]),
+    "a sum of other types": lambda: of(op("Add", "x w", "y"), initializer=[ints("w", 1)]),
+    "a shape of other numbers": lambda: of(
+        op("Reshape", "w s", "z"), Y, initializer=[weight("w", (4, 4)), ints("s", 5, -1)]
+    ),
+    "a shape below zero": lambda: of(op("Reshape", "x s", "y"), initializer=[ints("s", 1, -2, 8)]),
+    "a shape that follows twice": lambda: of(op("Reshape", "x s", "y"), initializer=[ints("s", 1, -1, -1)]),
+    "a shape that copies nothing": lambda: of(op("Reshape", "x s", "y"), initializer=[ints("s", 1, 1, 1, 0)]),
+    "a shape that is computed": lambda: of(op("Shape", "x", "s"), op("Reshape", "x s", "y")),
+    "an order with an axis twice": lambda: of(op("Transpose", "x", "y", perm=[0, 1, 1])),
+    "a slice of nothing": lambda: of(
+        op("Slice", "w a b c", "z"), Y, initializer=[weight("w", (4,)), ints("a", 2), ints("b", 2), ints("c", 0)]
+    ),
+    "a slice of another axis": lambda: of(
+        op("Slice", "x a b c", "y"), initializer=[ints("a", 0), ints("b", 2), ints("c", 7)]
+    ),
+    "half of an odd number": lambda: of(
+        op("Cast", "w", "d", to=11),
+        op("Split", "d", "e f", axis=-2, num_outputs=2),
+        Y,
+        initializer=[weight("w", (3, 4))],
+    ),
+    "an index that is none": lambda: of(
+        op("Shape", "x", "s"), op("Gather", "s i", "z", axis=0), Y, initializer=[scalar("i", 3)]
+    ),
+    "a kernel of other strides": lambda: of(
+        op("Conv", "p w b", "z", kernel_shape=[2, 2], strides=[0, 0]),
+        Y,
+        inputs=[value("p", (1, 3, 8, 8)), value("x", (1, "sequence", 8))],
+        initializer=[weight("w", (4, 3, 2, 2)), weight("b", (4,), offset=4096)],
+    ),
+    "a branch in a branch": lambda: branches(
+        inner("a", op("If", "many", "i j l", then_branch=INSIDE, else_branch=INSIDE)), inner("b")
+    ),
+    "branches of other types": lambda: branches([*inner("a")[1:], op("Identity", "a.codes", "out")], inner("b")),
+    "a branch that lacks an output": lambda: branches(inner("a")[1:], inner("b")),
+    # What protobuf's readers take in more than one way.
+    "a graph twice": lambda: of(Y) + of(Y),
+    "a field of another number": lambda: of(Y) + wire(1000, b"x"),
+    "a group": lambda: of(Y) + wire(7, b"", kind=3) + wire(7, b"", kind=4),
+    "a packed shape": lambda: wire(8, wire(2, b"\x15", kind=0)) + wire(7, wire(5, wire(1, b"\x02\x02"))),
+    "a cut graph": lambda: of(Y)[:-3],
+    "a number of eleven bytes": lambda: of(Y) + b"\x08" + b"\xff" * 10 + b"\x01",
+    "a number beyond 64 bits": lambda: b"\x08" + b"\xff" * 9 + b"\x7f",
+    "nothing": lambda: b"",
+    "noise": lambda: b"\xff" * 100,
+    "another format": lambda: b"\x18\0\0\0ORTM" + of(Y),
+    "another operator set": lambda: model(graph(Y), opset=22).SerializeToString(),
+    "another version": lambda: model(graph(Y), ir=11).SerializeToString(),
+    "one domain twice": lambda: edited(of(Y), lambda m: m.opset_import.append(m.opset_import[0])),
+    "another domain": lambda: edited(of(Y), lambda m: m.opset_import.add(domain="x", version=1)),
+    "properties": lambda: edited(of(Y), lambda m: m.metadata_props.add(key="a", value="b")),
+    "a text": lambda: edited(of(Y), lambda m: setattr(m.graph, "doc_string", "x")),
+    **{
+        f"the name {name!a}": partial(of, op("Identity", "x", name), outputs=[value(name, (1, "sequence", 8))])
+        for name in ("a\nb", "\x1b[2J", "é", "n" * 513)
+    },
+    # Too much to read.
+    "a million empty nodes": lambda: wire(7, wire(1, b"") * (1 << 20)),
+    "40,000 nodes": lambda: of(Y, *(op("Identity", "x", f"n{at}") for at in range(40_000))),
+}
+
+#: Graphs as exports write them: each is taken.
+FINE: dict[str, Callable[[], bytes]] = {
+    "a value as it is": lambda: of(Y),
+    "a linear layer": linear,
+    "a table": lambda: table(8, 16),
+    "a table of 4 bits": lambda: table(4, 16, 8),
+    "attention": attention,
+    "two branches": lambda: branches(inner("a"), inner("b")),
+    "a product of vectors that is small": lambda: outer(64),
+    "a constant that doubles a little": lambda: doubling(3),
+    "a slice": lambda: of(
+        op("Slice", "x a b c", "z"), Y, initializer=[ints("a", -2), ints("b", 1 << 62), ints("c", 1)]
+    ),
+    "a shape that follows": lambda: of(op("Reshape", "x s", "z"), Y, initializer=[ints("s", 0, 0, 2, -1)]),
+    "a sum that grows": lambda: of(op("Add", "w x", "y"), initializer=[weight("w", (8,))]),
+    "padding": lambda: of(
+        op("Pad", "w p", "z"), Y, initializer=[weight("w", (1, 4, 4, 8)), ints("p", 0, 0, 0, 0, 0, 1, 1, 0)]
+    ),
+}
+
+
+def make_golden() -> str:
+    """The graphs that are small, and what is said of each: null where it is taken."""
+    from pocketvlm.bundle.graphs import GraphError, check_graph
+
+    cases = []
+    for name, make in (ATTACKS | FINE).items():
+        content, reason = make(), None
+        if len(content) > MOST_GOLDEN_BYTES:
+            continue
+        try:
+            check_graph(content, SIZES, DATA)
+        except GraphError as error:
+            reason = str(error)
+        cases.append({"name": name, "graph": base64.b64encode(content).decode(), "refused": reason})
+    described = "ONNX graphs and why a bundle may not have them (null: it may), with these sizes and data files."
+    return json.dumps({"description": described, "sizes": SIZES, "data": DATA, "cases": cases}, indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(make_golden())
