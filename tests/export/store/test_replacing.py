@@ -217,19 +217,52 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-PIECE = {"codes": np.zeros(60_000, np.uint8)}
+PIECE = {"codes": np.zeros(4_000, np.uint8)}
 
 
-@pytest.mark.parametrize("pieces", range(6))
-def test_on_a_full_disk_nothing_is_left_and_that_is_what_is_said(small_disk: Path, pieces: int) -> None:
-    """Full at each point: after so many finished pieces, in one of them, or in a part of the bundle."""
+def test_on_a_full_disk_nothing_is_left_and_that_is_what_is_said(small_disk: Path) -> None:
+    """Full at 69 points: after so many finished pieces, in one of them, or in a part of the bundle."""
     output = small_disk / "bundle"
     said = "the disk is full; nothing was left behind"
-    with pytest.raises(ExportError, match=said), replacing(output) as directory, finished_so_far(output, "k") as done:  # noqa: PT012
-        for number in range(pieces):
-            done.keep(f"piece {number}", PIECE)
-        (directory / "part.data").write_bytes(bytes(400_000))
-    assert list(small_disk.iterdir()) == []
+
+    def export(pieces: int) -> None:
+        with replacing(output) as directory, finished_so_far(output, "k") as done:
+            for number in range(pieces):
+                done.keep(f"piece {number}", PIECE)
+            (directory / "part.data").write_bytes(bytes(400_000))
+
+    for pieces in range(69):
+        with pytest.raises(ExportError, match=said):
+            export(pieces)
+        assert list(small_disk.iterdir()) == []
+
+
+#: Exports again and again, a line each time, until it is killed.
+EXPORTER = """
+import sys
+from pathlib import Path
+from pocketvlm.export.store.replacing import replacing
+while True:
+    with replacing(Path(sys.argv[1])) as directory:
+        (directory / "manifest.json").write_text("whole")
+    print("done", flush=True)
+"""
+
+
+def test_killed_exports_leave_a_whole_bundle_and_the_next_one_clears_up(tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    for kill in range(5):
+        command = [sys.executable, "-c", EXPORTER, str(output)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for _ in range(1 + 7 * kill):
+                assert process.stdout.readline() == "done\n"
+            process.kill()
+        if exchange(output, output):
+            assert (output / "manifest.json").read_text() == "whole"
+    with replacing(output) as directory:
+        (directory / "manifest.json").write_text("last")
+    assert list(tmp_path.iterdir()) == [output]
 
 
 def test_what_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
