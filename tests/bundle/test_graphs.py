@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pocketvlm.bundle.archive import write_archive
 from pocketvlm.bundle.graphs import GraphError, check_graph
 from pocketvlm.bundle.graphs.check import _Checker
-from pocketvlm.bundle.graphs.shapes import Bound
+from pocketvlm.bundle.graphs.shapes import BoundNode
 from pocketvlm.bundle.graphs.table import table
 from pocketvlm.bundle.graphs.wire import LIMITS
 from pocketvlm.bundle.open import describe_files, open_bundle
@@ -124,7 +124,7 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
         )
         from pocketvlm.bundle.graphs.forms import match_inputs, read_attributes
 
-        seen.add((node["operator"], at, match_inputs(form, Bound(read_attributes(node, form), inputs))))
+        seen.add((node["operator"], at, match_inputs(form, BoundNode(read_attributes(node, form), inputs))))
         return outputs
 
     with pytest.MonkeyPatch.context() as patch:

@@ -9,7 +9,7 @@ from typing import Final
 
 from pocketvlm.bundle.graphs.declared import check_declared, input_value, tensor_value
 from pocketvlm.bundle.graphs.forms import match_inputs, read_attributes, type_of
-from pocketvlm.bundle.graphs.shapes import RULES, Bound, Dims, Value, elements, most_of, refuse, resolved
+from pocketvlm.bundle.graphs.shapes import RULES, BoundNode, Dims, TypedValue, elements, most_of, refuse, resolved
 from pocketvlm.bundle.graphs.table import Form, table
 from pocketvlm.bundle.graphs.wire import LIMITS, GraphError, Message, read_model
 
@@ -59,7 +59,7 @@ def _nodes(graph: Message) -> Iterator[Message]:
 class _Checker:
     sizes: Mapping[str, int]
     data: Mapping[str, int]
-    values: dict[str, Value] = field(default_factory=dict)
+    values: dict[str, TypedValue] = field(default_factory=dict)
     stored: int = 0
     folded: int = 0
     live: int = 0
@@ -85,7 +85,7 @@ class _Checker:
             check_declared(described, self.values, self.sizes)
 
     def _weights_and_inputs(self, graph: Message) -> None:
-        room, tensors, rows = dict(self.data), dict[str, Value](), 1
+        room, tensors, rows = dict(self.data), dict[str, TypedValue](), 1
         for tensor in graph["initializers"]:
             name = tensor.get("name", "")
             refuse(name in tensors, "it has two tensors of one name")
@@ -137,9 +137,11 @@ class _Checker:
             self._define(name, value)
             self.folded += _bits(value) if value.constant else 0
 
-    def _in_form(self, node: Message, form: Form, inputs: Sequence[Value | None], *, inside: bool) -> list[Value]:
+    def _in_form(
+        self, node: Message, form: Form, inputs: Sequence[TypedValue | None], *, inside: bool
+    ) -> list[TypedValue]:
         """What a node gives, if it is written in this form."""
-        bound = Bound(read_attributes(node, form), inputs)
+        bound = BoundNode(read_attributes(node, form), inputs)
         generic = match_inputs(form, bound)
         refuse(len(node["outputs"]) != len(form.outputs), "it gives other outputs")
         branches = [bound.attributes[name] for name in BRANCHES if name in bound.attributes]
@@ -156,8 +158,8 @@ class _Checker:
                 shape = dims[at]
             else:
                 shape = resolved(pattern.dims, bound)
-            outputs.append(Value(type_of(pattern, generic, bound), shape, constant, most=most))
-        for value in (*outputs, *(Value("float32", held) for held in (dims or ())[len(outputs) :])):
+            outputs.append(TypedValue(type_of(pattern, generic, bound), shape, constant, most=most))
+        for value in (*outputs, *(TypedValue("float32", held) for held in (dims or ())[len(outputs) :])):
             _bounded(value)
         each = max(LIMITS["work_by_number"], math.prod(bound.size(name) for name in form.times))
         self.work += elements(outputs[0].dims) * each
@@ -184,13 +186,13 @@ class _Checker:
 
     # --- Values -------------------------------------------------------------------------------------------------------
 
-    def _read(self, name: str) -> Value | None:
+    def _read(self, name: str) -> TypedValue | None:
         if not name:
             return None
         refuse(name not in self.values, "it reads what is not there yet")
         return self.values[name]
 
-    def _define(self, name: str, value: Value) -> None:
+    def _define(self, name: str, value: TypedValue) -> None:
         refuse(not name or name in self.values, "it has two values of one name")
         _bounded(value)
         self.values[name] = value
@@ -203,10 +205,10 @@ def _joint(one: Dims, other: Dims) -> Dims:
     return tuple(a if a == b else -max(abs(a), abs(b)) for a, b in zip(one, other, strict=True))
 
 
-def _bounded(value: Value) -> None:
+def _bounded(value: TypedValue) -> None:
     bad = len(value.dims) > LIMITS["rank"] or max(map(abs, value.dims), default=0) > LIMITS["size"]
     refuse(bad or _bits(value) > LIMITS["value_bits"], "it asks for too much memory")
 
 
-def _bits(value: Value) -> int:
+def _bits(value: TypedValue) -> int:
     return table().types[value.dtype][1] * elements(value.dims)

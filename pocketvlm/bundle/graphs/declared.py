@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pocketvlm.bundle.graphs.shapes import Value, elements, refuse
+from pocketvlm.bundle.graphs.shapes import TypedValue, elements, refuse
 from pocketvlm.bundle.graphs.table import table
 from pocketvlm.bundle.graphs.wire import LIMITS, GraphError, Message
 
@@ -16,7 +16,7 @@ BRANCH_NAMES: Final = frozenset({"sequence", "width"})
 MASK: Final = "attention_mask"
 
 
-def tensor_value(tensor: Message, data: Mapping[str, int], room: dict[str, int]) -> Value:
+def tensor_value(tensor: Message, data: Mapping[str, int], room: dict[str, int]) -> TypedValue:
     """A weight; of the files ``data`` and their sizes, ``room`` is what no tensor has taken yet.
 
     :raises GraphError: it lies nowhere, or nobody lists its file
@@ -32,13 +32,13 @@ def tensor_value(tensor: Message, data: Mapping[str, int], room: dict[str, int])
     if "location" in tensor or tensor["external"]:
         refuse(tensor.get("location") != 1 or "raw" in tensor, "a tensor lies at two places")
         _take(tensor["external"], size, data, room)
-        return Value(dtype, dims, constant=True)
+        return TypedValue(dtype, dims, constant=True)
     raw = tensor.get("raw", b"")
     refuse(len(raw) != size, "a tensor has another length than its shape")
     ints = None
     if dtype == "int64" and len(dims) < 2 and elements(dims) <= LIMITS["ints"]:
         ints = struct.unpack(f"<{elements(dims)}q", raw)
-    return Value(dtype, dims, constant=True, ints=ints)
+    return TypedValue(dtype, dims, constant=True, ints=ints)
 
 
 def _take(entries: Sequence[Message], size: int, data: Mapping[str, int], room: dict[str, int]) -> None:
@@ -55,7 +55,7 @@ def _take(entries: Sequence[Message], size: int, data: Mapping[str, int], room: 
     refuse(room[name] < 0, "its tensors take more than there is")
 
 
-def input_value(described: Message, sizes: Mapping[str, int]) -> Value:
+def input_value(described: Message, sizes: Mapping[str, int]) -> TypedValue:
     """An input; ``sizes`` says what its dimensions that vary are at most."""
     dtype, shape = _typed(described)
     refuse(shape is None, "an input has no shape")
@@ -68,10 +68,10 @@ def input_value(described: Message, sizes: Mapping[str, int]) -> Value:
             refuse(not 0 < dim.get("size", 0) <= LIMITS["size"], "an input has another shape")
             dims.append(dim["size"])
     refuse(len(dims) > LIMITS["rank"], "an input has another shape")
-    return Value(dtype, tuple(dims), most=1 if described["name"] == MASK else None)
+    return TypedValue(dtype, tuple(dims), most=1 if described["name"] == MASK else None)
 
 
-def check_declared(described: Message, values: Mapping[str, Value], sizes: Mapping[str, int]) -> None:
+def check_declared(described: Message, values: Mapping[str, TypedValue], sizes: Mapping[str, int]) -> None:
     """What is said of an output, or of a value on the way, is so.
 
     :raises GraphError: it is not

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pocketvlm.bundle.graphs.shapes import Bound, matched, refuse
-from pocketvlm.bundle.graphs.table import Form, Pattern, Wanted, table
+from pocketvlm.bundle.graphs.shapes import BoundNode, matched, refuse
+from pocketvlm.bundle.graphs.table import Form, TensorPattern, Wanted, table
 from pocketvlm.bundle.graphs.wire import LIMITS, GraphError, Message
 
 #: Of AttributeProto.type, by the table's kinds: the number, and the field that goes with it.
@@ -47,7 +47,7 @@ def _value(attribute: Message, wanted: Wanted) -> Any:
     return value
 
 
-def match_inputs(form: Form, bound: Bound) -> str:
+def match_inputs(form: Form, bound: BoundNode) -> str:
     """Hold the inputs to their patterns; gives the type T.
 
     :raises GraphError: one is missing, too many, or of another type or shape
@@ -71,7 +71,7 @@ def match_inputs(form: Form, bound: Bound) -> str:
     return generic
 
 
-def type_of(pattern: Pattern, generic: str, bound: Bound) -> str:
+def type_of(pattern: TensorPattern, generic: str, bound: BoundNode) -> str:
     """Of an output."""
     if pattern.dtype.startswith("@"):
         return table().numbers[bound.attributes[pattern.dtype[1:]]]

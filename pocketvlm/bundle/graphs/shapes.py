@@ -18,7 +18,7 @@ Dims = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Value:
+class TypedValue:
     """A value of a graph. ``constant``: it follows from weights alone. ``ints``: what a small int64 constant says.
     ``most``: no number in it is larger."""
 
@@ -30,11 +30,11 @@ class Value:
 
 
 @dataclass
-class Bound:
+class BoundNode:
     """What a node's inputs and attributes say for the names in its patterns; ``lead`` is what ``*`` stands for."""
 
     attributes: Mapping[str, Any]
-    inputs: Sequence[Value | None]
+    inputs: Sequence[TypedValue | None]
     sizes: dict[str, int] = field(default_factory=dict)
     lead: Dims | None = None
 
@@ -42,7 +42,7 @@ class Bound:
         """The most that a dimension may be."""
         return abs(self.sizes[name])
 
-    def given(self, at: int) -> Value:
+    def given(self, at: int) -> TypedValue:
         """An input that is there."""
         value = self.inputs[at]
         assert value is not None
@@ -70,7 +70,7 @@ def same(one: int, other: int) -> int:
     return max(one, other)  # the exact one, or the tighter of two bounds
 
 
-def matched(pattern: Sequence[str], value: Value, bound: Bound) -> None:
+def matched(pattern: Sequence[str], value: TypedValue, bound: BoundNode) -> None:
     """Bind the names of a pattern's dimensions to a value's.
 
     :raises GraphError: it has other dimensions
@@ -93,7 +93,7 @@ def matched(pattern: Sequence[str], value: Value, bound: Bound) -> None:
             bound.sizes[name] = same(bound.sizes[name], size) if name in bound.sizes else size
 
 
-def resolved(pattern: Sequence[str], bound: Bound) -> Dims:
+def resolved(pattern: Sequence[str], bound: BoundNode) -> Dims:
     """The dimensions of an output."""
     dims: list[int] = []
     for name in pattern:
@@ -109,7 +109,7 @@ def exact(dims: Sequence[int]) -> bool:
     return all(size > 0 for size in dims)
 
 
-def _ints(bound: Bound, at: int) -> Dims:
+def _ints(bound: BoundNode, at: int) -> Dims:
     ints = bound.given(at).ints
     if ints is None:
         raise GraphError("an input is to be a constant")
@@ -121,7 +121,7 @@ def _axis(axis: int, rank: int) -> int:
     return axis % rank
 
 
-def _broadcast(bound: Bound) -> list[Dims]:
+def _broadcast(bound: BoundNode) -> list[Dims]:
     """As ONNX does, where one side has the result's shape already: nothing grows."""
     left, right = bound.given(0).dims, bound.given(1).dims
     rank = max(len(left), len(right))
@@ -136,7 +136,7 @@ def _broadcast(bound: Bound) -> list[Dims]:
     return [tuple(result)]
 
 
-def _blocks(bound: Bound) -> None:
+def _blocks(bound: BoundNode) -> None:
     """[rows, groups, bytes of a group], scales for each group; zero points of 4 bits in pairs."""
     bits, block = bound.attributes["bits"], bound.attributes["block_size"]
     groups = -(-bound.size("K") // block)
@@ -144,7 +144,7 @@ def _blocks(bound: Bound) -> None:
     refuse("Z" in bound.sizes and bound.sizes["Z"] != -(-groups * bits // 8), "its zero points do not fit")
 
 
-def _rows_of_blocks(bound: Bound) -> None:
+def _rows_of_blocks(bound: BoundNode) -> None:
     """Codes [rows, bytes] of whole groups, scales [rows, groups] -> columns."""
     bits, block, groups = bound.attributes["bits"], bound.attributes["block_size"], bound.sizes["G"]
     bound.sizes["C"] = groups * block
@@ -154,7 +154,7 @@ def _rows_of_blocks(bound: Bound) -> None:
     bound.sizes["C"] = columns
 
 
-def _patches(bound: Bound) -> list[Dims]:
+def _patches(bound: BoundNode) -> list[Dims]:
     """A convolution whose kernel steps by its own size."""
     kernel = (bound.sizes["P"], bound.sizes["Q"])
     refuse(any(tuple(bound.attributes[name]) != kernel for name in ("kernel_shape", "strides")), "it has other strides")
@@ -163,19 +163,19 @@ def _patches(bound: Bound) -> list[Dims]:
     return [(bound.sizes["T"], bound.sizes["O"], *grid)]
 
 
-def _heads(bound: Bound) -> list[Dims]:
+def _heads(bound: BoundNode) -> list[Dims]:
     """Beside the output the scores of all heads are held."""
     heads = bound.attributes["num_heads"]
     refuse(bound.sizes["W"] < 1 or bound.sizes["W"] % heads != 0, "its heads do not fit")
     return [bound.given(0).dims, (bound.size("B"), heads, bound.size("S"), bound.size("S"))]
 
 
-def _scores(bound: Bound) -> list[Dims]:
+def _scores(bound: BoundNode) -> list[Dims]:
     refuse(bound.size("H") % bound.size("K") != 0, "its heads do not fit")
     return [bound.given(0).dims, (bound.size("B"), bound.size("H"), bound.size("S"), bound.size("L"))]
 
 
-def _grouped(bound: Bound) -> None:
+def _grouped(bound: BoundNode) -> None:
     heads, kv_heads, size = bound.attributes["num_heads"], bound.attributes["kv_num_heads"], bound.sizes["D"]
     wrong = kv_heads != bound.sizes["H"] or heads % kv_heads != 0 or size < 1 or size % 8 != 0
     wrong |= bound.sizes["Q"] != heads * size or bound.sizes["W"] != kv_heads * size
@@ -185,30 +185,30 @@ def _grouped(bound: Bound) -> None:
     refuse(not fits, "it may reach beyond its cache")
 
 
-def _rotary(bound: Bound) -> None:
+def _rotary(bound: BoundNode) -> None:
     refuse(bound.sizes["W"] < 1 or bound.sizes["W"] % (2 * bound.sizes["C"]) != 0, "its heads do not fit")
 
 
-def _element(bound: Bound) -> None:
+def _element(bound: BoundNode) -> None:
     (index,) = _ints(bound, 1)
     refuse(not 0 <= index < bound.sizes["V"], "its index is none of the input's")
 
 
-def _reduced(bound: Bound) -> list[Dims]:
+def _reduced(bound: BoundNode) -> list[Dims]:
     dims, (axis,) = list(bound.given(0).dims), _ints(bound, 1)
     axis = _axis(axis, len(dims))
     dims[axis : axis + 1] = [1] * bound.attributes["keepdims"]
     return [tuple(dims)]
 
 
-def _shape_of(bound: Bound) -> list[Dims]:
+def _shape_of(bound: BoundNode) -> list[Dims]:
     rank = len(bound.given(0).dims)
     start, end = bound.attributes.get("start", 0), bound.attributes.get("end", rank)
     refuse(not start < end <= rank, "its axis is none of the input's")
     return [(end - start,)]
 
 
-def _sliced(bound: Bound) -> list[Dims]:
+def _sliced(bound: BoundNode) -> list[Dims]:
     dims = list(bound.given(0).dims)
     axis = _axis(_ints(bound, 3)[0] if len(bound.inputs) > 3 else 0, len(dims))
     start, end = (bound.given(at).ints for at in (1, 2))
@@ -220,13 +220,13 @@ def _sliced(bound: Bound) -> list[Dims]:
     return [tuple(dims)]
 
 
-def _halves(bound: Bound) -> list[Dims]:
+def _halves(bound: BoundNode) -> list[Dims]:
     rows = bound.sizes["R"]
     refuse(rows < 1 or rows % 2 != 0, "its shapes do not fit")
     return [(*(bound.lead or ()), rows // 2, bound.sizes["N"])] * 2
 
 
-def _joined(bound: Bound) -> list[Dims]:
+def _joined(bound: BoundNode) -> list[Dims]:
     left, right = bound.given(0).dims, bound.given(1).dims
     axis = _axis(bound.attributes["axis"], len(left))
     refuse(len(left) != len(right), "its shapes do not fit")
@@ -236,7 +236,7 @@ def _joined(bound: Bound) -> list[Dims]:
     return [tuple(dims)]
 
 
-def _reshaped(bound: Bound) -> list[Dims]:
+def _reshaped(bound: BoundNode) -> list[Dims]:
     before, target = bound.given(0).dims, _ints(bound, 1)
     refuse(target.count(-1) > 1 or min(target) < -1, "its shape is none")
     copied = {at for at, size in enumerate(target) if size == 0}
@@ -253,17 +253,17 @@ def _reshaped(bound: Bound) -> list[Dims]:
     return [tuple(before[at] if at in copied else follows if size < 0 else size for at, size in enumerate(target))]
 
 
-def _transposed(bound: Bound) -> list[Dims]:
+def _transposed(bound: BoundNode) -> list[Dims]:
     dims, order = bound.given(0).dims, bound.attributes["perm"]
     refuse(sorted(order) != list(range(len(dims))), "its order is none of the input's axes")
     return [tuple(dims[axis] for axis in order)]
 
 
-def _last_axis(bound: Bound) -> None:
+def _last_axis(bound: BoundNode) -> None:
     refuse(_ints(bound, 1) != (1,), "its axis is none of the input's")
 
 
-def _padded(bound: Bound) -> list[Dims]:
+def _padded(bound: BoundNode) -> list[Dims]:
     """A grid's rows and columns, by less than they are."""
     dims, pads = bound.given(0).dims, _ints(bound, 1)
     refuse(len(pads) != 2 * len(dims), "its padding does not fit")
@@ -273,7 +273,7 @@ def _padded(bound: Bound) -> list[Dims]:
     return [tuple(size + more for size, more in zip(dims, behind, strict=True))]
 
 
-def _counted(bound: Bound) -> list[Dims]:
+def _counted(bound: BoundNode) -> list[Dims]:
     most = bound.given(1).most
     if most is None or _ints(bound, 0) != (0,) or _ints(bound, 2) != (1,):
         raise GraphError("nothing says how far it counts")
@@ -281,7 +281,7 @@ def _counted(bound: Bound) -> list[Dims]:
 
 
 #: Rule -> the dimensions of the outputs (and, behind them, of what is held meanwhile), or None where the patterns say.
-RULES: Final[dict[str, Callable[[Bound], list[Dims] | None]]] = {
+RULES: Final[dict[str, Callable[[BoundNode], list[Dims] | None]]] = {
     "broadcast": _broadcast, "blocks": _blocks, "rows_of_blocks": _rows_of_blocks, "patches": _patches, "heads": _heads,
     "scores": _scores, "grouped": _grouped, "rotary": _rotary, "element": _element, "reduced": _reduced,
     "shape_of": _shape_of, "sliced": _sliced, "halves": _halves, "joined": _joined, "reshaped": _reshaped,
@@ -289,7 +289,7 @@ RULES: Final[dict[str, Callable[[Bound], list[Dims] | None]]] = {
 }  # fmt: skip
 
 
-def most_of(operator: str, bound: Bound) -> int | None:
+def most_of(operator: str, bound: BoundNode) -> int | None:
     """The largest number that a node may give, where its kind says so: what counts tokens."""
     first = bound.inputs[0]
     if first is None:

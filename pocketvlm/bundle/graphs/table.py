@@ -17,7 +17,7 @@ from pocketvlm.bundle.graphs.wire import GRAMMAR
 
 
 @dataclass(frozen=True)
-class Pattern:
+class TensorPattern:
     """One input or output of an operator in the table. ``dims`` is None where a rule says, or any will do."""
 
     dtype: str
@@ -42,9 +42,9 @@ class Form:
     """A way in which exports write an operator."""
 
     attributes: Mapping[str, Wanted]
-    inputs: tuple[Pattern | None, ...]
+    inputs: tuple[TensorPattern | None, ...]
     """None where nothing may stand"""
-    outputs: tuple[Pattern, ...]
+    outputs: tuple[TensorPattern, ...]
     types: tuple[str, ...] = ()
     """of what the patterns call T"""
     rule: str = ""
@@ -53,7 +53,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Table:
+class Grammar:
     """``grammar.json``, but for its messages."""
 
     ir_versions: frozenset[int]
@@ -70,7 +70,7 @@ class Table:
 
 
 @functools.cache
-def table() -> Table:
+def table() -> Grammar:
     """The table, parsed once."""
     raw = GRAMMAR
     operators_ = {
@@ -78,7 +78,7 @@ def table() -> Table:
         for name, entry in raw["operators"].items()
     }
     types = {name: (number, bits) for name, (number, bits) in raw["types"].items()}
-    return Table(frozenset(raw["ir_versions"]), raw["opsets"], types, operators_)
+    return Grammar(frozenset(raw["ir_versions"]), raw["opsets"], types, operators_)
 
 
 def _form(raw: Mapping[str, Any]) -> Form:
@@ -94,6 +94,6 @@ def _wanted(raw: Any, name: str) -> Wanted:
     return Wanted(kind, values, needed=name[0] != "?")
 
 
-def _pattern(text: str) -> Pattern:
+def _pattern(text: str) -> TensorPattern:
     dtype, bracket, dims = text.removeprefix("?").rstrip(".]").partition("[")
-    return Pattern(dtype, tuple(dims.split()) if bracket else None, text.startswith("?"), text.endswith("."))
+    return TensorPattern(dtype, tuple(dims.split()) if bracket else None, text.startswith("?"), text.endswith("."))

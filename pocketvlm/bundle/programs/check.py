@@ -54,7 +54,7 @@ OPERATORS: Final = {
 
 
 @dataclass(frozen=True)
-class Program:
+class CheckedProgram:
     """What methods refer to: bytes of each constant, and the delegates' graphs by their segments."""
 
     constants: Sequence[int]
@@ -72,7 +72,7 @@ def check_program(content: memoryview) -> None:
     _refuse(
         len(named) != len(raw["named_data"]) or any(at >= len(segments) for at in named.values()), "a name is wrong"
     )
-    program = Program(_constants(raw["constant_segment"], segments), {}, segments, {
+    program = CheckedProgram(_constants(raw["constant_segment"], segments), {}, segments, {
         key: len(segments[at]) for key, at in named.items()
     })  # fmt: skip
     names = [method["name"] for method in raw["methods"]]
@@ -112,7 +112,7 @@ def _constants(places: Table | None, segments: Sequence[memoryview]) -> list[int
     return sizes
 
 
-def _check_method(method: Table, program: Program) -> None:
+def _check_method(method: Table, program: CheckedProgram) -> None:
     buffers, values = method["buffers"], [value["value"] for value in method["values"]]
     _refuse(not buffers or buffers[0] != 0 or min(buffers) < 0 or sum(buffers) > MOST_MEMORY, "its memory is none")
     _refuse(bool(method["devices"]), "it is for another device")
@@ -176,7 +176,7 @@ def _check_kernel(call: Table, operators: Sequence[Table], kinds: Sequence[str])
     _refuse([kinds[argument] for argument in arguments] != (wanted or "").split(), "an index leads to something else")
 
 
-def _graph_of(delegate: Table, program: Program) -> DelegateGraph:
+def _graph_of(delegate: Table, program: CheckedProgram) -> DelegateGraph:
     data = delegate["data"]
     wrong = delegate["id"] != XNNPACK or bool(delegate["specs"]) or data is None or data["location"] != 1
     _refuse(wrong or data["index"] >= len(program.segments), "its delegate is another")
