@@ -285,6 +285,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from pocketvlm.export import assemble
+from pocketvlm.export.store import replacing
 write = assemble.write_manifest
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -297,8 +298,10 @@ assemble.export_bundle(sys.argv[1], sys.argv[2], recipe="int8")
     ("moment", "where"),
     [
         ("before the manifest", "assemble.write_manifest = die"),
+        ("before the exchange", "replacing.exchange = die"),
         (
             "between the two renames",
+            "replacing.exchange = lambda *names: False\n"
             "Path.rename = (lambda r: lambda s, t: (r(s, t), die()))(Path.rename)",
         ),
     ],

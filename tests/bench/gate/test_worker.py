@@ -62,7 +62,7 @@ def test_the_current_directory_is_nobodys_code(checkout: Path, monkeypatch: pyte
     ("break_it", "said"),
     [
         (lambda base: (base / "pocketvlm/__init__.py").write_text("raise RuntimeError('gone\x1b wrong')\n"),
-         r"base: its code cannot be imported ('RuntimeError: gone\x1b wrong')"),
+         r"base: its code cannot be imported (RuntimeError: gone\x1b wrong)"),
         (lambda base: (base / "bench/gate/worker.py").unlink(),
          "base has no pocketvlm.bench.gate.worker: its code is from before that lay there and cannot be run in turns."),
         (lambda base: (base / "pocketvlm/bench").unlink(), "base has no pocketvlm.bench.gate.worker"),
