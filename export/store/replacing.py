@@ -29,12 +29,35 @@ def check_output(output: Path) -> Path:
 
     :raises ExportError: when something else stands there
     """
-    if (output.exists() or output.is_symlink()) and not _may_be_replaced(output):
+    if not _free(output):
         raise ExportError(f"{output} exists and is not a bundle; it is left alone, choose another output")
     try:
         return output.resolve()
     except (OSError, RuntimeError) as error:
         raise ExportError(f"{label(output)}: cannot be followed ({reason(error)})") from error
+
+
+def _free(output: Path) -> bool:
+    """Whether a bundle may go there. What went or was exchanged while it was looked at is looked at anew."""
+    for _ in range(ATTEMPTS):
+        before = _identity(output)
+        try:
+            if before is None or _may_be_replaced(output):
+                return True
+        except FileNotFoundError:
+            continue
+        if _identity(output) == before:
+            break
+    return False
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file or directory stands there."""
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # as Path.exists has it
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _may_be_replaced(output: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -83,7 +84,11 @@ def checked(read: Callable[[], chat_template.FoundChat], template: str, random_:
 
 def _children() -> set[str]:
     """This process's own, by number: those that run and those that nobody has waited for."""
-    return {child for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()}
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that ended since
+            found.update((task / "children").read_text().split())
+    return found
 
 
 def _compared(found: chat_template.FoundChat, template: str, random_: random.Random) -> Found:

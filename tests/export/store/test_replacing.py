@@ -189,6 +189,26 @@ def test_exports_that_end_at_once_each_take_the_place(
     assert list(tmp_path.iterdir()) == [output]
 
 
+def test_a_bundle_that_is_moved_while_it_is_looked_at_is_no_strangers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another export takes the old bundle away between two looks: nothing stands there then, or a new bundle."""
+    output, looks = tmp_path / "bundle", iter((False, True))
+    output.mkdir()
+
+    def moved(path: Path) -> bool:
+        path.rename(tmp_path / f"aside-{len(list(tmp_path.iterdir()))}")
+        if again:
+            path.mkdir()
+        return next(looks)
+
+    monkeypatch.setattr("pocketvlm.export.store.replacing._may_be_replaced", moved)
+    again = True
+    assert check_output(output) == output
+    again, looks = False, iter((False,))
+    assert check_output(output) == output
+
+
 def test_what_comes_to_the_place_meanwhile_is_left_alone(tmp_path: Path) -> None:
     output = tmp_path / "bundle"
     with pytest.raises(ExportError, match="is not a bundle; it is left alone"), replacing(output) as directory:  # noqa: PT012
