@@ -15,17 +15,17 @@ from pathlib import Path
 
 @contextmanager
 def scratch(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new directory, held while the block runs, and removed after it if it is still there."""
+    """A new directory, held until it is removed after the block: nobody finds half of it abandoned."""
     while True:
         directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        try:
-            with held(directory, wait=True) as ours:
-                if not ours:  # removed as abandoned in the instant before it was held
-                    continue
+        with held(directory, wait=True) as ours:
+            if not ours:  # removed as abandoned in the instant before it was held
+                continue
+            try:
                 yield directory
-                return
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            finally:
+                shutil.rmtree(directory, ignore_errors=True)
+            return
 
 
 def abandoned(parent: Path, pattern: str) -> Iterator[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -64,7 +65,15 @@ def _may_be_replaced(output: Path) -> bool:
     if output.is_symlink():
         return False
     if output.suffix != ARCHIVE:
-        return output.is_dir() and (not any(output.iterdir()) or (output / MANIFEST).is_file())
+        try:
+            directory = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
+        except NotADirectoryError:
+            return False
+        try:
+            names = os.listdir(directory)  # noqa: PTH208 - of this one, wherever it is moved
+        finally:
+            os.close(directory)
+        return not names or MANIFEST in names
     try:
         return output.is_file() and MANIFEST in open_archive(output).members
     except BundleError:
@@ -86,7 +95,7 @@ def replacing(output: Path, check: Callable[[Path], object] = check_output) -> I
             output.parent.mkdir(parents=True, exist_ok=True)
             for left in abandoned(output.parent, f"{glob.escape(prefix)}*"):
                 if (left / OLD).exists() and not output.exists():
-                    (left / OLD).rename(output)
+                    _come_back(left / OLD, output)
                 shutil.rmtree(left, ignore_errors=True)
             new = stack.enter_context(scratch(output.parent, prefix))
         except OSError as error:
@@ -143,6 +152,15 @@ def _swap(new: Path, output: Path, old: Path, check: Callable[[Path], object]) -
             if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST) or attempt == ATTEMPTS - 1:
                 raise
             check(output)
+
+
+def _come_back(old: Path, output: Path) -> None:
+    """A bundle that was moved aside, unless another export's has come since it was looked at."""
+    try:
+        old.rename(output)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 def _move_or_restore(new: Path, output: Path, old: Path) -> None:
