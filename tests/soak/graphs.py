@@ -6,7 +6,6 @@ changes that stay inside the grammar, so that ONNX Runtime is what is tried; and
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import random
@@ -20,16 +19,13 @@ import onnx
 
 from pocketvlm.bundle.graphs.table import table
 from pocketvlm.bundle.open import MANIFEST
-from pocketvlm.errors import PocketVlmError
-from pocketvlm.runtime import GenerationConfig, load
-from tests.soak.cases import Case, Cases, Found, Limits, Setup, refusal
-from tests.soak.damage import GRAPH_CHANGES, repair
+from tests.soak.cases import Case, Cases, Limits, Setup
+from tests.soak.changed import answer, check
+from tests.soak.damage import GRAPH_CHANGES
 from tests.support.hostile_graphs import ATTACKS
 
 #: As for other bundles; an NPU's program is slower.
 LIMITS = Limits(seconds=20.0, peak_bytes=1 << 30)
-#: What ONNX Runtime says is quoted up to 300 characters.
-MOST_LINE = 400
 BUNDLES = ("reader", "tiny", "npu")
 Change = Callable[[Any, random.Random], str]
 
@@ -56,39 +52,15 @@ def cases(setup: Setup) -> Cases:
                 for _ in range(random_.choice((1, 1, 2, 3)) if index % 2 else 1)
             ]
             what, content = ", ".join(how), model.SerializeToString()
-        return Case(f"{name}, {graph.name}: {what}", lambda: check(setup.bundles[name], bundle, graph, content))
+        return Case(f"{name}, {graph.name}: {what}", lambda: check(setup.bundles[name], bundle, graph, content, ask))
 
     return case
 
 
-def check(original: Path, bundle: Path, graph: Path, content: bytes) -> Found:
-    """Put the graph into a copy of the original, repair the digests, load and ask."""
-    graph.unlink()  # a link to the original's
-    graph.write_bytes(content)
-    raw = (bundle / MANIFEST).read_text()
-    (bundle / MANIFEST).unlink()
-    (bundle / MANIFEST).write_text(raw)
-    repair(bundle)
-    wanted = unchanged(original)
-    try:
-        return Found("right" if answer(bundle) == wanted else "another")
-    except PocketVlmError as error:
-        return refusal(error, bundle, most=MOST_LINE)
-
-
-@functools.cache
-def unchanged(bundle: Path) -> tuple[int, ...]:
-    """The answer of an original."""
-    return answer(bundle)
-
-
-def answer(bundle: Path) -> tuple[int, ...]:
-    """The tokens of a short answer about a fixed picture."""
+def ask(bundle: Path) -> tuple[int, ...]:
+    """By ONNX Runtime, or as an NPU would."""
     engines = json.loads((bundle / MANIFEST).read_text())["engines"]
-    noise = np.random.default_rng(0).integers(0, 256, (90, 140, 3), dtype=np.uint8)
-    with load(bundle, threads=1, engine="onnx" if "onnx" in engines else "npu-emulation") as vlm:
-        config = GenerationConfig(max_new_tokens=3)
-        return tuple(piece.token_id for piece in vlm.stream("What is the total?", [noise], config))
+    return answer(bundle, "onnx" if "onnx" in engines else "npu-emulation")
 
 
 # --- Changes that stay inside the grammar -----------------------------------------------------------------------------

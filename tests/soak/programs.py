@@ -12,20 +12,14 @@ import struct
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
-from pocketvlm.bundle.open import MANIFEST
 from pocketvlm.bundle.programs.check import read_program
 from pocketvlm.bundle.programs.xnnpack import HEADER, read_graph
-from pocketvlm.errors import PocketVlmError
-from pocketvlm.runtime import GenerationConfig, load
 from pocketvlm.runtime.engines.executorch_library import load_library
-from tests.soak.cases import Case, Cases, Found, Limits, Setup, refusal
-from tests.soak.damage import repair
+from tests.soak.cases import Case, Cases, Limits, Setup
+from tests.soak.changed import answer, check
 from tests.soak.edits import flip
 
 LIMITS = Limits(seconds=30.0, peak_bytes=1 << 30, address_bytes=16 << 30)
-MOST_LINE = 400
 BUNDLES = ("program", "program-int8")
 PROGRAM = "model.pte"
 #: Where a number stands, how it is packed, and what it is.
@@ -53,7 +47,9 @@ def cases(setup: Setup) -> Cases:
             what = ", ".join(
                 changed(content, random_.choice(inner if index % 2 else outer), random_) for _ in range(count)
             )
-        return Case(f"{name}: {what}", lambda: check(setup.bundles[name], bundle, bytes(content)))
+        return Case(
+            f"{name}: {what}", lambda: check(setup.bundles[name], bundle, bundle / PROGRAM, bytes(content), ask)
+        )
 
     return case
 
@@ -92,30 +88,6 @@ def changed(content: bytearray, place: Place, random_: random.Random) -> str:
     return f"{name} becomes {now} from {was}"
 
 
-def check(original: Path, bundle: Path, content: bytes) -> Found:
-    """Put the program into a copy of the original, repair the digests, load and ask."""
-    for name, new in ((PROGRAM, content), (MANIFEST, (bundle / MANIFEST).read_bytes())):
-        (bundle / name).unlink()  # a link to the original's
-        (bundle / name).write_bytes(new)
-    repair(bundle)
-    wanted = unchanged(original)
-    try:
-        return Found("right" if answer(bundle) == wanted else "another")
-    except PocketVlmError as error:
-        return refusal(error, bundle, most=MOST_LINE)
-
-
-@cache
-def unchanged(bundle: Path) -> tuple[int, ...]:
-    """The answer of an original."""
-    return answer(bundle)
-
-
-def answer(bundle: Path) -> tuple[int, ...]:
-    """The tokens of a short answer about a fixed picture; logits of all positions are asked for as well."""
-    noise = np.random.default_rng(0).integers(0, 256, (90, 140, 3), dtype=np.uint8)
-    with load(bundle, threads=1, engine="executorch") as vlm:
-        config = GenerationConfig(max_new_tokens=3)
-        tokens = tuple(piece.token_id for piece in vlm.stream("What is the total?", [noise], config))
-        vlm.logits([1, 2, 3])
-    return tokens
+def ask(bundle: Path) -> tuple[int, ...]:
+    """Logits of all positions are asked for as well."""
+    return answer(bundle, "executorch", lambda vlm: vlm.logits([1, 2, 3]))
