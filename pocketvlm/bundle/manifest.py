@@ -21,7 +21,8 @@ from pydantic import (
 from pocketvlm.strict import Closed
 
 #: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's, 3
-#: with a chat layout that drops reasoning or joins a system message to the first question.
+#: with a chat layout that does more than put text around messages, or pictures that are cut and laid out as no earlier
+#: one could say.
 FORMAT_VERSION = 3
 
 #: A file of a bundle: a relative POSIX path without empty, dot or dot-dot parts.
@@ -91,7 +92,19 @@ class Model(Closed):
 
 
 #: Rules by which a grid of tiles is chosen.
-Strategy = Literal["relaxed", "llava-next", "internvl"]
+Strategy = Literal["relaxed", "llava-next", "internvl", "idefics3"]
+#: Those of formats 1 and 2.
+FIRST_STRATEGIES = ("relaxed", "llava-next", "internvl")
+
+
+def _dropping_none(*names: str) -> Any:
+    """A serializer that leaves out what older formats lack, where it says nothing."""
+
+    def serialize(self: Any, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        return {key: value for key, value in written.items() if key not in names or value is not None}
+
+    return model_serializer(mode="wrap")(serialize)
 
 
 class Vision(Closed):
@@ -103,7 +116,8 @@ class Vision(Closed):
     alpha: Annotated[float, Field(ge=0, le=1)]
     thumbnail: Literal["first", "last", "none"]
     thumbnail_of_single_tile: bool
-    resize_filter: Literal["bicubic"]
+    longest_edge: Annotated[int, Field(gt=0, le=4096)] | None = None
+    resize_filter: Literal["bicubic", "lanczos"]
     pad_color: tuple[int, int, int]
     rescale: Finite
     mean: tuple[Finite, Finite, Finite]
@@ -114,16 +128,37 @@ class Vision(Closed):
     downsample_ratio: Positive
     tokens_per_tile: Annotated[int, Field(gt=0, le=1 << 16)]
 
+    _serialize = _dropping_none("longest_edge")
+
+    @property
+    def format_version(self) -> int:
+        """The oldest format that can say it."""
+        first = self.strategy in FIRST_STRATEGIES and self.resize_filter == "bicubic" and self.longest_edge is None
+        return 1 if first else 3
+
 
 class ImageLayout(Closed):
     """Token ids around an image's tokens: image_start, [thumbnail + tokens], per tile (row-major) tile[row][column] +
-    tokens, after each row row_end, image_end. ``thumbnail`` comes last where ``Vision.thumbnail`` says so."""
+    tokens, after each row row_end, image_end. ``thumbnail`` comes last where ``Vision.thumbnail`` says so.
+
+    Of an image of one tile without a thumbnail ``lone`` + tokens is all that stands between start and end; behind the
+    last row stands ``last_row_end``, since a tokenizer may join that row's end with what follows. None: as elsewhere.
+    """
 
     image_start: TokenIds
     thumbnail: TokenIds
     tile: Annotated[tuple[Annotated[tuple[TokenIds, ...], Field(max_length=MAX_SIDE)], ...], Field(max_length=MAX_SIDE)]
     row_end: TokenIds
     image_end: TokenIds
+    lone: TokenIds | None = None
+    last_row_end: TokenIds | None = None
+
+    _serialize = _dropping_none("lone", "last_row_end")
+
+    @property
+    def format_version(self) -> int:
+        """The oldest format that can say it."""
+        return 1 if self.lone is None and self.last_row_end is None else 3
 
 
 class Tokens(Closed):
@@ -134,11 +169,24 @@ class Tokens(Closed):
 
 
 class Role(Closed):
-    """Literal text around a message; ``strip`` where the template trims the content's white space."""
+    """Literal text around a message; ``strip`` where the template trims the content's white space.
+
+    ``prefix_with_image``: what stands before a message that begins with an image, where it is not ``prefix``.
+    """
 
     prefix: Text
     suffix: Text
     strip: bool
+    prefix_with_image: Text | None = None
+
+    _serialize = _dropping_none("prefix_with_image")
+
+
+class AroundImage(Closed):
+    """Literal text around each image, outside of what its layout has: the tokenizer sees it with the text beside it."""
+
+    prefix: Text
+    suffix: Text
 
 
 class Reasoning(Closed):
@@ -162,6 +210,7 @@ class ChatLayout(Closed):
     default_system: Text | None
     generation_prefix: Text
     reasoning: Reasoning | None = None
+    image: AroundImage | None = None
     system_joins: bool = False
     """whether a system message and the first question are trimmed as one text: the space between them stays"""
 
@@ -174,18 +223,24 @@ class ChatLayout(Closed):
 
     @model_serializer(mode="wrap")
     def _without_what_format_2_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Formats 1 and 2 have neither; a bundle without is written in them."""
+        """Formats 1 and 2 have none of these; a bundle without is written in them."""
         written: dict[str, Any] = handler(self)
-        if self.reasoning is None:
-            written.pop("reasoning", None)
-        if not self.system_joins:
-            written.pop("system_joins", None)
+        for name in ("reasoning", "image", "system_joins"):
+            if not getattr(self, name):
+                written.pop(name, None)
         return written
 
     @property
     def format_version(self) -> int:
         """The oldest format that can say it."""
-        return 3 if self.reasoning is not None or self.system_joins else 1
+        more = any(role.prefix_with_image is not None for role in self.roles.values())
+        return 3 if more or self.reasoning is not None or self.image is not None or self.system_joins else 1
+
+    def prefix_of(self, role: Literal["system", "user", "assistant"], *, image_first: bool) -> str:
+        """What stands before a message of a role, which begins with an image or does not."""
+        chosen = self.roles[role]
+        with_image = chosen.prefix_with_image if image_first else None
+        return chosen.prefix if with_image is None else with_image
 
 
 class KvCacheSpec(Closed):
@@ -384,9 +439,11 @@ class Manifest(Closed):
         return self
 
     @model_validator(mode="after")
-    def _format_3_has_more_chat(self) -> Manifest:
-        if self.chat is not None and self.format_version < self.chat.format_version:
-            raise ValueError(f"format {self.format_version} has neither chat.reasoning nor chat.system_joins")
+    def _format_can_say_it(self) -> Manifest:
+        for name in ("vision", "image_layout", "chat"):
+            section = getattr(self, name)
+            if section is not None and self.format_version < section.format_version:
+                raise ValueError(f"format {self.format_version} cannot say what {name} says; format 3 can")
         return self
 
     @model_validator(mode="after")

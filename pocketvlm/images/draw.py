@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from PIL import Image, ImageDraw, ImageFont
 
 from pocketvlm.images.open import open_image
-from pocketvlm.images.prepare import Preprocessing, canvas_of, image_box, resized, select, thumbnail_index
-from pocketvlm.images.tiling import Grid
+from pocketvlm.images.prepare import Preprocessing, laid_out
+from pocketvlm.images.rules import plan_of
+from pocketvlm.images.tiling import Grid, PicturePlan
 
 #: a drawn grid: longest side aimed at and never exceeded, pixels; colours
 DRAWN_CANVAS = 640
@@ -33,20 +34,20 @@ def draw_grid(image: Image.Image, preprocessing: Preprocessing, *, tile_pixels: 
     :raises ImageError: the image is not RGB and cannot be made so.
     """
     image = image if image.mode == "RGB" else open_image(image)
-    grid = select(image.size, preprocessing)
-    side = tile_pixels or drawn_tile_size([grid])
-    across, down = grid
-    index = thumbnail_index(grid, preprocessing)
+    plan = plan_of(image.size, preprocessing)
+    side = tile_pixels or drawn_tile_size([plan.grid])
+    across, down = plan.grid
+    index = plan.thumbnail_index
     first = 1 if index == 0 else 0
-    canvas = canvas_of(image, grid, preprocessing).resize((across * side, down * side), Image.Resampling.LANCZOS)
-    _hatch_padding(canvas, image.size, grid, preprocessing)
+    canvas, thumbnail = laid_out(image, plan, preprocessing)
+    canvas = canvas.resize((across * side, down * side), Image.Resampling.LANCZOS)
+    _hatch_padding(canvas, plan, preprocessing)
     for number in range(across * down):
         row, column = divmod(number, across)
         _frame_tile(canvas, (column * side, row * side), side, [str(number + first)], TILE_COLOR)
-    if index is None:
+    if thumbnail is None:
         return canvas
-    tile_size = (preprocessing.tile_size, preprocessing.tile_size)
-    thumbnail = resized(image, tile_size, preprocessing).resize((side, side), Image.Resampling.LANCZOS)
+    thumbnail = thumbnail.resize((side, side), Image.Resampling.LANCZOS)
     _frame_tile(thumbnail, (0, 0), side, [f"{index} thumbnail", str(index)], THUMBNAIL_COLOR)
     gap = max(6, side // 12)
     drawing = Image.new("RGB", (canvas.width + gap + side, canvas.height), BACKGROUND_COLOR)
@@ -55,10 +56,10 @@ def draw_grid(image: Image.Image, preprocessing: Preprocessing, *, tile_pixels: 
     return drawing
 
 
-def _hatch_padding(canvas: Image.Image, size: tuple[int, int], grid: Grid, preprocessing: Preprocessing) -> None:
+def _hatch_padding(canvas: Image.Image, plan: PicturePlan, preprocessing: Preprocessing) -> None:
     """Hatch what of the drawn canvas is padding, so that it cannot be taken for part of the image."""
-    shrink = canvas.width / (grid[0] * preprocessing.tile_size)
-    left, top, width, height = image_box(size, grid, preprocessing)
+    shrink = canvas.width / (plan.grid[0] * preprocessing.tile_size)
+    (left, top), (width, height) = plan.place, plan.resizes[-1]
     padding = Image.new("1", canvas.size, 1)
     box = [round(x * shrink) for x in (left, top, left + width, top + height)]
     padding.paste(0, (box[0], box[1], max(box[2], box[0] + 1), max(box[3], box[1] + 1)))

@@ -27,12 +27,17 @@ def image_tokens(
         is_image.extend([False] * len(around) + [True] * tokens)
 
     across, down = grid
+    alone = thumbnail_index is None and grid == (1, 1)
     if thumbnail_index == 0:
         add(layout.thumbnail, tokens_per_tile)
+    if alone and layout.lone is not None:
+        add(layout.lone, tokens_per_tile)
+        down = 0
     for row in range(down):
         for column in range(across):
             add(layout.tile[row][column], tokens_per_tile)
-        add(layout.row_end)
+        last = layout.last_row_end if row == down - 1 else None
+        add(layout.row_end if last is None else last)
     if thumbnail_index is not None and thumbnail_index > 0:
         add(layout.thumbnail, tokens_per_tile)
     add(layout.image_end)

@@ -1,7 +1,7 @@
 """Images in, tiles out: resized, cut and normalized with numpy and Pillow, by one of the rules of ``images/rules``.
 
-Sizes are (width, height) in pixels, grids (across, down) in tiles. Pillow's bicubic filter is the reference that the
-other platforms are measured against.
+Sizes are (width, height) in pixels, grids (across, down) in tiles. Pillow's filters are the reference that the other
+platforms are measured against.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from PIL import Image
 
 from pocketvlm.errors import BundleError
 from pocketvlm.images.open import MAX_PIXELS, MAX_SIDE, open_image
-from pocketvlm.images.rules import RULES, select_grid
-from pocketvlm.images.tiling import PAPER_CANDIDATES, Grid, fitted_size
+from pocketvlm.images.rules import check_tiling, plan_of
+from pocketvlm.images.tiling import Grid, PicturePlan, Tiling, thumbnail_index
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Vision
@@ -26,11 +26,11 @@ MAX_TILES = 1024
 #: most that means, and factors and their inverses, may be: what they make of a byte is finite in float32
 MAX_SCALE = 1e6
 
-RESIZE_FILTERS = {"bicubic": Image.Resampling.BICUBIC}
+RESIZE_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(Tiling):
     """How a model family turns an image into tiles; a bundle's manifest carries these fields.
 
     The defaults are BlueLM-V-3B's (arXiv 2411.10640) with SigLIP's normalization.
@@ -38,19 +38,7 @@ class Preprocessing:
     :raises ValueError: a field is out of range; the line names the field and the value.
     """
 
-    tile_size: int = 384
-    """side of the square tiles, pixels"""
-    strategy: str = "relaxed"
-    """a key of ``pocketvlm.images.rules.RULES``; it also says whether the image is padded or stretched"""
-    candidates: tuple[Grid, ...] = PAPER_CANDIDATES
-    """grids to choose from, (across, down)"""
-    alpha: float = 0.1
-    """threshold of the relaxed rule"""
-    thumbnail: Literal["first", "last", "none"] = "first"
-    """where the whole image, stretched to one tile, stands in the sequence"""
-    thumbnail_of_single_tile: bool = True
-    """whether a 1x1 grid gets a thumbnail as well"""
-    resize_filter: Literal["bicubic"] = "bicubic"
+    resize_filter: Literal["bicubic", "lanczos"] = "bicubic"
     """Pillow's filter of this name"""
     pad_color: tuple[int, int, int] = (0, 0, 0)
     """red, green, blue of the canvas around an image that is padded"""
@@ -62,8 +50,7 @@ class Preprocessing:
     """each channel is divided by it"""
 
     def __post_init__(self) -> None:
-        # select_grid checks tile size, strategy, candidates and alpha, each with its own line.
-        select((1, 1), self)
+        check_tiling(self)
         for across, down in self.candidates:
             canvas_width, canvas_height = across * self.tile_size, down * self.tile_size
             too_large = max(canvas_width, canvas_height) > MAX_SIDE or canvas_width * canvas_height > MAX_PIXELS
@@ -116,21 +103,7 @@ class TiledImage:
 
 def select(image_size: tuple[int, int], preprocessing: Preprocessing) -> Grid:
     """The grid (across, down) of an image of ``image_size`` (width, height) pixels."""
-    return select_grid(
-        *image_size,
-        tile=preprocessing.tile_size,
-        candidates=preprocessing.candidates,
-        strategy=preprocessing.strategy,
-        alpha=preprocessing.alpha,
-    )
-
-
-def thumbnail_index(grid: Grid, preprocessing: Preprocessing) -> int | None:
-    """Position of the thumbnail in the sequence of an image cut into ``grid``; None if it gets none."""
-    tiles = grid[0] * grid[1]
-    if preprocessing.thumbnail == "none" or (tiles == 1 and not preprocessing.thumbnail_of_single_tile):
-        return None
-    return 0 if preprocessing.thumbnail == "first" else tiles
+    return plan_of(image_size, preprocessing).grid
 
 
 def sequence_length(grid: Grid, preprocessing: Preprocessing) -> int:
@@ -139,26 +112,23 @@ def sequence_length(grid: Grid, preprocessing: Preprocessing) -> int:
 
 
 def cut_tiles(image: Image.Image, preprocessing: Preprocessing) -> TiledImage:
-    """Resize an image to the grid that fits it and cut it into tiles, left to right and top to bottom.
-
-    "pad" strategies keep the aspect ratio and centre the image on ``pad_color``; "stretch" fills the grid. The
-    thumbnail is the whole image stretched to one tile.
+    """Resize an image as its rule plans and cut it into tiles, left to right and top to bottom.
 
     :raises ImageError: the image is not RGB and cannot be made so.
     """
     image = image if image.mode == "RGB" else open_image(image)
-    grid = select(image.size, preprocessing)
-    across, down = grid
+    plan = plan_of(image.size, preprocessing)
+    across, down = plan.grid
     tile = preprocessing.tile_size
-    pixels = np.asarray(canvas_of(image, grid, preprocessing))
+    canvas, thumbnail = laid_out(image, plan, preprocessing)
+    pixels = np.asarray(canvas)
     # [down * tile, across * tile, 3] -> [down, tile, across, tile, 3] -> [down, across, tile, tile, 3]
     pixels = pixels.reshape(down, tile, across, tile, 3).swapaxes(1, 2)
     # [down, across, tile, tile, 3] -> [down * across, tile, tile, 3]
     pixels = pixels.reshape(down * across, tile, tile, 3)
-    index = thumbnail_index(grid, preprocessing)
-    if index is not None:
-        pixels = np.insert(pixels, index, np.asarray(resized(image, (tile, tile), preprocessing)), axis=0)
-    return TiledImage(grid, np.ascontiguousarray(pixels), index)
+    if thumbnail is not None and plan.thumbnail_index is not None:
+        pixels = np.insert(pixels, plan.thumbnail_index, np.asarray(thumbnail), axis=0)
+    return TiledImage(plan.grid, np.ascontiguousarray(pixels), plan.thumbnail_index)
 
 
 def normalize(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
@@ -178,31 +148,26 @@ def normalize(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> np
     return output
 
 
-def resized(image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Image.Image:
-    """The image at ``size`` by the preprocessing's filter."""
+def laid_out(
+    image: Image.Image, plan: PicturePlan, preprocessing: Preprocessing
+) -> tuple[Image.Image, Image.Image | None]:
+    """The image on the canvas of its grid, and its thumbnail where it gets one."""
+    stages = [image]
+    for size in plan.resizes:
+        stages.append(_resized(stages[-1], size, preprocessing))
+    tile = preprocessing.tile_size
+    canvas_size = (plan.grid[0] * tile, plan.grid[1] * tile)
+    canvas = stages[-1]
+    if canvas.size != canvas_size:
+        canvas = Image.new("RGB", canvas_size, preprocessing.pad_color)
+        canvas.paste(stages[-1], plan.place)
+    if plan.thumbnail_index is None:
+        return canvas, None
+    return canvas, _resized(stages[plan.thumbnail_of], (tile, tile), preprocessing)
+
+
+def _resized(image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Image.Image:
     return image.resize(size, RESIZE_FILTERS[preprocessing.resize_filter])
-
-
-def image_box(size: tuple[int, int], grid: Grid, preprocessing: Preprocessing) -> tuple[int, int, int, int]:
-    """Where the image lies on the canvas of ``grid``: (left, top, width, height), pixels."""
-    canvas_width, canvas_height = (count * preprocessing.tile_size for count in grid)
-    rule = RULES[preprocessing.strategy]
-    if rule.fit == "stretch":
-        return 0, 0, canvas_width, canvas_height
-    width, height = fitted_size(*size, grid, preprocessing.tile_size, round_up=rule.round_up)
-    return (canvas_width - width) // 2, (canvas_height - height) // 2, width, height
-
-
-def canvas_of(image: Image.Image, grid: Grid, preprocessing: Preprocessing) -> Image.Image:
-    """The image resized onto its grid, padded or stretched."""
-    left, top, width, height = image_box(image.size, grid, preprocessing)
-    fitted = resized(image, (width, height), preprocessing)
-    canvas_size = (grid[0] * preprocessing.tile_size, grid[1] * preprocessing.tile_size)
-    if fitted.size == canvas_size:
-        return fitted
-    canvas = Image.new("RGB", canvas_size, preprocessing.pad_color)
-    canvas.paste(fitted, (left, top))
-    return canvas
 
 
 def _is_factor(value: float) -> bool:

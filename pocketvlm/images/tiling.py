@@ -1,6 +1,6 @@
-"""Grids of tiles: which there are to choose from, and how an image fills one, in plain Python.
+"""Grids of tiles: which there are to choose from, how an image fills one, and what a plan of it says, in plain Python.
 
-A grid is (across, down) in tiles. Sizes are pixels, width first. Which of the grids an image is cut into is a rule of
+A grid is (across, down) in tiles. Sizes are pixels, width first. What becomes of an image of some size is a rule of
 ``pocketvlm.images.rules``.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Grid = tuple[int, int]
+Size = tuple[int, int]
 Fit = Literal["pad", "stretch"]
 #: width, height, tile, the candidates and alpha -> the grid
 Choose = Callable[[int, int, int, frozenset[Grid], float], Grid]
@@ -24,18 +25,34 @@ MAX_ENUMERATED = 256
 
 
 @dataclass(frozen=True)
-class TilingRule:
-    """How a grid is chosen, how the image is then laid on it, and where the published model puts the thumbnail.
+class PicturePlan:
+    """What becomes of an image of some size.
 
-    The thumbnail fields are what `pocketvlm tile` assumes; a bundle says its own.
+    It is resized to each of ``resizes`` in turn, laid with its upper left corner at ``place`` of a canvas of ``grid``
+    tiles, and cut there, row by row. A thumbnail, what the first ``thumbnail_of`` of the resizes made (0: the image
+    itself) squashed to one tile, stands at ``thumbnail_index`` of the sequence; None: there is none.
     """
 
-    choose: Choose
+    grid: Grid
+    resizes: tuple[Size, ...]
+    place: tuple[int, int] = (0, 0)
+    thumbnail_index: int | None = None
+    thumbnail_of: int = 0
+
+
+@dataclass(frozen=True)
+class PictureRule:
+    """A pure function from an image's size to a plan, and what `pocketvlm tile` assumes where no bundle says more.
+
+    ``check`` gives what is wrong with a tiling that the rule cannot follow, None where it can.
+    """
+
+    plan: Callable[[int, int, Tiling], PicturePlan]
     fit: Fit
     thumbnail: Literal["first", "last", "none"]
     thumbnail_of_single_tile: bool
-    #: whether the side that does not fill the grid is rounded up when an image is resized
-    round_up: bool = False
+    check: Callable[[Tiling], str | None] = lambda tiling: None
+    resize_filter: Literal["bicubic", "lanczos"] = "bicubic"
 
 
 def positive(name: str, value: int, most: int = MAX_NUMBER) -> int:
@@ -69,6 +86,58 @@ def grid_candidates(max_across: int, max_down: int, max_tiles: int | None = None
 
 #: the paper's candidates, 3:3 ... 1:1
 PAPER_CANDIDATES = grid_candidates(3, 3)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A rule and its settings."""
+
+    tile_size: int = 384
+    """side of the square tiles, pixels"""
+    strategy: str = "relaxed"
+    """a key of ``pocketvlm.images.rules.RULES``"""
+    candidates: tuple[Grid, ...] = PAPER_CANDIDATES
+    """grids to choose from, (across, down)"""
+    alpha: float = 0.1
+    """threshold of the relaxed rule"""
+    longest_edge: int | None = None
+    """of the idefics3 rule: what the longer side is resized to first, pixels; None: as many as the largest grid has"""
+    thumbnail: Literal["first", "last", "none"] = "first"
+    """where the whole image, squashed to one tile, stands in the sequence"""
+    thumbnail_of_single_tile: bool = True
+    """whether a 1x1 grid gets a thumbnail as well"""
+
+
+def thumbnail_index(grid: Grid, tiling: Tiling) -> int | None:
+    """Position of the thumbnail in the sequence of an image cut into ``grid``; None if it gets none."""
+    tiles = grid[0] * grid[1]
+    if tiling.thumbnail == "none" or (tiles == 1 and not tiling.thumbnail_of_single_tile):
+        return None
+    return 0 if tiling.thumbnail == "first" else tiles
+
+
+def padded(choose: Choose, *, round_up: bool = False) -> Callable[[int, int, Tiling], PicturePlan]:
+    """The plan of a rule that chooses a grid and centres the image on it, its aspect ratio kept."""
+
+    def plan(width: int, height: int, tiling: Tiling) -> PicturePlan:
+        tile = tiling.tile_size
+        grid = choose(width, height, tile, frozenset(tiling.candidates), tiling.alpha)
+        size = fitted_size(width, height, grid, tile, round_up=round_up)
+        place = (grid[0] * tile - size[0]) // 2, (grid[1] * tile - size[1]) // 2
+        return PicturePlan(grid, (size,), place, thumbnail_index(grid, tiling))
+
+    return plan
+
+
+def stretched(choose: Choose) -> Callable[[int, int, Tiling], PicturePlan]:
+    """The plan of a rule that chooses a grid and stretches the image over it."""
+
+    def plan(width: int, height: int, tiling: Tiling) -> PicturePlan:
+        tile = tiling.tile_size
+        grid = choose(width, height, tile, frozenset(tiling.candidates), tiling.alpha)
+        return PicturePlan(grid, ((grid[0] * tile, grid[1] * tile),), (0, 0), thumbnail_index(grid, tiling))
+
+    return plan
 
 
 def fitted_size(width: int, height: int, grid: Grid, tile: int, *, round_up: bool = False) -> tuple[int, int]:

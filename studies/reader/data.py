@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from pocketvlm.images.prepare import cut_tiles, thumbnail_index
-from pocketvlm.images.tiling import Grid, fitted_size
+from pocketvlm.images.prepare import cut_tiles
+from pocketvlm.images.tiling import Grid, fitted_size, thumbnail_index
 from pocketvlm.scenes import MARKS, PREPROCESSING, DrawnPicture, Example, Turn, ask, choose, draw
 from studies.reader.model import CONFIG
 from studies.reader.tokenizer import END_OF_TEXT, IM_END, IM_START, build_tokenizer

@@ -275,6 +275,45 @@ def drops_reasoning(raw: dict[str, Any], version: int, **changes: Any) -> None:
     raw["chat"]["reasoning"] = {"end": "</think>", "trim": "\n", **changes}
 
 
+def shows(raw: dict[str, Any], version: int, section: str, **changes: Any) -> None:
+    """A section with keys that format 3 has."""
+    raw["format_version"] = version
+    raw[section].update(changes)
+
+
+def image_first(raw: dict[str, Any], version: int, prefix: Any = "<user with image>") -> None:
+    """A user's prefix that is another one before an image."""
+    raw["format_version"] = version
+    raw["chat"]["roles"]["user"]["prefix_with_image"] = prefix
+
+
+#: What a section can say from format 3 on, each with a value.
+OF_FORMAT_3: tuple[Callable[[dict[str, Any], int], None], ...] = (
+    lambda raw, version: shows(raw, version, "vision", strategy="idefics3"),
+    lambda raw, version: shows(raw, version, "vision", resize_filter="lanczos"),
+    lambda raw, version: shows(raw, version, "vision", longest_edge=32),
+    lambda raw, version: shows(raw, version, "image_layout", lone=[1, 2]),
+    lambda raw, version: shows(raw, version, "image_layout", last_row_end=[]),
+    lambda raw, version: shows(raw, version, "chat", image={"prefix": "", "suffix": "\n"}),
+    image_first,
+)
+
+
+@pytest.mark.parametrize("more", OF_FORMAT_3)
+def test_what_format_3_says_of_pictures_is_read_and_written_back(
+    bundle: Path, more: Callable[[dict[str, Any], int], None]
+) -> None:
+    raw = json.loads((bundle / "manifest.json").read_text())
+    more(raw, 3)
+    save(bundle, raw)
+    manifest = open_bundle(bundle).manifest
+    again = json.loads(manifest.model_dump_json())
+    for section in ("vision", "image_layout", "chat"):
+        assert again[section] == raw[section]
+    sections = (manifest.vision, manifest.image_layout, manifest.chat)
+    assert max(section.format_version for section in sections if section is not None) == 3
+
+
 def test_format_3_drops_reasoning_of_earlier_answers(bundle: Path) -> None:
     raw = json.loads((bundle / "manifest.json").read_text())
     assert "reasoning" not in open_bundle(bundle).manifest.model_dump_json(), "nor is it written where there is none"
@@ -358,14 +397,22 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: raw["files"]["graph.onnx"].update(bytes=-1), "not valid: files.graph.onnx.bytes"),
         (lambda raw: raw["files"]["graph.onnx"].update(sha256="0" * 63), "not valid: files.graph.onnx.sha256"),
         (lambda raw: raw["chat"]["roles"].update(tool=raw["chat"]["roles"]["user"]), "not valid: chat.roles.tool"),
-        (lambda raw: drops_reasoning(raw, 1), "format 1 has neither chat.reasoning nor"),
-        (lambda raw: drops_reasoning(raw, 2), "format 2 has neither chat.reasoning nor"),
+        (lambda raw: drops_reasoning(raw, 1), "format 1 cannot say what chat says"),
+        (lambda raw: drops_reasoning(raw, 2), "format 2 cannot say what chat says"),
+        *((lambda raw, more=more: more(raw, 2), "format 2 cannot say what") for more in OF_FORMAT_3),
+        (lambda raw: shows(raw, 3, "vision", longest_edge=4097), "not valid: vision.longest_edge"),
+        (lambda raw: shows(raw, 3, "vision", longest_edge="8"), "not valid: vision.longest_edge"),
+        (lambda raw: shows(raw, 3, "vision", resize_filter="bilinear"), "not valid: vision.resize_filter"),
+        (lambda raw: shows(raw, 3, "image_layout", lone=[-1]), "not valid: image_layout.lone.0"),
+        (lambda raw: shows(raw, 3, "image_layout", last_row_end=7), "not valid: image_layout.last_row_end"),
+        (lambda raw: shows(raw, 3, "chat", image={"prefix": ""}), "not valid: chat.image.suffix"),
+        (lambda raw: image_first(raw, 3, 7), "not valid: chat.roles.user.prefix_with_image"),
         (lambda raw: drops_reasoning(raw, 3, end=""), "not valid: chat.reasoning.end"),
         (lambda raw: drops_reasoning(raw, 3, trim=None), "not valid: chat.reasoning.trim"),
         (lambda raw: drops_reasoning(raw, 3, more=1), "not valid: chat.reasoning.more"),
         (
             lambda raw: raw["chat"].update(system_joins=True),
-            "format 1 has neither chat.reasoning nor chat.system_joins",
+            "format 1 cannot say what chat says",
         ),
         (lambda raw: raw.update(format_version=3, chat={**raw["chat"], "system_joins": None}), "chat.system_joins"),
         (lambda raw: raw["recipe"]["tensors"]["w"].update(bits=5), "not valid: recipe.tensors.w.bits"),

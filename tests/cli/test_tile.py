@@ -37,7 +37,7 @@ def test_all_strategies_in_one_table(screen: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "768 x 1536 px" in result.stdout
     rows = {line.split()[1]: line for line in result.stdout.splitlines() if line.startswith("│")}
-    assert set(rows) == {"strategy", "relaxed", "llava-next", "internvl"}
+    assert set(rows) == {"strategy", "relaxed", "llava-next", "internvl", "idefics3"}
     assert "2 x 3" in rows["relaxed"]
     assert "6 + 1" in rows["relaxed"]
     assert "1,372" in rows["relaxed"]
@@ -87,8 +87,8 @@ def test_the_papers_strip(tmp_path: Path) -> None:
 def test_options_reach_the_rule(screen: Path) -> None:
     only = report(screen, "--candidates", "1x1,", "--tokens-per-tile", 25, "--tile", 72)
     assert only["candidates"] == [[1, 1]]
-    assert [row["tokens"] for row in only["strategies"]] == [50, 50, 25]
-    assert [row["thumbnail_index"] for row in only["strategies"]] == [0, 0, None]
+    assert [row["tokens"] for row in only["strategies"]] == [50, 50, 25, 25]
+    assert [row["thumbnail_index"] for row in only["strategies"]] == [0, 0, None, None]
     assert report(screen, "--candidates", "2x1,1x4")["candidates"] == [[2, 1], [1, 4]]
     wide = tile(screen, "--strategy", "relaxed", "--alpha", 0, "--json")
     assert json.loads(wide.stdout)["alpha"] == 0

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketvlm.images.rules import RULES, select_grid
+from pocketvlm.images.rules.idefics3 import grids
 from pocketvlm.images.tiling import MAX_ENUMERATED, PAPER_CANDIDATES, fitted_size, grid_candidates
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiling.csv"
@@ -26,6 +27,13 @@ COLUMNS = {
 sides = st.integers(1, 16384)
 names = st.sampled_from(sorted(RULES))
 candidate_sets = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 8)), min_size=1, max_size=12)
+
+
+def enough(name: str, candidates: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The candidates, and what Idefics3's rule, which does not choose, needs beside them."""
+    if name != "idefics3":
+        return candidates
+    return candidates + [grid for most in range(1, max(map(max, candidates)) + 1) for grid in grids(most)]
 
 
 def golden_rows() -> list[dict[str, str]]:
@@ -111,6 +119,7 @@ def test_internvl_agrees_with_transformers(most: int) -> None:
 def test_the_grid_is_always_a_candidate(
     width: int, height: int, tile: int, candidates: list[tuple[int, int]], name: str, alpha: float
 ) -> None:
+    candidates = enough(name, candidates)
     assert select_grid(width, height, tile=tile, candidates=candidates, strategy=name, alpha=alpha) in candidates
 
 
@@ -118,6 +127,7 @@ def test_the_grid_is_always_a_candidate(
 def test_order_and_repetition_of_candidates_do_not_matter(
     width: int, height: int, candidates: list[tuple[int, int]], name: str, rng: random.Random
 ) -> None:
+    candidates = enough(name, candidates)
     shuffled = candidates + candidates[:3]
     rng.shuffle(shuffled)
     grid = select_grid(width, height, tile=384, candidates=candidates, strategy=name)

@@ -89,6 +89,14 @@ def test_a_chat_layout_may_drop_reasoning(probe: Probe, bundle: Path) -> None:
     assert both(probe, bundle)
 
 
+@pytest.mark.parametrize("more", test_bundle.OF_FORMAT_3)
+def test_what_format_3_says_of_pictures(probe: Probe, bundle: Path, more: Any) -> None:
+    raw = json.loads((bundle / "manifest.json").read_text())
+    more(raw, 3)
+    save(bundle, raw)
+    assert both(probe, bundle)
+
+
 @pytest.mark.parametrize(
     "change", cases(test_bundle.test_a_wrong_manifest_is_refused_at_its_key), ids=lambda one: one[1]
 )

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL
@@ -16,19 +16,53 @@ from hypothesis import strategies as st
 
 from pocketvlm.bundle.open import file_sample_sha256
 from pocketvlm.images.open import open_image
-from pocketvlm.images.prepare import Preprocessing, cut_tiles, normalize
-from pocketvlm.images.rules import RULES, select_grid
-from pocketvlm.images.tiling import PAPER_CANDIDATES
+from pocketvlm.images.prepare import RESIZE_FILTERS, Preprocessing, cut_tiles, normalize
+from pocketvlm.images.rules import RULES, check_tiling, select_grid
+from pocketvlm.images.rules.idefics3 import grids as idefics3_grids
+from pocketvlm.images.tiling import PAPER_CANDIDATES, Tiling
 from pocketvlm.runtime.sampling import GenerationConfig, Sampler
-from tests.images.test_tiling import COLUMNS
+from tests.images.test_tiling import COLUMNS, enough
 from tests.images.test_tiling import GOLDEN as GRIDS
 from tests.runner.native import Probe
+from tests.support.portable_plans import FOLDER as PLANS
 from tests.support.portable_sampling import GOLDEN as SAMPLING
 from tests.support.portable_tiles import GOLDEN as TILES
 from tests.support.portable_tiles import pixels
 
 GOLDEN: dict[str, Any] = json.loads(SAMPLING.read_text(encoding="utf-8"))
 MEASURED = ("grid", "tiles", "thumbnail_index", "sha256", "normalized_sha256")
+
+
+def grid(probe: Probe, *, tile: int, **given: Any) -> Any:
+    """The grid of a plan, whatever its thumbnail."""
+    settings = {**vars(Tiling(tile_size=tile)), **given}
+    return probe("picture_plan", **settings)["grid"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_golden_plans(probe: Probe, rule: str) -> None:
+    for form in json.loads((PLANS / f"{rule}.json").read_text(encoding="utf-8")):
+        for plan in form.pop("plans"):
+            width, height = plan.pop("size")
+            assert probe("picture_plan", width=width, height=height, **form) == plan, (form, width, height)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"longest_edge": 127},
+        {"longest_edge": 4098, "tile_size": 2000},
+        {"longest_edge": 130},
+        {"candidates": ((2, 2), (1, 1)), "longest_edge": None},
+        {"candidates": idefics3_grids(4)[1:]},
+    ],
+)
+def test_a_tiling_that_no_rule_can_follow_is_refused(probe: Probe, changes: dict[str, Any]) -> None:
+    form = {**vars(Tiling(tile_size=32, strategy="idefics3", candidates=idefics3_grids(4), longest_edge=128))}
+    assert probe.refused("picture_plan", width=8, height=8, **form) is None
+    with pytest.raises(ValueError, match=r"longest_edge|candidates"):
+        check_tiling(Tiling(**{**form, **changes}))
+    assert probe.refused("picture_plan", width=8, height=8, **{**form, **changes}) is not None
 
 
 def test_golden_grids(probe: Probe) -> None:
@@ -39,7 +73,7 @@ def test_golden_grids(probe: Probe) -> None:
         sizes = {name: int(row[name]) for name in ("width", "height", "tile")}
         for column, (strategy, candidates) in COLUMNS.items():
             grids = PAPER_CANDIDATES if candidates is None else candidates
-            across, down = probe("grid", **sizes, candidates=grids, strategy=strategy, alpha=0.1)
+            across, down = grid(probe, **sizes, candidates=grids, strategy=strategy, alpha=0.1)
             assert f"{across}x{down}" == row[column], (row, column)
 
 
@@ -53,9 +87,10 @@ def test_golden_grids(probe: Probe) -> None:
 def test_grids_are_pythons(
     probe: Probe, size: tuple[int, int], tile: int, candidates: list[tuple[int, int]], strategy: str, alpha: float
 ) -> None:
+    candidates = enough(strategy, candidates)
     wanted = select_grid(*size, tile=tile, candidates=candidates, strategy=strategy, alpha=alpha)
-    given_ = {"width": size[0], "height": size[1], "tile": tile, "candidates": candidates}
-    assert tuple(probe("grid", **given_, strategy=strategy, alpha=alpha)) == wanted
+    given_: dict[str, Any] = {"width": size[0], "height": size[1], "tile": tile, "candidates": candidates}
+    assert tuple(grid(probe, **given_, strategy=strategy, alpha=alpha)) == wanted
 
 
 def test_golden_tiles(probe: Probe, tmp_path: Path) -> None:
@@ -72,14 +107,23 @@ def test_golden_tiles(probe: Probe, tmp_path: Path) -> None:
     seed=st.integers(0, 1000),
     tile=st.integers(1, 90),
     strategy=st.sampled_from(sorted(RULES)),
+    resize_filter=st.sampled_from(sorted(RESIZE_FILTERS)),
 )
 def test_tiles_of_noise_are_pillows(
-    probe: Probe, tmp_path_factory: pytest.TempPathFactory, size: tuple[int, int], seed: int, tile: int, strategy: str
+    probe: Probe,
+    tmp_path_factory: pytest.TempPathFactory,
+    size: tuple[int, int],
+    seed: int,
+    tile: int,
+    strategy: str,
+    resize_filter: Literal["bicubic", "lanczos"],
 ) -> None:
     rgba = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 4), np.uint8)
     path = tmp_path_factory.getbasetemp() / "noise"
     path.write_bytes(rgba.tobytes())
-    form = Preprocessing(tile_size=tile, strategy=strategy, mean=(0.4, 0.5, 0.1), std=(0.25, 0.26, 3.0))
+    form = Preprocessing(
+        tile_size=tile, strategy=strategy, resize_filter=resize_filter, mean=(0.4, 0.5, 0.1), std=(0.25, 0.26, 3.0)
+    )
     tiled = cut_tiles(open_image(rgba), form)
     found = probe("tiles", path=path, width=size[0], height=size[1], **vars(form))
     assert found["sha256"] == hashlib.sha256(tiled.pixels.tobytes()).hexdigest()

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pocketvlm.images.open import open_image
 from pocketvlm.images.prepare import Preprocessing, cut_tiles, normalize
+from pocketvlm.images.rules.idefics3 import grids
 from pocketvlm.images.tiling import grid_candidates
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "tiles.json"
@@ -37,6 +38,10 @@ FORMS: tuple[dict[str, Any], ...] = (
     {"tile_size": 64, "strategy": "internvl", "candidates": grid_candidates(6, 6, 6), "thumbnail": "last",
      "thumbnail_of_single_tile": False, **CLIP},
     {"tile_size": 384, "strategy": "relaxed", "candidates": PAPER, "thumbnail": "none", **SIGLIP},
+    {"tile_size": 48, "strategy": "idefics3", "candidates": grids(4), "longest_edge": 192, "thumbnail": "last",
+     "thumbnail_of_single_tile": False, "resize_filter": "lanczos", **SIGLIP},
+    {"tile_size": 60, "strategy": "idefics3", "candidates": ((1, 1),), "longest_edge": 256, "thumbnail": "last",
+     "thumbnail_of_single_tile": False, "resize_filter": "lanczos", **SIGLIP},
 )  # fmt: skip
 SIZES = ((1, 1), (1, 300), (72, 72), (71, 73), (144, 143), (500, 37), (333, 512), (640, 480), (1080, 2400))
 
@@ -55,8 +60,8 @@ def case(size: tuple[int, int], form: dict[str, Any], *, transparent: bool) -> d
     preprocessing = Preprocessing(**form)
     tiled = cut_tiles(open_image(pixels(*size, transparent=transparent)), preprocessing)
     names = (
-        "tile_size", "strategy", "candidates", "alpha", "thumbnail", "thumbnail_of_single_tile", "pad_color", "rescale",
-        "mean", "std",
+        "tile_size", "strategy", "candidates", "alpha", "longest_edge", "thumbnail", "thumbnail_of_single_tile",
+        "resize_filter", "pad_color", "rescale", "mean", "std",
     )  # fmt: skip
     return {
         "width": size[0],

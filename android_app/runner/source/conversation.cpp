@@ -76,9 +76,11 @@ void Conversation::add_image(const Rgb& given) {
   try {
     add(layout.image_start, false);
     if (thumbnail == 0) add(layout.thumbnail, true);
-    for (size_t row = 0; row < size_t(down); row++) {
+    const bool alone = across * down == 1 && !thumbnail && layout.lone;
+    if (alone) add(*layout.lone, true);
+    for (size_t row = 0; row < size_t(down) && !alone; row++) {
       for (size_t column = 0; column < size_t(across); column++) add(layout.tile[row][column], true);
-      add(layout.row_end, false);
+      add(row + 1 == size_t(down) && layout.last_row_end ? *layout.last_row_end : layout.row_end, false);
     }
     if (thumbnail && *thumbnail > 0) add(layout.thumbnail, true);
     add(layout.image_end, false);

@@ -28,8 +28,27 @@ struct Window {
   std::vector<int32_t> weights;
 };
 
-std::vector<Window> windows(int64_t in, int64_t out) {
-  const double scale = double(in) / double(out), filter_scale = std::max(scale, 1.0), support = 2.0 * filter_scale;
+// Pillow's Lanczos: a sinc of three lobes, by another one.
+double sinc(double x) {
+  if (x == 0.0) return 1.0;
+  x *= M_PI;
+  return std::sin(x) / x;
+}
+
+double lanczos(double x) { return -3.0 <= x && x < 3.0 ? sinc(x) * sinc(x / 3) : 0.0; }
+
+struct Filter {
+  double (*weight)(double);
+  double support;
+};
+
+Filter filter_of(const std::string& name) {
+  return name == "lanczos" ? Filter{lanczos, 3.0} : Filter{bicubic, 2.0};
+}
+
+std::vector<Window> windows(int64_t in, int64_t out, const Filter& filter) {
+  const double scale = double(in) / double(out), filter_scale = std::max(scale, 1.0),
+               support = filter.support * filter_scale;
   std::vector<Window> result;
   result.reserve(size_t(out));
   std::vector<double> exact;
@@ -40,7 +59,7 @@ std::vector<Window> windows(int64_t in, int64_t out) {
     exact.clear();
     double sum = 0;
     for (int64_t x = first; x < last; x++) {
-      exact.push_back(bicubic((double(x) - center + 0.5) * step));
+      exact.push_back(filter.weight((double(x) - center + 0.5) * step));
       sum += exact.back();
     }
     Window window{first, {}};
@@ -56,9 +75,9 @@ std::vector<Window> windows(int64_t in, int64_t out) {
 
 uint8_t rounded(int32_t sum) { return uint8_t(std::clamp(sum >> kPrecision, 0, 255)); }
 
-Rgb resize_across(const Rgb& image, int64_t width) {
+Rgb resize_across(const Rgb& image, int64_t width, const Filter& filter) {
   Rgb result{width, image.height, std::vector<uint8_t>(size_t(width * image.height * 3))};
-  const std::vector<Window> every = windows(image.width, width);
+  const std::vector<Window> every = windows(image.width, width, filter);
   for (int64_t row = 0; row < image.height; row++) {
     uint8_t* out = &result.pixels[size_t(row * width * 3)];
     for (const Window& window : every) {
@@ -74,12 +93,12 @@ Rgb resize_across(const Rgb& image, int64_t width) {
   return result;
 }
 
-Rgb resize_down(const Rgb& image, int64_t height) {
+Rgb resize_down(const Rgb& image, int64_t height, const Filter& filter) {
   const int64_t bytes = image.width * 3;  // of a row
   Rgb result{image.width, height, std::vector<uint8_t>(size_t(bytes * height))};
   std::vector<int32_t> sums(size_t(bytes), 0);
   uint8_t* out = result.pixels.data();
-  for (const Window& window : windows(image.height, height)) {
+  for (const Window& window : windows(image.height, height, filter)) {
     std::fill(sums.begin(), sums.end(), 1 << (kPrecision - 1));
     const uint8_t* in = &image.pixels[size_t(window.first * bytes)];
     for (const int32_t weight : window.weights) {
@@ -91,21 +110,16 @@ Rgb resize_down(const Rgb& image, int64_t height) {
   return result;
 }
 
-// The image on the canvas of its grid: stretched, or centred on the padding's colour.
-Rgb canvas_of(const Rgb& image, const Grid& grid, const Vision& vision) {
-  Rgb canvas{grid.first * vision.tile_size, grid.second * vision.tile_size, {}};
-  auto [width, height] = std::make_pair(canvas.width, canvas.height);
-  if (vision.strategy != "internvl")
-    std::tie(width, height) =
-        fitted_size(image.width, image.height, grid, vision.tile_size, vision.strategy == "llava-next");
-  Rgb resized = resize(image, width, height);
-  if (width == canvas.width && height == canvas.height) return resized;
+// A resized image on the canvas of its grid, on the padding's colour where it does not fill it.
+Rgb canvas_of(Rgb image, const PicturePlan& plan, const Vision& vision) {
+  Rgb canvas{plan.grid.first * vision.tile_size, plan.grid.second * vision.tile_size, {}};
+  if (image.width == canvas.width && image.height == canvas.height) return image;
   canvas.pixels.resize(size_t(canvas.width * canvas.height * 3));
   for (size_t at = 0; at < canvas.pixels.size(); at++) canvas.pixels[at] = uint8_t(vision.pad_color[at % 3]);
-  const int64_t left = (canvas.width - width) / 2, top = (canvas.height - height) / 2;
-  for (int64_t row = 0; row < height; row++)
+  const auto [left, top] = plan.place;
+  for (int64_t row = 0; row < image.height; row++)
     std::memcpy(&canvas.pixels[size_t(((top + row) * canvas.width + left) * 3)],
-                &resized.pixels[size_t(row * width * 3)], size_t(width * 3));
+                &image.pixels[size_t(row * image.width * 3)], size_t(image.width * 3));
   return canvas;
 }
 
@@ -129,6 +143,7 @@ void check_vision(const Vision& vision, const ImageLayout& layout) {
                             [&](const std::vector<TokenIds>& row) { return row.size() >= columns; }),
             "image_layout.tile has no entry for every tile of a grid");
   }
+  if (const auto problem = tiling_problem(vision)) require(false, *problem);
   require(*std::min_element(vision.pad_color.begin(), vision.pad_color.end()) >= 0, "pad_color: not three bytes");
   require(is_factor(vision.rescale), "rescale: out of range");
   for (size_t i = 0; i < 3; i++)
@@ -152,40 +167,42 @@ Rgb flatten(const uint8_t* rgba, int64_t width, int64_t height, int64_t stride) 
   return image;
 }
 
-Rgb resize(const Rgb& image, int64_t width, int64_t height) {
+Rgb resize(const Rgb& image, int64_t width, int64_t height, const std::string& name) {
   const bool across = width != image.width, down = height != image.height;
+  const Filter filter = filter_of(name);
   if (across && down) {
     // Each pass rounds to bytes, so their order shows. Pillow from 13 on runs the vertical pass first where the height
     // shrinks by more than twice what the width does, in pixels.
     const int64_t lower = image.height - height, narrower = image.width - width;
-    if (lower > 0 && lower > 2 * narrower) return resize_across(resize_down(image, height), width);
-    return resize_down(resize_across(image, width), height);
+    if (lower > 0 && lower > 2 * narrower) return resize_across(resize_down(image, height, filter), width, filter);
+    return resize_down(resize_across(image, width, filter), height, filter);
   }
-  return across ? resize_across(image, width) : down ? resize_down(image, height) : image;
+  return across ? resize_across(image, width, filter) : down ? resize_down(image, height, filter) : image;
 }
 
 Tiles cut_tiles(const Rgb& image, const Vision& vision) {
-  const Grid grid =
-      select_grid(image.width, image.height, vision.tile_size, vision.candidates, vision.strategy, vision.alpha);
-  const int64_t tile = vision.tile_size, count = grid.first * grid.second;
-  const Rgb canvas = canvas_of(image, grid, vision);
-  Tiles tiles{grid, std::nullopt, count, {}};
-  if (vision.thumbnail != "none" && (count > 1 || vision.thumbnail_of_single_tile)) {
-    tiles.thumbnail = vision.thumbnail == "first" ? 0 : count;
-    tiles.count++;
+  const PicturePlan plan = plan_of(image.width, image.height, vision);
+  const int64_t tile = vision.tile_size, count = plan.grid.first * plan.grid.second;
+  Tiles tiles{plan.grid, plan.thumbnail, count + (plan.thumbnail ? 1 : 0), {}};
+  Rgb shown, thumbnail;
+  for (size_t done = 0; done <= plan.resizes.size(); done++) {
+    const Rgb& now = done <= 1 ? image : shown;
+    if (done > 0) shown = resize(now, plan.resizes[done - 1].first, plan.resizes[done - 1].second, vision.resize_filter);
+    if (plan.thumbnail && plan.thumbnail_of == done)
+      thumbnail = resize(done == 0 ? image : shown, tile, tile, vision.resize_filter);
   }
+  const Rgb canvas = canvas_of(std::move(shown), plan, vision);
   tiles.pixels.resize(size_t(tiles.count * tile * tile * 3));
   const int64_t first = tiles.thumbnail == 0 ? 1 : 0;
   for (int64_t index = 0; index < count; index++) {
-    const int64_t row = index / grid.first, column = index % grid.first;
+    const int64_t row = index / plan.grid.first, column = index % plan.grid.first;
     for (int64_t y = 0; y < tile; y++)
       std::memcpy(&tiles.pixels[size_t(((first + index) * tile + y) * tile * 3)],
                   &canvas.pixels[size_t(((row * tile + y) * canvas.width + column * tile) * 3)], size_t(tile * 3));
   }
-  if (tiles.thumbnail) {
-    const Rgb whole = resize(image, tile, tile);
-    std::copy(whole.pixels.begin(), whole.pixels.end(), &tiles.pixels[size_t(*tiles.thumbnail * tile * tile * 3)]);
-  }
+  if (tiles.thumbnail)
+    std::copy(thumbnail.pixels.begin(), thumbnail.pixels.end(),
+              &tiles.pixels[size_t(*tiles.thumbnail * tile * tile * 3)]);
   return tiles;
 }
 

@@ -1,4 +1,4 @@
-// Pixels to tiles, bit for bit as pocketvlm/images/prepare.py and Pillow's bicubic filter make them.
+// Pixels to tiles, bit for bit as pocketvlm/images/prepare.py and Pillow's filters make them.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,8 @@ void check_vision(const Vision& vision, const ImageLayout& layout);
 // uint8 [height, stride / 4, 4] with straight alpha, laid over white. Failure: usage, for a size that is out of bounds.
 Rgb flatten(const uint8_t* rgba, int64_t width, int64_t height, int64_t stride);
 
-Rgb resize(const Rgb& image, int64_t width, int64_t height);
+// By the filter of this name.
+Rgb resize(const Rgb& image, int64_t width, int64_t height, const std::string& filter);
 
 Tiles cut_tiles(const Rgb& image, const Vision& vision);
 

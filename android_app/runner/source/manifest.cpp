@@ -12,7 +12,7 @@ using json::Array;
 using json::Members;
 using json::Reader;
 
-// 2 is 1 with parts of other engines, which are checked here and not run; 3 has more in its chat layout
+// 2 is 1 with parts of other engines, which are checked here and not run; 3 says more of pictures and of the chat layout
 constexpr int64_t kFormat = 3;
 constexpr int64_t kMost = int64_t{1} << 40;  // of a size, as in pocketvlm/bundle/manifest.py
 constexpr int64_t kMaxValues = 1 << 16;      // counted by commas, before any is looked at
@@ -78,15 +78,26 @@ int64_t color(const Reader& value) {
   }
 }
 
-Vision vision(const Reader& value) {
+// What is there and not null; format 3 alone may have it.
+std::optional<Reader> in_format_3(const Members& of, const char* key, int64_t format) {
+  const auto given = of.optional(key);
+  if (!given || given->is_null()) return std::nullopt;
+  if (format < 3) given->refuse("formats 1 and 2 do not have it");
+  return given;
+}
+
+Vision vision(const Reader& value, int64_t format) {
   const Members of =
       value.members({"tile_size", "strategy", "candidates", "alpha", "thumbnail", "thumbnail_of_single_tile",
-                     "resize_filter", "pad_color", "rescale", "mean", "std", "tile_batch", "patches_per_tile",
-                     "vision_hidden_size", "downsample_ratio", "tokens_per_tile"});
-  of["resize_filter"].choice({"bicubic"});
+                     "longest_edge", "resize_filter", "pad_color", "rescale", "mean", "std", "tile_batch",
+                     "patches_per_tile", "vision_hidden_size", "downsample_ratio", "tokens_per_tile"});
   Vision result;
   result.tile_size = of["tile_size"].integer(1, 4096);
-  result.strategy = of["strategy"].choice({"relaxed", "llava-next", "internvl"});
+  result.strategy = format < 3 ? of["strategy"].choice({"relaxed", "llava-next", "internvl"})
+                               : of["strategy"].choice({"relaxed", "llava-next", "internvl", "idefics3"});
+  result.resize_filter =
+      format < 3 ? of["resize_filter"].choice({"bicubic"}) : of["resize_filter"].choice({"bicubic", "lanczos"});
+  if (const auto longest = in_format_3(of, "longest_edge", format)) result.longest_edge = longest->integer(1, 4096);
   result.candidates = of["candidates"].list(grid, 1, 256);
   result.alpha = of["alpha"].number(0, 1);
   result.thumbnail = of["thumbnail"].choice({"first", "last", "none"});
@@ -103,37 +114,46 @@ Vision vision(const Reader& value) {
   return result;
 }
 
-ImageLayout image_layout(const Reader& value) {
-  const Members of = value.members({"image_start", "thumbnail", "tile", "row_end", "image_end"});
+ImageLayout image_layout(const Reader& value, int64_t format) {
+  const Members of =
+      value.members({"image_start", "thumbnail", "tile", "row_end", "image_end", "lone", "last_row_end"});
   ImageLayout result;
   result.image_start = token_ids(of["image_start"]);
   result.thumbnail = token_ids(of["thumbnail"]);
   result.tile = of["tile"].list([](const Reader& row) { return row.list(token_ids, 0, kMaxSide); }, 0, kMaxSide);
   result.row_end = token_ids(of["row_end"]);
   result.image_end = token_ids(of["image_end"]);
+  if (const auto lone = in_format_3(of, "lone", format)) result.lone = token_ids(*lone);
+  if (const auto last = in_format_3(of, "last_row_end", format)) result.last_row_end = token_ids(*last);
   return result;
 }
 
 // Whether the chat layout has the roles that it needs. No answer here is rendered from it: tokens come in ready.
 bool check_chat(const Reader& value, int64_t format) {
-  const Members of = value.members({"start", "roles", "default_system", "generation_prefix", "reasoning", "system_joins"});
+  const Members of = value.members(
+      {"start", "roles", "default_system", "generation_prefix", "reasoning", "image", "system_joins"});
   of["start"].text(kText);
   of["generation_prefix"].text(kText);
   const Reader roles = of["roles"], system = of["default_system"];
   const Members by_name = roles.members({"system", "user", "assistant"});
   for (const auto& [name, role] : roles.object()) {
     const Reader reader(role, roles, name);
-    const Members literal = reader.members({"prefix", "suffix", "strip"});
+    const Members literal = reader.members({"prefix", "suffix", "strip", "prefix_with_image"});
     literal["prefix"].text(kText);
     literal["suffix"].text(kText);
     literal["strip"].boolean();
+    if (const auto with_image = in_format_3(literal, "prefix_with_image", format)) with_image->text(kText);
   }
   if (!system.is_null()) system.text(kText);
-  if (const auto reasoning = of.optional("reasoning"); reasoning && !reasoning->is_null()) {
+  if (const auto reasoning = in_format_3(of, "reasoning", format)) {
     const Members dropped = reasoning->members({"end", "trim"});
     if (dropped["end"].text(kText).empty()) reasoning->refuse("its end is empty");
     dropped["trim"].text(kText);
-    if (format < 3) reasoning->refuse("formats 1 and 2 do not have it");
+  }
+  if (const auto image = in_format_3(of, "image", format)) {
+    const Members around = image->members({"prefix", "suffix"});
+    around["prefix"].text(kText);
+    around["suffix"].text(kText);
   }
   if (const auto joins = of.optional("system_joins"); joins && joins->boolean() && format < 3)
     joins->refuse("formats 1 and 2 do not have it");
@@ -309,8 +329,8 @@ Manifest read_manifest(const Reader& root) {
                     "chat", "kv_cache", "prefill_chunk", "engines", "by_engine", "neuropilot", "recipe", "fidelity", "files"});
   Manifest manifest;
   read_sections(top, manifest);
-  if (const Reader seen = top["vision"]; !seen.is_null()) manifest.vision = vision(seen);
-  if (const Reader layout = top["image_layout"]; !layout.is_null()) manifest.layout = image_layout(layout);
+  if (const Reader seen = top["vision"]; !seen.is_null()) manifest.vision = vision(seen, format);
+  if (const Reader layout = top["image_layout"]; !layout.is_null()) manifest.layout = image_layout(layout, format);
   if (const Reader chat = top["chat"]; !chat.is_null()) manifest.has_roles = check_chat(chat, format);
   manifest.tokenizer = file_name(top["tokenizer"]);
   manifest.prefill_chunk = top["prefill_chunk"].integer(1, 1 << 16);

@@ -32,6 +32,8 @@ struct Vision {
   double alpha;
   std::string thumbnail;
   bool thumbnail_of_single_tile;
+  std::optional<int64_t> longest_edge;
+  std::string resize_filter;
   std::vector<int64_t> pad_color;  // 3; -1 stands for what is no byte
   double rescale;
   std::vector<double> mean, std;  // 3 each
@@ -41,6 +43,7 @@ struct Vision {
 struct ImageLayout {
   TokenIds image_start, thumbnail, row_end, image_end;
   std::vector<std::vector<TokenIds>> tile;
+  std::optional<TokenIds> lone, last_row_end;  // what stands there instead of tile[0][0] and of the last row_end
 };
 
 struct Manifest {

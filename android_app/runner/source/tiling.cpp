@@ -9,6 +9,20 @@ namespace pocketvlm {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr int64_t kMaxEdge = 4096;  // what Idefics3's processor clips to
+
+// (width, height) at which an image fills a grid with its aspect ratio kept.
+Size fitted_size(int64_t width, int64_t height, const Grid& grid, int64_t tile, bool round_up) {
+  const int64_t canvas_width = tile * grid.first, canvas_height = tile * grid.second;
+  const double across = double(canvas_width) / double(width), down = double(canvas_height) / double(height);
+  if (!round_up) {
+    const double scale = std::min(across, down);
+    return {std::max<int64_t>(1, int64_t(double(width) * scale)),
+            std::max<int64_t>(1, int64_t(double(height) * scale))};
+  }
+  if (across < down) return {canvas_width, std::min(int64_t(std::ceil(double(height) * across)), canvas_height)};
+  return {std::min(int64_t(std::ceil(double(width) * down)), canvas_width), canvas_height};
+}
 
 // Relaxed aspect-ratio matching, Algorithm 1 of arXiv 2411.10640; `grids` in descending order.
 Grid relaxed(int64_t width, int64_t height, int64_t tile, const std::vector<Grid>& grids, double alpha) {
@@ -57,27 +71,86 @@ Grid internvl(int64_t width, int64_t height, int64_t tile, std::vector<Grid> gri
   return best;
 }
 
-}  // namespace
-
-Grid select_grid(int64_t width, int64_t height, int64_t tile, std::vector<Grid> candidates, const std::string& strategy,
-                 double alpha) {
+// Each candidate once, in descending order.
+std::vector<Grid> sorted_grids(std::vector<Grid> candidates) {
   std::sort(candidates.rbegin(), candidates.rend());
   candidates.erase(std::unique(candidates.begin(), candidates.end()), candidates.end());
-  if (strategy == "internvl") return internvl(width, height, tile, std::move(candidates));
-  if (strategy == "llava-next") return llava_next(width, height, tile, candidates);
-  return relaxed(width, height, tile, candidates, alpha);
+  return candidates;
 }
 
-std::pair<int64_t, int64_t> fitted_size(int64_t width, int64_t height, const Grid& grid, int64_t tile, bool round_up) {
-  const int64_t canvas_width = tile * grid.first, canvas_height = tile * grid.second;
-  const double across = double(canvas_width) / double(width), down = double(canvas_height) / double(height);
-  if (!round_up) {
-    const double scale = std::min(across, down);
-    return {std::max<int64_t>(1, int64_t(double(width) * scale)),
-            std::max<int64_t>(1, int64_t(double(height) * scale))};
+int64_t most_tiles(const Vision& vision) {
+  int64_t most = 1;
+  for (const auto& [across, down] : vision.candidates) most = std::max({most, across, down});
+  return most;
+}
+
+// Idefics3: what the longer side is resized to first.
+int64_t longest_edge(const Vision& vision) {
+  if (vision.longest_edge) return *vision.longest_edge;
+  const int64_t whole = std::min(most_tiles(vision) * vision.tile_size, kMaxEdge);
+  return std::max<int64_t>(whole - whole % 2, 2);
+}
+
+int64_t tiles_over(int64_t pixels, int64_t tile) { return (pixels + tile - 1) / tile; }
+
+// transformers' resize, resize_for_vision_encoder and split_images.
+PicturePlan idefics3(int64_t width, int64_t height, const Vision& vision) {
+  const int64_t tile = vision.tile_size, longest = longest_edge(vision);
+  const bool wide = width >= height;
+  const double ratio = double(width) / double(height);
+  const int64_t other = wide ? int64_t(double(longest) / ratio) : int64_t(double(longest) * ratio);
+  const int64_t even = std::max<int64_t>(other + other % 2, 1);
+  const Size first = wide ? Size{longest, even} : Size{even, longest};
+  Size second{tile, tile};
+  if (most_tiles(vision) > 1) {
+    const double now = double(first.first) / double(first.second);
+    const bool is_wide = first.first >= first.second;
+    const int64_t whole = tiles_over(is_wide ? first.first : first.second, tile) * tile;
+    const int64_t rest = is_wide ? int64_t(double(whole) / now) : int64_t(double(whole) * now);
+    second = is_wide ? Size{whole, tiles_over(rest, tile) * tile} : Size{tiles_over(rest, tile) * tile, whole};
   }
-  if (across < down) return {canvas_width, std::min(int64_t(std::ceil(double(height) * across)), canvas_height)};
-  return {std::min(int64_t(std::ceil(double(width) * down)), canvas_width), canvas_height};
+  return {{second.first / tile, second.second / tile}, {first, second}, {0, 0}, std::nullopt, 2};
+}
+
+PicturePlan of_grid(int64_t width, int64_t height, const Vision& vision) {
+  const int64_t tile = vision.tile_size;
+  const std::vector<Grid> grids = sorted_grids(vision.candidates);
+  if (vision.strategy == "internvl") {
+    const Grid grid = internvl(width, height, tile, grids);
+    return {grid, {{grid.first * tile, grid.second * tile}}, {0, 0}, std::nullopt};
+  }
+  const bool next = vision.strategy == "llava-next";
+  const Grid grid =
+      next ? llava_next(width, height, tile, grids) : relaxed(width, height, tile, grids, vision.alpha);
+  const Size size = fitted_size(width, height, grid, tile, next);
+  return {grid,
+          {size},
+          {(grid.first * tile - size.first) / 2, (grid.second * tile - size.second) / 2},
+          std::nullopt};
+}
+
+}  // namespace
+
+std::optional<std::string> tiling_problem(const Vision& vision) {
+  if (vision.strategy != "idefics3") return std::nullopt;
+  const int64_t longest = longest_edge(vision);
+  if (longest < 2 || longest > kMaxEdge || longest % 2 != 0) return "longest_edge: not an even number up to 4096";
+  if (most_tiles(vision) == 1) return std::nullopt;
+  const int64_t most = tiles_over(longest, vision.tile_size);
+  const auto known = [&](const Grid& grid) {
+    return std::find(vision.candidates.begin(), vision.candidates.end(), grid) != vision.candidates.end();
+  };
+  for (int64_t other = 1; other <= most; other++)
+    if (!known({most, other}) || !known({other, most})) return "candidates: they lack a grid that a picture can get";
+  return std::nullopt;
+}
+
+PicturePlan plan_of(int64_t width, int64_t height, const Vision& vision) {
+  PicturePlan plan = vision.strategy == "idefics3" ? idefics3(width, height, vision) : of_grid(width, height, vision);
+  const int64_t tiles = plan.grid.first * plan.grid.second;
+  if (vision.thumbnail != "none" && (tiles > 1 || vision.thumbnail_of_single_tile))
+    plan.thumbnail = vision.thumbnail == "first" ? 0 : tiles;
+  return plan;
 }
 
 }  // namespace pocketvlm

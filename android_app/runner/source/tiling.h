@@ -1,7 +1,8 @@
-// Which grid of tiles an image is cut into: pocketvlm/images/rules in the same double arithmetic, step by step.
+// What becomes of an image of some size: pocketvlm/images/rules in the same double arithmetic, step by step.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,11 +11,22 @@
 
 namespace pocketvlm {
 
-// The grid for an image of width x height pixels. Sizes are from 1 to 2**31 - 1; candidates are not empty.
-Grid select_grid(int64_t width, int64_t height, int64_t tile, std::vector<Grid> candidates, const std::string& strategy,
-                 double alpha);
+using Size = std::pair<int64_t, int64_t>;  // width, height
 
-// (width, height) at which an image fills a grid with its aspect ratio kept.
-std::pair<int64_t, int64_t> fitted_size(int64_t width, int64_t height, const Grid& grid, int64_t tile, bool round_up);
+// The image is resized to each of `resizes` in turn, laid with its corner at `place` of a canvas of `grid` tiles, and cut
+// there. A thumbnail, what the first `thumbnail_of` of the resizes made squashed to one tile, stands at `thumbnail`.
+struct PicturePlan {
+  Grid grid;
+  std::vector<Size> resizes;
+  std::pair<int64_t, int64_t> place;
+  std::optional<int64_t> thumbnail;
+  size_t thumbnail_of = 0;
+};
+
+// What the manifest's vision says of tiles is what a rule can follow; the reason where it is not.
+std::optional<std::string> tiling_problem(const Vision& vision);
+
+// Of an image of width x height pixels, from 1 to 2**31 - 1.
+PicturePlan plan_of(int64_t width, int64_t height, const Vision& vision);
 
 }  // namespace pocketvlm

@@ -41,19 +41,31 @@ Json plan(const Json& asked) {
   return parsed.cases.size();
 }
 
-Json grid(const Json& asked) {
-  std::vector<Grid> candidates = asked["candidates"];
-  return select_grid(asked["width"], asked["height"], asked["tile"], candidates, asked["strategy"], asked["alpha"]);
+Vision tiling(const Json& asked) {
+  Vision vision = {};
+  vision.tile_size = asked["tile_size"], vision.strategy = asked["strategy"], vision.alpha = asked["alpha"];
+  vision.candidates = asked["candidates"].get<std::vector<Grid>>();
+  vision.thumbnail = asked["thumbnail"], vision.thumbnail_of_single_tile = asked["thumbnail_of_single_tile"];
+  if (const Json longest = asked.value("longest_edge", Json()); !longest.is_null()) vision.longest_edge = longest;
+  if (const auto problem = tiling_problem(vision)) throw Error(Failure::bundle, *problem);
+  return vision;
+}
+
+Json picture_plan(const Json& asked) {
+  const auto made = plan_of(asked["width"], asked["height"], tiling(asked));
+  return {{"grid", made.grid},
+          {"resizes", made.resizes},
+          {"place", made.place},
+          {"thumbnail_index", made.thumbnail ? Json(*made.thumbnail) : Json()},
+          {"thumbnail_of", made.thumbnail_of}};
 }
 
 Json tiles(const Json& asked) {
   const int64_t width = asked["width"], height = asked["height"];
   const std::string rgba = read_file(asked["path"], int64_t{1} << 30, Failure::usage);
   if (int64_t(rgba.size()) != width * height * 4) throw Error(Failure::usage, "the file has another size");
-  Vision vision = {};
-  vision.tile_size = asked["tile_size"], vision.strategy = asked["strategy"], vision.alpha = asked["alpha"];
-  vision.candidates = asked["candidates"].get<std::vector<Grid>>();
-  vision.thumbnail = asked["thumbnail"], vision.thumbnail_of_single_tile = asked["thumbnail_of_single_tile"];
+  Vision vision = tiling(asked);
+  vision.resize_filter = asked["resize_filter"];
   vision.pad_color = asked["pad_color"].get<std::vector<int64_t>>(), vision.rescale = asked["rescale"];
   vision.mean = asked["mean"].get<std::vector<double>>(), vision.std = asked["std"].get<std::vector<double>>();
   const Tiles cut = cut_tiles(flatten(reinterpret_cast<const uint8_t*>(rgba.data()), width, height, width * 4), vision);
@@ -108,7 +120,7 @@ Json answer(const Json& asked) {
   if (what == "bundle") return bundle(asked);
   if (what == "graph") return graph(asked);
   if (what == "plan") return plan(asked);
-  if (what == "grid") return grid(asked);
+  if (what == "picture_plan") return picture_plan(asked);
   if (what == "tiles") return tiles(asked);
   if (what == "sample") return sample(asked);
   if (what == "adjust") return adjust(asked);

@@ -15,7 +15,7 @@ from pocketvlm.cli.console import print_table
 from pocketvlm.cli.printing import rich_console
 from pocketvlm.files import write_whole
 from pocketvlm.images.rules import RULES
-from pocketvlm.images.tiling import MAX_ENUMERATED, Grid, grid_candidates
+from pocketvlm.images.tiling import MAX_ENUMERATED, Grid, Tiling, grid_candidates
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,7 +67,9 @@ class Candidates(click.ParamType[tuple[Grid, ...]]):
 
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
-@click.option("--strategy", type=click.Choice(list(RULES)), help="Only this one (default: all, side by side).")
+@click.option(
+    "--strategy", type=click.Choice(list(RULES)), help="Only this one (default: all that can do with the candidates)."
+)
 @click.option("--tile", default=384, show_default=True, type=click.IntRange(1, 4096), help="Side of a tile in pixels.")
 @click.option(
     "--candidates",
@@ -98,7 +100,8 @@ def command(
     from pocketvlm.images.open import open_image
     from pocketvlm.images.prepare import Preprocessing
 
-    names = [strategy] if strategy else list(RULES)
+    tiling = Tiling(tile_size=tile, candidates=candidates)
+    names = [strategy] if strategy else [name for name, rule in RULES.items() if rule.check(tiling) is None]
     try:
         settings = [
             Preprocessing(
@@ -108,6 +111,7 @@ def command(
                 alpha=alpha,
                 thumbnail=RULES[name].thumbnail,
                 thumbnail_of_single_tile=RULES[name].thumbnail_of_single_tile,
+                resize_filter=RULES[name].resize_filter,
             )
             for name in names
         ]
@@ -126,9 +130,11 @@ def command(
 
 def choose(image_size: tuple[int, int], preprocessing: Preprocessing, tokens_per_tile: int) -> Cut:
     """The grid and the cost of an image of ``image_size`` (width, height) pixels under one strategy."""
-    from pocketvlm.images.prepare import select, sequence_length, thumbnail_index
+    from pocketvlm.images.prepare import sequence_length
+    from pocketvlm.images.rules import plan_of
 
-    grid = select(image_size, preprocessing)
+    plan = plan_of(image_size, preprocessing)
+    grid = plan.grid
     canvas = (grid[0] * preprocessing.tile_size, grid[1] * preprocessing.tile_size)
     tiles = sequence_length(grid, preprocessing)
     return Cut(
@@ -137,7 +143,7 @@ def choose(image_size: tuple[int, int], preprocessing: Preprocessing, tokens_per
         canvas=canvas,
         canvas_to_image_area=round(canvas[0] * canvas[1] / (image_size[0] * image_size[1]), 3),
         fit=RULES[preprocessing.strategy].fit,
-        thumbnail_index=thumbnail_index(grid, preprocessing),
+        thumbnail_index=plan.thumbnail_index,
         tiles=tiles,
         tokens=tiles * tokens_per_tile,
     )

@@ -1,7 +1,7 @@
-"""Which grid of tiles an image is cut into: published rules behind one function, in plain Python.
+"""What becomes of an image of some size: published rules as pure functions to a plan, in plain Python.
 
-The arithmetic is IEEE double precision in the order of the sources, so that Kotlin and C++ reach the same grids
-(``tests/golden/tiling.csv``). A new rule is one file and one line in ``RULES``.
+The arithmetic is IEEE double precision in the order of the sources, so that Kotlin and C++ reach the same plans
+(``tests/golden/plans``, ``tests/golden/tiling.csv``). A new rule is one file and one line in ``RULES``.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from pocketvlm.images.rules import internvl, llava_next, relaxed
-from pocketvlm.images.tiling import PAPER_CANDIDATES, Grid, TilingRule, positive
+from pocketvlm.images.rules import idefics3, internvl, llava_next, relaxed
+from pocketvlm.images.tiling import PAPER_CANDIDATES, Grid, PicturePlan, PictureRule, Tiling, positive
 
-RULES: dict[str, TilingRule] = {
+RULES: dict[str, PictureRule] = {
     "relaxed": relaxed.RULE,
     "llava-next": llava_next.RULE,
     "internvl": internvl.RULE,
+    "idefics3": idefics3.RULE,
 }
 
 
@@ -35,15 +36,36 @@ def select_grid(
 
     :raises ValueError: a size is not a positive integer, there are no candidates, or the strategy is not known.
     """
-    if strategy not in RULES:
-        raise ValueError(f"unknown tiling strategy {strategy!r}: choose one of {', '.join(RULES)}")
+    width, height = positive("width", width), positive("height", height)
+    grids = tuple(_checked(grid) for grid in (PAPER_CANDIDATES if candidates is None else candidates))
+    tiling = Tiling(tile_size=tile, strategy=strategy, candidates=grids, alpha=alpha)
+    check_tiling(tiling)
+    return plan_of((width, height), tiling).grid
+
+
+def plan_of(size: tuple[int, int], tiling: Tiling) -> PicturePlan:
+    """What becomes of an image of ``size`` (width, height) pixels, under a tiling that was checked."""
+    return RULES[tiling.strategy].plan(*size, tiling)
+
+
+def check_tiling(tiling: Tiling) -> None:
+    """Whether a rule can follow it.
+
+    :raises ValueError: naming the field that is wrong
+    """
+    if tiling.strategy not in RULES:
+        raise ValueError(f"unknown tiling strategy {tiling.strategy!r}: choose one of {', '.join(RULES)}")
+    alpha = tiling.alpha
     if not (isinstance(alpha, int | float) and math.isfinite(alpha) and alpha >= 0):
         raise ValueError(f"alpha must be a finite number of at least 0, not {alpha!r}")
-    width, height, tile = positive("width", width), positive("height", height), positive("tile", tile)
-    grids = frozenset(_checked(grid) for grid in (PAPER_CANDIDATES if candidates is None else candidates))
-    if not grids:
+    positive("tile", tiling.tile_size)
+    if not tiling.candidates:
         raise ValueError("no candidate grids to choose from: give at least one (across, down)")
-    return RULES[strategy].choose(width, height, tile, grids, alpha)
+    for grid in tiling.candidates:
+        _checked(grid)
+    problem = RULES[tiling.strategy].check(tiling)
+    if problem is not None:
+        raise ValueError(problem)
 
 
 def _checked(grid: Grid) -> Grid:

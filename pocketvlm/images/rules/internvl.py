@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pocketvlm.images.tiling import Grid, TilingRule
+from pocketvlm.images.tiling import Grid, PictureRule, stretched
 
 
 def choose(width: int, height: int, tile: int, candidates: frozenset[Grid], alpha: float) -> Grid:
@@ -22,4 +22,4 @@ def choose(width: int, height: int, tile: int, candidates: frozenset[Grid], alph
     return best
 
 
-RULE = TilingRule(choose, fit="stretch", thumbnail="last", thumbnail_of_single_tile=False)
+RULE = PictureRule(stretched(choose), "stretch", thumbnail="last", thumbnail_of_single_tile=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pocketvlm.images.tiling import Grid, TilingRule
+from pocketvlm.images.tiling import Grid, PictureRule, padded
 
 
 def choose(width: int, height: int, tile: int, candidates: frozenset[Grid], alpha: float) -> Grid:
@@ -25,4 +25,4 @@ def choose(width: int, height: int, tile: int, candidates: frozenset[Grid], alph
     return best
 
 
-RULE = TilingRule(choose, fit="pad", thumbnail="first", thumbnail_of_single_tile=True, round_up=True)
+RULE = PictureRule(padded(choose, round_up=True), "pad", thumbnail="first", thumbnail_of_single_tile=True)

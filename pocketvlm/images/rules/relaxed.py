@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pocketvlm.images.tiling import Grid, TilingRule, fitted_size
+from pocketvlm.images.tiling import Grid, PictureRule, fitted_size, padded
 
 
 def choose(width: int, height: int, tile: int, candidates: frozenset[Grid], alpha: float) -> Grid:
@@ -25,4 +25,4 @@ def choose(width: int, height: int, tile: int, candidates: frozenset[Grid], alph
     return best
 
 
-RULE = TilingRule(choose, fit="pad", thumbnail="first", thumbnail_of_single_tile=True)
+RULE = PictureRule(padded(choose), "pad", thumbnail="first", thumbnail_of_single_tile=True)

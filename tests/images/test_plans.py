@@ -1,0 +1,119 @@
+"""Plans: the golden files, transformers' own resizing and splitting, and what a tiling may not be."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pocketvlm.images.prepare import Preprocessing, cut_tiles
+from pocketvlm.images.rules import RULES, check_tiling, plan_of
+from pocketvlm.images.rules.idefics3 import grids
+from pocketvlm.images.tiling import Tiling
+from tests.images.test_tiles import noise
+from tests.support.portable_plans import FOLDER, FORMS, LAST, SIZES, golden
+
+SMALL = Preprocessing(
+    **{
+        **vars(LAST),
+        "tile_size": 32,
+        "strategy": "idefics3",
+        "candidates": grids(4),
+        "longest_edge": 128,
+        "resize_filter": "lanczos",
+    }
+)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_golden_plans_are_what_their_generator_writes_and_have_variety(rule: str) -> None:
+    content = json.loads((FOLDER / f"{rule}.json").read_text(encoding="utf-8"))
+    assert content == golden(rule)
+    assert len(SIZES) >= 60
+    for form in content:
+        settings = {key: value for key, value in form.items() if key != "plans"}
+        check_tiling(Tiling(**{**settings, "candidates": tuple(map(tuple, form["candidates"]))}))
+        cut = {tuple(plan["grid"]) for plan in form["plans"]}
+        assert len(cut) >= (1 if form["candidates"] == [[1, 1]] else 5)
+
+
+def processor(tile: int, longest: int, *, split: bool = True) -> Any:
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    return Idefics3ImageProcessorPil(
+        size={"longest_edge": longest},
+        max_image_size={"longest_edge": tile},
+        do_image_splitting=split,
+        do_rescale=False,
+        do_normalize=False,
+        return_row_col_info=True,
+    )
+
+
+def reference(width: int, height: int, tile: int, longest: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The two sizes to which transformers resizes, by its own functions."""
+    from transformers.models.idefics3 import image_processing_pil_idefics3 as theirs
+
+    class Noted(theirs.Idefics3ImageProcessorPil):  # type: ignore[misc]
+        def resize(self, image: Any, size: Any, resample: Any = None, **_: Any) -> Any:
+            return size
+
+    first = theirs.get_resize_output_image_size(np.empty((3, height, width), np.uint8), longest)
+    empty = np.broadcast_to(np.uint8(0), (3, *first))
+    second = Noted().resize_for_vision_encoder(empty, tile)
+    return (first[1], first[0]), (second.width, second.height)
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(2, 600), st.integers(1, 2048).map(lambda half: 2 * half))
+def test_idefics3_resizes_as_transformers_does(width: int, height: int, tile: int, longest: int) -> None:
+    most = math.ceil(longest / tile)
+    tiling = replace(LAST, strategy="idefics3", tile_size=tile, candidates=grids(max(most, 2)), longest_edge=longest)
+    plan = plan_of((width, height), tiling)
+    assert plan.resizes == reference(width, height, tile, longest)
+    assert plan.grid in grids(most)
+    assert tuple(side * tile for side in plan.grid) == plan.resizes[-1]
+
+
+@pytest.mark.parametrize("form", FORMS["idefics3"][:3])
+def test_the_golden_plans_of_idefics3_are_transformers(form: Tiling) -> None:
+    tiling = replace(form, strategy="idefics3")
+    longest = form.longest_edge or max(max(grid) for grid in form.candidates) * form.tile_size
+    for size in SIZES:
+        assert plan_of(size, tiling).resizes == reference(*size, form.tile_size, longest), size
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_idefics3_tiles_are_transformers_to_the_byte(split: bool) -> None:
+    theirs = processor(32, 128, split=split)
+    ours = SMALL if split else replace(SMALL, candidates=((1, 1),))
+    found = set()
+    for size in [*(size for size in SIZES if size[0] * size[1] < 300_000), (4000, 40)]:
+        image = noise(*size, seed=size[0])
+        wanted = theirs(image, return_tensors="np")
+        tiled = cut_tiles(image, ours)
+        rows_and_columns = (wanted["rows"][0][0], wanted["cols"][0][0])
+        assert rows_and_columns == ((0, 0) if len(tiled.pixels) == 1 else tiled.grid[::-1]), size
+        # [tiles, tile, tile, 3] -> [tiles, 3, tile, tile]
+        assert np.array_equal(tiled.pixels.transpose(0, 3, 1, 2), wanted["pixel_values"][0]), size
+        found.add(tiled.grid)
+    assert len(found) >= (6 if split else 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"longest_edge": 127}, "longest_edge: 127 is not an even number of pixels up to 4096"),
+        ({"longest_edge": 4098, "tile_size": 2000}, "longest_edge: 4098"),
+        ({"longest_edge": 130}, "candidates: a picture can get 5x5 tiles, which they lack"),
+        ({"candidates": ((2, 2), (1, 1)), "longest_edge": None}, "candidates: a picture can get 2x1 tiles"),
+    ],
+)
+def test_a_tiling_that_idefics3_cannot_follow_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **changes)

@@ -1,0 +1,71 @@
+"""The golden files of picture rules: what each makes of many sizes, on every platform.
+
+Run as ``python -m tests.support.portable_plans`` it writes ``tests/golden/plans/RULE.json``. That they are right is
+``tests/images`` to say, beside transformers' own functions.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pocketvlm.images.rules import RULES, plan_of
+from pocketvlm.images.rules.idefics3 import grids
+from pocketvlm.images.tiling import Tiling, grid_candidates
+
+FOLDER = Path(__file__).resolve().parents[1] / "golden" / "plans"
+#: Of every shape; squares, exact grids, and what lies just beside them, where ties and roundings are.
+SIZES = (
+    (1, 1), (1, 2), (2, 1), (1, 300), (300, 1), (1, 4000), (4000, 1), (3, 5), (7, 7), (10, 9), (31, 17), (64, 64),
+    (72, 71), (100, 37), (128, 127), (150, 50), (200, 199), (224, 224), (255, 257), (300, 4000), (4000, 300),
+    (333, 512), (364, 364), (365, 364), (384, 384), (383, 385), (394, 390), (380, 76), (380, 393), (400, 300),
+    (448, 448), (500, 102), (511, 512), (512, 511), (512, 512), (512, 513), (640, 480), (480, 640), (672, 336),
+    (728, 364), (768, 768), (768, 1536), (800, 600), (896, 448), (900, 1600), (1000, 333), (1000, 334), (1024, 768),
+    (1080, 2400), (1152, 1152), (1153, 1152), (1280, 720), (1344, 1344), (1456, 1455), (1500, 500), (1536, 1024),
+    (1536, 1535), (1600, 1200), (1792, 448), (1920, 1080), (2047, 2048), (2048, 2048), (2049, 2047), (2560, 1440),
+    (3000, 2000), (3024, 4032), (3840, 2160), (4000, 3999), (4096, 4096),
+)  # fmt: skip
+PHONE = grid_candidates(4, 4, 8)
+LAST = Tiling(thumbnail="last", thumbnail_of_single_tile=False)
+FORMS: dict[str, tuple[Tiling, ...]] = {
+    "relaxed": (Tiling(), Tiling(candidates=PHONE, tile_size=336, alpha=0.5, thumbnail="none")),
+    "llava-next": (Tiling(tile_size=336), Tiling(candidates=PHONE)),
+    "internvl": (replace(LAST, tile_size=448, candidates=grid_candidates(12, 12, 12)), LAST),
+    "idefics3": (
+        replace(LAST, tile_size=512, candidates=grids(4), longest_edge=2048),
+        replace(LAST, tile_size=384, candidates=grids(4)),
+        replace(LAST, tile_size=364, candidates=grids(4), longest_edge=1400),
+        replace(LAST, tile_size=512, candidates=((1, 1),), longest_edge=2048),
+    ),
+}
+SETTINGS = (
+    "tile_size", "strategy", "candidates", "alpha", "longest_edge", "thumbnail", "thumbnail_of_single_tile",
+)  # fmt: skip
+
+
+def golden(rule: str) -> list[dict[str, Any]]:
+    """The content of a rule's file, as JSON gives it back: settings, and a plan for each size."""
+    forms = []
+    for form in FORMS[rule]:
+        tiling = replace(form, strategy=rule)
+        plans = [{"size": size, **vars(plan_of(size, tiling))} for size in SIZES]
+        forms.append({**{name: getattr(tiling, name) for name in SETTINGS}, "plans": plans})
+    content: list[dict[str, Any]] = json.loads(json.dumps(forms))
+    return content
+
+
+def write() -> None:
+    """One line a size."""
+    FOLDER.mkdir(exist_ok=True)
+    for rule in RULES:
+        forms = []
+        for form in golden(rule):
+            plans = ",\n  ".join(json.dumps(plan) for plan in form.pop("plans"))
+            forms.append(f'{json.dumps(form)[:-1]}, "plans": [\n  {plans}\n ]}}')
+        (FOLDER / f"{rule}.json").write_text("[\n " + ",\n ".join(forms) + "\n]\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
