@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Columns whose errors are gathered before they are taken off all later columns in one matrix product.
 COLUMNS_AT_A_TIME = 64
 #: Rows are independent; so many weights at a time are in memory three times, in float32.
-WEIGHTS_AT_A_TIME = 1 << 24
+WEIGHTS_AT_A_TIME = 1 << 21
 #: Where a Gram matrix is singular even with the damping asked for, more of it is tried up to this.
 MOST_DAMPING = 1.0
 
@@ -62,10 +62,10 @@ class Gptq(GroupQuantizer):
             values = self.grouped(rows)
             grid = self.grid(values)
             scale, zero_point = (_by_column(part, values.shape[2], shape[1]) for part in (grid.scale, grid.zero_point))
-            ordered = Grid(scale[:, order], zero_point[:, order], grid.bits)
+            ordered = Grid(scale.T[order], zero_point.T[order], grid.bits)
             # A column that no input reaches cannot make up for any other.
             steps = rows.new_empty(rows.shape)
-            steps[:, order] = _round_columns((rows * used)[:, order], ordered, factor)
+            steps[:, order] = _round_columns((rows * used).T[order], ordered, factor).T
             unused = (rows / scale).round().clamp_(-zero_point, grid.top - zero_point)
             return grid, steps.where(used, unused)
 
@@ -101,17 +101,19 @@ def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
 
 
 def _round_columns(weight: Tensor, grid: Grid, factor: Tensor) -> Tensor:
-    """float32 [rows, columns], overwritten -> steps [rows, columns]; the grid's tensors are [rows, columns] too."""
+    """float32 [columns, rows], overwritten -> steps [columns, rows]; the grid's tensors are [columns, rows] too.
+
+    Columns of the weight stand as rows here, so that each is read and written in one piece: a third of the time.
+    """
     steps = weight.new_empty(weight.shape)
-    columns = weight.shape[1]
+    columns = weight.shape[0]
     for start in range(0, columns, COLUMNS_AT_A_TIME):
         end = min(start + COLUMNS_AT_A_TIME, columns)
-        errors = weight.new_empty((weight.shape[0], end - start))
+        errors = weight.new_empty((end - start, weight.shape[1]))
         for column in range(start, end):
-            value, scale, zero_point = weight[:, column], grid.scale[:, column], grid.zero_point[:, column]
-            steps[:, column] = (value / scale).round_().clamp_(-zero_point, grid.top - zero_point)
-            error = (value - steps[:, column] * scale) / factor[column, column]
-            weight[:, column + 1 : end] -= error[:, None] * factor[column, column + 1 : end]
-            errors[:, column - start] = error
-        weight[:, end:] -= errors @ factor[start:end, end:]
+            value, scale, zero_point = weight[column], grid.scale[column], grid.zero_point[column]
+            steps[column] = (value / scale).round_().clamp_(-zero_point, grid.top - zero_point)
+            errors[column - start] = error = (value - steps[column] * scale) / factor[column, column]
+            weight[column + 1 : end].addr_(factor[column, column + 1 : end], error, alpha=-1)
+        weight[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
     return steps

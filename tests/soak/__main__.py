@@ -2,12 +2,15 @@
 
 python -m tests.soak --output bench/results/soak.json
 
-Cases run one after the other in processes of their own. The exit status is 1 if one was wrong, hung or crashed.
+Cases run one after the other in processes of their own. The exit status is 1 if one was wrong, hung or crashed. Each
+part is written as it ends, with the commit it ran on; parts that were not asked for (of 0 cases) stay as the file has
+them, so that the hours can be spent in pieces: make soak SOAK='--no-others --images 4000 --output ...'
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import tempfile
 import time
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from studies.reader.study import CHECKPOINT, provenance, write
 from tests.soak import processes, report
@@ -117,12 +121,20 @@ def parse_only(context: click.Context, parameter: click.Parameter, value: str | 
     return part, int(index)
 
 
+def kept(output: Path | None) -> dict[str, Any]:
+    """The parts that a report has so far."""
+    if output is None or not output.is_file():
+        return {}
+    parts: dict[str, Any] = json.loads(output.read_text())["parts"]
+    return parts
+
+
 @click.command(help=__doc__)
-@click.option("--images", default=2000, show_default=True, type=click.IntRange(0))
-@click.option("--bundles", default=2000, show_default=True, type=click.IntRange(0))
+@click.option("--images", default=4000, show_default=True, type=click.IntRange(0))
+@click.option("--bundles", default=3500, show_default=True, type=click.IntRange(0))
 @click.option("--prompts", default=300, show_default=True, type=click.IntRange(0))
 @click.option("--turns", default=500, show_default=True, type=click.IntRange(0))
-@click.option("--tokenizers", default=2000, show_default=True, type=click.IntRange(0))
+@click.option("--tokenizers", default=3000, show_default=True, type=click.IntRange(0))
 @click.option("--templates", default=1000, show_default=True, type=click.IntRange(0))
 @click.option("--checkpoints", default=2000, show_default=True, type=click.IntRange(0))
 @click.option("--configs", default=1500, show_default=True, type=click.IntRange(0))
@@ -130,24 +142,48 @@ def parse_only(context: click.Context, parameter: click.Parameter, value: str | 
 @click.option("--sizes", default=1200, show_default=True, type=click.IntRange(0))
 @click.option("--graphs", default=2000, show_default=True, type=click.IntRange(0))
 @click.option("--programs", default=1000, show_default=True, type=click.IntRange(0))
+@click.option("--no-others", is_flag=True, help="Only the parts that are named here.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--only", callback=parse_only, metavar="PART:INDEX", help="Run this case alone and show it.")
 @click.option("--output", type=click.Path(path_type=Path), help="Where the report goes as JSON.")
-def main(*, seed: int, only: tuple[str, int] | None, output: Path | None, **counts: int) -> None:
-    started = time.monotonic()
+@click.pass_context
+def main(
+    context: click.Context,
+    /,
+    *,
+    no_others: bool,
+    seed: int,
+    only: tuple[str, int] | None,
+    output: Path | None,
+    **counts: int,
+) -> None:
+    if no_others:
+        named = {part for part in counts if context.get_parameter_source(part) is not ParameterSource.DEFAULT}
+        counts = {part: count for part, count in counts.items() if part in named}
+    parts = kept(output)
     with tempfile.TemporaryDirectory(prefix="pocketvlm-soak-bundles-") as folder:
-        made = make_bundles(Path(folder))
+        made = make_bundles(Path(folder), [only[0]] if only else [part for part, count in counts.items() if count])
         if only is not None:
             sys.exit(not show_one(*only, seed, made))
-        judged = run(counts, seed, made, loud=True)
-    found = summary(judged, f"python -m tests.soak --seed {seed}")
-    for part, numbers in found["parts"].items():
-        click.echo(f"{part:<10} {numbers['cases']} cases: {report.in_words(numbers)}")
-    if output is not None:
-        options = " ".join(f"--{part} {count}" for part, count in counts.items())
-        origin = provenance(f"python -m tests.soak {options} --seed {seed}", threads=1)
-        write({**origin, "minutes": round((time.monotonic() - started) / 60, 1), **found}, output)
-    sys.exit(not found["passed"])
+        for part, count in counts.items():
+            if not count:
+                continue
+            started = time.monotonic()
+            command = f"python -m tests.soak --no-others --{part} {count} --seed {seed}"
+            found = summary(run({part: count}, seed, made, loud=True), command)
+            numbers = found["parts"][part]
+            click.echo(f"{part:<11} {numbers['cases']} cases: {report.in_words(numbers)}")
+            minutes = round((time.monotonic() - started) / 60, 1)
+            parts[part] = {**provenance(command, threads=1), "minutes": minutes, "passed": found["passed"], **numbers}
+            if output is not None:
+                write(totals(parts), output)
+    sys.exit(not totals(parts)["passed"])
+
+
+def totals(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The report: whether all is well, how many cases there were, and each part."""
+    cases = sum(numbers["cases"] for numbers in parts.values())
+    return {"passed": all(numbers["passed"] for numbers in parts.values()), "cases": cases, "parts": parts}
 
 
 if __name__ == "__main__":

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
 from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from pocketvlm.bundle.manifest import ChatLayout, Role
 from pocketvlm.export.read.chat_template import FoundChat
-from tests.soak.__main__ import make_bundles, run, summary
+from tests.soak.__main__ import main, make_bundles, run, summary, totals
 from tests.soak.failing import WAYS
 from tests.soak.report import failures, growth
 from tests.soak.templates import checked
@@ -60,6 +62,22 @@ def test_what_is_wrong_hangs_or_crashes_is_counted(monkeypatch: pytest.MonkeyPat
     assert not found["passed"]
     assert found["parts"]["failing"]["hung"] == 2
     assert found["parts"]["failing"]["failures"][0]["reproduce"] == "soak --only failing:1"
+
+
+def test_a_report_keeps_the_parts_that_were_not_asked_for(
+    tmp_path: Path, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.soak.__main__.make_bundles", lambda *_: bundles)
+    output = tmp_path / "soak.json"
+    output.write_text(json.dumps(totals({"turns": {"cases": 500, "passed": False}})))
+    found = CliRunner().invoke(main, ["--no-others", "--prompts", "1", "--output", str(output)])
+    written = json.loads(output.read_text())
+    assert found.exit_code == 1, found.output  # the turns'
+    assert list(written["parts"]) == ["turns", "prompts"]
+    assert written["parts"]["prompts"]["command"] == "python -m tests.soak --no-others --prompts 1 --seed 0"
+    assert written["parts"]["prompts"]["passed"]
+    assert not written["passed"]
+    assert written["cases"] == 501
 
 
 def test_a_layout_that_says_something_else_than_the_template_is_seen() -> None:
