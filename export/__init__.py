@@ -11,14 +11,13 @@ from pocketvlm.lazy import lazily
 
 if TYPE_CHECKING:
     from pocketvlm.export.assemble import export_bundle as export_bundle
-    from pocketvlm.export.assemble import kv_length as kv_length
     from pocketvlm.export.backends import BACKENDS as BACKENDS
     from pocketvlm.export.cost import Estimate as Estimate
     from pocketvlm.export.cost import estimate as estimate
     from pocketvlm.export.job import Progress as Progress
     from pocketvlm.export.job import Silent as Silent
 
-__all__ = ["BACKENDS", "Estimate", "Progress", "Silent", "estimate", "export_bundle", "kv_length"]
+__all__ = ["BACKENDS", "Estimate", "Progress", "Silent", "estimate", "export_bundle"]
 
 __getattr__, __dir__ = lazily(
     __name__,
@@ -29,6 +28,5 @@ __getattr__, __dir__ = lazily(
         "Silent": "pocketvlm.export.job",
         "estimate": "pocketvlm.export.cost",
         "export_bundle": "pocketvlm.export.assemble",
-        "kv_length": "pocketvlm.export.assemble",
     },
 )

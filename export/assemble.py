@@ -61,7 +61,7 @@ def export_bundle(
     lowering = {name: backend_of(name) for name in backends}  # each once, whoever asks twice
     if not lowering:
         raise ExportError(f"no back end given; known: {', '.join(BACKENDS)}")
-    length = kv_length(source, max_length)
+    length = source.config.text.kv_length(max_length)
     output = check_output(output)
     for backend in lowering.values():
         chosen, calibration = backend.prepare(source, chosen, calibration)
@@ -70,6 +70,8 @@ def export_bundle(
     frontend = read_frontend(source)
     for line in frontend.notes:
         progress.note(line)
+    if max_length is None and length < KV_LENGTH:
+        progress.note(f"the KV length is {length} tokens: the model's {source.config.text.limit[1]}")
     seen = calibration_set(source, chosen, frontend, calibration)
     count = len(frontend.sample.token_ids)
     if count > length:
@@ -179,21 +181,8 @@ def calibration_set(
                 f"recipe {recipe.name} looks at no calibration data; leave it out or choose another recipe"
             )
         return None
-    positions = checkpoint.config.text.max_position_embeddings
+    positions = checkpoint.config.text.positions
     return read_calibration(wanted or default_source(checkpoint.config), frontend, recipe, positions)
-
-
-def kv_length(checkpoint: Checkpoint, wanted: int | None) -> int:
-    """The KV length in tokens that an export gets: what is wanted, or the default.
-
-    :raises ExportError: the model has not so many positions
-    """
-    positions = checkpoint.config.text.max_position_embeddings
-    if wanted is None:
-        return min(KV_LENGTH, positions)
-    if not 0 < wanted <= positions:
-        raise ExportError(f"a KV length of {wanted} is not possible: the model has {positions} positions")
-    return wanted
 
 
 def _check_space(output: Path, needed: int) -> None:

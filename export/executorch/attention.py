@@ -8,7 +8,6 @@ graphs; XNNPACK converts on both ways.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -172,7 +171,7 @@ class XnnpackAttention:
     def attend(self, graph: XnnpackGraph, inputs: AttentionInputs) -> Value:
         """Mixed values, of the query's shape."""
         heads, size, shared = self.config.num_key_value_heads, self.config.head_dim, self.shared
-        tokens, query = inputs.query.shape[0], graph.scaled(inputs.query, 1 / math.sqrt(size))
+        tokens, query = inputs.query.shape[0], graph.scaled(inputs.query, self.config.attention_scale)
         # [tokens, heads * head size] -> [tokens, KV heads, shared, head size] -> [KV heads, tokens, shared, head size]
         query = graph.reshape(query, [0, heads, shared, size], [tokens, heads, shared, size])
         query = graph.transpose(query, [1, 0, 2, 3])

@@ -102,10 +102,10 @@ class TextMethods:
             embeds = self._gather_quantized(method, table, tokens)
         else:
             embeds = self._gather(method, method.constant(EMBEDDING_TABLE, table), tokens, "float32")
-        if config.scale_emb == 1.0:
+        if config.embedding_scale == 1.0:
             return embeds
         scaled = method.tensor(embeds.shape)
-        method.call("aten::mul.Scalar_out", embeds, method.number(float(config.scale_emb)), scaled)
+        method.call("aten::mul.Scalar_out", embeds, method.number(float(config.embedding_scale)), scaled)
         return scaled
 
     def _gather_quantized(self, method: Method, table: GroupedTensor, tokens: Slot) -> Slot:

@@ -11,7 +11,6 @@ fixed INT16 scale, and keys and values become INT8 on their way into the cache.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -124,14 +123,14 @@ class NpuContext:
 
 
 def stored_factor(traced: Traced, node: fx.Node) -> float:
-    """What a linear layer's or a norm's weight is stored times: the scale behind it, and of a query 1 by a root."""
+    """What a linear layer's or a norm's weight is stored times: the scale behind it, and of a query its attention's."""
     factor, follower = traced.factor(node), _follower(node)
     if follower is not None and isinstance(traced.operator(follower), Rotate):
         node, follower = follower, _follower(follower)
     attention = None if follower is None else traced.operator(follower)
     if follower is None or follower.args[0] is not node or not isinstance(attention, Attend | CachedAttend):
         return factor
-    return factor / math.sqrt(attention.head_dim)
+    return factor * attention.scale
 
 
 def _follower(node: fx.Node) -> fx.Node | None:
@@ -213,6 +212,9 @@ def _by_head(at: NpuContext, states: Any, heads: int, size: int) -> Any:
 def _cached_attend(at: NpuContext, call: Call, query: Any, key: Any, value: Any, step: None) -> Any:
     one, heads, kv_heads, size = at.arithmetic, call.operator.heads, call.operator.kv_heads, call.operator.head_dim
     names, past = (f"{call.name}{KEY}", f"{call.name}{VALUE}"), at.past[call.stage.index]
+    asked = call.stage.traced.operator(call.node.all_input_nodes[0])
+    if not isinstance(asked, Rotate):  # which gives heads one after the other
+        query, key = _by_head(at, query, heads, size), _by_head(at, key, kv_heads, size)
     extended = [
         one.extended(name, before, rows)
         for name, before, rows in zip(names, past, (key, _by_head(at, value, kv_heads, size)), strict=True)

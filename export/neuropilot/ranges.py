@@ -69,7 +69,7 @@ def scales_of(ranges: Mapping[str, float], headroom: float) -> Scales:
     scores = {name: wide[name.removesuffix(MASKED) + SCORES] for name in wide if name.endswith(MASKED)}
     mask = min(program.MASK_VALUE, -(2 * max(scores.values()) + CLEARANCE))
     wide |= {name: largest - mask for name, largest in scores.items()}
-    wide |= {program.MASK: -mask, program.ROPE: 1.0}
+    wide |= {program.MASK: -mask, program.ROPE: ranges[program.ROPE]}
     return Scales(
         {name: _step(largest, TOP16) for name, largest in wide.items()},
         {name: _step(largest * headroom, TOP8) for name, largest in cached.items()},

@@ -8,9 +8,8 @@ cache holds up to there once, and multiplies whole matrices. Both branches read 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,12 +33,15 @@ QUANTIZED: dict[str, str | int] = {"k_quant_type": "PER_TENSOR", "v_quant_type":
 
 @dataclass(frozen=True)
 class Positions:
-    """Values that every layer's attention reads; ``many`` says that there are more than a few tokens (INT8 only)."""
+    """Values that every layer's attention reads; ``many`` says that there are more than a few tokens (INT8 only).
+
+    Without cos and sin there are no rotary positions.
+    """
 
     last: ir.Value
     total: ir.Value
-    cos: ir.Value
-    sin: ir.Value
+    cos: ir.Value | None
+    sin: ir.Value | None
     many: ir.Value | None
 
 
@@ -77,11 +79,14 @@ def attend(
     layer: int,
     projected: Sequence[ir.Value],
     at: Positions,
+    *,
+    rotary: bool,
 ) -> ir.Value:
     """Query, key and value, ``projected`` [1, tokens, heads * head size] each -> mixed values of the query's shape.
 
-    Adds the layer's KV cache as inputs and outputs of the graph.
+    ``rotary``: query and key get their positions here. Adds the layer's KV cache as inputs and outputs of the graph.
     """
+    at = at if rotary else replace(at, cos=None, sin=None)
     shape = [1, heads.kv_heads, kv.length, heads.head_dim]
     past = [graph.input(f"past_key_values.{layer}.{part}", kv.dtype, shape) for part in ("key", "value")]
     if kv.ranges is None:
@@ -124,8 +129,8 @@ def _grouped(
         domain=MICROSOFT,
         num_heads=heads.heads,
         kv_num_heads=heads.kv_heads,
-        scale=1.0 / math.sqrt(heads.head_dim),
-        do_rotary=1,
+        scale=heads.scale,
+        do_rotary=int(at.cos is not None),
         **quantization,
     )
 
@@ -146,7 +151,8 @@ def _dequantized(
     total = graph.op("Cast", at.total, to=ir.DataType.INT64)
     first = graph.op("Sub", total, tokens)  # [1]
     end = graph.op("Add", first, tokens)  # [1]
-    query, key = (graph.op("RotaryEmbedding", x, first, at.cos, at.sin, domain=MICROSOFT) for x in (query, key))
+    if at.cos is not None:
+        query, key = (graph.op("RotaryEmbedding", x, first, at.cos, at.sin, domain=MICROSOFT) for x in (query, key))
     present, known = [], []
     for projected, before, scale in zip((key, value), past, scales, strict=True):
         rows = _by_head(graph, projected, heads.kv_heads, heads.head_dim)
@@ -159,7 +165,7 @@ def _dequantized(
         _by_head(graph, query, heads.heads, heads.head_dim),
         *known,
         _causal_mask(graph, first, end, total),
-        scale=1.0 / math.sqrt(heads.head_dim),
+        scale=heads.scale,
     )
     # [1, heads, tokens, head size] -> [1, tokens, heads, head size] -> [1, tokens, heads * head size]
     mixed = graph.op("Transpose", mixed, perm=[0, 2, 1, 3])

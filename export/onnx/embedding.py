@@ -34,8 +34,10 @@ def token_embedding(store: WeightStore, config: DecoderConfig) -> ir.Model:
             embeddings = _first_columns(graph, embeddings, table.columns)
     else:
         embeddings = graph.op("Gather", graph.float_weight(table), token_ids, axis=0)
-    if config.scale_emb != 1.0:
-        embeddings = graph.op("Mul", embeddings, graph.constant("scale_emb", np.array(config.scale_emb, np.float32)))
+    if config.embedding_scale != 1.0:
+        embeddings = graph.op(
+            "Mul", embeddings, graph.constant("scale_emb", np.array(config.embedding_scale, np.float32))
+        )
     graph.output(embeddings, "inputs_embeds", "float32", ["batch", "sequence", config.hidden_size])
     return graph.model()
 

@@ -183,11 +183,12 @@ def _rotate(at: OnnxContext, call: Call, states: ir.Value, step: None) -> Rotate
 
 
 def _cached_attend(at: OnnxContext, call: Call, query: Any, key: Any, value: ir.Value, step: None) -> ir.Value:
-    if not (isinstance(query, Rotated) and isinstance(key, Rotated)):
-        raise ExportError(f"{call.name}: attention without rotary positions is not lowered to ONNX")
+    rotary = isinstance(query, Rotated)
+    if rotary != isinstance(key, Rotated):
+        raise ExportError(f"{call.name}: attention with positions of queries or of keys alone is not lowered to ONNX")
     assert at.kv is not None and at.positions is not None
-    projected = [query.states, key.states, value]
-    return attention.attend(at.graph, call.operator, at.kv, call.stage.index, projected, at.positions)
+    projected = [states.states if isinstance(states, Rotated) else states for states in (query, key, value)]
+    return attention.attend(at.graph, call.operator, at.kv, call.stage.index, projected, at.positions, rotary=rotary)
 
 
 def _blocks(at: OnnxContext, call: Call, tokens: ir.Value) -> ir.Value:

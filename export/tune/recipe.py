@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from pocketvlm.errors import DataError, ExportError, RecipeError
-from pocketvlm.export.assemble import kv_length
 from pocketvlm.export.cost import disk_bytes
 from pocketvlm.export.job import Progress, Silent
 from pocketvlm.export.read.calibration import read_calibration
@@ -68,7 +67,7 @@ def tune(
     progress = progress or Silent()
     base = replace(load_recipe(BASE), calibration=CalibrationConfig(sequences=sequences))
     frontend = read_frontend(checkpoint)
-    data = read_calibration(source, frontend, base, checkpoint.config.text.max_position_embeddings)
+    data = read_calibration(source, frontend, base, checkpoint.config.text.positions)
     if len(data.samples) < 2:
         raise DataError(f"{source}: one sequence cannot both calibrate and measure; give more")
     calibration, measured = replace(data, samples=data.samples[::2]), data.samples[1::2]
@@ -99,7 +98,7 @@ def recipe_of_bits(
     """
     progress = progress or Silent()
     few = replace(base, calibration=replace(base.calibration, sequences=SENSITIVITY_SEQUENCES))
-    positions = checkpoint.config.text.max_position_embeddings
+    positions = checkpoint.config.text.positions
     samples = read_calibration(source, read_frontend(checkpoint), few, positions).samples
     choices = _measure(checkpoint, samples, progress)
     weights = sum(math.prod(checkpoint.tensors[name].shape) for name in choices)
@@ -120,7 +119,7 @@ def _measure(checkpoint: Checkpoint, samples: Sequence[Sample], progress: Progre
 
 def size_of(checkpoint: Checkpoint, recipe: Recipe) -> int:
     """Bytes of the bundle at the default KV length."""
-    return disk_bytes(checkpoint, recipe, kv_length(checkpoint, None))
+    return disk_bytes(checkpoint, recipe, checkpoint.config.text.kv_length(None))
 
 
 def recipe_text(recipe: Recipe) -> str:

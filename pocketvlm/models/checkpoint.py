@@ -32,7 +32,7 @@ from pocketvlm.models.directory import (
     stored_tensors,
     tied_as_stored,
 )
-from pocketvlm.models.families.family import Family
+from pocketvlm.models.families.family import Family, Pieces
 from pocketvlm.models.shapes import expected_shapes
 
 #: What safetensors calls the types of weights that are not quantized.
@@ -43,12 +43,13 @@ PACKED = re.compile(r"\.(qweight|qzeros|scales|g_idx|SCB|weight_(scale|packed|sh
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One weight: where it lies and how the model uses it."""
+    """One weight: where it lies, as a tensor or as ``pieces`` of one, and how the model uses it."""
 
     name: str
     file: Path
     key: str
     shape: tuple[int, ...]
+    pieces: Pieces | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Checkpoint:
         """
         info = self.tensors[name]
         tensor: Tensor = _open_safetensors(info.file).get_tensor(info.key)
+        if info.pieces is not None:
+            tensor = pieces_of(tensor, info.pieces)
         if rows is not None:
             tensor = tensor[rows]
         # the ends of the range are NaN where one value is; 25 times as fast as asking each value
@@ -102,6 +105,12 @@ class Checkpoint:
     @property
     def parameters(self) -> int:
         return sum(torch.Size(info.shape).numel() for info in self.tensors.values())
+
+
+def pieces_of(tensor: Tensor, pieces: Pieces) -> Tensor:
+    """A weight out of a tensor [blocks * size, ...] that holds several, [blocks * (stop - start), ...]."""
+    # [blocks * size, ...] -> [blocks, stop - start, ...] -> [blocks * (stop - start), ...]
+    return tensor.unflatten(0, (pieces.blocks, pieces.size))[:, pieces.start : pieces.stop].flatten(0, 1)
 
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -160,7 +169,7 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     stored = stored_tensors(directory)
     for file in sorted({tensor.file for tensor in stored.values()}):
         _open_safetensors(file)  # the library looks at what a header says of the whole file
-    config, weights = tied_as_stored(config, named(family, directory, stored))
+    config, weights = tied_as_stored(config, named(family, config, directory, stored))
     return Checkpoint(directory, family, config, _match(directory, family, config, weights))
 
 
@@ -178,7 +187,7 @@ def _match(directory: Path, family: Family, config: VlmConfig, weights: dict[str
         if stored.shape != expected[name]:
             found_shape = one_line(list(stored.shape), 120)
             raise CheckpointError(f"{shown} has shape {found_shape}, {CONFIG} asks for {list(expected[name])}")
-        tensors[name] = TensorInfo(name, stored.file, stored.key, stored.shape)
+        tensors[name] = TensorInfo(name, stored.file, stored.key, stored.shape, stored.pieces)
     missing = [name for name in expected if name not in tensors]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

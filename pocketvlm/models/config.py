@@ -26,8 +26,9 @@ from pydantic import (
 )
 from pydantic import with_config as read_by
 
+from pocketvlm.bundle.defaults import KV_LENGTH
 from pocketvlm.bundle.manifest import Strategy
-from pocketvlm.errors import CheckpointError
+from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.images.tiling import PAPER_CANDIDATES
 from pocketvlm.models.dialect import check_whole, decoder_values, vision_values
 from pocketvlm.models.families import DECODERS
@@ -41,6 +42,7 @@ Width = Annotated[int, Field(gt=0, le=1 << 20)]
 Pixels = Annotated[int, Field(gt=0, le=4096)]
 Layers = Annotated[int, Field(gt=0, le=4096)]
 Heads = Annotated[int, Field(gt=0, le=1 << 16)]
+Positions = Annotated[int, Field(gt=0, le=1 << 31)]
 Positive = Annotated[float, Field(gt=0, le=1e18)]
 Text = Annotated[str, Field(max_length=4096)]
 Tiles = Annotated[int, Field(gt=0, le=64)]
@@ -55,6 +57,41 @@ class LinearRope(BaseModel):
     factor: Positive
 
 
+class DynamicRope(BaseModel):
+    """As without scaling up to max_position_embeddings; beyond, frequencies follow from the length of the moment."""
+
+    model_config = READ
+    rope_type: Literal["dynamic"]
+    factor: Positive
+
+
+class YarnRope(BaseModel):
+    """YaRN (arXiv 2309.00071). A factor of None is that of max_position_embeddings to the original length."""
+
+    model_config = READ
+    rope_type: Literal["yarn"]
+    factor: Positive | None
+    original_max_position_embeddings: Positions
+    attention_factor: Positive | None = None
+    beta_fast: Positive | None = None
+    beta_slow: Positive | None = None
+    mscale: Annotated[float, Field(ge=0, le=1e18)] | None = None
+    mscale_all_dim: Annotated[float, Field(ge=0, le=1e18)] | None = None
+    truncate: bool = True
+
+
+class LongRope(BaseModel):
+    """LongRoPE (arXiv 2402.13753): other factors for prompts within the original length than beyond it."""
+
+    model_config = READ
+    rope_type: Literal["longrope"]
+    short_factor: Annotated[tuple[Positive, ...], Field(max_length=1 << 15)]
+    long_factor: Annotated[tuple[Positive, ...], Field(max_length=1 << 15)]
+    original_max_position_embeddings: Annotated[Positions, Field(gt=1)]
+    factor: Positive | None = None
+    attention_factor: Positive | None = None
+
+
 class Llama3Rope(BaseModel):
     """Llama 3.1's scaling of frequencies."""
 
@@ -63,7 +100,7 @@ class Llama3Rope(BaseModel):
     factor: Positive
     low_freq_factor: Positive
     high_freq_factor: Positive
-    original_max_position_embeddings: Annotated[int, Field(gt=0, le=1 << 31)]
+    original_max_position_embeddings: Positions
 
     @model_validator(mode="after")
     def _factors_are_apart(self) -> Llama3Rope:
@@ -78,8 +115,9 @@ def _known_decoder(name: str) -> str:
     return name
 
 
-AnyRope = Annotated[LinearRope | Llama3Rope, Field(discriminator="rope_type")]
-#: A dictionary to those who compute with it; one of the two above where it is read.
+LayerType = Literal["full_attention", "attention", "sliding_attention"]
+AnyRope = Annotated[LinearRope | DynamicRope | YarnRope | LongRope | Llama3Rope, Field(discriminator="rope_type")]
+#: A dictionary to those who compute with it; one of those above where it is read.
 RopeScaling = Annotated[
     dict[str, Any],
     AfterValidator(lambda rope: rope.model_dump()),
@@ -132,18 +170,36 @@ class DecoderConfig:
     num_key_value_heads: Heads = 36
     intermediate_size: Width = 5760
     head_dim: Annotated[int, Field(ge=0, le=1 << 16)] = 0
-    max_position_embeddings: Annotated[int, Field(gt=0, le=1 << 31)] = 4096
+    max_position_embeddings: Positions = 4096
     rms_norm_eps: Positive = 1e-5
     rope_theta: Positive = 10000.0
     rope_scaling: RopeScaling | None = None
     hidden_act: Literal["silu"] = "silu"
     attention_bias: bool = False
+    mlp_bias: bool = False
+    #: InternLM2's name for attention_bias.
+    bias: bool = False
     tie_word_embeddings: bool = False
     #: MiniCPM (arXiv 2404.06395, section 4.1): embeddings times scale_emb, each residual branch times
     #: scale_depth / sqrt(layers), the last hidden state divided by hidden_size / dim_model_base.
     scale_emb: Positive = 1.0
     scale_depth: Annotated[float, Field(ge=0, le=1e18)] = 0.0
     dim_model_base: Annotated[int, Field(ge=0, le=1 << 20)] = 0
+    #: Granite: embeddings, each residual branch and the scores times a factor (None: 1 by the root of head_dim), the
+    #: logits divided by one.
+    embedding_multiplier: Positive = 1.0
+    residual_multiplier: Positive = 1.0
+    attention_multiplier: Positive | None = None
+    logits_scaling: Positive = 1.0
+    #: SmolLM3: 0 for each layer without RoPE; without the list it is each interval's last, of 0 none.
+    no_rope_layers: Annotated[tuple[Annotated[int, Field(ge=0, le=1)], ...], Field(max_length=4096)] | None = None
+    no_rope_layer_interval: Annotated[int, Field(ge=0, le=1 << 16)] = 0
+    #: Mistral, Qwen, SmolLM3: tokens that some layers see at most, which ones without layer_types being those from
+    #: max_window_layers on.
+    sliding_window: Positions | None = None
+    use_sliding_window: bool = False
+    max_window_layers: Annotated[int, Field(ge=0, le=1 << 31)] = 0
+    layer_types: Annotated[tuple[LayerType, ...], Field(max_length=4096)] | None = None
 
     def __post_init__(self) -> None:
         if self.head_dim == 0:
@@ -155,24 +211,96 @@ class DecoderConfig:
             )
         if self.head_dim == 0 or self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is not even: RoPE needs pairs")
+        if self.no_rope_layers is not None and len(self.no_rope_layers) < self.num_hidden_layers:
+            raise ValueError(f"no_rope_layers has {len(self.no_rope_layers)} of {self.num_hidden_layers} layers")
+        rope = self.rope_scaling or {"rope_type": "default"}
+        if rope["rope_type"] == "longrope" and len(rope["short_factor"]) != self.head_dim // 2:
+            raise ValueError(f"rope_scaling.short_factor has {len(rope['short_factor'])} numbers, not half of head_dim")
+        if rope["rope_type"] == "yarn" and self.rope_theta <= 1:
+            raise ValueError(f"rope_theta {self.rope_theta} is not above 1: YaRN takes its logarithm")
 
     @property
     def qkv_bias(self) -> bool:
-        return self.attention_bias or DECODERS[self.model_type].qkv_bias
+        return self.output_bias or DECODERS[self.model_type].qkv_bias
+
+    @property
+    def output_bias(self) -> bool:
+        """Of the projection behind attention."""
+        return self.attention_bias or self.bias
 
     @property
     def qk_norm(self) -> bool:
         return DECODERS[self.model_type].qk_norm
 
     @property
+    def embedding_scale(self) -> float:
+        """Factor on the embeddings of tokens."""
+        return self.scale_emb * self.embedding_multiplier
+
+    @property
     def residual_scale(self) -> float:
         """Factor on the output of every attention and MLP block."""
-        return self.scale_depth / math.sqrt(self.num_hidden_layers) if self.scale_depth else 1.0
+        depth = self.scale_depth / math.sqrt(self.num_hidden_layers) if self.scale_depth else 1.0
+        return depth * self.residual_multiplier
+
+    @property
+    def attention_scale(self) -> float:
+        """Factor on the products of queries and keys."""
+        return self.attention_multiplier or 1 / math.sqrt(self.head_dim)
 
     @property
     def logits_scale(self) -> float:
         """Factor on the normalized last hidden state."""
-        return self.dim_model_base / self.hidden_size if self.dim_model_base else 1.0
+        return (self.dim_model_base / self.hidden_size if self.dim_model_base else 1.0) / self.logits_scaling
+
+    def is_rotary(self, layer: int) -> bool:
+        """Whether a layer's queries and keys have positions."""
+        if self.no_rope_layers is not None:
+            return self.no_rope_layers[layer] == 1
+        return self.no_rope_layer_interval == 0 or (layer + 1) % self.no_rope_layer_interval != 0
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that some layer sees at most; None where each sees all."""
+        is_used = DECODERS[self.model_type].windowed or self.use_sliding_window
+        if self.layer_types is not None:
+            is_used &= "sliding_attention" in self.layer_types
+        else:
+            is_used &= self.max_window_layers < self.num_hidden_layers
+        return self.sliding_window if is_used else None
+
+    @property
+    def limit(self) -> tuple[int, str]:
+        """Tokens of the longest conversation that a bundle can hold, and the key that says so.
+
+        Up to there one table of RoPE, and attention to all that was, are the model's own: beyond, a window forgets, and
+        longrope takes other frequencies, for the tokens before as well.
+        """
+        limits = [(self.max_position_embeddings, "max_position_embeddings")]
+        if self.window is not None:
+            limits.append((self.window, "sliding_window"))
+        if self.rope_scaling is not None and self.rope_scaling["rope_type"] == "longrope":
+            key = "original_max_position_embeddings"
+            limits.append((self.rope_scaling[key], f"rope_scaling.{key}"))
+        return min(limits, key=lambda limit: limit[0])
+
+    @property
+    def positions(self) -> int:
+        """Tokens of the longest conversation that a bundle can hold."""
+        return self.limit[0]
+
+    def kv_length(self, wanted: int | None) -> int:
+        """The KV length in tokens of a bundle: what is wanted, or the default.
+
+        :raises ExportError: naming the key that allows no such length
+        """
+        most, key = self.limit
+        if wanted is None:
+            return min(KV_LENGTH, most)
+        if not 0 < wanted <= most:
+            known = f"the model has {most} positions" if key == "max_position_embeddings" else f"its {key} is {most}"
+            raise ExportError(f"a KV length of {wanted} is not possible: {known}")
+        return wanted
 
 
 @read_by(READ)

@@ -71,20 +71,22 @@ def decoder_values(raw: Mapping[str, Any]) -> dict[str, Any]:
     if known is None:
         return dict(raw)  # the schema refuses it by name
     check_whole(raw)
-    for key in known.refused:
-        if raw.get(key):
-            raise CheckpointError(f"text_config.{key} is not supported")
     if not raw.get("is_causal", True):
         raise CheckpointError("text_config.is_causal: only causal attention is supported")
-    layers = raw.get("layer_types")
-    if layers is not None and not (isinstance(layers, list) and all(layer in FULL_ATTENTION for layer in layers)):
-        raise CheckpointError(f"text_config.layer_types: only {FULL_ATTENTION[0]} is supported")
-    values = {**known.defaults, **{key: value for key, value in raw.items() if key not in known.ignored}}
+    _check_layer_types(raw, windows="layer_types" in known.defaults and bool(raw.get("use_sliding_window")))
+    values = {key: raw.get(key, default) for key, default in known.defaults.items()}
     if values["num_key_value_heads"] is None:
         values["num_key_value_heads"] = values["num_attention_heads"]
-    if values["head_dim"] is None:
+    if values.get("head_dim") is None:
         values["head_dim"] = 0  # the width by the heads
-    return {**values, **_rope(values)}
+    named = {"model_type": raw["model_type"]} if "model_type" in raw else {}
+    return {**named, **values, **_rope({**raw, **values})}
+
+
+def _check_layer_types(raw: Mapping[str, Any], *, windows: bool) -> None:
+    known, kinds = (*FULL_ATTENTION, *(("sliding_attention",) if windows else ())), raw.get("layer_types")
+    if kinds is not None and not (isinstance(kinds, list) and all(kind in known for kind in kinds)):
+        raise CheckpointError(f"text_config.layer_types: only {FULL_ATTENTION[0]} is supported")
 
 
 def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
     part = settings.get("partial_rotary_factor", raw.get("partial_rotary_factor"))
     if part not in (None, 1):
         raise CheckpointError("text_config.partial_rotary_factor is not supported")
-    if settings["rope_type"] == "llama3":
+    if settings["rope_type"] in ("llama3", "yarn", "longrope"):
         inside = settings.get("original_max_position_embeddings", raw["max_position_embeddings"])
         settings["original_max_position_embeddings"] = raw.get("original_max_position_embeddings", inside)
     return {"rope_theta": theta, "rope_scaling": settings}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -18,7 +18,7 @@ from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.files import check_no_pointer, found, label, read_bounded, readable
 from pocketvlm.models.config import READ, VlmConfig
 from pocketvlm.models.families import family_of
-from pocketvlm.models.families.family import Family
+from pocketvlm.models.families.family import Family, Pieces
 from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD
 from pocketvlm.strict import checked, first_wrong, parse_json
 
@@ -60,7 +60,8 @@ class HeaderEntry(BaseModel):
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of a file: ``start`` and ``end`` are the file's bytes."""
+    """A tensor of a file: ``start`` and ``end`` are the file's bytes. ``pieces``: where one of several weights in it
+    lies; ``shape`` is the weight's own then."""
 
     key: str
     file: Path
@@ -68,6 +69,7 @@ class Stored:
     shape: tuple[int, ...]
     start: int
     end: int
+    pieces: Pieces | None = None
 
 
 def name_of(directory: Path) -> str:
@@ -208,27 +210,43 @@ def _header(file: Path) -> dict[str, Stored]:
         raise CheckpointError(f"{label(file)} is damaged: its header is no JSON object") from error
     first = LENGTH_BYTES + size
     return {
-        key: Stored(key, file, entry.dtype, entry.shape, *(first + at for at in entry.data_offsets))
+        key: Stored(key, file, entry.dtype, entry.shape, first + entry.data_offsets[0], first + entry.data_offsets[1])
         for key, entry in entries.items()
     }
 
 
-def named(family: Family, directory: Path, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
-    """The tensors by the model's names for them; a decoder that was saved without its head has none of ``model.``.
+def named(family: Family, config: VlmConfig, directory: Path, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The weights by the model's names for them; a decoder that was saved without its head has none of ``model.``.
 
-    :raises CheckpointError: two claim one name
+    :raises CheckpointError: two claim one name, or a tensor of several weights has other rows than they
     """
     bare = family.decoder is not None and not any(key.startswith("model.") for key in tensors)
-    weights: dict[str, Stored] = {}
+    fused, weights = family.fused(config), dict[str, Stored]()
     for key, tensor in tensors.items():
-        name = family.rename(f"model.{key}" if bare and key != HEAD else key)
+        name = family.rename(f"model.{key}" if bare and family.rename(key) != HEAD else key)
         if name is None:
             continue
-        if name in weights:
-            both = f"{one_line(key, 120)} and {one_line(weights[name].key, 120)}"
-            raise CheckpointError(f"{label(directory)}: {both} both claim {one_line(name, 120)}")
-        weights[name] = tensor
+        for one, weight in _weights_in(tensor, name, fused):
+            if one in weights:
+                both = f"{one_line(key, 120)} and {one_line(weights[one].key, 120)}"
+                raise CheckpointError(f"{label(directory)}: {both} both claim {one_line(one, 120)}")
+            weights[one] = weight
     return weights
+
+
+def _weights_in(tensor: Stored, name: str, fused: Mapping[str, Mapping[str, Pieces]]) -> Iterator[tuple[str, Stored]]:
+    """The weights that a stored tensor is, with their names."""
+    part = next((part for part in fused if part in name), None)
+    if part is None:
+        yield name, tensor
+        return
+    for one, pieces in fused[part].items():
+        wanted = pieces.blocks * pieces.size
+        if tensor.shape[:1] != (wanted,):
+            shown = f"{label(tensor.file)}: {one_line(tensor.key, 120)} has shape {one_line(list(tensor.shape), 120)}"
+            raise CheckpointError(f"{shown}, {CONFIG} asks for {wanted} rows")
+        shape = (pieces.blocks * (pieces.stop - pieces.start), *tensor.shape[1:])
+        yield name.replace(part, one), replace(tensor, shape=shape, pieces=pieces)
 
 
 def tied_as_stored(config: VlmConfig, weights: Mapping[str, Stored]) -> tuple[VlmConfig, dict[str, Stored]]:

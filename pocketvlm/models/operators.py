@@ -8,6 +8,7 @@ in each back end's table.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -141,7 +142,7 @@ class Attend(Operator):
 
     def __init__(self, heads: int, head_dim: int) -> None:
         super().__init__()
-        self.heads, self.head_dim = heads, head_dim
+        self.heads, self.head_dim, self.scale = heads, head_dim, 1 / math.sqrt(head_dim)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         # [tiles, patches, width] -> [tiles, heads, patches, head_dim]
@@ -169,11 +170,12 @@ class CachedAttend(Operator):
     """Causal grouped-query attention over a layer's cache, which it extends.
 
     query [batch, tokens, heads * head_dim], key and value [batch, tokens, kv_heads * head_dim] -> the query's shape.
+    ``scale``: factor on the products of queries and keys.
     """
 
-    def __init__(self, heads: int, kv_heads: int, head_dim: int) -> None:
+    def __init__(self, heads: int, kv_heads: int, head_dim: int, scale: float) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.heads, self.kv_heads, self.head_dim, self.scale = heads, kv_heads, head_dim, scale
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, step: Step) -> Tensor:
         tokens, mask = query.shape[1], None
@@ -188,8 +190,9 @@ class CachedAttend(Operator):
             # token i sees the past and itself: [tokens, past + tokens]
             mask = torch.ones(tokens, past + tokens, dtype=torch.bool).tril(past)
         mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=self.heads != self.kv_heads
-        )
+            query, key, value, attn_mask=mask, is_causal=mask is None, scale=self.scale,
+            enable_gqa=self.heads != self.kv_heads,
+        )  # fmt: skip
         # [batch, heads, tokens, head_dim] -> [batch, tokens, heads * head_dim]
         return mixed.transpose(1, 2).flatten(-2)
 

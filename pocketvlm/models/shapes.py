@@ -58,10 +58,10 @@ def _decoder_layer(prefix: str, config: DecoderConfig) -> Iterator[tuple[str, Sh
     if config.qk_norm:
         for name in ("q_norm", "k_norm"):
             yield f"{prefix}.self_attn.{name}.weight", (config.head_dim,)
-    yield from _linear(f"{prefix}.self_attn.o_proj", queries, hidden, bias=config.attention_bias)
+    yield from _linear(f"{prefix}.self_attn.o_proj", queries, hidden, bias=config.output_bias)
     yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
-    for name, shape in (("gate", (inner, hidden)), ("up", (inner, hidden)), ("down", (hidden, inner))):
-        yield f"{prefix}.mlp.{name}_proj.weight", shape
+    for name, columns, rows in (("gate", hidden, inner), ("up", hidden, inner), ("down", inner, hidden)):
+        yield from _linear(f"{prefix}.mlp.{name}_proj", columns, rows, bias=config.mlp_bias)
 
 
 def _linear(name: str, columns: int, rows: int, *, bias: bool = True) -> Iterator[tuple[str, Shape]]:

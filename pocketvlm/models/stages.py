@@ -32,20 +32,21 @@ HEAD_ROWS = 8192
 class Kind:
     """Blocks that differ in their weights alone: traced once."""
 
-    def __init__(self, block: Callable[[Any], nn.Module], config: DecoderConfig | VisionConfig | VlmConfig) -> None:
-        self.build = partial(block, config)
+    def __init__(self, build: Callable[[], nn.Module]) -> None:
+        self.build = build
 
     @staticmethod
-    def of(block: type[nn.Module], config: DecoderConfig | VisionConfig | VlmConfig) -> Kind:
-        """The one kind of a block and a config, however often it is asked for."""
-        return _KINDS.setdefault((block, repr(config)), Kind(block, config))
+    def of(block: type[nn.Module], config: DecoderConfig | VisionConfig | VlmConfig, **options: bool) -> Kind:
+        """The one kind of a block, a config and what differs between layers, however often it is asked for."""
+        key = block, repr(config), repr(options)
+        return _KINDS.setdefault(key, Kind(partial(block, config, **options)))
 
     @cached_property
     def traced(self) -> Traced:
         return trace(shapes_only(self.build))
 
 
-_KINDS: dict[tuple[type[nn.Module], str], Kind] = {}
+_KINDS: dict[tuple[type[nn.Module], str, str], Kind] = {}
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,10 @@ def stages_of(config: VlmConfig) -> Stages:
 
 def decoder_stages(config: DecoderConfig) -> tuple[Stage, ...]:
     """The decoder's layers."""
-    kind = Kind.of(DecoderLayer, config)
+    kinds = {rotary: Kind.of(DecoderLayer, config, rotary=rotary) for rotary in (False, True)}
     return tuple(
-        Stage("decoder layer", f"model.layers.{index}.", kind, index) for index in range(config.num_hidden_layers)
+        Stage("decoder layer", f"model.layers.{index}.", kinds[config.is_rotary(index)], index)
+        for index in range(config.num_hidden_layers)
     )
 
 
@@ -141,7 +143,7 @@ def head_stage(config: DecoderConfig) -> Stage:
 @torch.no_grad()
 def embed_tokens(config: DecoderConfig, read: ReadWeight, token_ids: Tensor) -> Tensor:
     """int64 [tokens] -> [1, tokens, hidden]"""
-    return read(EMBEDDING_TABLE, token_ids).float()[None] * config.scale_emb
+    return read(EMBEDDING_TABLE, token_ids).float()[None] * config.embedding_scale
 
 
 def insert_image_tokens(

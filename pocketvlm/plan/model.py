@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pocketvlm.bundle.defaults import KV_LENGTH, PREFILL_CHUNK, TILE_BATCH
+from pocketvlm.bundle.defaults import PREFILL_CHUNK, TILE_BATCH
 from pocketvlm.bundle.kv import kv_cache_bytes
 from pocketvlm.errors import BundleError, CheckpointError, PocketVlmError, one_line
 from pocketvlm.images.prepare import Preprocessing, preprocessing_of, select, sequence_length
@@ -122,10 +122,11 @@ def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int
     text = config.text
     shapes = expected_shapes(config)
     rules = recipe.assign(shapes)
-    positions = min(text.max_position_embeddings, MOST_POSITIONS)
-    length = min(KV_LENGTH, positions) if kv_length is None else kv_length
-    if not 0 < length <= positions:
-        raise PocketVlmError(f"a KV length of {length} is not possible: the model has {positions} positions")
+    length = text.kv_length(kv_length)
+    if length > MOST_POSITIONS:
+        raise PocketVlmError(
+            f"a KV length of {length} is not possible: a bundle has at most {MOST_POSITIONS} positions"
+        )
     weights = ((key, math.prod(shape), stored_bytes(key, shape, rules[key])) for key, shape in shapes.items())
     return PlannedModel(
         name=name,
@@ -140,7 +141,7 @@ def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int
         head_size=text.head_dim,
         kv_type=recipe.kv_cache.dtype,
         kv_length=length,
-        positions=positions,
+        positions=min(text.positions, MOST_POSITIONS),
         chunk=PREFILL_CHUNK,
         vision=_vision_of_config(config),
     )

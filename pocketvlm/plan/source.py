@@ -54,6 +54,6 @@ def _config_with_weights(directory: Path) -> VlmConfig:
     """What an export would read: weights that are there say whether the head is the embedding table."""
     family, config = read_config(directory / CONFIG)
     try:
-        return tied_as_stored(config, named(family, directory, stored_tensors(directory)))[0]
+        return tied_as_stored(config, named(family, config, directory, stored_tensors(directory)))[0]
     except CheckpointError:  # a plan needs none
         return config

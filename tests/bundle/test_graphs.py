@@ -108,10 +108,12 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
     for family, vision in (("qwen2", True), ("llama", True), ("minicpm", True), ("qwen3", False)):
         # 170 columns are padded to whole groups, and cut again.
         write_checkpoint(root / family, tiny_config(family, vision=vision, intermediate_size=170))
+    write_checkpoint(root / "smollm3", tiny_config("smollm3", vision=False, no_rope_layer_interval=2))
     exports = [
         ("qwen2", load_recipe("fp32")), ("llama", load_recipe("bluelm-v-3b")), ("minicpm", load_recipe("int8")),
         ("qwen3", load_recipe("int4-g128")), ("llama", load_recipe("fp32")), ("qwen2", load_recipe("int4-g32")),
-        ("llama", asymmetric(load_recipe("int4-g32"))),
+        ("llama", asymmetric(load_recipe("int4-g32"))), ("smollm3", load_recipe("fp32")),
+        ("smollm3", load_recipe("int8")),
     ]  # fmt: skip
     npu = with_options(load_recipe("int4-channel"), NpuOptions(chunks=2, prefill_tokens=32, compiled=False))
     seen: set[tuple[str, int, str]] = set()

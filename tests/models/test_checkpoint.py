@@ -115,7 +115,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a number is not finite": (edit_config(text_config__rms_norm_eps=float("inf")), "rms_norm_eps"),
     "heads do not divide": (edit_config(text_config__num_key_value_heads=3), "num_key_value_heads"),
     "unknown activation": (edit_config(text_config__hidden_act="relu"), "hidden_act"),
-    "unknown RoPE": (edit_config(text_config__rope_scaling={"rope_type": "longrope"}), "rope_type"),
+    "unknown RoPE": (edit_config(text_config__rope_scaling={"rope_type": "proportional"}), "rope_type"),
     "candidates are no pairs": (edit_config(tiling__candidates=[[1], [2]]), "tiling"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "safetensors"),
     "weights are cut": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -16,22 +17,23 @@ from tests.support.checkpoints import tiny_config
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
-@pytest.mark.parametrize("name", sorted(DECODERS.keys() - {"minicpm"}))
+@pytest.mark.parametrize("name", sorted(DECODERS.keys() - {"minicpm", "internlm2"}))
 def test_what_a_decoder_leaves_out_is_transformers(name: str) -> None:
     from transformers import AutoConfig
 
-    theirs, traits = AutoConfig.for_model(name), DECODERS[name]
-    for key, value in traits.defaults.items():
+    theirs = AutoConfig.for_model(name)
+    for key, value in DECODERS[name].defaults.items():
         if key == "rope_theta":
             assert theirs.rope_parameters["rope_theta"] == value
-        elif value is not None and key not in traits.ignored:
-            assert getattr(theirs, key) == value, key
+        else:
+            assert getattr(type(theirs), key, None) == value, key
     ours = VlmConfig.from_dict({"model_type": name}).text
     assert ours.num_key_value_heads == theirs.num_key_value_heads
     assert ours.head_dim == getattr(theirs, "head_dim", theirs.hidden_size // theirs.num_attention_heads)
     small = {"hidden_size": 96, "num_attention_heads": 4, "num_key_value_heads": None}
     assert VlmConfig.from_dict({"model_type": name, **small}).text.num_key_value_heads == 4
-    assert AutoConfig.for_model(name, **small).num_key_value_heads == 4
+    if name != "mistral":  # whose class refuses None
+        assert AutoConfig.for_model(name, **small).num_key_value_heads == 4
 
 
 def test_what_a_tower_leaves_out_is_transformers() -> None:
@@ -44,6 +46,8 @@ def test_what_a_tower_leaves_out_is_transformers() -> None:
     assert (vision.hidden_size, vision.image_size, vision.patch_size) == (768, 224, 32)
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 16.0}
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.5] * 64, "long_factor": [2.5] * 64}
 ROPES: list[dict[str, Any]] = [
     {"rope_theta": 5e5},
     {"rope_theta": 5e5, "rope_scaling": {}},
@@ -53,6 +57,10 @@ ROPES: list[dict[str, Any]] = [
     {"rope_parameters": LLAMA3, "max_position_embeddings": 512},
     {"rope_scaling": {**LLAMA3, "original_max_position_embeddings": 32}},
     {"rope_scaling": {**LLAMA3, "original_max_position_embeddings": 32}, "original_max_position_embeddings": 64},
+    {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+    {"rope_scaling": {"type": "yarn", "factor": 4.0}, "max_position_embeddings": 512},
+    {"rope_scaling": YARN, "original_max_position_embeddings": 64},
+    {"rope_scaling": {**LONGROPE, "type": "longrope"}, "original_max_position_embeddings": 64},
 ]
 
 
@@ -66,8 +74,11 @@ def test_ropes_keys_stand_where_transformers_looks(name: str, keys: dict[str, An
     theirs = config.rope_parameters
     ours = VlmConfig.from_dict({"model_type": name, **keys}).text
     assert ours.rope_theta == theirs["rope_theta"]
-    found = ours.rope_scaling or {"rope_type": "default"}
-    assert found == {key: theirs[key] for key in found}
+    found = json.loads(json.dumps(ours.rope_scaling or {"rope_type": "default"}))
+    assert {key: found[key] for key in found.keys() & theirs.keys()} == {
+        key: theirs[key] for key in found.keys() & theirs.keys()
+    }
+    assert all(found[key] in (None, True) for key in found.keys() - theirs.keys()), "a default"
     assert theirs["rope_type"] == found["rope_type"]
 
 
@@ -79,8 +90,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"configuration_files": ["config.4.0.0.json"]}, "configuration_files is not supported"),
     ({"transformers_weights": "x.safetensors"}, "transformers_weights is not supported"),
     ({"per_layer_config": {"0": {}}}, "per_layer_config is not supported"),
-    ({"mlp_bias": True}, "mlp_bias is not supported"),
-    ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is not supported"),
+    ({"model_type": "qwen2", "layer_types": ["sliding_attention"]}, "layer_types: only full_attention"),
+    ({"model_type": "mistral", "sliding_window": 0}, "sliding_window is 0, expected greater than 0"),
+    ({"model_type": "smollm3", "no_rope_layers": [1, 0]}, "no_rope_layers has 2 of 36 layers"),
+    ({"model_type": "smollm3", "no_rope_layers": []}, "no_rope_layers has 0 of 36 layers"),
+    ({"model_type": "granite", "attention_multiplier": 0.0}, "attention_multiplier is 0.0, expected greater than 0"),
+    ({"model_type": "granite", "logits_scaling": -8}, "logits_scaling is -8, expected greater than 0"),
     ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types: only full_attention"),
     ({"is_causal": False}, "is_causal: only causal attention"),
     ({"layer_types": 7}, "layer_types: only full_attention"),
@@ -92,6 +107,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"rope_scaling": {"type": "linear", "factor": None}},
         "rope_scaling.linear.factor is None, expected a valid number",
     ),
+    ({"rope_scaling": {"type": "yarn"}}, "rope_scaling.yarn.factor: Field required"),
+    ({"rope_scaling": {"type": "yarn", "factor": 2.0}, "rope_theta": 1}, "rope_theta 1.0 is not above 1"),
+    ({"rope_scaling": {**LONGROPE, "type": "longrope", "short_factor": [1.0] * 63}}, "short_factor has 63 numbers"),
+    ({"rope_scaling": {"rope_type": "proportional"}}, "rope_scaling.* 'proportional' found using 'rope_type'"),
     ({"text_config": {"model_type": "llama"}}, "text_config: a llama has none"),
 ]
 

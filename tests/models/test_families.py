@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from pocketvlm.bundle.open import Bundle
-from pocketvlm.errors import CheckpointError
-from pocketvlm.export import export_bundle
+from pocketvlm.errors import CheckpointError, ExportError
+from pocketvlm.export import Silent, export_bundle
 from pocketvlm.export.neuropilot.options import NpuOptions, with_options
+from pocketvlm.export.onnx.attention import attend
 from pocketvlm.models.bluelm_v import BluelmV
+from pocketvlm.models.checkpoint import load as load_module
 from pocketvlm.models.checkpoint import open_checkpoint, shapes_only
 from pocketvlm.models.families import DECODERS, FAMILIES
 from pocketvlm.models.families.family import Family
 from pocketvlm.models.shapes import expected_shapes
 from pocketvlm.recipe import load_recipe
 from pocketvlm.runtime import load
+from pocketvlm.runtime.engines import Engine, open_engine
 from tests.runner.native import answer, plan, run
 from tests.support.checkpoints import tiny_config
-from tests.support.transformers_models import greedy, write_decoder
+from tests.support.transformers_models import LIMIT, greedy, write_decoder
 
 #: transformers has no MiniCPM: test_parity holds it to a Llama with its scales folded in.
 WRITTEN = sorted(DECODERS.keys() - {"minicpm"})
-TOKENS = [5, 9, 12, 1, 44, 7, 3, 300, 21, 250, 17, 101]
+#: Two chunks of 128 and half a chunk of 8.
+TOKENS = np.random.default_rng(0).integers(0, 320, 140).tolist()
+CHUNKS = (8, 128, LIMIT)
 ENGINES = ("onnx", "executorch")
 
 
@@ -39,15 +47,30 @@ class Exported:
     model: torch.nn.Module
     bundle: Bundle
 
+    @cached_property
+    def answer(self) -> list[int]:
+        """Its twenty likeliest tokens behind ``TOKENS``."""
+        return greedy(self.model, TOKENS, 20)
+
 
 @pytest.fixture(scope="module", params=WRITTEN)
 def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     directory = tmp_path_factory.mktemp(request.param)
     model = write_decoder(directory / "checkpoint", request.param)
     bundle = export_bundle(
-        directory / "checkpoint", directory / "bundle", recipe="fp32", backends=ENGINES, max_length=128
+        directory / "checkpoint", directory / "bundle", recipe="fp32", backends=ENGINES, max_length=LIMIT
     )
     return Exported(directory / "checkpoint", model, bundle)
+
+
+class Notes(Silent):
+    """Keeps what an export notes."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def breaks(name: str, family: Family) -> list[str]:
@@ -77,25 +100,98 @@ def test_the_weights_that_are_read_are_those_of_the_modules(name: str, vision: b
     assert expected_shapes(config) == {key: tuple(weight.shape) for key, weight in modules.named_parameters()}
 
 
-def test_logits_of_both_engines_are_transformers(one: Exported) -> None:
+def relative(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+@torch.no_grad()
+def error_of_pytorch(checkpoint: Path, model: torch.nn.Module) -> float:
+    """What is read from a checkpoint beside the model that it holds, whole prompt at once."""
+    ids, read = torch.tensor([TOKENS]), open_checkpoint(checkpoint)
+    ours = load_module(lambda: BluelmV(read.config), read.tensor)
+    return relative(ours(ours.embed_tokens(ids))[0].numpy(), model(input_ids=ids).logits[0].numpy())
+
+
+#: What somebody could have got wrong, in the family that shows it: a place, and what stands there instead.
+FAULTS: dict[str, tuple[str, str, object]] = {
+    "YaRN's factor on attention": ("mistral", "models.rope._mscale", lambda stretch, scale: 1.0),
+    "YaRN's ramp": ("mistral", "models.rope._yarn", lambda frequencies, *_: (frequencies, 1.0 + 0.1 * math.log(4))),
+    "LongRoPE's short factors": ("granite", "models.rope._longrope", lambda frequencies, *_: (frequencies, 1.0)),
+    "Granite's embeddings": ("granite", "models.config.DecoderConfig.embedding_scale", 1.0),
+    "Granite's scores": ("granite", "models.config.DecoderConfig.attention_scale", 32**-0.5),
+    "Granite's residual": ("granite", "models.config.DecoderConfig.residual_scale", 1.0),
+    "Granite's logits": ("granite", "models.config.DecoderConfig.logits_scale", 1.0),
+    "layers without positions": ("smollm3", "models.config.DecoderConfig.is_rotary", lambda config, layer: True),
+    "the other layers without": ("smollm3", "models.config.DecoderConfig.is_rotary", lambda config, layer: layer == 1),
+    "pieces in the order of Q, K, V": (
+        "internlm2", "models.checkpoint.pieces_of",
+        lambda tensor, pieces: tensor.roll(-pieces.start, 0)[: pieces.blocks * (pieces.stop - pieces.start)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_seen(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, place, instead = FAULTS[fault]
+    model = write_decoder(tmp_path, name)
+    assert error_of_pytorch(tmp_path, model) < 1e-4
+    monkeypatch.setattr(f"pocketvlm.{place}", instead)
+    assert error_of_pytorch(tmp_path, model) > 1e-2
+
+
+def test_positions_that_a_layer_should_not_have_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the export's own check of each layer."""
+    write_decoder(tmp_path / "checkpoint", "smollm3")
+
+    def always(*given: Any, rotary: bool) -> Any:
+        return attend(*given, rotary=True)
+
+    monkeypatch.setattr("pocketvlm.export.onnx.attention.attend", always)
+    with pytest.raises(ExportError, match="layer 1"):
+        export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", recipe="fp32", max_length=128)
+
+
+def test_a_conversation_is_no_longer_than_the_model_lets_it_be(tmp_path: Path) -> None:
+    write_decoder(tmp_path / "checkpoint", "mistral", num_hidden_layers=1)
+    with pytest.raises(ExportError, match="a KV length of 193 is not possible: its sliding_window is 192"):
+        export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", recipe="fp32", max_length=193)
+    notes = Notes()
+    bundle = export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", recipe="fp32", progress=notes)
+    assert bundle.manifest.kv_cache.length == 192
+    assert "the KV length is 192 tokens: the model's sliding_window" in notes.lines
+
+
+def test_logits_of_pytorch_and_both_engines_are_transformers(one: Exported) -> None:
+    assert error_of_pytorch(one.checkpoint, one.model) < 1e-4
     with torch.no_grad():
         wanted = one.model(input_ids=torch.tensor([TOKENS])).logits[0].numpy()
     for engine in ENGINES:
         with load(one.bundle.location, threads=1, engine=engine) as vlm:
             found = vlm.logits(TOKENS)
-        assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 1e-4, engine
+        assert relative(found, wanted) < 1e-4, engine
 
 
-def test_twenty_greedy_tokens_of_both_engines_and_the_native_runner_are_transformers(
-    one: Exported, tmp_path: Path
-) -> None:
-    wanted = greedy(one.model, TOKENS, 20)
-    for engine in ENGINES:
-        with load(one.bundle.location, threads=1, engine=engine) as vlm:
-            ids = list(TOKENS)
-            for _ in wanted:
-                ids.append(int(vlm.logits(ids)[-1].argmax()))
-        assert ids[len(TOKENS) :] == wanted, engine
+def answer_of(engine: Engine, chunk: int) -> list[int]:
+    """The same of an engine that takes the prompt in chunks, then token by token."""
+    cache, chosen = engine.new_cache(), list[int]()
+    parts = [TOKENS[first : first + chunk] for first in range(0, len(TOKENS), chunk)]
+    while len(chosen) < 20:
+        for part in parts:
+            logits = engine.step(engine.embed(np.array(part, np.int64)), cache, keep=1)
+        chosen.append(int(logits[-1].argmax()))
+        parts = [chosen[-1:]]
+    return chosen
+
+
+def test_twenty_greedy_tokens_of_both_engines_are_transformers(one: Exported) -> None:
+    for name in ENGINES:
+        engine = open_engine(name, one.bundle, threads=1)
+        for chunk in CHUNKS:
+            assert answer_of(engine, chunk) == one.answer, (name, chunk)
+
+
+def test_twenty_greedy_tokens_of_the_native_runner_are_transformers(one: Exported, tmp_path: Path) -> None:
+    wanted = one.answer
     path = plan(tmp_path, answer=answer(token_ids=TOKENS, expected=wanted, max_new_tokens=20))
     done = run(one.bundle.location, path)
     assert (done.status, done.one("answer")["token_ids"]) == (0, wanted)
@@ -132,7 +228,7 @@ def test_a_head_that_the_config_calls_tied_is_exported_where_it_differs(tmp_path
     with torch.no_grad():
         wanted = model(input_ids=torch.tensor([TOKENS])).logits[0].numpy()
     bundle = export_bundle(
-        tmp_path / "checkpoint", tmp_path / "bundle", recipe="fp32", backends=ENGINES, max_length=128
+        tmp_path / "checkpoint", tmp_path / "bundle", recipe="fp32", backends=ENGINES, max_length=LIMIT
     )
     for engine in ENGINES:
         with load(bundle.location, threads=1, engine=engine) as vlm:

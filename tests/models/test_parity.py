@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -91,16 +92,64 @@ def decoders(family: str, rope: dict[str, Any] | None, tied: bool) -> tuple[torc
     return theirs, ours.model.eval(), ours.lm_head
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LONGROPE: dict[str, Any] = {
+    "rope_type": "longrope", "original_max_position_embeddings": 150,
+    "short_factor": [1 + pair / 4 for pair in range(8)], "long_factor": [2.0 + pair for pair in range(8)],
+}  # fmt: skip
+ROPES: dict[str, dict[str, Any] | None] = {
+    "default": None,
+    "llama3": LLAMA3,
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+    "yarn": YARN,
+    "yarn by lengths": {**YARN, "factor": None},
+    "yarn with betas": {**YARN, "beta_fast": 8.0, "beta_slow": 2, "truncate": False},
+    "yarn with mscales": {**YARN, "mscale": 0.7, "mscale_all_dim": 1.3},
+    "yarn with one mscale": {**YARN, "mscale": 0.7},
+    "yarn with a factor": {**YARN, "attention_factor": 1.7},
+    "yarn of a short range": {**YARN, "original_max_position_embeddings": 4},
+    "longrope": LONGROPE,
+    "longrope with a factor": {**LONGROPE, "attention_factor": 1.3},
+    "longrope that shrinks": {**LONGROPE, "factor": 0.5},
+}
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-@pytest.mark.parametrize(
-    "rope", [None, LLAMA3, {"rope_type": "linear", "factor": 4.0}], ids=["default", "llama3", "linear"]
-)
+@pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES)
 @pytest.mark.parametrize("tied", [False, True])
 def test_decoder_equals_transformers(family: str, rope: dict[str, Any] | None, tied: bool) -> None:
     theirs, decoder, head = decoders(family, rope, tied)
     ids = torch.randint(0, 300, (2, 150))
     assert relative(head(decoder(decoder.embed(ids))), theirs(input_ids=ids).logits) < TOLERANCE
+
+
+#: Keys that allow no more than 24 tokens.
+LIMITS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mistral's window": ("mistral", {"sliding_window": 24}),
+    "qwen2's window": ("qwen2", {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}),
+    "smollm3's window": ("smollm3", {"use_sliding_window": True, "sliding_window": 24, "no_rope_layer_interval": 2}),
+    "longrope": ("granite", {"rope_parameters": {**LONGROPE, "original_max_position_embeddings": 24}}),
+    "dynamic": ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 9.0}, "max_position_embeddings": 24}),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("model_type", "keys"), LIMITS.values(), ids=LIMITS)
+def test_within_its_limit_a_decoder_is_transformers_and_beyond_it_is_not(model_type: str, keys: dict[str, Any]) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(model_type, **copy.deepcopy({**SMALL, "pad_token_id": None, **keys}))
+    theirs = randomized(AutoModelForCausalLM.from_config(config))
+    ours = BluelmV(VlmConfig.from_dict(config.to_dict())).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=False)
+    assert ours.config.text.positions == 24
+    ids = torch.randint(0, 300, (1, 25))
+    for tokens, is_same in ((24, True), (25, False)):
+        part = ids[:, :tokens]
+        error = relative(ours(ours.embed_tokens(part)), theirs(input_ids=part, use_cache=False).logits)
+        assert (error < TOLERANCE) == is_same, (tokens, error)
 
 
 @torch.no_grad()

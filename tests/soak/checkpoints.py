@@ -13,7 +13,6 @@ from tokenizers import Tokenizer
 from pocketvlm import runtime as vlm
 from pocketvlm.errors import PocketVlmError
 from pocketvlm.export import export_bundle
-from pocketvlm.export.assemble import kv_length
 from pocketvlm.export.read.chat_template import render_literals
 from pocketvlm.export.read.frontend import Frontend, read_frontend
 from pocketvlm.export.read.sample import Sample, encode
@@ -124,7 +123,7 @@ def _scores(checkpoint: Checkpoint) -> Any:
 
 
 def _exported(checkpoint: Checkpoint, bundle: Path) -> Any:
-    length = kv_length(checkpoint, min(KV_LENGTH, checkpoint.config.text.max_position_embeddings))
+    length = min(KV_LENGTH, checkpoint.config.text.positions)
     export_bundle(checkpoint, bundle, recipe="fp32", max_length=length)
     with vlm.load(bundle, threads=1) as model:
         return model.logits(TOKENS.tolist())

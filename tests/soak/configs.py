@@ -11,7 +11,6 @@ from typing import Any
 
 from pocketvlm.errors import PocketVlmError
 from pocketvlm.export import export_bundle
-from pocketvlm.export.assemble import kv_length
 from pocketvlm.export.cost import estimate
 from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.models.checkpoint import open_checkpoint
@@ -133,7 +132,7 @@ def check(folder: Path, index: int) -> Found:
             return planned
     try:
         checkpoint = open_checkpoint(directory)
-        length = kv_length(checkpoint, min(KV_LENGTH, checkpoint.config.text.max_position_embeddings))
+        length = min(KV_LENGTH, checkpoint.config.text.positions)
         str(estimate(checkpoint, load_recipe("fp32"), length))
         read_frontend(checkpoint)
         if index % EXPORT_EVERY == 1:

@@ -95,7 +95,7 @@ def table(bits: int, block_size: int, columns: int = 16) -> bytes:
     return of(node, initializer=tensors, inputs=inputs, outputs=outputs)
 
 
-def attention(*, one: int = 1, rows: int = 192, heads: int = 2, total: str = "shape") -> bytes:
+def attention(*, one: int = 1, rows: int = 192, heads: int = 2, total: str = "shape", rotary: int = 1) -> bytes:
     """Grouped attention over a cache of 192 rows, as exports write where tokens stand."""
     cache, states = (1, 1, 192, 8), (1, "sequence", 8)
     inputs = [value("q", (1, "sequence", 16)), value("x", states), value("attention_mask", (1, "total"), INT64)]
@@ -107,8 +107,8 @@ def attention(*, one: int = 1, rows: int = 192, heads: int = 2, total: str = "sh
         op("Gather", f"{total} index", "total", axis=0),
         op("Cast", "last", "last32", to=6),
         op("Cast", "total", "total32", to=6),
-        op("GroupQueryAttention", "q x x past.k past.v last32 total32 cos sin", "y present.k present.v", MICROSOFT,
-           num_heads=heads, kv_num_heads=1, scale=0.5, do_rotary=1),
+        op("GroupQueryAttention", f"q x x past.k past.v last32 total32{' cos sin' * rotary}", "y present.k present.v",
+           MICROSOFT, num_heads=heads, kv_num_heads=1, scale=0.5, do_rotary=rotary),
     ]  # fmt: skip
     tensors = [ints("axis", 1), ints("one", one), scalar("index", 1), weight("cos", (rows, 4)),
                weight("sin", (rows, 4), offset=8192), ints("numbers", 1, 1 << 20)]  # fmt: skip
@@ -295,6 +295,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "attention with few rotations": lambda: attention(rows=64),
     "attention with other heads": lambda: attention(heads=3),
     "attention with no heads": lambda: attention(heads=0),
+    "attention without positions, with other heads": lambda: attention(heads=3, rotary=0),
     # What is no graph of ours otherwise.
     "an operator of another domain": lambda: of(op("Identity", "x", "y", "ai.onnx.ml")),
     "an operator without a name": lambda: of(op("", "x", "y")),
@@ -393,6 +394,7 @@ FINE: dict[str, Callable[[], bytes]] = {
     "a table": lambda: table(8, 16),
     "a table of 4 bits": lambda: table(4, 16, 8),
     "attention": attention,
+    "attention without positions": lambda: attention(rotary=0),
     "two branches": lambda: branches(inner("a"), inner("b")),
     "a product of vectors that is small": lambda: outer(64),
     "a constant that doubles a little": lambda: doubling(3),

@@ -104,7 +104,9 @@ Given grouped(Bound& bound) {
   const int64_t count = bound.attribute("num_heads"), kv = bound.attribute("kv_num_heads"), size = bound.sizes.at("D");
   bool wrong = kv != bound.sizes.at("H") || count % kv != 0 || size < 1 || size % 8 != 0;
   wrong = wrong || bound.sizes.at("Q") != times(count, size) || bound.sizes.at("W") != times(kv, size);
-  refuse_if(wrong || bound.sizes.at("C") * 2 != size || bound.sizes.at("R") < bound.sizes.at("L"), kNoHeads);
+  if (bound.attribute("do_rotary") == 1)
+    wrong = wrong || bound.sizes.at("C") * 2 != size || bound.sizes.at("R") < bound.sizes.at("L");
+  refuse_if(wrong, kNoHeads);
   const std::optional<int64_t> last = bound.inputs[5]->most, total = bound.inputs[6]->most;
   refuse_if(!total || !last || *last != *total - 1 || *last >= bound.sizes.at("L"), "it may reach beyond its cache");
   return {};

@@ -179,7 +179,9 @@ def _grouped(bound: BoundNode) -> None:
     heads, kv_heads, size = bound.attributes["num_heads"], bound.attributes["kv_num_heads"], bound.sizes["D"]
     wrong = kv_heads != bound.sizes["H"] or heads % kv_heads != 0 or size < 1 or size % 8 != 0
     wrong |= bound.sizes["Q"] != heads * size or bound.sizes["W"] != kv_heads * size
-    refuse(wrong or bound.sizes["C"] * 2 != size or bound.sizes["R"] < bound.sizes["L"], "its heads do not fit")
+    if bound.attributes["do_rotary"]:
+        wrong |= bound.sizes["C"] * 2 != size or bound.sizes["R"] < bound.sizes["L"]
+    refuse(wrong, "its heads do not fit")
     last, total, length = bound.given(5).most, bound.given(6).most, bound.sizes["L"]
     fits = total is not None and last == total - 1 < length
     refuse(not fits, "it may reach beyond its cache")

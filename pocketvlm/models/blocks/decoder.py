@@ -15,9 +15,9 @@ from pocketvlm.models.rope import rope_tables
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention."""
+    """Causal grouped-query attention; not ``rotary``: without positions."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, *, rotary: bool = True) -> None:
         super().__init__()
         query_size = config.num_attention_heads * config.head_dim
         kv_size = config.num_key_value_heads * config.head_dim
@@ -28,16 +28,21 @@ class Attention(nn.Module):
         if config.qk_norm:
             self.q_norm = RmsNorm(config.head_dim, config.rms_norm_eps, config.num_attention_heads)
             self.k_norm = RmsNorm(config.head_dim, config.rms_norm_eps, config.num_key_value_heads)
-        self.query_rotate = Rotate(config.num_attention_heads, config.head_dim)
-        self.key_rotate = Rotate(config.num_key_value_heads, config.head_dim)
-        self.attend = CachedAttend(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
-        self.o_proj = Linear(query_size, config.hidden_size, bias=config.attention_bias)
+        self.is_rotary = rotary
+        if rotary:
+            self.query_rotate = Rotate(config.num_attention_heads, config.head_dim)
+            self.key_rotate = Rotate(config.num_key_value_heads, config.head_dim)
+        heads = config.num_attention_heads, config.num_key_value_heads
+        self.attend = CachedAttend(*heads, config.head_dim, config.attention_scale)
+        self.o_proj = Linear(query_size, config.hidden_size, bias=config.output_bias)
 
     def forward(self, hidden: Tensor, step: Step) -> Tensor:
         query, key, value = self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
         if self.has_norms:
             query, key = self.q_norm(query), self.k_norm(key)
-        mixed = self.attend(self.query_rotate(query, step), self.key_rotate(key, step), value, step)
+        if self.is_rotary:
+            query, key = self.query_rotate(query, step), self.key_rotate(key, step)
+        mixed = self.attend(query, key, value, step)
         output: Tensor = self.o_proj(mixed)
         return output
 
@@ -47,10 +52,10 @@ class Mlp(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.activation = Silu()
-        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         output: Tensor = self.down_proj(self.activation(self.gate_proj(hidden)) * self.up_proj(hidden))
@@ -58,12 +63,12 @@ class Mlp(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A pre-norm block; the scale of what it adds is MiniCPM's, 1 elsewhere."""
+    """A pre-norm block; the scale of what it adds is MiniCPM's or Granite's, 1 elsewhere."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, *, rotary: bool = True) -> None:
         super().__init__()
         self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, rotary=rotary)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = Mlp(config)
         self.residual_scale = Scale(config.residual_scale)
@@ -97,12 +102,13 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        layers = range(config.num_hidden_layers)
+        self.layers = nn.ModuleList(DecoderLayer(config, rotary=config.is_rotary(layer)) for layer in layers)
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """int64 [batch, tokens] -> [batch, tokens, hidden]"""
-        embeddings: Tensor = self.embed_tokens(token_ids) * self.config.scale_emb
+        embeddings: Tensor = self.embed_tokens(token_ids) * self.config.embedding_scale
         return embeddings
 
     def forward(self, embeddings: Tensor, position: int = 0, cache: list[KvCache] | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm.models.families import bluelm_v, llama, minicpm, qwen2, qwen3
+from pocketvlm.models.families import bluelm_v, granite, internlm2, llama, minicpm, mistral, qwen2, qwen3, smollm3
 from pocketvlm.models.families.family import DecoderTraits, Family
 
 FAMILIES: dict[str, Family] = {
@@ -19,6 +19,10 @@ FAMILIES: dict[str, Family] = {
         qwen2,
         minicpm,
         qwen3,
+        mistral,
+        granite,
+        smollm3,
+        internlm2,
     )
 }
 #: What may stand as a ``text_config``, or alone.

@@ -6,25 +6,48 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: Keys of MiniCPM alone.
-SCALES = ("scale_emb", "scale_depth", "dim_model_base")
+#: What the config classes of most decoders say of keys that are left out: Llama's own.
+DEFAULTS: dict[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
 
 
 @dataclass(frozen=True)
 class DecoderTraits:
-    """What a decoder's ``model_type`` says beside its config: how it differs from Llama, and keys that are left out.
+    """What a decoder's ``model_type`` says beside its config: how it differs from Llama, and which keys it looks at.
 
-    ``defaults``: its config class's own in transformers, for keys that a config may leave out; None for
-    ``num_key_value_heads`` is as many as there are heads, for ``head_dim`` the width by the heads. qkv_bias: Q, K and V
-    have biases whatever attention_bias says; qk_norm: an RMS norm over each head of Q and K. ``ignored``: keys of other
-    decoders, which this one does not look at; ``refused``: keys that, switched on, compute what is not implemented.
+    ``defaults``: the keys that its config class in transformers has, with what they are where a config leaves them out;
+    all others are ignored. None for ``num_key_value_heads`` is as many as there are heads, for ``head_dim`` the width
+    by the heads. qkv_bias: Q, K and V have biases whatever attention_bias says; qk_norm: an RMS norm over each head of
+    Q and K; windowed: ``sliding_window`` is each layer's, whatever use_sliding_window says.
     """
 
     defaults: Mapping[str, Any]
     qkv_bias: bool = False
     qk_norm: bool = False
-    ignored: tuple[str, ...] = SCALES
-    refused: tuple[str, ...] = ()
+    windowed: bool = False
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The rows of a stored tensor that one weight is: of each of its ``blocks`` of ``size`` rows those from ``start``
+    to ``stop``, one block after the other."""
+
+    blocks: int
+    size: int
+    start: int
+    stop: int
 
 
 def without_rope_tables(key: str) -> str | None:
@@ -32,14 +55,21 @@ def without_rope_tables(key: str) -> str | None:
     return None if key.endswith("rotary_emb.inv_freq") else key
 
 
+def nothing_fused(config: Any) -> Mapping[str, Mapping[str, Pieces]]:
+    """Each stored tensor is one weight."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Family:
     """One family, named after its config's ``model_type``.
 
     ``decoder``: of one that is a decoder, alone (text only) or as another's ``text_config``. ``rename`` gives the
-    model's name for a stored tensor, or None for one that is not needed.
+    model's name for a stored tensor, or None for one that is not needed. ``fused`` says of a ``VlmConfig`` which stored
+    tensors are several weights: the part of the name that ``rename`` gives them -> the same of each weight, its pieces.
     """
 
     name: str
     decoder: DecoderTraits | None = None
     rename: Callable[[str], str | None] = without_rope_tables
+    fused: Callable[[Any], Mapping[str, Mapping[str, Pieces]]] = nothing_fused

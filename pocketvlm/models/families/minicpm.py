@@ -5,9 +5,15 @@ transformers has no class of it; the defaults are those of the configuration_min
 
 from __future__ import annotations
 
-from pocketvlm.models.families import llama
-from pocketvlm.models.families.family import DecoderTraits, Family
+from pocketvlm.models.families.family import DEFAULTS, DecoderTraits, Family
 
-DEFAULTS = {**llama.DEFAULTS, "tie_word_embeddings": True, "scale_emb": 1.0, "scale_depth": 1.0, "dim_model_base": 1}
+KEYS = {
+    **DEFAULTS,
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+    "scale_emb": 1.0,
+    "scale_depth": 1.0,
+    "dim_model_base": 1,
+}
 
-FAMILY = Family("minicpm", DecoderTraits(DEFAULTS, ignored=()))
+FAMILY = Family("minicpm", DecoderTraits(KEYS))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from pocketvlm.models.families import llama
-from pocketvlm.models.families.family import SCALES, DecoderTraits, Family
+from pocketvlm.models.families.family import DEFAULTS, DecoderTraits, Family
 
-DEFAULTS = {
-    **llama.DEFAULTS,
+KEYS = {
+    **DEFAULTS,
     "vocab_size": 151936,
     "intermediate_size": 22016,
     "num_key_value_heads": 32,
     "max_position_embeddings": 32768,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+    "layer_types": None,
 }
 
-FAMILY = Family(
-    "qwen2",
-    DecoderTraits(DEFAULTS, qkv_bias=True, ignored=(*SCALES, "attention_bias"), refused=("use_sliding_window",)),
-)
+FAMILY = Family("qwen2", DecoderTraits(KEYS, qkv_bias=True))

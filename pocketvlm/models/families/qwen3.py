@@ -5,6 +5,4 @@ from __future__ import annotations
 from pocketvlm.models.families import qwen2
 from pocketvlm.models.families.family import DecoderTraits, Family
 
-DEFAULTS = {**qwen2.DEFAULTS, "head_dim": 128}
-
-FAMILY = Family("qwen3", DecoderTraits(DEFAULTS, qk_norm=True, refused=("use_sliding_window",)))
+FAMILY = Family("qwen3", DecoderTraits({**qwen2.KEYS, "head_dim": 128, "attention_bias": False}, qk_norm=True))

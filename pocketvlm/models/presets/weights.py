@@ -98,7 +98,7 @@ def spread(name: str, shape: Shape, text: DecoderConfig) -> float:
     if name == "lm_head.weight" or (name == "model.embed_tokens.weight" and text.tie_word_embeddings):
         return LOGITS_SPREAD / (math.sqrt(text.hidden_size) * text.logits_scale)
     if name == "model.embed_tokens.weight":
-        return 1 / text.scale_emb
+        return 1 / text.embedding_scale
     if name.endswith(".bias"):
         return BIAS_SPREAD
     return 1 / math.sqrt(math.prod(shape[1:]))

@@ -37,12 +37,13 @@ def model(config: DecoderConfig) -> ir.Model:
         graph.input(name, "float32", [1, "sequence", heads * config.head_dim])
         for name, heads in zip(("query", *PARTS), counts, strict=True)
     ]
-    graph.output(attend(graph, heads_of(config), kv, 0, projected, at), "mixed", "float32", [1, "sequence", "width"])
+    mixed = attend(graph, heads_of(config), kv, 0, projected, at, rotary=config.is_rotary(0))
+    graph.output(mixed, "mixed", "float32", [1, "sequence", "width"])
     return graph.model()
 
 
 def heads_of(config: DecoderConfig) -> CachedAttend:
-    return CachedAttend(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+    return CachedAttend(config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.attention_scale)
 
 
 def session(made: ir.Model) -> Any:
@@ -94,8 +95,17 @@ def test_both_branches_mix_alike_and_write_the_same_codes(kv_heads: int, steps: 
         assert {int(ours.min()), int(ours.max())} <= {-128, -127, 127}
 
 
-def test_without_its_cache_quantized_a_graph_has_no_branches() -> None:
-    config = decoder()
+@pytest.mark.parametrize("config", [decoder(no_rope_layers=(0, 1)), decoder(attention_multiplier=0.5)])
+def test_both_branches_have_positions_and_a_scale_as_the_layer_has(config: DecoderConfig) -> None:
+    opened, values, steps = session(model(config)), random_values(config, 40), (40,)
+    found, _ = run(opened, config, values, steps)
+    np.testing.assert_allclose(found, run(opened, config, values, (1,) * 40)[0], rtol=1e-5, atol=1e-5)
+    usual, _ = run(session(model(decoder())), config, values, steps)
+    assert np.linalg.norm(found - usual) / np.linalg.norm(usual) > 0.1
+
+
+@pytest.mark.parametrize("config", [decoder(), decoder(no_rope_layers=(0, 1))], ids=["rotary", "without positions"])
+def test_without_its_cache_quantized_a_graph_has_no_branches(config: DecoderConfig) -> None:
     values, steps = random_values(config, 40), (1, 39)
     plain = without_quantized_cache(model(config))
     assert [node.op_type for node in plain.graph].count("GroupQueryAttention") == 1

@@ -106,7 +106,7 @@ def command(
     The bundle is checked layer by layer against PyTorch before it takes its place; an export that fails leaves nothing
     behind. One by a calibrated recipe, or to ExecuTorch, goes on where it was killed or interrupted.
     """
-    from pocketvlm.export import estimate, export_bundle, kv_length
+    from pocketvlm.export import estimate, export_bundle
     from pocketvlm.machine.allocator import keep_freed_memory
     from pocketvlm.models.checkpoint import open_checkpoint
     from pocketvlm.recipe import load_recipe
@@ -132,7 +132,7 @@ def command(
     if table:
         chosen = replace(chosen, backends={**chosen.backends, "neuropilot": table})
     click.echo(f"{checkpoint}: {source.family.name}, {source.parameters / 1e6:,.1f} M parameters, recipe {chosen.name}")
-    click.echo(f"estimate: {estimate(source, chosen, kv_length(source, max_length), backends)}")
+    click.echo(f"estimate: {estimate(source, chosen, source.config.text.kv_length(max_length), backends)}")
     started = time.monotonic()
     try:
         with ConsoleProgress() as progress:
