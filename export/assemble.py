@@ -70,7 +70,7 @@ def export_bundle(
     frontend = read_frontend(source)
     for line in frontend.notes:
         progress.note(line)
-    if max_length is None and length < KV_LENGTH:
+    if max_length is None and length < min(KV_LENGTH, source.config.text.max_position_embeddings):
         progress.note(f"the KV length is {length} tokens: the model's {source.config.text.limit[1]}")
     seen = calibration_set(source, chosen, frontend, calibration)
     count = len(frontend.sample.token_ids)

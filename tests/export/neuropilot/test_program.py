@@ -200,9 +200,10 @@ def test_every_rounding_has_a_scale_and_masks_hide(programs: dict[str, Written])
         assert torch.isfinite(program.vision_encoder(simulated, config, patches, len(patches))).all()
     masked = next(value for name, value in scales.values.items() if name.endswith("masked"))
     assert masked * TOP16 >= -scales.mask
-    wide = scales_of({**dict.fromkeys(("attend.scores", "attend.masked"), 30.0)}, 1)
+    wide = scales_of({**dict.fromkeys(("attend.scores", "attend.masked"), 30.0), program.ROPE: 1.3}, 1)
     assert wide.mask == -(2 * 60 + 20), "scores from -60 to 60, with headroom, have to be below any other"
     assert wide.values["attend.masked"] == pytest.approx((60 + 140) / TOP16)
+    assert wide.values[program.ROPE] == pytest.approx(1.3 / TOP16), "YaRN turns and stretches, by as much everywhere"
 
 
 @pytest.mark.parametrize("recipe", ["fp32", "int8", "int4-g128", "gptq-g32", "bluelm-v-3b"])
