@@ -33,45 +33,45 @@ class ClipSearch(GroupQuantizer):
     WEIGHTS_PER_SECOND: ClassVar[float] = 15e6
 
     def fit(self, groups: Tensor) -> Grid:
-        unit = power_of_two(groups)
-        values = groups / unit
-        start = full_range(values, self.bits, symmetric=self.symmetric, positive=self.scales != "float32")
-        best = _fitted(values, start)
-        shrink = (NARROWEST / WIDEST) ** (1 / (COARSE - 1))
-        best = _best_ratio(values, best, start, [WIDEST * shrink**step for step in range(COARSE)])
-        best = _best_ratio(values, best, best.grid, [shrink**offset for offset in _between(FINE)])
-        if not self.symmetric:
-            best = _best_zero_point(values, best)
-        for _ in range(REFITS):
-            best = best.or_better(_fitted(values, _least_squares(values, best.grid)))
-        return best.grid.scaled(unit)
+        return searched(groups, self.bits, symmetric=self.symmetric, positive=self.scales != "float32")
 
 
-def _fitted(groups: Tensor, grid: Grid) -> Fitted:
-    """A grid with its squared error."""
-    return Fitted(grid, grid.residual(groups).square_().sum(-1, keepdim=True))
+def searched(groups: Tensor, bits: int, *, symmetric: bool, positive: bool, importance: Tensor | None = None) -> Grid:
+    """float32 [rows, groups, group_size] -> the grid of each group with the least squared error.
+
+    ``importance`` [1, groups, group_size] weighs the columns' errors; its scale in a group does not matter.
+    """
+    unit = power_of_two(groups)
+    values = groups / unit
+
+    def fitted(grid: Grid) -> Fitted:
+        errors = grid.residual(values).square_()
+        return Fitted(grid, (errors if importance is None else errors.mul_(importance)).sum(-1, keepdim=True))
+
+    def best_ratio(best: Fitted, grid: Grid, ratios: list[float]) -> Fitted:
+        for ratio in ratios:
+            best = best.or_better(fitted(replace(grid, scale=grid.scale * ratio)))
+        return best
+
+    start = full_range(values, bits, symmetric=symmetric, positive=positive)
+    shrink = (NARROWEST / WIDEST) ** (1 / (COARSE - 1))
+    best = best_ratio(fitted(start), start, [WIDEST * shrink**step for step in range(COARSE)])
+    best = best_ratio(best, best.grid, [shrink**offset for offset in _between(FINE)])
+    if not symmetric:
+        # Clipping both ends by one ratio leaves the zero point where it is; its neighbours are tried.
+        for step in (-1, 1):
+            zero_point = (best.grid.zero_point + step).clamp(0, best.grid.top)
+            best = best.or_better(fitted(replace(best.grid, zero_point=zero_point)))
+    for _ in range(REFITS):
+        best = best.or_better(fitted(_least_squares(values, best.grid, importance)))
+    return best.grid.scaled(unit)
 
 
-def _best_ratio(groups: Tensor, best: Fitted, grid: Grid, ratios: list[float]) -> Fitted:
-    """Try ``grid`` with its scale times each of ``ratios``."""
-    for ratio in ratios:
-        best = best.or_better(_fitted(groups, replace(grid, scale=grid.scale * ratio)))
-    return best
-
-
-def _best_zero_point(groups: Tensor, best: Fitted) -> Fitted:
-    """Clipping both ends by one ratio leaves the zero point where it is; try its neighbours."""
-    grid = best.grid
-    for step in (-1, 1):
-        moved = (grid.zero_point + step).clamp(0, grid.top)
-        best = best.or_better(_fitted(groups, replace(grid, zero_point=moved)))
-    return best
-
-
-def _least_squares(groups: Tensor, grid: Grid) -> Grid:
+def _least_squares(groups: Tensor, grid: Grid, importance: Tensor | None) -> Grid:
     """The scale with the smallest squared error for the codes as they are."""
     steps = grid.steps(groups)
-    scale = (steps * groups).sum(-1, keepdim=True) / steps.square().sum(-1, keepdim=True)
+    weighed = steps if importance is None else steps * importance
+    scale = (weighed * groups).sum(-1, keepdim=True) / (weighed * steps).sum(-1, keepdim=True)
     usable = scale * grid.scale > 0  # not 0 / 0: a group of zeros
     return replace(grid, scale=scale.where(usable, grid.scale))
 

@@ -5,7 +5,9 @@ column at a time. With the Cholesky factor U of the inverse of X XT (upper, X XT
 units of U's diagonal, is taken off the later columns as e times U's row. The reference is IST-DASLab/gptq.
 
 As in its ``act_order`` the columns with the largest inputs come first, while they can still be made up for; grids are
-found beforehand from the weights as they are ("static groups"), so that groups stay neighbours on disk.
+found beforehand from the weights as they are ("static groups"), so that groups stay neighbours on disk. They are not
+those of the full range, as in the reference, but searched for: with the error of each column weighed by what it costs
+after all later ones made up for it, which is e squared.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pocketvlm.errors import RecipeError
-from pocketvlm.quant.grids import Grid, full_range
+from pocketvlm.quant.clip_search import searched
+from pocketvlm.quant.grids import Grid
 from pocketvlm.quant.groups import GroupQuantizer, matrix_shape, parts_of_rows
 from pocketvlm.quant.tensors import GroupedTensor
 
@@ -43,8 +46,9 @@ class Gptq(GroupQuantizer):
         if isinstance(self.damping, bool) or not isinstance(self.damping, int | float) or not 0 < self.damping <= 1:
             raise RecipeError(f"damping is {self.damping!r}; it lies between 0 and 1")
 
-    def fit(self, groups: Tensor) -> Grid:
-        return full_range(groups, self.bits, symmetric=self.symmetric, positive=self.scales != "float32")
+    def fit(self, groups: Tensor, importance: Tensor | None = None) -> Grid:
+        positive = self.scales != "float32"
+        return searched(groups, self.bits, symmetric=self.symmetric, positive=positive, importance=importance)
 
     def quantize(self, weight: Tensor, gram: Tensor | None = None) -> GroupedTensor:
         """As ``GroupQuantizer.quantize``.
@@ -57,11 +61,12 @@ class Gptq(GroupQuantizer):
         order = gram.diagonal().argsort(descending=True, stable=True)
         factor = _inverse_factor(gram[order][:, order], self.damping)
         used = gram.diagonal() != 0
+        importance = self.grouped(_importance(gram.diagonal(), order, factor, self.damping)[None])
 
         def rounded(rows: Tensor) -> tuple[Grid, Tensor]:
-            values = self.grouped(rows)
-            grid = self.grid(values)
-            scale, zero_point = (_by_column(part, values.shape[2], shape[1]) for part in (grid.scale, grid.zero_point))
+            grid = self._searched(rows, importance)
+            size = importance.shape[2]
+            scale, zero_point = (_by_column(part, size, shape[1]) for part in (grid.scale, grid.zero_point))
             ordered = Grid(scale.T[order], zero_point.T[order], grid.bits)
             # A column that no input reaches cannot make up for any other.
             steps = rows.new_empty(rows.shape)
@@ -72,10 +77,28 @@ class Gptq(GroupQuantizer):
         rows = parts_of_rows(*shape, WEIGHTS_AT_A_TIME)
         return self.joined(shape, ((part, *rounded(weight[part].float())) for part in rows))
 
+    def _searched(self, rows: Tensor, importance: Tensor) -> Grid:
+        """The grid of each group of [rows, columns]; a search's copies stay in a core's cache if it sees few rows."""
+        import torch
+
+        few = [self.storable(self.fit(self.grouped(rows[part]), importance)) for part in parts_of_rows(*rows.shape)]
+        scale, zero_point = (torch.cat([getattr(grid, name) for grid in few]) for name in ("scale", "zero_point"))
+        return Grid(scale, zero_point, self.bits)
+
 
 def _by_column(of_groups: Tensor, group_size: int, columns: int) -> Tensor:
     """[rows, groups, 1] -> [rows, columns]"""
     return of_groups.squeeze(-1).repeat_interleave(group_size, dim=1)[:, :columns]
+
+
+def _importance(diagonal: Tensor, order: Tensor, factor: Tensor, damping: float) -> Tensor:
+    """What an error of each column costs once the columns after it in ``order`` made up for it, of the largest: float32
+    [columns]. Columns that no input of the calibration reached are worth the damping; others may reach them."""
+    cost = diagonal.new_empty(diagonal.shape)
+    cost[order] = factor.diagonal().square().reciprocal()
+    cost = cost.where(diagonal != 0, damping * diagonal.mean())
+    largest = cost.amax()
+    return cost / largest if largest > 0 else cost.new_ones(cost.shape)
 
 
 def _inverse_factor(gram: Tensor, damping: float) -> Tensor:

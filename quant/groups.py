@@ -72,7 +72,10 @@ class GroupQuantizer(ABC):
 
     def grid(self, groups: Tensor) -> Grid:
         """The grid that weights are rounded to, as it will be stored: so no scale is rounded after its codes are."""
-        fitted = self.fit(groups)
+        return self.storable(self.fit(groups))
+
+    def storable(self, fitted: Grid) -> Grid:
+        """A grid whose scales are what ``scales`` says."""
         if self.scales == "float32":
             return fitted
         # A subnormal scale is flushed to zero on the way.

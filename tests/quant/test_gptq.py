@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pocketvlm.errors import RecipeError
-from pocketvlm.quant import Gptq, GroupedTensor, RoundToNearest, gptq, quantizer_of
+from pocketvlm.quant import ClipSearch, Gptq, GroupedTensor, RoundToNearest, gptq, quantizer_of
+from pocketvlm.quant.grids import Grid
 from pocketvlm.quant.tensors import pack, unpack
 from pocketvlm.recipe import Rule
 from tests.support.schemes import CHANNEL
@@ -41,7 +42,9 @@ def optimal_brain_quantizer(weight: Tensor, gram: Tensor, quantizer: Gptq) -> np
     matrix's diagonal, the others are set to their best values given it, and it leaves the inverse by elimination."""
     values = weight.double().numpy().copy()
     columns = values.shape[1]
-    grid = quantizer.fit(quantizer.grouped(weight))
+    found = quantizer.quantize(weight, gram)
+    zero_points = np.full(found.scales.shape, 1 << (found.bits - 1)) if found.zero_points is None else found.zero_points
+    grid = Grid(torch.from_numpy(found.scales)[..., None], torch.from_numpy(zero_points)[..., None].float(), found.bits)
     size = columns if quantizer.group_size == CHANNEL else int(quantizer.group_size)
     scale = grid.scale.squeeze(-1).double().numpy()
     zero_point = grid.zero_point.squeeze(-1).double().numpy()
@@ -76,11 +79,11 @@ def test_it_is_optimal_brain_quantization_in_a_fixed_order(group: Group, symmetr
 @each_group
 @each_symmetry
 @pytest.mark.parametrize("bits", [4, 8])
-def test_independent_inputs_leave_round_to_nearest(group: Group, symmetric: bool, bits: Literal[4, 8]) -> None:
+def test_independent_inputs_leave_clip_search(group: Group, symmetric: bool, bits: Literal[4, 8]) -> None:
     """Bit for bit: without correlation no column can make up for another."""
     weight = torch.randn(7, 300, generator=torch.Generator().manual_seed(2))
     found = Gptq(bits, group, symmetric).quantize(weight, torch.eye(300) * 5)
-    plain = RoundToNearest(bits, group, symmetric).quantize(weight)
+    plain = ClipSearch(bits, group, symmetric).quantize(weight)
     assert np.array_equal(found.codes, plain.codes)
     assert np.array_equal(found.scales, plain.scales)
 
@@ -119,10 +122,30 @@ def test_rows_do_not_depend_on_how_many_are_taken_at_a_time(monkeypatch: pytest.
 def test_columns_that_no_input_reaches_are_rounded_to_nearest() -> None:
     weight, inputs = torch.randn(5, 64, generator=torch.Generator().manual_seed(4)), correlated(64)
     inputs[:, ::4] = 0
-    found = Gptq(4, 32).quantize(weight, inputs.T @ inputs).dequantize()
-    assert np.array_equal(found[:, ::4], RoundToNearest(4, 32).quantize(weight).dequantize()[:, ::4])
+    found = Gptq(4, 32).quantize(weight, inputs.T @ inputs)
+    scale = found.scales.repeat(32, axis=1)
+    nearest = np.clip(np.round(weight.numpy() / scale), -8, 7) * scale
+    assert np.array_equal(found.dequantize()[:, ::4], nearest[:, ::4])
+    assert not np.array_equal(found.dequantize(), nearest)
     nothing = Gptq(4, 32).quantize(weight, torch.zeros(64, 64)).dequantize()
-    assert np.array_equal(nothing, RoundToNearest(4, 32).quantize(weight).dequantize())
+    assert np.array_equal(nothing, ClipSearch(4, 32).quantize(weight).dequantize())
+
+
+@each_group
+@each_symmetry
+def test_a_columns_error_counts_as_much_as_it_costs(
+    group: Group, symmetric: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few columns of inputs far larger than the others, with weights that a grid for all would not meet."""
+    weight = torch.randn(64, 128, generator=torch.Generator().manual_seed(5)) * 0.2
+    weight[:, ::32] = 1.0 + 0.02 * torch.rand(64, 4, generator=torch.Generator().manual_seed(6))
+    inputs = torch.randn(400, 128, generator=torch.Generator().manual_seed(7))
+    inputs[:, ::32] *= 100
+    quantizer = Gptq(4, group, symmetric)
+    weighed = output_error(quantizer.quantize(weight, inputs.T @ inputs), weight, inputs)
+    monkeypatch.setattr(gptq, "_importance", lambda diagonal, *_: torch.ones_like(diagonal))
+    alike = output_error(quantizer.quantize(weight, inputs.T @ inputs), weight, inputs)
+    assert weighed < 0.9 * alike
 
 
 def test_what_cannot_be_calibrated_is_refused() -> None:
