@@ -13,7 +13,7 @@ import torch
 
 from pocketvlm.bundle.kv import kv_cache_bytes
 from pocketvlm.export.backends import backend_of
-from pocketvlm.export.read.calibration import is_calibrated
+from pocketvlm.export.read.calibration import default_source, is_calibrated, most_sequences
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.quant import Keep, quantizer_of
 from pocketvlm.quant.sizes import stored_bytes
@@ -29,8 +29,9 @@ DATA_SECONDS, PICTURES_SECONDS, STEP_SECONDS = 0.3, 0.5, 0.6e-3
 #: The sample's text; it goes through the original weights and through each back end's graphs as shipped, a weight of 4
 #: or 8 bits costing about what a float32 one does; a layer's lowering adds few tokens to that.
 SAMPLE_TEXT_TOKENS, ORIGINAL_PASSES, SHIPPED_PASSES = 140, 1.0, 1.2
-#: Each layer sees the calibration twice, as it was and as it is stored.
-CALIBRATION_PASSES = 2
+#: Each layer sees the calibration twice, as it was and as it is stored; the Gram matrices of what enters its matrices
+#: cost as many products as one of these passes (SmolLM2-135M's shape: 0.95, Llama's 1.2).
+CALIBRATION_PASSES, WITH_GRAMS = 2, 3
 #: What a layer's matrices reach of what one large matrix reaches.
 SHARE_OF_MATMUL = 0.8
 #: Python, torch and ONNX Runtime before any weight is read, and what lies freed between blocks in use.
@@ -57,8 +58,15 @@ class Estimate:
         )
 
 
-def estimate(checkpoint: Checkpoint, recipe: Recipe, kv_length: int, backends: Collection[str] = ("onnx",)) -> Estimate:
+def estimate(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    kv_length: int,
+    backends: Collection[str] = ("onnx",),
+    calibration: str | None = None,
+) -> Estimate:
     """Sizes follow from the recipe and the number of back ends; time and memory from what was measured.
+    ``calibration`` is the source of a calibrated recipe's data, the model's default if None.
 
     :raises RecipeError: naming a weight that its quantizer cannot take
     """
@@ -77,10 +85,14 @@ def estimate(checkpoint: Checkpoint, recipe: Recipe, kv_length: int, backends: C
         layers[layer.group() if layer else ""] += count if layer else 0
         products += passes * count * _sample_tokens(checkpoint, name) if layer else 0
     if is_calibrated(recipe):
-        tokens = recipe.calibration.sequences * recipe.calibration.text_tokens
-        products += CALIBRATION_PASSES * sum(layers.values()) * tokens
+        sequences = most_sequences(calibration or default_source(checkpoint.config), recipe)
+        text, tokens = checkpoint.config.text, recipe.calibration.text_tokens
+        products += WITH_GRAMS * sum(layers.values()) * sequences * tokens
+        # attention: queries by keys, and those by values
+        width = 2 * text.num_attention_heads * text.head_dim
+        products += CALIBRATION_PASSES * text.num_hidden_layers * sequences * width * tokens**2
         seconds += DATA_SECONDS + (0 if checkpoint.config.vision is None else PICTURES_SECONDS)
-        seconds += STEP_SECONDS * CALIBRATION_PASSES * sum(map(bool, layers)) * recipe.calibration.sequences
+        seconds += STEP_SECONDS * CALIBRATION_PASSES * sum(map(bool, layers)) * sequences
     seconds += times * LAYER_SECONDS * sum(map(bool, layers))
     seconds += 2 * products / (SHARE_OF_MATMUL * matmul_flops())
     most = max(LAYER_BYTES * max(layers.values()), matrix)

@@ -63,6 +63,12 @@ def default_source(config: VlmConfig) -> str:
     return DEFAULT_TEXT if config.vision is None else DEFAULT_PICTURES
 
 
+def most_sequences(source: str, recipe: Recipe) -> int:
+    """How many conversations or windows of ``source`` are looked at, if it has so many."""
+    asked = recipe.calibration.sequences
+    return min(asked, TEXT_SEQUENCES) if source == DEFAULT_TEXT else asked
+
+
 def read_calibration(source: str, frontend: Frontend, recipe: Recipe, positions: int) -> CalibrationSet:
     """At most ``recipe.calibration.sequences`` conversations of ``source``.
 
@@ -72,7 +78,7 @@ def read_calibration(source: str, frontend: Frontend, recipe: Recipe, positions:
 
     :raises DataError: it is none of these, cannot be read, is empty, or does not fit the model
     """
-    most = min(recipe.calibration.sequences, TEXT_SEQUENCES if source == DEFAULT_TEXT else 65536)
+    most = most_sequences(source, recipe)
     if generated := re.fullmatch(GENERATED_FORM, source, re.ASCII):
         found = _drawn(generated[1], frontend, positions)
     elif source == DEFAULT_TEXT or source.endswith(".txt"):

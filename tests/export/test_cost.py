@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pocketvlm.export import cost
+from pocketvlm.export.read.calibration import DEFAULT_TEXT
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.recipe import load_recipe
 
@@ -31,6 +32,9 @@ def test_seconds_follow_from_layers_sequences_and_back_ends(checkpoint: Checkpoi
     differs = cost.estimate(checkpoint, many, 512).seconds - cost.estimate(checkpoint, few, 512).seconds
     assert differs > few.calibration.sequences * layers * cost.CALIBRATION_PASSES * cost.STEP_SECONDS
     assert cost.estimate(checkpoint, few, 512).seconds > once + cost.DATA_SECONDS + cost.PICTURES_SECONDS
+    # of the text that ships fewer windows are looked at than a recipe may ask for
+    of_text = [cost.estimate(checkpoint, recipe, 512, calibration=DEFAULT_TEXT) for recipe in (few, many)]
+    assert of_text[0] == of_text[1]
 
 
 def test_what_a_machine_reaches_is_measured_on_its_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,8 @@ def command(
     if table:
         chosen = replace(chosen, backends={**chosen.backends, "neuropilot": table})
     click.echo(f"{checkpoint}: {source.family.name}, {source.parameters / 1e6:,.1f} M parameters, recipe {chosen.name}")
-    click.echo(f"estimate: {estimate(source, chosen, source.config.text.kv_length(max_length), backends)}")
+    length = source.config.text.kv_length(max_length)
+    click.echo(f"estimate: {estimate(source, chosen, length, backends, calibration)}")
     started = time.monotonic()
     try:
         with ConsoleProgress() as progress:
