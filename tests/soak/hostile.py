@@ -27,6 +27,8 @@ def changed(raw: Any, random_: random.Random) -> tuple[Any, str]:
     """Another value somewhere, a key more or fewer, or two values in each other's place."""
     raw = copy.deepcopy(raw)
     all_places = [place for place in places(raw) if place]
+    if not all_places:
+        return raw, "nothing is left to change"
     # Long lists of the same would take nearly every turn: half of the turns go to what stands near the top.
     near = [place for place in all_places if len(place) <= 2]
     place = random_.choice(near if random_.random() < 0.5 else all_places)

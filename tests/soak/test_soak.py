@@ -14,6 +14,7 @@ from pocketvlm.bundle.manifest import ChatLayout, Role
 from pocketvlm.export.read.chat_template import FoundChat
 from tests.soak.__main__ import main, make_bundles, run, summary, totals
 from tests.soak.failing import WAYS
+from tests.soak.hostile import hostile_json
 from tests.soak.report import failures, growth
 from tests.soak.templates import checked
 from tests.soak.turns import MOST_GROWTH
@@ -78,6 +79,11 @@ def test_a_report_keeps_the_parts_that_were_not_asked_for(
     assert written["parts"]["prompts"]["passed"]
     assert not written["passed"]
     assert written["cases"] == 501
+
+
+def test_json_whose_only_key_went_can_be_changed_again() -> None:
+    made = {hostile_json({"only": 1}, random.Random(seed)) for seed in range(300)}
+    assert any(content.startswith(b"{}") and "nothing is left" in how for content, how in made)
 
 
 def test_a_layout_that_says_something_else_than_the_template_is_seen() -> None:
