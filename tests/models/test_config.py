@@ -15,6 +15,7 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.shapes import expected_shapes
 from tests.support.checkpoints import tiny_config
+from tests.support.transformers_models import OWN
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -24,6 +25,10 @@ LLAMA3 = {
     "original_max_position_embeddings": 8192,
 }
 CONFIG: dict[str, Any] = json.loads(json.dumps(tiny_config(rope_scaling=LLAMA3).to_dict()))
+#: A family's own keys, in the middle of others.
+OWN_KEYS: list[dict[str, Any]] = [
+    {**tiny_config(name, vision=False).to_dict(), **json.loads(json.dumps(OWN[name]))} for name in OWN
+]
 NUMBERS = st.integers() | st.floats() | st.sampled_from([0, -1, 1 << 62, 10**400, 0.0, -0.0, 1e308, 5e-324])
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.text(max_size=20),
@@ -84,6 +89,20 @@ def test_any_value_gives_a_config_or_one_line(place: tuple[Any, ...], value: Any
 @given(place=st.sampled_from(DECODERS), value=VALUES)
 def test_any_value_in_a_plain_decoders_config(place: tuple[Any, ...], value: Any) -> None:
     refused(changed(("text_config", *place), value)["text_config"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    place=st.sampled_from([(at, *place) for at, raw in enumerate(OWN_KEYS) for place in places(raw) if place]),
+    value=VALUES,
+)
+def test_any_value_in_a_config_of_a_family_with_keys_of_its_own(place: tuple[Any, ...], value: Any) -> None:
+    raw = copy.deepcopy(OWN_KEYS[place[0]])
+    inner: Any = raw
+    for key in place[1:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    refused(raw)
 
 
 WRONG: list[tuple[tuple[Any, ...], Any, str]] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pocketvlm.bundle.open import Bundle
 from pocketvlm.errors import CheckpointError, ExportError
@@ -21,6 +23,7 @@ from pocketvlm.export.onnx.attention import attend
 from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import load as load_module
 from pocketvlm.models.checkpoint import open_checkpoint, shapes_only
+from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import DECODERS, FAMILIES
 from pocketvlm.models.families.family import Family
 from pocketvlm.models.shapes import expected_shapes
@@ -35,6 +38,7 @@ from tests.support.transformers_models import LIMIT, greedy, write_decoder
 WRITTEN = sorted(DECODERS.keys() - {"minicpm"})
 #: Two chunks of 128 and half a chunk of 8.
 TOKENS = np.random.default_rng(0).integers(0, 320, 140).tolist()
+Weights = dict[str, torch.Tensor]
 CHUNKS = (8, 128, LIMIT)
 ENGINES = ("onnx", "executorch")
 
@@ -206,6 +210,58 @@ def test_the_npus_program_is_the_model(one: Exported, tmp_path: Path) -> None:
         one.checkpoint, tmp_path / "npu", recipe=with_options(recipe, options), backends=["neuropilot"], max_length=128
     ).manifest.fidelity
     assert fidelity.lowering_relative_error < 5e-3
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_config_is_written_as_it_was_read(name: str, tmp_path: Path) -> None:
+    write_decoder(tmp_path, name, num_hidden_layers=1)
+    config = open_checkpoint(tmp_path).config
+    assert VlmConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_pieces_of_a_matrix_are_the_weights_that_were_put_into_it(tmp_path: Path) -> None:
+    model = write_decoder(tmp_path, "internlm2")
+    checkpoint, some = open_checkpoint(tmp_path), torch.tensor([33, 2, 40])
+    assert checkpoint.tensors.keys() == model.state_dict().keys()
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(checkpoint.tensor(name), weight, rtol=0, atol=0)
+        torch.testing.assert_close(checkpoint.tensor(name, slice(3, 50)), weight[3:50], rtol=0, atol=0)
+        torch.testing.assert_close(checkpoint.tensor(name, some), weight[some], rtol=0, atol=0)
+
+
+def _cut(weights: Weights) -> object:
+    return weights.update({WQKV: weights[WQKV][:-32].clone()})
+
+
+def _infinite(weights: Weights) -> object:
+    return weights[WQKV][255].fill_(float("inf"))
+
+
+WQKV = "model.layers.0.attention.wqkv.weight"
+#: What became of a matrix of several weights, and what is said of it.
+DAMAGES: dict[str, tuple[Callable[[Weights], object], str]] = {
+    "too few rows": (_cut, rf"{WQKV} has shape \[224, 128\], config.json asks for 256 rows"),
+    "other columns": (lambda weights: weights.update({WQKV: torch.ones(256, 96)}), rf"{WQKV} has shape \[128, 96\]"),
+    "no rows": (lambda weights: weights.update({WQKV: torch.ones(())}), rf"{WQKV} has shape \[\], config.json asks"),
+    "none": (lambda weights: weights.pop(WQKV), "layers.0.self_attn.q_proj.weight and 2 more missing"),
+    "a part beside it": (
+        lambda weights: weights.update({"model.layers.0.self_attn.k_proj.weight": torch.ones(64, 128)}),
+        "both claim model.layers.0.self_attn.k_proj.weight",
+    ),
+    "an infinite value": (_infinite, rf"{WQKV} has NaN or infinite values"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_matrix_of_several_weights_is_refused_by_its_own_name(damage: str, tmp_path: Path) -> None:
+    change, line = DAMAGES[damage]
+    write_decoder(tmp_path, "internlm2")
+    weights = {key: weight.clone() for key, weight in load_file(tmp_path / "model.safetensors").items()}
+    change(weights)
+    (tmp_path / "model.safetensors").unlink()  # it may be mapped
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=line):
+        open_checkpoint(tmp_path).tensor("model.layers.0.self_attn.v_proj.weight")
 
 
 def test_a_config_may_leave_out_what_is_its_model_types_default(tmp_path: Path) -> None:

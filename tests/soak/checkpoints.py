@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from pocketvlm import runtime as vlm
 from pocketvlm.errors import PocketVlmError
@@ -71,17 +72,21 @@ def judge(directory: Path, change: migrations.Change, bundle: Path | None = None
 
     With ``bundle`` it is exported there, and the bundle's logits are looked at, too.
     """
-    theirs = read_by_transformers(directory)
+    theirs: Read | None = None
     try:
         checkpoint = open_checkpoint(directory)
         frontend = read_frontend(checkpoint)
-        exported = None if bundle is None or theirs.logits is None else _exported(checkpoint, bundle)
+        # Beyond its limit an export takes no tokens.
+        tokens = TOKENS[: checkpoint.config.text.positions]
+        theirs = read_by_transformers(directory, tokens)
+        exported = None if bundle is None or theirs.logits is None else _exported(checkpoint, bundle, tokens)
     except PocketVlmError as error:
         found = refusal(error, directory, most=MOST_LINE)
+        theirs = theirs or read_by_transformers(directory)
         if theirs.refused or any(name in str(error) for name in change.names):
             return found
         return Found("wrong", f"the refusal names none of {', '.join(change.names)}: {error}")
-    wrong = differences(checkpoint, frontend, theirs)
+    wrong = differences(checkpoint, frontend, theirs, tokens)
     if exported is not None and (difference := _far(exported, theirs.logits)):
         wrong.append(f"the bundle's logits: {difference}")
     if wrong:
@@ -89,10 +94,10 @@ def judge(directory: Path, change: migrations.Change, bundle: Path | None = None
     return Found("another", f"transformers refuses: {theirs.refused}") if theirs.refused else Found("right")
 
 
-def differences(checkpoint: Checkpoint, frontend: Frontend, theirs: Read) -> list[str]:
+def differences(checkpoint: Checkpoint, frontend: Frontend, theirs: Read, tokens: Tensor) -> list[str]:
     """What we read otherwise than transformers, of what it read at all."""
     checks: dict[str, tuple[Any, Callable[[], str | None]]] = {
-        "logits": (theirs.logits, lambda: _far(_scores(checkpoint), theirs.logits)),
+        "logits": (theirs.logits, lambda: _far(_scores(checkpoint, tokens), theirs.logits)),
         "patches": (theirs.patches, lambda: _far(_patches(checkpoint), theirs.patches)),
         "pixels": (theirs.pixels, lambda: _far(_pixels(frontend), theirs.pixels)),
         "stop tokens": (theirs.stop, lambda: _stops(frontend, theirs)),
@@ -116,17 +121,17 @@ def _ids(ours: list[list[int]] | None, theirs: list[list[int]] | None) -> str | 
 
 
 @torch.no_grad()
-def _scores(checkpoint: Checkpoint) -> Any:
+def _scores(checkpoint: Checkpoint, tokens: Tensor) -> Any:
     config, read = checkpoint.config, checkpoint.tensor
-    streams = enter_decoder(config, read, [Sample(None, TOKENS, None, 0)], encode_tiles(config, read, [None]))
+    streams = enter_decoder(config, read, [Sample(None, tokens, None, 0)], encode_tiles(config, read, [None]))
     return logits(config.text, read, run_decoder(config, read, streams)[0])
 
 
-def _exported(checkpoint: Checkpoint, bundle: Path) -> Any:
+def _exported(checkpoint: Checkpoint, bundle: Path, tokens: Tensor) -> Any:
     length = min(KV_LENGTH, checkpoint.config.text.positions)
     export_bundle(checkpoint, bundle, recipe="fp32", max_length=length)
     with vlm.load(bundle, threads=1) as model:
-        return model.logits(TOKENS.tolist())
+        return model.logits(tokens.tolist())
 
 
 @torch.no_grad()

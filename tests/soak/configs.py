@@ -75,6 +75,13 @@ BOMBS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a decoder's type of a megabyte": lambda raw: _text(raw, model_type="x\n" * 500_000),
     "a million kinds of layers": lambda raw: _text(raw, layer_types=["full_attention"] * 1_000_000),
     "a RoPE of a million keys": lambda raw: _text(raw, rope_scaling={f"k{at}": at for at in range(1_000_000)}),
+    "a million layers without RoPE": lambda raw: _text(raw, model_type="smollm3", no_rope_layers=[0] * 1_000_000),
+    "a LongRoPE of a million factors": lambda raw: _text(
+        raw, rope_scaling={"rope_type": "longrope", "short_factor": [1.0] * 1_000_000, "long_factor": [1.0]}
+    ),
+    "a YaRN of 1e18": lambda raw: _text(
+        raw, rope_theta=1e18, rope_scaling={"rope_type": "yarn", "factor": 1e18, "beta_fast": 1e18, "mscale": 1e18}
+    ),
     "a RoPE of 1e308": lambda raw: _text(raw, rope_scaling={**ROPE, "factor": 1e18, "high_freq_factor": 1e18}),
     "a base of 5e-324": lambda raw: _text(raw, rope_theta=5e-324),
     "an epsilon of 1e18": lambda raw: _text(raw, rms_norm_eps=1e18),

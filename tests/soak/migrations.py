@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.support.transformers_models import LONGROPE, YARN, heads_of, internlm2_weights, llama_weights
+
 CONFIG, GENERATION, WEIGHTS = "config.json", "generation_config.json", "model.safetensors"
 TOKENIZER, PROCESSOR, TEMPLATE = "tokenizer_config.json", "preprocessor_config.json", "chat_template.jinja"
 FREQUENCIES = "model.layers.0.self_attn.rotary_emb.inv_freq"
@@ -43,8 +45,9 @@ CONFIG_VALUES: dict[str, tuple[Any, ...]] = {
     "tie_word_embeddings": (True, False, None), "attention_bias": (True, False, None), "mlp_bias": (True, False),
     "head_dim": (None, 32, 16, 64), "num_key_value_heads": (None, 4, 2, 1), "num_attention_heads": (2, 4, 8),
     "max_position_embeddings": (512, 64, 32, None), "num_hidden_layers": (1, 2, 3), "vocab_size": (320, 319, 321),
-    "use_sliding_window": (True, False), "sliding_window": (4, None), "max_window_layers": (0, 1, 28),
+    "use_sliding_window": (True, False), "sliding_window": (4, 64, None), "max_window_layers": (0, 1, 28),
     "layer_types": (["full_attention"] * 2, ["sliding_attention"] * 2, ["attention"] * 2, None),
+    "no_rope_layers": ([0, 0], [1, 0], [0, 1, 1], [1], [], None), "no_rope_layer_interval": (1, 2, 4),
     "partial_rotary_factor": (0.5, 1.0, 1, None), "original_max_position_embeddings": (16, 128, None),
     "dtype": ("float16", "bfloat16", "float32"), "torch_dtype": ("float16", "float32"), "pretraining_tp": (2, 1),
     "rope_scaling": (
@@ -55,16 +58,22 @@ CONFIG_VALUES: dict[str, tuple[Any, ...]] = {
         {"rope_type": "default", "mrope_section": [4, 4, 8]}, {"full_attention": {"rope_type": "default"}},
         {**LLAMA3, "original_max_position_embeddings": 32}, {**LLAMA3, "attention_factor": 2.0, "rope_theta": 99},
         {"rope_type": "longrope", "short_factor": [1.0] * 16, "long_factor": [2.0] * 16},
+        LONGROPE, {**LONGROPE, "short_factor": [1.5] * 8, "long_factor": [2.0] * 8}, {**LONGROPE, "factor": 8.0},
+        {**LONGROPE, "attention_factor": 1.2, "original_max_position_embeddings": 16}, YARN, {**YARN, "factor": None},
+        {**YARN, "attention_factor": 1.3}, {**YARN, "beta_fast": 4, "beta_slow": 0, "truncate": False},
+        {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5}, {**YARN, "rope_theta": 1.0}, {"type": "dynamic", "factor": 9},
         {"rope_type": "proportional", "partial_rotary_factor": 0.5}, {"rope_type": "linear", "factor": None},
     ),
     "scale_emb": (12.0, 1, None), "scale_depth": (1.4, 1), "dim_model_base": (48, 16), "is_causal": (False, True),
-    "model_type": ("llama", "qwen2", "qwen3", "mistral"), "architectures": (["LlamaModel"], ["Qwen2ForRewardModel"]),
+    "model_type": ("llama", "qwen2", "qwen3", "mistral", "granite", "smollm3"),
+    "architectures": (["LlamaModel"], ["Qwen2ForRewardModel"]),
     "quantization_config": ({}, None, {"quant_method": "gptq", "bits": 4}), "attention_dropout": (0.5,),
     "use_cache": (False,), "initializer_range": (0.5,), "is_decoder": (False,), "torchscript": (True,),
     "use_bidirectional_attention": (True,), "attn_implementation": ("eager",), "_attn_implementation": ("eager",),
-    "embedding_multiplier": (2.0,), "logits_scaling": (2.0,), "residual_multiplier": (2.0,), "num_experts": (4,),
-    "attention_multiplier": (0.1,), "attn_logit_softcapping": (1.0,), "final_logit_softcapping": (1.0,),
-    "query_pre_attn_scalar": (7,), "no_rope_layers": ([0, 0],), "rope_interleaved": (True,), "clip_qkv": (0.1,),
+    "embedding_multiplier": (2.0, 12), "logits_scaling": (2.0, 16), "residual_multiplier": (2.0, 0.22),
+    "num_experts": (4,), "bias": (True, False), "attention_multiplier": (0.1, 1),
+    "attn_logit_softcapping": (1.0,), "final_logit_softcapping": (1.0,),
+    "query_pre_attn_scalar": (7,), "rope_interleaved": (True,), "clip_qkv": (0.1,),
     "per_layer_config": ({}, {"0": {"hidden_act": "gelu"}}), "text_config": ({"hidden_size": 64}, None),
     "auto_map": ({"AutoModelForCausalLM": "modeling_x.X"},), "pad_token_id": (0, -1, None), "bos_token_id": (1, None),
     "eos_token_id": (257, [256, 258], [259], None, []), "chunk_size_feed_forward": (2,), "attention_chunk_size": (4,),
@@ -128,7 +137,14 @@ def remove(path: Path) -> Path:
 def rewrite(path: Path, change: Callable[[Weights], object], metadata: dict[str, str] | None = METADATA) -> Path:
     """Weights, read and written anew; as another file, since the old one may be mapped."""
     weights = load_file(path)
+    heads = (
+        heads_of(json.loads((path.parent / CONFIG).read_text())) if any(".wqkv." in key for key in weights) else None
+    )
+    if heads is not None:  # what is changed has Llama's names
+        weights = llama_weights(weights, *heads)
     change(weights)
+    if heads is not None:
+        weights = internlm2_weights(weights, *heads)
     path.unlink()
     save_file(weights, path, metadata)
     return path
@@ -222,7 +238,7 @@ def moved_rope(directory: Path, random_: Random) -> Change:
             if way.endswith("top") and original:
                 text["original_max_position_embeddings"] = original
         if way == "4 with type":
-            rope["type"] = rope.pop("rope_type")
+            rope["type"] = rope.pop("rope_type", None) or rope["type"]
         if way == "5":
             text["rope_parameters"] = {**rope, "rope_theta": theta}
         elif way == "both":

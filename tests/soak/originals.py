@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from tests.support.checkpoints import tiny_config, write_checkpoint
-from tests.support.transformers_models import write_decoder
+from tests.support.transformers_models import LONGROPE, YARN, heads_of, llama_weights, write_decoder
 
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 5e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -57,6 +57,12 @@ ORIGINALS: dict[str, Callable[[Path], object]] = {
     "qwen2": _decoder("qwen2"),
     "qwen2 tied": _decoder("qwen2", tie_word_embeddings=True, rope_parameters={"rope_type": "linear", "factor": 2.0}),
     "qwen3": _decoder("qwen3", head_dim=32),
+    "qwen2 with yarn": _decoder("qwen2", rope_parameters=YARN),
+    "llama with longrope": _decoder("llama", head_dim=32, mlp_bias=True, rope_parameters=LONGROPE),
+    "mistral": _decoder("mistral"),
+    "granite": _decoder("granite", hidden_size=128),
+    "smollm3": _decoder("smollm3"),
+    "internlm2": _decoder("internlm2"),
     "minicpm": _ours("minicpm", vision=False),
     "bluelm_v with llama": _ours("llama", vision=True),
     "bluelm_v with qwen2": _ours("qwen2", vision=True),
@@ -96,7 +102,7 @@ def picture() -> Image.Image:
 
 
 @torch.no_grad()
-def read_by_transformers(directory: Path) -> Read:
+def read_by_transformers(directory: Path, tokens: Tensor = TOKENS) -> Read:
     """Everything that it reads; ``refused`` is what it said where it did not."""
     import transformers
 
@@ -112,7 +118,7 @@ def read_by_transformers(directory: Path) -> Read:
             said.append(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
             return None
 
-    scores, stop = attempt(lambda: _text(directory)) or (None, None)
+    scores, stop = attempt(lambda: _text(directory, tokens)) or (None, None)
     sees = json.loads((directory / "config.json").read_text()).get("model_type") == "bluelm_v"
     tokenizer = attempt(lambda: transformers.AutoTokenizer.from_pretrained(directory))
     return Read(
@@ -135,13 +141,13 @@ def _rendered(directory: Path, tokenizer: Any, sees: bool) -> list[list[int]]:
     return [ids(tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True)) for one in DIALOGUES]
 
 
-def _text(directory: Path) -> tuple[Tensor, tuple[int, ...]]:
+def _text(directory: Path, tokens: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     from transformers import AutoModelForCausalLM
 
     raw = json.loads((directory / "config.json").read_text())
     decoder = raw.get("text_config", raw) if raw["model_type"] == "bluelm_v" else raw
     alone = directory.with_name("decoder")
-    if decoder is not raw or decoder["model_type"] == "minicpm":
+    if decoder is not raw or decoder["model_type"] in ("minicpm", "internlm2"):
         _write_alone(directory, alone, raw, decoder)
     else:
         alone = directory
@@ -152,17 +158,20 @@ def _text(directory: Path) -> tuple[Tensor, tuple[int, ...]]:
         _fold(model, decoder)
     stop = model.generation_config.eos_token_id
     ids = () if stop is None else tuple(stop) if isinstance(stop, list) else (stop,)
-    return model.eval()(input_ids=TOKENS[None], return_dict=True).logits[0], ids
+    return model.eval()(input_ids=tokens[None], return_dict=True).logits[0], ids
 
 
 def _write_alone(directory: Path, alone: Path, raw: dict[str, Any], decoder: dict[str, Any]) -> None:
-    """The decoder of a larger model, or a MiniCPM as a Llama, as a checkpoint of its own."""
+    """The decoder of a larger model, or a MiniCPM or InternLM2 as a Llama, as a checkpoint of its own."""
     from safetensors.torch import load_file, save_file
 
     shared: dict[str, Any] = {key: raw[key] for key in ("tie_word_embeddings", "eos_token_id") if key in raw}
     config = {**shared, **decoder}
     if decoder["model_type"] == "minicpm":
         config = {"tie_word_embeddings": True, **config, "model_type": "llama"}
+    if decoder["model_type"] == "internlm2":
+        config = {key: value for key, value in config.items() if key not in ("head_dim", "attention_bias", "mlp_bias")}
+        config |= {"model_type": "llama", "attention_bias": config.pop("bias", True)}
     shutil.rmtree(alone, ignore_errors=True)
     alone.mkdir()
     (alone / "config.json").write_text(json.dumps(config))
@@ -174,6 +183,8 @@ def _write_alone(directory: Path, alone: Path, raw: dict[str, Any], decoder: dic
         for key, value in load_file(file).items()
         if not key.startswith(("vision_tower.", "downsampler.", "projector."))
     }
+    if any(".wqkv." in key for key in weights):
+        weights = llama_weights(weights, *heads_of(config))
     save_file(weights, alone / "model.safetensors", {"format": "pt"})
 
 

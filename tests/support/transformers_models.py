@@ -80,6 +80,12 @@ def _renamed(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Ten
     return found
 
 
+def heads_of(config: dict[str, Any]) -> tuple[int, int]:
+    """How many heads keys have, and their size, where a config says no size."""
+    heads = config["num_attention_heads"]
+    return config.get("num_key_value_heads") or heads, config["hidden_size"] // heads
+
+
 def internlm2_weights(weights: dict[str, Tensor], kv_heads: int, size: int) -> dict[str, Tensor]:
     """A Llama's weights under InternLM2's names: of each KV head its queries, its key and its value in one matrix."""
     found = {}
@@ -115,8 +121,7 @@ def as_internlm2(directory: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     config = json.loads((directory / "config.json").read_text())
-    heads = config["num_key_value_heads"], config["hidden_size"] // config["num_attention_heads"]
-    weights = internlm2_weights(load_file(directory / "model.safetensors"), *heads)
+    weights = internlm2_weights(load_file(directory / "model.safetensors"), *heads_of(config))
     (directory / "model.safetensors").unlink()  # it may be mapped
     save_file(weights, directory / "model.safetensors", {"format": "pt"})
     config = {**config, "model_type": "internlm2", "bias": config.pop("attention_bias")}
