@@ -41,20 +41,20 @@ def check_added_tokens(directory: Path, model_type: str, tokenizer: Tokenizer, c
     added = settings.added_tokens_decoder
     _check_literals(directory, _named(directory, added or {}), tokenizer, chat)
     # (transformers takes it for these, whatever the settings say)
-    if model_type != "qwen2" and settings.tokenizer_class not in (
+    remade = model_type == "qwen2" or settings.tokenizer_class in (
         *REMADE,
         *([None] if model_type.startswith("qwen") else []),
-    ):
-        return
+    )
     where = label(directory / SETTINGS)
-    if settings.add_prefix_space:
+    if remade and settings.add_prefix_space:
         raise CheckpointError(f"{where}: add_prefix_space is true, which tokenizer.json does not do")
     if added is None:
         return
-    by_id = {number: token for number, token in added.items() if isinstance(token.get("content"), str)}
+    by_content = {token["content"]: (number, token) for number, token in added.items() if _has_content(token)}
     for number, token in tokenizer.get_added_tokens_decoder().items():
-        said = by_id.get(str(number), {})
-        if said.get("content") != token.content or any(said.get(flag, False) != getattr(token, flag) for flag in FLAGS):
+        said_number, said = by_content.get(token.content, (None, None))
+        differs = said is not None and any(said.get(flag, False) != getattr(token, flag) for flag in FLAGS)
+        if differs or (remade and said_number != str(number)):
             shown = one_line(repr(token.content), 60)
             raise CheckpointError(f"{where}: added_tokens_decoder says otherwise of {shown} than tokenizer.json")
 
@@ -62,9 +62,13 @@ def check_added_tokens(directory: Path, model_type: str, tokenizer: Tokenizer, c
 def _named(directory: Path, added: dict[str, dict[str, Any]]) -> Iterable[str]:
     """All texts that transformers knows as one token."""
     yield from read_names(directory).tokens.values()
-    yield from (token["content"] for token in added.values() if isinstance(token.get("content"), str))
+    yield from (token["content"] for token in added.values() if _has_content(token))
     if found((directory / OLDER).is_file):
         yield from read_json(directory / OLDER)
+
+
+def _has_content(token: dict[str, Any]) -> bool:
+    return isinstance(token.get("content"), str)
 
 
 def _check_literals(directory: Path, named: Iterable[str], tokenizer: Tokenizer, chat: ChatLayout | None) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from pocketvlm.bundle.open import open_bundle
+from pocketvlm.errors import ExportError
+from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.presets import PRESETS
 from pocketvlm.models.shapes import expected_shapes
@@ -19,8 +21,10 @@ from pocketvlm.plan.model import (
     model_of_config,
     model_of_manifest,
 )
+from pocketvlm.plan.source import read_model
 from pocketvlm.recipe import load_recipe
 from tests.support.checkpoints import tiny_config
+from tests.support.transformers_models import write_decoder
 
 
 def planned(config: VlmConfig, recipe: str) -> PlannedModel:
@@ -98,3 +102,17 @@ def test_a_tied_head_is_the_table() -> None:
     assert sum(part.weights for part in model.parts.values()) == sum(
         map(math.prod, expected_shapes(PRESETS["bluelm-v-0.5b"].config).values())
     )
+
+
+def test_a_window_is_the_longest_cache() -> None:
+    config = tiny_config("mistral", vision=False, sliding_window=192)
+    assert (planned(config, "fp32").kv_length, planned(config, "fp32").positions) == (192, 192)
+    with pytest.raises(ExportError, match="a KV length of 193 is not possible: its sliding_window is 192"):
+        model_of_config("model", config, load_recipe("fp32"), 193)
+
+
+def test_pieces_are_planned_as_the_weights_that_they_are(tmp_path: Path) -> None:
+    write_decoder(tmp_path, "internlm2", tie_word_embeddings=True)
+    model = read_model(str(tmp_path), "fp32")
+    assert model.tied
+    assert sum(part.weights for part in model.parts.values()) == open_checkpoint(tmp_path).parameters

@@ -36,10 +36,6 @@ def read(directory: Path, **settings: Any) -> None:
     [
         ({**REMADE, "add_prefix_space": True}, "add_prefix_space is true, which tokenizer.json does not do"),
         ({**REMADE, "added_tokens_decoder": {"263": WHOLE["263"]}}, "added_tokens_decoder says otherwise of '<|end|>'"),
-        (
-            {**REMADE, "added_tokens_decoder": {**WHOLE, "263": {**WHOLE["263"], "lstrip": True}}},
-            "added_tokens_decoder says otherwise of '<row>'",
-        ),
     ],
     ids=str,
 )
@@ -51,6 +47,16 @@ def test_what_transformers_makes_anew_is_what_tokenizer_json_says(
         read(checkpoint, **settings)
     read(checkpoint, **{**settings, "tokenizer_class": "PreTrainedTokenizerFast"})
     read(checkpoint, **REMADE, added_tokens_decoder=WHOLE)
+
+
+@pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag != "special"])
+@pytest.mark.parametrize("kind", ["Qwen2Tokenizer", "PreTrainedTokenizerFast", "LlamaTokenizer", None])
+def test_a_token_strips_and_splits_as_tokenizer_json_says(checkpoint: Path, kind: str | None, flag: str) -> None:
+    """transformers adds it anew, with the flags that stand beside it, whatever the class."""
+    said = {**WHOLE, "263": {**WHOLE["263"], flag: True}}
+    with pytest.raises(CheckpointError, match="added_tokens_decoder says otherwise of '<row>'"):
+        read(checkpoint, added_tokens_decoder=said, tokenizer_class=kind)
+    read(checkpoint, added_tokens_decoder=WHOLE, tokenizer_class=kind)
 
 
 def test_a_template_writes_no_token_that_tokenizer_json_lacks(checkpoint: Path) -> None:
