@@ -117,11 +117,12 @@ def _manifest(
     first = next(iter(lowered.values()))
     sections = {name: result.section for name, result in lowered.items() if result.section is not None}
     minimum = {runtime: version for result in lowered.values() for runtime, version in result.minimum.items()}
+    said_of_prompts = (frontend.chat, frontend.vision, frontend.image_layout)
     files = {TOKENIZER, *(file for result in lowered.values() for file in result.files)}
     try:
         return manifest.Manifest(
             format_version=max(
-                1 if frontend.chat is None else frontend.chat.format_version,
+                *(1 if said is None else said.format_version for said in said_of_prompts),
                 *(result.format_version for result in lowered.values()),
             ),
             minimum_runtime=manifest.MinimumRuntime(pocketvlm=__version__, **minimum),

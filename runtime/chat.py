@@ -94,9 +94,17 @@ def spans_of(messages: Sequence[Message], chat: ChatLayout) -> list[Span | Image
             content = [PeopleText(chat.reasoning.dropped_from(whole))]
         if role.strip:
             content = _strip(content, start=not chat.joins(name, index, roles[0]))
-        spans += [Literal(role.prefix), *content, Literal(role.suffix)]
+        prefix = chat.prefix_of(name, image_first=isinstance(content[0] if content else None, ImageSpan))  # type: ignore[arg-type]
+        spans += [Literal(prefix), *(span for part in content for span in _shown(part, chat)), Literal(role.suffix)]
     spans.append(Literal(chat.generation_prefix))
     return spans
+
+
+def _shown(part: PeopleText | ImageSpan, chat: ChatLayout) -> list[Span | ImageSpan]:
+    """A part of a message, with what the chat layout puts around an image."""
+    if chat.image is None or isinstance(part, PeopleText):
+        return [part]
+    return [Literal(chat.image.prefix), part, Literal(chat.image.suffix)]
 
 
 def build_prompt(

@@ -13,7 +13,7 @@ import itertools
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from pocketvlm.bundle.manifest import ChatLayout, Reasoning, Role
+from pocketvlm.bundle.manifest import AroundImage, ChatLayout, Reasoning, Role
 from pocketvlm.errors import ExportError, one_line
 from pocketvlm.export.read.jinja.process import Message, Rendering, TemplateFailsError
 from pocketvlm.export.read.jinja.source import Names, read_names, read_source
@@ -57,13 +57,13 @@ def compile_chat_template(directory: Path) -> ChatLayout | None:
 
 
 def read_chat(directory: Path, config: VlmConfig | None = None) -> FoundChat:
-    """The chat layout of a checkpoint. A ``config`` with vision: an image in a message must render as its layout says.
+    """The chat layout of a checkpoint. A ``config`` with vision: an image in a message must render as what it says.
 
     :raises PocketVlmError: a file cannot be read, or the template cannot be expressed as literals by role
     """
     image = None
     if config is not None and config.vision is not None:
-        image = config.image_layout.image_start + config.image_token + config.image_layout.image_end
+        image = config.template_image
     source = read_source(directory, processor=image is not None)
     if source.text is None:
         return FoundChat(
@@ -102,7 +102,7 @@ def _compiled_at(source: str, names: Names, image: str | None, today: datetime |
             chat = _layout(render)
         assert chat.layout is not None
         if image is not None:
-            _prove_images(chat.layout, render, image)
+            chat = replace(chat, layout=_with_images(chat.layout, render, image))
     return chat
 
 
@@ -141,6 +141,7 @@ def _without_clock(render: Render) -> Render:
 
 def render_literals(chat: ChatLayout, messages: Sequence[Message], add_generation_prompt: bool, image: str = "") -> str:
     """What a runtime makes of messages: the literals around each message's text, ``image`` where one stands."""
+    shown = image if chat.image is None else chat.image.prefix + image + chat.image.suffix
     parts = [chat.start]
     if chat.default_system is not None and (not messages or messages[0]["role"] != "system"):
         role = chat.roles["system"]
@@ -148,14 +149,15 @@ def render_literals(chat: ChatLayout, messages: Sequence[Message], add_generatio
     for index, message in enumerate(messages):
         role = chat.roles[message["role"]]
         content = message["content"]
-        whole = [content] if isinstance(content, str) else [part.get("text", image) for part in content]
+        texts = [content] if isinstance(content, str) else [part.get("text") for part in content]
         if chat.reasoning is not None and message["role"] == "assistant":
-            whole = [chat.reasoning.dropped_from("".join(whole))]
+            texts = [chat.reasoning.dropped_from("".join(texts))]
         if role.strip and not chat.joins(message["role"], index, messages[0]["role"]):
-            whole[0] = whole[0].lstrip()
+            texts[0] = None if texts[0] is None else texts[0].lstrip()
         if role.strip:
-            whole[-1] = whole[-1].rstrip()
-        parts += [role.prefix, *whole, role.suffix]
+            texts[-1] = None if texts[-1] is None else texts[-1].rstrip()
+        prefix = chat.prefix_of(message["role"], image_first=texts[0] is None)
+        parts += [prefix, *(shown if text is None else text for text in texts), role.suffix]
     return "".join(parts) + (chat.generation_prefix if add_generation_prompt else "")
 
 
@@ -403,18 +405,33 @@ def _prove(layout: ChatLayout, render: Render) -> None:
         prove_equal(layout, render, dialogues(text, seed=0, count=40, system=system), text.what)
 
 
-def _prove_images(chat: ChatLayout, render: Render, image: str) -> None:
-    """An image in a message must render as the layout's image_start, image token, image_end, wherever it stands.
+def _with_images(chat: ChatLayout, render: Render, image: str) -> ChatLayout:
+    """The layout with what stands around ``image``, and before a message that begins with one, wherever one stands.
 
-    :raises ExportError: the template says otherwise
+    :raises ExportError: an image renders as something else, or as no layout has it
     """
     one, before, behind = {"type": "image"}, {"type": "text", "text": FIRST}, {"type": "text", "text": SECOND}
     _, found, _ = _split(render([{"role": "user", "content": [before, one, behind]}], True), FIRST, SECOND)
-    if found != image:
+    if found.count(image) != 1:
         raise ExportError(
-            f"the chat template renders an image as {one_line(repr(found), 200)}, config.json's layout says "
+            f"the chat template renders an image as {one_line(repr(found), 200)}, the checkpoint's layout says "
             f"{one_line(repr(image), 200)}"
         )
+    prefix, suffix = found.split(image)
+    if prefix or suffix:
+        chat = chat.model_copy(update={"image": AroundImage(prefix=prefix, suffix=suffix)})
+    opening, _ = _split(render([{"role": "user", "content": [one, before]}], True), FIRST)
+    usual, _ = _split(render_literals(chat, [_message("user", FIRST)], True), FIRST)
+    first = opening.removesuffix(found).removeprefix(usual.removesuffix(chat.roles["user"].prefix))
+    if first != chat.roles["user"].prefix:
+        user = chat.roles["user"].model_copy(update={"prefix_with_image": first})
+        chat = chat.model_copy(update={"roles": {**chat.roles, "user": user}})
+    _prove_images(chat, render, image)
+    return chat
+
+
+def _prove_images(chat: ChatLayout, render: Render, image: str) -> None:
+    one = {"type": "image"}
     cases = []
     for index, messages in enumerate(dialogues(EDGES, seed=1, count=40, system="system" in chat.roles)):
         for message in messages:

@@ -12,16 +12,14 @@ from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.export.read.added_tokens import check_added_tokens
 from pocketvlm.export.read.chat_template import read_chat
 from pocketvlm.export.read.generation import sampling_notes, stop_tokens
-from pocketvlm.export.read.image_processor import read_vision
+from pocketvlm.export.read.image_processor import check_image_tokens, read_vision
 from pocketvlm.export.read.jinja.source import read_names
-from pocketvlm.export.read.sample import TURNS, ImageSettings, Sample, encode, make_sample, test_card
+from pocketvlm.export.read.layout import image_layout, prove_layout
+from pocketvlm.export.read.sample import TURNS, ImageSettings, Sample, make_sample, test_card
 from pocketvlm.export.read.tokenizer import check_rows, read_tokenizer
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.strict import first_wrong
-
-#: Tokens around all tiles of the largest grids: the paper's have 27, LLaVA-NeXT's none.
-MAX_LAYOUT_TOKENS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,16 @@ def _frontend(checkpoint: Checkpoint) -> Frontend:
         image_token = tokenizer.token_to_id(config.image_token)
         if image_token is None:
             raise CheckpointError(f"the tokenizer has no image token {one_line(config.image_token, 120)!r}")
-        layout = _image_layout(checkpoint, tokenizer)
+        if config.image_token_id not in (None, image_token):
+            raise CheckpointError(
+                f"config.json: image_token_id is {config.image_token_id}, the tokenizer's {config.image_token} is "
+                f"{image_token}"
+            )
+        check_image_tokens(checkpoint.directory, config)
+        layout = image_layout(config.image_layout, vision.candidates, tokenizer)
         images = ImageSettings(preprocessing_of(vision), layout, image_token, config.tokens_per_tile)
+        if config.image_in_template is not None:
+            prove_layout(config, images, tokenizer)
     check_added_tokens(checkpoint.directory, config.model_type, tokenizer, chat)
     lacking = check_rows(checkpoint, tokenizer, chat, layout)
     cards = [] if images is None else [test_card(images.preprocessing)]
@@ -75,26 +81,3 @@ def _frontend(checkpoint: Checkpoint) -> Frontend:
     bos = tokenizer.token_to_id(read_names(checkpoint.directory).get("bos_token"))
     notes = (*found.notes, *lacking, *sampling_notes(checkpoint.directory))
     return Frontend(tokenizer, chat, tokens, vision, layout, images, sample, bos, notes)
-
-
-def _image_layout(checkpoint: Checkpoint, tokenizer: Tokenizer) -> ImageLayout:
-    layout, candidates = checkpoint.config.image_layout, checkpoint.config.tiling.candidates
-    rows, columns = max(down for _, down in candidates), max(across for across, _ in candidates)
-    around = len(encode(tokenizer, layout.tile))
-    if around * rows * columns > MAX_LAYOUT_TOKENS:  # before each tile's are computed
-        raise ExportError(
-            f"image_layout.tile has {around} tokens, for {rows} x {columns} tiles: more than {MAX_LAYOUT_TOKENS} in all"
-        )
-    return ImageLayout(
-        image_start=tuple(encode(tokenizer, layout.image_start)),
-        thumbnail=tuple(encode(tokenizer, layout.thumbnail)),
-        tile=tuple(
-            tuple(
-                tuple(encode(tokenizer, layout.tile.replace("{row}", str(row)).replace("{column}", str(column))))
-                for column in range(1, columns + 1)
-            )
-            for row in range(1, rows + 1)
-        ),
-        row_end=tuple(encode(tokenizer, layout.row_end)),
-        image_end=tuple(encode(tokenizer, layout.image_end)),
-    )

@@ -1,8 +1,13 @@
-"""How a checkpoint's pictures become numbers: its image processor, as transformers reads it."""
+"""How a checkpoint's pictures become numbers: its image processor, as transformers reads it.
+
+A family names its processor (``Family.processor``); a new one is a schema with a function, and a line in ``READERS``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,31 +17,35 @@ from pocketvlm.bundle.defaults import TILE_BATCH
 from pocketvlm.bundle.manifest import Vision
 from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.files import found, label
+from pocketvlm.images.rules import check_tiling, idefics3
+from pocketvlm.images.tiling import Tiling
 from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.models.config import READ
+from pocketvlm.models.config import READ, TilingConfig, VlmConfig
 from pocketvlm.models.directory import read_json
 from pocketvlm.strict import checked
 
-#: Pillow's and transformers' number for the bicubic filter.
-BICUBIC = 3
-#: Whose defaults are those of the schema below; another one's keys must all be there.
+ALONE, WHOLE = "preprocessor_config.json", "processor_config.json"
+#: Pillow's and transformers' numbers for the filters that there are.
+FILTERS: dict[int, Literal["bicubic", "lanczos"]] = {3: "bicubic", 1: "lanczos"}
+BICUBIC, LANCZOS = 3, 1
+#: Whose defaults are those of a schema below; another one's keys must all be there.
 SIGLIP = ("SiglipImageProcessor", "SiglipImageProcessorFast", "SiglipImageProcessorPil")
 NEEDED = ("resample", "image_mean", "image_std")
+IDEFICS3 = tuple(f"{name}ImageProcessor{kind}" for name in ("Idefics3", "SmolVLM") for kind in ("", "Fast", "Pil"))
 
 Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
 Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
 Side = Annotated[int, Field(gt=0, le=1 << 20)]
+Sides = Side | dict[str, Side | None] | None
 
 
 class ImageProcessor(BaseModel):
-    """What is read of an image processor, with the defaults of transformers' for SigLIP."""
+    """What is read of any image processor, with the defaults of transformers' for SigLIP."""
 
     model_config = READ
     image_processor_type: str | None = None
     do_resize: Literal[True] = True
-    do_center_crop: Literal[False] | None = None
-    do_pad: Literal[False] | None = None
-    size: Side | dict[str, Side | None] | None = None
+    size: Sides = None
     resample: int = BICUBIC
     do_rescale: bool = True
     rescale_factor: Scale | None = 1 / 255
@@ -45,8 +54,23 @@ class ImageProcessor(BaseModel):
     image_std: tuple[Scale, Scale, Scale] | None = (0.5, 0.5, 0.5)
 
 
+class SiglipProcessor(ImageProcessor):
+    """SigLIP's squashes a tile to its size; our tiles have it."""
+
+    do_center_crop: Literal[False] | None = None
+    do_pad: Literal[False] | None = None
+
+
+class Idefics3Processor(ImageProcessor):
+    """Idefics3's and SmolVLM's. (It pads where pictures of a batch have other sizes, which tiles have not.)"""
+
+    resample: int = LANCZOS
+    do_image_splitting: bool | None = True
+    max_image_size: Sides = None
+
+
 def read_vision(checkpoint: Checkpoint) -> Vision:
-    """How tiles are cut, by config.json, and what their bytes become, by the image processor.
+    """How pictures are cut, and what their bytes become.
 
     :raises CheckpointError: there is no image processor, or naming the key that is wrong
     :raises ExportError: naming the key that asks for what tiles are not made with
@@ -54,17 +78,20 @@ def read_vision(checkpoint: Checkpoint) -> Vision:
     config = checkpoint.config
     assert config.vision is not None
     raw, name = _read(checkpoint.directory)
-    read = checked(ImageProcessor, raw, name, CheckpointError)
-    _check(read, name, config.vision.image_size)
-    red, green, blue = config.tiling.pad_color
+    read, tiling = READERS[checkpoint.family.processor](raw, name, config)
+    if read.resample not in FILTERS:
+        known = ", ".join(f"{number} ({kind})" for number, kind in FILTERS.items())
+        raise ExportError(f"{name}: resample is {read.resample}; what is supported is {known}")
+    red, green, blue = tiling.pad_color
     return Vision(
         tile_size=config.vision.image_size,
-        strategy=config.tiling.strategy,
-        candidates=config.tiling.candidates,
-        alpha=config.tiling.alpha,
-        thumbnail=config.tiling.thumbnail,
-        thumbnail_of_single_tile=config.tiling.thumbnail_of_single_tile,
-        resize_filter="bicubic",
+        strategy=tiling.strategy,
+        candidates=tiling.candidates,
+        alpha=tiling.alpha,
+        thumbnail=tiling.thumbnail,
+        thumbnail_of_single_tile=tiling.thumbnail_of_single_tile,
+        longest_edge=tiling.longest_edge,
+        resize_filter=FILTERS[read.resample],
         pad_color=(red, green, blue),
         # of a step that is switched off: what changes nothing
         rescale=_given(read, name, "rescale_factor") if read.do_rescale else 1.0,
@@ -78,9 +105,67 @@ def read_vision(checkpoint: Checkpoint) -> Vision:
     )
 
 
+Reader = Callable[[Mapping[str, Any], str, VlmConfig], tuple[ImageProcessor, TilingConfig]]
+
+
+def _siglip(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageProcessor, TilingConfig]:
+    """Tiles are cut as config.json says; the processor has a tile."""
+    assert config.vision is not None
+    read = checked(SiglipProcessor, dict(raw), name, CheckpointError)
+    if read.image_processor_type not in (None, *SIGLIP):
+        missing = next((key for key in NEEDED if key not in read.model_fields_set), None)
+        if missing is not None:
+            kind = one_line(read.image_processor_type, 60)
+            raise ExportError(f"{name}: {missing} is missing, and a {kind}'s own is not known; write it there")
+    size = config.vision.image_size
+    sides = read.size.values() if isinstance(read.size, dict) else [read.size]
+    if any(side not in (None, size) for side in sides):
+        raise ExportError(
+            f"{name}: size is {one_line(read.size, 80)}; tiles have the vision_config's image_size, {size}"
+        )
+    return read, config.tiling
+
+
+def _idefics3(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageProcessor, TilingConfig]:
+    """The longer side gets ``size.longest_edge`` pixels, tiles have ``max_image_size.longest_edge``."""
+    assert config.vision is not None
+    read = checked(Idefics3Processor, dict(raw), name, CheckpointError)
+    if read.image_processor_type not in (None, *IDEFICS3):
+        kind = one_line(read.image_processor_type, 60)
+        raise ExportError(f"{name}: image_processor_type is {kind}; {config.model_type} has {IDEFICS3[0]}")
+    tile, longest = _longest(read, name, "max_image_size", 364), _longest(read, name, "size", 4 * 364)
+    if tile != config.vision.image_size:
+        raise ExportError(
+            f"{name}: max_image_size is {tile}; tiles have the vision_config's image_size, {config.vision.image_size}"
+        )
+    candidates = idefics3.grids(math.ceil(longest / tile)) if read.do_image_splitting else ((1, 1),)
+    tiling = replace(config.tiling, candidates=candidates, longest_edge=longest)
+    try:
+        check_tiling(Tiling(tile_size=tile, strategy="idefics3", candidates=candidates, longest_edge=longest))
+    except ValueError as error:
+        raise ExportError(f"{name}: size.{error}") from error
+    return read, tiling
+
+
+READERS: dict[str, Reader] = {"siglip": _siglip, "idefics3": _idefics3}
+
+
+def check_image_tokens(directory: Path, config: VlmConfig) -> None:
+    """Whether the processor writes as many image tokens for a tile as the model makes.
+
+    :raises ExportError: it does not
+    """
+    said = read_json(directory / WHOLE).get("image_seq_len") if found((directory / WHOLE).exists) else None
+    if config.image_in_template is not None and said not in (None, config.tokens_per_tile):
+        raise ExportError(
+            f"{label(directory / WHOLE)}: image_seq_len is {one_line(said, 40)}; config.json makes "
+            f"{config.tokens_per_tile} tokens of a tile"
+        )
+
+
 def _read(directory: Path) -> tuple[dict[str, Any], str]:
     """The image processor's keys and what to call it: transformers 5 keeps it inside processor_config.json."""
-    whole, alone = directory / "processor_config.json", directory / "preprocessor_config.json"
+    whole, alone = directory / WHOLE, directory / ALONE
     inside = read_json(whole).get("image_processor") if found(whole.exists) else None
     if inside is None:
         return read_json(alone), label(alone)
@@ -89,19 +174,13 @@ def _read(directory: Path) -> tuple[dict[str, Any], str]:
     return dict(inside), f"{label(whole)}: image_processor"
 
 
-def _check(read: ImageProcessor, name: str, image_size: int) -> None:
-    if read.image_processor_type not in (None, *SIGLIP):
-        missing = next((key for key in NEEDED if key not in read.model_fields_set), None)
-        if missing is not None:
-            kind = one_line(read.image_processor_type, 60)
-            raise ExportError(f"{name}: {missing} is missing, and a {kind}'s own is not known; write it there")
-    if read.resample != BICUBIC:
-        raise ExportError(f"{name}: resample is {read.resample}; only {BICUBIC} (bicubic) is supported")
-    sides = read.size.values() if isinstance(read.size, dict) else [read.size]
-    if any(side not in (None, image_size) for side in sides):
-        raise ExportError(
-            f"{name}: size is {one_line(read.size, 80)}; tiles have the vision_config's image_size, {image_size}"
-        )
+def _longest(read: Idefics3Processor, name: str, key: str, default: int) -> int:
+    """What a size gives the longer side, and nothing else; ``default``: where it is left out."""
+    sides = getattr(read, key) or {"longest_edge": default}
+    given = {side: pixels for side, pixels in sides.items() if pixels is not None} if isinstance(sides, dict) else {}
+    if given.keys() != {"longest_edge"}:
+        raise ExportError(f"{name}: {key} is {one_line(sides, 80)}; what is supported is longest_edge alone")
+    return int(given["longest_edge"])
 
 
 def _given(read: ImageProcessor, name: str, key: str) -> Any:

@@ -66,8 +66,10 @@ def draw_test_card(size: int) -> Image.Image:
 
 
 def test_card(preprocessing: Preprocessing) -> TiledImage:
-    """The test card as one tile, whatever grids the model has."""
-    return TiledImage((1, 1), cut_tiles(draw_test_card(preprocessing.tile_size), preprocessing).pixels[:1], None)
+    """The test card as one tile, the whole of it, whatever grids the model has."""
+    tiled = cut_tiles(draw_test_card(preprocessing.tile_size), preprocessing)
+    index = tiled.thumbnail_index or 0
+    return TiledImage((1, 1), tiled.pixels[index : index + 1], None)
 
 
 def make_sample(
@@ -91,7 +93,7 @@ def make_sample(
             )
             shown += placed.tolist()
             pixels.append(torch.from_numpy(normalize(image.pixels, look.preprocessing)))
-    opening, rest = _conversation(chat, turns)
+    opening, rest = _conversation(chat, turns, with_images=bool(pixels))
     ids = [*encode(tokenizer, opening), *shown]
     first_scored = max(len(ids) - 1, 0)
     ids += encode(tokenizer, rest)
@@ -110,7 +112,7 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-def _conversation(chat: ChatLayout | None, turns: Turns) -> tuple[str, str]:
+def _conversation(chat: ChatLayout | None, turns: Turns, *, with_images: bool) -> tuple[str, str]:
     """The turns as text, cut where the images stand (before the first question)."""
     if chat is None:
         return "", "\n".join(f"{question}\n{answer}" for question, answer in turns)
@@ -123,4 +125,8 @@ def _conversation(chat: ChatLayout | None, turns: Turns) -> tuple[str, str]:
     if chat.default_system is not None:
         system = chat.roles["system"]
         opening += system.prefix + chat.default_system + system.suffix
-    return opening + user.prefix, text.removeprefix(user.prefix)
+    opening += chat.prefix_of("user", image_first=with_images)
+    rest = text.removeprefix(user.prefix)
+    if with_images and chat.image is not None:
+        opening, rest = opening + chat.image.prefix, chat.image.suffix + rest
+    return opening, rest

@@ -59,8 +59,9 @@ def literals_of(chat: ChatLayout | None) -> list[str]:
     """All text that a chat layout puts around messages."""
     if chat is None:
         return []
-    sides = [side for role in chat.roles.values() for side in (role.prefix, role.suffix)]
-    return [chat.start, chat.generation_prefix, chat.default_system or "", *sides]
+    sides = [side for role in chat.roles.values() for side in (role.prefix, role.suffix, role.prefix_with_image or "")]
+    around = () if chat.image is None else (chat.image.prefix, chat.image.suffix)
+    return [chat.start, chat.generation_prefix, chat.default_system or "", *sides, *around]
 
 
 def _ids_of(tokenizer: Tokenizer, chat: ChatLayout | None) -> Iterable[int]:
@@ -74,6 +75,9 @@ def _ids_in(layout: ImageLayout | None) -> Iterable[int]:
     tiles = [tile for row in layout.tile for tile in row]
     return (
         token
-        for ids in (layout.image_start, layout.thumbnail, layout.row_end, layout.image_end, *tiles)
+        for ids in (
+            *(layout.image_start, layout.thumbnail, layout.row_end, layout.image_end, *tiles),
+            *(layout.lone or (), layout.last_row_end or ()),
+        )
         for token in ids
     )

@@ -1,11 +1,11 @@
-"""BlueLM-V (arXiv 2411.10640): SigLIP tower, 2x2 token downsampler, two-layer MLP, decoder."""
+"""A whole model in PyTorch, as BlueLM-V has it (arXiv 2411.10640): SigLIP tower, connector, decoder."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from pocketvlm.models.blocks.decoder import Decoder
-from pocketvlm.models.blocks.projector import Downsampler, Projector
+from pocketvlm.models.blocks.projector import connector
 from pocketvlm.models.blocks.vision import VisionTower
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.operators import Linear
@@ -19,8 +19,10 @@ class BluelmV(nn.Module):
         self.config = config
         if config.vision is not None:
             self.vision_tower = VisionTower(config.vision)
-            self.downsampler = Downsampler(config.vision, config.downsample_ratio)
-            self.projector = Projector(config.vision.hidden_size, config.text.hidden_size)
+            parts = connector(config)
+            self.parts = tuple(parts)
+            for name, part in parts.items():
+                self.add_module(name, part)
         self.model = Decoder(config.text)
         self.lm_head = Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
         if config.text.tie_word_embeddings:
@@ -28,7 +30,12 @@ class BluelmV(nn.Module):
 
     def encode_tiles(self, pixels: Tensor) -> Tensor:
         """float [tiles, 3, size, size] -> image tokens [tiles, tokens per tile, hidden]"""
-        tokens: Tensor = self.projector(self.downsampler(self.vision_tower(pixels)))
+        return self.connect(self.vision_tower(pixels))
+
+    def connect(self, tokens: Tensor) -> Tensor:
+        """The tower's [tiles, patches, width] -> image tokens [tiles, tokens per tile, hidden]"""
+        for name in self.parts:
+            tokens = self.get_submodule(name)(tokens)
         return tokens
 
     def embed_tokens(self, token_ids: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -33,7 +33,8 @@ from pocketvlm.models.directory import (
     tied_as_stored,
 )
 from pocketvlm.models.families.family import Family, Pieces
-from pocketvlm.models.shapes import expected_shapes
+from pocketvlm.models.positions import bucketized
+from pocketvlm.models.shapes import POSITIONS, expected_shapes
 
 #: What safetensors calls the types of weights that are not quantized.
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -43,13 +44,15 @@ PACKED = re.compile(r"\.(qweight|qzeros|scales|g_idx|SCB|weight_(scale|packed|sh
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One weight: where it lies, as a tensor or as ``pieces`` of one, and how the model uses it."""
+    """One weight: where it lies, as a tensor or as ``pieces`` of one, of which it may be ``rows`` alone, and how it is
+    used."""
 
     name: str
     file: Path
     key: str
     shape: tuple[int, ...]
     pieces: Pieces | None = None
+    rows: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,9 @@ class Checkpoint:
         tensor: Tensor = _open_safetensors(info.file).get_tensor(info.key)
         if info.pieces is not None:
             tensor = pieces_of(tensor, info.pieces)
-        if rows is not None:
-            tensor = tensor[rows]
+        for chosen in (info.rows, rows):
+            if chosen is not None:
+                tensor = tensor[chosen]
         # the ends of the range are NaN where one value is; 25 times as fast as asking each value
         if tensor.numel() and not all(torch.isfinite(end) for end in torch.aminmax(tensor)):
             raise CheckpointError(f"{info.file.name}: {info.key} has NaN or infinite values; it cannot be quantized")
@@ -192,6 +196,8 @@ def _match(directory: Path, family: Family, config: VlmConfig, weights: dict[str
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(f"{label(directory)}: {missing[0]}{more} missing from the weights")
+    if config.vision is not None and config.vision.positions == "bucketized":
+        tensors[POSITIONS] = replace(tensors[POSITIONS], rows=bucketized(config.vision.grid_size))
     return {name: tensors[name] for name in expected}
 
 

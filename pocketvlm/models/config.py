@@ -31,7 +31,7 @@ from pocketvlm.bundle.manifest import Strategy
 from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.images.tiling import PAPER_CANDIDATES
 from pocketvlm.models.dialect import check_whole, decoder_values, vision_values
-from pocketvlm.models.families import DECODERS
+from pocketvlm.models.families import DECODERS, FAMILIES
 from pocketvlm.strict import first_wrong
 
 #: No conversions, no NaN.
@@ -138,6 +138,9 @@ class VisionConfig:
     intermediate_size: Width = 4304
     layer_norm_eps: Positive = 1e-6
     hidden_act: Literal["gelu_pytorch_tanh", "gelu"] = "gelu_pytorch_tanh"
+    #: Which row of the table of positions a patch has: its own, or that of the bucket which its place falls into
+    #: (``pocketvlm.models.positions``).
+    positions: Literal["own", "bucketized"] = "own"
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -306,13 +309,16 @@ class DecoderConfig:
 @read_by(READ)
 @dataclass(frozen=True)
 class ImageLayoutConfig:
-    """The text around an image's tokens. ``{row}`` and ``{column}`` count from 1."""
+    """The text around an image's tokens, where ``pocketvlm.bundle.manifest.ImageLayout`` has ids. ``{row}`` and
+    ``{column}`` count from 1."""
 
     image_start: Text = ""
     thumbnail: Text = ""
     tile: Text = ""
     row_end: Text = ""
     image_end: Text = ""
+    lone: Text | None = None
+    last_row_end: Text | None = None
 
 
 @read_by(READ)
@@ -323,6 +329,7 @@ class TilingConfig:
     strategy: Annotated[str, GetPydanticSchema(lambda _, handler: handler(Strategy))] = "relaxed"
     candidates: Annotated[tuple[tuple[Tiles, Tiles], ...], Field(min_length=1, max_length=256)] = PAPER_CANDIDATES
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.1
+    longest_edge: Pixels | None = None
     thumbnail: Literal["first", "last", "none"] = "first"
     thumbnail_of_single_tile: bool = True
     pad_color: tuple[Byte, Byte, Byte] = (127, 127, 127)
@@ -336,10 +343,29 @@ class VlmConfig:
     text: Annotated[DecoderConfig, Field(validation_alias="text_config")]
     vision: Annotated[VisionConfig | None, Field(validation_alias="vision_config")] = None
     model_type: Text = "bluelm_v"
+    #: "mlp": a matrix that merges blocks of tokens, then two layers; "matrix": one from blocks to the decoder's width.
+    projector: Literal["mlp", "matrix"] = "mlp"
     downsample_ratio: Tiles = 2
     image_token: Text = "<|image_pad|>"
+    #: The id that the model's own code replaces, where it is said.
+    image_token_id: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
+    #: What a chat template writes where an image stands and the processor makes the whole layout of; None: image_start,
+    #: image_token, image_end.
+    image_in_template: Text | None = None
     image_layout: ImageLayoutConfig = field(default_factory=ImageLayoutConfig)
     tiling: TilingConfig = field(default_factory=TilingConfig)
+
+    def __post_init__(self) -> None:
+        if self.projector == "matrix" and self.vision is not None and self.vision.grid_size % self.downsample_ratio:
+            side, ratio = self.vision.grid_size, self.downsample_ratio
+            raise ValueError(f"{side} patches along a side of a tile are not a multiple of {ratio}, the scale_factor")
+
+    @property
+    def template_image(self) -> str:
+        """What a chat template writes where an image stands."""
+        around = self.image_layout
+        whole = around.image_start + self.image_token + around.image_end
+        return whole if self.image_in_template is None else self.image_in_template
 
     @property
     def tokens_per_tile(self) -> int:
@@ -354,11 +380,14 @@ class VlmConfig:
 
         :raises CheckpointError: naming the key that is missing or not supported
         """
-        if "text_config" not in raw:
+        check_whole(raw)
+        family = FAMILIES.get(str(raw.get("model_type")))
+        if family is not None and family.read is not None:
+            raw = family.read(raw)
+        elif "text_config" not in raw:
             raw = {"text_config": raw, "model_type": raw.get("model_type", "")}
         elif str(raw.get("model_type")) in DECODERS:
             raise CheckpointError(f"text_config: a {raw['model_type']} has none; its keys stand at the top")
-        check_whole(raw)
         text, vision, values = raw["text_config"], raw.get("vision_config"), {"model_type": "", **raw}
         if isinstance(text, Mapping):
             shared = {key: raw[key] for key in ("tie_word_embeddings",) if key in raw}

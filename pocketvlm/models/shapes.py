@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 EMBEDDING_TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+POSITIONS = "vision_tower.embeddings.position_embedding.weight"
 
 
 def expected_shapes(config: VlmConfig) -> dict[str, Shape]:
@@ -22,9 +23,12 @@ def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
     if config.vision is not None:
         width, merged = config.vision.hidden_size, config.downsample_ratio**2 * config.vision.hidden_size
         yield from _tower(config.vision)
-        yield from _linear("downsampler.linear", merged, width)
-        yield from _linear("projector.linear_1", width, text.hidden_size)
-        yield from _linear("projector.linear_2", text.hidden_size, text.hidden_size)
+        if config.projector == "matrix":
+            yield from _linear("projector.linear", merged, text.hidden_size, bias=False)
+        else:
+            yield from _linear("downsampler.linear", merged, width)
+            yield from _linear("projector.linear_1", width, text.hidden_size)
+            yield from _linear("projector.linear_2", text.hidden_size, text.hidden_size)
     yield EMBEDDING_TABLE, (text.vocab_size, text.hidden_size)
     for layer in range(text.num_hidden_layers):
         yield from _decoder_layer(f"model.layers.{layer}", text)
@@ -37,7 +41,7 @@ def _tower(config: VisionConfig) -> Iterator[tuple[str, Shape]]:
     width, patch = config.hidden_size, config.patch_size
     yield "vision_tower.embeddings.patch_embedding.weight", (width, 3, patch, patch)
     yield "vision_tower.embeddings.patch_embedding.bias", (width,)
-    yield "vision_tower.embeddings.position_embedding.weight", (config.grid_size**2, width)
+    yield POSITIONS, (config.grid_size**2, width)
     for layer in range(config.num_hidden_layers):
         prefix = f"vision_tower.encoder.layers.{layer}"
         yield from _norm(f"{prefix}.layer_norm1", width)

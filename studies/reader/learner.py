@@ -74,7 +74,7 @@ def losses(learner: Learner, batch: Batch, *, joint: bool) -> Losses:
     reader = learner.reader
     pixels = torch.from_numpy(normalize(batch.pixels, PREPROCESSING))
     patches = reader.vision_tower(pixels)  # [tiles, 81, 128]
-    images = reader.projector(reader.downsampler(patches))  # [tiles, 25, 256]
+    images = reader.connect(patches)  # [tiles, 25, 256]
     labels = torch.from_numpy(batch.dense)
     patch_loss, _ = _dense(learner.patch_head(patches), labels)
     dense, dense_accuracy = _dense(learner.token_head(images), _labels_of_tokens(labels))

@@ -144,7 +144,8 @@ class Run:
 def optimizers(learner: Learner) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices (at AdamW's rates), AdamW for embeddings, heads and vectors."""
     parts = learner.reader
-    blocks = (parts.vision_tower.encoder, parts.downsampler, parts.projector, parts.model.layers)
+    connector = (parts.get_submodule(name) for name in parts.parts)
+    blocks = (parts.vision_tower.encoder, *connector, parts.model.layers)
     matrices = [p for block in blocks for p in block.parameters() if p.ndim == 2]
     hidden = {id(p) for p in matrices}
     others = [p for p in learner.parameters() if id(p) not in hidden]

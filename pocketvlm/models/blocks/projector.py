@@ -1,4 +1,4 @@
-"""From the tower's patches to the decoder's tokens: norm, 2x2 downsampler, two-layer MLP (paper, section 3.1)."""
+"""From the tower's patches to the decoder's tokens: norm, then a downsampler and an MLP, or one matrix of blocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pocketvlm.models.operators import Blocks, Gelu, LayerNorm, Linear
 
 
 class Downsampler(nn.Module):
-    """ratio x ratio tokens to one."""
+    """ratio x ratio tokens to one (BlueLM-V's paper, section 3.1)."""
 
     def __init__(self, config: VisionConfig, ratio: int) -> None:
         super().__init__()
@@ -35,18 +35,45 @@ class Projector(nn.Module):
         return projected
 
 
+class Matrix(nn.Module):
+    """ratio x ratio tokens to one of the decoder's width, without bias (Idefics3's pixel shuffle, arXiv 2408.12637)."""
+
+    def __init__(self, config: VisionConfig, ratio: int, text_size: int) -> None:
+        super().__init__()
+        self.blocks = Blocks(config.grid_size, config.hidden_size, ratio)
+        self.linear = Linear(ratio * ratio * config.hidden_size, text_size, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        projected: Tensor = self.linear(self.blocks(tokens))
+        return projected
+
+
+def connector(config: VlmConfig) -> dict[str, nn.Module]:
+    """What makes image tokens [tiles, tokens per tile, hidden] of the tower's [tiles, patches, width], by name, in the
+    order of its use."""
+    assert config.vision is not None
+    vision, ratio, hidden = config.vision, config.downsample_ratio, config.text.hidden_size
+    if config.projector == "matrix":
+        return {"projector": Matrix(vision, ratio, hidden)}
+    return {"downsampler": Downsampler(vision, ratio), "projector": Projector(vision.hidden_size, hidden)}
+
+
 class Projection(nn.Module):
-    """What follows the last layer of the tower: its norm, the downsampler, the projector."""
+    """What follows the last layer of the tower: its norm, and the connector. Names are those of the whole model."""
 
     def __init__(self, config: VlmConfig) -> None:
         super().__init__()
         assert config.vision is not None
-        width = config.vision.hidden_size
-        self.vision_tower = nn.ModuleDict({"post_layernorm": LayerNorm(width, eps=config.vision.layer_norm_eps)})
-        self.downsampler = Downsampler(config.vision, config.downsample_ratio)
-        self.projector = Projector(width, config.text.hidden_size)
+        norm = LayerNorm(config.vision.hidden_size, eps=config.vision.layer_norm_eps)
+        self.vision_tower = nn.ModuleDict({"post_layernorm": norm})
+        parts = connector(config)
+        self.parts = tuple(parts)
+        for name, part in parts.items():
+            self.add_module(name, part)
 
     def forward(self, patches: Tensor) -> Tensor:
         """[tiles, patches, width] -> image tokens [tiles, tokens per tile, hidden]"""
-        tokens: Tensor = self.projector(self.downsampler(self.vision_tower["post_layernorm"](patches)))
+        tokens: Tensor = self.vision_tower["post_layernorm"](patches)
+        for name in self.parts:
+            tokens = self.get_submodule(name)(tokens)
         return tokens

@@ -8,13 +8,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm.models.families import bluelm_v, granite, internlm2, llama, minicpm, mistral, qwen2, qwen3, smollm3
+from pocketvlm.models.families import (
+    bluelm_v,
+    granite,
+    idefics3,
+    internlm2,
+    llama,
+    minicpm,
+    mistral,
+    qwen2,
+    qwen3,
+    smollm3,
+    smolvlm,
+)
 from pocketvlm.models.families.family import DecoderTraits, Family
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.name: module.FAMILY
     for module in (
         bluelm_v,
+        idefics3,
+        smolvlm,
         llama,
         qwen2,
         minicpm,

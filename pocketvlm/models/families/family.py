@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pocketvlm.errors import CheckpointError, one_line
+
 #: What the config classes of most decoders say of keys that are left out: Llama's own.
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 32000,
@@ -60,6 +62,17 @@ def nothing_fused(config: Any) -> Mapping[str, Mapping[str, Pieces]]:
     return {}
 
 
+def section(raw: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+    """An object inside a ``config.json``; None where it is left out or null.
+
+    :raises CheckpointError: it is something else
+    """
+    value = raw.get(key)
+    if value is not None and not isinstance(value, Mapping):
+        raise CheckpointError(f"{key} is {one_line(repr(value), 60)}, expected an object")
+    return value
+
+
 @dataclass(frozen=True)
 class Family:
     """One family, named after its config's ``model_type``.
@@ -67,9 +80,14 @@ class Family:
     ``decoder``: of one that is a decoder, alone (text only) or as another's ``text_config``. ``rename`` gives the
     model's name for a stored tensor, or None for one that is not needed. ``fused`` says of a ``VlmConfig`` which stored
     tensors are several weights: the part of the name that ``rename`` gives them -> the same of each weight, its pieces.
+    ``read`` makes a ``config.json`` as it is published one with the keys of
+    :class:`~pocketvlm.models.config.VlmConfig`, whose schema then looks at the values; None where it has them.
+    ``processor``: whose image processor it has, a key of ``READERS`` in ``export/read/image_processor.py``.
     """
 
     name: str
     decoder: DecoderTraits | None = None
     rename: Callable[[str], str | None] = without_rope_tables
     fused: Callable[[Any], Mapping[str, Mapping[str, Pieces]]] = nothing_fused
+    read: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    processor: str = "siglip"

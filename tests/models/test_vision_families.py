@@ -1,0 +1,272 @@
+"""What every family that sees keeps: one contract, beside transformers, on both engines and the native runner.
+
+A new family is a function and a line in ``tests/support/vision_families.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from pocketvlm.bundle.open import Bundle
+from pocketvlm.export import export_bundle
+from pocketvlm.images.open import open_image
+from pocketvlm.images.prepare import cut_tiles, normalize, preprocessing_of
+from pocketvlm.models.checkpoint import open_checkpoint
+from pocketvlm.models.families import FAMILIES
+from pocketvlm.runtime import GenerationConfig, PocketVlm, load
+from pocketvlm.runtime.chat import image_tokens
+from studies.reader.parity import ids_of as joined
+from tests.images.test_tiles import noise
+from tests.runner.test_conversation import talk
+from tests.support.portable_plans import SIZES
+from tests.support.vision_families import WRITERS, Written
+
+ENGINES = ("onnx", "executorch")
+KV_LENGTH = 512
+TOLERANCE = 1e-4
+#: Pictures of other shapes; the last is smaller than a patch.
+PICTURES = tuple(noise(*size, seed=size[0]) for size in ((50, 30), (30, 64), (41, 40), (3, 2)))
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A checkpoint of transformers' and its bundle for both engines, of exact weights."""
+
+    written: Written
+    bundle: Bundle
+
+
+@pytest.fixture(scope="module", params=WRITERS)
+def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    directory = tmp_path_factory.mktemp(request.param)
+    written = WRITERS[request.param](directory / "checkpoint")
+    bundle = export_bundle(
+        written.directory, directory / "bundle", recipe="fp32", backends=ENGINES, max_length=KV_LENGTH
+    )
+    return Exported(written, bundle)
+
+
+def test_each_family_that_sees_has_a_checkpoint_here() -> None:
+    assert WRITERS.keys() == {name for name, family in FAMILIES.items() if family.decoder is None} - {"bluelm_v"}
+
+
+# --- The checkpoint ---------------------------------------------------------------------------------------------------
+
+
+def test_both_namings_of_weights_are_the_same_model(one: Exported, tmp_path: Path) -> None:
+    one.written.model.save_pretrained(tmp_path, save_original_format=False)
+    first, second = open_checkpoint(one.written.directory), open_checkpoint(tmp_path)
+    assert first.tensors.keys() == second.tensors.keys()
+    assert all(torch.equal(first.tensor(name), second.tensor(name)) for name in first.tensors)
+    stored = {name for name, _ in one.written.model.named_parameters()}
+    assert len(first.tensors) == len(stored)
+
+
+# --- Pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_pixels_are_the_processors(one: Exported) -> None:
+    vision = one.bundle.manifest.vision
+    assert vision is not None
+    settings = preprocessing_of(vision)
+    for size in (size for size in SIZES if size[0] * size[1] < 200_000):
+        image = noise(*size, seed=size[0])
+        tiled = cut_tiles(image, settings)
+        wanted = one.written.processor.image_processor(image, return_tensors="np")
+        # [1, tiles, 3, tile, tile] -> [tiles, 3, tile, tile]
+        pixels = np.asarray(wanted["pixel_values"]).reshape(-1, 3, vision.tile_size, vision.tile_size)
+        assert tiled.pixels.shape[0] == len(pixels), size
+        # a level of a byte is 1 / 127.5 here: the bytes are equal
+        assert np.abs(normalize(tiled.pixels, settings) - pixels).max() < 1e-6, size
+
+
+# --- Prompts ----------------------------------------------------------------------------------------------------------
+
+Messages = list[dict[str, Any]]
+
+
+def said(role: str, *parts: str | int) -> dict[str, Any]:
+    """A message of texts and of pictures by their number."""
+    return {
+        "role": role,
+        "content": [
+            {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": PICTURES[part]}
+            for part in parts
+        ],
+    }
+
+
+DIALOGUES: dict[str, Messages] = {
+    "first": [said("user", 0, "What is the total?")],
+    "last": [said("user", "What is\nthis: ", 1)],
+    "between": [said("user", "the \n", 2, "\n\nthe 42 ")],
+    "two": [said("user", 0, 1, "the same? ")],
+    "two apart": [said("user", 0, " the ", 1, "\n")],
+    "three": [said("user", 3, 2, "the", 0)],
+    "none": [said("user", "the\n\n answer: 7 ")],
+    "system": [said("system", "the short: "), said("user", 1, "\nthe?")],
+    "second turn": [said("user", "the"), said("assistant", " he \n"), said("user", 3, "the 1")],
+    "both turns": [said("user", 3, "the"), said("assistant", "he"), said("user", "\nthe ", 2), said("assistant", "\n"),
+                   said("user", "the")],
+}  # fmt: skip
+
+
+def pictures_of(messages: Messages) -> list[Image.Image]:
+    return [part["image"] for message in messages for part in message["content"] if part["type"] == "image"]
+
+
+def processed(written: Written, messages: Messages) -> dict[str, torch.Tensor]:
+    """What transformers' processor makes of messages: input_ids [1, tokens], and its pictures."""
+    shown = [
+        {
+            **message,
+            "content": [{key: value for key, value in part.items() if key != "image"} for part in message["content"]],
+        }
+        for message in messages
+    ]
+    text = written.processor.apply_chat_template(shown, add_generation_prompt=True)
+    images = pictures_of(messages)
+    inputs = written.processor(
+        text=[text], images=[images] if images else None, return_tensors="pt", add_special_tokens=False
+    )
+    return {key: value for key, value in inputs.items() if key != "attention_mask"}
+
+
+@pytest.mark.parametrize("name", DIALOGUES)
+def test_token_ids_are_the_processors(one: Exported, name: str) -> None:
+    with load(one.bundle.location, threads=1) as vlm:
+        found = vlm.tokenize(DIALOGUES[name])
+    assert found.tolist() == processed(one.written, DIALOGUES[name])["input_ids"][0].tolist()
+
+
+def test_special_tokens_that_people_write_are_text(one: Exported) -> None:
+    """There the processor differs, on purpose."""
+    with load(one.bundle.location, threads=1) as vlm:
+        found = vlm.tokenize([said("user", 0, "<image> of it")])
+        (without,) = (vlm.tokenize([said("user", 0, " of it")]),)
+        image = vlm.manifest.tokens.image
+    assert (found == image).sum() == (without == image).sum()
+    assert len(found) == len(without) + len("<image>")
+
+
+# --- The model --------------------------------------------------------------------------------------------------------
+
+
+def distance(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+@torch.no_grad()
+def test_features_and_logits_of_both_engines_are_transformers(one: Exported) -> None:
+    inputs = processed(one.written, DIALOGUES["three"])
+    images = pictures_of(DIALOGUES["three"])
+    pictures = {key: value for key, value in inputs.items() if key != "input_ids"}
+    features = torch.cat(list(one.written.model.get_image_features(**pictures).pooler_output)).numpy()
+    logits = one.written.model(**inputs).logits[0].numpy()
+    for engine in ENGINES:
+        with load(one.bundle.location, threads=1, engine=engine) as vlm:
+            assert distance(vlm.encode_images(images), features) < TOLERANCE, engine
+            assert distance(vlm.logits(inputs["input_ids"][0].numpy(), images), logits) < TOLERANCE, engine
+
+
+@torch.no_grad()
+def greedy(written: Written, messages: Messages, count: int) -> list[int]:
+    """The next tokens, each the most likely after all before, computed anew without a cache."""
+    inputs = processed(written, messages)
+    ids = inputs.pop("input_ids")
+    start = ids.shape[1]
+    for _ in range(count):
+        logits = written.model(input_ids=ids, **inputs).logits[0, -1]
+        ids = torch.cat([ids, logits.argmax()[None, None]], dim=1)
+    return ids[0, start:].tolist()
+
+
+def twenty(vlm: PocketVlm, messages: Messages) -> list[int]:
+    pieces = list(vlm.stream(messages, config=GenerationConfig(max_new_tokens=20)))
+    return [piece.token_id for piece in pieces]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_twenty_greedy_tokens_are_transformers_in_chunks_of_any_size(one: Exported, engine: str) -> None:
+    wanted = before_the_end(one, greedy(one.written, DIALOGUES["two apart"], 20))
+    assert len(set(wanted)) > 5
+    with load(one.bundle.location, threads=1, engine=engine) as vlm:
+        for chunk in (8, vlm.manifest.prefill_chunk, KV_LENGTH if engine == "onnx" else 64):
+            vlm._decoder = replace(vlm._decoder, prefill_chunk=chunk)
+            assert twenty(vlm, DIALOGUES["two apart"]) == wanted, chunk
+
+
+def before_the_end(one: Exported, tokens: Sequence[int]) -> list[int]:
+    """Up to the first that ends an answer, which is among them."""
+    stops = [index + 1 for index, token in enumerate(tokens) if token in one.bundle.manifest.tokens.stop]
+    return list(tokens[: min(stops, default=len(tokens))])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_second_turn_with_a_kept_cache_is_transformers(one: Exported, engine: str) -> None:
+    with load(one.bundle.location, threads=1, engine=engine) as vlm, vlm.chat() as chat:
+        config = GenerationConfig(max_new_tokens=20)
+        first = DIALOGUES["first"][0]
+        reply = "".join(piece.text for piece in chat.send([first], config))
+        second = said("user", "the ", 1, "?")
+        found = [piece.token_id for piece in chat.send([second], config)]
+        whole = [first, said("assistant", reply), second]
+        assert found == before_the_end(one, greedy(one.written, whole, 20))
+        # after going back to the first question
+        assert twenty(vlm, [first]) == before_the_end(one, greedy(one.written, [first], 20))
+
+
+@pytest.mark.parametrize("recipe", ["bluelm-v-3b", "int4-g32"])
+def test_an_int8_cache_and_four_bits_stay_inside_the_recipes_bounds(one: Exported, tmp_path: Path, recipe: str) -> None:
+    """The export's own checks: the lowered graphs beside PyTorch, and what is shipped beside the original."""
+    bundle = export_bundle(
+        one.written.directory, tmp_path / "bundle", recipe=recipe, backends=ENGINES, max_length=KV_LENGTH
+    )
+    for engine in ENGINES:
+        with load(bundle.location, threads=1, engine=engine) as vlm:
+            assert len(twenty(vlm, DIALOGUES["first"])) > 0
+            assert vlm.manifest.fidelity.lowering_relative_error < 1e-2
+
+
+# --- The native runner ------------------------------------------------------------------------------------------------
+
+
+def test_the_native_runner_cuts_lays_out_and_answers_as_python(one: Exported, tmp_path: Path) -> None:
+    """From pixels: the prompt's ids and 20 tokens."""
+    count = 20
+    with load(one.bundle.location, threads=1, engine="onnx") as vlm:
+        for name in ("first", "two apart", "three"):
+            prompt = vlm.build_prompt(DIALOGUES[name])
+            lines = conversation(vlm, DIALOGUES[name], tmp_path)
+            answered = talk(one.bundle.location, [*lines, "history", f"ask {count}"])
+            assert answered[-2] == f"history {joined(prompt.token_ids.tolist())}", name
+            found = [int(word) for word in answered[-1].split()[1:-2]]
+            assert found == twenty(vlm, DIALOGUES[name]), name
+
+
+def conversation(vlm: PocketVlm, messages: Messages, folder: Path) -> list[str]:
+    """The lines of a question: the tokens around its pictures, and those."""
+    prompt = vlm.build_prompt(messages)
+    ids, of = prompt.token_ids.tolist(), prompt.picture_index.tolist()
+    lines, at = list[str](), 0
+    for index, picture in enumerate(prompt.pictures):
+        placed, _ = image_tokens(picture, vlm.manifest)
+        first = of.index(index)
+        start = first - placed.tolist().index(vlm.manifest.tokens.image)
+        if start > at:
+            lines.append(f"tokens {joined(ids[at:start])}")
+        rgba = open_image(pictures_of(messages)[index]).convert("RGBA")
+        path = folder / f"{len(lines)}.rgba"
+        path.write_bytes(rgba.tobytes())
+        lines.append(f"image {path} {rgba.width} {rgba.height}")
+        at = start + len(placed)
+    return [*lines, f"tokens {joined(ids[at:])}"]
