@@ -63,6 +63,7 @@ ORIGINALS: dict[str, Callable[[Path], object]] = {
     "granite": _decoder("granite", hidden_size=128),
     "smollm3": _decoder("smollm3"),
     "internlm2": _decoder("internlm2"),
+    "internlm2 without biases": _decoder("internlm2", attention_bias=False, num_key_value_heads=1),
     "minicpm": _ours("minicpm", vision=False),
     "bluelm_v with llama": _ours("llama", vision=True),
     "bluelm_v with qwen2": _ours("qwen2", vision=True),
