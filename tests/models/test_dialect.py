@@ -147,3 +147,53 @@ def test_qwen2_has_the_biases_that_it_has() -> None:
     assert VlmConfig.from_dict(said) == VlmConfig.from_dict(plain)
     assert VlmConfig.from_dict(plain).text.qkv_bias
     assert not VlmConfig.from_dict(said).text.attention_bias
+
+
+#: As published, without what no model computes with -> the longest conversation, and whether the last layer has RoPE.
+PUBLISHED: dict[str, tuple[dict[str, Any], int, bool]] = {
+    "Mistral 7B 0.1": (
+        {
+            "model_type": "mistral", "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336,
+            "max_position_embeddings": 32768, "num_attention_heads": 32, "num_hidden_layers": 32,
+            "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 4096,
+            "tie_word_embeddings": False, "vocab_size": 32000,
+        }, 4096, True,
+    ),
+    "Granite 3.1 2B": (
+        {
+            "model_type": "granite", "attention_bias": False, "attention_multiplier": 0.015625, "mlp_bias": False,
+            "embedding_multiplier": 12.0, "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 8192,
+            "logits_scaling": 8.0, "max_position_embeddings": 131072, "num_attention_heads": 32,
+            "num_hidden_layers": 40, "num_key_value_heads": 8, "residual_multiplier": 0.22, "rms_norm_eps": 1e-05,
+            "rope_scaling": None, "rope_theta": 5000000.0, "tie_word_embeddings": True, "vocab_size": 49155,
+        }, 131072, True,
+    ),
+    "SmolLM3 3B": (
+        {
+            "model_type": "smollm3", "attention_bias": False, "hidden_act": "silu", "hidden_size": 2048,
+            "intermediate_size": 11008, "max_position_embeddings": 65536, "max_window_layers": 28, "mlp_bias": False,
+            "no_rope_layer_interval": 4, "no_rope_layers": [1, 1, 1, 0] * 9, "num_attention_heads": 16,
+            "num_hidden_layers": 36, "num_key_value_heads": 4, "pretraining_tp": 2, "rms_norm_eps": 1e-06,
+            "layer_types": ["full_attention"] * 36, "rope_scaling": None, "rope_theta": 5000000.0,
+            "sliding_window": None, "use_sliding_window": False, "vocab_size": 128256,
+        }, 65536, False,
+    ),
+    "InternLM2 7B": (
+        {
+            "model_type": "internlm2", "bias": False, "hidden_act": "silu", "hidden_size": 4096,
+            "intermediate_size": 14336, "max_position_embeddings": 32768, "num_attention_heads": 32,
+            "num_hidden_layers": 32, "num_key_value_heads": 8, "pretraining_tp": 1, "rms_norm_eps": 1e-05,
+            "rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_theta": 1000000, "tie_word_embeddings": False,
+            "vocab_size": 92544, "attn_implementation": "eager",
+        }, 32768, True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_config_is_read(name: str) -> None:
+    raw, positions, is_rotary = PUBLISHED[name]
+    text = VlmConfig.from_dict(raw).text
+    assert (text.positions, text.is_rotary(text.num_hidden_layers - 1)) == (positions, is_rotary)
+    assert not text.qkv_bias and not text.mlp_bias
+    assert text.head_dim == text.hidden_size // text.num_attention_heads
