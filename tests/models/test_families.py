@@ -19,6 +19,9 @@ from pocketvlm.bundle.open import Bundle
 from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.export import Silent, export_bundle
 from pocketvlm.export.neuropilot.options import NpuOptions, with_options
+from pocketvlm.export.neuropilot.program import decoder_head, decoder_layers
+from pocketvlm.export.neuropilot.ranges import positions
+from pocketvlm.export.neuropilot.rounding import Observed
 from pocketvlm.export.onnx.attention import attend
 from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import load as load_module
@@ -27,6 +30,7 @@ from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import DECODERS, FAMILIES
 from pocketvlm.models.families.family import Family
 from pocketvlm.models.shapes import expected_shapes
+from pocketvlm.models.stages import embed_tokens
 from pocketvlm.recipe import load_recipe
 from pocketvlm.runtime import load
 from pocketvlm.runtime.engines import Engine, open_engine
@@ -206,10 +210,46 @@ def test_the_npus_program_is_the_model(one: Exported, tmp_path: Path) -> None:
     recipe = load_recipe("int4-channel")
     recipe = replace(recipe, bounds=replace(recipe.bounds, kl_mean=2.0))
     options = NpuOptions(chunks=2, prefill_tokens=32, compiled=False)
-    fidelity = export_bundle(
+    manifest = export_bundle(
         one.checkpoint, tmp_path / "npu", recipe=with_options(recipe, options), backends=["neuropilot"], max_length=128
-    ).manifest.fidelity
-    assert fidelity.lowering_relative_error < 5e-3
+    ).manifest
+    assert manifest.fidelity.lowering_relative_error < 5e-3
+    assert manifest.neuropilot is not None
+    with torch.no_grad():  # cos and sin [1, 128, head size] each -> [2, 128, head size]
+        wanted = torch.cat(one.model.get_submodule("model.rotary_emb")(torch.empty(0), torch.arange(128)[None]))
+    rope = np.fromfile(tmp_path / "npu" / manifest.neuropilot.rope, "<f4").reshape(wanted.shape)
+    np.testing.assert_allclose(rope, wanted, atol=1e-4)
+
+
+@torch.no_grad()
+def error_of_npu(checkpoint: Path, model: torch.nn.Module) -> float:
+    """The program that an NPU runs, in float32 without its roundings, beside the model that a checkpoint holds."""
+    ids, read = torch.tensor(TOKENS), open_checkpoint(checkpoint)
+    text, arithmetic = read.config.text, Observed(read.tensor, read.tensors)
+    inputs = embed_tokens(text, read.tensor, ids), *positions(text, len(ids), -1e9)
+    layers, empty = range(text.num_hidden_layers), torch.zeros(1, text.num_key_value_heads, 0, text.head_dim)
+    stream, *_ = decoder_layers(arithmetic, text, layers, inputs, [empty] * 2 * len(layers), (len(ids), 0))
+    return relative(decoder_head(arithmetic, text, stream)[0].numpy(), model(input_ids=ids[None]).logits[0].numpy())
+
+
+def test_the_npus_program_without_roundings_is_transformers(one: Exported) -> None:
+    assert error_of_npu(one.checkpoint, one.model) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "instead"),
+    [
+        ("granite", "export.neuropilot.operators.stored_factor", lambda traced, node: traced.factor(node)),
+        FAULTS["layers without positions"],
+    ],
+    ids=["the scale of scores", "layers without positions"],
+)
+def test_a_fault_of_the_npus_program_is_seen(
+    name: str, place: str, instead: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_decoder(tmp_path, name)
+    monkeypatch.setattr(f"pocketvlm.{place}", instead)
+    assert error_of_npu(tmp_path, model) > 1e-2
 
 
 @pytest.mark.parametrize("name", WRITTEN)
