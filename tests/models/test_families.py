@@ -205,6 +205,21 @@ def test_twenty_greedy_tokens_of_the_native_runner_are_transformers(one: Exporte
     assert (done.status, done.one("answer")["token_ids"]) == (0, wanted)
 
 
+def test_with_four_bits_and_a_cache_of_int8_both_engines_are_one_model(one: Exported, tmp_path: Path) -> None:
+    """Inside the recipe's bounds, which the export holds; prompts and single tokens take two ways over the cache."""
+    bundle = export_bundle(one.checkpoint, tmp_path / "b", recipe="bluelm-v-3b", backends=ENGINES, max_length=128)
+    assert bundle.manifest.kv_cache.dtype == "int8"
+    found = []
+    for name in ENGINES:
+        engine = open_engine(name, bundle, threads=1)
+        cache = engine.new_cache()
+        parts = [TOKENS[:40], *([token] for token in TOKENS[40:48])]
+        steps = [engine.step(engine.embed(np.array(part, np.int64)), cache, keep=0) for part in parts]
+        found.append(np.concatenate(steps))
+    assert relative(found[0][:40], found[1][:40]) < 0.05
+    assert relative(found[0][40:], found[1][40:]) < 0.05
+
+
 def test_the_npus_program_is_the_model(one: Exported, tmp_path: Path) -> None:
     """By the export's own checks: its graphs beside PyTorch, and that beside the original."""
     recipe = load_recipe("int4-channel")
