@@ -24,6 +24,7 @@ from pocketvlm.runtime.sampling import GenerationConfig, Sampler
 from tests.images.test_tiling import COLUMNS, enough
 from tests.images.test_tiling import GOLDEN as GRIDS
 from tests.runner.native import Probe
+from tests.support.portable_layouts import GOLDEN as LAYOUTS
 from tests.support.portable_plans import FOLDER as PLANS
 from tests.support.portable_sampling import GOLDEN as SAMPLING
 from tests.support.portable_tiles import GOLDEN as TILES
@@ -63,6 +64,13 @@ def test_a_tiling_that_no_rule_can_follow_is_refused(probe: Probe, changes: dict
     with pytest.raises(ValueError, match=r"longest_edge|candidates"):
         check_tiling(Tiling(**{**form, **changes}))
     assert probe.refused("picture_plan", width=8, height=8, **{**form, **changes}) is not None
+
+
+def test_golden_layouts(probe: Probe) -> None:
+    golden = json.loads(LAYOUTS.read_text(encoding="utf-8"))
+    for case in golden["cases"]:
+        given_ = {**case, "layout": golden["layouts"][case["layout"]], "tokens_per_tile": golden["tokens_per_tile"]}
+        assert probe("image_tokens", **given_) == case["ids"], case
 
 
 def test_golden_grids(probe: Probe) -> None:

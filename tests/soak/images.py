@@ -13,6 +13,7 @@ import numpy as np
 from pocketvlm.errors import ImageError
 from pocketvlm.images.open import MAX_PIXELS, MAX_SIDE, open_image
 from pocketvlm.images.prepare import Preprocessing, cut_tiles, select, sequence_length
+from pocketvlm.images.rules.idefics3 import grids
 from pocketvlm.images.tiling import grid_candidates
 from tests.soak.cases import Case, Cases, Found, Limits, Setup, refusal
 from tests.soak.edits import EXTREMES, edited, extreme
@@ -28,6 +29,7 @@ PREPROCESSINGS = (
     Preprocessing(tile_size=TILE, strategy="llava-next", candidates=GRIDS),
     Preprocessing(tile_size=TILE, strategy="internvl", candidates=GRIDS, thumbnail="last"),
     Preprocessing(tile_size=TILE, strategy="relaxed", candidates=GRIDS, thumbnail="none"),
+    Preprocessing(tile_size=TILE, strategy="idefics3", candidates=grids(4), resize_filter="lanczos", thumbnail="last"),
 )
 #: A name that a file may have.
 NAME = "x\n\x1b[2J" + "\u202e" + "y" * 200

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "layout.h"
 #include "vision.h"
 
 namespace pocketvlm {
@@ -59,31 +60,18 @@ void Conversation::add_image(const Rgb& given) {
   const Manifest& manifest = model_.manifest();
   if (!manifest.vision) throw Error(Failure::usage, one_line(manifest.model_name, 80) + " takes text only, no images");
   const Vision& vision = *manifest.vision;
-  const ImageLayout& layout = *manifest.layout;
   Tiles tiles = cut_tiles(given, vision);
-  const auto [across, down] = tiles.grid;
-  const std::optional<int64_t> thumbnail = tiles.thumbnail;
   check_room(elements({tiles.count, vision.tokens_per_tile}));
   const size_t before = ids_.size();
   const auto image = int32_t(images_.size());
   int64_t next_row = 0;
-  const auto add = [&](const TokenIds& around, bool with_tile) {
-    add_tokens(around.data(), around.size());
-    if (!with_tile) return;
-    add_placeholders(image, next_row, vision.tokens_per_tile);
-    next_row += vision.tokens_per_tile;
-  };
   try {
-    add(layout.image_start, false);
-    if (thumbnail == 0) add(layout.thumbnail, true);
-    const bool alone = across * down == 1 && !thumbnail && layout.lone;
-    if (alone) add(*layout.lone, true);
-    for (size_t row = 0; row < size_t(down) && !alone; row++) {
-      for (size_t column = 0; column < size_t(across); column++) add(layout.tile[row][column], true);
-      add(row + 1 == size_t(down) && layout.last_row_end ? *layout.last_row_end : layout.row_end, false);
+    for (const auto& [around, tile] : laid_out(*manifest.layout, tiles.grid, tiles.thumbnail)) {
+      add_tokens(around.data(), around.size());
+      if (!tile) continue;
+      add_placeholders(image, next_row, vision.tokens_per_tile);
+      next_row += vision.tokens_per_tile;
     }
-    if (thumbnail && *thumbnail > 0) add(layout.thumbnail, true);
-    add(layout.image_end, false);
     check_room(0);
     images_.push_back(model_.start_encoding(std::move(tiles)));
   } catch (...) {

@@ -7,6 +7,7 @@
 #include "bundle.h"
 #include "graph.h"
 #include "images.h"
+#include "layout.h"
 #include "plan.h"
 #include "sampling.h"
 #include "sha256.h"
@@ -58,6 +59,25 @@ Json picture_plan(const Json& asked) {
           {"place", made.place},
           {"thumbnail_index", made.thumbnail ? Json(*made.thumbnail) : Json()},
           {"thumbnail_of", made.thumbnail_of}};
+}
+
+// Token ids of an image, with -1 for each of a tile's own.
+Json image_tokens(const Json& asked) {
+  ImageLayout layout;
+  const Json& given = asked["layout"];
+  layout.image_start = given["image_start"].get<TokenIds>(), layout.thumbnail = given["thumbnail"].get<TokenIds>();
+  layout.row_end = given["row_end"].get<TokenIds>(), layout.image_end = given["image_end"].get<TokenIds>();
+  layout.tile = given["tile"].get<std::vector<std::vector<TokenIds>>>();
+  if (given.contains("lone")) layout.lone = given["lone"].get<TokenIds>();
+  if (given.contains("last_row_end")) layout.last_row_end = given["last_row_end"].get<TokenIds>();
+  std::optional<int64_t> thumbnail;
+  if (!asked["thumbnail_index"].is_null()) thumbnail = asked["thumbnail_index"].get<int64_t>();
+  TokenIds ids;
+  for (const auto& [around, tile] : laid_out(layout, asked["grid"].get<Grid>(), thumbnail)) {
+    ids.insert(ids.end(), around.begin(), around.end());
+    if (tile) ids.insert(ids.end(), asked["tokens_per_tile"].get<size_t>(), -1);
+  }
+  return ids;
 }
 
 Json tiles(const Json& asked) {
@@ -121,6 +141,7 @@ Json answer(const Json& asked) {
   if (what == "graph") return graph(asked);
   if (what == "plan") return plan(asked);
   if (what == "picture_plan") return picture_plan(asked);
+  if (what == "image_tokens") return image_tokens(asked);
   if (what == "tiles") return tiles(asked);
   if (what == "sample") return sample(asked);
   if (what == "adjust") return adjust(asked);

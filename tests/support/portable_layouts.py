@@ -1,0 +1,68 @@
+"""The golden file of image layouts: the token ids around and in place of an image's tiles, on every platform.
+
+Run as ``python -m tests.support.portable_layouts`` it writes ``tests/golden/image_tokens.json``. That such layouts are
+what processors write is ``tests/models/test_vision_families.py`` to say.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pocketvlm.bundle.manifest import ImageLayout
+from pocketvlm.images.layout import image_tokens
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "image_tokens.json"
+#: Stands for each image token.
+PLACEHOLDER = -1
+GRIDS = ((1, 1), (2, 1), (1, 2), (3, 2), (2, 4))
+TILES = tuple(tuple((7, 10 * row + column) for column in range(4)) for row in range(4))
+NOTHING: tuple[int, ...] = ()
+LAYOUTS = {
+    "BlueLM-V": ImageLayout(
+        image_start=(1,), thumbnail=NOTHING, tile=((NOTHING,) * 4,) * 4, row_end=(3,), image_end=(2,)
+    ),
+    "Idefics3": ImageLayout(
+        image_start=NOTHING, thumbnail=(7, 8), tile=TILES, row_end=(9,), image_end=(7,), lone=(7, 8), last_row_end=(99,)
+    ),
+    "every piece": ImageLayout(
+        image_start=(1, 1),
+        thumbnail=(2, 2),
+        tile=TILES,
+        row_end=(4, 4),
+        image_end=(5, 5),
+        lone=NOTHING,
+        last_row_end=NOTHING,
+    ),
+}
+
+
+def golden() -> dict[str, Any]:
+    """The content of the golden file, as JSON gives it back."""
+    cases = []
+    for name, layout in LAYOUTS.items():
+        for grid in GRIDS:
+            for index in (None, 0, grid[0] * grid[1]):
+                ids, rows = image_tokens(grid, index, layout, placeholder=PLACEHOLDER, tokens_per_tile=2)
+                tiles = grid[0] * grid[1] + (index is not None)
+                assert [row for row in rows.tolist() if row >= 0] == list(range(2 * tiles))
+                cases.append({"layout": name, "grid": grid, "thumbnail_index": index, "ids": ids.tolist()})
+    layouts = {name: layout.model_dump() for name, layout in LAYOUTS.items()}
+    content: dict[str, Any] = json.loads(json.dumps({"tokens_per_tile": 2, "layouts": layouts, "cases": cases}))
+    return content
+
+
+def write() -> None:
+    """One line a layout and a case."""
+    content = golden()
+    layouts = ",\n  ".join(f"{json.dumps(name)}: {json.dumps(one)}" for name, one in content["layouts"].items())
+    cases = ",\n  ".join(map(json.dumps, content["cases"]))
+    GOLDEN.write_text(
+        f'{{\n "tokens_per_tile": 2,\n "layouts": {{\n  {layouts}\n }},\n "cases": [\n  {cases}\n ]\n}}\n',
+        encoding="utf-8",
+    )
+
+
+if __name__ == "__main__":
+    write()
