@@ -9,7 +9,7 @@ READY := .venv/.ready
 
 # What `make export-android` exports, what for, and what it then asks (an empty IMAGE or PROMPT: the built-in ones).
 MODEL := examples/reader/checkpoint
-RECIPE := bluelm-v-3b
+RECIPE := gptq-g32
 BACKENDS := onnx executorch
 IMAGE :=
 PROMPT :=

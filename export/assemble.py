@@ -25,7 +25,7 @@ from pocketvlm.export.store.finished import finished_so_far
 from pocketvlm.export.store.replacing import check_output, replacing
 from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
-from pocketvlm.recipe import Recipe, load_recipe
+from pocketvlm.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from pocketvlm.strict import first_wrong
 
 TOKENIZER = "tokenizer.json"
@@ -35,7 +35,7 @@ def export_bundle(
     checkpoint: str | Path | Checkpoint,
     output: str | Path,
     *,
-    recipe: str | Path | Recipe = "int4-g128",
+    recipe: str | Path | Recipe = DEFAULT_RECIPE,
     backends: Sequence[str] = ("onnx",),
     max_length: int | None = None,
     calibration: str | None = None,

@@ -13,7 +13,7 @@ import torch
 
 from pocketvlm.bundle.kv import kv_cache_bytes
 from pocketvlm.export.backends import backend_of
-from pocketvlm.export.read.calibration import default_source, is_calibrated, most_sequences
+from pocketvlm.export.read.calibration import default_source, is_calibrated, most_sequences, most_tokens
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.quant import Keep, quantizer_of
 from pocketvlm.quant.sizes import stored_bytes
@@ -85,12 +85,12 @@ def estimate(
         layers[layer.group() if layer else ""] += count if layer else 0
         products += passes * count * _sample_tokens(checkpoint, name) if layer else 0
     if is_calibrated(recipe):
-        sequences = most_sequences(calibration or default_source(checkpoint.config), recipe)
-        text, tokens = checkpoint.config.text, recipe.calibration.text_tokens
-        products += WITH_GRAMS * sum(layers.values()) * sequences * tokens
+        data = calibration or default_source(checkpoint.config)
+        sequences, tokens, text = most_sequences(data, recipe), most_tokens(data, recipe), checkpoint.config.text
+        products += WITH_GRAMS * sum(layers.values()) * tokens
         # attention: queries by keys, and those by values
         width = 2 * text.num_attention_heads * text.head_dim
-        products += CALIBRATION_PASSES * text.num_hidden_layers * sequences * width * tokens**2
+        products += CALIBRATION_PASSES * text.num_hidden_layers * width * tokens * recipe.calibration.text_tokens
         seconds += DATA_SECONDS + (0 if checkpoint.config.vision is None else PICTURES_SECONDS)
         seconds += STEP_SECONDS * CALIBRATION_PASSES * sum(map(bool, layers)) * sequences
     seconds += times * LAYER_SECONDS * sum(map(bool, layers))

@@ -32,6 +32,9 @@ DEFAULT_PICTURES = "generated:calibration"
 DEFAULT_TEXT, TEXT_FILE = "text", Path(__file__).with_suffix(".txt")
 #: So many windows of it at most, 16,384 tokens: each goes through every layer twice.
 TEXT_SEQUENCES = 32
+#: No further picture is drawn once there are so many tokens: 128 pictures of the built-in model's 250, thirty where
+#: a picture takes a thousand.
+PICTURE_TOKENS = 1 << 15
 #: Questions asked about one drawn picture.
 QUESTIONS_OF_PICTURE = 5
 #: Pictures in a row that do not fit a model, after which none is expected to.
@@ -69,8 +72,18 @@ def most_sequences(source: str, recipe: Recipe) -> int:
     return min(asked, TEXT_SEQUENCES) if source == DEFAULT_TEXT else asked
 
 
+def most_tokens(source: str, recipe: Recipe) -> int:
+    """About how many tokens of ``source`` are looked at."""
+    asked = most_sequences(source, recipe) * recipe.calibration.text_tokens
+    return min(asked, PICTURE_TOKENS) if _drawn_by(source) else asked
+
+
+def _drawn_by(source: str) -> re.Match[str] | None:
+    return re.fullmatch(GENERATED_FORM, source, re.ASCII)
+
+
 def read_calibration(source: str, frontend: Frontend, recipe: Recipe, positions: int) -> CalibrationSet:
-    """At most ``recipe.calibration.sequences`` conversations of ``source``.
+    """At most ``recipe.calibration.sequences`` conversations of ``source``, fewer of what is drawn or ships.
 
     ``source`` is generated:SEED, FILE.jsonl or FILE.tsv (questions with their answers, as ``pocketvlm eval`` reads
     them), FILE.txt, which is cut into windows of ``recipe.calibration.text_tokens``, or ``text``, a text that ships.
@@ -79,7 +92,7 @@ def read_calibration(source: str, frontend: Frontend, recipe: Recipe, positions:
     :raises DataError: it is none of these, cannot be read, is empty, or does not fit the model
     """
     most = most_sequences(source, recipe)
-    if generated := re.fullmatch(GENERATED_FORM, source, re.ASCII):
+    if generated := _drawn_by(source):
         found = _drawn(generated[1], frontend, positions)
     elif source == DEFAULT_TEXT or source.endswith(".txt"):
         file = TEXT_FILE if source == DEFAULT_TEXT else Path(source)
@@ -87,7 +100,7 @@ def read_calibration(source: str, frontend: Frontend, recipe: Recipe, positions:
     else:
         found = _asked(source, frontend, most)
     samples: list[Sample] = []
-    digest = hashlib.sha256()
+    tokens, digest = 0, hashlib.sha256()
     for sample in islice(found, most):
         if len(sample.token_ids) > positions:
             raise DataError(
@@ -95,9 +108,12 @@ def read_calibration(source: str, frontend: Frontend, recipe: Recipe, positions:
                 f"the model has {positions} positions"
             )
         samples.append(sample)
+        tokens += len(sample.token_ids)
         digest.update(sample.token_ids.numpy().tobytes())
         if sample.pixels is not None:
             digest.update(sample.pixels.numpy().tobytes())
+        if generated and tokens >= PICTURE_TOKENS:
+            break
     if not samples:
         raise DataError(f"{one_line(source, 120)}: has nothing to calibrate on")
     return CalibrationSet(source, tuple(samples), digest.hexdigest())

@@ -1,6 +1,6 @@
 """Draw held-out pictures with a bundle's answers, right and wrong ones as they come.
 
-python -m studies.reader.show dist/android/reader-bluelm-v-3b studies/reader/examples.png
+python -m studies.reader.show dist/android/reader-gptq-g32 studies/reader/examples.png
 """
 
 from __future__ import annotations

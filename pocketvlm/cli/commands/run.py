@@ -75,7 +75,7 @@ def command(
 ) -> None:
     """Answer a question about images, streamed; without --prompt, chat.
 
-    pocketvlm run dist/android/reader-bluelm-v-3b --image receipt.png --prompt "What is the total?"
+    pocketvlm run dist/android/reader-gptq-g32 --image receipt.png --prompt "What is the total?"
     """
     from pocketvlm.runtime import load
 

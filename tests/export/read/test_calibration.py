@@ -15,7 +15,14 @@ from torch import Tensor
 from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import CheckpointError, DataError, ExportError, PocketVlmError, RecipeError
 from pocketvlm.export import export_bundle
-from pocketvlm.export.read.calibration import DEFAULT_TEXT, TEXT_FILE, TEXT_SEQUENCES, read_calibration
+from pocketvlm.export.read.calibration import (
+    DEFAULT_TEXT,
+    PICTURE_TOKENS,
+    TEXT_FILE,
+    TEXT_SEQUENCES,
+    most_tokens,
+    read_calibration,
+)
 from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.export.reference.activations import Activations
 from pocketvlm.export.store.finished import Finished
@@ -108,6 +115,21 @@ def test_a_calibrated_bundle_says_what_it_saw(sees: tuple[Path, BluelmV], tmp_pa
     assert (
         list(tmp_path.iterdir()) == [tmp_path / "calibrated", tmp_path / "plain"] or len(list(tmp_path.iterdir())) == 2
     )
+
+
+def test_no_further_picture_is_drawn_once_there_are_enough_tokens(
+    sees: tuple[Path, BluelmV], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = sees
+    frontend = read_frontend(open_checkpoint(path))
+    four = read_calibration("generated:test", frontend, recipe(), 1024)
+    monkeypatch.setattr("pocketvlm.export.read.calibration.PICTURE_TOKENS", len(four.samples[0].token_ids) + 1)
+    two = read_calibration("generated:test", frontend, recipe(), 1024)
+    assert [len(found.samples) for found in (four, two)] == [4, 2]
+    monkeypatch.undo()
+    many = replace(load_recipe("gptq-g32"), calibration=CalibrationConfig(sequences=1000))
+    assert most_tokens("generated:test", many) == PICTURE_TOKENS
+    assert most_tokens("mine.txt", many) == 512_000
 
 
 @pytest.mark.parametrize("name", ["gptq-g32", "gptq-g128", "gptq-channel"])

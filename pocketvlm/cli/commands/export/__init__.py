@@ -12,6 +12,7 @@ import click
 from pocketvlm.cli.console import INTERRUPTED, ConsoleProgress, finite, keep_to_quota
 from pocketvlm.cli.options import backends as backends_of
 from pocketvlm.cli.options import below, headed, option, recipes
+from pocketvlm.recipe import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Fidelity
@@ -32,7 +33,7 @@ on_npu = below("With --backend neuropilot")
     help="The bundle: a directory, or one file if it ends in .zip.",
 )
 @weights(
-    "--recipe", default="int4-g128", show_default=True, metavar="NAME|FILE", values=recipes,
+    "--recipe", default=DEFAULT_RECIPE, show_default=True, metavar="NAME|FILE", values=recipes,
     help="A TOML file, or a built-in one:",
 )  # fmt: skip
 @option(
