@@ -81,8 +81,8 @@ def export_bundle(
         layers = source.config.text.num_hidden_layers
         layers += source.config.vision.num_hidden_layers if source.config.vision is not None else 0
         progress.phase("reference pass", layers)
-        reference = run_reference(source, frontend.sample, progress.advance)
-        calibrated = None if seen is None else Calibrated(Activations(source, seen), finished)
+        reference = run_reference(source, frontend.sample, length, progress.advance)
+        calibrated = None if seen is None else Calibrated(Activations(source, seen, length), finished)
         job = Job(
             checkpoint=source,
             recipe=chosen,

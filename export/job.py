@@ -10,9 +10,10 @@ from typing import Any, Protocol
 from pocketvlm.bundle.defaults import PREFILL_CHUNK
 from pocketvlm.bundle.manifest import Fidelity, Part, TensorPrecision, Tokens
 from pocketvlm.export.read.sample import Sample
+from pocketvlm.export.reference.kv_ranges import for_unseen_text
 from pocketvlm.export.reference.stages import Reference
 from pocketvlm.export.store.finished import Finished
-from pocketvlm.export.store.kv_layout import KvLayout
+from pocketvlm.export.store.kv_layout import FloatArray, KvLayout
 from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
 from pocketvlm.recipe import Recipe
@@ -73,10 +74,14 @@ class Job:
         if cache.dtype != "int8":
             return KvLayout(self.kv_length, cache.dtype)
 
-        def ranges(layer: int) -> tuple[float, float]:
-            seen = None if self.calibrated is None else self.calibrated.activations.kv_range(layer, read)
-            key, value = self.reference.kv_ranges[layer] if seen is None else seen
-            return key * cache.headroom, value * cache.headroom
+        samples = [self.sample] if self.calibrated is None else self.calibrated.activations.samples
+        tokens = sum(len(sample.token_ids) for sample in samples)
+
+        def ranges(layer: int) -> tuple[FloatArray, FloatArray]:
+            seen = None if self.calibrated is None else self.calibrated.activations.kv_ranges(layer, read)
+            largest = self.reference.kv_ranges[layer] if seen is None else seen
+            key, value = ((for_unseen_text(part, tokens) * cache.headroom).numpy() for part in largest)
+            return key, value
 
         return KvLayout(self.kv_length, cache.dtype, ranges)
 

@@ -2,8 +2,9 @@
 
 A layer's keys are one buffer, [KV heads, length, head size], and so are its values. What is in use of a head lies at
 its start: XNNPACK reads it where it is, a head at a time, so that it stays in a core's cache. A step's new rows are put
-into all heads at once. An INT8 cache holds codes with one scale a layer for keys and one for values, those of the ONNX
-graphs; XNNPACK converts on both ways.
+into all heads at once. An INT8 cache holds codes with one scale a channel, those of the ONNX graphs. XNNPACK's
+conversions have one for all, so codes are whole steps of 1: new rows are divided by their scales before, a key's are
+multiplied into the query, a value's into what was mixed.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import torch
 
 from pocketvlm.export.executorch.program import Method, Slot
 from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
-from pocketvlm.export.store.kv_layout import KvLayout
+from pocketvlm.export.store.kv_layout import FloatArray, KvLayout
 from pocketvlm.models.config import DecoderConfig
 from pocketvlm.models.rope import rope_tables
 
 #: What is added to the scores of tokens that a token does not see.
 UNSEEN = -1e9
 PARTS = ("key", "value")
+#: What a code of an INT8 cache counts in.
+STEP = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,16 @@ class XnnpackAttention:
 
     config: DecoderConfig
     kv: KvLayout
-    _scales: dict[int, tuple[float | None, float | None]] = field(default_factory=dict)
+    _scales: dict[int, tuple[FloatArray, FloatArray]] = field(default_factory=dict)
 
     @property
     def shared(self) -> int:
         """Query heads of a KV head."""
         return self.config.num_attention_heads // self.config.num_key_value_heads
 
-    def _scales_of(self, layer: int) -> tuple[float | None, float | None]:
-        """The scales of keys and values; none in a float32 cache."""
-        if layer not in self._scales:
-            self._scales[layer] = (None, None) if self.kv.ranges is None else self.kv.scales(layer)
-        return self._scales[layer]
+    @property
+    def _quantized(self) -> bool:
+        return self.kv.ranges is not None
 
     # In a method.
 
@@ -137,7 +138,8 @@ class XnnpackAttention:
         heads, size = self.config.num_key_value_heads, self.config.head_dim
         query = graph.input((tokens, self.config.num_attention_heads * size))
         keys, values = (
-            [graph.input((1, self.kv.length, size), scale) for _ in range(heads)] for scale in self._scales_of(layer)
+            [graph.input((1, self.kv.length, size), STEP if self._quantized else None) for _ in range(heads)]
+            for _ in PARTS
         )
         return AttentionInputs(query, keys, values, graph.input((tokens * self.shared, self.kv.length)))
 
@@ -163,12 +165,12 @@ class XnnpackAttention:
         tokens, heads, size = states.shape[0], self.config.num_key_value_heads, self.config.head_dim
         # [tokens, KV heads * head size] -> [tokens, KV heads, head size] -> [KV heads, tokens, head size]
         by_head = graph.transpose(graph.reshape(states, [0, heads, size], [tokens, heads, size]), [1, 0, 2])
+        by_head = self._scaled(graph, by_head, layer, part, inverse=True)
         # [KV heads, tokens, head size] -> [KV heads * tokens, head size]
         rows = graph.reshape(by_head, [0, size], [heads * tokens, size])
-        scale = self._scales_of(layer)[PARTS.index(part)]
-        return rows if scale is None else graph.quantized(rows, scale)
+        return graph.quantized(rows, STEP) if self._quantized else rows
 
-    def attend(self, graph: XnnpackGraph, inputs: AttentionInputs) -> Value:
+    def attend(self, graph: XnnpackGraph, layer: int, inputs: AttentionInputs) -> Value:
         """Mixed values, of the query's shape."""
         heads, size, shared = self.config.num_key_value_heads, self.config.head_dim, self.shared
         tokens, query = inputs.query.shape[0], graph.scaled(inputs.query, self.config.attention_scale)
@@ -177,14 +179,16 @@ class XnnpackAttention:
         query = graph.transpose(query, [1, 0, 2, 3])
         # -> [KV heads, tokens * shared, head size]
         query = graph.reshape(query, [heads, 0, size], [heads, tokens * shared, size])
+        query = self._scaled(graph, query, layer, "key")
         mixed = []
         for head, (key, value) in enumerate(zip(inputs.keys, inputs.values, strict=True)):
             asked = graph.slice(query, 0, head, 1)
             scores = graph.matrix_product(asked, self._numbers(graph, key), transposed=True)
             shares = graph.softmax(graph.add(scores, inputs.mask))
             mixed.append(graph.matrix_product(shares, self._numbers(graph, value)))
+        joined = self._scaled(graph, graph.concatenate(mixed, 0), layer, "value")
         # [KV heads, tokens * shared, head size] -> [KV heads, tokens, shared, head size]
-        joined = graph.reshape(graph.concatenate(mixed, 0), [heads, 0, shared, size], [heads, tokens, shared, size])
+        joined = graph.reshape(joined, [heads, 0, shared, size], [heads, tokens, shared, size])
         joined = graph.transpose(joined, [1, 0, 2, 3])
         # [tokens, KV heads, shared, head size] -> [tokens, heads * head size]
         width = self.config.num_attention_heads * size
@@ -192,7 +196,19 @@ class XnnpackAttention:
 
     def _numbers(self, graph: XnnpackGraph, known: Value) -> Value:
         """A head's keys or values as float32."""
-        return known if self.kv.ranges is None else graph.dequantized(known)
+        return graph.dequantized(known) if self._quantized else known
+
+    def _scaled(self, graph: XnnpackGraph, rows: Value, layer: int, part: str, *, inverse: bool = False) -> Value:
+        """rows [KV heads, rows, head size] times an INT8 cache's scales or their inverses"""
+        if not self._quantized:
+            return rows
+        if layer not in self._scales:
+            self._scales[layer] = self.kv.scales(layer)
+        # [KV heads, head size] -> [KV heads, 1, head size]
+        scales = self._scales[layer][PARTS.index(part)][:, None]
+        if inverse:
+            return graph.multiply(rows, graph.constant(f"kv_inverse_scale.{layer}.{part}", 1 / scales))
+        return graph.multiply(rows, graph.constant(f"kv_scale.{layer}.{part}", scales))
 
 
 def _rows_at(method: Method, name: str, table: np.ndarray, positions: Slot) -> Slot:

@@ -86,7 +86,7 @@ class Segments(XnnpackContext):
         residual = self.graph.input(stream.shape)
         asked = self.attention.inputs(self.graph, layer, self._tokens)
         self._take_turns()
-        return residual, self.attention.attend(self.graph, asked)
+        return residual, self.attention.attend(self.graph, layer, asked)
 
     def _take_turns(self) -> None:
         half = self.attention.config.head_dim // 2

@@ -2,8 +2,8 @@
 
 GroupQueryAttention keeps the cache, rotates and mixes. Over an INT8 cache ONNX Runtime 1.29 computes one vector
 times a matrix for each token and converts every key and value each time: at 128 tokens three times what a float32 cache
-takes (AVX2). So a prompt's chunk takes another branch: it writes its codes into the same buffers, dequantizes what the
-cache holds up to there once, and multiplies whole matrices. Both branches read the same codes.
+takes (AVX2). So a prompt's chunk takes another branch: it writes its codes into the same buffers, makes float32 numbers
+of those that the cache holds up to there once, and multiplies whole matrices. Both branches read the same codes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import onnx_ir as ir
 import torch
 
 from pocketvlm.export.onnx.graph import MICROSOFT, GraphBuilder
-from pocketvlm.export.store.kv_layout import KvLayout
+from pocketvlm.export.store.kv_layout import FloatArray, KvLayout
 from pocketvlm.models.config import DecoderConfig
 from pocketvlm.models.operators import CachedAttend
 from pocketvlm.models.rope import rope_tables
@@ -28,7 +28,12 @@ OPSET = 24
 FEW_TOKENS = 16
 #: GroupQueryAttention's inputs without an INT8 cache's scales.
 FLOAT_INPUTS = 9
-QUANTIZED: dict[str, str | int] = {"k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR", "kv_cache_bit_width": 8}
+QUANTIZED: dict[str, str | int] = {
+    "k_quant_type": "PER_CHANNEL",
+    "v_quant_type": "PER_CHANNEL",
+    "kv_cache_bit_width": 8,
+}
+PARTS = ("key", "value")
 
 
 @dataclass(frozen=True)
@@ -88,25 +93,22 @@ def attend(
     """
     at = at if rotary else replace(at, cos=None, sin=None)
     shape = [1, heads.kv_heads, kv.length, heads.head_dim]
-    past = [graph.input(f"past_key_values.{layer}.{part}", kv.dtype, shape) for part in ("key", "value")]
+    past = [graph.input(f"past_key_values.{layer}.{part}", kv.dtype, shape) for part in PARTS]
     if kv.ranges is None:
         mixed, *present = _grouped(graph, heads, [*projected, *past], at, {})
     else:
-        scales = [
-            graph.constant(f"kv_scale.{layer}.{part}", np.array([scale], np.float32))
-            for part, scale in zip(("key", "value"), kv.scales(layer), strict=True)
-        ]
         assert at.many is not None
+        scales = dict(zip(PARTS, kv.scales(layer), strict=True))
         branches: dict[str, Any] = {}
         for name, way in (("then_branch", _dequantized), ("else_branch", _in_codes)):
             branch = graph.branch(f"layers.{layer}.{way.__name__.strip('_')}")
-            outputs = way(branch, heads, [*projected, *past], scales, at)
+            outputs = way(branch, heads, layer, [*projected, *past], scales, at)
             branch.output(outputs[0], f"{branch.name}.mixed", "float32", [1, "sequence", "width"])
-            for part, value in zip(("key", "value"), outputs[1:], strict=True):
+            for part, value in zip(PARTS, outputs[1:], strict=True):
                 branch.output(value, f"{branch.name}.{part}", kv.dtype, shape)
             branches[name] = branch.graph()
         mixed, *present = graph.ops("If", at.many, names=[None, None, None], **branches)
-    for part, state in zip(("key", "value"), present, strict=True):
+    for part, state in zip(PARTS, present, strict=True):
         graph.output(state, f"present.{layer}.{part}", kv.dtype, shape)
     return mixed
 
@@ -136,16 +138,36 @@ def _grouped(
 
 
 def _in_codes(
-    graph: GraphBuilder, heads: CachedAttend, values: Sequence[ir.Value], scales: Sequence[ir.Value], at: Positions
+    graph: GraphBuilder,
+    heads: CachedAttend,
+    layer: int,
+    values: Sequence[ir.Value],
+    scales: Mapping[str, FloatArray],
+    at: Positions,
 ) -> Sequence[ir.Value]:
     """A few tokens: the INT8 kernel reads a quarter of what float32 would have."""
-    return _grouped(graph, heads, values, at, QUANTIZED, scales)
+    # [KV heads, head size] -> [KV heads * head size]
+    constants = [graph.constant(f"kv_{part}_scale.{layer}", scales[part].reshape(-1)) for part in PARTS]
+    return _grouped(graph, heads, values, at, QUANTIZED, constants)
 
 
 def _dequantized(
-    graph: GraphBuilder, heads: CachedAttend, values: Sequence[ir.Value], scales: Sequence[ir.Value], at: Positions
+    graph: GraphBuilder,
+    heads: CachedAttend,
+    layer: int,
+    values: Sequence[ir.Value],
+    scales: Mapping[str, FloatArray],
+    at: Positions,
 ) -> Sequence[ir.Value]:
-    """Many tokens, as ``_in_codes`` computes them."""
+    """Many tokens, as ``_in_codes`` computes them.
+
+    A key's scales are multiplied into the query, a value's into what was mixed: a chunk has fewer rows than the cache.
+    """
+
+    def scaled(x: ir.Value, name: str, factors: FloatArray) -> ir.Value:
+        # [heads, head size] -> [heads * head size]
+        return graph.op("Mul", x, graph.constant(f"kv_{name}_scale.{layer}", factors.reshape(-1)))
+
     query, key, value, *past = values
     tokens = graph.op("Shape", query, start=1, end=2)
     total = graph.op("Cast", at.total, to=ir.DataType.INT64)
@@ -153,23 +175,28 @@ def _dequantized(
     end = graph.op("Add", first, tokens)  # [1]
     if at.cos is not None:
         query, key = (graph.op("RotaryEmbedding", x, first, at.cos, at.sin, domain=MICROSOFT) for x in (query, key))
+    step = graph.constant("kv_step", np.array(1, np.float32))
     present, known = [], []
-    for projected, before, scale in zip((key, value), past, scales, strict=True):
-        rows = _by_head(graph, projected, heads.kv_heads, heads.head_dim)
-        codes = graph.op("QuantizeLinear", rows, scale, output_dtype=ir.DataType.INT8)
+    for part, projected, before in zip(PARTS, (key, value), past, strict=True):
+        # ONNX Runtime multiplies by the inverse as well, so that both branches round the same numbers.
+        steps = scaled(projected, f"inverse_{part}", 1 / scales[part])
+        rows = _by_head(graph, steps, heads.kv_heads, heads.head_dim)
+        codes = graph.op("QuantizeLinear", rows, step, output_dtype=ir.DataType.INT8)
         present.append(graph.op("TensorScatter", before, codes, first, axis=2))
-        so_far = _first_rows(graph, present[-1], end)
-        known.append(graph.op("DequantizeLinear", so_far, scale))
+        known.append(graph.op("DequantizeLinear", _first_rows(graph, present[-1], end), step))
+    # [KV heads, head size] -> [heads, head size]: those that share a KV head stand side by side
+    by_query = {part: scales[part].repeat(heads.heads // heads.kv_heads, axis=0) for part in PARTS}
     mixed = graph.op(
         "Attention",
-        _by_head(graph, query, heads.heads, heads.head_dim),
+        _by_head(graph, scaled(query, "query", by_query["key"]), heads.heads, heads.head_dim),
         *known,
         _causal_mask(graph, first, end, total),
         scale=heads.scale,
     )
     # [1, heads, tokens, head size] -> [1, tokens, heads, head size] -> [1, tokens, heads * head size]
     mixed = graph.op("Transpose", mixed, perm=[0, 2, 1, 3])
-    return graph.op("Reshape", mixed, graph.constant("all_heads", np.array([0, 0, -1], np.int64))), *present
+    mixed = graph.op("Reshape", mixed, graph.constant("all_heads", np.array([0, 0, -1], np.int64)))
+    return scaled(mixed, "mixed", by_query["value"]), *present
 
 
 def _by_head(graph: GraphBuilder, projected: ir.Value, heads: int, head_dim: int) -> ir.Value:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pocketvlm.errors import RecipeError
 from pocketvlm.export.read.calibration import CalibrationSet
 from pocketvlm.export.read.sample import Sample
+from pocketvlm.export.reference.kv_ranges import kv_ranges
 from pocketvlm.export.reference.stages import LayerOutput, embed, through_layer
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
 from pocketvlm.models.shapes import HEAD
@@ -21,17 +22,20 @@ from pocketvlm.models.stages import decoder_stages, linear_weights, normed
 
 
 class Activations:
-    """Gives the Gram matrix of any decoder layer's inputs and the range of its keys and values, in layer order."""
+    """Gives the Gram matrix of any decoder layer's inputs and the ranges of its keys and values, in layer order.
 
-    def __init__(self, checkpoint: Checkpoint, calibration: CalibrationSet) -> None:
-        self._checkpoint, self._calibration = checkpoint, calibration
+    ``kv_length`` is the length of the cache that the ranges are for, None where none are asked for.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, calibration: CalibrationSet, kv_length: int | None = None) -> None:
+        self._checkpoint, self._calibration, self._kv_length = checkpoint, calibration, kv_length
         self._stages = decoder_stages(checkpoint.config.text)
         self._stage_of = {name: stage.index for stage in self._stages for name in linear_weights(stage)}
         self._stage_of[HEAD] = len(self._stages)
         self._hidden: list[Tensor] = []
         self._layer = -1
         self._grams: dict[str, Tensor] = {}
-        self._kv_ranges: dict[int, tuple[float, float]] = {}
+        self._kv_ranges: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -50,8 +54,8 @@ class Activations:
         self._go_to(self._stage_of[name], stored)
         return self._grams[name]
 
-    def kv_range(self, layer: int, stored: ReadWeight) -> tuple[float, float]:
-        """Largest |key| (after RoPE) and |value| of a layer; of one that was looked at, also later."""
+    def kv_ranges(self, layer: int, stored: ReadWeight) -> tuple[Tensor, Tensor]:
+        """Those of ``kv_ranges.kv_ranges`` of a layer; of one that was looked at, also later."""
         if layer not in self._kv_ranges:
             self._go_to(layer, stored)
         return self._kv_ranges[layer]
@@ -74,16 +78,18 @@ class Activations:
         module = stage.loaded(self._checkpoint.tensor)
         groups = stage.traced.same_inputs()
         sums = [_Gram(module.get_submodule(names[0])) for names in groups]
-        key, value = 0.0, 0.0
         for hidden in self._hidden:
             cache = self._through(module, hidden).cache
-            key, value = max(key, float(cache.key.abs().max())), max(value, float(cache.value.abs().max()))
+            if self._kv_length is not None:
+                found = kv_ranges(self._checkpoint.config.text, self._layer, cache, self._kv_length)
+                before = self._kv_ranges.get(self._layer, found)
+                key, value = (torch.maximum(*pair) for pair in zip(before, found, strict=True))
+                self._kv_ranges[self._layer] = key, value
         self._grams = {
             f"{stage.prefix}{name}.weight": gram.total
             for gram, names in zip(sums, groups, strict=True)
             for name in names
         }
-        self._kv_ranges[self._layer] = key, value
 
     @torch.no_grad()
     def _look_at_head(self) -> None:

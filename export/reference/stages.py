@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketvlm.export.read.sample import Sample
+from pocketvlm.export.reference.kv_ranges import kv_ranges
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
 from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.operators import KvCache
@@ -145,7 +146,7 @@ class Reference:
     """A sample's way through the original weights.
 
     vision: the residual stream before each vision layer and after the last, [1, patches, width] each; text: the same
-    for the decoder, [1, tokens, hidden]; kv_ranges: largest |key| and |value| of each layer.
+    for the decoder, [1, tokens, hidden]; kv_ranges: of each layer, those of ``kv_ranges.kv_ranges``.
     """
 
     pixels: Tensor | None
@@ -153,15 +154,15 @@ class Reference:
     image_tokens: Tensor | None
     text: tuple[Tensor, ...]
     logits: Tensor
-    kv_ranges: tuple[tuple[float, float], ...]
+    kv_ranges: tuple[tuple[Tensor, Tensor], ...]
 
 
 @torch.no_grad()
-def run_reference(checkpoint: Checkpoint, sample: Sample, progress: Callable[[int], None]) -> Reference:
+def run_reference(checkpoint: Checkpoint, sample: Sample, kv_length: int, progress: Callable[[int], None]) -> Reference:
     """Run the sample through the checkpoint; ``progress`` is told of each layer."""
     config, read = checkpoint.config, checkpoint.tensor
     vision: list[Tensor] = []
-    ranges: list[tuple[float, float]] = []
+    ranges: list[tuple[Tensor, Tensor]] = []
 
     def see(layer: int, place: int, patches: Tensor) -> None:
         vision.append(patches)
@@ -175,7 +176,7 @@ def run_reference(checkpoint: Checkpoint, sample: Sample, progress: Callable[[in
     for stage in decoder_stages(config.text):
         output = through_layer(config.text, stage.loaded(read), text[-1])
         text.append(output.hidden)
-        ranges.append((float(output.cache.key.abs().max()), float(output.cache.value.abs().max())))
+        ranges.append(kv_ranges(config.text, stage.index, output.cache, kv_length))
         progress(1)
     scores = logits(config.text, read, text[-1][:, sample.first_scored :])
     return Reference(sample.pixels, tuple(vision), image_tokens, tuple(text), scores, tuple(ranges))

@@ -1,4 +1,4 @@
-"""The KV cache that a recipe asks for: one shape and one pair of scales a layer, the same for all back ends."""
+"""The KV cache that a recipe asks for: one shape, and one scale a channel of it, the same for all back ends."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-#: Largest |key| and |value| of a layer, asked for when the layers before it and its projections are stored.
-KvRanges = Callable[[int], tuple[float, float]]
+FloatArray = npt.NDArray[np.float32]
+#: Largest |key| and |value| that a layer's channels have to hold, float32 [KV heads, head size] each; asked for when
+#: the layers before it and its projections are stored.
+KvRanges = Callable[[int], tuple[FloatArray, FloatArray]]
 #: The largest code of INT8.
 LARGEST_CODE = 127
 
@@ -21,9 +24,13 @@ class KvLayout:
     dtype: str
     ranges: KvRanges | None = None
 
-    def scales(self, layer: int) -> tuple[float, float]:
-        """What one step of a layer's keys, and one of its values, is worth: float32 numbers above zero (INT8 only)."""
+    def scales(self, layer: int) -> tuple[FloatArray, FloatArray]:
+        """What one step of each channel of a layer's keys, and of its values, is worth (INT8 only).
+
+        float32 [KV heads, head size], above zero and not so small that its inverse is infinite.
+        """
         assert self.ranges is not None
-        least = float(np.finfo(np.float32).tiny)
-        key, value = (max(float(np.float32(largest / LARGEST_CODE)), least) for largest in self.ranges(layer))
+        key, value = (
+            np.maximum(largest / np.float32(LARGEST_CODE), np.finfo(np.float32).tiny) for largest in self.ranges(layer)
+        )
         return key, value

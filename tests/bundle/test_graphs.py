@@ -138,6 +138,10 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
     return seen
 
 
+#: What bundles have whose INT8 cache has one scale a layer.
+FORMER = {("GroupQueryAttention", 2, "int8")}
+
+
 def test_exports_are_taken_and_nothing_else_is_in_the_table(tmp_path_factory: pytest.TempPathFactory) -> None:
     seen = written_forms(tmp_path_factory.mktemp("written"))
     wanted = {
@@ -146,7 +150,7 @@ def test_exports_are_taken_and_nothing_else_is_in_the_table(tmp_path_factory: py
         for at, form in enumerate(forms)
         for generic in form.types or ("",)
     }
-    assert seen == wanted
+    assert seen == wanted - FORMER
 
 
 # --- In a bundle ------------------------------------------------------------------------------------------------------

@@ -95,11 +95,20 @@ def table(bits: int, block_size: int, columns: int = 16) -> bytes:
     return of(node, initializer=tensors, inputs=inputs, outputs=outputs)
 
 
-def attention(*, one: int = 1, rows: int = 192, heads: int = 2, total: str = "shape", rotary: int = 1) -> bytes:
-    """Grouped attention over a cache of 192 rows, as exports write where tokens stand."""
+def attention(
+    *, one: int = 1, rows: int = 192, heads: int = 2, total: str = "shape", rotary: int = 1, kinds: str = "",
+    scales: int = 1,
+) -> bytes:
+    """Grouped attention over a cache of 192 rows, as exports write where tokens stand.
+
+    ``kinds``: of an INT8 cache, how keys and values are quantized, with so many ``scales`` each.
+    """  # fmt: skip
     cache, states = (1, 1, 192, 8), (1, "sequence", 8)
+    codes = dict(zip(("k_quant_type", "v_quant_type"), kinds.split(), strict=False))
+    dtype, width = (INT8, {"kv_cache_bit_width": 8}) if codes else (FLOAT, {})
     inputs = [value("q", (1, "sequence", 16)), value("x", states), value("attention_mask", (1, "total"), INT64)]
-    inputs += [value(f"past.{part}", cache) for part in "kv"]
+    inputs += [value(f"past.{part}", cache, dtype) for part in "kv"]
+    taken = f"q x x past.k past.v last32 total32 {'cos sin' if rotary else '- -'}" + " - - - scale scale" * bool(codes)
     nodes = [
         op("ReduceSum", "attention_mask axis", "count", keepdims=0),
         op("Sub", "count one", "last"),
@@ -107,12 +116,14 @@ def attention(*, one: int = 1, rows: int = 192, heads: int = 2, total: str = "sh
         op("Gather", f"{total} index", "total", axis=0),
         op("Cast", "last", "last32", to=6),
         op("Cast", "total", "total32", to=6),
-        op("GroupQueryAttention", f"q x x past.k past.v last32 total32{' cos sin' * rotary}", "y present.k present.v",
-           MICROSOFT, num_heads=heads, kv_num_heads=1, scale=0.5, do_rotary=rotary),
+        op("GroupQueryAttention", taken, "y present.k present.v", MICROSOFT,
+           num_heads=heads, kv_num_heads=1, scale=0.5, do_rotary=rotary, **codes, **width),
     ]  # fmt: skip
     tensors = [ints("axis", 1), ints("one", one), scalar("index", 1), weight("cos", (rows, 4)),
                weight("sin", (rows, 4), offset=8192), ints("numbers", 1, 1 << 20)]  # fmt: skip
-    outputs = [value("y", (1, "sequence", 16)), *(value(f"present.{part}", cache) for part in "kv")]
+    if codes:
+        tensors.append(numpy_helper.from_array(np.ones(scales, np.float32), "scale"))
+    outputs = [value("y", (1, "sequence", 16)), *(value(f"present.{part}", cache, dtype) for part in "kv")]
     return of(*nodes, initializer=tensors, inputs=inputs, outputs=outputs)
 
 
@@ -296,6 +307,19 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "attention with other heads": lambda: attention(heads=3),
     "attention with no heads": lambda: attention(heads=0),
     "attention without positions, with other heads": lambda: attention(heads=3, rotary=0),
+    **{
+        f"attention over codes by {kinds} with {scales} scales": partial(attention, kinds=kinds, scales=scales)
+        for kinds, scales in (
+            ("PER_CHANNEL PER_CHANNEL", 1),
+            ("PER_CHANNEL PER_CHANNEL", 7),
+            ("PER_CHANNEL PER_CHANNEL", 16),
+            ("PER_TENSOR PER_TENSOR", 8),
+            ("PER_CHANNEL PER_TENSOR", 8),
+            ("PER_TENSOR PER_CHANNEL", 1),
+            ("PER_CHANNEL", 8),
+            ("PER_TOKEN PER_TOKEN", 8),
+        )
+    },
     # What is no graph of ours otherwise.
     "an operator of another domain": lambda: of(op("Identity", "x", "y", "ai.onnx.ml")),
     "an operator without a name": lambda: of(op("", "x", "y")),
@@ -395,6 +419,9 @@ FINE: dict[str, Callable[[], bytes]] = {
     "a table of 4 bits": lambda: table(4, 16, 8),
     "attention": attention,
     "attention without positions": lambda: attention(rotary=0),
+    "attention over codes": lambda: attention(kinds="PER_CHANNEL PER_CHANNEL", scales=8),
+    "attention over codes, without positions": lambda: attention(kinds="PER_CHANNEL PER_CHANNEL", scales=8, rotary=0),
+    "attention over codes with one scale": lambda: attention(kinds="PER_TENSOR PER_TENSOR"),
     "two branches": lambda: branches(inner("a"), inner("b")),
     "a product of vectors that is small": lambda: outer(64),
     "a constant that doubles a little": lambda: doubling(3),

@@ -46,7 +46,7 @@ def written(directory: Path, family: str = "llama", *, chunks: int = 1, length: 
     frontend = read_frontend(checkpoint)
     options = NpuOptions(chunks=chunks, prefill_tokens=32, compiled=False)
     recipe = for_npu(checkpoint, with_options(load_recipe("int4-channel"), options))
-    reference = run_reference(checkpoint, frontend.sample, lambda _: None)
+    reference = run_reference(checkpoint, frontend.sample, length, lambda _: None)
     finished, tokens = Finished(directory / "finished"), frontend.tokens
     job = Job(checkpoint, recipe, directory, length, tokens, frontend.sample, reference, Silent(), finished)
     store = neuropilot.store_weights(job)

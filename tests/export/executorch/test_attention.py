@@ -11,7 +11,7 @@ from pocketvlm.export.executorch.attention import XnnpackAttention
 from pocketvlm.export.executorch.program import Method, Program
 from pocketvlm.export.executorch.xnnpack import XnnpackGraph
 from pocketvlm.export.onnx.attention import without_quantized_cache
-from pocketvlm.export.store.kv_layout import KvLayout
+from pocketvlm.export.store.kv_layout import LARGEST_CODE, KvLayout
 from pocketvlm.models.config import DecoderConfig
 from pocketvlm.runtime.engines.executorch_library import LoadedProgram, states_of
 from tests.export.onnx import test_attention as onnx
@@ -21,12 +21,15 @@ from tests.export.onnx.test_attention import LARGEST, LENGTH, PARTS, decoder
 BEYOND = 128
 
 
-def layout(dtype: str) -> KvLayout:
-    return KvLayout(LENGTH, dtype, (lambda layer: (LARGEST, LARGEST)) if dtype == "int8" else None)
+def layout(config: DecoderConfig, dtype: str) -> KvLayout:
+    return KvLayout(LENGTH, dtype, (lambda layer: onnx.ranges(config)) if dtype == "int8" else None)
 
 
-def written(path: Path, config: DecoderConfig, kv: KvLayout) -> XnnpackAttention:
-    """A program whose method is one layer's attention: query, key and value in one tensor, then the position."""
+def written(path: Path, config: DecoderConfig, kv: KvLayout, moved: tuple[str, int] | None = None) -> XnnpackAttention:
+    """A program whose method is one layer's attention: query, key and value in one tensor, then the position.
+
+    ``moved``: the name of a constant whose numbers stand so many places further on.
+    """
     program, attention = Program(), XnnpackAttention(config, kv)
     method = Method(program, "attention")
     size, half = config.head_dim, config.head_dim // 2
@@ -45,11 +48,15 @@ def written(path: Path, config: DecoderConfig, kv: KvLayout) -> XnnpackAttention
     method.delegate(program.add_graph(before.serialized()), projected, step.cos, step.sin, asked, *rows)
     views = [view for part, new in zip(PARTS, rows, strict=True) for view in attention.put(method, 0, part, new, step)]
     after = XnnpackGraph(program.constants)
-    after.output(attention.attend(after, attention.inputs(after, 0, LENGTH)))
+    after.output(attention.attend(after, 0, attention.inputs(after, 0, LENGTH)))
     mixed = method.tensor([LENGTH, widths[0]])
     method.delegate(program.add_graph(after.serialized()), asked, *views, step.mask, mixed)
     method.give(mixed)
     program.add_method(method)
+    if moved is not None:
+        (key,) = (key for key in program.constants.data if key.startswith(f"{moved[0]}#"))
+        numbers = np.frombuffer(program.constants.data[key], np.float32)
+        program.constants.data[key] = np.roll(numbers, moved[1]).tobytes()
     program.write(path)
     return attention
 
@@ -76,24 +83,46 @@ def run(
     return np.concatenate(parts), [cache[:, :, :first] for cache in caches]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
-@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 1), (4, 2), (6, 6), (7, 7)])
-def test_it_mixes_and_writes_as_onnx_runtime_does(tmp_path: Path, heads: int, kv_heads: int, dtype: str) -> None:
-    config = decoder(num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=32)
-    attention = written(tmp_path / "attention.pte", config, layout(dtype))
+def assert_as_onnx_runtime(path: Path, attention: XnnpackAttention) -> None:
+    config, dtype = attention.config, attention.kv.dtype
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     graph = onnx.model(config)
     reference = onnx.session(graph if dtype == "int8" else without_quantized_cache(graph))
     for steps in ((LENGTH,), (1, 40, 3, 17), (40, 40, 1)):
         values = onnx.random_values(config, sum(steps))
         wanted, wanted_cache = onnx.run(reference, config, values, (1,) * sum(steps), dtype)
-        found, cache = run(tmp_path / "attention.pte", attention, values, steps)
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+        found, cache = run(path, attention, values, steps)
+        same = np.full(kv_heads, True)
         for ours, theirs in zip(cache, wanted_cache, strict=True):
             if dtype == "int8":
                 # A number in the middle between two codes may be rounded either way.
-                different = ours != theirs
                 assert np.abs(ours.astype(int) - theirs).max() <= 1
-                assert different.mean() < 1e-3
+                assert (ours != theirs).mean() < 1e-3
                 assert {int(ours.min()), int(ours.max())} <= {-128, -127, 127}
+                same &= (ours == theirs).all(axis=(0, 2, 3))
             else:
                 np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+        # [tokens, heads * head size] -> [tokens, heads, head size]
+        found, wanted = (mixed.reshape(len(mixed), heads, -1) for mixed in (found, wanted))
+        alike = same.repeat(heads // kv_heads)
+        np.testing.assert_allclose(found[:, alike], wanted[:, alike], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found, wanted, atol=LARGEST[1] / LARGEST_CODE)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 1), (4, 2), (6, 6), (7, 7)])
+def test_it_mixes_and_writes_as_onnx_runtime_does(tmp_path: Path, heads: int, kv_heads: int, dtype: str) -> None:
+    config = decoder(num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=32)
+    attention = written(tmp_path / "attention.pte", config, layout(config, dtype))
+    assert_as_onnx_runtime(tmp_path / "attention.pte", attention)
+
+
+@pytest.mark.parametrize(
+    "name", ["kv_scale.0.key", "kv_scale.0.value", "kv_inverse_scale.0.key", "kv_inverse_scale.0.value"]
+)
+@pytest.mark.parametrize("by", [1, 32])
+def test_a_scale_of_another_channel_or_head_is_seen(tmp_path: Path, name: str, by: int) -> None:
+    config = decoder(head_dim=32)
+    attention = written(tmp_path / "attention.pte", config, layout(config, "int8"), moved=(name, by))
+    with pytest.raises(AssertionError):
+        assert_as_onnx_runtime(tmp_path / "attention.pte", attention)

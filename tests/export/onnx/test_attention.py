@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
+from torch import Tensor
 
 from pocketvlm.export.onnx.attention import FEW_TOKENS, OPSET, attend, positions, without_quantized_cache
 from pocketvlm.export.onnx.graph import GraphBuilder
-from pocketvlm.export.store.kv_layout import KvLayout
+from pocketvlm.export.store.kv_layout import LARGEST_CODE, KvLayout
 from pocketvlm.models.config import DecoderConfig
-from pocketvlm.models.operators import CachedAttend
+from pocketvlm.models.operators import CachedAttend, KvCache, Rotate
+from pocketvlm.models.stages import first_step
 from pocketvlm.runtime.engines.onnx import import_onnxruntime
 from tests.support.checkpoints import tiny_config
 
 LENGTH = 96
-#: Smaller than some keys and values, so that codes saturate.
-LARGEST = 2.5
+#: Of a channel's largest key or value; the smaller ones are smaller than some, so that codes saturate.
+LARGEST = (1.5, 6.0)
 PARTS = ("key", "value")
 
 
@@ -29,7 +33,7 @@ def decoder(**changes: Any) -> DecoderConfig:
 def model(config: DecoderConfig) -> ir.Model:
     """One layer's attention: query, key and value are inputs."""
     graph = GraphBuilder("attention", OPSET)
-    kv = KvLayout(LENGTH, "int8", lambda layer: (LARGEST, LARGEST))
+    kv = KvLayout(LENGTH, "int8", lambda layer: ranges(config))
     hidden = graph.input("hidden", "float32", [1, "sequence", 1])
     at = positions(graph, hidden, config, kv)
     counts = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
@@ -40,6 +44,13 @@ def model(config: DecoderConfig) -> ir.Model:
     mixed = attend(graph, heads_of(config), kv, 0, projected, at, rotary=config.is_rotary(0))
     graph.output(mixed, "mixed", "float32", [1, "sequence", "width"])
     return graph.model()
+
+
+def ranges(config: DecoderConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Largest |key| and |value| of each channel, no two alike; random values are larger in some places."""
+    shape = (2, config.num_key_value_heads, config.head_dim)
+    key, value = np.random.default_rng(1).uniform(*LARGEST, shape).astype(np.float32)
+    return key, value
 
 
 def heads_of(config: DecoderConfig) -> CachedAttend:
@@ -80,6 +91,63 @@ def random_values(config: DecoderConfig, tokens: int) -> dict[str, np.ndarray]:
         name: random.standard_normal((tokens, heads * config.head_dim)).astype(np.float32)
         for name, heads in sizes.items()
     }
+
+
+@dataclass
+class QuantizedCache(KvCache):
+    """Rounds what it is given to whole steps of each channel's scale, [KV heads, 1, head size] of a part."""
+
+    scales: tuple[Tensor, ...] = ()
+    codes: tuple[Tensor, ...] = ()
+
+    def append(self, key: Tensor, value: Tensor) -> None:
+        parts = zip((key, value), self.scales, strict=True)
+        self.codes = tuple((states * (1 / scale)).round().clamp(-128, 127) for states, scale in parts)
+        super().append(*(codes * scale for codes, scale in zip(self.codes, self.scales, strict=True)))
+
+
+@torch.no_grad()
+def in_pytorch(config: DecoderConfig, values: dict[str, np.ndarray]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """All tokens at once in PyTorch, fake quantized -> mixed [tokens, width], codes of keys and values"""
+    step = first_step(config, len(values["query"]))
+    assert step.cache is not None
+    scales = tuple(torch.from_numpy(largest)[:, None] / LARGEST_CODE for largest in ranges(config))
+    step.cache = cache = QuantizedCache(step.cache.key, step.cache.value, scales)
+    query, key, value = (torch.from_numpy(states)[None] for states in values.values())
+    query, key = (Rotate(states.shape[-1] // config.head_dim, config.head_dim)(states, step) for states in (query, key))
+    return heads_of(config)(query, key, value, step)[0], cache.codes
+
+
+def assert_as_in_pytorch(made: ir.Model, config: DecoderConfig, tokens: int) -> None:
+    """In one step, and token by token."""
+    values, opened = random_values(config, tokens), session(made)
+    wanted, wanted_codes = in_pytorch(config, values)
+    for steps in ((tokens,), (1,) * tokens):
+        found, codes = run(opened, config, values, steps)
+        different = [ours != theirs.numpy() for ours, theirs in zip(codes, wanted_codes, strict=True)]
+        # A number in the middle between two codes may be rounded either way where it was rotated otherwise.
+        assert np.mean(different) < 1e-3
+        np.testing.assert_allclose(found, wanted, atol=1e-4 if not np.any(different) else 0.05)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_both_branches_compute_what_pytorch_does_with_a_scale_a_channel(kv_heads: int) -> None:
+    config = decoder(num_key_value_heads=kv_heads)
+    assert_as_in_pytorch(model(config), config, FEW_TOKENS + 20)
+
+
+def test_a_scale_of_another_channel_is_seen() -> None:
+    config = decoder()
+    names = [name for name in model(config).graph.initializers if name.startswith("kv_") and name != "kv_step"]
+    assert len(names) == 6
+    for name in names:
+        for by in (1, config.head_dim):  # of the next channel, of the next head
+            made = model(config)
+            constant = made.graph.initializers[name]
+            assert constant.const_value is not None
+            constant.const_value = ir.tensor(np.roll(constant.const_value.numpy(), by), name=name)
+            with pytest.raises(AssertionError):
+                assert_as_in_pytorch(made, config, FEW_TOKENS + 20)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])

@@ -61,12 +61,17 @@ def text(tmp_path: Path) -> Path:
 
 @torch.no_grad()
 def test_gram_matrices_are_those_of_the_whole_model(sees: tuple[Path, BluelmV]) -> None:
-    """Sums of x xT, keys and values beside hooks in the model as one module, pictures of several tiles included."""
+    """Sums of x xT and the largest values, beside hooks in the model as one module; pictures have several tiles."""
     path, model = sees
     checkpoint = open_checkpoint(path)
     calibration = read_calibration("generated:test", read_frontend(checkpoint), recipe(), 1024)
+    config = checkpoint.config.text
     assert any(len(sample.pixels) > 1 for sample in calibration.samples if sample.pixels is not None)
     wanted: dict[str, Tensor] = {}
+    largest = torch.zeros(config.num_key_value_heads * config.head_dim)
+
+    def see_values(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        torch.maximum(largest, output.abs().amax(dim=(0, 1)), out=largest)
 
     def add(name: str) -> Any:
         def hook(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -80,6 +85,7 @@ def test_gram_matrices_are_those_of_the_whole_model(sees: tuple[Path, BluelmV]) 
             name = f"model.layers.{layer}.{linear}"
             model.get_submodule(name).register_forward_pre_hook(add(f"{name}.weight"))
     model.lm_head.register_forward_pre_hook(add("lm_head.weight"))
+    model.get_submodule("model.layers.1.self_attn.v_proj").register_forward_hook(see_values)
     for sample in calibration.samples:
         assert sample.pixels is not None
         hidden = model.model.embed(sample.token_ids[None])
@@ -90,11 +96,15 @@ def test_gram_matrices_are_those_of_the_whole_model(sees: tuple[Path, BluelmV]) 
     activations = Activations(checkpoint, calibration)
     for name, gram in wanted.items():
         torch.testing.assert_close(activations.gram(name, checkpoint.tensor), gram, rtol=1e-4, atol=1e-4)
-    shared = Activations(checkpoint, calibration)
+    shared = Activations(checkpoint, calibration, 1024)
     for name in ("q", "k", "v"):
         found = shared.gram(f"model.layers.1.self_attn.{name}_proj.weight", checkpoint.tensor)
         torch.testing.assert_close(found, wanted["model.layers.1.self_attn.q_proj.weight"], rtol=1e-4, atol=1e-4)
-    assert all(value > 0 for value in shared.kv_range(1, checkpoint.tensor))
+    key, value = shared.kv_ranges(1, checkpoint.tensor)
+    # [KV heads, head size], heads side by side
+    torch.testing.assert_close(value.flatten(), largest)
+    assert key.shape == value.shape == (config.num_key_value_heads, config.head_dim)
+    assert (key > 0).all()
     with pytest.raises(RecipeError, match="choose another"):
         Activations(checkpoint, calibration).gram("projector.linear_1.weight", checkpoint.tensor)
 
