@@ -207,7 +207,7 @@ class XnnpackAttention:
         # [KV heads, head size] -> [KV heads, 1, head size]
         scales = self._scales[layer][PARTS.index(part)][:, None]
         if inverse:
-            return graph.multiply(rows, graph.constant(f"kv_inverse_scale.{layer}.{part}", 1 / scales))
+            return graph.multiply(rows, graph.constant(f"kv_inverse_scale.{layer}.{part}", np.reciprocal(scales)))
         return graph.multiply(rows, graph.constant(f"kv_scale.{layer}.{part}", scales))
 
 

@@ -179,7 +179,7 @@ def _dequantized(
     present, known = [], []
     for part, projected, before in zip(PARTS, (key, value), past, strict=True):
         # ONNX Runtime multiplies by the inverse as well, so that both branches round the same numbers.
-        steps = scaled(projected, f"inverse_{part}", 1 / scales[part])
+        steps = scaled(projected, f"inverse_{part}", np.reciprocal(scales[part]))
         rows = _by_head(graph, steps, heads.kv_heads, heads.head_dim)
         codes = graph.op("QuantizeLinear", rows, step, output_dtype=ir.DataType.INT8)
         present.append(graph.op("TensorScatter", before, codes, first, axis=2))

@@ -96,7 +96,13 @@ def table(bits: int, block_size: int, columns: int = 16) -> bytes:
 
 
 def attention(
-    *, one: int = 1, rows: int = 192, heads: int = 2, total: str = "shape", rotary: int = 1, kinds: str = "",
+    *,
+    one: int = 1,
+    rows: int = 192,
+    heads: int = 2,
+    total: str = "shape",
+    rotary: int = 1,
+    kinds: str = "",
     scales: int = 1,
 ) -> bytes:
     """Grouped attention over a cache of 192 rows, as exports write where tokens stand.

@@ -21,8 +21,21 @@ LLAMA3 = {
 }
 
 
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "beta_fast": None,
+    "beta_slow": None,
+    "truncate": True,
+    "attention_factor": 1.7,
+    "mscale": None,
+    "mscale_all_dim": None,
+}
+
+
 @pytest.mark.parametrize("length", [1, 12, 200, 3000])
-@pytest.mark.parametrize("changes", [{}, {"rope_theta": 1e6}, {"rope_scaling": LLAMA3}])
+@pytest.mark.parametrize("changes", [{}, {"rope_theta": 1e6}, {"rope_scaling": LLAMA3}, {"rope_scaling": YARN}])
 def test_a_key_counts_at_every_position_of_the_cache(changes: dict[str, Any], length: int) -> None:
     config, tokens = tiny_config("qwen2", **changes).text, 12
     shape = (1, config.num_key_value_heads, tokens, config.head_dim)
@@ -64,3 +77,11 @@ def test_ranges_for_unseen_text_never_shrink_and_are_wider_where_little_was_seen
     torch.testing.assert_close(for_unseen_text(largest, 10 * ENOUGH_TOKENS), wide)
     torch.testing.assert_close(for_unseen_text(largest, 128), wide * 2**0.5)
     assert for_unseen_text(torch.zeros(4, 32), 1).max() == 0
+
+
+def test_a_layer_without_positions_has_its_keys_as_they_are() -> None:
+    config = tiny_config("qwen2", no_rope_layers=(0, 1)).text
+    key, value = torch.randn(2, 1, config.num_key_value_heads, 9, config.head_dim)
+    found, _ = kv_ranges(config, 0, KvCache(key, value), 200)
+    torch.testing.assert_close(found, key.abs().amax(dim=(0, 2)))
+    assert (kv_ranges(config, 1, KvCache(key, value), 200)[0] > found * 1.001).any()
