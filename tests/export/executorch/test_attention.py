@@ -54,9 +54,9 @@ def written(path: Path, config: DecoderConfig, kv: KvLayout, moved: tuple[str, i
     method.give(mixed)
     program.add_method(method)
     if moved is not None:
-        (key,) = (key for key in program.constants.data if key.startswith(f"{moved[0]}#"))
-        numbers = np.frombuffer(program.constants.data[key], np.float32)
-        program.constants.data[key] = np.roll(numbers, moved[1]).tobytes()
+        (stored,) = (name for name in program.constants.data if name.startswith(f"{moved[0]}#"))
+        numbers = np.frombuffer(program.constants.data[stored], np.float32)
+        program.constants.data[stored] = np.roll(numbers, moved[1]).tobytes()
     program.write(path)
     return attention
 
