@@ -215,7 +215,8 @@ def write_checkpoint(shape: DecoderConfig, layers: int, directory: Path) -> None
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from pocketvlm.models.config import VlmConfig
-    from pocketvlm.models.presets.frontend import END_OF_TEXT, IM_END, special_tokens, write_frontend
+    from pocketvlm.models.presets.frontend import write_frontend
+    from pocketvlm.models.presets.spoken import END_OF_TEXT, IM_END, special_tokens
 
     model = VlmConfig(text=shape)
     start, end = (special_tokens(model).index(token) for token in (END_OF_TEXT, IM_END))

@@ -61,7 +61,7 @@ def test_only_presets_and_empty_directories_are_replaced(
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("gpt-9", "new"), 1, "known presets: bluelm-v-3b, bluelm-v-0.5b, tiny"),
+        (("gpt-9", "new"), 1, "known presets: bluelm-v-3b, bluelm-v-0.5b, smolvlm-256m, tiny"),
         (("tiny", "new.zip"), 1, "a checkpoint is a directory"),
         (("tiny", "/proc/new"), 1, "cannot write"),
         (("tiny", "x" * 300), 1, "File name too long"),
@@ -110,7 +110,7 @@ def fail(*_: object) -> None:
 def test_what_came_to_the_place_meanwhile_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def slow(directory: Path, _: object) -> None:
+    def slow(directory: Path, *_: object) -> None:
         (tmp_path / "new").mkdir()
         (tmp_path / "new" / "thesis.txt").write_text("mine")
         write_frontend(directory, PRESETS["tiny"].config)

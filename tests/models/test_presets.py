@@ -17,11 +17,14 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from pocketvlm.errors import CheckpointError
+from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import load, open_checkpoint
 from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.families import FAMILIES
 from pocketvlm.models.presets import PRESETS, find_preset
 from pocketvlm.models.presets.frontend import write_frontend
+from pocketvlm.models.presets.smolvlm import spoken
 from pocketvlm.models.presets.weights import BLOCK, LOGITS_SPREAD, draw, spread, weight_bytes, write_weights
 from pocketvlm.models.presets.write import is_preset, size_of, write_preset
 from pocketvlm.models.shapes import expected_shapes
@@ -68,7 +71,7 @@ def test_a_preset_has_the_parameters_of_its_parts(name: str, tower: int, decoder
     assert round(total / 1e6) == {"bluelm-v-3b": 3434, "bluelm-v-0.5b": 914}[name]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PRESETS.keys() - {"smolvlm-256m"})
 def test_a_preset_is_what_the_paper_asks_for(name: str) -> None:
     config = PRESETS[name].config
     assert VlmConfig.from_dict(config.to_dict()) == config
@@ -80,8 +83,45 @@ def test_a_preset_is_what_the_paper_asks_for(name: str) -> None:
         assert (most + 1) * config.tokens_per_tile == 1764
 
 
+def test_smolvlm_256m_has_the_shape_and_the_names_of_the_published_model() -> None:
+    """Transformers' own class of it, without memory."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    preset = PRESETS["smolvlm-256m"]
+    assert preset.published is not None
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**preset.published))
+    wanted = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    shapes = expected_shapes(preset.config)
+    assert {preset.stored_name(name): shape for name, shape in shapes.items()} == wanted
+    assert all(FAMILIES["smolvlm"].rename(preset.stored_name(name)) == name for name in shapes)
+    assert round(size_of(preset).parameters / 1e6) == 256
+    assert (preset.config.tokens_per_tile, len(preset.config.tiling.candidates)) == (64, 7)
+
+
+def test_a_small_smolvlm_is_written_read_and_loaded_by_transformers(tmp_path: Path) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    preset = PRESETS["smolvlm-256m"]
+    assert preset.published is not None
+    raw = {**preset.published}
+    raw["vision_config"] = {**raw["vision_config"], "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 96,
+                            "image_size": 64, "num_attention_heads": 2}  # fmt: skip
+    raw["text_config"] = {**raw["text_config"], "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 96,
+                          "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 400}  # fmt: skip
+    small = replace(preset, config=VlmConfig.from_dict(raw), published=raw, spoken=spoken(64))
+    write_preset(small, tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    frontend = read_frontend(checkpoint)
+    assert frontend.chat is not None
+    assert frontend.chat.roles["user"].prefix_with_image == "User:"
+    model, notes = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
+    assert not notes["missing_keys"] and not notes["unexpected_keys"]
+    assert torch.equal(model.lm_head.weight.bfloat16(), checkpoint.tensor("lm_head.weight"))
+
+
 def test_an_unknown_preset_is_told_the_known_ones() -> None:
-    with pytest.raises(CheckpointError, match=r"'gpt-9'.*bluelm-v-3b, bluelm-v-0.5b, tiny"):
+    with pytest.raises(CheckpointError, match=r"'gpt-9'.*bluelm-v-3b, bluelm-v-0.5b, smolvlm-256m, tiny"):
         find_preset("gpt-9")
 
 

@@ -154,7 +154,7 @@ def test_text_alone(tmp_path: Path) -> None:
     ("arguments", "status", "words"),
     [
         (["x" * 5000], 1, "no such file"),
-        (["nothing"], 1, "nothing: no such file, and no preset; known presets: bluelm-v-3b, bluelm-v-0.5b, tiny"),
+        (["nothing"], 1, "no such file, and no preset; known presets: bluelm-v-3b, bluelm-v-0.5b, smolvlm-256m, tiny"),
         (["tiny", "--recipe", "magic"], 1, "no recipe 'magic'"),
         (["tiny", "--device", "moon"], 1, "no device 'moon'"),
         (["tiny", "--max-length", "5000"], 1, "the model has 4096 positions"),

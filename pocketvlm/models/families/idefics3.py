@@ -85,4 +85,10 @@ def rename(key: str) -> str | None:
     return without_rope_tables(PREFIXES[prefix] + key.removeprefix(prefix) if prefix else key)
 
 
+def stored_name(name: str) -> str:
+    """What a checkpoint calls one of our weights."""
+    prefix = next((prefix for prefix in PREFIXES if name.startswith(PREFIXES[prefix])), "")
+    return prefix + name.removeprefix(PREFIXES[prefix]) if prefix else name
+
+
 FAMILY = Family("idefics3", rename=rename, read=read, processor="idefics3")

@@ -5,11 +5,16 @@ A new preset is one entry of ``PRESETS``.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm.images.tiling import grid_candidates
 from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VisionConfig, VlmConfig
+from pocketvlm.models.families import idefics3
+from pocketvlm.models.presets.smolvlm import SMOLVLM_256M, spoken
+from pocketvlm.models.presets.spoken import Spoken
 
 IMAGE_LAYOUT = ImageLayoutConfig(image_start="<|image_start|>", image_end="<|image_end|>")
 #: Up to the 2 x 4 tiles of a phone's screen: with the thumbnail 1,764 image tokens of 384 px tiles.
@@ -18,11 +23,18 @@ TILING = TilingConfig(candidates=grid_candidates(4, 4, 8))
 
 @dataclass(frozen=True)
 class Preset:
-    """A named shape of model. ``summary`` says in a few words what it is made of."""
+    """A named shape of model. ``summary`` says in a few words what it is made of.
+
+    ``published``: the config.json of a family whose own is another than ours; ``spoken``: what it is spoken to with,
+    None is ChatML; ``stored_name``: what its files call a weight.
+    """
 
     name: str
     summary: str
     config: VlmConfig
+    published: Mapping[str, Any] | None = None
+    spoken: Spoken | None = None
+    stored_name: Callable[[str], str] = str
 
 
 def _vlm(text: DecoderConfig, vision: VisionConfig) -> VlmConfig:
@@ -95,6 +107,14 @@ PRESETS = {
     for preset in (
         Preset("bluelm-v-3b", "SigLIP so400m, MiniCPM-2B's decoder: the paper's size", _vlm(MINICPM_2B, SO400M)),
         Preset("bluelm-v-0.5b", "SigLIP so400m, Qwen2-0.5B's decoder", _vlm(QWEN2_05B, SO400M)),
+        Preset(
+            "smolvlm-256m",
+            "SigLIP base at 512 px, SmolLM2-135M's decoder: SmolVLM-256M",
+            VlmConfig.from_dict(SMOLVLM_256M),
+            SMOLVLM_256M,
+            spoken(512),
+            idefics3.stored_name,
+        ),
         Preset("tiny", "two layers of everything, to try the commands with", _vlm(TINY, TINY_TOWER)),
     )
 }

@@ -8,77 +8,35 @@ from typing import Any
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.presets.spoken import END_OF_TEXT, Spoken, chatml
 
-END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-#: Pillow's and transformers' number for the bicubic filter.
-BICUBIC = 3
 #: ByteLevel's letter for a space.
 SPACE = "\u0120"
 
-#: ChatML; ``IMAGE`` stands for what an image part becomes.
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-    {{- '<|im_start|>' + message['role'] + '\\n' -}}
-    {%- if message['content'] is string -%}
-        {{- message['content'] -}}
-    {%- else -%}
-        {%- for part in message['content'] -%}
-            {{- 'IMAGE' if part['type'] == 'image' else part['text'] -}}
-        {%- endfor -%}
-    {%- endif -%}
-    {{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-    {{- '<|im_start|>assistant\\n' -}}
-{%- endif -%}
-"""
 
-
-def write_frontend(directory: Path, config: VlmConfig) -> None:
+def write_frontend(directory: Path, config: VlmConfig, spoken: Spoken | None = None) -> None:
     """Write tokenizer.json, its settings, chat_template.jinja, generation_config.json, preprocessor_config.json.
 
+    :param spoken: ChatML where none is given
     :raises CheckpointError: the vocabulary is too small for the bytes and the special tokens
     """
-    specials = special_tokens(config)
-    end = specials.index(IM_END)
-    layout = config.image_layout
-    image = layout.image_start + config.image_token + layout.image_end
-    _write_tokenizer(directory / "tokenizer.json", config.text.vocab_size, specials)
-    (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE.replace("IMAGE", image), encoding="utf-8")
-    write_json(directory / "generation_config.json", {"do_sample": False, "eos_token_id": end})
+    said = chatml(config) if spoken is None else spoken
+    _write_tokenizer(directory / "tokenizer.json", config.text.vocab_size, list(said.specials))
+    (directory / "chat_template.jinja").write_text(said.template, encoding="utf-8")
+    write_json(directory / "generation_config.json", {"do_sample": False, "eos_token_id": said.end_id})
     write_json(
         directory / "tokenizer_config.json",
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": IM_END,
+            "eos_token": said.end,
             "pad_token": END_OF_TEXT,
-            "additional_special_tokens": [token for token in specials if token not in (IM_END, END_OF_TEXT)],
+            "additional_special_tokens": [token for token in said.specials if token not in (said.end, END_OF_TEXT)],
             "clean_up_tokenization_spaces": False,
             "model_max_length": config.text.max_position_embeddings,
         },
     )
-    if config.vision is not None:
-        size = config.vision.image_size
-        write_json(
-            directory / "preprocessor_config.json",
-            {
-                "do_resize": True,
-                "size": {"height": size, "width": size},
-                "resample": BICUBIC,
-                "do_rescale": True,
-                "rescale_factor": 1 / 255,
-                "do_normalize": True,
-                "image_mean": [0.5] * 3,
-                "image_std": [0.5] * 3,
-            },
-        )
-
-
-def special_tokens(config: VlmConfig) -> list[str]:
-    """The special tokens in the order of their ids, from 0 on: ChatML's and the image's."""
-    layout = config.image_layout
-    image = [config.image_token, layout.image_start, layout.image_end] if config.vision is not None else []
-    return [END_OF_TEXT, IM_START, IM_END, *(token for token in image if token)]
+    if said.processor is not None:
+        write_json(directory / "preprocessor_config.json", said.processor)
 
 
 def _write_tokenizer(path: Path, size: int, specials: list[str]) -> None:

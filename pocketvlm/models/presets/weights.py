@@ -46,10 +46,11 @@ def write_weights(
     seed: int,
     advance: Callable[[int], None],
     shard_bytes: int = SHARD_BYTES,
+    stored_name: Callable[[str], str] = str,
 ) -> None:
     """Write tensors of these names and shapes in bfloat16, as Hugging Face shards them.
 
-    ``advance`` is told of every so many bytes that are written.
+    ``advance`` is told of every so many bytes that are written; ``stored_name`` gives what a file calls a tensor.
     """
     shards = _shards(shapes, shard_bytes)
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
@@ -57,14 +58,16 @@ def write_weights(
         names = ["model.safetensors"]
     for file, shard in zip(names, shards, strict=True):
         with (directory / file).open("wb") as stream:
-            stream.write(_header(shard))
+            stream.write(_header({stored_name(name): shape for name, shape in shard.items()}))
             for name, shape in shard.items():
                 for block in draw(name, shape, text, seed):
                     advance(stream.write(block.data))
     if len(shards) > 1:
         index = {
             "metadata": {"total_size": weight_bytes(shapes)},
-            "weight_map": {name: file for file, shard in zip(names, shards, strict=True) for name in shard},
+            "weight_map": {
+                stored_name(name): file for file, shard in zip(names, shards, strict=True) for name in shard
+            },
         }
         text_of_index = json.dumps(index, indent=2) + "\n"
         (directory / "model.safetensors.index.json").write_text(text_of_index, encoding="utf-8")

@@ -11,7 +11,8 @@ from pathlib import Path
 from pocketvlm.errors import CheckpointError
 from pocketvlm.models.directory import read_json
 from pocketvlm.models.presets import Preset
-from pocketvlm.models.presets.frontend import IM_END, special_tokens, write_frontend, write_json
+from pocketvlm.models.presets.frontend import write_frontend, write_json
+from pocketvlm.models.presets.spoken import chatml
 from pocketvlm.models.presets.weights import weight_bytes, write_weights
 from pocketvlm.models.shapes import expected_shapes
 
@@ -53,11 +54,14 @@ def write_preset(
             f"{directory.parent} has {free / 1e6:,.0f} MB free, the checkpoint needs {needed / 1e6:,.0f} MB"
         )
     config = preset.config
-    write_weights(directory, expected_shapes(config), config.text, seed=seed, advance=advance)
-    write_frontend(directory, config)
-    end = special_tokens(config).index(IM_END)
+    spoken = preset.spoken or chatml(config)
+    write_weights(
+        directory, expected_shapes(config), config.text, seed=seed, advance=advance, stored_name=preset.stored_name
+    )
+    write_frontend(directory, config, spoken)
     last = directory / f".{CONFIG}"
-    write_json(last, {**config.to_dict(), "torch_dtype": "bfloat16", "eos_token_id": end})
+    published = preset.published or config.to_dict()
+    write_json(last, {**published, "torch_dtype": "bfloat16", "eos_token_id": spoken.end_id})
     files = {path.name.removeprefix("."): path.stat().st_size for path in sorted(directory.iterdir())}
     write_json(directory / MARKER, {"preset": preset.name, "seed": seed, "files": files})
     last.rename(directory / CONFIG)
