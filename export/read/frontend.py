@@ -15,7 +15,7 @@ from pocketvlm.export.read.generation import sampling_notes, stop_tokens
 from pocketvlm.export.read.image_processor import check_image_tokens, read_vision
 from pocketvlm.export.read.jinja.source import read_names
 from pocketvlm.export.read.layout import image_layout, prove_layout
-from pocketvlm.export.read.sample import TURNS, ImageSettings, Sample, make_sample, test_card
+from pocketvlm.export.read.sample import TEXT_TURNS, TURNS, ImageSettings, Sample, make_sample, test_card
 from pocketvlm.export.read.tokenizer import check_rows, read_tokenizer
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.models.checkpoint import Checkpoint
@@ -76,7 +76,7 @@ def _frontend(checkpoint: Checkpoint) -> Frontend:
     check_added_tokens(checkpoint.directory, config.model_type, tokenizer, chat)
     lacking = check_rows(checkpoint, tokenizer, chat, layout)
     cards = [] if images is None else [test_card(images.preprocessing)]
-    sample = make_sample(tokenizer, chat, images, TURNS, cards)
+    sample = make_sample(tokenizer, chat, images, TURNS if cards else TEXT_TURNS, cards)
     tokens = Tokens(stop=stop_tokens(checkpoint, tokenizer, chat), image=image_token)
     bos = tokenizer.token_to_id(read_names(checkpoint.directory).get("bos_token"))
     notes = (*found.notes, *lacking, *sampling_notes(checkpoint.directory))
