@@ -16,9 +16,10 @@ from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import idefics3
+from pocketvlm.models.families.idefics3 import FAKE, WHOLE
 from pocketvlm.models.positions import bucketized
 from pocketvlm.models.shapes import POSITIONS
-from tests.support.vision_families import WRITERS
+from tests.support.vision_families import IDEFICS3_TEMPLATE, WRITERS
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +191,18 @@ def test_a_tokenizer_that_joins_the_layouts_text_otherwise_is_refused(
         PocketVlmError, match=r"joins text around the tiles of a \dx\d grid in a way that no layout has"
     ):
         read_frontend(open_checkpoint(checkpoint))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (1, 2), (4, 3)])
+def test_smolvlms_own_processor_writes_what_idefics3s_does(rows: int, columns: int) -> None:
+    """Its class wants two more packages, for videos; the contract asks Idefics3's."""
+    from transformers import Idefics3Processor
+    from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE, get_image_prompt_string
+
+    theirs = Idefics3Processor.__new__(Idefics3Processor)
+    theirs.fake_image_token, theirs.global_image_tag, theirs.image_token = FAKE, WHOLE, "<image>"
+    theirs.image_seq_len = 5
+    wanted = get_image_prompt_string(rows, columns, 5, FAKE, "<image>", WHOLE)
+    assert theirs.replace_image_token({"rows": [[rows]], "cols": [[columns]]}, 0) == wanted
+    video = "{% elif line['type'] == 'video' %}{{ '<video>' }}"
+    assert IDEFICS3_TEMPLATE.replace("BEGIN", "<|im_start|>") == DEFAULT_CHAT_TEMPLATE.replace(video, "")

@@ -5,7 +5,9 @@ A new family is a function and a line in ``tests/support/vision_families.py``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -146,6 +148,50 @@ def test_token_ids_are_the_processors(one: Exported, name: str) -> None:
     with load(one.bundle.location, threads=1) as vlm:
         found = vlm.tokenize(DIALOGUES[name])
     assert found.tolist() == processed(one.written, DIALOGUES[name])["input_ids"][0].tolist()
+
+
+@torch.no_grad()
+def test_a_picture_that_is_not_split_stands_alone(tmp_path: Path) -> None:
+    """``do_image_splitting`` off: Idefics3's processor then writes another layout, and squashes the picture."""
+    written = WRITERS["idefics3"](tmp_path / "checkpoint")
+    written.processor.image_processor.do_image_splitting = False
+    written.processor.save_pretrained(written.directory)
+    bundle = export_bundle(written.directory, tmp_path / "bundle", recipe="fp32", max_length=KV_LENGTH)
+    inputs, images = processed(written, DIALOGUES["two apart"]), pictures_of(DIALOGUES["two apart"])
+    ids = inputs["input_ids"][0].tolist()
+    with load(bundle.location, threads=1) as vlm:
+        assert vlm.tokenize(DIALOGUES["two apart"]).tolist() == ids
+        assert distance(vlm.logits(ids, images), written.model(**inputs).logits[0].numpy()) < TOLERANCE
+
+
+FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "the same prefix before a picture": lambda raw: raw["chat"]["roles"]["user"].pop("prefix_with_image", None),
+    "the last row ends as the others": lambda raw: raw["image_layout"].pop("last_row_end", None),
+    "no text before the thumbnail": lambda raw: raw["image_layout"].update(thumbnail=[]),
+    "rows and columns change places": lambda raw: raw["image_layout"].update(
+        tile=[list(row) for row in zip(*raw["image_layout"]["tile"], strict=True)]
+    ),
+    "the thumbnail comes first": lambda raw: raw["vision"].update(thumbnail="first"),
+    "bicubic": lambda raw: raw["vision"].update(resize_filter="bicubic"),
+    "another normalization": lambda raw: raw["vision"].update(mean=[0.5, 0.5, 0.51]),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_seen(one: Exported, tmp_path: Path, fault: str) -> None:
+    """By the ids, or by the features."""
+    shutil.copytree(one.bundle.location, tmp_path / "bundle")
+    raw = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    FAULTS[fault](raw)
+    (tmp_path / "bundle" / "manifest.json").write_text(json.dumps(raw))
+    inputs = processed(one.written, DIALOGUES["first"])
+    pictures = {key: value for key, value in inputs.items() if key != "input_ids"}
+    features = torch.cat(list(one.written.model.get_image_features(**pictures).pooler_output)).numpy()
+    with load(tmp_path / "bundle", threads=1, engine="onnx") as vlm:
+        same_ids = vlm.tokenize(DIALOGUES["first"]).tolist() == inputs["input_ids"][0].tolist()
+        same_features = distance(vlm.encode_images(pictures_of(DIALOGUES["first"])), features) < TOLERANCE
+    assert not (same_ids and same_features)
 
 
 def test_special_tokens_that_people_write_are_text(one: Exported) -> None:
