@@ -34,13 +34,13 @@ from pocketvlm.runtime.vlm import _check_consistent
 from tests.bundle import test_graphs
 from tests.bundle import test_open as test_bundle
 from tests.bundle.test_graphs import relocated
-from tests.bundle.test_open import JSON_VALUES, places, save, write_bundle
 from tests.runner.native import Probe
 from tests.soak.damage import GRAPH_CHANGES
 from tests.soak.graphs import GENTLE
 from tests.soak.manifests import WORST
 from tests.support import hostile_graphs
 from tests.support.hostile_graphs import ATTACKS
+from tests.support.written_bundle import CONTENT, JSON_VALUES, MANIFEST, places, save, write_bundle
 
 
 def cases(test: Callable[..., object]) -> list[Any]:
@@ -267,7 +267,7 @@ def test_a_manifest_with_other_values(
     probe: Probe, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "other.json"
-    raw = copy.deepcopy({**test_bundle.MANIFEST, "files": FILES})
+    raw = copy.deepcopy({**MANIFEST, "files": FILES})
     for _ in range(data.draw(st.integers(1, 2))):
         place = data.draw(st.sampled_from([one for one in places(raw) if one]))
         inside: Any = raw
@@ -292,7 +292,7 @@ def test_a_manifest_with_other_values(
 
 
 ENTRY = {"bytes": 7, "sha256": "0" * 64, "sample_sha256": "1" * 64}
-FILES = dict.fromkeys(test_bundle.CONTENT, ENTRY)
+FILES = dict.fromkeys(CONTENT, ENTRY)
 
 
 @pytest.mark.parametrize("what", WORST)
