@@ -55,7 +55,8 @@ def test_names_are_transformers(directory: Path, **said: Any) -> None:
     try:
         wanted = AutoTokenizer.from_pretrained(directory).special_tokens_map
         found = read_names(directory)
-    except (PocketVlmError, TypeError, ValueError, AttributeError, KeyError):  # refused by us, or by transformers
+    # Refused by us, or by transformers, which looks an empty unk_token up in itself without end.
+    except (PocketVlmError, TypeError, ValueError, AttributeError, KeyError, RecursionError):
         return
     assert dict(found.tokens) == {name: token for name, token in wanted.items() if token}
     assert not set(found.absent) & set(found.tokens)
