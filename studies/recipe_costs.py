@@ -35,7 +35,7 @@ from pocketvlm.quant.sizes import stored_bytes
 from pocketvlm.recipe import Recipe, Rule, load_recipe
 from studies.reader.study import CHECKPOINT, provenance, write
 
-WINDOWS, TOKENS = 8, 512
+WINDOWS, TOKENS = 6, 512
 #: Pictures with their questions that the built-in model is measured on.
 DIALOGUES = 64
 SAME_KIND = "same kind"
@@ -93,7 +93,7 @@ WAYS = (
     Way("GPTQ, 64", "gptq", 64),
     Way("GPTQ, 32 (gptq-g32)", "gptq", 32),
     Way("GPTQ, 32, zero points", "gptq", 32, symmetric=False),
-    Way("GPTQ, 32, data of the same kind", "gptq", 32, source=SAME_KIND),
+    Way("GPTQ, 32, other data: of the text's own kind", "gptq", 32, source=SAME_KIND),
 )
 
 
