@@ -17,7 +17,6 @@ PROMPT :=
 NAME := $(notdir $(patsubst %/checkpoint,%,$(patsubst %/,%,$(MODEL))))-$(basename $(notdir $(RECIPE)))
 BUNDLE := dist/android/$(NAME)
 PICTURE := dist/android/picture.png
-LIMITS = $(if $(filter examples/reader/checkpoint,$(MODEL)),printf '\nThe built-in model knows drawn pictures alone: photos and real screenshots it misreads.\n',:)
 # What `make bench-device` measures BUNDLE on (another phone: adb:SERIAL; each: adb:all), and what it measures.
 TARGET := adb
 DEVICE := -p 512 -n 128 -d 0,512 -r 9
@@ -75,7 +74,7 @@ export-android: $(READY) ## export MODEL (the built-in one) by RECIPE to dist/an
 	@if grep -q '^ "vision": null' $(BUNDLE)/manifest.json; then set -- --prompt "$${PROMPT:-Hello, who are you?}"; else \
 	    [ -n "$$IMAGE" ] || $(BIN)/python -c 'import sys; from pocketvlm.scenes import draw; \
 	        draw("make", grids=((2, 2),), scenes=("receipt",)).image.save(sys.argv[1])' $(PICTURE); \
-	    set -- --prompt "$${PROMPT:-What is the total?}" --image "$${IMAGE:-$(PICTURE)}"; printf '\nPicture:  %s' "$$4"; $(LIMITS); \
+	    set -- --prompt "$${PROMPT:-What is the total?}" --image "$${IMAGE:-$(PICTURE)}"; printf '\nPicture:  %s' "$$4"; \
 	fi; printf '\nQuestion: %s\n' "$$2"; \
 	for engine in $$BACKENDS; do \
 	    printf 'Answer of the engine %s: ' "$$engine"; $(BIN)/pocketvlm run $(BUNDLE) --engine "$$engine" "$$@" --stats || exit; \
@@ -85,7 +84,7 @@ export-android: $(READY) ## export MODEL (the built-in one) by RECIPE to dist/an
 demo: $(READY) ## chat with the exported bundle about IMAGE
 	@[ -d $(BUNDLE) ] || { echo "error: $(BUNDLE) is not there yet: make export-android" >&2; exit 1; }
 	@image=$$IMAGE; [ -n "$$image" ] || [ ! -f $(PICTURE) ] || grep -q '^ "vision": null' $(BUNDLE)/manifest.json || image=$(PICTURE); \
-	$(LIMITS); $(BIN)/pocketvlm run $(BUNDLE) $${image:+--image "$$image"}
+	$(BIN)/pocketvlm run $(BUNDLE) $${image:+--image "$$image"}
 
 devices: $(READY) ## the attached phones, and what is wrong with them
 	@$(BIN)/pocketvlm doctor --phones

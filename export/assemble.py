@@ -115,25 +115,27 @@ def _manifest(
 ) -> manifest.Manifest:
     text = checkpoint.config.text
     first = next(iter(lowered.values()))
-    sections = {name: result.section for name, result in lowered.items() if result.section is not None}
+    own = {name: result.section for name, result in lowered.items() if result.section is not None}
     minimum = {runtime: version for result in lowered.values() for runtime, version in result.minimum.items()}
-    said_of_prompts = (frontend.chat, frontend.vision, frontend.image_layout)
     files = {TOKENIZER, *(file for result in lowered.values() for file in result.files)}
     try:
+        model = manifest.Model(
+            name=checkpoint.name,
+            family=checkpoint.family.name,
+            revision=checkpoint.revision,
+            vocab_size=text.vocab_size,
+            hidden_size=text.hidden_size,
+            layers=text.num_hidden_layers,
+            limits=frontend.limits,
+        )
+        sections = (model, frontend.chat, frontend.vision, frontend.image_layout)
         return manifest.Manifest(
             format_version=max(
-                *(1 if said is None else said.format_version for said in said_of_prompts),
+                *(1 if said is None else said.format_version for said in sections),
                 *(result.format_version for result in lowered.values()),
             ),
             minimum_runtime=manifest.MinimumRuntime(pocketvlm=__version__, **minimum),
-            model=manifest.Model(
-                name=checkpoint.name,
-                family=checkpoint.family.name,
-                revision=checkpoint.revision,
-                vocab_size=text.vocab_size,
-                hidden_size=text.hidden_size,
-                layers=text.num_hidden_layers,
-            ),
+            model=model,
             vision=frontend.vision,
             image_layout=frontend.image_layout,
             tokens=frontend.tokens,
@@ -145,7 +147,7 @@ def _manifest(
             prefill_chunk=first.prefill_chunk,
             engines={name: result.parts for name, result in lowered.items()},
             by_engine={name: _of_engine(result) for name, result in lowered.items()} if len(lowered) > 1 else {},
-            **sections,
+            **own,
             recipe=manifest.RecipeRecord(
                 name=recipe.name,
                 tensors=first.precision,

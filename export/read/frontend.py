@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import ValidationError
 from tokenizers import Tokenizer
@@ -17,9 +18,13 @@ from pocketvlm.export.read.jinja.source import read_names
 from pocketvlm.export.read.layout import image_layout, prove_layout
 from pocketvlm.export.read.sample import TEXT_TURNS, TURNS, ImageSettings, Sample, make_sample, test_card
 from pocketvlm.export.read.tokenizer import check_rows, read_tokenizer
+from pocketvlm.files import found, read_text
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.strict import first_wrong
+
+#: A sentence for people, beside a checkpoint's weights.
+LIMITS, MAX_LIMITS_BYTES = "limits.txt", 500
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Frontend:
     images: ImageSettings | None
     sample: Sample
     """the test card with its questions"""
+    limits: str | None = None
+    """what the model cannot do, a sentence of the checkpoint's ``limits.txt``"""
     bos: int | None = None
     """the token that texts begin with, where the tokenizer has one; a chat layout says itself where it stands"""
     notes: tuple[str, ...] = ()
@@ -52,10 +59,21 @@ def read_frontend(checkpoint: Checkpoint) -> Frontend:
         raise ExportError(f"{checkpoint.directory} does not fit a bundle: {first_wrong(error)}") from error
 
 
+def read_limits(directory: Path) -> str | None:
+    """The sentence in ``limits.txt``, where there is one.
+
+    :raises CheckpointError: it is longer than a manifest takes, or no text
+    """
+    path = directory / LIMITS
+    return (
+        one_line(read_text(path, MAX_LIMITS_BYTES, CheckpointError), MAX_LIMITS_BYTES) if found(path.exists) else None
+    )
+
+
 def _frontend(checkpoint: Checkpoint) -> Frontend:
     tokenizer = read_tokenizer(checkpoint)
-    found = read_chat(checkpoint.directory, checkpoint.config)
-    chat = found.layout
+    read = read_chat(checkpoint.directory, checkpoint.config)
+    chat = read.layout
     vision, layout, image_token, images = None, None, None, None
     config = checkpoint.config
     if config.vision is not None:
@@ -79,5 +97,6 @@ def _frontend(checkpoint: Checkpoint) -> Frontend:
     sample = make_sample(tokenizer, chat, images, TURNS if cards else TEXT_TURNS, cards)
     tokens = Tokens(stop=stop_tokens(checkpoint, tokenizer, chat), image=image_token)
     bos = tokenizer.token_to_id(read_names(checkpoint.directory).get("bos_token"))
-    notes = (*found.notes, *lacking, *sampling_notes(checkpoint.directory))
-    return Frontend(tokenizer, chat, tokens, vision, layout, images, sample, bos, notes)
+    notes = (*read.notes, *lacking, *sampling_notes(checkpoint.directory))
+    limits = read_limits(checkpoint.directory)
+    return Frontend(tokenizer, chat, tokens, vision, layout, images, sample, limits, bos, notes)

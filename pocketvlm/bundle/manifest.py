@@ -80,23 +80,6 @@ class Part(Closed):
     outputs: tuple[TensorSpec, ...]
 
 
-class Model(Closed):
-    """What was exported. ``revision`` is a digest of the checkpoint: ``Checkpoint.revision``."""
-
-    name: Name
-    family: Name
-    revision: Name
-    vocab_size: Positive
-    hidden_size: Positive
-    layers: Annotated[int, Field(gt=0, le=4096)]
-
-
-#: Rules by which a grid of tiles is chosen.
-Strategy = Literal["relaxed", "llava-next", "internvl", "idefics3"]
-#: Those of formats 1 and 2.
-FIRST_STRATEGIES = ("relaxed", "llava-next", "internvl")
-
-
 def _dropping_none(*names: str) -> Any:
     """A serializer that leaves out what older formats lack, where it says nothing."""
 
@@ -105,6 +88,32 @@ def _dropping_none(*names: str) -> Any:
         return {key: value for key, value in written.items() if key not in names or value is not None}
 
     return model_serializer(mode="wrap")(serialize)
+
+
+class Model(Closed):
+    """What was exported. ``revision`` is a digest of the checkpoint: ``Checkpoint.revision``; ``limits`` says what the
+    model cannot do, a sentence for whoever asks it."""
+
+    name: Name
+    family: Name
+    revision: Name
+    vocab_size: Positive
+    hidden_size: Positive
+    layers: Annotated[int, Field(gt=0, le=4096)]
+    limits: Name | None = None
+
+    _serialize = _dropping_none("limits")
+
+    @property
+    def format_version(self) -> int:
+        """The oldest format that can say it."""
+        return 1 if self.limits is None else 3
+
+
+#: Rules by which a grid of tiles is chosen.
+Strategy = Literal["relaxed", "llava-next", "internvl", "idefics3"]
+#: Those of formats 1 and 2.
+FIRST_STRATEGIES = ("relaxed", "llava-next", "internvl")
 
 
 class Vision(Closed):
@@ -440,7 +449,7 @@ class Manifest(Closed):
 
     @model_validator(mode="after")
     def _format_can_say_it(self) -> Manifest:
-        for name in ("vision", "image_layout", "chat"):
+        for name in ("model", "vision", "image_layout", "chat"):
             section = getattr(self, name)
             if section is not None and self.format_version < section.format_version:
                 raise ValueError(f"format {self.format_version} cannot say what {name} says; format 3 can")

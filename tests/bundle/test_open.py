@@ -225,22 +225,21 @@ OF_FORMAT_3: tuple[Callable[[dict[str, Any], int], None], ...] = (
     lambda raw, version: shows(raw, version, "image_layout", lone=[1, 2]),
     lambda raw, version: shows(raw, version, "image_layout", last_row_end=[]),
     lambda raw, version: shows(raw, version, "chat", image={"prefix": "", "suffix": "\n"}),
+    lambda raw, version: shows(raw, version, "model", limits="Knows drawn pictures alone."),
     image_first,
 )
 
 
 @pytest.mark.parametrize("more", OF_FORMAT_3)
-def test_what_format_3_says_of_pictures_is_read_and_written_back(
-    bundle: Path, more: Callable[[dict[str, Any], int], None]
-) -> None:
+def test_what_format_3_says_is_read_and_written_back(bundle: Path, more: Callable[[dict[str, Any], int], None]) -> None:
     raw = json.loads((bundle / "manifest.json").read_text())
     more(raw, 3)
     save(bundle, raw)
     manifest = open_bundle(bundle).manifest
     again = json.loads(manifest.model_dump_json())
-    for section in ("vision", "image_layout", "chat"):
+    for section in ("model", "vision", "image_layout", "chat"):
         assert again[section] == raw[section]
-    sections = (manifest.vision, manifest.image_layout, manifest.chat)
+    sections = (manifest.model, manifest.vision, manifest.image_layout, manifest.chat)
     assert max(section.format_version for section in sections if section is not None) == 3
 
 
@@ -330,6 +329,8 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: drops_reasoning(raw, 1), "format 1 cannot say what chat says"),
         (lambda raw: drops_reasoning(raw, 2), "format 2 cannot say what chat says"),
         *((lambda raw, more=more: more(raw, 2), "format 2 cannot say what") for more in OF_FORMAT_3),
+        (lambda raw: shows(raw, 3, "model", limits=7), "not valid: model.limits"),
+        (lambda raw: shows(raw, 3, "model", limits="x" * 513), "not valid: model.limits"),
         (lambda raw: shows(raw, 3, "vision", longest_edge=4097), "not valid: vision.longest_edge"),
         (lambda raw: shows(raw, 3, "vision", longest_edge="8"), "not valid: vision.longest_edge"),
         (lambda raw: shows(raw, 3, "vision", resize_filter="bilinear"), "not valid: vision.resize_filter"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from pocketvlm.bundle.open import open_bundle, write_manifest
 from pocketvlm.cli import COMMANDS, main
 from pocketvlm.runtime import GenerationConfig, load
 from tests.support.waiting import SECONDS, ended
@@ -47,6 +49,18 @@ def test_a_prompt_is_answered_as_in_python(bundle: Path, image: Path) -> None:
     assert wanted
     assert found.stdout == wanted + "\n"
     assert found.stderr == ""
+
+
+def test_what_a_model_cannot_do_is_said_before_it_is_asked(bundle: Path, tmp_path: Path) -> None:
+    """In a line that is fit to print, and not where the answer stands."""
+    shutil.copytree(bundle, tmp_path / "told")
+    manifest = open_bundle(bundle).manifest
+    told = manifest.model.model_copy(update={"limits": "Reads drawn\npictures.\x1b[2J"})
+    write_manifest(tmp_path / "told", manifest.model_copy(update={"format_version": 3, "model": told}))
+    plain, found = (run(one, "--prompt", "What is it?", *SAMPLED) for one in (bundle, tmp_path / "told"))
+    assert found.stdout == plain.stdout
+    assert found.stderr.startswith("note: Reads drawn pictures.")
+    assert found.stderr.rstrip("\n").isprintable()
 
 
 def test_json_has_text_tokens_and_stats(bundle: Path, image: Path) -> None:

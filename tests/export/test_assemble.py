@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,11 @@ import pytest
 import torch
 
 from pocketvlm.bundle.open import Bundle, open_bundle
-from pocketvlm.errors import ExportError, PocketVlmError, RecipeError
+from pocketvlm.errors import CheckpointError, ExportError, PocketVlmError, RecipeError
 from pocketvlm.export import estimate, export_bundle
 from pocketvlm.export.graph.lower import Call
 from pocketvlm.export.onnx.operators import TABLE
+from pocketvlm.export.read.frontend import read_limits
 from pocketvlm.export.store.finished import finished_so_far
 from pocketvlm.export.store.weights import DataFile, WeightStore
 from pocketvlm.machine import exact_sums
@@ -322,6 +324,21 @@ def test_a_killed_export_leaves_the_old_bundle_whole(
         export_bundle(checkpoint, tmp_path / "bundle", recipe=replace(load_recipe("int8"), bounds=Bounds(kl_mean=-1)))
     assert open_bundle(tmp_path / "bundle", verify=True).manifest == old
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_what_a_model_cannot_do_is_told_on(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """From the built-in model's own checkpoint, and of any other with such a file; format 3 alone has it."""
+    assert "drawn pictures alone" in str(read_limits(Path("examples/reader/checkpoint")))
+    plain = export_bundle(tiny_checkpoint, tmp_path / "plain", recipe="int8")
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "limits.txt").write_text("Reads drawn pictures.\nNo photos.\n")
+    told = export_bundle(tmp_path / "checkpoint", tmp_path / "told", recipe="int8")
+    assert (plain.manifest.model.limits, plain.manifest.format_version) == (None, 1)
+    assert (told.manifest.model.limits, told.manifest.format_version) == ("Reads drawn pictures. No photos.", 3)
+    assert told.manifest.model.revision == plain.manifest.model.revision
+    (tmp_path / "checkpoint" / "limits.txt").write_text("x" * 501)
+    with pytest.raises(CheckpointError, match=r"limits\.txt"):
+        export_bundle(tmp_path / "checkpoint", tmp_path / "told", recipe="int8")
 
 
 def test_only_a_bundle_is_replaced(tmp_path: Path, models: dict[str, tuple[Path, BluelmV]]) -> None:

@@ -289,7 +289,7 @@ void read_files(const Reader& files, Manifest& manifest) {
   }
 }
 
-void read_sections(const Members& top, Manifest& manifest) {
+void read_sections(const Members& top, int64_t format, Manifest& manifest) {
   const Reader given[] = {top["minimum_runtime"], top["model"], top["tokens"], top["kv_cache"]};
   const Members runtime = given[0].members({"pocketvlm", "onnxruntime", "executorch"});
   manifest.minimum_pocketvlm = name_of(runtime["pocketvlm"]);
@@ -299,10 +299,12 @@ void read_sections(const Members& top, Manifest& manifest) {
     name_of(*version);
     manifest.asks_for_executorch = true;
   }
-  const Members model = given[1].members({"name", "family", "revision", "vocab_size", "hidden_size", "layers"});
+  const Members model =
+      given[1].members({"name", "family", "revision", "vocab_size", "hidden_size", "layers", "limits"});
   manifest.model_name = name_of(model["name"]);
   name_of(model["family"]);
   name_of(model["revision"]);
+  if (const auto limits = in_format_3(model, "limits", format)) name_of(*limits);
   manifest.vocab_size = positive(model["vocab_size"]);
   manifest.hidden_size = positive(model["hidden_size"]);
   manifest.layers = model["layers"].integer(1, 4096);
@@ -328,7 +330,7 @@ Manifest read_manifest(const Reader& root) {
       root.members({"format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer",
                     "chat", "kv_cache", "prefill_chunk", "engines", "by_engine", "neuropilot", "recipe", "fidelity", "files"});
   Manifest manifest;
-  read_sections(top, manifest);
+  read_sections(top, format, manifest);
   if (const Reader seen = top["vision"]; !seen.is_null()) manifest.vision = vision(seen, format);
   if (const Reader layout = top["image_layout"]; !layout.is_null()) manifest.layout = image_layout(layout, format);
   if (const Reader chat = top["chat"]; !chat.is_null()) manifest.has_roles = check_chat(chat, format);

@@ -22,7 +22,7 @@ from pocketvlm.cli.console import (
 from pocketvlm.cli.line_editing import edited_lines, file_name
 from pocketvlm.cli.options import headed
 from pocketvlm.cli.printing import rich_console
-from pocketvlm.errors import ChatError, PocketVlmError
+from pocketvlm.errors import ChatError, PocketVlmError, one_line
 from pocketvlm.files import label
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ def command(
         prepacked_cache=prepacked_cache,
         tuning=tuning,
     ) as vlm:
+        if (limits := vlm.manifest.model.limits) is not None:
+            click.echo(f"note: {one_line(limits, 500)}", err=True)
         show = _printer(stats=stats, as_json=as_json)
         if prompt is None:
             with vlm.chat(drop_oldest=drop_oldest) as chat:
