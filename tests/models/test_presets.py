@@ -71,7 +71,7 @@ def test_a_preset_has_the_parameters_of_its_parts(name: str, tower: int, decoder
     assert round(total / 1e6) == {"bluelm-v-3b": 3434, "bluelm-v-0.5b": 914}[name]
 
 
-@pytest.mark.parametrize("name", PRESETS.keys() - {"smolvlm-256m"})
+@pytest.mark.parametrize("name", sorted(PRESETS.keys() - {"smolvlm-256m"}))
 def test_a_preset_is_what_the_paper_asks_for(name: str) -> None:
     config = PRESETS[name].config
     assert VlmConfig.from_dict(config.to_dict()) == config
