@@ -10,6 +10,7 @@ windows of Python's language reference; the built-in model is asked about held-o
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -189,14 +190,17 @@ def table(name: str, rows: Sequence[dict[str, Any]]) -> str:
 def main(cache: Path, ways: int, only: str | None, output: Path) -> None:
     quant.QUANTIZERS["weighed"] = Weighed
     models = [*([] if only == "smollm2" else [reader()]), *([] if only == "reader" else [smollm2(cache)])]
-    report: dict[str, Any] = {**provenance("python -m studies.recipe_costs", torch.get_num_threads()), "models": {}}
+    # Rows that are there are kept: it goes on where it ended.
+    kept = json.loads(output.read_text())["models"] if output.is_file() else {}
+    report: dict[str, Any] = {**provenance("python -m studies.recipe_costs", torch.get_num_threads()), "models": kept}
     for model in models:
         original = scored_logits(model.checkpoint, model.checkpoint.tensor, model.measured)
-        rows: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = report["models"].setdefault(model.name, [])
         for way in WAYS[:ways]:
+            if any(row["way"] == way.name for row in rows):
+                continue
             rows.append(measure(model, way, original))
             click.echo(f"{model.name}: {rows[-1]}", err=True)
-            report["models"][model.name] = rows
             write(report, output)
         click.echo(table(model.name, rows))
 

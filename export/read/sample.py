@@ -26,12 +26,12 @@ TURNS: Turns = (
     ("What is on line 2?", CARD_LINES[1]),
     ("How many lines are there?", str(len(CARD_LINES))),
 )
-#: Of a model that takes text only: what it may be asked, with answers that it could give. The card's letters it cannot
-#: know, and what rounding does to a guess says nothing of its answers.
+#: Of a model that takes text only, no longer than those: what it may be asked, with answers that it could give. The
+#: card's letters it cannot know, and what rounding does to a guess says nothing of its answers.
 TEXT_TURNS: Turns = (
-    ("What is the capital of France?", "The capital of France is Paris."),
-    ("Name three fruits.", "Apples, bananas and oranges."),
-    ("Why does ice float?", "Water expands when it freezes, so ice is lighter than the water around it."),
+    ("What is the capital of France?", "Paris."),
+    ("What is 7 plus 5?", "12."),
+    ("Name a fruit.", "Apple."),
 )
 
 

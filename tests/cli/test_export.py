@@ -81,7 +81,11 @@ def test_several_back_ends_make_one_bundle_that_each_engine_runs(
         (("CHECKPOINT", "-o", "OUT", "--backend", "abacus"), 1, "abacus"),
         (("CHECKPOINT", "-o", "OUT", "--max-length", "9999"), 1, "512 positions"),
         (("CHECKPOINT", "-o", "OUT", "--max-length", "9999", "--backend", "executorch"), 1, "512 positions"),
-        (("CHECKPOINT", "-o", "OUT", "--calibration", "generated:1"), 1, "looks at no calibration data"),
+        (
+            ("CHECKPOINT", "-o", "OUT", "--recipe", "int4-g128", "--calibration", "generated:1"),
+            1,
+            "looks at no calibration data",
+        ),
         (("CHECKPOINT", "-o", "OUT", "--recipe", "gptq-g32", "--calibration", "DATA.txt"), 1, "DATA.txt"),
         (("CHECKPOINT", "-o", "OUT", "--recipe", "int4-g32", "--max-kl", "1e-9"), 1, "KL divergence"),
         (("CHECKPOINT", "-o", "OUT", "--max-kl", "nan"), 2, "nan"),

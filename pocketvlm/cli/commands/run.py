@@ -93,7 +93,7 @@ def command(
         prepacked_cache=prepacked_cache,
         tuning=tuning,
     ) as vlm:
-        if (limits := vlm.manifest.model.limits) is not None:
+        if (limits := vlm.manifest.model.limits) is not None and not as_json:
             click.echo(f"note: {one_line(limits, 500)}", err=True)
         show = _printer(stats=stats, as_json=as_json)
         if prompt is None:
