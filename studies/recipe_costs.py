@@ -91,8 +91,8 @@ WAYS = (
     Way("clip search, 32", "clip-search", 32),
     Way("clip search by importance, 32", "weighed", 32),
     Way("GPTQ, 128 (gptq-g128)", "gptq", 128),
-    Way("GPTQ, 64", "gptq", 64),
     Way("GPTQ, 32 (gptq-g32)", "gptq", 32),
+    Way("GPTQ, 64", "gptq", 64),
     Way("GPTQ, 32, zero points", "gptq", 32, symmetric=False),
     Way("GPTQ, 32, other data: of the text's own kind", "gptq", 32, source=SAME_KIND),
 )
