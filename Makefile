@@ -77,7 +77,7 @@ export-android: $(READY) ## export MODEL (the built-in one) by RECIPE to dist/an
 	    set -- --prompt "$${PROMPT:-What is the total?}" --image "$${IMAGE:-$(PICTURE)}"; printf '\nPicture:  %s' "$$4"; \
 	fi; printf '\nQuestion: %s\n' "$$2"; \
 	for engine in $$BACKENDS; do \
-	    printf 'Answer of the engine %s: ' "$$engine"; $(BIN)/pocketvlm run $(BUNDLE) --engine "$$engine" "$$@" --stats || exit; \
+	    printf 'Answer of the engine %s:\n' "$$engine"; $(BIN)/pocketvlm run $(BUNDLE) --engine "$$engine" "$$@" --stats || exit; \
 	done
 	@printf '\nFor a device:\n'; $(BIN)/python -m android_app.runner.build --lenient package
 
