@@ -20,7 +20,7 @@ from pocketvlm.strict import STRICT, Strict, checked, listed, parse_toml
 
 #: The recipes that ship with the package.
 RECIPES = Path(__file__).parent / "quant" / "recipes"
-#: The smallest recipe of 4 bits by which every model that was measured answered as before (docs/numerics.md).
+#: Of the recipes of 4 bits for the CPU's back ends, the one that comes nearest to the original (docs/numerics.md).
 DEFAULT_RECIPE = "gptq-g32"
 #: Largest file that is read, bytes.
 MAX_BYTES = 2 << 20

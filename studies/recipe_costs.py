@@ -28,8 +28,7 @@ from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.scores import kl_divergence
 from pocketvlm.export.reference.simulate import Simulated, scored_logits
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
-from pocketvlm.models.stages import decoder_stages, linear_weights
-from pocketvlm.quant import ClipSearch, GroupedTensor, GroupQuantizer
+from pocketvlm.quant import ClipSearch, GroupedTensor
 from pocketvlm.quant.clip_search import searched
 from pocketvlm.quant.grids import Grid
 from pocketvlm.quant.sizes import stored_bytes
@@ -40,6 +39,7 @@ WINDOWS, TOKENS = 6, 512
 #: Pictures with their questions that the built-in model is measured on.
 DIALOGUES = 64
 SAME_KIND = "same kind"
+COMMAND = "python -m studies.recipe_costs"
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,15 @@ class Weighed(ClipSearch):
 
     CALIBRATED: ClassVar[bool] = True
 
-    def quantize(self, weight: Tensor, gram: Tensor | None = None) -> GroupedTensor:
-        assert gram is not None
-        importance = self.grouped((gram.diagonal() / gram.diagonal().mean())[None])
-        return _Given(self.bits, self.group_size, self.symmetric, importance=importance).quantize(weight)
-
-
-@dataclass(frozen=True)
-class _Given(GroupQuantizer):
     importance: Tensor | None = None
 
     def fit(self, groups: Tensor) -> Grid:
         return searched(groups, self.bits, symmetric=self.symmetric, positive=False, importance=self.importance)
+
+    def quantize(self, weight: Tensor, gram: Tensor | None = None) -> GroupedTensor:
+        assert gram is not None
+        importance = self.grouped((gram.diagonal() / gram.diagonal().mean())[None])
+        return super(Weighed, replace(self, importance=importance)).quantize(weight)
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,7 @@ def measure(model: Model, way: Way, original: Tensor) -> dict[str, Any]:
         positions = model.checkpoint.config.text.max_position_embeddings
         calibration = read_calibration(source, read_frontend(model.checkpoint), recipe, positions)
     simulated = Simulated(model.checkpoint, recipe, calibration)
-    for name in decoder_weights(model.checkpoint):
+    for name in model.checkpoint.tensors:  # in the layers' order, which GPTQ asks for
         simulated.quantized(name)
     seconds = time.process_time() - started
     found = scored_logits(model.checkpoint, simulated.read, model.measured)
@@ -158,13 +155,6 @@ def measure(model: Model, way: Way, original: Tensor) -> dict[str, Any]:
         "quantizing_cpu_seconds": round(seconds, 1),
         "calibration_tokens": 0 if calibration is None else calibration.tokens,
     }
-
-
-def decoder_weights(checkpoint: Checkpoint) -> list[str]:
-    """The decoder's matrices in their order, an untied head last: GPTQ takes them so."""
-    text = checkpoint.config.text
-    names = [name for stage in decoder_stages(text) for name in linear_weights(stage)]
-    return names if text.tie_word_embeddings else [*names, "lm_head.weight"]
 
 
 def table(name: str, rows: Sequence[dict[str, Any]]) -> str:
@@ -190,16 +180,18 @@ def table(name: str, rows: Sequence[dict[str, Any]]) -> str:
 def main(cache: Path, ways: int, only: str | None, output: Path) -> None:
     quant.QUANTIZERS["weighed"] = Weighed
     models = [*([] if only == "smollm2" else [reader()]), *([] if only == "reader" else [smollm2(cache)])]
-    # Rows that are there are kept: it goes on where it ended.
+    # Rows that are there are kept, each with its own origin: it goes on where it ended.
     kept = json.loads(output.read_text())["models"] if output.is_file() else {}
-    report: dict[str, Any] = {**provenance("python -m studies.recipe_costs", torch.get_num_threads()), "models": kept}
+    report: dict[str, Any] = {"command": COMMAND, "models": kept}
+    origin = provenance(COMMAND, torch.get_num_threads())
+    origin.pop("command")
     for model in models:
         original = scored_logits(model.checkpoint, model.checkpoint.tensor, model.measured)
         rows: list[dict[str, Any]] = report["models"].setdefault(model.name, [])
         for way in WAYS[:ways]:
             if any(row["way"] == way.name for row in rows):
                 continue
-            rows.append(measure(model, way, original))
+            rows.append({**measure(model, way, original), **origin})
             click.echo(f"{model.name}: {rows[-1]}", err=True)
             write(report, output)
         click.echo(table(model.name, rows))

@@ -326,9 +326,9 @@ def test_a_killed_export_leaves_the_old_bundle_whole(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_what_a_model_cannot_do_is_told_on(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_what_a_model_cannot_do_is_told_on(repository: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """From the built-in model's own checkpoint, and of any other with such a file; format 3 alone has it."""
-    assert "drawn pictures alone" in str(read_limits(Path("examples/reader/checkpoint")))
+    assert "drawn pictures alone" in str(read_limits(repository / "examples/reader/checkpoint"))
     plain = export_bundle(tiny_checkpoint, tmp_path / "plain", recipe="int8")
     shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / "limits.txt").write_text("Reads drawn pictures.\nNo photos.\n")

@@ -22,7 +22,7 @@ from pocketvlm.models.blocks.vision import VisionTower
 from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
 from pocketvlm.models.operators import KvCache, space_to_depth
-from tests.support.checkpoints import FAMILIES, random_model, tiny_config
+from tests.support.checkpoints import FAMILIES, LLAMA3, random_model, tiny_config
 
 TOLERANCE = 1e-4  # relative, in fp32
 
@@ -67,13 +67,6 @@ SMALL = {
     "num_key_value_heads": 2,
     "intermediate_size": 160,
     "max_position_embeddings": 4096,
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
 }
 
 

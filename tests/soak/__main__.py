@@ -57,13 +57,6 @@ def make_bundles(folder: Path, parts: Collection[str] = PARTS) -> dict[str, Path
     return {name: folder / name for name in ("reader", *(name for name, _, _ in made))}
 
 
-def run(
-    counts: Mapping[str, int], seed: int, bundles: dict[str, Path], *, loud: bool = False
-) -> dict[str, list[Judged]]:
-    """So many cases of each part, in its order."""
-    return {part: run_cases(part, range(count), seed, bundles, loud=loud) for part, count in counts.items() if count}
-
-
 def run_cases(
     part: str, indices: Sequence[int], seed: int, bundles: dict[str, Path], *, loud: bool = False
 ) -> list[Judged]:
@@ -83,17 +76,14 @@ def run_cases(
     return judged
 
 
-def summary(judged: Mapping[str, Sequence[Judged]], command: str) -> dict[str, Any]:
-    """The counts of each part, the memory over the turns, and whether all is well."""
-    parts: dict[str, Any] = {part: report.summary(cases, command) for part, cases in judged.items()}
-    turns = judged.get("turns", ())
-    leaking = False
-    if len(turns) >= LEAST_TURNS:
-        memory = report.memory(turns)
+def summary(part: str, judged: Sequence[Judged], command: str) -> dict[str, Any]:
+    """A part's counts, the memory over the turns, and whether all is well."""
+    numbers, leaking = report.summary(judged, command), False
+    if part == "turns" and len(judged) >= LEAST_TURNS:
+        memory = report.memory(judged)
         leaking = memory["growth_bytes"] > MOST_GROWTH
-        parts["turns"]["memory"] = {**memory, "most_growth_bytes": MOST_GROWTH, "leaking": leaking}
-    failed = any(report.failures(cases) for cases in judged.values())
-    return {"passed": not failed and not leaking, "parts": parts}
+        numbers["memory"] = {**memory, "most_growth_bytes": MOST_GROWTH, "leaking": leaking}
+    return {"passed": not report.failures(judged) and not leaking, **numbers}
 
 
 def show_one(part: str, index: int, seed: int, bundles: dict[str, Path]) -> bool:
@@ -170,11 +160,10 @@ def main(
                 continue
             started = time.monotonic()
             command = f"python -m tests.soak --no-others --{part} {count} --seed {seed}"
-            found = summary(run({part: count}, seed, made, loud=True), command)
-            numbers = found["parts"][part]
+            numbers = summary(part, run_cases(part, range(count), seed, made, loud=True), command)
             click.echo(f"{part:<11} {numbers['cases']} cases: {report.in_words(numbers)}")
             minutes = round((time.monotonic() - started) / 60, 1)
-            parts[part] = {**provenance(command, threads=1), "minutes": minutes, "passed": found["passed"], **numbers}
+            parts[part] = {**provenance(command, threads=1), "minutes": minutes, **numbers}
             if output is not None:
                 write(totals(parts), output)
     sys.exit(not totals(parts)["passed"])

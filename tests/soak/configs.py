@@ -18,7 +18,7 @@ from pocketvlm.plan import load_device, make_plan, read_model
 from pocketvlm.recipe import load_recipe
 from tests.soak.cases import Case, Cases, Found, Limits, Setup, refusal
 from tests.soak.hostile import hostile_json
-from tests.support.checkpoints import tiny_config, write_checkpoint
+from tests.support.checkpoints import LLAMA3, tiny_config, write_checkpoint
 
 #: Opening takes a fifth of a second, an export two.
 LIMITS = Limits(seconds=20.0, peak_bytes=1 << 30, address_bytes=24 << 30)
@@ -37,10 +37,6 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "processor_config.json": {"image_processor": {"image_mean": [0.5] * 3, "do_rescale": True}, "processor_class": "X"},
     "model.safetensors.index.json": {"metadata": {"total_size": 1}, "weight_map": {"model.norm.weight": "model-1.st"}},
 }
-ROPE = {
-    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}  # fmt: skip
 
 
 def _text(raw: dict[str, Any], **values: Any) -> Any:
@@ -82,7 +78,7 @@ BOMBS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a YaRN of 1e18": lambda raw: _text(
         raw, rope_theta=1e18, rope_scaling={"rope_type": "yarn", "factor": 1e18, "beta_fast": 1e18, "mscale": 1e18}
     ),
-    "a RoPE of 1e308": lambda raw: _text(raw, rope_scaling={**ROPE, "factor": 1e18, "high_freq_factor": 1e18}),
+    "a RoPE of 1e308": lambda raw: _text(raw, rope_scaling={**LLAMA3, "factor": 1e18, "high_freq_factor": 1e18}),
     "a base of 5e-324": lambda raw: _text(raw, rope_theta=5e-324),
     "an epsilon of 1e18": lambda raw: _text(raw, rms_norm_eps=1e18),
     "an image token of 4096": lambda raw: raw.update(image_token="<|image_pad|>" * 300),
@@ -96,7 +92,7 @@ BOMBS: dict[str, Callable[[dict[str, Any]], object]] = {
 def cases(setup: Setup) -> Cases:
     """Bombs by turns, and changed JSON of any file."""
     original = setup.sandbox / "original"
-    write_checkpoint(original, tiny_config("llama", rope_scaling=ROPE))
+    write_checkpoint(original, tiny_config("llama", rope_scaling=LLAMA3))
     for name, content in EXTRAS.items():
         if name != "model.safetensors.index.json":  # which counts where there are no whole weights
             (original / name).write_text(json.dumps(content))

@@ -12,7 +12,7 @@ from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.directory import Stored
 from pocketvlm.models.shapes import HEAD
 from tests.soak import checkpoints, migrations
-from tests.soak.__main__ import run, summary
+from tests.soak.__main__ import run_cases, summary
 from tests.soak.originals import copy_of
 from tests.soak.report import failures
 
@@ -21,9 +21,9 @@ COUNTS = {"checkpoints": 41, "configs": 17}
 
 @pytest.mark.parametrize("part", COUNTS)
 def test_what_outsiders_write_is_read_as_transformers_does_or_refused_in_one_line(part: str) -> None:
-    judged = run({part: COUNTS[part]}, 0, {})
-    found = summary(judged, "python -m tests.soak")["parts"][part]
-    assert not failures(judged[part]), found["failures"]
+    judged = run_cases(part, range(COUNTS[part]), 0, {})
+    found = summary(part, judged, "python -m tests.soak")
+    assert not failures(judged), found["failures"]
     assert found["right"] > COUNTS[part] // 4
 
 

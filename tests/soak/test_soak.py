@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from pocketvlm.bundle.manifest import ChatLayout, Role
 from pocketvlm.export.read.chat_template import FoundChat
-from tests.soak.__main__ import main, make_bundles, run, summary, totals
+from tests.soak.__main__ import main, make_bundles, run_cases, summary, totals
 from tests.soak.failing import WAYS
 from tests.soak.hostile import hostile_json
 from tests.soak.report import failures, growth
@@ -41,17 +41,17 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, executorch_bundles: dict[s
 
 @pytest.mark.parametrize("part", COUNTS)
 def test_hostile_input_is_right_or_one_clear_line(part: str, bundles: dict[str, Path]) -> None:
-    judged = run({part: COUNTS[part]}, 0, bundles)
-    found = summary(judged, "python -m tests.soak")
-    assert not failures(judged[part]), found["parts"][part]["failures"]
+    judged = run_cases(part, range(COUNTS[part]), 0, bundles)
+    found = summary(part, judged, "python -m tests.soak")
+    assert not failures(judged), found["failures"]
     assert found["passed"]
-    assert found["parts"][part]["cases"] == COUNTS[part]
-    assert found["parts"][part]["right"]
+    assert found["cases"] == COUNTS[part]
+    assert found["right"]
 
 
 def test_what_is_wrong_hangs_or_crashes_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.soak.processes.CASE_SECONDS", 2.0)
-    judged = run({"failing": len(WAYS)}, 0, {})["failing"]
+    judged = run_cases("failing", range(len(WAYS)), 0, {})
     assert [case.outcome.verdict for case in judged] == [verdict for _, verdict in WAYS]
     lines = [case.outcome.line for case in judged]
     assert "SIGSEGV" in lines[1]
@@ -59,10 +59,10 @@ def test_what_is_wrong_hangs_or_crashes_is_counted(monkeypatch: pytest.MonkeyPat
     assert "exit status 3" in lines[2]
     assert "MemoryError" in lines[9]
     assert "_hang" in lines[14]
-    found = summary({"failing": judged}, "soak")
+    found = summary("failing", judged, "soak")
     assert not found["passed"]
-    assert found["parts"]["failing"]["hung"] == 2
-    assert found["parts"]["failing"]["failures"][0]["reproduce"] == "soak --only failing:1"
+    assert found["hung"] == 2
+    assert found["failures"][0]["reproduce"] == "soak --only failing:1"
 
 
 def test_a_report_keeps_the_parts_that_were_not_asked_for(

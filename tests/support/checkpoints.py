@@ -21,6 +21,11 @@ CHAT_TEMPLATE = (
     "{{ '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 FAMILIES = ("llama", "qwen2", "minicpm")
+#: RoPE as Llama 3.1 scales it, from 64 positions.
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
 
 
 def tiny_config(family: str = "llama", *, vision: bool = True, **text: Any) -> VlmConfig:

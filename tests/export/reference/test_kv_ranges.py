@@ -10,16 +10,7 @@ import torch
 from pocketvlm.export.reference.kv_ranges import ENOUGH_TOKENS, SHARED, for_unseen_text, kv_ranges
 from pocketvlm.models.operators import KvCache, rotate
 from pocketvlm.models.rope import rope_tables
-from tests.support.checkpoints import tiny_config
-
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-
+from tests.support.checkpoints import LLAMA3, tiny_config
 
 YARN = {
     "rope_type": "yarn",
