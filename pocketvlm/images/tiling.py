@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ Grid = tuple[int, int]
 Size = tuple[int, int]
 Fit = Literal["pad", "stretch"]
 #: width, height, tile, the candidates and alpha -> the grid
-Choose = Callable[[int, int, int, frozenset[Grid], float], Grid]
+Choose = Callable[[int, int, int, Sequence[Grid], float], Grid]
 
 #: largest width, height, tile or number of tiles that is computed with: what a 32-bit runtime can hold
 MAX_NUMBER = 2**31 - 1
@@ -97,7 +97,7 @@ class Tiling:
     strategy: str = "relaxed"
     """a key of ``pocketvlm.images.rules.RULES``"""
     candidates: tuple[Grid, ...] = PAPER_CANDIDATES
-    """grids to choose from, (across, down)"""
+    """grids to choose from, (across, down); their order counts for llava-next alone"""
     alpha: float = 0.1
     """threshold of the relaxed rule"""
     longest_edge: int | None = None
@@ -121,7 +121,7 @@ def padded(choose: Choose, *, round_up: bool = False) -> Callable[[int, int, Til
 
     def plan(width: int, height: int, tiling: Tiling) -> PicturePlan:
         tile = tiling.tile_size
-        grid = choose(width, height, tile, frozenset(tiling.candidates), tiling.alpha)
+        grid = choose(width, height, tile, tiling.candidates, tiling.alpha)
         size = fitted_size(width, height, grid, tile, round_up=round_up)
         place = (grid[0] * tile - size[0]) // 2, (grid[1] * tile - size[1]) // 2
         return PicturePlan(grid, (size,), place, thumbnail_index(grid, tiling))
@@ -134,7 +134,7 @@ def stretched(choose: Choose) -> Callable[[int, int, Tiling], PicturePlan]:
 
     def plan(width: int, height: int, tiling: Tiling) -> PicturePlan:
         tile = tiling.tile_size
-        grid = choose(width, height, tile, frozenset(tiling.candidates), tiling.alpha)
+        grid = choose(width, height, tile, tiling.candidates, tiling.alpha)
         return PicturePlan(grid, ((grid[0] * tile, grid[1] * tile),), (0, 0), thumbnail_index(grid, tiling))
 
     return plan

@@ -90,10 +90,11 @@ def test_a_phone_screen_gets_two_by_four() -> None:
 def test_llava_next_agrees_with_transformers() -> None:
     from transformers.image_processing_utils import select_best_resolution
 
-    # The published checkpoint's grids, (height, width), and the paper's: both in their owners' order.
+    # The published checkpoints' grids, (height, width), and the paper's: in their owners' order, which decides ties.
     published = [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]
+    onevision = [(336 * down, 336 * across) for down in range(1, 7) for across in range(1, 7)]
     paper = [(336 * down, 336 * across) for across, down in PAPER_CANDIDATES]
-    for resolutions in (published, paper):
+    for resolutions in (published, onevision, paper):
         candidates = [(width // 336, height // 336) for height, width in resolutions]
         for width, height in sizes(1500):
             best_height, best_width = select_best_resolution((height, width), resolutions)
@@ -123,7 +124,12 @@ def test_the_grid_is_always_a_candidate(
     assert select_grid(width, height, tile=tile, candidates=candidates, strategy=name, alpha=alpha) in candidates
 
 
-@given(sides, sides, candidate_sets, names, st.randoms())
+def test_llava_next_takes_the_first_of_equals() -> None:
+    for candidates in ([(1, 2), (2, 1)], [(2, 1), (1, 2)]):
+        assert select_grid(500, 500, tile=384, candidates=candidates, strategy="llava-next") == candidates[0]
+
+
+@given(sides, sides, candidate_sets, st.sampled_from(sorted(set(RULES) - {"llava-next"})), st.randoms())
 def test_order_and_repetition_of_candidates_do_not_matter(
     width: int, height: int, candidates: list[tuple[int, int]], name: str, rng: random.Random
 ) -> None:

@@ -31,7 +31,12 @@ PHONE = grid_candidates(4, 4, 8)
 LAST = Tiling(thumbnail="last", thumbnail_of_single_tile=False)
 FORMS: dict[str, tuple[Tiling, ...]] = {
     "relaxed": (Tiling(), Tiling(candidates=PHONE, tile_size=336, alpha=0.5, thumbnail="none")),
-    "llava-next": (Tiling(tile_size=336), Tiling(candidates=PHONE)),
+    "llava-next": (
+        Tiling(tile_size=336),
+        Tiling(candidates=PHONE),
+        Tiling(tile_size=336, candidates=((2, 1), (1, 2), (2, 2), (1, 3), (3, 1))),  # LLaVA-NeXT's own, in its order
+        Tiling(candidates=tuple((across, down) for down in range(1, 7) for across in range(1, 7))),  # OneVision's
+    ),
     "internvl": (replace(LAST, tile_size=448, candidates=grid_candidates(12, 12, 12)), LAST),
     "idefics3": (
         replace(LAST, tile_size=512, candidates=grids(4), longest_edge=2048),

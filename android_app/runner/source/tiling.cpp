@@ -38,7 +38,7 @@ Grid relaxed(int64_t width, int64_t height, int64_t tile, const std::vector<Grid
   return best;
 }
 
-// LLaVA-NeXT's select_best_resolution, which does not clamp a side that rounds to 0; `grids` in descending order.
+// LLaVA-NeXT's select_best_resolution, which does not clamp a side that rounds to 0; the first of equal grids.
 Grid llava_next(int64_t width, int64_t height, int64_t tile, const std::vector<Grid>& grids) {
   Grid best{1, 1};
   double best_effective = -1, best_wasted = kInfinity;
@@ -114,14 +114,13 @@ PicturePlan idefics3(int64_t width, int64_t height, const Vision& vision) {
 
 PicturePlan of_grid(int64_t width, int64_t height, const Vision& vision) {
   const int64_t tile = vision.tile_size;
-  const std::vector<Grid> grids = sorted_grids(vision.candidates);
   if (vision.strategy == "internvl") {
-    const Grid grid = internvl(width, height, tile, grids);
+    const Grid grid = internvl(width, height, tile, sorted_grids(vision.candidates));
     return {grid, {{grid.first * tile, grid.second * tile}}, {0, 0}, std::nullopt};
   }
   const bool next = vision.strategy == "llava-next";
-  const Grid grid =
-      next ? llava_next(width, height, tile, grids) : relaxed(width, height, tile, grids, vision.alpha);
+  const Grid grid = next ? llava_next(width, height, tile, vision.candidates)
+                         : relaxed(width, height, tile, sorted_grids(vision.candidates), vision.alpha);
   const Size size = fitted_size(width, height, grid, tile, next);
   return {grid,
           {size},

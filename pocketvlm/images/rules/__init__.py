@@ -31,8 +31,8 @@ def select_grid(
 ) -> Grid:
     """The grid (across, down) that ``strategy`` picks for an image of ``width`` x ``height`` pixels.
 
-    ``candidates`` are the grids to choose from, in any order (default: the paper's 3x3); ``alpha`` is the relaxed
-    rule's threshold.
+    ``candidates`` are the grids to choose from (default: the paper's 3x3); their order counts for llava-next alone.
+    ``alpha`` is the relaxed rule's threshold.
 
     :raises ValueError: a size is not a positive integer, there are no candidates, or the strategy is not known.
     """

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pocketvlm.images.tiling import Grid, PictureRule, stretched
 
 
-def choose(width: int, height: int, tile: int, candidates: frozenset[Grid], alpha: float) -> Grid:
+def choose(width: int, height: int, tile: int, candidates: Sequence[Grid], alpha: float) -> Grid:
     """InternVL 1.5's ``find_closest_aspect_ratio``: the nearest aspect ratio, smaller grids first.
 
     Among equal ratios a larger grid wins if the image has more than half of its pixels. ``alpha`` is not used.

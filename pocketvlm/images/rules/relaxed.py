@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pocketvlm.images.tiling import Grid, PictureRule, fitted_size, padded
 
 
-def choose(width: int, height: int, tile: int, candidates: frozenset[Grid], alpha: float) -> Grid:
+def choose(width: int, height: int, tile: int, candidates: Sequence[Grid], alpha: float) -> Grid:
     """Relaxed aspect-ratio matching, Algorithm 1 of BlueLM-V-3B (arXiv 2411.10640).
 
     A grid replaces the best one so far if it shows more than ``alpha`` more of the image's pixels, or nearly as many
