@@ -19,6 +19,7 @@ from pocketvlm.export.cost import disk_bytes
 from pocketvlm.export.job import Job, Lowered, Progress, Silent
 from pocketvlm.export.read.calibration import CalibrationSet, default_source, is_calibrated, read_calibration
 from pocketvlm.export.read.frontend import Frontend, read_frontend
+from pocketvlm.export.read.retiling import Retiling
 from pocketvlm.export.reference.activations import Activations
 from pocketvlm.export.reference.stages import run_reference
 from pocketvlm.export.store.finished import finished_so_far
@@ -39,6 +40,7 @@ def export_bundle(
     backends: Sequence[str] = ("onnx",),
     max_length: int | None = None,
     calibration: str | None = None,
+    retiling: Retiling | None = None,
     verify: Callable[[Path], None] = lambda bundle: None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -48,7 +50,8 @@ def export_bundle(
     bundle at ``output`` is replaced when the new one is complete, and untouched when the export fails.
 
     ``calibration`` is what a calibrated recipe sees: generated:SEED, text, FILE.jsonl, FILE.tsv or
-    FILE.txt; by default pictures, or the text for a model that takes text only.
+    FILE.txt; by default pictures, or the text for a model that takes text only. ``retiling``: how pictures are cut
+    where it is not to be the processor's own way.
     An export that is killed goes on when it is started again: with matrices that were quantized by looking at data, and
     with checked layers of an ExecuTorch program. ``verify`` gets the directory of the complete bundle before it takes
     its place, and may refuse it by raising.
@@ -67,7 +70,7 @@ def export_bundle(
         chosen, calibration = backend.prepare(source, chosen, calibration)
     copies = sum(backend.COPIES for backend in lowering.values())
     _check_space(output, copies * disk_bytes(source, chosen, length))
-    frontend = read_frontend(source)
+    frontend = read_frontend(source, retiling)
     for line in frontend.notes:
         progress.note(line)
     if max_length is None and length < min(KV_LENGTH, source.config.text.max_position_embeddings):
@@ -76,7 +79,8 @@ def export_bundle(
     count = len(frontend.sample.token_ids)
     if count > length:
         raise ExportError(f"a KV length of {length} is too short: one picture and three questions take {count} tokens")
-    key = hashlib.sha256(repr((__version__, source.revision, chosen, seen and seen.sha256)).encode()).hexdigest()[:16]
+    identity = __version__, source.revision, chosen, seen and seen.sha256, retiling
+    key = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     with replacing(output) as directory, finished_so_far(output, key) as finished:
         layers = source.config.text.num_hidden_layers
         layers += source.config.vision.num_hidden_layers if source.config.vision is not None else 0

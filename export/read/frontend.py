@@ -16,6 +16,7 @@ from pocketvlm.export.read.generation import sampling_notes, stop_tokens
 from pocketvlm.export.read.image_processor import check_image_tokens, read_vision
 from pocketvlm.export.read.jinja.source import read_names
 from pocketvlm.export.read.layout import image_layout, prove_layout
+from pocketvlm.export.read.retiling import Retiling, in_words, retiled
 from pocketvlm.export.read.sample import TEXT_TURNS, TURNS, ImageSettings, Sample, make_sample, test_card
 from pocketvlm.export.read.tokenizer import check_rows, read_tokenizer
 from pocketvlm.files import found, read_text
@@ -47,14 +48,16 @@ class Frontend:
     """what a person should know of what was read, a line each"""
 
 
-def read_frontend(checkpoint: Checkpoint) -> Frontend:
+def read_frontend(checkpoint: Checkpoint, retiling: Retiling | None = None) -> Frontend:
     """Compile a checkpoint's text and image conventions into the manifest's plain data.
+
+    ``retiling``: how pictures are cut where it is not to be the processor's own way.
 
     :raises CheckpointError: for a missing or damaged file
     :raises ExportError: for a convention that a bundle cannot express
     """
     try:
-        return _frontend(checkpoint)
+        return _frontend(checkpoint, retiling)
     except ValidationError as error:
         raise ExportError(f"{checkpoint.directory} does not fit a bundle: {first_wrong(error)}") from error
 
@@ -70,14 +73,17 @@ def read_limits(directory: Path) -> str | None:
     )
 
 
-def _frontend(checkpoint: Checkpoint) -> Frontend:
+def _frontend(checkpoint: Checkpoint, retiling: Retiling | None) -> Frontend:
     tokenizer = read_tokenizer(checkpoint)
     read = read_chat(checkpoint.directory, checkpoint.config)
     chat = read.layout
     vision, layout, image_token, images = None, None, None, None
     config = checkpoint.config
+    if config.vision is None and retiling is not None:
+        raise ExportError(f"{config.model_type} takes no pictures: there is nothing to cut into tiles")
     if config.vision is not None:
         vision = read_vision(checkpoint)
+        vision = vision if retiling is None else retiled(vision, retiling)
         image_token = tokenizer.token_to_id(config.image_token)
         if image_token is None:
             raise CheckpointError(f"the tokenizer has no image token {one_line(config.image_token, 120)!r}")
@@ -97,6 +103,7 @@ def _frontend(checkpoint: Checkpoint) -> Frontend:
     sample = make_sample(tokenizer, chat, images, TURNS if cards else TEXT_TURNS, cards)
     tokens = Tokens(stop=stop_tokens(checkpoint, tokenizer, chat), image=image_token)
     bos = tokenizer.token_to_id(read_names(checkpoint.directory).get("bos_token"))
-    notes = (*read.notes, *lacking, *sampling_notes(checkpoint.directory))
+    cut = () if vision is None or vision.replaces is None else (in_words(vision),)
+    notes = (*cut, *read.notes, *lacking, *sampling_notes(checkpoint.directory))
     limits = read_limits(checkpoint.directory)
     return Frontend(tokenizer, chat, tokens, vision, layout, images, sample, limits, bos, notes)

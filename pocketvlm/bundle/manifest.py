@@ -136,14 +136,16 @@ class Vision(Closed):
     vision_hidden_size: Positive
     downsample_ratio: Positive
     tokens_per_tile: Annotated[int, Field(gt=0, le=1 << 16)]
+    replaces: Name | None = None
+    """the way in which the model's own processor cuts pictures, for people, where an export was asked for another"""
 
-    _serialize = _dropping_none("longest_edge")
+    _serialize = _dropping_none("longest_edge", "replaces")
 
     @property
     def format_version(self) -> int:
         """The oldest format that can say it."""
-        first = self.strategy in FIRST_STRATEGIES and self.resize_filter == "bicubic" and self.longest_edge is None
-        return 1 if first else 3
+        first = self.strategy in FIRST_STRATEGIES and self.resize_filter == "bicubic"
+        return 1 if first and self.longest_edge is None and self.replaces is None else 3
 
 
 class ImageLayout(Closed):

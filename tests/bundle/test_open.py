@@ -222,6 +222,7 @@ OF_FORMAT_3: tuple[Callable[[dict[str, Any], int], None], ...] = (
     lambda raw, version: shows(raw, version, "vision", strategy="idefics3"),
     lambda raw, version: shows(raw, version, "vision", resize_filter="lanczos"),
     lambda raw, version: shows(raw, version, "vision", longest_edge=32),
+    lambda raw, version: shows(raw, version, "vision", replaces="internvl, at most 12 tiles"),
     lambda raw, version: shows(raw, version, "image_layout", lone=[1, 2]),
     lambda raw, version: shows(raw, version, "image_layout", last_row_end=[]),
     lambda raw, version: shows(raw, version, "chat", image={"prefix": "", "suffix": "\n"}),

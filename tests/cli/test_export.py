@@ -191,3 +191,26 @@ def test_ctrl_c_says_what_is_left_and_how_to_go_on(
     assert " ".join(found.stderr.split()).endswith(what)
     assert f"interrupted: there is no {output}" in found.stderr
     assert list(tmp_path.iterdir()) == ([left] if finished else [])
+
+
+def test_pictures_can_be_cut_by_the_papers_rule_into_fewer_tiles(
+    repository: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    """``tiny_checkpoint`` has the paper's rule itself, so another one is asked for; and a bound."""
+    done = export(
+        repository, tiny_checkpoint, "-o", tmp_path / "bundle", "--recipe", "int8", "--tiling", "internvl",
+        "--max-tiles", "2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "note: pictures are cut by internvl into at most 2 tiles; the model's own processor" in done.stdout
+    vision = open_bundle(tmp_path / "bundle").manifest.vision
+    assert vision is not None
+    assert vision.strategy == "internvl"
+    assert sorted(vision.candidates) == [(1, 1), (1, 2), (2, 1)]
+    shown = CliRunner().invoke(main, ["inspect", str(tmp_path / "bundle")])
+    assert "the model's own: relaxed, at most" in " ".join(shown.output.split())
+    refused = CliRunner().invoke(
+        main, ["export", str(tiny_checkpoint), "-o", str(tmp_path / "other"), "--max-tokens-per-image", "1"]
+    )
+    assert refused.exit_code != 0
+    assert "1 image tokens are too few" in refused.output

@@ -90,13 +90,14 @@ Vision vision(const Reader& value, int64_t format) {
   const Members of =
       value.members({"tile_size", "strategy", "candidates", "alpha", "thumbnail", "thumbnail_of_single_tile",
                      "longest_edge", "resize_filter", "pad_color", "rescale", "mean", "std", "tile_batch",
-                     "patches_per_tile", "vision_hidden_size", "downsample_ratio", "tokens_per_tile"});
+                     "patches_per_tile", "vision_hidden_size", "downsample_ratio", "tokens_per_tile", "replaces"});
   Vision result;
   result.tile_size = of["tile_size"].integer(1, 4096);
   result.strategy = format < 3 ? of["strategy"].choice({"relaxed", "llava-next", "internvl"})
                                : of["strategy"].choice({"relaxed", "llava-next", "internvl", "idefics3"});
   result.resize_filter =
       format < 3 ? of["resize_filter"].choice({"bicubic"}) : of["resize_filter"].choice({"bicubic", "lanczos"});
+  if (const auto replaced = in_format_3(of, "replaces", format)) name_of(*replaced);  // for people
   if (const auto longest = in_format_3(of, "longest_edge", format)) result.longest_edge = longest->integer(1, 4096);
   result.candidates = of["candidates"].list(grid, 1, 256);
   result.alpha = of["alpha"].number(0, 1);

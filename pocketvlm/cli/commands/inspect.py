@@ -254,9 +254,10 @@ def _vision_line(manifest: Manifest) -> str:
     if vision is None:
         return "none: text only"
     largest = max(across * down for across, down in vision.candidates)
+    own = "" if vision.replaces is None else f" (the model's own: {vision.replaces})"
     return (
         f"tiles of {vision.tile_size} px, {vision.tokens_per_tile} tokens each, {vision.strategy} over "
-        f"{len(vision.candidates)} grids of up to {largest} tiles, thumbnail {vision.thumbnail}, "
+        f"{len(vision.candidates)} grids of up to {largest} tiles{own}, thumbnail {vision.thumbnail}, "
         f"batches of {vision.tile_batch}"
     )
 

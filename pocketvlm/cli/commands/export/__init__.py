@@ -12,6 +12,7 @@ import click
 from pocketvlm.cli.console import INTERRUPTED, ConsoleProgress, finite, keep_to_quota
 from pocketvlm.cli.options import backends as backends_of
 from pocketvlm.cli.options import below, headed, option, recipes
+from pocketvlm.images.rules import RULES
 from pocketvlm.recipe import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 weights, checked = below("How weights are stored"), below("What it is held to")
+pictures = below("How pictures are cut, where not as the model's own processor does")
 on_npu = below("With --backend neuropilot")
 
 
@@ -46,6 +48,14 @@ on_npu = below("With --backend neuropilot")
     metavar="DATA",
     help="What a calibrated recipe sees: generated:SEED, text (one that ships), FILE.jsonl, FILE.tsv or FILE.txt.  "
     "[default: generated:calibration, or text for a model that takes text only]",
+)
+@pictures("--tiling", metavar="RULE", type=click.Choice(list(RULES)), help="By another rule: relaxed is the paper's.")
+@pictures("--max-tiles", metavar="N", type=click.IntRange(1), help="Into at most N tiles, a thumbnail not counted.")
+@pictures(
+    "--max-tokens-per-image",
+    metavar="N",
+    type=click.IntRange(1),
+    help="So that a picture takes at most N image tokens, its thumbnail's among them.",
 )
 @on_npu(
     "--platform",
@@ -92,6 +102,9 @@ def command(
     backends: tuple[str, ...],
     max_length: int | None,
     calibration: str | None,
+    tiling: str | None,
+    max_tiles: int | None,
+    max_tokens_per_image: int | None,
     platform: str | None,
     chunks: int | None,
     prefill: str | None,
@@ -108,6 +121,7 @@ def command(
     behind. One by a calibrated recipe, or to ExecuTorch, goes on where it was killed or interrupted.
     """
     from pocketvlm.export import estimate, export_bundle
+    from pocketvlm.export.read.retiling import Retiling
     from pocketvlm.machine.allocator import keep_freed_memory
     from pocketvlm.models.checkpoint import open_checkpoint
     from pocketvlm.recipe import load_recipe
@@ -133,6 +147,7 @@ def command(
     if table:
         chosen = replace(chosen, backends={**chosen.backends, "neuropilot": table})
     click.echo(f"{checkpoint}: {source.family.name}, {source.parameters / 1e6:,.1f} M parameters, recipe {chosen.name}")
+    wanted = Retiling(tiling, max_tiles, max_tokens_per_image)
     length = source.config.text.kv_length(max_length)
     click.echo(f"estimate: {estimate(source, chosen, length, backends, calibration)}")
     started = time.monotonic()
@@ -150,6 +165,7 @@ def command(
                 backends=backends,
                 max_length=max_length,
                 calibration=calibration,
+                retiling=None if wanted == Retiling() else wanted,
                 verify=verify,
                 progress=progress,
             )

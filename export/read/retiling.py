@@ -1,0 +1,95 @@
+"""Pictures cut otherwise than the model's processor does: by the paper's rule, or into fewer tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pocketvlm.bundle.manifest import Vision
+from pocketvlm.errors import ExportError
+from pocketvlm.images.prepare import preprocessing_of, sequence_length
+from pocketvlm.images.rules import RULES, idefics3
+from pocketvlm.images.tiling import Grid, grid_candidates
+
+
+@dataclass(frozen=True)
+class Retiling:
+    """What an export is asked for instead of the processor's own way; None leaves that.
+
+    strategy: a key of ``RULES``; max_tiles: most tiles of a picture, its thumbnail not counted; max_tokens: most image
+    tokens of a picture, its thumbnail's among them.
+    """
+
+    strategy: str | None = None
+    max_tiles: int | None = None
+    max_tokens: int | None = None
+
+
+def retiled(vision: Vision, wanted: Retiling) -> Vision:
+    """The same tiles, cut by the wanted rule and bounds; what was changed stands in ``replaces``.
+
+    A rule of one's own chooses from the family's grids, another one from all that have no longer side and no more
+    tiles than the largest of those: the layout has a text for each, and the model was trained with as many.
+
+    :raises ExportError: naming the bound that leaves no grid
+    """
+    if wanted.strategy is not None and wanted.strategy not in RULES:
+        raise ExportError(f"unknown tiling {wanted.strategy!r}: choose one of {', '.join(RULES)}")
+    strategy = wanted.strategy or vision.strategy
+    candidates = _candidates(vision, strategy, wanted)
+    if not candidates:
+        raise ExportError(_too_few(vision, strategy, wanted))
+    if (strategy, candidates) == (vision.strategy, vision.candidates):
+        return vision
+    changed = {
+        "strategy": strategy,
+        "candidates": candidates,
+        "longest_edge": None,
+        "replaces": f"{vision.strategy}, at most {most_tiles(vision.candidates)} tiles",
+    }
+    return Vision.model_validate({**dict(vision), **changed})
+
+
+def in_words(vision: Vision) -> str:
+    """What a person should know of tiles that are not the processor's."""
+    return (
+        f"pictures are cut by {vision.strategy} into at most {most_tiles(vision.candidates)} tiles; the model's own "
+        f"processor, which it was trained with, has {vision.replaces}"
+    )
+
+
+def most_tiles(candidates: tuple[Grid, ...]) -> int:
+    """Tiles of the largest grid."""
+    return max(across * down for across, down in candidates)
+
+
+def tokens_of(vision: Vision, grid: Grid) -> int:
+    """Image tokens of a picture cut into a grid, its thumbnail's among them."""
+    return sequence_length(grid, preprocessing_of(vision)) * vision.tokens_per_tile
+
+
+def _candidates(vision: Vision, strategy: str, wanted: Retiling) -> tuple[Grid, ...]:
+    across, down = (max(sides) for sides in zip(*vision.candidates, strict=True))
+
+    def fits(grid: Grid) -> bool:
+        return (wanted.max_tiles is None or grid[0] * grid[1] <= wanted.max_tiles) and (
+            wanted.max_tokens is None or tokens_of(vision, grid) <= wanted.max_tokens
+        )
+
+    if strategy == "idefics3":
+        # Which grids there are follows from the longer side alone: the longest whose grids all fit.
+        of_sides = (idefics3.grids(side) for side in range(max(across, down), 0, -1))
+        found = next((grids for grids in of_sides if all(map(fits, grids))), ())
+        return vision.candidates if set(found) == set(vision.candidates) else found
+    if strategy == vision.strategy:
+        return tuple(filter(fits, vision.candidates))
+    return tuple(filter(fits, grid_candidates(across, down, most_tiles(vision.candidates))))
+
+
+def _too_few(vision: Vision, strategy: str, wanted: Retiling) -> str:
+    # idefics3 and every rule that is not the family's own can do with one tile
+    grids = vision.candidates if strategy == vision.strategy != "idefics3" else ((1, 1),)
+    tiles = min(across * down for across, down in grids)
+    tokens = min(tokens_of(vision, grid) for grid in grids)
+    if wanted.max_tokens is not None and tokens > wanted.max_tokens:
+        return f"{wanted.max_tokens} image tokens are too few: the smallest picture takes {tokens}"
+    return f"{wanted.max_tiles} tiles are too few: the smallest grid of this model has {tiles}"
