@@ -61,7 +61,7 @@ def test_only_presets_and_empty_directories_are_replaced(
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("gpt-9", "new"), 1, "known presets: bluelm-v-3b, bluelm-v-0.5b, smolvlm-256m, tiny"),
+        (("gpt-9", "new"), 1, f"known presets: {', '.join(PRESETS)}"),
         (("tiny", "new.zip"), 1, "a checkpoint is a directory"),
         (("tiny", "/proc/new"), 1, "cannot write"),
         (("tiny", "x" * 300), 1, "File name too long"),

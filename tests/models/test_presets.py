@@ -30,6 +30,8 @@ from pocketvlm.models.presets.write import is_preset, size_of, write_preset
 from pocketvlm.models.shapes import expected_shapes
 
 TINY = PRESETS["tiny"]
+#: Those that nobody published.
+OURS = ("bluelm-v-0.5b", "bluelm-v-3b", "tiny")
 #: SHA-256 of the tiny preset's weights for seed 0: what is drawn stays as it is on every machine.
 TINY_SHA256 = "a18a6e934f391f8c6c3d5fd5fc5c080dd5a9038a288a27afec687e8666760cc0"
 #: Parameters of SigLIP so400m without its pooling head: patches, positions, 27 layers, and a norm.
@@ -71,7 +73,7 @@ def test_a_preset_has_the_parameters_of_its_parts(name: str, tower: int, decoder
     assert round(total / 1e6) == {"bluelm-v-3b": 3434, "bluelm-v-0.5b": 914}[name]
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS.keys() - {"smolvlm-256m"}))
+@pytest.mark.parametrize("name", OURS)
 def test_a_preset_is_what_the_paper_asks_for(name: str) -> None:
     config = PRESETS[name].config
     assert VlmConfig.from_dict(config.to_dict()) == config
@@ -83,20 +85,29 @@ def test_a_preset_is_what_the_paper_asks_for(name: str) -> None:
         assert (most + 1) * config.tokens_per_tile == 1764
 
 
-def test_smolvlm_256m_has_the_shape_and_the_names_of_the_published_model() -> None:
+#: Parameters in millions of models that were published, tokens of a tile, grids to choose from.
+PUBLISHED = {"smolvlm-256m": (256, 64, 7), "smolvlm-500m": (507, 64, 7), "smolvlm2-2.2b": (2247, 81, 7)}
+
+
+def test_each_published_preset_is_held_to_its_size() -> None:
+    assert PUBLISHED.keys() == PRESETS.keys() - OURS
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_preset_has_the_shape_and_the_names_of_the_published_model(name: str) -> None:
     """Transformers' own class of it, without memory."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    preset = PRESETS["smolvlm-256m"]
+    preset = PRESETS[name]
     assert preset.published is not None
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**preset.published))
-    wanted = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    wanted = {key: tuple(weight.shape) for key, weight in model.named_parameters()}
     shapes = expected_shapes(preset.config)
-    assert {preset.stored_name(name): shape for name, shape in shapes.items()} == wanted
-    assert all(FAMILIES["smolvlm"].rename(preset.stored_name(name)) == name for name in shapes)
-    assert round(size_of(preset).parameters / 1e6) == 256
-    assert (preset.config.tokens_per_tile, len(preset.config.tiling.candidates)) == (64, 7)
+    assert {preset.stored_name(key): shape for key, shape in shapes.items()} == wanted
+    assert all(FAMILIES[preset.config.model_type].rename(preset.stored_name(key)) == key for key in shapes)
+    grids = len(preset.config.tiling.candidates)
+    assert (round(size_of(preset).parameters / 1e6), preset.config.tokens_per_tile, grids) == PUBLISHED[name]
 
 
 def test_a_small_smolvlm_is_written_read_and_loaded_by_transformers(tmp_path: Path) -> None:
@@ -121,7 +132,7 @@ def test_a_small_smolvlm_is_written_read_and_loaded_by_transformers(tmp_path: Pa
 
 
 def test_an_unknown_preset_is_told_the_known_ones() -> None:
-    with pytest.raises(CheckpointError, match=r"'gpt-9'.*bluelm-v-3b, bluelm-v-0.5b, smolvlm-256m, tiny"):
+    with pytest.raises(CheckpointError, match=r"'gpt-9'.*bluelm-v-3b, bluelm-v-0.5b, smolvlm-256m"):
         find_preset("gpt-9")
 
 

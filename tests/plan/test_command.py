@@ -154,7 +154,7 @@ def test_text_alone(tmp_path: Path) -> None:
     ("arguments", "status", "words"),
     [
         (["x" * 5000], 1, "no such file"),
-        (["nothing"], 1, "no such file, and no preset; known presets: bluelm-v-3b, bluelm-v-0.5b, smolvlm-256m, tiny"),
+        (["nothing"], 1, f"no such file, and no preset; known presets: {', '.join(PRESETS)}"),
         (["tiny", "--recipe", "magic"], 1, "no recipe 'magic'"),
         (["tiny", "--device", "moon"], 1, "no device 'moon'"),
         (["tiny", "--max-length", "5000"], 1, "the model has 4096 positions"),
@@ -254,8 +254,3 @@ def test_a_plan_needs_neither_pytorch_nor_an_engine(repository: Path) -> None:
         [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=600, check=True
     )
     assert done.stdout.strip() == ""
-
-
-def test_help_names_every_preset() -> None:
-    text = plan("--help").output
-    assert all(name in text for name in PRESETS)

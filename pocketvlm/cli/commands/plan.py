@@ -72,8 +72,8 @@ def command(
 ) -> None:
     """Say what memory and time a model will take on a phone, from its shape alone.
 
-    CONFIG is a checkpoint, a config.json or the name of a preset (bluelm-v-3b, bluelm-v-0.5b, smolvlm-256m, tiny). A
-    BUNDLE has its recipe and its KV length. Times are a roofline, and held to what was published of the device.
+    CONFIG is a checkpoint, a config.json or the name of a preset (`pocketvlm init --list`). A BUNDLE has its recipe and
+    its KV length. Times are a roofline, and held to what was published of the device.
     """
     from pocketvlm.plan import as_dict, load_device, make_plan, read_model
     from pocketvlm.plan.source import is_bundle

@@ -13,7 +13,7 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.images.tiling import grid_candidates
 from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VisionConfig, VlmConfig
 from pocketvlm.models.families import idefics3
-from pocketvlm.models.presets.smolvlm import SMOLVLM_256M, spoken
+from pocketvlm.models.presets import smolvlm
 from pocketvlm.models.presets.spoken import Spoken
 
 IMAGE_LAYOUT = ImageLayoutConfig(image_start="<|image_start|>", image_end="<|image_end|>")
@@ -39,6 +39,12 @@ class Preset:
 
 def _vlm(text: DecoderConfig, vision: VisionConfig) -> VlmConfig:
     return VlmConfig(text=text, vision=vision, image_layout=IMAGE_LAYOUT, tiling=TILING)
+
+
+def _smolvlm(name: str, summary: str, published: Mapping[str, Any]) -> Preset:
+    config = VlmConfig.from_dict(published)
+    assert config.vision is not None
+    return Preset(name, summary, config, published, smolvlm.spoken(config.vision.image_size), idefics3.stored_name)
 
 
 #: BlueLM's own decoder was never published; the paper names MiniCPM-2B (arXiv 2404.06395) as one of its size. MiniCPM
@@ -107,14 +113,9 @@ PRESETS = {
     for preset in (
         Preset("bluelm-v-3b", "SigLIP so400m, MiniCPM-2B's decoder: the paper's size", _vlm(MINICPM_2B, SO400M)),
         Preset("bluelm-v-0.5b", "SigLIP so400m, Qwen2-0.5B's decoder", _vlm(QWEN2_05B, SO400M)),
-        Preset(
-            "smolvlm-256m",
-            "SigLIP base at 512 px, SmolLM2-135M's decoder: SmolVLM-256M",
-            VlmConfig.from_dict(SMOLVLM_256M),
-            SMOLVLM_256M,
-            spoken(512),
-            idefics3.stored_name,
-        ),
+        _smolvlm("smolvlm-256m", "SigLIP base at 512 px, SmolLM2-135M's decoder", smolvlm.SMOLVLM_256M),
+        _smolvlm("smolvlm-500m", "SigLIP base at 512 px, SmolLM2-360M's decoder", smolvlm.SMOLVLM_500M),
+        _smolvlm("smolvlm2-2.2b", "SigLIP so400m at 384 px, SmolLM2-1.7B's decoder", smolvlm.SMOLVLM2_2B2),
         Preset("tiny", "two layers of everything, to try the commands with", _vlm(TINY, TINY_TOWER)),
     )
 }

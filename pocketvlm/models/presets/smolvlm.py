@@ -63,4 +63,30 @@ SMOLLM2_135M = {
     "num_attention_heads": 9,
     "num_key_value_heads": 3,
 }
+SMOLLM2_360M = {
+    "hidden_size": 960,
+    "intermediate_size": 2560,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 15,
+    "num_key_value_heads": 5,
+}
+SMOLLM2_1B7 = {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "rope_theta": 130000.0,
+}
+#: SigLIP so400m with tiles of 384 px and patches of 14.
+SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
 SMOLVLM_256M = config(SIGLIP_BASE, SMOLLM2_135M, 4)
+SMOLVLM_500M = config(SIGLIP_BASE, SMOLLM2_360M, 4)
+SMOLVLM2_2B2 = config(SO400M, SMOLLM2_1B7, 3)
