@@ -141,9 +141,6 @@ def test_the_list_names_presets_and_sizes(capsys: pytest.CaptureFixture[str]) ->
     assert [line.split()[0] for line in out.splitlines()] == list(PRESETS)
     assert "3,434.0 M parameters" in out
     assert "6,867.9 MB" in out
-    status, out, _ = init(capsys, "--help")
-    assert status == 0
-    assert all(name in out for name in PRESETS)
 
 
 def init(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

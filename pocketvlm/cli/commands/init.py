@@ -34,7 +34,8 @@ def _list(context: click.Context, parameter: click.Parameter, wanted: bool) -> N
 def command(*, preset: str, directory: Path, seed: int) -> None:
     """Write a checkpoint of PRESET's shape with random weights to DIR, to try and to measure what has no weights.
 
-    PRESET is one that --list shows. Weights are bfloat16, streamed to disk; the same seed gives the same bytes. DIR takes its place when it is complete. Only a preset's checkpoint is ever replaced.
+    PRESET is one that --list shows. Weights are bfloat16, streamed to disk; the same seed gives the same bytes. DIR
+    takes its place when it is complete. Only a preset's checkpoint is ever replaced.
     """
     from pocketvlm.errors import CheckpointError
     from pocketvlm.export.store.replacing import replacing
