@@ -117,7 +117,7 @@ def _sample_tokens(checkpoint: Checkpoint, name: str) -> int:
     config = checkpoint.config
     if config.vision is None:
         return SAMPLE_TEXT_TOKENS
-    return config.vision.grid_size**2 if name.startswith("vision") else SAMPLE_TEXT_TOKENS + config.tokens_per_tile
+    return config.vision.rows if name.startswith("vision") else SAMPLE_TEXT_TOKENS + config.tokens_per_tile
 
 
 def matmul_flops() -> float:

@@ -122,7 +122,7 @@ def _parts(config: VlmConfig, length: int) -> dict[str, Part]:
     if config.vision is not None:
         vision = config.vision
         pixels = _spec("pixel_values", 1, 3, vision.image_size, vision.image_size)
-        patches = _spec("patches", 1, vision.grid_size**2, vision.hidden_size)
+        patches = _spec("patches", 1, vision.rows, vision.hidden_size)
         tokens = _spec("image_embeds", 1, config.tokens_per_tile, hidden)
         parts |= {
             "vision_encoder": _part([pixels], tokens),

@@ -211,7 +211,7 @@ class VisionMethods:
         assert config.vision is not None
         self._program, self._weights, self._stages, side = program, weights, stages_of(config), config.vision.image_size
         self._pixels = [1, 3, side, side]
-        self._patches = [1, config.vision.grid_size**2, config.vision.hidden_size]
+        self._patches = [1, config.vision.rows, config.vision.hidden_size]
         self._tokens = [1, config.tokens_per_tile, config.text.hidden_size]
 
     def methods(self) -> None:

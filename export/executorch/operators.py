@@ -24,11 +24,15 @@ from pocketvlm.models.operators import (
     Attend,
     Blocks,
     CachedAttend,
+    ChannelScale,
+    ClassToken,
+    DropFirst,
     Gelu,
     LayerNorm,
     Linear,
     Parameter,
     Patches,
+    QuickGelu,
     RmsNorm,
     Rotate,
     Scale,
@@ -136,11 +140,15 @@ def _patches(at: XnnpackContext, call: Call, pixels: Value) -> Value:
     patches = graph.reshape(patches, [grid * grid, 3 * size * size])
     # [width, 3, size, size] -> [width, 3 * size * size]
     kernel = at.weights.vector(name).reshape(width, -1)
-    return graph.linear(name, patches, kernel, at.weights.vector(call.weight("bias")))
+    return graph.linear(name, patches, kernel, at.weights.optional_vector(call.weight("bias")))
 
 
 def _parameter(at: XnnpackContext, call: Call, values: Value) -> Value:
     return at.graph.add(values, at.graph.constant(call.weight(), at.weights.vector(call.weight())))
+
+
+def _channel_scale(at: XnnpackContext, call: Call, values: Value) -> Value:
+    return at.graph.multiply(values, at.graph.constant(call.weight(), at.weights.vector(call.weight())))
 
 
 def _scale(at: XnnpackContext, call: Call, values: Value) -> Value:
@@ -166,6 +174,10 @@ def _rms_norm(at: XnnpackContext, call: Call, hidden: Value) -> Value:
 
 def _gelu(at: XnnpackContext, call: Call, values: Value) -> Value:
     return at.graph.gelu(values, call.operator.approximate)
+
+
+def _quick_gelu(at: XnnpackContext, call: Call, values: Value) -> Value:
+    return at.graph.silu(values, call.operator.alpha)
 
 
 def _silu(at: XnnpackContext, call: Call, values: Value) -> Value:
@@ -196,6 +208,16 @@ def _cached_attend(at: Segments, call: Call, query: Value, key: Value, value: Va
     return mixed
 
 
+def _class_token(at: XnnpackContext, call: Call, rows: Value) -> Value:
+    # [width] -> [1, width], in front of [rows, width]
+    token = at.graph.constant(call.weight(), at.weights.vector(call.weight())[None])
+    return at.graph.concatenate([token, rows], 0)
+
+
+def _drop_first(at: XnnpackContext, call: Call, values: Value) -> Value:
+    return at.graph.slice(values, 0, 1, call.operator.rows)
+
+
 def _blocks(at: XnnpackContext, call: Call, tokens: Value) -> Value:
     """As ``pocketvlm.models.operators.space_to_depth``: pad an odd grid, concatenate ratio x ratio tokens."""
     graph, grid, width, ratio = at.graph, call.operator.grid, call.operator.width, call.operator.ratio
@@ -215,13 +237,17 @@ TABLE: dict[Any, Callable[..., Any]] = {
     Linear: _linear,
     Patches: _patches,
     Parameter: _parameter,
+    ChannelScale: _channel_scale,
     Scale: _scale,
     LayerNorm: _layer_norm,
     RmsNorm: _rms_norm,
     Gelu: _gelu,
+    QuickGelu: _quick_gelu,
     Silu: _silu,
     Attend: _attend,
     Rotate: _rotate,
     CachedAttend: _cached_attend,
+    ClassToken: _class_token,
+    DropFirst: _drop_first,
     Blocks: _blocks,
 }

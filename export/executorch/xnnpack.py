@@ -138,8 +138,9 @@ class XnnpackGraph:
         """Times a number; the value itself where that is 1."""
         return value if factor == 1.0 else self.multiply(value, self.scalar(factor))
 
-    def silu(self, value: Value) -> Value:
-        return self.multiply(value, self._unary(schema.XNNSigmoid, value))
+    def silu(self, value: Value, alpha: float = 1.0) -> Value:
+        """x times sigmoid(``alpha`` x)"""
+        return self.multiply(value, self._unary(schema.XNNSigmoid, self.scaled(value, alpha)))
 
     def gelu(self, value: Value, approximate: str) -> Value:
         """``approximate``: "none", or "tanh", as in PyTorch."""

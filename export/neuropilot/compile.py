@@ -62,7 +62,7 @@ def compile_program(
         written.append(_compile(job, f"npu_text_decoder_{at}", module, inputs))
         job.progress.advance(1)
     if config.vision is not None:
-        shape = (config.vision.grid_size**2, config.vision.hidden_size)
+        shape = (config.vision.rows, config.vision.hidden_size)
         tiles = {f"{count}b": (torch.zeros(count, *shape),) for count in tile_batches}
         written.append(_compile(job, "npu_vision_encoder", Encoder(Explicit(store, scales), config), tiles))
         job.progress.advance(1)

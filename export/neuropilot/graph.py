@@ -175,8 +175,9 @@ class NpuGraph:
     def multiply(self, left: ir.Value, right: ir.Value) -> ir.Value:
         return self.builder.op("Mul", left, right)
 
-    def silu(self, numbers: ir.Value) -> ir.Value:
-        return self.builder.op("Mul", numbers, self.builder.op("Sigmoid", numbers))
+    def silu(self, numbers: ir.Value, alpha: float = 1.0) -> ir.Value:
+        inner = numbers if alpha == 1.0 else self.builder.op("Mul", numbers, self.number(alpha))
+        return self.builder.op("Mul", numbers, self.builder.op("Sigmoid", inner))
 
     def gelu(self, numbers: ir.Value, approximate: str) -> ir.Value:
         return self.builder.op("Gelu", numbers, approximate=approximate)
@@ -205,6 +206,9 @@ class NpuGraph:
 
     def transpose(self, value: Rounded, *axes: int) -> Rounded:
         return Rounded(self.builder.op("Transpose", value.codes, perm=list(axes)), value.scale)
+
+    def without_first(self, value: Rounded, rows: int) -> Rounded:
+        return Rounded(self.slice(value.codes, 1, 1, 1 + rows), value.scale)
 
     def blocks(self, value: Rounded, blocks: Blocks, tiles: int) -> Rounded:
         grid, width, ratio, op = blocks.grid, blocks.width, blocks.ratio, self.builder.op
@@ -294,7 +298,7 @@ def build_vision(name: str, store: WeightStore, config: VlmConfig, scales: Scale
     """patches float32 [tiles, patches, width] -> image_embeds float32 [tiles, tokens per tile, hidden]"""
     assert config.vision is not None
     graph = NpuGraph(name, store, scales)
-    patches = graph.builder.input("patches", "float32", [tiles, config.vision.grid_size**2, config.vision.hidden_size])
+    patches = graph.builder.input("patches", "float32", [tiles, config.vision.rows, config.vision.hidden_size])
     tokens = graph.numbers(vision_encoder(graph, config, patches, tiles))
     graph.builder.output(tokens, "image_embeds", "float32", [tiles, config.tokens_per_tile, config.text.hidden_size])
     return graph.builder.model()

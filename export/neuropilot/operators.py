@@ -23,9 +23,12 @@ from pocketvlm.models.operators import (
     Attend,
     Blocks,
     CachedAttend,
+    ChannelScale,
+    DropFirst,
     Gelu,
     LayerNorm,
     Linear,
+    QuickGelu,
     RmsNorm,
     Rotate,
     Silu,
@@ -64,7 +67,8 @@ class NpuArithmetic(Protocol):
 
     def multiply(self, left: Any, right: Any) -> Any: ...
 
-    def silu(self, numbers: Any) -> Any: ...
+    def silu(self, numbers: Any, alpha: float = 1.0) -> Any:
+        """x times sigmoid(``alpha`` x)"""
 
     def gelu(self, numbers: Any, approximate: str) -> Any: ...
 
@@ -87,6 +91,9 @@ class NpuArithmetic(Protocol):
         """0 copies an axis, -1 follows from the rest."""
 
     def transpose(self, value: Any, *axes: int) -> Any: ...
+
+    def without_first(self, value: Any, rows: int) -> Any:
+        """[tiles, 1 + rows, width] -> [tiles, rows, width]"""
 
     def blocks(self, value: Any, blocks: Blocks, tiles: int) -> Any:
         """As ``pocketvlm.models.operators.space_to_depth``, in at most four dimensions: what NPUs move about."""
@@ -153,6 +160,11 @@ def _linear(at: NpuContext, call: Call, hidden: Any) -> Any:
     return at.arithmetic.rounded(call.name, at.arithmetic.linear(call.weight(), hidden, factor))
 
 
+def _channel_scale(at: NpuContext, call: Call, values: Any) -> Any:
+    one = at.arithmetic
+    return one.rounded(call.name, one.multiply(one.numbers(values), one.vector(call.weight())))
+
+
 def _layer_norm(at: NpuContext, call: Call, hidden: Any) -> Any:
     one = at.arithmetic
     weight, bias = one.vector(call.weight()), one.vector(call.weight("bias"))
@@ -173,6 +185,11 @@ def _rms_norm(at: NpuContext, call: Call, hidden: Any) -> Any:
 def _gelu(at: NpuContext, call: Call, inner: Any) -> Any:
     one = at.arithmetic
     return one.rounded(call.name, one.gelu(one.numbers(inner), call.operator.approximate))
+
+
+def _quick_gelu(at: NpuContext, call: Call, inner: Any) -> Any:
+    one = at.arithmetic
+    return one.rounded(call.name, one.silu(one.numbers(inner), call.operator.alpha))
 
 
 def _silu(at: NpuContext, call: Call, gate: Any) -> Any:
@@ -234,6 +251,10 @@ def _cached_attend(at: NpuContext, call: Call, query: Any, key: Any, value: Any,
     return one.reshape(one.transpose(one.reshape(mixed, 1, heads, -1, size), 0, 2, 1, 3), 1, -1, heads * size)
 
 
+def _drop_first(at: NpuContext, call: Call, values: Any) -> Any:
+    return at.arithmetic.without_first(values, call.operator.rows)
+
+
 def _blocks(at: NpuContext, call: Call, tokens: Any) -> Any:
     return at.arithmetic.blocks(tokens, call.operator, at.tiles)
 
@@ -243,12 +264,15 @@ TABLE: dict[Any, Callable[..., Any]] = {
     operator.add: _add,
     operator.mul: _multiply,
     Linear: _linear,
+    ChannelScale: _channel_scale,
     LayerNorm: _layer_norm,
     RmsNorm: _rms_norm,
     Gelu: _gelu,
+    QuickGelu: _quick_gelu,
     Silu: _silu,
     Attend: _attend,
     Rotate: _rotate,
     CachedAttend: _cached_attend,
+    DropFirst: _drop_first,
     Blocks: _blocks,
 }

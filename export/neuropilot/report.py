@@ -48,6 +48,7 @@ TABLE: Mapping[str, Known] = {
     "matmul": _taken("NEURON_BATCH_MATMUL"),
     "_softmax": _taken("NEURON_SOFTMAX; has no scale from the quantizer: the converter's choice"),
     "silu": _taken("NEURON_LOGISTIC and NEURON_MUL"),
+    "sigmoid": _taken("NEURON_LOGISTIC"),
     "gelu tanh": _taken("NEURON_GELU_V2, approximate"),
     "gelu none": Known("NPU, changed", "NEURON_GELU_V2 has the approximation by tanh only", PLUGIN),
     "native_layer_norm": Known(
@@ -152,7 +153,7 @@ def count_operators(config: VlmConfig, tensors: Mapping[str, Any], tokens: int, 
             program.decoder_head(arithmetic, text, stream)
         if config.vision is not None:
             found["patch embedding"] += 1
-            patches = torch.empty(1, config.vision.grid_size**2, config.vision.hidden_size)
+            patches = torch.empty(1, config.vision.rows, config.vision.hidden_size)
             with _Counting(found):
                 program.vision_encoder(arithmetic, config, patches, 1)
     return dict(found)

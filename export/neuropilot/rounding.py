@@ -37,8 +37,8 @@ class TensorArithmetic:
     def multiply(self, left: Tensor, right: Tensor) -> Tensor:
         return left * right
 
-    def silu(self, numbers: Tensor) -> Tensor:
-        return F.silu(numbers)
+    def silu(self, numbers: Tensor, alpha: float = 1.0) -> Tensor:
+        return F.silu(numbers) if alpha == 1.0 else numbers * torch.sigmoid(alpha * numbers)
 
     def gelu(self, numbers: Tensor, approximate: str) -> Tensor:
         return F.gelu(numbers, approximate=approximate)
@@ -70,6 +70,9 @@ class TensorArithmetic:
             if other != place:
                 value, order[other], order[place] = value.transpose(place, other), order[place], axis
         return value
+
+    def without_first(self, value: Tensor, rows: int) -> Tensor:
+        return value[:, 1:]
 
     def blocks(self, value: Tensor, blocks: Blocks, tiles: int) -> Tensor:
         grid, width, ratio = blocks.grid, blocks.width, blocks.ratio

@@ -11,7 +11,7 @@ from pocketvlm.export.neuropilot.operators import stored_factor
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import DecoderConfig, VlmConfig
-from pocketvlm.models.operators import LayerNorm, RmsNorm
+from pocketvlm.models.operators import ChannelScale, LayerNorm, RmsNorm
 from pocketvlm.models.shapes import EMBEDDING_TABLE
 from pocketvlm.models.stages import Stage, decoder_stages, head_stage, linear_weights, stages_of
 from pocketvlm.quant import GroupQuantizer, quantizer_of
@@ -55,7 +55,7 @@ def _store_linears(store: WeightStore, stage: Stage) -> None:
 
 def _store_norms(store: WeightStore, stage: Stage) -> None:
     for node in stage.traced.calls:
-        if isinstance(stage.traced.operator(node), LayerNorm | RmsNorm):
+        if isinstance(stage.traced.operator(node), LayerNorm | RmsNorm | ChannelScale):
             _store_vectors(store, stage, node, stored_factor(stage.traced, node))
 
 

@@ -79,7 +79,7 @@ def patch_embedding(store: WeightStore, config: VlmConfig) -> ir.Model:
     graph = GraphBuilder("patch_embedding")
     pixels = graph.input("pixel_values", "float32", ["tiles", 3, vision.image_size, vision.image_size])
     patches = lower_stage(stage, TABLE, OnnxContext(graph, store), pixels)
-    graph.output(patches, "patches", "float32", ["tiles", vision.grid_size**2, vision.hidden_size])
+    graph.output(patches, "patches", "float32", ["tiles", vision.rows, vision.hidden_size])
     return graph.model()
 
 
@@ -89,7 +89,7 @@ def vision_encoder(store: WeightStore, config: VlmConfig) -> ir.Model:
     assert vision is not None and stages.projection is not None
     graph = GraphBuilder("vision_encoder")
     at = OnnxContext(graph, store, integers=True)
-    hidden = graph.input("patches", "float32", ["tiles", vision.grid_size**2, vision.hidden_size])
+    hidden = graph.input("patches", "float32", ["tiles", vision.rows, vision.hidden_size])
     for stage in stages.vision:
         hidden = value_of(at, lower_stage(stage, TABLE, at, hidden), vision_stream(stage.index + 1))
     tokens = lower_stage(stages.projection, PROJECTOR_TABLE, at, hidden)

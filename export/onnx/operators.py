@@ -21,11 +21,15 @@ from pocketvlm.models.operators import (
     Attend,
     Blocks,
     CachedAttend,
+    ChannelScale,
+    ClassToken,
+    DropFirst,
     Gelu,
     LayerNorm,
     Linear,
     Parameter,
     Patches,
+    QuickGelu,
     RmsNorm,
     Rotate,
     Scale,
@@ -128,8 +132,7 @@ def _patches(at: OnnxContext, call: Call, pixels: ir.Value) -> ir.Value:
     convolved = at.graph.op(
         "Conv",
         pixels,
-        _vector(at, call),
-        _vector(at, call, "bias"),
+        *(_vector(at, call, part) for part, _ in kernel.named_parameters()),
         kernel_shape=list(kernel.kernel_size),
         strides=list(kernel.stride),
     )
@@ -140,6 +143,10 @@ def _patches(at: OnnxContext, call: Call, pixels: ir.Value) -> ir.Value:
 
 def _parameter(at: OnnxContext, call: Call, values: ir.Value) -> ir.Value:
     return at.graph.op("Add", values, _vector(at, call))
+
+
+def _channel_scale(at: OnnxContext, call: Call, values: Any) -> ir.Value:
+    return at.graph.op("Mul", value_of(at, values), _vector(at, call))
 
 
 def _scale(at: OnnxContext, call: Call, values: Any) -> ir.Value:
@@ -170,6 +177,10 @@ def _gelu(at: OnnxContext, call: Call, values: ir.Value) -> ir.Value:
     return at.graph.op("Gelu", values, approximate=call.operator.approximate)
 
 
+def _quick_gelu(at: OnnxContext, call: Call, values: ir.Value) -> ir.Value:
+    return at.graph.op("QuickGelu", values, domain=MICROSOFT, alpha=call.operator.alpha)
+
+
 def _silu(at: OnnxContext, call: Call, values: ir.Value) -> Activated:
     return Activated(values)
 
@@ -189,6 +200,23 @@ def _cached_attend(at: OnnxContext, call: Call, query: Any, key: Any, value: ir.
     assert at.kv is not None and at.positions is not None
     projected = [states.states if isinstance(states, Rotated) else states for states in (query, key, value)]
     return attention.attend(at.graph, call.operator, at.kv, call.stage.index, projected, at.positions, rotary=rotary)
+
+
+def _class_token(at: OnnxContext, call: Call, rows: ir.Value) -> ir.Value:
+    """The row once a tile: zeros of a tile's own, [tiles, 1, width], plus [width]."""
+    graph = at.graph
+    zeros = graph.op("Mul", _rows(graph, rows, 0, 1), graph.constant("zero", np.array(0, np.float32)))
+    return graph.op("Concat", graph.op("Add", zeros, _vector(at, call)), rows, axis=1)
+
+
+def _drop_first(at: OnnxContext, call: Call, values: Any) -> ir.Value:
+    return _rows(at.graph, value_of(at, values), 1, 1 + call.operator.rows)
+
+
+def _rows(graph: GraphBuilder, values: ir.Value, first: int, end: int) -> ir.Value:
+    """Of each tile those from ``first`` to before ``end``."""
+    bounds = (graph.constant(f"index_{at}", np.array([at], np.int64)) for at in (first, end, 1))
+    return graph.op("Slice", values, *bounds)
 
 
 def _blocks(at: OnnxContext, call: Call, tokens: ir.Value) -> ir.Value:
@@ -219,25 +247,31 @@ TABLE: dict[Any, Callable[..., Any]] = {
     Linear: _linear,
     Patches: _patches,
     Parameter: _parameter,
+    ChannelScale: _channel_scale,
     Scale: _scale,
     LayerNorm: _layer_norm,
     RmsNorm: _rms_norm,
     Gelu: _gelu,
+    QuickGelu: _quick_gelu,
     Silu: _silu,
     Attend: _attend,
     Rotate: _rotate,
     CachedAttend: _cached_attend,
+    ClassToken: _class_token,
+    DropFirst: _drop_first,
     Blocks: _blocks,
 }
 
 
 def _named(prefix: str, rule: Callable[..., Any]) -> Callable[..., Any]:
     def named(at: OnnxContext, call: Call, *values: Any) -> Any:
+        if str(call.node.target).startswith("vision_tower."):
+            return rule(at, call, *values)
         with at.graph.named(prefix):
             return rule(at, call, *values)
 
     return named
 
 
-#: The same with the projector's nodes named, so that a profile tells them apart; the norm is still the tower's.
-PROJECTOR_TABLE = {**{kind: _named("projector", rule) for kind, rule in TABLE.items()}, LayerNorm: _layer_norm}
+#: The same with the projector's nodes named, so that a profile tells them apart from the tower's.
+PROJECTOR_TABLE = {kind: _named("projector", rule) for kind, rule in TABLE.items()}

@@ -98,7 +98,7 @@ def read_vision(checkpoint: Checkpoint) -> Vision:
         mean=_given(read, name, "image_mean") if read.do_normalize else (0.0, 0.0, 0.0),
         std=_given(read, name, "image_std") if read.do_normalize else (1.0, 1.0, 1.0),
         tile_batch=TILE_BATCH,
-        patches_per_tile=config.vision.grid_size**2,
+        patches_per_tile=config.vision.rows,
         vision_hidden_size=config.vision.hidden_size,
         downsample_ratio=config.downsample_ratio,
         tokens_per_tile=config.tokens_per_tile,

@@ -48,5 +48,5 @@ def _trace_bytes(item: TeacherForced, checkpoint: Checkpoint) -> int:
     values = len(item.inputs) * text.hidden_size * text.num_hidden_layers
     if vision is not None:
         tiles = sum(len(picture.tiled.pixels) for picture in item.pictures)
-        values += tiles * vision.grid_size**2 * vision.hidden_size * vision.num_hidden_layers
+        values += tiles * vision.rows * vision.hidden_size * vision.num_hidden_layers
     return 4 * values

@@ -75,6 +75,7 @@ class Checkpoint:
         tensor: Tensor = _open_safetensors(info.file).get_tensor(info.key)
         if info.pieces is not None:
             tensor = pieces_of(tensor, info.pieces)
+        tensor = tensor.reshape(info.shape)
         for chosen in (info.rows, rows):
             if chosen is not None:
                 tensor = tensor[chosen]
@@ -188,10 +189,12 @@ def _match(directory: Path, family: Family, config: VlmConfig, weights: dict[str
             raise CheckpointError(f"{shown} is quantized already ({packed}); export the original model")
         if name not in expected:
             raise CheckpointError(f"{shown} belongs to no part of a {family.name} model as {CONFIG} has it")
-        if stored.shape != expected[name]:
+        # an axis of a batch may stand in front: [1, 1, width] of a class token
+        batch = (1,) * (len(stored.shape) - len(expected[name]))
+        if stored.shape != (*batch, *expected[name]):
             found_shape = one_line(list(stored.shape), 120)
             raise CheckpointError(f"{shown} has shape {found_shape}, {CONFIG} asks for {list(expected[name])}")
-        tensors[name] = TensorInfo(name, stored.file, stored.key, stored.shape, stored.pieces)
+        tensors[name] = TensorInfo(name, stored.file, stored.key, expected[name], stored.pieces)
     missing = [name for name in expected if name not in tensors]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

@@ -128,7 +128,8 @@ RopeScaling = Annotated[
 @read_by(READ)
 @dataclass(frozen=True)
 class VisionConfig:
-    """SigLIP's vision tower. The defaults are so400m at 384 px, the paper's encoder."""
+    """A vision transformer: SigLIP's as it stands (the defaults are so400m at 384 px, the paper's encoder), CLIP's and
+    InternViT's by the options behind ``positions``."""
 
     hidden_size: Width = 1152
     image_size: Pixels = 384
@@ -137,10 +138,27 @@ class VisionConfig:
     num_attention_heads: Heads = 16
     intermediate_size: Width = 4304
     layer_norm_eps: Positive = 1e-6
-    hidden_act: Literal["gelu_pytorch_tanh", "gelu"] = "gelu_pytorch_tanh"
+    hidden_act: Literal["gelu_pytorch_tanh", "gelu", "quick_gelu"] = "gelu_pytorch_tanh"
     #: Which row of the table of positions a patch has: its own, or that of the bucket which its place falls into
     #: (``pocketvlm.models.positions``).
     positions: Literal["own", "bucketized"] = "own"
+    #: A learned row, with a position of its own, in front of the patches through all layers, and left out behind them.
+    class_token: bool = False
+    #: Of the patch embedding.
+    patch_bias: bool = True
+    #: A norm between positions and layers, and one behind the last layer.
+    pre_norm: bool = False
+    post_norm: bool = True
+    #: Of queries, keys and values.
+    qkv_bias: bool = True
+    #: An RMS norm over all heads together of queries, and one of keys.
+    qk_norm: bool = False
+    #: The two norms of a layer: with a mean and a bias, or without.
+    layer_norm: Literal["mean", "rms"] = "mean"
+    #: A learned factor a channel on what attention and the MLP add (arXiv 2103.17239).
+    layer_scale: bool = False
+    #: Layers that a checkpoint has behind the last one that runs.
+    unused_layers: Annotated[int, Field(ge=0, le=4096)] = 0
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -154,6 +172,11 @@ class VisionConfig:
     def grid_size(self) -> int:
         """Patches along one side of a tile."""
         return self.image_size // self.patch_size
+
+    @property
+    def rows(self) -> int:
+        """Rows of a tile in the layers: its patches, and the class token."""
+        return self.grid_size**2 + self.class_token
 
     @property
     def head_dim(self) -> int:

@@ -19,7 +19,7 @@ from pocketvlm.files import check_no_pointer, found, label, read_bounded, readab
 from pocketvlm.models.config import READ, VlmConfig
 from pocketvlm.models.families import family_of
 from pocketvlm.models.families.family import Family, Pieces
-from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD
+from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, is_unused
 from pocketvlm.strict import checked, first_wrong, parse_json
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -224,7 +224,7 @@ def named(family: Family, config: VlmConfig, directory: Path, tensors: Mapping[s
     fused, weights = family.fused(config), dict[str, Stored]()
     for key, tensor in tensors.items():
         name = family.rename(f"model.{key}" if bare and family.rename(key) != HEAD else key)
-        if name is None:
+        if name is None or is_unused(name, config):
             continue
         for one, weight in _weights_in(tensor, name, fused):
             if one in weights:

@@ -58,8 +58,8 @@ class Linear(nn.Linear, Operator):
 class Patches(nn.Conv2d, Operator):
     """float [tiles, 3, size, size] -> [tiles, patches, width]: each patch times one matrix, row by row."""
 
-    def __init__(self, patch_size: int, width: int) -> None:
-        super().__init__(3, width, patch_size, stride=patch_size)
+    def __init__(self, patch_size: int, width: int, *, bias: bool = True) -> None:
+        super().__init__(3, width, patch_size, stride=patch_size, bias=bias)
 
     def forward(self, pixels: Tensor) -> Tensor:
         # [tiles, width, grid, grid] -> [tiles, width, patches] -> [tiles, patches, width]
@@ -76,6 +76,17 @@ class Parameter(Operator):
 
     def forward(self, values: Tensor) -> Tensor:
         return values + self.weight
+
+
+class ChannelScale(Operator):
+    """Times a learned factor a channel, [width], on [..., width]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values * self.weight
 
 
 class Scale(Operator):
@@ -125,6 +136,15 @@ class Gelu(Operator):
 
     def forward(self, values: Tensor) -> Tensor:
         return F.gelu(values, approximate=self.approximate)
+
+
+class QuickGelu(Operator):
+    """x times sigmoid(``alpha`` x): CLIP's."""
+
+    alpha = 1.702
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values * torch.sigmoid(self.alpha * values)
 
 
 class Silu(Operator):
@@ -206,6 +226,29 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 # --- Tokens -----------------------------------------------------------------------------------------------------------
 
 
+class ClassToken(Operator):
+    """A learned row, [width], in front of a tile's: [tiles, rows, width] -> [tiles, 1 + rows, width]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, values: Tensor) -> Tensor:
+        # [width] -> [tiles, 1, width]
+        return torch.cat([self.weight.expand(len(values), 1, -1), values], dim=1)
+
+
+class DropFirst(Operator):
+    """Without a tile's first row: [tiles, 1 + ``rows``, width] -> [tiles, rows, width]."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values[:, 1:]
+
+
 class Blocks(Operator):
     """Each ``ratio`` x ``ratio`` block of a ``grid`` x ``grid`` of tokens of this width side by side in one token."""
 
@@ -239,13 +282,17 @@ OPERATORS: tuple[type[Operator], ...] = (
     Linear,
     Patches,
     Parameter,
+    ChannelScale,
     Scale,
     LayerNorm,
     RmsNorm,
     Gelu,
+    QuickGelu,
     Silu,
     Attend,
     Rotate,
     CachedAttend,
+    ClassToken,
+    DropFirst,
     Blocks,
 )

@@ -40,17 +40,43 @@ def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
 def _tower(config: VisionConfig) -> Iterator[tuple[str, Shape]]:
     width, patch = config.hidden_size, config.patch_size
     yield "vision_tower.embeddings.patch_embedding.weight", (width, 3, patch, patch)
-    yield "vision_tower.embeddings.patch_embedding.bias", (width,)
-    yield POSITIONS, (config.grid_size**2, width)
+    if config.patch_bias:
+        yield "vision_tower.embeddings.patch_embedding.bias", (width,)
+    if config.class_token:
+        yield "vision_tower.embeddings.class_token.weight", (width,)
+    yield POSITIONS, (config.rows, width)
+    if config.pre_norm:
+        yield from _norm("vision_tower.embeddings.pre_layernorm", width)
     for layer in range(config.num_hidden_layers):
         prefix = f"vision_tower.encoder.layers.{layer}"
-        yield from _norm(f"{prefix}.layer_norm1", width)
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            yield from _linear(f"{prefix}.self_attn.{name}", width, width)
-        yield from _norm(f"{prefix}.layer_norm2", width)
+        yield from _norm(f"{prefix}.layer_norm1", width, bias=config.layer_norm == "mean")
+        for name in ("q_proj", "k_proj", "v_proj"):
+            yield from _linear(f"{prefix}.self_attn.{name}", width, width, bias=config.qkv_bias)
+        if config.qk_norm:
+            for name in ("q_norm", "k_norm"):
+                yield f"{prefix}.self_attn.{name}.weight", (width,)
+        yield from _linear(f"{prefix}.self_attn.out_proj", width, width)
+        yield from _norm(f"{prefix}.layer_norm2", width, bias=config.layer_norm == "mean")
         yield from _linear(f"{prefix}.mlp.fc1", width, config.intermediate_size)
         yield from _linear(f"{prefix}.mlp.fc2", config.intermediate_size, width)
-    yield from _norm("vision_tower.post_layernorm", width)
+        if config.layer_scale:
+            for name in ("attention_scale", "mlp_scale"):
+                yield f"{prefix}.{name}.weight", (width,)
+    if config.post_norm:
+        yield from _norm("vision_tower.post_layernorm", width)
+
+
+def is_unused(name: str, config: VlmConfig) -> bool:
+    """Whether a checkpoint's weight is of a part of the tower that does not run: layers behind the one that is taken,
+    and the norm behind those."""
+    vision = config.vision
+    if vision is None or not name.startswith("vision_tower."):
+        return False
+    _, _, behind = name.partition("vision_tower.encoder.layers.")
+    last = vision.num_hidden_layers + vision.unused_layers
+    if behind:
+        return behind.partition(".")[0] in map(str, range(vision.num_hidden_layers, last))
+    return not vision.post_norm and name.startswith("vision_tower.post_layernorm.")
 
 
 def _decoder_layer(prefix: str, config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
@@ -74,6 +100,7 @@ def _linear(name: str, columns: int, rows: int, *, bias: bool = True) -> Iterato
         yield f"{name}.bias", (rows,)
 
 
-def _norm(name: str, size: int) -> Iterator[tuple[str, Shape]]:
+def _norm(name: str, size: int, *, bias: bool = True) -> Iterator[tuple[str, Shape]]:
     yield f"{name}.weight", (size,)
-    yield f"{name}.bias", (size,)
+    if bias:
+        yield f"{name}.bias", (size,)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PATCHES, ENCODER, PROJECTOR = "patch embedding", "vision encoder", "projector"
 TABLE, DECODER, HEAD = "embedding table", "decoder", "head"
 VISION_PARTS, TEXT_PARTS = (PATCHES, ENCODER, PROJECTOR), (TABLE, DECODER, HEAD)
+#: In the names of weights that no row is multiplied with, but for element by element.
+NOT_MULTIPLIED = ("norm", "position_embedding", "class_token", "_scale.weight")
 #: How the names of a part's weights begin; the first that fits counts.
 PREFIXES = (
     ("vision_tower.embeddings.", PATCHES),
@@ -190,7 +192,7 @@ def _parts(weights: Iterable[tuple[str, int, int]]) -> dict[str, WeightPart]:
 
 
 def _is_multiplied(name: str) -> bool:
-    return name.endswith(".weight") and "norm" not in name and "position_embedding" not in name
+    return name.endswith(".weight") and not any(added in name for added in NOT_MULTIPLIED)
 
 
 def _rows(counts: Mapping[str, int], name: str, columns: int) -> int:
@@ -219,7 +221,7 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
         width=vision.hidden_size,
         inner=vision.intermediate_size,
         layers=vision.num_hidden_layers,
-        patches=vision.grid_size**2,
+        patches=vision.rows,
         tokens=config.tokens_per_tile,
         batch=TILE_BATCH,
         preprocessing=preprocessing,

@@ -107,7 +107,10 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
 
     for family, vision in (("qwen2", True), ("llama", True), ("minicpm", True), ("qwen3", False)):
         # 170 columns are padded to whole groups, and cut again.
-        write_checkpoint(root / family, tiny_config(family, vision=vision, intermediate_size=170))
+        config = tiny_config(family, vision=vision, intermediate_size=170)
+        if family == "qwen2" and config.vision is not None:
+            config = replace(config, vision=replace(config.vision, class_token=True))
+        write_checkpoint(root / family, config)
     write_checkpoint(root / "smollm3", tiny_config("smollm3", vision=False, no_rope_layer_interval=2))
     exports = [
         ("qwen2", load_recipe("fp32")), ("llama", load_recipe("bluelm-v-3b")), ("minicpm", load_recipe("int8")),

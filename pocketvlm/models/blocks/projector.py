@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pocketvlm.models.blocks.vision import after_layers
 from pocketvlm.models.config import VisionConfig, VlmConfig
-from pocketvlm.models.operators import Blocks, Gelu, LayerNorm, Linear
+from pocketvlm.models.operators import Blocks, Gelu, Linear
 
 
 class Downsampler(nn.Module):
@@ -59,21 +60,23 @@ def connector(config: VlmConfig) -> dict[str, nn.Module]:
 
 
 class Projection(nn.Module):
-    """What follows the last layer of the tower: its norm, and the connector. Names are those of the whole model."""
+    """What follows the last layer of the tower: its norm, where it has one, and the connector. Names are those of the
+    whole model."""
 
     def __init__(self, config: VlmConfig) -> None:
         super().__init__()
         assert config.vision is not None
-        norm = LayerNorm(config.vision.hidden_size, eps=config.vision.layer_norm_eps)
-        self.vision_tower = nn.ModuleDict({"post_layernorm": norm})
+        self.vision_tower = nn.ModuleDict(after_layers(config.vision))
         parts = connector(config)
         self.parts = tuple(parts)
         for name, part in parts.items():
             self.add_module(name, part)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """[tiles, patches, width] -> image tokens [tiles, tokens per tile, hidden]"""
-        tokens: Tensor = self.vision_tower["post_layernorm"](patches)
+        """[tiles, rows, width] -> image tokens [tiles, tokens per tile, hidden]"""
+        tokens = patches
+        for part in self.vision_tower.values():
+            tokens = part(tokens)
         for name in self.parts:
             tokens = self.get_submodule(name)(tokens)
         return tokens

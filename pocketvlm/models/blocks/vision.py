@@ -1,4 +1,5 @@
-"""SigLIP's vision tower (arXiv 2303.15343).
+"""A vision transformer on the patches of a tile: SigLIP's (arXiv 2303.15343), CLIP's (arXiv 2103.00020) and InternViT's
+(arXiv 2312.14238), which differ in options of :class:`VisionConfig`.
 
 Parameter names are those of transformers' ``SiglipVisionModel``, so that its checkpoints load without renaming.
 """
@@ -8,36 +9,61 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pocketvlm.models.config import VisionConfig
-from pocketvlm.models.operators import Attend, Gelu, LayerNorm, Linear, Parameter, Patches
+from pocketvlm.models.operators import (
+    Attend,
+    ChannelScale,
+    ClassToken,
+    DropFirst,
+    Gelu,
+    LayerNorm,
+    Linear,
+    Operator,
+    Parameter,
+    Patches,
+    QuickGelu,
+    RmsNorm,
+)
 
 
 class VisionEmbeddings(nn.Module):
-    """Patch embedding plus a learned position for each patch."""
+    """Patch embedding, a class token in front where there is one, plus a learned position for each row."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.patch_embedding = Patches(config.patch_size, config.hidden_size)
-        self.position_embedding = Parameter(config.grid_size**2, config.hidden_size)
+        self.patch_embedding = Patches(config.patch_size, config.hidden_size, bias=config.patch_bias)
+        self.class_token = ClassToken(config.hidden_size) if config.class_token else None
+        self.position_embedding = Parameter(config.rows, config.hidden_size)
+        self.pre_layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.pre_norm else None
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """float [tiles, 3, size, size] -> [tiles, patches, hidden]"""
-        patches: Tensor = self.position_embedding(self.patch_embedding(pixels))
-        return patches
+        """float [tiles, 3, size, size] -> [tiles, rows, hidden]"""
+        rows: Tensor = self.patch_embedding(pixels)
+        if self.class_token is not None:
+            rows = self.class_token(rows)
+        rows = self.position_embedding(rows)
+        return rows if self.pre_layernorm is None else self.pre_layernorm(rows)
 
 
 class VisionAttention(nn.Module):
-    """Full attention over the patches of one tile."""
+    """Full attention over the rows of one tile."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.q_proj = Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.k_proj = Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.v_proj = Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.has_norms = config.qk_norm
+        if config.qk_norm:
+            self.q_norm = RmsNorm(config.hidden_size, config.layer_norm_eps)
+            self.k_norm = RmsNorm(config.hidden_size, config.layer_norm_eps)
         self.attend = Attend(config.num_attention_heads, config.head_dim)
         self.out_proj = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        mixed = self.attend(self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden))
+        query, key, value = self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
+        if self.has_norms:
+            query, key = self.q_norm(query), self.k_norm(key)
+        mixed = self.attend(query, key, value)
         output: Tensor = self.out_proj(mixed)
         return output
 
@@ -48,7 +74,7 @@ class VisionMlp(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.fc1 = Linear(config.hidden_size, config.intermediate_size)
-        self.activation = Gelu("tanh" if config.hidden_act == "gelu_pytorch_tanh" else "none")
+        self.activation = _activation(config.hidden_act)
         self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -56,19 +82,29 @@ class VisionMlp(nn.Module):
         return output
 
 
+def _activation(name: str) -> Operator:
+    return QuickGelu() if name == "quick_gelu" else Gelu("tanh" if name == "gelu_pytorch_tanh" else "none")
+
+
 class VisionLayer(nn.Module):
-    """A pre-norm transformer block."""
+    """A pre-norm transformer block; what it adds may have a factor a channel."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.layer_norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        norm, width = LayerNorm if config.layer_norm == "mean" else RmsNorm, config.hidden_size
+        self.layer_norm1 = norm(width, eps=config.layer_norm_eps)
         self.self_attn = VisionAttention(config)
-        self.layer_norm2 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm2 = norm(width, eps=config.layer_norm_eps)
         self.mlp = VisionMlp(config)
+        self.has_scales = config.layer_scale
+        if config.layer_scale:
+            self.attention_scale, self.mlp_scale = ChannelScale(width), ChannelScale(width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        hidden = hidden + self.self_attn(self.layer_norm1(hidden))
-        output: Tensor = hidden + self.mlp(self.layer_norm2(hidden))
+        added = self.self_attn(self.layer_norm1(hidden))
+        hidden = hidden + (self.attention_scale(added) if self.has_scales else added)
+        added = self.mlp(self.layer_norm2(hidden))
+        output: Tensor = hidden + (self.mlp_scale(added) if self.has_scales else added)
         return output
 
 
@@ -85,16 +121,32 @@ class VisionEncoder(nn.Module):
         return hidden
 
 
+def after_layers(config: VisionConfig) -> dict[str, nn.Module]:
+    """What stands behind the last layer, by name, in the order of its use: [tiles, rows, hidden] -> [tiles, patches,
+    hidden]."""
+    found: dict[str, nn.Module] = {}
+    if config.class_token:
+        found["patches_only"] = DropFirst(config.grid_size**2)
+    if config.post_norm:
+        found["post_layernorm"] = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+    return found
+
+
 class VisionTower(nn.Module):
-    """Tiles in, patch tokens after the last layer norm out (no pooling head, no class token)."""
+    """Tiles in, a token a patch out (no pooling head)."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.embeddings = VisionEmbeddings(config)
         self.encoder = VisionEncoder(config)
-        self.post_layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        behind = after_layers(config)
+        self.behind = tuple(behind)
+        for name, part in behind.items():
+            self.add_module(name, part)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """float [tiles, 3, size, size] -> [tiles, patches, hidden]"""
-        hidden: Tensor = self.post_layernorm(self.encoder(self.embeddings(pixels)))
+        hidden: Tensor = self.encoder(self.embeddings(pixels))
+        for name in self.behind:
+            hidden = self.get_submodule(name)(hidden)
         return hidden
