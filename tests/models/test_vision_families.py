@@ -91,6 +91,29 @@ def test_pixels_are_the_processors(one: Exported) -> None:
         assert np.abs(normalize(tiled.pixels, settings) - pixels).max() < 1e-6, size
 
 
+def test_torchvisions_processor_is_within_two_levels(one: Exported) -> None:
+    """What people run once torchvision is there: other arithmetic, the same rule. Another filter is seen."""
+    import transformers
+
+    pillow = one.written.processor.image_processor
+    made = getattr(transformers, type(pillow).__name__.removesuffix("Pil"))
+    settings = {key: value for key, value in pillow.to_dict().items() if key != "image_processor_type"}
+    # [3] -> [3, 1, 1]: what a level of a byte is in each channel
+    level = (1 / 255 / np.array(pillow.image_std))[:, None, None]
+
+    def levels(size: tuple[int, int], torchvision: Any) -> float:
+        image = noise(*size, seed=size[0])
+        ours, theirs = (
+            np.asarray(processor(image, return_tensors="pt")["pixel_values"]) for processor in (pillow, torchvision)
+        )
+        assert ours.shape == theirs.shape, size
+        return float((np.abs(ours - theirs) / level).max())
+
+    sizes = [size for size in SIZES if size[0] * size[1] < 200_000]
+    assert max(levels(size, made(**settings)) for size in sizes) < 2.01
+    assert levels((150, 100), made(**{**settings, "resample": 2})) > 3
+
+
 # --- Prompts ----------------------------------------------------------------------------------------------------------
 
 Messages = list[dict[str, Any]]
