@@ -44,7 +44,8 @@ def export_bundle(
     verify: Callable[[Path], None] = lambda bundle: None,
     progress: Progress | None = None,
 ) -> Bundle:
-    """Export a checkpoint directory to a bundle: a directory, or an archive where ``output`` ends in ``.zip``.
+    """Export a checkpoint, a directory or its name on Hugging Face's hub (``org/name[@revision]``), to a bundle: a
+    directory, or an archive where ``output`` ends in ``.zip``.
 
     ``max_length`` is the KV length in tokens (default: 2048, or the model's positions where it has fewer). An existing
     bundle at ``output`` is replaced when the new one is complete, and untouched when the export fails.
@@ -59,7 +60,7 @@ def export_bundle(
     :raises PocketVlmError: one line that says what is wrong; nothing is left behind
     """
     output, progress = Path(output), progress or Silent()
-    source = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
+    source = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint, progress)
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     lowering = {name: backend_of(name) for name in backends}  # each once, whoever asks twice
     if not lowering:
@@ -131,6 +132,7 @@ def _manifest(
             hidden_size=text.hidden_size,
             layers=text.num_hidden_layers,
             limits=frontend.limits,
+            source=checkpoint.source,
         )
         sections = (model, frontend.chat, frontend.vision, frontend.image_layout)
         return manifest.Manifest(

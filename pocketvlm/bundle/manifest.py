@@ -92,7 +92,7 @@ def _dropping_none(*names: str) -> Any:
 
 class Model(Closed):
     """What was exported. ``revision`` is a digest of the checkpoint: ``Checkpoint.revision``; ``limits`` says what the
-    model cannot do, a sentence for whoever asks it."""
+    model cannot do, a sentence for whoever asks it; ``source`` is org/name@commit on Hugging Face's hub."""
 
     name: Name
     family: Name
@@ -101,13 +101,14 @@ class Model(Closed):
     hidden_size: Positive
     layers: Annotated[int, Field(gt=0, le=4096)]
     limits: Name | None = None
+    source: Name | None = None
 
-    _serialize = _dropping_none("limits")
+    _serialize = _dropping_none("limits", "source")
 
     @property
     def format_version(self) -> int:
         """The oldest format that can say it."""
-        return 1 if self.limits is None else 3
+        return 1 if self.limits is None and self.source is None else 3
 
 
 #: Rules by which a grid of tiles is chosen.

@@ -32,7 +32,7 @@ COMMANDS = {
 
 #: package that the runtime does without -> the extra that brings it
 EXTRAS = {
-    **dict.fromkeys(("torch", "onnx", "onnx_ir", "safetensors", "jinja2", "tomli_w"), "export"),
+    **dict.fromkeys(("torch", "onnx", "onnx_ir", "safetensors", "jinja2", "tomli_w", "huggingface_hub"), "export"),
     **dict.fromkeys(("scipy", "rapidfuzz"), "bench"),
 }
 

@@ -41,7 +41,7 @@ def measure(wanted: Comparison, progress: Progress) -> dict[str, Any]:
     """
     import torch
 
-    bundle, checkpoint = open_bundle(wanted.bundle), open_checkpoint(wanted.against)
+    bundle, checkpoint = open_bundle(wanted.bundle), open_checkpoint(wanted.against, progress)
     check_same(bundle, checkpoint, wanted)
     if wanted.threads is not None:
         torch.set_num_threads(wanted.threads)

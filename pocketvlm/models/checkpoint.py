@@ -29,10 +29,12 @@ from pocketvlm.models.directory import (
     name_of,
     named,
     read_config,
+    source_of,
     stored_tensors,
     tied_as_stored,
 )
 from pocketvlm.models.families.family import Family, Pieces
+from pocketvlm.models.hub import Transfer, checkpoint_directory
 from pocketvlm.models.positions import bucketized
 from pocketvlm.models.shapes import POSITIONS, expected_shapes
 
@@ -108,6 +110,11 @@ class Checkpoint:
         return name_of(self.directory)
 
     @property
+    def source(self) -> str | None:
+        """``org/name@commit`` where it was fetched by its name; None of any other directory."""
+        return source_of(self.directory)
+
+    @property
     def parameters(self) -> int:
         return sum(torch.Size(info.shape).numel() for info in self.tensors.values())
 
@@ -162,13 +169,16 @@ def load(build: Callable[[], Module], read: ReadWeight, prefix: str = "") -> Mod
     return module.eval()
 
 
-def open_checkpoint(directory: str | Path) -> Checkpoint:
+def open_checkpoint(where: str | Path, progress: Transfer | None = None) -> Checkpoint:
     """Open a Hugging Face directory: ``config.json`` and one or more ``*.safetensors``.
+
+    ``where`` may also be a model's name on their hub, ``org/name[@revision]``, where no directory is called so;
+    ``progress`` is told of what is fetched.
 
     :raises CheckpointError: when a file is missing or damaged, the family is unknown, or weights are missing,
         of the wrong shape, or left over
     """
-    directory = Path(directory)
+    directory = checkpoint_directory(where, progress)
     check_kind(directory)
     family, config = read_config(directory / CONFIG)
     stored = stored_tensors(directory)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -23,7 +23,9 @@ from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, is_unused
 from pocketvlm.strict import checked, first_wrong, parse_json
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-ADAPTER = "adapter_config.json"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+#: A model's folder in Hugging Face's cache, which holds blobs, and snapshots of links to them by commit.
+CACHED, COMMIT = re.compile(r"models--(.+?)--(.+)"), re.compile(r"[0-9a-f]{40}")
 #: How Python writes a path's bytes that are no UTF-8.
 NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -76,10 +78,45 @@ def name_of(directory: Path) -> str:
     """What people call it: its directory, the one above where that is called just ``checkpoint``, or the model of which
     it is a snapshot in Hugging Face's cache (``models--OWNER--NAME/snapshots/COMMIT``)."""
     directory = directory.resolve()
-    cached = re.fullmatch(r"models--.+?--(.+)", directory.parent.parent.name)
-    if directory.parent.name == "snapshots" and cached:
-        return cached[1]
+    cached = _cached(directory)
+    if cached is not None:
+        return cached[2]
     return directory.parent.name if directory.name == "checkpoint" else directory.name
+
+
+def source_of(directory: Path) -> str | None:
+    """``org/name@commit`` of a snapshot in Hugging Face's cache; None of any other directory."""
+    directory = directory.resolve()
+    cached = _cached(directory)
+    return None if cached is None else f"{cached[1]}/{cached[2]}@{directory.name}"
+
+
+def _cached(directory: Path) -> re.Match[str] | None:
+    """Whose snapshot a resolved directory is."""
+    is_snapshot = directory.parent.name == "snapshots" and COMMIT.fullmatch(directory.name)
+    return CACHED.fullmatch(directory.parent.parent.name) if is_snapshot else None
+
+
+def check_links(directory: Path) -> None:
+    """That no file leads out of the directory: what is elsewhere is not the checkpoint's to give away. A snapshot's
+    lead to blobs of its own model.
+
+    :raises CheckpointError: naming the one that does
+    """
+    root = directory.resolve()
+    own = root if _cached(root) is None else root.parents[1]
+    for name in _names(directory):
+        if found((directory / name).is_symlink) and not _inside(own, directory / name):
+            raise CheckpointError(
+                f"{one_line(name, 60)} in {label(directory)} is a link that leaves the checkpoint: copy the file there"
+            )
+
+
+def _inside(folder: Path, path: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder)
+    except (OSError, RuntimeError):  # before Python 3.13 links that lead to each other are the latter
+        return False
 
 
 def read_json(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
@@ -125,8 +162,11 @@ def check_kind(directory: Path) -> None:
         raise CheckpointError(
             f"{label(directory)}: the path is not UTF-8, which safetensors needs: rename it or link to it"
         )
+    check_links(directory)
     if not found((directory / CONFIG).exists):
-        raise CheckpointError(f"{label(directory)} is not a checkpoint: {CONFIG} is missing{_instead(directory)}")
+        raise CheckpointError(
+            f"{label(directory)} is not a checkpoint: {CONFIG} is missing{instead(_names(directory))}"
+        )
     if found((directory / ADAPTER).exists):
         raise CheckpointError(
             f"{label(directory)}: {ADAPTER} says that a LoRA adapter belongs to these weights: merge it into them "
@@ -141,8 +181,9 @@ def _names(directory: Path) -> list[str]:
         raise CheckpointError(f"{label(directory)}: cannot be read ({error.strerror})") from error
 
 
-def _instead(directory: Path) -> str:
-    names = _names(directory)
+def instead(names: Iterable[str]) -> str:
+    """What files of these names are that are not read, and what to do; nothing where none is known."""
+    names = sorted(names)
     for pattern, words in INSTEAD.items():
         name = next((name for name in names if re.fullmatch(pattern, name)), None)
         if name is not None:
@@ -158,14 +199,22 @@ def weight_files(directory: Path) -> list[Path]:
     if found((directory / WEIGHTS).exists) or found((directory / WEIGHTS).is_symlink):
         return [directory / WEIGHTS]
     if found((directory / INDEX).exists):
-        return _shards(directory)
-    shards = [directory / name for name in _names(directory) if SHARD.fullmatch(name)]
-    if not shards:
-        raise CheckpointError(f"{label(directory)} has no {WEIGHTS}{_instead(directory)}")
-    return shards
+        names = shards(directory)
+        missing = next((name for name in names if not found((directory / name).exists)), None)
+        if missing is not None:
+            raise CheckpointError(f"shard {one_line(missing, 120)} is missing from {label(directory)}")
+        return [directory / name for name in names]
+    unlisted = [directory / name for name in _names(directory) if SHARD.fullmatch(name)]
+    if not unlisted:
+        raise CheckpointError(f"{label(directory)} has no {WEIGHTS}{instead(_names(directory))}")
+    return unlisted
 
 
-def _shards(directory: Path) -> list[Path]:
+def shards(directory: Path) -> list[str]:
+    """The names of files that an index says the weights are in.
+
+    :raises CheckpointError: it is damaged, or names a file outside the directory
+    """
     weight_map = read_json(directory / INDEX).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{label(directory / INDEX)} has no weight_map")
@@ -173,9 +222,7 @@ def _shards(directory: Path) -> list[Path]:
     for name in names:
         if Path(name).name != name:
             raise CheckpointError(f"{INDEX} names {one_line(name, 120)!r}, which is outside the checkpoint")
-        if not found((directory / name).exists):
-            raise CheckpointError(f"shard {one_line(name, 120)} is missing from {label(directory)}")
-    return [directory / name for name in names]
+    return names
 
 
 def stored_tensors(directory: Path) -> dict[str, Stored]:

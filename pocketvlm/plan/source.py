@@ -1,4 +1,4 @@
-"""Where a model comes from: a preset's name, a config.json, a checkpoint's directory, or a bundle."""
+"""Where a model comes from: a preset's name, a config.json, a checkpoint's directory or name, or a bundle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from pocketvlm.bundle.open import MANIFEST, open_bundle
 from pocketvlm.errors import CheckpointError, PocketVlmError, one_line
 from pocketvlm.files import found, label
 from pocketvlm.models.config import VlmConfig
-from pocketvlm.models.directory import CONFIG, name_of, named, read_config, stored_tensors, tied_as_stored
+from pocketvlm.models.directory import (
+    CONFIG,
+    check_links,
+    name_of,
+    named,
+    read_config,
+    stored_tensors,
+    tied_as_stored,
+)
+from pocketvlm.models.hub import checkpoint_directory
 from pocketvlm.models.presets import PRESETS
 from pocketvlm.plan.model import PlannedModel, model_of_config, model_of_manifest
 from pocketvlm.recipe import load_recipe
@@ -37,8 +46,9 @@ def read_model(source: str, recipe: str | Path | None = None, kv_length: int | N
 
 
 def _config(source: str) -> tuple[str, VlmConfig]:
-    path = Path(source)
+    path = Path(source) if source in PRESETS else checkpoint_directory(source, weights=False)
     if found(path.is_dir):
+        check_links(path)
         if not found((path / CONFIG).exists):
             raise CheckpointError(f"{label(path)} is neither a bundle nor a checkpoint: it has no {CONFIG}")
         return name_of(path), _config_with_weights(path)

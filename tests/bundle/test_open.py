@@ -227,6 +227,7 @@ OF_FORMAT_3: tuple[Callable[[dict[str, Any], int], None], ...] = (
     lambda raw, version: shows(raw, version, "image_layout", last_row_end=[]),
     lambda raw, version: shows(raw, version, "chat", image={"prefix": "", "suffix": "\n"}),
     lambda raw, version: shows(raw, version, "model", limits="Knows drawn pictures alone."),
+    lambda raw, version: shows(raw, version, "model", source="acme/tiny-vlm@0123456789abcdef0123456789abcdef01234567"),
     image_first,
 )
 

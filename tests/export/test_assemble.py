@@ -327,18 +327,23 @@ def test_a_killed_export_leaves_the_old_bundle_whole(
 
 
 def test_what_a_model_cannot_do_is_told_on(repository: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """From the built-in model's own checkpoint, and of any other with such a file; format 3 alone has it."""
+    """From the built-in model's own checkpoint, and of any other with such a file; format 3 alone has it.
+
+    So it is of the commit that was fetched by its name.
+    """
     assert "drawn pictures alone" in str(read_limits(repository / "examples/reader/checkpoint"))
     plain = export_bundle(tiny_checkpoint, tmp_path / "plain", recipe="int8")
-    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
-    (tmp_path / "checkpoint" / "limits.txt").write_text("Reads drawn pictures.\nNo photos.\n")
-    told = export_bundle(tmp_path / "checkpoint", tmp_path / "told", recipe="int8")
+    snapshot = tmp_path / "models--acme--tiny-vlm" / "snapshots" / ("0123456789" * 4)
+    shutil.copytree(tiny_checkpoint, snapshot)
+    (snapshot / "limits.txt").write_text("Reads drawn pictures.\nNo photos.\n")
+    told = export_bundle(snapshot, tmp_path / "told", recipe="int8")
+    assert (plain.manifest.model.source, told.manifest.model.source) == (None, f"acme/tiny-vlm@{snapshot.name}")
     assert (plain.manifest.model.limits, plain.manifest.format_version) == (None, 1)
     assert (told.manifest.model.limits, told.manifest.format_version) == ("Reads drawn pictures. No photos.", 3)
     assert told.manifest.model.revision == plain.manifest.model.revision
-    (tmp_path / "checkpoint" / "limits.txt").write_text("x" * 501)
-    with pytest.raises(CheckpointError, match=r"limits\.txt"):
-        export_bundle(tmp_path / "checkpoint", tmp_path / "told", recipe="int8")
+    (snapshot / "limits.txt").write_text("x" * 501)
+    with pytest.raises(CheckpointError, match="more than the 500 bytes"):
+        export_bundle(snapshot, tmp_path / "told", recipe="int8")
 
 
 def test_only_a_bundle_is_replaced(tmp_path: Path, models: dict[str, tuple[Path, BluelmV]]) -> None:

@@ -290,7 +290,10 @@ SAID: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pointer in place of weights": (write("model.safetensors", POINTER), "is a Git LFS pointer .* git lfs pull"),
     "a pointer in place of a config": (write("config.json", POINTER), "is a Git LFS pointer"),
     "weights that are a pipe": (instead(os.mkfifo), "is not a regular file"),
-    "weights that are the kernel's": (instead(lambda path: path.symlink_to("/proc/kmsg")), "is not a regular file"),
+    "weights that are the kernel's": (
+        instead(lambda path: path.symlink_to("/proc/kmsg")),
+        "is a link that leaves the checkpoint",
+    ),
     "a link to nothing": (instead(lambda path: path.symlink_to("gone")), r"cannot be read \(No such file"),
 }
 

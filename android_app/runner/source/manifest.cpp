@@ -301,11 +301,12 @@ void read_sections(const Members& top, int64_t format, Manifest& manifest) {
     manifest.asks_for_executorch = true;
   }
   const Members model =
-      given[1].members({"name", "family", "revision", "vocab_size", "hidden_size", "layers", "limits"});
+      given[1].members({"name", "family", "revision", "vocab_size", "hidden_size", "layers", "limits", "source"});
   manifest.model_name = name_of(model["name"]);
   name_of(model["family"]);
   name_of(model["revision"]);
-  if (const auto limits = in_format_3(model, "limits", format)) name_of(*limits);
+  for (const char* said : {"limits", "source"})
+    if (const auto text = in_format_3(model, said, format)) name_of(*text);
   manifest.vocab_size = positive(model["vocab_size"]);
   manifest.hidden_size = positive(model["hidden_size"]);
   manifest.layers = model["layers"].integer(1, 4096);

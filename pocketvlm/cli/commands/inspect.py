@@ -149,6 +149,7 @@ def _print(console: Console, bundle: Bundle) -> None:
     facts.show_header = False
     for name, value in (
         ("model", f"{model.name} ({model.family}, revision {model.revision})"),
+        *([] if model.source is None else [("source", model.source)]),
         *([] if model.limits is None else [("limits", model.limits)]),
         ("decoder", f"{model.layers} layers, hidden {model.hidden_size}, vocabulary {model.vocab_size}"),
         ("format", f"{manifest.format_version}; needs {needs} or newer"),

@@ -69,8 +69,8 @@ def command(
     if plot is not None:
         check_packages("--plot")
     keep_to_quota()
-    source = open_checkpoint(checkpoint)
     with ConsoleProgress() as progress:
+        source = open_checkpoint(checkpoint, progress)
         data = calibration or default_source(source.config)
         tuned = tune(source, round(budget_mb * 1e6), data, sequences=sequences, points=points, progress=progress)
     write_whole(target, recipe_text(tuned.picked.recipe))

@@ -115,7 +115,7 @@ def command(
     min_accuracy: float | None,
     accuracy_data: str,
 ) -> None:
-    """Quantize CHECKPOINT, a Hugging Face directory, and lower it to a bundle.
+    """Quantize CHECKPOINT, a Hugging Face directory or org/name[@revision] on their hub, and lower it to a bundle.
 
     The bundle is checked layer by layer against PyTorch before it takes its place; an export that fails leaves nothing
     behind. One by a calibrated recipe, or to ExecuTorch, goes on where it was killed or interrupted.
@@ -128,7 +128,9 @@ def command(
 
     keep_freed_memory()
     keep_to_quota()
-    source, chosen = open_checkpoint(checkpoint), load_recipe(recipe)
+    chosen = load_recipe(recipe)
+    with ConsoleProgress() as progress:
+        source = open_checkpoint(checkpoint, progress)
     if max_kl is not None:
         chosen = replace(chosen, bounds=replace(chosen.bounds, kl_mean=max_kl))
     if target_bits is not None:
