@@ -20,10 +20,12 @@ from PIL import Image
 
 from pocketvlm.bundle.open import Bundle
 from pocketvlm.export import export_bundle
+from pocketvlm.export.neuropilot.options import NpuOptions, with_options
 from pocketvlm.images.open import open_image
 from pocketvlm.images.prepare import cut_tiles, normalize, preprocessing_of
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.families import FAMILIES
+from pocketvlm.recipe import load_recipe
 from pocketvlm.runtime import GenerationConfig, PocketVlm, load
 from pocketvlm.runtime.chat import image_tokens
 from studies.reader.parity import ids_of as joined
@@ -304,6 +306,24 @@ def test_an_int8_cache_and_four_bits_stay_inside_the_recipes_bounds(one: Exporte
         with load(bundle.location, threads=1, engine=engine) as vlm:
             assert len(twenty(vlm, DIALOGUES["first"])) > 0
             assert vlm.manifest.fidelity.lowering_relative_error < 1e-2
+
+
+@torch.no_grad()
+def test_the_npus_program_sees_and_answers(one: Exported, tmp_path: Path) -> None:
+    """By its emulation: activations of 16 bits, weights of 4 and 8, each operator's rounding."""
+    bundle = export_bundle(
+        one.written.directory,
+        tmp_path / "npu",
+        recipe=with_options(load_recipe("int4-channel"), NpuOptions(compiled=False)),
+        backends=["neuropilot"],
+        max_length=KV_LENGTH,
+    )
+    inputs, images = processed(one.written, DIALOGUES["first"]), pictures_of(DIALOGUES["first"])
+    pictures = {key: value for key, value in inputs.items() if key != "input_ids"}
+    features = torch.cat(list(one.written.model.get_image_features(**pictures).pooler_output)).numpy()
+    with load(bundle.location, threads=1, engine="npu-emulation") as vlm:
+        assert distance(vlm.encode_images(images), features) < 0.05
+        assert len(list(vlm.stream(DIALOGUES["first"], config=GenerationConfig(max_new_tokens=4)))) > 0
 
 
 # --- The native runner ------------------------------------------------------------------------------------------------
