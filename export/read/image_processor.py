@@ -22,6 +22,7 @@ from pocketvlm.images.tiling import Tiling
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import READ, TilingConfig, VlmConfig
 from pocketvlm.models.directory import read_json
+from pocketvlm.models.families import FAMILIES
 from pocketvlm.strict import checked
 
 ALONE, WHOLE = "preprocessor_config.json", "processor_config.json"
@@ -75,10 +76,13 @@ def read_vision(checkpoint: Checkpoint) -> Vision:
     :raises CheckpointError: there is no image processor, or naming the key that is wrong
     :raises ExportError: naming the key that asks for what tiles are not made with
     """
-    config = checkpoint.config
+    return vision_of(checkpoint.config, *_read(checkpoint.directory))
+
+
+def vision_of(config: VlmConfig, raw: Mapping[str, Any], name: str) -> Vision:
+    """The same of a processor's keys; ``name``: what to call it."""
     assert config.vision is not None
-    raw, name = _read(checkpoint.directory)
-    read, tiling = READERS[checkpoint.family.processor](raw, name, config)
+    read, tiling = READERS[FAMILIES[config.model_type].processor](raw, name, config)
     if read.resample not in FILTERS:
         known = ", ".join(f"{number} ({kind})" for number, kind in FILTERS.items())
         raise ExportError(f"{name}: resample is {read.resample}; what is supported is {known}")
