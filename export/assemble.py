@@ -22,6 +22,7 @@ from pocketvlm.export.read.frontend import Frontend, read_frontend
 from pocketvlm.export.read.retiling import Retiling
 from pocketvlm.export.reference.activations import Activations
 from pocketvlm.export.reference.stages import run_reference
+from pocketvlm.export.store.as_stored import with_stored
 from pocketvlm.export.store.finished import finished_so_far
 from pocketvlm.export.store.replacing import check_output, replacing
 from pocketvlm.export.store.weights import Calibrated
@@ -61,7 +62,7 @@ def export_bundle(
     """
     output, progress = Path(output), progress or Silent()
     source = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint, progress)
-    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    chosen = with_stored(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), source)
     lowering = {name: backend_of(name) for name in backends}  # each once, whoever asks twice
     if not lowering:
         raise ExportError(f"no back end given; known: {', '.join(BACKENDS)}")

@@ -14,6 +14,7 @@ import torch
 from pocketvlm.bundle.kv import kv_cache_bytes
 from pocketvlm.export.backends import backend_of
 from pocketvlm.export.read.calibration import default_source, is_calibrated, most_sequences, most_tokens
+from pocketvlm.export.store.as_stored import with_stored
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.quant import Keep, quantizer_of
 from pocketvlm.quant.sizes import stored_bytes
@@ -70,6 +71,7 @@ def estimate(
 
     :raises RecipeError: naming a weight that its quantizer cannot take
     """
+    recipe = with_stored(recipe, checkpoint)
     disk, matrix = disk_bytes(checkpoint, recipe, kv_length), 0
     rules, times = recipe.assign(checkpoint.tensors), len(set(backends))
     seconds, products = START_SECONDS + times * checkpoint.parameters / WEIGHTS_PER_SECOND, 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pocketvlm.errors import RecipeError, one_line
+from pocketvlm.quant.as_stored import AsStored
 from pocketvlm.quant.clip_search import ClipSearch
 from pocketvlm.quant.gptq import Gptq
 from pocketvlm.quant.groups import GroupQuantizer
@@ -23,6 +24,8 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     "hqq": Hqq,
     "gptq": Gptq,
 }
+#: No recipe's choice: what an export puts in front of one for matrices that a checkpoint has in 4 bits already.
+AS_STORED = "as-stored"
 
 
 def quantizer_of(rule: Rule) -> Quantizer:
@@ -30,16 +33,19 @@ def quantizer_of(rule: Rule) -> Quantizer:
 
     :raises RecipeError: for an unknown quantizer or option
     """
-    if rule.quantizer not in QUANTIZERS:
+    known = {**QUANTIZERS, AS_STORED: AsStored}
+    if rule.quantizer not in known:
         raise RecipeError(f"no quantizer {one_line(repr(rule.quantizer), 60)}; known: {', '.join(QUANTIZERS)}")
     try:
-        return QUANTIZERS[rule.quantizer](**rule.options)
+        return known[rule.quantizer](**rule.options)
     except (TypeError, RecipeError) as error:
         raise RecipeError(f"quantizer {rule.quantizer}: {one_line(error, 200)}") from error
 
 
 __all__ = [
+    "AS_STORED",
     "QUANTIZERS",
+    "AsStored",
     "ClipSearch",
     "Gptq",
     "GroupQuantizer",

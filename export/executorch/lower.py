@@ -14,6 +14,7 @@ from pocketvlm.bundle.manifest import Part, TensorSpec
 from pocketvlm.errors import ExportError
 from pocketvlm.export.executorch.weights import StoredWeights, with_scales_for_xnnpack
 from pocketvlm.export.job import Job, Lowered
+from pocketvlm.export.store.as_stored import check_free
 from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.machine.versions import version_numbers
@@ -48,6 +49,7 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
         raise ExportError("ExecuTorch is not installed: pip install 'pocketvlm[executorch]'") from error
     if version_numbers(installed) < version_numbers(MINIMUM_EXECUTORCH):
         raise ExportError(f"executorch {installed} is installed, {MINIMUM_EXECUTORCH} or newer is needed: update it")
+    check_free(recipe, "ExecuTorch", "XNNPACK's groups have bfloat16 scales and no zero points")
     return with_scales_for_xnnpack(recipe), calibration
 
 

@@ -28,6 +28,7 @@ from pocketvlm.export.neuropilot.weights import TEXT_DATA, VISION_DATA, for_npu,
 from pocketvlm.export.onnx.embedding import token_embedding
 from pocketvlm.export.onnx.lower import MINIMUM_ONNXRUNTIME, patch_embedding, save_part
 from pocketvlm.export.read.calibration import DEFAULT_PICTURES
+from pocketvlm.export.store.as_stored import check_free
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import DecoderConfig
@@ -59,6 +60,7 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
     """
     if options_of(recipe).compiled:
         neuropilot_compile.check_tools()
+    check_free(recipe, "MediaTek's NPU", "it takes one scale a row")
     pictures = checkpoint.config.vision is not None
     return for_npu(checkpoint, recipe), calibration or (DEFAULT_PICTURES if pictures else None)
 

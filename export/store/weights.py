@@ -16,9 +16,10 @@ from pocketvlm.bundle.archive import PAGE
 from pocketvlm.bundle.manifest import TensorPrecision
 from pocketvlm.errors import RecipeError, located
 from pocketvlm.export.reference.activations import Activations
+from pocketvlm.export.store.as_stored import in_blocks
 from pocketvlm.export.store.finished import Finished
 from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.quant import GroupedTensor, Keep, quantizer_of
+from pocketvlm.quant import AsStored, GroupedTensor, Keep, quantizer_of
 from pocketvlm.quant.tensors import (
     Floats,
     IntegerMatrix,
@@ -241,6 +242,8 @@ class WeightStore:
 
     def _quantize(self, name: str, weight: Tensor) -> GroupedTensor | Floats:
         quantizer = quantizer_of(self._rules[name])
+        if isinstance(quantizer, AsStored) and self.checkpoint.tensors[name].packed is not None:
+            return in_blocks(self.checkpoint, name, quantizer)
         if isinstance(quantizer, Keep) or not quantizer.CALIBRATED:
             return quantizer.quantize(weight)
         assert self._calibrated is not None, f"{name} is quantized without a calibration"

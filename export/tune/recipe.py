@@ -14,6 +14,7 @@ from pocketvlm.export.read.calibration import read_calibration
 from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.simulate import Simulated, divergence, scored_logits, sensitivities
+from pocketvlm.export.store.as_stored import check_unpacked
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.quant.allocate import Choice, allocate
 from pocketvlm.recipe import CalibrationConfig, Recipe, Rule, load_recipe
@@ -61,9 +62,10 @@ def tune(
 
     ``source`` is read as for an export's calibration; every second sequence calibrates, the others measure.
 
-    :raises ExportError: nothing fits the budget
+    :raises ExportError: nothing fits the budget, or the weights are quantized already
     :raises DataError: the data cannot be read, or is too little
     """
+    check_unpacked(checkpoint)
     progress = progress or Silent()
     base = replace(load_recipe(BASE), calibration=CalibrationConfig(sequences=sequences))
     frontend = read_frontend(checkpoint)
@@ -96,6 +98,7 @@ def recipe_of_bits(
     :raises RecipeError: no candidate is so small
     :raises DataError: the data cannot be read
     """
+    check_unpacked(checkpoint)
     progress = progress or Silent()
     few = replace(base, calibration=replace(base.calibration, sequences=SENSITIVITY_SEQUENCES))
     positions = checkpoint.config.text.positions

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -24,18 +26,22 @@ from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.directory import (
     CONFIG,
     MAX_JSON_BYTES,
+    Packed,
     Stored,
     check_kind,
     name_of,
     named,
     read_config,
+    read_json,
     source_of,
     stored_tensors,
     tied_as_stored,
 )
 from pocketvlm.models.families.family import Family, Pieces
 from pocketvlm.models.hub import Transfer, checkpoint_directory
+from pocketvlm.models.packed import codes_of, with_packed, zero_points_of
 from pocketvlm.models.positions import bucketized
+from pocketvlm.models.quantized import packing_of
 from pocketvlm.models.shapes import POSITIONS, expected_shapes
 
 #: What safetensors calls the types of weights that are not quantized.
@@ -55,6 +61,36 @@ class TensorInfo:
     shape: tuple[int, ...]
     pieces: Pieces | None = None
     rows: Tensor | None = None
+    packed: Packed | None = None
+
+    @property
+    def files(self) -> set[Path]:
+        """Where it lies."""
+        return {self.file} if self.packed is None else {self.file, self.packed.zeros.file, self.packed.scales.file}
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """A matrix that is stored in 4 bits: (code - zero point) * scale.
+
+    codes: uint8 [rows, columns]; scales: float32 [rows, groups]; zero_points: uint8 [rows, groups]. A group is as many
+    columns as ``group_size`` says, the last one what is left; -1 is a whole row.
+    """
+
+    codes: npt.NDArray[np.uint8]
+    scales: npt.NDArray[np.float32]
+    zero_points: npt.NDArray[np.uint8]
+    group_size: int
+    symmetric: bool
+
+    def weights(self) -> Tensor:
+        """float32 [rows, columns]"""
+        columns = self.codes.shape[1]
+        size = columns if self.group_size == -1 else self.group_size
+        weights = self.codes.astype(np.float32)
+        weights -= np.repeat(self.zero_points, size, axis=1)[:, :columns]
+        weights *= np.repeat(self.scales, size, axis=1)[:, :columns]
+        return torch.from_numpy(weights)
 
 
 @dataclass(frozen=True)
@@ -74,6 +110,8 @@ class Checkpoint:
         :raises CheckpointError: when what is read has NaN or infinite values
         """
         info = self.tensors[name]
+        if info.packed is not None:
+            return self._finite(info, self.packed_matrix(name, rows).weights())
         tensor: Tensor = _open_safetensors(info.file).get_tensor(info.key)
         if info.pieces is not None:
             tensor = pieces_of(tensor, info.pieces)
@@ -81,6 +119,54 @@ class Checkpoint:
         for chosen in (info.rows, rows):
             if chosen is not None:
                 tensor = tensor[chosen]
+        return self._finite(info, tensor)
+
+    def packed_matrix(self, name: str, rows: slice | Tensor | None = None) -> PackedMatrix:
+        """A weight that is stored in 4 bits, or some of its rows, as it is stored.
+
+        :raises CheckpointError: it has zero points that 4 bits do not hold
+        """
+        info = self.tensors[name]
+        packed = info.packed
+        assert packed is not None, f"{name} is not packed"
+
+        def read(file: Path, key: str) -> Tensor:
+            return _open_safetensors(file).get_tensor(key)
+
+        def chosen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            tensor = torch.from_numpy(array)
+            if info.pieces is not None:
+                tensor = pieces_of(tensor, info.pieces)
+            return (tensor if rows is None else tensor[rows]).numpy()
+
+        return PackedMatrix(
+            codes=chosen(codes_of(packed, read(info.file, info.key).numpy().view(np.uint32))),
+            scales=chosen(read(packed.scales.file, packed.scales.key).float().T.contiguous().numpy()),
+            zero_points=chosen(self._zero_points(packed)),
+            group_size=packed.group_size,
+            symmetric=packed.symmetric,
+        )
+
+    def _zero_points(self, packed: Packed) -> npt.NDArray[np.uint8]:
+        zeros: Tensor = _open_safetensors(packed.zeros.file).get_tensor(packed.zeros.key)
+        return zero_points_of(packed, zeros.numpy().view(np.uint32))
+
+    @property
+    def packed(self) -> tuple[str, ...]:
+        """The weights that are stored in 4 bits."""
+        return tuple(name for name, info in self.tensors.items() if info.packed is not None)
+
+    def check_packed(self) -> None:
+        """Before hours of work: whether the zero points of all packed matrices can be held.
+
+        :raises CheckpointError: naming a tensor whose cannot
+        """
+        for name in self.packed:
+            packed = self.tensors[name].packed
+            assert packed is not None
+            self._zero_points(packed)
+
+    def _finite(self, info: TensorInfo, tensor: Tensor) -> Tensor:
         # the ends of the range are NaN where one value is; 25 times as fast as asking each value
         if tensor.numel() and not all(torch.isfinite(end) for end in torch.aminmax(tensor)):
             raise CheckpointError(f"{info.file.name}: {info.key} has NaN or infinite values; it cannot be quantized")
@@ -100,7 +186,7 @@ class Checkpoint:
                 digest.update(name.encode() + content)
         for info in self.tensors.values():
             digest.update(f"{info.key} {info.shape} {info.file.name}".encode())
-        for file in sorted({info.file for info in self.tensors.values()}):
+        for file in sorted({file for info in self.tensors.values() for file in info.files}):
             digest.update(file_sample_sha256(file).encode())
         return digest.hexdigest()[:16]
 
@@ -184,6 +270,7 @@ def open_checkpoint(where: str | Path, progress: Transfer | None = None) -> Chec
     stored = stored_tensors(directory)
     for file in sorted({tensor.file for tensor in stored.values()}):
         _open_safetensors(file)  # the library looks at what a header says of the whole file
+    stored = with_packed(stored, packing_of(read_json(directory / CONFIG)))
     config, weights = tied_as_stored(config, named(family, config, directory, stored))
     return Checkpoint(directory, family, config, _match(directory, family, config, weights))
 
@@ -194,7 +281,9 @@ def _match(directory: Path, family: Family, config: VlmConfig, weights: dict[str
     tensors: dict[str, TensorInfo] = {}
     for name, stored in weights.items():
         shown = f"{label(directory)}: {one_line(stored.key, 120)}"
-        if stored.dtype not in FLOATS or (name not in expected and PACKED.search(name)):
+        if name not in expected and _is_zero_bias(name, stored, weights):
+            continue  # AutoGPTQ's layers have one whether the model's have or not
+        if (stored.dtype not in FLOATS and stored.packed is None) or (name not in expected and PACKED.search(name)):
             packed = one_line(stored.dtype, 20)
             raise CheckpointError(f"{shown} is quantized already ({packed}); export the original model")
         if name not in expected:
@@ -204,7 +293,7 @@ def _match(directory: Path, family: Family, config: VlmConfig, weights: dict[str
         if stored.shape != (*batch, *expected[name]):
             found_shape = one_line(list(stored.shape), 120)
             raise CheckpointError(f"{shown} has shape {found_shape}, {CONFIG} asks for {list(expected[name])}")
-        tensors[name] = TensorInfo(name, stored.file, stored.key, expected[name], stored.pieces)
+        tensors[name] = TensorInfo(name, stored.file, stored.key, expected[name], stored.pieces, packed=stored.packed)
     missing = [name for name in expected if name not in tensors]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -212,6 +301,13 @@ def _match(directory: Path, family: Family, config: VlmConfig, weights: dict[str
     if config.vision is not None and config.vision.positions == "bucketized":
         tensors[POSITIONS] = replace(tensors[POSITIONS], rows=bucketized(config.vision.grid_size))
     return {name: tensors[name] for name in expected}
+
+
+def _is_zero_bias(name: str, stored: Stored, weights: Mapping[str, Stored]) -> bool:
+    weight = weights.get(f"{name.removesuffix('.bias')}.weight") if name.endswith(".bias") else None
+    if weight is None or weight.packed is None:
+        return False
+    return not _open_safetensors(stored.file).get_tensor(stored.key).any()
 
 
 def _open_safetensors(path: Path) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.models.families import DECODERS
+from pocketvlm.models.quantized import packing_of
 
 #: transformers' SiglipVisionConfig, for keys that a vision_config may leave out.
 SIGLIP_DEFAULTS: dict[str, Any] = {
@@ -19,8 +20,8 @@ SIGLIP_DEFAULTS: dict[str, Any] = {
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": 1e-6,
 }
-#: Keys that say that weights are packed.
-QUANTIZED = ("quantization_config", "compression_config", "quantization")
+#: Keys that say that weights are packed, of which a third may be as back ends hold it (``quantized.packing_of``).
+QUANTIZED = ("compression_config", "quantization")
 #: Keys that send transformers elsewhere: to another config, other weights, other values a layer.
 ELSEWHERE = ("configuration_files", "transformers_weights", "per_layer_config")
 #: The only kind of layer there is, also as transformers 4 called it.
@@ -32,20 +33,13 @@ def check_whole(raw: Mapping[str, Any]) -> None:
 
     :raises CheckpointError: naming the key
     """
+    packing_of(raw)
     for key in QUANTIZED:
         if raw.get(key):
-            raise CheckpointError(f"{key}: quantized already ({_method(raw[key])}); export the original model")
+            raise CheckpointError(f"{key}: quantized already; export the original model")
     for key in ELSEWHERE:
         if raw.get(key):
             raise CheckpointError(f"{key} is not supported")
-
-
-def _method(value: object) -> str:
-    if not isinstance(value, Mapping):
-        return one_line(value, 40)
-    bits = next((name for name in ("load_in_4bit", "load_in_8bit") if value.get(name)), None)
-    named = value.get("quant_method") or ("bitsandbytes" if bits else None)
-    return one_line(named or f"{value.get('bits', 'some')} bits", 40)
 
 
 def vision_values(raw: Mapping[str, Any]) -> dict[str, Any]:

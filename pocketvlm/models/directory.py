@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
@@ -61,9 +61,21 @@ class HeaderEntry(BaseModel):
 
 
 @dataclass(frozen=True)
+class Packed:
+    """How a matrix lies in words of eight codes (``pocketvlm.models.packed``), and its zero points and scales."""
+
+    layout: Literal["gptq", "awq"]
+    group_size: int
+    symmetric: bool
+    offset: int
+    zeros: Stored
+    scales: Stored
+
+
+@dataclass(frozen=True)
 class Stored:
     """A tensor of a file: ``start`` and ``end`` are the file's bytes. ``pieces``: where one of several weights in it
-    lies; ``shape`` is the weight's own then."""
+    lies; ``packed``: of a matrix in words; ``shape`` is the weight's own then."""
 
     key: str
     file: Path
@@ -72,6 +84,7 @@ class Stored:
     start: int
     end: int
     pieces: Pieces | None = None
+    packed: Packed | None = None
 
 
 def name_of(directory: Path) -> str:

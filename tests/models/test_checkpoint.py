@@ -269,7 +269,10 @@ def instead(make: Callable[[Path], object]) -> Callable[[Path], object]:
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 123456\n"
 SAID: dict[str, tuple[Callable[[Path], object], str]] = {
-    "AWQ by its config": (edit_config(quantization_config={"quant_method": "awq"}), r"already \(awq\); export the"),
+    "AWQ by its config": (
+        edit_config(quantization_config={"quant_method": "awq", "bits": 8}),
+        r"already \(awq\) with 8 bits, which no back end holds as it is; export the original",
+    ),
     "GPTQ by its weights": (
         edit_weights(lambda w: w.update({QUERY.replace("weight", "qweight"): w.pop(QUERY).to(torch.int32)})),
         r"q_proj.qweight is quantized already \(I32\); export the original",
