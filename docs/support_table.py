@@ -55,10 +55,18 @@ def with_table(text: str) -> str:
 
     :raises ValueError: if the marks do not stand there, once each and in this order
     """
-    parts = re.fullmatch(f"(.*{re.escape(BEGIN)}\n).*?(\n{re.escape(END)}.*)", text, re.DOTALL)
-    if parts is None or text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"no place for the table: {BEGIN} and {END}, a line each")
-    return f"{parts[1]}{table()}{parts[2]}"
+    return between(text, BEGIN, table(), END)
+
+
+def between(text: str, begin: str, content: str, end: str) -> str:
+    """``text`` with ``content`` between two lines of it.
+
+    :raises ValueError: if they do not stand there, once each and in this order
+    """
+    parts = re.fullmatch(f"(.*{re.escape(begin)}\n).*?(\n{re.escape(end)}.*)", text, re.DOTALL)
+    if parts is None or text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"no place for the table: {begin} and {end}, a line each")
+    return f"{parts[1]}{content}{parts[2]}"
 
 
 if __name__ == "__main__":

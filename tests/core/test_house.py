@@ -23,9 +23,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from docs import parity
 from docs.support_table import with_table
 from pocketvlm.bench.report.formats.github import BIGGER, SMALLER
 from pocketvlm.cli import COMMANDS, EXTRAS, main
+from pocketvlm.models.families import FAMILIES
 
 ROOMS = ("export", "quant", "runtime", "bench")
 #: What `pip install pocketvlm` does not bring.
@@ -318,6 +320,22 @@ def test_the_page_of_the_house_has_every_room(repository: Path) -> None:
 def test_the_readmes_table_is_what_the_registries_say(repository: Path) -> None:
     text = (repository / "README.md").read_text(encoding="utf-8")
     assert with_table(text) == text, "python -m docs.support_table writes it anew"
+
+
+def test_the_parity_table_is_the_last_contracts_and_has_every_family(repository: Path) -> None:
+    result = json.loads(parity.RESULT.read_text(encoding="utf-8"))
+    text = parity.PAGE.read_text(encoding="utf-8")
+    assert parity.with_table(text, result) == text
+    # transformers has no class of the other two
+    assert result["families"].keys() == FAMILIES.keys() - {"bluelm_v", "minicpm"}, "make parity writes it anew"
+
+
+def test_a_contract_that_failed_makes_no_table() -> None:
+    said = '<properties><property name="logits onnx" value="1e-6"/></properties>'
+    passed = f'<testsuite><testcase name="test_logits[llama]">{said}</testcase></testsuite>'
+    assert parity.recorded(passed) == {"llama": {"logits onnx": "1e-6"}}
+    with pytest.raises(ValueError, match="no table"):
+        parity.recorded(passed.replace("</testcase>", "<failure/></testcase>"))
 
 
 def _make(repository: Path, *arguments: str) -> str:

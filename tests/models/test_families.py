@@ -169,14 +169,19 @@ def test_a_conversation_is_no_longer_than_the_model_lets_it_be(tmp_path: Path) -
     assert "the KV length is 192 tokens: the model's sliding_window" in notes.lines
 
 
-def test_logits_of_pytorch_and_both_engines_are_transformers(one: Exported) -> None:
-    assert error_of_pytorch(one.checkpoint, one.model) < 1e-4
+def test_logits_of_pytorch_and_both_engines_are_transformers(
+    one: Exported, record_property: Callable[[str, object], None]
+) -> None:
+    error = error_of_pytorch(one.checkpoint, one.model)
+    record_property("logits pytorch", f"{error:.1e}")
+    assert error < 1e-4
     with torch.no_grad():
         wanted = one.model(input_ids=torch.tensor([TOKENS])).logits[0].numpy()
     for engine in ENGINES:
         with load(one.bundle.location, threads=1, engine=engine) as vlm:
-            found = vlm.logits(TOKENS)
-        assert relative(found, wanted) < 1e-4, engine
+            error = relative(vlm.logits(TOKENS), wanted)
+        record_property(f"logits {engine}", f"{error:.1e}")
+        assert error < 1e-4, engine
 
 
 def answer_of(engine: Engine, chunk: int) -> list[int]:

@@ -237,7 +237,10 @@ def distance(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) ->
 
 
 @torch.no_grad()
-def test_features_and_logits_of_both_engines_are_transformers(one: Exported) -> None:
+def test_features_and_logits_of_both_engines_are_transformers(
+    one: Exported, record_property: Callable[[str, object], None]
+) -> None:
+    """Their distances are the table of docs/support.md (``make parity``)."""
     inputs = processed(one.written, DIALOGUES["three"])
     images = pictures_of(DIALOGUES["three"])
     pictures = {key: value for key, value in inputs.items() if key != "input_ids"}
@@ -245,8 +248,17 @@ def test_features_and_logits_of_both_engines_are_transformers(one: Exported) -> 
     logits = one.written.model(**inputs).logits[0].numpy()
     for engine in ENGINES:
         with load(one.bundle.location, threads=1, engine=engine) as vlm:
-            assert distance(vlm.encode_images(images), features) < TOLERANCE, engine
-            assert distance(vlm.logits(inputs["input_ids"][0].numpy(), images), logits) < TOLERANCE, engine
+            found = {
+                "features": distance(vlm.encode_images(images), features),
+                "logits": distance(vlm.logits(inputs["input_ids"][0].numpy(), images), logits),
+            }
+        for what, error in found.items():
+            record_property(f"{what} {engine}", f"{error:.1e}")
+            assert error < TOLERANCE, (what, engine)
+    vision = one.bundle.manifest.vision
+    assert vision is not None
+    record_property("tiling", vision.strategy)
+    record_property("decoder", one.written.model.config.text_config.model_type)
 
 
 @torch.no_grad()
