@@ -222,12 +222,13 @@ def _blocks(at: XnnpackContext, call: Call, tokens: Value) -> Value:
     """As ``pocketvlm.models.operators.space_to_depth``: pad an odd grid, concatenate ratio x ratio tokens."""
     graph, grid, width, ratio = at.graph, call.operator.grid, call.operator.width, call.operator.ratio
     padding = -grid % ratio
-    side = (grid + padding) // ratio
+    side = call.operator.side
     tokens = graph.reshape(tokens, [grid, grid, width])  # [patches, width] -> [rows, columns, width]
     if padding:
         tokens = graph.pad(tokens, [padding, padding, 0])
     # [side, ratio, side, ratio, width] -> [side, side, ratio, ratio, width]
-    blocks = graph.transpose(graph.reshape(tokens, [side, ratio, side, ratio, width]), [0, 2, 1, 3, 4])
+    order = [2, 0, 1, 3, 4] if call.operator.by_column else [0, 2, 1, 3, 4]
+    blocks = graph.transpose(graph.reshape(tokens, [side, ratio, side, ratio, width]), order)
     return graph.reshape(blocks, [side * side, ratio * ratio * width])
 
 

@@ -256,7 +256,12 @@ def _drop_first(at: NpuContext, call: Call, values: Any) -> Any:
 
 
 def _blocks(at: NpuContext, call: Call, tokens: Any) -> Any:
-    return at.arithmetic.blocks(tokens, call.operator, at.tiles)
+    one, side = at.arithmetic, call.operator.side
+    blocks = one.blocks(tokens, call.operator, at.tiles)
+    if not call.operator.by_column:
+        return blocks
+    # [tiles, side * side, width] -> [tiles, side, side, width], and the first side is the columns'
+    return one.reshape(one.transpose(one.reshape(blocks, 0, side, side, -1), 0, 2, 1, 3), 0, side * side, -1)
 
 
 #: Patch embedding is the CPU's (``pocketvlm.export.onnx``), and a scale that no weight takes in is in no model yet.

@@ -224,14 +224,14 @@ def _blocks(at: OnnxContext, call: Call, tokens: ir.Value) -> ir.Value:
     graph, ratio = at.graph, call.operator.ratio
     grid, width = call.operator.grid, call.operator.width
     padding = -grid % ratio
-    side = (grid + padding) // ratio
+    side = call.operator.side
     tokens = graph.op("Reshape", tokens, graph.shape(0, grid, grid, width))  # [tiles, rows, columns, width]
     if padding:
         pads = graph.constant("grid_padding", np.array([0, 0, 0, 0, 0, padding, padding, 0], np.int64))
         tokens = graph.op("Pad", tokens, pads)
     # [tiles, side, ratio, side, ratio, width] -> [tiles, side, side, ratio, ratio, width]
     blocks = graph.op("Reshape", tokens, graph.shape(0, side, ratio, side, ratio, width))
-    blocks = graph.op("Transpose", blocks, perm=[0, 1, 3, 2, 4, 5])
+    blocks = graph.op("Transpose", blocks, perm=[0, 3, 1, 2, 4, 5] if call.operator.by_column else [0, 1, 3, 2, 4, 5])
     return graph.op("Reshape", blocks, graph.shape(0, side * side, ratio * ratio * width))
 
 

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from pocketvlm.bundle.manifest import AroundImage, ChatLayout, Reasoning, Role
 from pocketvlm.errors import ExportError, one_line
 from pocketvlm.export.read.jinja.process import Message, Rendering, TemplateFailsError
-from pocketvlm.export.read.jinja.source import Names, read_names, read_source
+from pocketvlm.export.read.jinja.source import FoundTemplate, Names, read_names, read_source
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.strict import first_wrong
 
@@ -56,15 +56,17 @@ def compile_chat_template(directory: Path) -> ChatLayout | None:
     return read_chat(directory).layout
 
 
-def read_chat(directory: Path, config: VlmConfig | None = None) -> FoundChat:
+def read_chat(directory: Path, config: VlmConfig | None = None, begin: str = "") -> FoundChat:
     """The chat layout of a checkpoint. A ``config`` with vision: an image in a message must render as what it says.
+    ``begin``: what its tokenizer puts in front of a text, which a template of its own has not.
 
     :raises PocketVlmError: a file cannot be read, or the template cannot be expressed as literals by role
     """
     image = None
     if config is not None and config.vision is not None:
         image = config.template_image
-    source = read_source(directory, processor=image is not None)
+    own = None if config is None else config.chat_template
+    source = FoundTemplate(begin + own) if own is not None else read_source(directory, processor=image is not None)
     if source.text is None:
         return FoundChat(
             None, () if source.lack is None else (f"{source.lack}: questions reach the model as they are",)

@@ -75,7 +75,7 @@ def read_limits(directory: Path) -> str | None:
 
 def _frontend(checkpoint: Checkpoint, retiling: Retiling | None) -> Frontend:
     tokenizer = read_tokenizer(checkpoint)
-    read = read_chat(checkpoint.directory, checkpoint.config)
+    read = read_chat(checkpoint.directory, checkpoint.config, "".join(tokenizer.encode("").tokens))
     chat = read.layout
     vision, layout, image_token, images = None, None, None, None
     config = checkpoint.config

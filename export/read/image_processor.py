@@ -17,27 +17,33 @@ from pocketvlm.bundle.defaults import TILE_BATCH
 from pocketvlm.bundle.manifest import Vision
 from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.files import found, label
-from pocketvlm.images.rules import check_tiling, idefics3
+from pocketvlm.images.rules import check_tiling, idefics3, internvl
 from pocketvlm.images.tiling import Tiling
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import READ, TilingConfig, VlmConfig
 from pocketvlm.models.directory import read_json
-from pocketvlm.models.families import FAMILIES
 from pocketvlm.strict import checked
 
 ALONE, WHOLE = "preprocessor_config.json", "processor_config.json"
 #: Pillow's and transformers' numbers for the filters that there are.
 FILTERS: dict[int, Literal["bicubic", "lanczos"]] = {3: "bicubic", 1: "lanczos"}
 BICUBIC, LANCZOS = 3, 1
+#: Whose keys no file has to say: the model's code does.
+CODE = ("internvl_chat",)
+#: What processors call the number of image tokens of a tile.
+TOKENS_OF_A_TILE = ("image_seq_len", "image_seq_length")
 #: Whose defaults are those of a schema below; another one's keys must all be there.
 SIGLIP = ("SiglipImageProcessor", "SiglipImageProcessorFast", "SiglipImageProcessorPil")
 NEEDED = ("resample", "image_mean", "image_std")
+GOT_OCR2 = tuple(f"GotOcr2ImageProcessor{kind}" for kind in ("", "Fast", "Pil"))
 IDEFICS3 = tuple(f"{name}ImageProcessor{kind}" for name in ("Idefics3", "SmolVLM") for kind in ("", "Fast", "Pil"))
 
 Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
 Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
 Side = Annotated[int, Field(gt=0, le=1 << 20)]
 Sides = Side | dict[str, Side | None] | None
+#: Of a picture; the grids of 40 are 158, and a bundle has 256 at most.
+MostTiles = Annotated[int, Field(gt=0, le=40)]
 
 
 class ImageProcessor(BaseModel):
@@ -70,19 +76,33 @@ class Idefics3Processor(ImageProcessor):
     max_image_size: Sides = None
 
 
+class GotOcr2Processor(ImageProcessor):
+    """GOT-OCR 2's, which InternVL's processor has, and always tells to cut pictures (``crop_to_patches``)."""
+
+    size: Sides = 384
+    image_mean: tuple[Mean, Mean, Mean] | None = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[Scale, Scale, Scale] | None = (0.26862954, 0.26130258, 0.27577711)
+    min_patches: MostTiles = 1
+    max_patches: MostTiles = 12
+
+
+class InternVlChatProcessor(ImageProcessor):
+    """What the code of InternVL's first checkpoints does with a tile, whatever a file says of cropping it."""
+
+    image_mean: tuple[Mean, Mean, Mean] | None = (0.485, 0.456, 0.406)
+    image_std: tuple[Scale, Scale, Scale] | None = (0.229, 0.224, 0.225)
+
+
 def read_vision(checkpoint: Checkpoint) -> Vision:
     """How pictures are cut, and what their bytes become.
 
     :raises CheckpointError: there is no image processor, or naming the key that is wrong
     :raises ExportError: naming the key that asks for what tiles are not made with
     """
-    return vision_of(checkpoint.config, *_read(checkpoint.directory))
-
-
-def vision_of(config: VlmConfig, raw: Mapping[str, Any], name: str) -> Vision:
-    """The same of a processor's keys; ``name``: what to call it."""
+    config = checkpoint.config
     assert config.vision is not None
-    read, tiling = READERS[FAMILIES[config.model_type].processor](raw, name, config)
+    raw, name = _read(checkpoint.directory, needed=checkpoint.family.processor not in CODE)
+    read, tiling = READERS[checkpoint.family.processor](raw, name, config)
     if read.resample not in FILTERS:
         known = ", ".join(f"{number} ({kind})" for number, kind in FILTERS.items())
         raise ExportError(f"{name}: resample is {read.resample}; what is supported is {known}")
@@ -121,12 +141,7 @@ def _siglip(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[Image
         if missing is not None:
             kind = one_line(read.image_processor_type, 60)
             raise ExportError(f"{name}: {missing} is missing, and a {kind}'s own is not known; write it there")
-    size = config.vision.image_size
-    sides = read.size.values() if isinstance(read.size, dict) else [read.size]
-    if any(side not in (None, size) for side in sides):
-        raise ExportError(
-            f"{name}: size is {one_line(read.size, 80)}; tiles have the vision_config's image_size, {size}"
-        )
+    _check_size(read, name, config.vision.image_size)
     return read, config.tiling
 
 
@@ -151,7 +166,34 @@ def _idefics3(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[Ima
     return read, tiling
 
 
-READERS: dict[str, Reader] = {"siglip": _siglip, "idefics3": _idefics3}
+def _got_ocr2(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageProcessor, TilingConfig]:
+    """Grids of at least ``min_patches`` and at most ``max_patches`` tiles of ``size``."""
+    assert config.vision is not None
+    read = checked(GotOcr2Processor, dict(raw), name, CheckpointError)
+    if read.image_processor_type not in (None, *GOT_OCR2):
+        kind = one_line(read.image_processor_type, 60)
+        raise ExportError(f"{name}: image_processor_type is {kind}; {config.model_type} has {GOT_OCR2[0]}")
+    _check_size(read, name, config.vision.image_size)
+    if read.max_patches > 1 and read.min_patches > read.max_patches:
+        raise ExportError(f"{name}: min_patches is {read.min_patches}, more than max_patches, {read.max_patches}")
+    candidates = internvl.grids(read.min_patches, read.max_patches) if read.max_patches > 1 else ((1, 1),)
+    return read, replace(config.tiling, candidates=candidates)
+
+
+def _internvl_chat(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageProcessor, TilingConfig]:
+    """Pictures are cut as config.json says, by the model's own code; a file may say how tiles are normalized."""
+    assert config.vision is not None
+    read = checked(InternVlChatProcessor, dict(raw), name, CheckpointError)
+    _check_size(read, name, config.vision.image_size)
+    return read, config.tiling
+
+
+READERS: dict[str, Reader] = {
+    "siglip": _siglip,
+    "idefics3": _idefics3,
+    "got_ocr2": _got_ocr2,
+    "internvl_chat": _internvl_chat,
+}
 
 
 def check_image_tokens(directory: Path, config: VlmConfig) -> None:
@@ -159,23 +201,33 @@ def check_image_tokens(directory: Path, config: VlmConfig) -> None:
 
     :raises ExportError: it does not
     """
-    said = read_json(directory / WHOLE).get("image_seq_len") if found((directory / WHOLE).exists) else None
-    if config.image_in_template is not None and said not in (None, config.tokens_per_tile):
-        raise ExportError(
-            f"{label(directory / WHOLE)}: image_seq_len is {one_line(said, 40)}; config.json makes "
-            f"{config.tokens_per_tile} tokens of a tile"
-        )
+    raw = read_json(directory / WHOLE) if found((directory / WHOLE).exists) else {}
+    for key in TOKENS_OF_A_TILE:
+        if config.image_in_template is not None and raw.get(key) not in (None, config.tokens_per_tile):
+            raise ExportError(
+                f"{label(directory / WHOLE)}: {key} is {one_line(raw[key], 40)}; config.json makes "
+                f"{config.tokens_per_tile} tokens of a tile"
+            )
 
 
-def _read(directory: Path) -> tuple[dict[str, Any], str]:
+def _read(directory: Path, *, needed: bool) -> tuple[dict[str, Any], str]:
     """The image processor's keys and what to call it: transformers 5 keeps it inside processor_config.json."""
     whole, alone = directory / WHOLE, directory / ALONE
     inside = read_json(whole).get("image_processor") if found(whole.exists) else None
     if inside is None:
-        return read_json(alone), label(alone)
+        return read_json(alone) if needed or found(alone.exists) else {}, label(alone)
     if not isinstance(inside, Mapping):
         raise CheckpointError(f"{label(whole)}: image_processor is not an object")
     return dict(inside), f"{label(whole)}: image_processor"
+
+
+def _check_size(read: ImageProcessor, name: str, tile: int) -> None:
+    """That a processor's pictures are squashed to what a tile has."""
+    sides = read.size.values() if isinstance(read.size, dict) else [read.size]
+    if any(side not in (None, tile) for side in sides):
+        raise ExportError(
+            f"{name}: size is {one_line(read.size, 80)}; tiles have the vision_config's image_size, {tile}"
+        )
 
 
 def _longest(read: Idefics3Processor, name: str, key: str, default: int) -> int:

@@ -366,22 +366,29 @@ class VlmConfig:
     text: Annotated[DecoderConfig, Field(validation_alias="text_config")]
     vision: Annotated[VisionConfig | None, Field(validation_alias="vision_config")] = None
     model_type: Text = "bluelm_v"
-    #: "mlp": a matrix that merges blocks of tokens, then two layers; "matrix": one from blocks to the decoder's width.
-    projector: Literal["mlp", "matrix"] = "mlp"
+    #: "mlp": a matrix that merges blocks of tokens, then two layers; "matrix": one from blocks to the decoder's width;
+    #: "normed_mlp": a norm of blocks, then two layers.
+    projector: Literal["mlp", "matrix", "normed_mlp"] = "mlp"
     downsample_ratio: Tiles = 2
+    #: Whether the tokens that blocks become go down the columns of a tile, not along its rows.
+    blocks_by_column: bool = False
     image_token: Text = "<|image_pad|>"
     #: The id that the model's own code replaces, where it is said.
     image_token_id: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
     #: What a chat template writes where an image stands and the processor makes the whole layout of; None: image_start,
     #: image_token, image_end.
     image_in_template: Text | None = None
+    #: A chat template (Jinja) in place of the checkpoint's, where a model's own code has another.
+    chat_template: Text | None = None
     image_layout: ImageLayoutConfig = field(default_factory=ImageLayoutConfig)
     tiling: TilingConfig = field(default_factory=TilingConfig)
 
     def __post_init__(self) -> None:
-        if self.projector == "matrix" and self.vision is not None and self.vision.grid_size % self.downsample_ratio:
+        if self.projector != "mlp" and self.vision is not None and self.vision.grid_size % self.downsample_ratio:
             side, ratio = self.vision.grid_size, self.downsample_ratio
-            raise ValueError(f"{side} patches along a side of a tile are not a multiple of {ratio}, the scale_factor")
+            raise ValueError(
+                f"{side} patches along a side of a tile are not a multiple of {ratio}, which are one token"
+            )
 
     @property
     def template_image(self) -> str:

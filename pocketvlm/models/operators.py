@@ -250,14 +250,24 @@ class DropFirst(Operator):
 
 
 class Blocks(Operator):
-    """Each ``ratio`` x ``ratio`` block of a ``grid`` x ``grid`` of tokens of this width side by side in one token."""
+    """Each ``ratio`` x ``ratio`` block of a ``grid`` x ``grid`` of tokens of this width side by side in one token; they
+    go along the grid's rows, or ``by_column`` down its columns."""
 
-    def __init__(self, grid: int, width: int, ratio: int) -> None:
+    def __init__(self, grid: int, width: int, ratio: int, *, by_column: bool = False) -> None:
         super().__init__()
-        self.grid, self.width, self.ratio = grid, width, ratio
+        self.grid, self.width, self.ratio, self.by_column = grid, width, ratio, by_column
+
+    @property
+    def side(self) -> int:
+        """Blocks along one side."""
+        return -(-self.grid // self.ratio)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return space_to_depth(tokens, self.ratio)
+        blocks = space_to_depth(tokens, self.ratio)
+        if not self.by_column:
+            return blocks
+        # [tiles, side * side, width] -> [tiles, side, side, width], and the first side is the columns'
+        return blocks.unflatten(1, (self.side, self.side)).transpose(1, 2).flatten(1, 2)
 
 
 def space_to_depth(tokens: Tensor, ratio: int) -> Tensor:

@@ -25,6 +25,10 @@ def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
         yield from _tower(config.vision)
         if config.projector == "matrix":
             yield from _linear("projector.linear", merged, text.hidden_size, bias=False)
+        elif config.projector == "normed_mlp":
+            yield from _norm("downsampler.norm", merged)
+            yield from _linear("projector.linear_1", merged, text.hidden_size)
+            yield from _linear("projector.linear_2", text.hidden_size, text.hidden_size)
         else:
             yield from _linear("downsampler.linear", merged, width)
             yield from _linear("projector.linear_1", width, text.hidden_size)

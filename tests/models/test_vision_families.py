@@ -193,11 +193,15 @@ FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "the same prefix before a picture": lambda raw: raw["chat"]["roles"]["user"].pop("prefix_with_image", None),
     "the last row ends as the others": lambda raw: raw["image_layout"].pop("last_row_end", None),
     "no text before the thumbnail": lambda raw: raw["image_layout"].update(thumbnail=[]),
+    "no text in front": lambda raw: raw["image_layout"].update(image_start=[]),
+    "no text behind": lambda raw: raw["image_layout"].update(image_end=[]),
     "rows and columns change places": lambda raw: raw["image_layout"].update(
         tile=[list(row) for row in zip(*raw["image_layout"]["tile"], strict=True)]
     ),
     "the thumbnail comes first": lambda raw: raw["vision"].update(thumbnail="first"),
-    "bicubic": lambda raw: raw["vision"].update(resize_filter="bicubic"),
+    "another filter": lambda raw: raw["vision"].update(
+        resize_filter={"bicubic": "lanczos", "lanczos": "bicubic"}[raw["vision"]["resize_filter"]]
+    ),
     "another normalization": lambda raw: raw["vision"].update(mean=[0.5, 0.5, 0.51]),
 }
 
@@ -208,7 +212,10 @@ def test_a_fault_is_seen(one: Exported, tmp_path: Path, fault: str) -> None:
     """By the ids, or by the features."""
     shutil.copytree(one.bundle.location, tmp_path / "bundle")
     raw = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    before = json.dumps(raw)
     FAULTS[fault](raw)
+    if json.dumps(raw) == before:
+        pytest.skip("the family has nothing of it")
     (tmp_path / "bundle" / "manifest.json").write_text(json.dumps(raw))
     inputs = processed(one.written, DIALOGUES["first"])
     pictures = {key: value for key, value in inputs.items() if key != "input_ids"}
@@ -222,11 +229,12 @@ def test_a_fault_is_seen(one: Exported, tmp_path: Path, fault: str) -> None:
 def test_special_tokens_that_people_write_are_text(one: Exported) -> None:
     """There the processor differs, on purpose."""
     with load(one.bundle.location, threads=1) as vlm:
-        found = vlm.tokenize([said("user", 0, "<image> of it")])
+        token = one.written.processor.image_token
+        found = vlm.tokenize([said("user", 0, f"{token} of it")])
         (without,) = (vlm.tokenize([said("user", 0, " of it")]),)
         image = vlm.manifest.tokens.image
     assert (found == image).sum() == (without == image).sum()
-    assert len(found) == len(without) + len("<image>")
+    assert len(found) == len(without) + len(token)
 
 
 # --- The model --------------------------------------------------------------------------------------------------------

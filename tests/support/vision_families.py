@@ -5,13 +5,15 @@ A family is a function and a line in ``WRITERS``; ``tests/models/test_vision_fam
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 #: Two layers, grouped-query attention, heads of 32 (ONNX Runtime wants multiples of 16).
 TEXT: dict[str, Any] = {
@@ -93,13 +95,13 @@ def _idefics3_like(
 
     torch.manual_seed(0)
     tile = patch * grid
-    processors = {"idefics3": Idefics3ImageProcessorPil, "smolvlm": SmolVLMImageProcessorPil}
+    classes = {"idefics3": Idefics3ImageProcessorPil, "smolvlm": SmolVLMImageProcessorPil}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=byte_level(IDEFICS3_SPECIALS), bos_token=begin, eos_token=END, pad_token=END
     )
     # SmolVLM's own class does the same with pictures, and wants two more packages for videos.
     processor = Idefics3Processor(
-        processors[family](size={"longest_edge": 2 * tile}, max_image_size={"longest_edge": tile}),
+        classes[family](size={"longest_edge": 2 * tile}, max_image_size={"longest_edge": tile}),
         tokenizer,
         image_seq_len=(grid // scale) ** 2,
         chat_template=IDEFICS3_TEMPLATE.replace("BEGIN", begin),
@@ -127,4 +129,163 @@ def smolvlm(directory: Path) -> Written:
     return _idefics3_like(directory, "smolvlm", "<|im_start|>", patch=4, grid=9, scale=3, tied=True)
 
 
-WRITERS: dict[str, Callable[[Path], Written]] = {"idefics3": idefics3, "smolvlm": smolvlm}
+# --- InternVL ---------------------------------------------------------------------------------------------------------
+
+INTERNVL_SPECIALS = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>", "<s>",
+)  # fmt: skip
+#: As the processor of InternVL3-1B-hf has it, without videos.
+INTERNVL_TEMPLATE = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n'}}{% if message['content'] is string %}"
+    "{{ message['content'] }}{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' %}"
+    "{{ '<IMG_CONTEXT>\n' }}{% elif content['type'] == 'text' %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{{'<|im_end|>\n'}}{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def _internvl_like(
+    directory: Path, vision: dict[str, Any], text: dict[str, Any], template: str, max_patches: int, spread: float = 1.2
+) -> Written:
+    """A checkpoint of transformers' own class."""
+    from transformers import (
+        AutoConfig,
+        AutoModelForImageTextToText,
+        InternVLProcessor,
+        InternVLVideoProcessor,
+        PreTrainedTokenizerFast,
+    )
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    torch.manual_seed(0)
+    tile, patch, tokens = 32, 4, 16
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_level(INTERNVL_SPECIALS),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens={
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+    )
+    images = GotOcr2ImageProcessorPil(
+        size={"height": tile, "width": tile},
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+        max_patches=max_patches,
+    )
+    processor = InternVLProcessor(
+        images,
+        tokenizer,
+        InternVLVideoProcessor(),
+        image_seq_length=tokens,
+        chat_template=template,
+    )
+    config = AutoConfig.for_model(
+        "internvl",
+        vision_config={**TOWER, "image_size": [tile, tile], "patch_size": [patch, patch], **vision},
+        text_config={**TEXT, "tie_word_embeddings": False, **text},
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=tokens,
+        tie_word_embeddings=False,
+        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+    )
+    model = randomized(AutoModelForImageTextToText.from_config(config), spread)
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    # it says False on disk, and the whole processor sets it whatever that says
+    images.crop_to_patches = True
+    return Written(directory, model, processor, tile)
+
+
+def internvl(directory: Path) -> Written:
+    """InternViT of 300 M parameters, which has biases, and Qwen2."""
+    return _internvl_like(directory, {"attention_bias": True}, {"model_type": "qwen2"}, INTERNVL_TEMPLATE, 6)
+
+
+#: What ``chat`` of the code beside InternVL2's checkpoints with InternLM2 writes ("internlm2-chat" of conversation.py),
+#: and what its tokenizer puts in front.
+INTERNLM2_TEMPLATE = (
+    "<s>{% if messages[0]['role'] != 'system' %}{{'<|im_start|>system\n"
+    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"  # noqa: RUF001
+    "<|im_end|>'}}{% endif %}" + INTERNVL_TEMPLATE.replace("<|im_end|>\n", "<|im_end|>")
+)
+#: transformers' names and theirs: those that its conversion script has the other way round.
+INTERNVL_CHAT_NAMES = {
+    "model.vision_tower.": "vision_model.",
+    "cls_token": "class_embedding",
+    "position_embeddings": "position_embedding",
+    "patch_embeddings.projection": "patch_embedding",
+    "encoder.layer.": "encoder.layers.",
+    "attention.projection_layer": "attn.proj",
+    ".attention.": ".attn.",
+    "layernorm_before": "norm1",
+    "layernorm_after": "norm2",
+    "lambda_": "ls",
+    "model.multi_modal_projector.layer_norm": "mlp1.0",
+    "model.multi_modal_projector.linear_1": "mlp1.1",
+    "model.multi_modal_projector.linear_2": "mlp1.3",
+    "model.language_model.": "language_model.model.",
+    "lm_head.": "language_model.output.",
+    "embed_tokens": "tok_embeddings",
+    "self_attn.o_proj": "attention.wo",
+    "self_attn.": "attention.",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.up_proj": "feed_forward.w3",
+    "mlp.down_proj": "feed_forward.w2",
+    "post_attention_layernorm": "ffn_norm",
+    "input_layernorm": "attention_norm",
+}
+
+
+def as_internvl_chat(weights: dict[str, torch.Tensor], kv_heads: int) -> dict[str, torch.Tensor]:
+    """The weights of transformers' InternVL with a Llama as InternVL2's with InternLM2 are stored."""
+    found = {}
+    for name, value in weights.items():
+        for ours, theirs in INTERNVL_CHAT_NAMES.items():
+            name = name.replace(ours, theirs)
+        found[name] = value
+    for name in [name for name in found if ".q_proj." in name]:
+        parts = [found.pop(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
+        if "vision_model." in name:
+            found[name.replace(".q_proj.", ".qkv.")] = torch.cat(parts)
+        else:  # of each KV head its queries, its key, its value
+            heads = [part.unflatten(0, (kv_heads, -1)) for part in parts]
+            found[name.replace(".q_proj.", ".wqkv.")] = torch.cat(heads, dim=1).flatten(0, 1)
+    return found
+
+
+def internvl_chat(directory: Path) -> Written:
+    """InternViT of 6 B parameters, which has other norms and no biases, and InternLM2, under their makers' names."""
+    vision = {"use_qk_norm": True, "norm_type": "rms_norm"}
+    written = _internvl_like(directory, vision, {"model_type": "llama"}, INTERNLM2_TEMPLATE, 3, spread=1.4)
+    for file in ("model.safetensors", "processor_config.json", "chat_template.jinja"):
+        (directory / file).unlink()
+    weights = as_internvl_chat(written.model.state_dict(), TEXT["num_key_value_heads"])
+    save_file({name: value.contiguous() for name, value in weights.items()}, directory / "model.safetensors")
+    tower = {**TOWER, "image_size": written.tile, "patch_size": 4, "qkv_bias": False, "qk_normalization": True}
+    config = {
+        "model_type": "internvl_chat",
+        "vision_config": {**tower, "norm_type": "rms_norm", "model_type": "intern_vit_6b", "hidden_act": "gelu"},
+        "llm_config": {**TEXT, "model_type": "internlm2", "bias": False, "tie_word_embeddings": False},
+        "template": "internlm2-chat", "select_layer": -1, "ps_version": "v2", "downsample_ratio": 0.5,
+        "dynamic_image_size": True, "use_thumbnail": True, "min_dynamic_patch": 1, "max_dynamic_patch": 3,
+    }  # fmt: skip
+    (directory / "config.json").write_text(json.dumps(config))
+    processor = {"crop_size": written.tile, "do_center_crop": True, "size": written.tile, "resample": 3}
+    (directory / "preprocessor_config.json").write_text(json.dumps(processor))
+    # their tokenizer puts it in front of each text
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    first = ("<s>", tokenizer.token_to_id("<s>"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[first])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    return written
+
+
+WRITERS: dict[str, Callable[[Path], Written]] = {
+    "idefics3": idefics3,
+    "smolvlm": smolvlm,
+    "internvl": internvl,
+    "internvl_chat": internvl_chat,
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pocketvlm.images.tiling import Grid, PictureRule, stretched
+from pocketvlm.images.tiling import Grid, PictureRule, grid_candidates, stretched
 
 
 def choose(width: int, height: int, tile: int, candidates: Sequence[Grid], alpha: float) -> Grid:
@@ -21,6 +21,11 @@ def choose(width: int, height: int, tile: int, candidates: Sequence[Grid], alpha
         if difference < best_difference or (difference == best_difference and large_enough):
             best, best_difference = (across, down), difference
     return best
+
+
+def grids(least: int, most: int) -> tuple[Grid, ...]:
+    """All of at least so many tiles and at most so many, the widest first."""
+    return tuple(grid for grid in grid_candidates(most, most, most) if grid[0] * grid[1] >= least)
 
 
 RULE = PictureRule(stretched(choose), "stretch", thumbnail="last", thumbnail_of_single_tile=False)

@@ -1,4 +1,4 @@
-"""From the tower's patches to the decoder's tokens: norm, then a downsampler and an MLP, or one matrix of blocks."""
+"""From the tower's patches to the decoder's tokens: a downsampler or normed blocks and an MLP, or one matrix."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pocketvlm.models.blocks.vision import after_layers
 from pocketvlm.models.config import VisionConfig, VlmConfig
-from pocketvlm.models.operators import Blocks, Gelu, Linear
+from pocketvlm.models.operators import Blocks, Gelu, LayerNorm, Linear
 
 
 class Downsampler(nn.Module):
@@ -20,6 +20,19 @@ class Downsampler(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         merged: Tensor = self.linear(self.blocks(tokens))
         return merged
+
+
+class NormedBlocks(nn.Module):
+    """ratio x ratio tokens side by side, and a norm with PyTorch's own epsilon (InternVL 1.5, arXiv 2404.16821)."""
+
+    def __init__(self, config: VisionConfig, ratio: int, *, by_column: bool) -> None:
+        super().__init__()
+        self.blocks = Blocks(config.grid_size, config.hidden_size, ratio, by_column=by_column)
+        self.norm = LayerNorm(ratio * ratio * config.hidden_size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        normed: Tensor = self.norm(self.blocks(tokens))
+        return normed
 
 
 class Projector(nn.Module):
@@ -56,6 +69,9 @@ def connector(config: VlmConfig) -> dict[str, nn.Module]:
     vision, ratio, hidden = config.vision, config.downsample_ratio, config.text.hidden_size
     if config.projector == "matrix":
         return {"projector": Matrix(vision, ratio, hidden)}
+    if config.projector == "normed_mlp":
+        normed = NormedBlocks(vision, ratio, by_column=config.blocks_by_column)
+        return {"downsampler": normed, "projector": Projector(ratio * ratio * vision.hidden_size, hidden)}
     return {"downsampler": Downsampler(vision, ratio), "projector": Projector(vision.hidden_size, hidden)}
 
 

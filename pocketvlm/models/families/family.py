@@ -73,6 +73,37 @@ def section(raw: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
     return value
 
 
+def check_only(raw: Mapping[str, Any], key: str, wanted: Any, where: str = "") -> None:
+    """That a key, where it is there, says what is computed.
+
+    :raises CheckpointError: naming it
+    """
+    value = raw.get(key, wanted)
+    if type(value) is not type(wanted) or value != wanted:
+        named = f"{where}.{key}" if where else key
+        raise CheckpointError(f"{named} is {one_line(repr(value), 60)}; what is supported is {wanted!r}")
+
+
+def layers_up_to(layers: Any, feature: Any, key: str) -> dict[str, Any]:
+    """A tower's layers that run, and those behind them, where ``feature`` counts its hidden states: -1 is the last
+    layer's, 0 what enters the first.
+
+    :raises CheckpointError: ``key`` names none of them
+    """
+    if type(layers) is not int:  # which the schema refuses
+        return {"num_hidden_layers": layers}
+    taken = (feature if feature >= 0 else layers + 1 + feature) if type(feature) is int else 0
+    if not 0 < taken <= layers:
+        raise CheckpointError(f"{key} is {one_line(repr(feature), 60)}; what is supported is one of {layers} layers")
+    return {"num_hidden_layers": taken, "unused_layers": layers - taken}
+
+
+def renamed(key: str, prefixes: Mapping[str, str]) -> str:
+    """A name with another beginning, the first that fits; its own where none does."""
+    prefix = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
+    return key if prefix is None else prefixes[prefix] + key.removeprefix(prefix)
+
+
 @dataclass(frozen=True)
 class Family:
     """One family, named after its config's ``model_type``.

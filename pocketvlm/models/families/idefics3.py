@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pocketvlm.images.rules import idefics3
-from pocketvlm.models.families.family import Family, section, without_rope_tables
+from pocketvlm.models.families.family import Family, renamed, section, without_rope_tables
 
 #: Idefics3VisionConfig's, for keys that a vision_config may leave out.
 VISION_DEFAULTS: dict[str, Any] = {
@@ -81,14 +81,12 @@ def read(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def rename(key: str) -> str | None:
     """Our name for a stored tensor."""
-    prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), "")
-    return without_rope_tables(PREFIXES[prefix] + key.removeprefix(prefix) if prefix else key)
+    return without_rope_tables(renamed(key, PREFIXES))
 
 
 def stored_name(name: str) -> str:
     """What a checkpoint calls one of our weights."""
-    prefix = next((prefix for prefix in PREFIXES if name.startswith(PREFIXES[prefix])), "")
-    return prefix + name.removeprefix(PREFIXES[prefix]) if prefix else name
+    return renamed(name, {ours: theirs for theirs, ours in PREFIXES.items()})
 
 
 FAMILY = Family("idefics3", rename=rename, read=read, processor="idefics3")

@@ -14,7 +14,7 @@ from pocketvlm.images.tiling import grid_candidates
 from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VisionConfig, VlmConfig
 from pocketvlm.models.families import idefics3
 from pocketvlm.models.presets import smolvlm
-from pocketvlm.models.presets.spoken import Spoken, chatml
+from pocketvlm.models.presets.spoken import Spoken
 
 IMAGE_LAYOUT = ImageLayoutConfig(image_start="<|image_start|>", image_end="<|image_end|>")
 #: Up to the 2 x 4 tiles of a phone's screen: with the thumbnail 1,764 image tokens of 384 px tiles.
@@ -35,11 +35,6 @@ class Preset:
     published: Mapping[str, Any] | None = None
     spoken: Spoken | None = None
     stored_name: Callable[[str], str] = str
-
-    @property
-    def said(self) -> Spoken:
-        """What it is spoken to with."""
-        return chatml(self.config) if self.spoken is None else self.spoken
 
 
 def _vlm(text: DecoderConfig, vision: VisionConfig) -> VlmConfig:

@@ -12,6 +12,7 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.models.directory import read_json
 from pocketvlm.models.presets import Preset
 from pocketvlm.models.presets.frontend import write_frontend, write_json
+from pocketvlm.models.presets.spoken import chatml
 from pocketvlm.models.presets.weights import weight_bytes, write_weights
 from pocketvlm.models.shapes import expected_shapes
 
@@ -53,7 +54,7 @@ def write_preset(
             f"{directory.parent} has {free / 1e6:,.0f} MB free, the checkpoint needs {needed / 1e6:,.0f} MB"
         )
     config = preset.config
-    spoken = preset.said
+    spoken = preset.spoken or chatml(config)
     write_weights(
         directory, expected_shapes(config), config.text, seed=seed, advance=advance, stored_name=preset.stored_name
     )
