@@ -1,0 +1,85 @@
+"""The study of published sizes: what it computes without a model of such a size, and without llama.cpp."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketvlm.models.checkpoint import open_checkpoint
+from pocketvlm.models.presets import PRESETS, Preset
+from pocketvlm.models.shapes import expected_shapes
+from studies import family_tiling
+from studies.true_sizes import mmproj, study
+from tests.support.checkpoints import tiny_config, write_checkpoint
+
+PUBLISHED = [preset for preset in PRESETS.values() if preset.published is not None]
+
+
+@pytest.mark.parametrize("preset", PUBLISHED, ids=lambda preset: preset.name)
+def test_llama_cpp_has_a_name_for_each_weight_of_a_vision_part(preset: Preset) -> None:
+    config = preset.config
+    seeing = [name for name in expected_shapes(config) if not name.startswith(("model.", "lm_head."))]
+    names = [mmproj.gguf_name(name, mmproj.PROJECTORS[config.model_type]) for name in seeing]
+    assert len(set(names)) == len(names)
+    assert all(name.startswith(("v.", "mm.")) for name in names)
+
+
+def test_what_llama_cpp_has_no_name_for_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        mmproj.gguf_name("vision_tower.encoder.layers.3.mlp.gate.weight", mmproj.IDEFICS3)
+    assert mmproj.gguf_name("vision_tower.encoder.layers.3.mlp.fc1.bias", mmproj.IDEFICS3) == "v.blk.3.ffn_up.bias"
+    assert mmproj.gguf_name("projector.linear.weight", mmproj.IDEFICS3) == "mm.model.fc.weight"
+
+
+def test_matrices_alone_are_quantized() -> None:
+    assert mmproj.is_matrix("v.blk.0.ffn_up.weight", np.zeros((8, 64), np.float32))
+    assert not mmproj.is_matrix("v.blk.0.ffn_up.weight", np.zeros((8, 40), np.float32)), "no whole blocks"
+    assert not mmproj.is_matrix("v.position_embd.weight", np.zeros((8, 64), np.float32))
+    assert not mmproj.is_matrix("v.blk.0.ffn_up.bias", np.zeros(64, np.float32))
+
+
+def test_an_export_is_held_to_its_layers_and_its_bundle(tmp_path: Path) -> None:
+    config = tiny_config("qwen2")
+    write_checkpoint(tmp_path / "checkpoint", config)
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "a").write_bytes(bytes(1000))
+    found = study.export_row(tmp_path / "checkpoint", tmp_path / "bundle", 3.0, 5)
+    assert config.vision is not None
+    layers = config.text.num_hidden_layers + config.vision.num_hidden_layers
+    assert (found["layers"], found["export_goal_seconds"]) == (layers, pytest.approx(1.2 * layers))
+    source = open_checkpoint(tmp_path / "checkpoint")
+    one = {name: shape for name, shape in expected_shapes(config).items() if name.startswith("model.layers.0.")}
+    assert study.largest_layer_bytes(source) >= 4 * sum(int(np.prod(shape)) for shape in one.values())
+    assert found["export_goal_peak_bytes"] == 1500 + study.largest_layer_bytes(source)
+
+
+def test_the_same_features_have_a_cosine_of_one() -> None:
+    values = np.random.default_rng(0).standard_normal((5, 8))
+    assert study.cosine(values, 3 * values) == pytest.approx(1)
+    assert study.cosine(values, values[::-1]) < 0.9
+
+
+@pytest.mark.parametrize("preset", PUBLISHED, ids=lambda preset: preset.name)
+def test_the_papers_rule_never_cuts_more_tiles_than_a_family_has(preset: Preset) -> None:
+    found = family_tiling.row(preset, {"photos": family_tiling.PHOTOS}, 2.0)
+    own, relaxed = (family_tiling.Cost(**found["pictures"]["photos"][rule]) for rule in ("own", "relaxed"))
+    assert 0 < relaxed.tiles <= own.tiles + 1
+    assert relaxed.seconds == pytest.approx(2 * relaxed.tiles)
+
+
+def test_seconds_a_tile_are_those_of_the_picture_that_was_measured(tmp_path: Path) -> None:
+    """1024x768 is 4x3 tiles of SmolVLM's, and a thumbnail."""
+    measured = {"preset": "smolvlm-256m", "bench": {"img 1024x768": {"seconds": 26.0, "tokens": 832}}}
+    (tmp_path / "sizes.json").write_text(json.dumps({"rows": [measured]}))
+    assert family_tiling.seconds_by_preset(tmp_path / "sizes.json") == {"smolvlm-256m": 2.0}
+    assert family_tiling.seconds_by_preset(tmp_path / "none.json") == {}
+
+
+def test_a_table_and_a_picture_have_every_model() -> None:
+    pictures = {"photos": family_tiling.PHOTOS, "screenshots": family_tiling.SCREENS}
+    rows = [family_tiling.row(preset, pictures, None) for preset in PUBLISHED]
+    assert sum("fewer tiles" in line for line in family_tiling.lines(rows)) == 2 * len(rows)
+    assert family_tiling.draw(rows).startswith(b"\x89PNG")
