@@ -266,7 +266,7 @@ def test_features_and_logits_of_both_engines_are_transformers(
     vision = one.bundle.manifest.vision
     assert vision is not None
     record_property("tiling", vision.strategy)
-    record_property("decoder", one.written.model.config.text_config.model_type)
+    record_property("decoder", open_checkpoint(one.written.directory).config.text.model_type)
 
 
 @torch.no_grad()
