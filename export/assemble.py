@@ -134,6 +134,9 @@ def _manifest(
             layers=text.num_hidden_layers,
             limits=frontend.limits,
             source=checkpoint.source,
+            adapter=None
+            if checkpoint.adapter is None
+            else manifest.AdapterRecord(name=checkpoint.adapter.name, sha256=checkpoint.adapter.sha256),
         )
         sections = (model, frontend.chat, frontend.vision, frontend.image_layout)
         return manifest.Manifest(

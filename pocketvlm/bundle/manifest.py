@@ -90,6 +90,13 @@ def _dropping_none(*names: str) -> Any:
     return model_serializer(mode="wrap")(serialize)
 
 
+class AdapterRecord(Closed):
+    """A LoRA adapter that was merged into the weights, and the digest of its config and weights."""
+
+    name: Name
+    sha256: Sha256
+
+
 class Model(Closed):
     """What was exported. ``revision`` is a digest of the checkpoint: ``Checkpoint.revision``; ``limits`` says what the
     model cannot do, a sentence for whoever asks it; ``source`` is org/name@commit on Hugging Face's hub."""
@@ -102,13 +109,14 @@ class Model(Closed):
     layers: Annotated[int, Field(gt=0, le=4096)]
     limits: Name | None = None
     source: Name | None = None
+    adapter: AdapterRecord | None = None
 
-    _serialize = _dropping_none("limits", "source")
+    _serialize = _dropping_none("limits", "source", "adapter")
 
     @property
     def format_version(self) -> int:
         """The oldest format that can say it."""
-        return 1 if self.limits is None and self.source is None else 3
+        return 1 if self.limits is None and self.source is None and self.adapter is None else 3
 
 
 #: Rules by which a grid of tiles is chosen.

@@ -31,6 +31,7 @@ class Comparison:
     data: str
     questions: int | None
     threads: int | None
+    lora: Path | None = None
 
 
 def measure(wanted: Comparison, progress: Progress) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def measure(wanted: Comparison, progress: Progress) -> dict[str, Any]:
     """
     import torch
 
-    bundle, checkpoint = open_bundle(wanted.bundle), open_checkpoint(wanted.against, progress)
+    bundle, checkpoint = open_bundle(wanted.bundle), open_checkpoint(wanted.against, progress, lora=wanted.lora)
     check_same(bundle, checkpoint, wanted)
     if wanted.threads is not None:
         torch.set_num_threads(wanted.threads)

@@ -22,10 +22,14 @@ from torch.overrides import TorchFunctionMode
 from pocketvlm.bundle.open import file_sample_sha256
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.files import found, label, read_bounded
+from pocketvlm.models.adapter import Adapter, adapted, base_of, is_adapter, read_adapter
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.directory import (
+    ADAPTER_WEIGHTS,
     CONFIG,
+    FLOATS,
     MAX_JSON_BYTES,
+    LowRank,
     Packed,
     Stored,
     check_kind,
@@ -44,8 +48,6 @@ from pocketvlm.models.positions import bucketized
 from pocketvlm.models.quantized import packing_of
 from pocketvlm.models.shapes import POSITIONS, expected_shapes
 
-#: What safetensors calls the types of weights that are not quantized.
-FLOATS = ("F64", "F32", "F16", "BF16")
 #: How quantizers call what they put beside or in place of a weight.
 PACKED = re.compile(r"\.(qweight|qzeros|scales|g_idx|SCB|weight_(scale|packed|shape|zero_point).*|weight\.\w+)$")
 
@@ -62,6 +64,7 @@ class TensorInfo:
     pieces: Pieces | None = None
     rows: Tensor | None = None
     packed: Packed | None = None
+    update: LowRank | None = None
 
     @property
     def files(self) -> set[Path]:
@@ -101,6 +104,7 @@ class Checkpoint:
     family: Family
     config: VlmConfig
     tensors: dict[str, TensorInfo]
+    adapter: Adapter | None = None
 
     def tensor(self, name: str, rows: slice | Tensor | None = None) -> Tensor:
         """The weight, or some of its rows, as stored (fp16, bf16 or fp32), mapped from its file.
@@ -111,15 +115,18 @@ class Checkpoint:
         """
         info = self.tensors[name]
         if info.packed is not None:
-            return self._finite(info, self.packed_matrix(name, rows).weights())
-        tensor: Tensor = _open_safetensors(info.file).get_tensor(info.key)
-        if info.pieces is not None:
-            tensor = pieces_of(tensor, info.pieces)
-        tensor = tensor.reshape(info.shape)
-        for chosen in (info.rows, rows):
-            if chosen is not None:
-                tensor = tensor[chosen]
-        return self._finite(info, tensor)
+            tensor = self.packed_matrix(name, rows).weights()
+        else:
+            tensor = _chosen(_whole(_read(info), info.pieces).reshape(info.shape), info.rows, rows)
+        if info.update is not None:
+            up, down = _factors(info.update)
+            up = _chosen(_whole(up, info.update.pieces), info.rows, rows)
+            # [rows, columns] + scale * [rows, rank] x [rank, columns]
+            tensor = tensor.float().addmm(up, down, alpha=info.update.scale)
+        # the ends of the range are NaN where one value is; 25 times as fast as asking each value
+        if tensor.numel() and not all(torch.isfinite(end) for end in torch.aminmax(tensor)):
+            raise CheckpointError(f"{info.file.name}: {info.key} has NaN or infinite values; it cannot be quantized")
+        return tensor
 
     def packed_matrix(self, name: str, rows: slice | Tensor | None = None) -> PackedMatrix:
         """A weight that is stored in 4 bits, or some of its rows, as it is stored.
@@ -130,31 +137,21 @@ class Checkpoint:
         packed = info.packed
         assert packed is not None, f"{name} is not packed"
 
-        def read(file: Path, key: str) -> Tensor:
-            return _open_safetensors(file).get_tensor(key)
-
         def chosen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            tensor = torch.from_numpy(array)
-            if info.pieces is not None:
-                tensor = pieces_of(tensor, info.pieces)
-            return (tensor if rows is None else tensor[rows]).numpy()
+            return _chosen(_whole(torch.from_numpy(array), info.pieces), rows).numpy()
 
         return PackedMatrix(
-            codes=chosen(codes_of(packed, read(info.file, info.key).numpy().view(np.uint32))),
-            scales=chosen(read(packed.scales.file, packed.scales.key).float().T.contiguous().numpy()),
-            zero_points=chosen(self._zero_points(packed)),
+            codes=chosen(codes_of(packed, _read(info).numpy().view(np.uint32))),
+            scales=chosen(_read(packed.scales).float().T.contiguous().numpy()),
+            zero_points=chosen(_zero_points(packed)),
             group_size=packed.group_size,
             symmetric=packed.symmetric,
         )
 
-    def _zero_points(self, packed: Packed) -> npt.NDArray[np.uint8]:
-        zeros: Tensor = _open_safetensors(packed.zeros.file).get_tensor(packed.zeros.key)
-        return zero_points_of(packed, zeros.numpy().view(np.uint32))
-
     @property
     def packed(self) -> tuple[str, ...]:
-        """The weights that are stored in 4 bits."""
-        return tuple(name for name, info in self.tensors.items() if info.packed is not None)
+        """The weights that are stored in 4 bits, but for those that an adapter changes."""
+        return tuple(name for name, info in self.tensors.items() if info.packed is not None and info.update is None)
 
     def check_packed(self) -> None:
         """Before hours of work: whether the zero points of all packed matrices can be held.
@@ -164,13 +161,7 @@ class Checkpoint:
         for name in self.packed:
             packed = self.tensors[name].packed
             assert packed is not None
-            self._zero_points(packed)
-
-    def _finite(self, info: TensorInfo, tensor: Tensor) -> Tensor:
-        # the ends of the range are NaN where one value is; 25 times as fast as asking each value
-        if tensor.numel() and not all(torch.isfinite(end) for end in torch.aminmax(tensor)):
-            raise CheckpointError(f"{info.file.name}: {info.key} has NaN or infinite values; it cannot be quantized")
-        return tensor
+            _zero_points(packed)
 
     @cached_property
     def revision(self) -> str:
@@ -188,6 +179,8 @@ class Checkpoint:
             digest.update(f"{info.key} {info.shape} {info.file.name}".encode())
         for file in sorted({file for info in self.tensors.values() for file in info.files}):
             digest.update(file_sample_sha256(file).encode())
+        if self.adapter is not None:
+            digest.update(self.adapter.sha256.encode())
         return digest.hexdigest()[:16]
 
     @property
@@ -203,6 +196,33 @@ class Checkpoint:
     @property
     def parameters(self) -> int:
         return sum(torch.Size(info.shape).numel() for info in self.tensors.values())
+
+
+def _read(stored: TensorInfo | Stored) -> Tensor:
+    tensor: Tensor = _open_safetensors(stored.file).get_tensor(stored.key)
+    return tensor
+
+
+def _whole(tensor: Tensor, pieces: Pieces | None) -> Tensor:
+    """A weight out of what is stored."""
+    return tensor if pieces is None else pieces_of(tensor, pieces)
+
+
+def _chosen(tensor: Tensor, *rows: slice | Tensor | None) -> Tensor:
+    for some in rows:
+        if some is not None:
+            tensor = tensor[some]
+    return tensor
+
+
+def _factors(update: LowRank) -> tuple[Tensor, Tensor]:
+    """float32 [rows, rank] and [rank, columns]"""
+    down, up = _read(update.down).float(), _read(update.up).float()
+    return (down.T, up.T) if update.embedding else (up, down)
+
+
+def _zero_points(packed: Packed) -> npt.NDArray[np.uint8]:
+    return zero_points_of(packed, _read(packed.zeros).numpy().view(np.uint32))
 
 
 def pieces_of(tensor: Tensor, pieces: Pieces) -> Tensor:
@@ -255,24 +275,34 @@ def load(build: Callable[[], Module], read: ReadWeight, prefix: str = "") -> Mod
     return module.eval()
 
 
-def open_checkpoint(where: str | Path, progress: Transfer | None = None) -> Checkpoint:
+def open_checkpoint(
+    where: str | Path, progress: Transfer | None = None, *, lora: str | Path | None = None
+) -> Checkpoint:
     """Open a Hugging Face directory: ``config.json`` and one or more ``*.safetensors``.
 
     ``where`` may also be a model's name on their hub, ``org/name[@revision]``, where no directory is called so;
-    ``progress`` is told of what is fetched.
+    ``progress`` is told of what is fetched. ``lora`` is an adapter of PEFT's, a directory or a name, which is merged
+    as weights are read; where ``where`` itself is one, the base is the model that it names.
 
     :raises CheckpointError: when a file is missing or damaged, the family is unknown, or weights are missing,
         of the wrong shape, or left over
     """
     directory = checkpoint_directory(where, progress)
-    check_kind(directory)
+    if lora is None and is_adapter(directory):
+        lora, directory = directory, checkpoint_directory(base_of(directory), progress)
+    check_kind(directory, adapted=lora is not None)
+    adapter = None if lora is None else read_adapter(checkpoint_directory(lora, progress))
     family, config = read_config(directory / CONFIG)
     stored = stored_tensors(directory)
     for file in sorted({tensor.file for tensor in stored.values()}):
         _open_safetensors(file)  # the library looks at what a header says of the whole file
     stored = with_packed(stored, packing_of(read_json(directory / CONFIG)))
-    config, weights = tied_as_stored(config, named(family, config, directory, stored))
-    return Checkpoint(directory, family, config, _match(directory, family, config, weights))
+    weights = named(family, config, directory, stored)
+    if adapter is not None:
+        weights = adapted(family, config, adapter, weights)
+        _open_safetensors(adapter.directory / ADAPTER_WEIGHTS)
+    config, weights = tied_as_stored(config, weights)
+    return Checkpoint(directory, family, config, _match(directory, family, config, weights), adapter)
 
 
 def _match(directory: Path, family: Family, config: VlmConfig, weights: dict[str, Stored]) -> dict[str, TensorInfo]:
@@ -293,7 +323,9 @@ def _match(directory: Path, family: Family, config: VlmConfig, weights: dict[str
         if stored.shape != (*batch, *expected[name]):
             found_shape = one_line(list(stored.shape), 120)
             raise CheckpointError(f"{shown} has shape {found_shape}, {CONFIG} asks for {list(expected[name])}")
-        tensors[name] = TensorInfo(name, stored.file, stored.key, expected[name], stored.pieces, packed=stored.packed)
+        tensors[name] = TensorInfo(
+            name, stored.file, stored.key, expected[name], stored.pieces, None, stored.packed, stored.update
+        )
     missing = [name for name in expected if name not in tensors]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

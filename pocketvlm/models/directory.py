@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 #: A model's folder in Hugging Face's cache, which holds blobs, and snapshots of links to them by commit.
 CACHED, COMMIT = re.compile(r"models--(.+?)--(.+)"), re.compile(r"[0-9a-f]{40}")
+#: What safetensors calls the types of weights that are not quantized.
+FLOATS = ("F64", "F32", "F16", "BF16")
 #: How Python writes a path's bytes that are no UTF-8.
 NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -34,12 +37,18 @@ MAX_JSON_BYTES, MAX_CONFIG_BYTES, MAX_HEADER_BYTES = 64 << 20, 4 << 20, 16 << 20
 #: The bytes before a header, which say how long it is.
 LENGTH_BYTES = 8
 COMPARED_BYTES = 16 << 20
+#: Pickled weights, and what makes safetensors of them: PyTorch's own reader, which builds nothing but tensors.
+PICKLED = r"(pytorch_model.*|model.*|adapter_model.*)\.bin(\.index\.json)?"
+CONVERT = (
+    "import pathlib, sys, torch; from safetensors.torch import save_file; [save_file({key: value.contiguous().clone() "
+    "for key, value in torch.load(file, 'cpu', weights_only=True).items()}, file.with_name(file.name.replace("
+    "'pytorch_model', 'model')).with_suffix('.safetensors')) for file in pathlib.Path(sys.argv[1]).glob('*model*.bin')]"
+)
 #: What a directory is that has no weights of the only kind that is read, by its files' names, and what to do.
 INSTEAD = {
-    r"adapter_(config\.json|model\..*)": "a LoRA adapter: merge it into its base model (PEFT's merge_and_unload)",
+    r"adapter_model\.safetensors": "a LoRA adapter without its adapter_config.json",
     r".*\.gguf": "a GGUF, quantized for llama.cpp: export the original model",
-    r"(pytorch_model.*|model.*)\.bin(\.index\.json)?": "pickled weights, which are never read: load them with "
-    "transformers and save_pretrained",
+    PICKLED: "pickled weights, which are never read: {convert}",
     r"consolidated.*": "weights in their maker's own layout: take those that transformers reads",
     r"model\..*\.safetensors(\.index\.json)?": "a variant of the weights: rename it to model.safetensors",
     r"model_index\.json": "a pipeline of several models: name the directory of one",
@@ -73,9 +82,26 @@ class Packed:
 
 
 @dataclass(frozen=True)
+class LowRank:
+    """What an adapter adds to a weight: ``pieces`` of the rows of scale * up [rows, rank] @ down [rank, columns]; of an
+    ``embedding`` both are stored transposed, and so is their product."""
+
+    down: Stored
+    up: Stored
+    scale: float
+    embedding: bool
+    pieces: Pieces | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return (self.down.shape[1], self.up.shape[0]) if self.embedding else (self.up.shape[0], self.down.shape[1])
+
+
+@dataclass(frozen=True)
 class Stored:
     """A tensor of a file: ``start`` and ``end`` are the file's bytes. ``pieces``: where one of several weights in it
-    lies; ``packed``: of a matrix in words; ``shape`` is the weight's own then."""
+    lies; ``packed``: of a matrix in words; ``shape`` is the weight's own then. ``update``: what an adapter adds."""
 
     key: str
     file: Path
@@ -85,6 +111,7 @@ class Stored:
     end: int
     pieces: Pieces | None = None
     packed: Packed | None = None
+    update: LowRank | None = None
 
 
 def name_of(directory: Path) -> str:
@@ -118,7 +145,7 @@ def check_links(directory: Path) -> None:
     """
     root = directory.resolve()
     own = root if _cached(root) is None else root.parents[1]
-    for name in _names(directory):
+    for name in names_in(directory):
         if found((directory / name).is_symlink) and not _inside(own, directory / name):
             raise CheckpointError(
                 f"{one_line(name, 60)} in {label(directory)} is a link that leaves the checkpoint: copy the file there"
@@ -163,8 +190,9 @@ def read_config(path: Path) -> tuple[Family, VlmConfig]:
         raise CheckpointError(f"{label(path)}: {one_line(error)}") from error
 
 
-def check_kind(directory: Path) -> None:
-    """A directory with a config, and without an adapter, which transformers would put into the weights.
+def check_kind(directory: Path, *, adapted: bool = False) -> None:
+    """A directory with a config, and without an adapter, which transformers would put into the weights, unless
+    it is said (``adapted``) which one is.
 
     :raises CheckpointError: it is something else: what it is, and what to do
     """
@@ -178,30 +206,41 @@ def check_kind(directory: Path) -> None:
     check_links(directory)
     if not found((directory / CONFIG).exists):
         raise CheckpointError(
-            f"{label(directory)} is not a checkpoint: {CONFIG} is missing{instead(_names(directory))}"
+            f"{label(directory)} is not a checkpoint: {CONFIG} is missing{instead(names_in(directory), str(directory))}"
         )
-    if found((directory / ADAPTER).exists):
+    if found((directory / ADAPTER).exists) and not adapted:
         raise CheckpointError(
-            f"{label(directory)}: {ADAPTER} says that a LoRA adapter belongs to these weights: merge it into them "
-            "(PEFT's merge_and_unload), or move it away"
+            f"{label(directory)}: {ADAPTER} says that a LoRA adapter belongs to these weights: name its directory "
+            "(--lora), or move it away"
         )
 
 
-def _names(directory: Path) -> list[str]:
+def names_in(directory: Path) -> list[str]:
+    """What lies in a directory."""
     try:
         return sorted(path.name for path in directory.iterdir())
     except OSError as error:
         raise CheckpointError(f"{label(directory)}: cannot be read ({error.strerror})") from error
 
 
-def instead(names: Iterable[str]) -> str:
-    """What files of these names are that are not read, and what to do; nothing where none is known."""
+def instead(names: Iterable[str], place: str) -> str:
+    """What files of these names are that are not read, and what to do; nothing where none is known.
+
+    ``place``: the directory they lie in, or the name of the model on a hub.
+    """
     names = sorted(names)
     for pattern, words in INSTEAD.items():
         name = next((name for name in names if re.fullmatch(pattern, name)), None)
         if name is not None:
-            return f"; {one_line(name, 60)} is {words}"
+            return f"; {one_line(name, 60)} is {words.format(convert=_conversion(place))}"
     return ""
+
+
+def _conversion(place: str) -> str:
+    """The command that makes safetensors of pickled weights."""
+    if not found(Path(place).is_dir):
+        return f"`hf download {place} --local-dir DIR`, and give DIR, for which the command that converts it is said"
+    return f'python -c "{CONVERT}" {shlex.quote(place) if place.isprintable() else "DIR"}'
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -217,9 +256,9 @@ def weight_files(directory: Path) -> list[Path]:
         if missing is not None:
             raise CheckpointError(f"shard {one_line(missing, 120)} is missing from {label(directory)}")
         return [directory / name for name in names]
-    unlisted = [directory / name for name in _names(directory) if SHARD.fullmatch(name)]
+    unlisted = [directory / name for name in names_in(directory) if SHARD.fullmatch(name)]
     if not unlisted:
-        raise CheckpointError(f"{label(directory)} has no {WEIGHTS}{instead(_names(directory))}")
+        raise CheckpointError(f"{label(directory)} has no {WEIGHTS}{instead(names_in(directory), str(directory))}")
     return unlisted
 
 
@@ -245,14 +284,18 @@ def stored_tensors(directory: Path) -> dict[str, Stored]:
     """
     tensors: dict[str, Stored] = {}
     for file in weight_files(directory):
-        for key, tensor in _header(file).items():
+        for key, tensor in header_of(file).items():
             if key in tensors:
                 raise CheckpointError(f"{one_line(key, 120)} stands in both {tensors[key].file.name} and {file.name}")
             tensors[key] = tensor
     return tensors
 
 
-def _header(file: Path) -> dict[str, Stored]:
+def header_of(file: Path) -> dict[str, Stored]:
+    """What a safetensors file has, by key.
+
+    :raises CheckpointError: it is damaged
+    """
     with readable(file, CheckpointError), file.open("rb") as stream:
         length = stream.read(LENGTH_BYTES)
         size = int.from_bytes(length, "little")

@@ -133,7 +133,7 @@ def _weight_files(repository: str, directory: Path, sizes: Mapping[str, int]) ->
     :raises CheckpointError: there are none: what is there instead, and what to do
     """
     names = list(sizes) or [path.name for path in directory.iterdir()]
-    if CONFIG not in names and ADAPTER in names:
+    if ADAPTER in names and not {WEIGHTS, INDEX} & set(names):
         return [ADAPTER_WEIGHTS] if ADAPTER_WEIGHTS in names else _none(repository, ADAPTER_WEIGHTS, names)
     if WEIGHTS not in names and INDEX in names:
         return shards(directory)
@@ -141,7 +141,7 @@ def _weight_files(repository: str, directory: Path, sizes: Mapping[str, int]) ->
 
 
 def _none(repository: str, lacks: str, names: Sequence[str]) -> NoReturn:
-    raise CheckpointError(f"{repository} has no {lacks}{instead(names)}")
+    raise CheckpointError(f"{repository} has no {lacks}{instead(names, repository)}")
 
 
 def _check_space(directory: Path, needed: int) -> None:

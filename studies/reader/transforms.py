@@ -49,7 +49,7 @@ def held(checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> Held:
     config = replace(config, text=replace(config.text, tie_word_embeddings=HEAD not in weights))
     kept = {name: weight.float().contiguous() for name, weight in weights.items()}
     tensors = {name: TensorInfo(name, Path(), name, tuple(weight.shape)) for name, weight in kept.items()}
-    return Held(checkpoint.directory, checkpoint.family, config, tensors, kept)
+    return Held(checkpoint.directory, checkpoint.family, config, tensors, weights=kept)
 
 
 # --- Rotation ---------------------------------------------------------------------------------------------------------

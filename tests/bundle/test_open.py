@@ -227,6 +227,7 @@ OF_FORMAT_3: tuple[Callable[[dict[str, Any], int], None], ...] = (
     lambda raw, version: shows(raw, version, "image_layout", last_row_end=[]),
     lambda raw, version: shows(raw, version, "chat", image={"prefix": "", "suffix": "\n"}),
     lambda raw, version: shows(raw, version, "model", limits="Knows drawn pictures alone."),
+    lambda raw, version: shows(raw, version, "model", adapter={"name": "poet", "sha256": "0" * 64}),
     lambda raw, version: shows(raw, version, "model", source="acme/tiny-vlm@0123456789abcdef0123456789abcdef01234567"),
     image_first,
 )
@@ -333,6 +334,7 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         *((lambda raw, more=more: more(raw, 2), "format 2 cannot say what") for more in OF_FORMAT_3),
         (lambda raw: shows(raw, 3, "model", limits=7), "not valid: model.limits"),
         (lambda raw: shows(raw, 3, "model", limits="x" * 513), "not valid: model.limits"),
+        (lambda raw: shows(raw, 3, "model", adapter={"name": "poet", "sha256": "0"}), "not valid: model.adapter"),
         (lambda raw: shows(raw, 3, "vision", longest_edge=4097), "not valid: vision.longest_edge"),
         (lambda raw: shows(raw, 3, "vision", longest_edge="8"), "not valid: vision.longest_edge"),
         (lambda raw: shows(raw, 3, "vision", resize_filter="bilinear"), "not valid: vision.resize_filter"),

@@ -105,6 +105,18 @@ def test_each_group_size_is_read_as_it_was_written(tmp_path: Path, name: str, si
         assert np.array_equal(blocks.codes.reshape(blocks.rows, -1)[:, : blocks.columns], matrix.codes.numpy())
 
 
+@pytest.mark.parametrize("name", ["gptq", "awq"])
+def test_an_order_of_rows_that_is_the_others_is_seen(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = write(tmp_path, KINDS[name])
+    expected = open_checkpoint(checkpoint).packed_matrix(f"{QUERY}.weight")
+    monkeypatch.setattr("pocketvlm.models.packed.AWQ_ORDER", tuple(range(8)))
+    found = open_checkpoint(checkpoint).packed_matrix(f"{QUERY}.weight")
+    assert np.array_equal(found.codes, expected.codes) == (name == "gptq")
+    assert np.array_equal(found.zero_points, expected.zero_points) == (name == "gptq")
+
+
 def test_rows_of_a_fused_matrix_are_codes_rows(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write(tmp_path, KINDS["gptq"]))
     name, pieces = f"{QUERY}.weight", Pieces(blocks=2, size=64, start=16, stop=48)

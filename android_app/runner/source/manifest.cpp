@@ -301,12 +301,17 @@ void read_sections(const Members& top, int64_t format, Manifest& manifest) {
     manifest.asks_for_executorch = true;
   }
   const Members model =
-      given[1].members({"name", "family", "revision", "vocab_size", "hidden_size", "layers", "limits", "source"});
+      given[1].members({"name", "family", "revision", "vocab_size", "hidden_size", "layers", "limits", "source", "adapter"});
   manifest.model_name = name_of(model["name"]);
   name_of(model["family"]);
   name_of(model["revision"]);
   for (const char* said : {"limits", "source"})
     if (const auto text = in_format_3(model, said, format)) name_of(*text);
+  if (const auto adapter = in_format_3(model, "adapter", format)) {
+    const Members merged = adapter->members({"name", "sha256"});
+    name_of(merged["name"]);
+    sha256(merged["sha256"]);
+  }
   manifest.vocab_size = positive(model["vocab_size"]);
   manifest.hidden_size = positive(model["hidden_size"]);
   manifest.layers = model["layers"].integer(1, 4096);

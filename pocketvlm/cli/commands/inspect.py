@@ -150,6 +150,11 @@ def _print(console: Console, bundle: Bundle) -> None:
     for name, value in (
         ("model", f"{model.name} ({model.family}, revision {model.revision})"),
         *([] if model.source is None else [("source", model.source)]),
+        *(
+            []
+            if model.adapter is None
+            else [("adapter", f"{model.adapter.name} (SHA-256 {model.adapter.sha256[:16]})")]
+        ),
         *([] if model.limits is None else [("limits", model.limits)]),
         ("decoder", f"{model.layers} layers, hidden {model.hidden_size}, vocabulary {model.vocab_size}"),
         ("format", f"{manifest.format_version}; needs {needs} or newer"),

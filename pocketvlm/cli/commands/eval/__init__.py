@@ -67,6 +67,9 @@ if TYPE_CHECKING:
     help="Compare logits, image tokens and layers with the checkpoint that BUNDLE was exported from, and ask nothing.",
 )
 @click.option(
+    "--lora", metavar="DIR", type=click.Path(path_type=Path), help="With --against: the adapter that was merged."
+)
+@click.option(
     "--max-kl",
     metavar="NATS",
     type=click.FloatRange(min=0),
@@ -95,6 +98,7 @@ def command(
     save: Path | None,
     min_accuracy: float | None,
     against: Path | None,
+    lora: Path | None,
     max_kl: float | None,
     plot: Path | None,
 ) -> None:
@@ -113,7 +117,7 @@ def command(
     if against is not None:
         from pocketvlm.fidelity.measure import Comparison
 
-        wanted = Comparison(bundle, against, named, questions, threads)
+        wanted = Comparison(bundle, against, named, questions, threads, lora)
         run(wanted, as_json=as_json, save=save, max_kl=max_kl, plot=plot)
         return
     if save is not None:

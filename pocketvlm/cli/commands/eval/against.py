@@ -28,7 +28,7 @@ OF_ANSWERS = {
     "min_accuracy": "--min-accuracy",
     "engine": "--engine",
 }
-OF_FIDELITY = {"max_kl": "--max-kl", "plot": "--plot"}
+OF_FIDELITY = {"max_kl": "--max-kl", "plot": "--plot", "lora": "--lora"}
 
 
 def check_usage(against: Path | None) -> None:

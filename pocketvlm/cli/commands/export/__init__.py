@@ -18,6 +18,7 @@ from pocketvlm.recipe import DEFAULT_RECIPE
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Fidelity
     from pocketvlm.bundle.open import Bundle
+    from pocketvlm.models.checkpoint import Checkpoint
 
 
 weights, checked = below("How weights are stored"), below("What it is held to")
@@ -34,6 +35,7 @@ on_npu = below("With --backend neuropilot")
     type=click.Path(path_type=Path),
     help="The bundle: a directory, or one file if it ends in .zip.",
 )
+@click.option("--lora", metavar="DIR", type=click.Path(path_type=Path), help="An adapter of PEFT's, to merge.")
 @weights(
     "--recipe", default=DEFAULT_RECIPE, show_default=True, metavar="NAME|FILE", values=recipes,
     help="A TOML file, or a built-in one:",
@@ -98,6 +100,7 @@ def command(
     *,
     checkpoint: Path,
     output: Path,
+    lora: Path | None,
     recipe: str,
     backends: tuple[str, ...],
     max_length: int | None,
@@ -123,14 +126,12 @@ def command(
     from pocketvlm.export import estimate, export_bundle
     from pocketvlm.export.read.retiling import Retiling
     from pocketvlm.machine.allocator import keep_freed_memory
-    from pocketvlm.models.checkpoint import open_checkpoint
     from pocketvlm.recipe import load_recipe
 
     keep_freed_memory()
     keep_to_quota()
     chosen = load_recipe(recipe)
-    with ConsoleProgress() as progress:
-        source = open_checkpoint(checkpoint, progress)
+    source = _opened(checkpoint, lora)
     if max_kl is not None:
         chosen = replace(chosen, bounds=replace(chosen.bounds, kl_mean=max_kl))
     if target_bits is not None:
@@ -181,6 +182,13 @@ def command(
         from pocketvlm.cli.commands.export.neuropilot import describe
 
         describe(bundle, source, report=report)
+
+
+def _opened(checkpoint: Path, lora: Path | None) -> Checkpoint:
+    from pocketvlm.models.checkpoint import open_checkpoint
+
+    with ConsoleProgress() as progress:
+        return open_checkpoint(checkpoint, progress, lora=lora)
 
 
 def _interrupted(output: Path) -> str:
