@@ -30,6 +30,7 @@ BLOCK = 32
 TOWER = {
     "vision_tower.embeddings.patch_embedding.": "v.patch_embd.",
     "vision_tower.embeddings.position_embedding.": "v.position_embd.",
+    "vision_tower.embeddings.pre_layernorm.": "v.pre_ln.",
     "vision_tower.post_layernorm.": "v.post_ln.",
 }
 LAYER = {
@@ -41,7 +42,13 @@ LAYER = {
     "layer_norm2.": "ln2.",
     "mlp.fc1.": "ffn_up.",
     "mlp.fc2.": "ffn_down.",
+    "self_attn.q_norm.": "attn_q_norm.",
+    "self_attn.k_norm.": "attn_k_norm.",
+    "attention_scale.": "ls1.",
+    "mlp_scale.": "ls2.",
 }
+#: Whole names.
+ALONE = {"vision_tower.embeddings.class_token.weight": "v.class_embd"}
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,24 @@ def _say_idefics3(writer: Any, config: VlmConfig, vision: Vision) -> None:
     writer.add_vision_preproc_image_size(vision.longest_edge)
 
 
+def _say_internvl(writer: Any, config: VlmConfig, vision: Vision) -> None:
+    writer.add_vision_projector_scale_factor(config.downsample_ratio)
+    writer.add_vision_use_gelu(True)
+    writer.add_vision_preproc_min_tiles(1)
+    writer.add_vision_preproc_max_tiles(max(across * down for across, down in vision.candidates))
+
+
 IDEFICS3 = Projector("idefics3", {"projector.linear.": "mm.model.fc."}, _say_idefics3)
-PROJECTORS = {"idefics3": IDEFICS3, "smolvlm": IDEFICS3}
+INTERNVL = Projector(
+    "internvl",
+    {
+        "downsampler.norm.": "mm.model.mlp.0.",
+        "projector.linear_1.": "mm.model.mlp.1.",
+        "projector.linear_2.": "mm.model.mlp.3.",
+    },
+    _say_internvl,
+)
+PROJECTORS = {"idefics3": IDEFICS3, "smolvlm": IDEFICS3, "internvl": INTERNVL, "internvl_chat": INTERNVL}
 
 
 def write_mmproj(checkpoint: Checkpoint, vision: Vision, path: Path, form: str) -> None:
@@ -117,6 +140,8 @@ def gguf_name(name: str, projector: Projector) -> str:
     inner = re.fullmatch(r"vision_tower\.encoder\.layers\.(\d+)\.(.+?)(weight|bias)", name)
     if inner:
         return f"v.blk.{inner[1]}.{LAYER[inner[2]]}{inner[3]}"
+    if name in ALONE:
+        return ALONE[name]
     stem, _, last = name.rpartition(".")
     return {**TOWER, **projector.names}[stem + "."] + last
 

@@ -6,6 +6,7 @@ A family is a function and a line in ``WRITERS``; ``tests/models/test_vision_fam
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,3 +290,7 @@ WRITERS: dict[str, Callable[[Path], Written]] = {
     "internvl": internvl,
     "internvl_chat": internvl_chat,
 }
+
+
+if __name__ == "__main__":  # python -m tests.support.vision_families smolvlm build/tiny-smolvlm
+    WRITERS[sys.argv[1]](Path(sys.argv[2]))
