@@ -182,6 +182,11 @@ def test_a_chat_template_is_the_codes_where_the_config_names_it(chat: Path) -> N
         assert layout is not None
         assert layout.default_system is None or system in json.dumps(layout.model_dump(), ensure_ascii=False)
         assert layout.roles["user"].suffix == "<|im_end|>" + ("\n" if name == "internvl2_5" else "")
+    system = 'It\'s "short"\n{{ and }} \\n 简短'
+    edited(chat / "config.json", partial(dict.update, system_message=system))
+    layout = read_chat(chat, open_checkpoint(chat).config).layout
+    assert layout is not None
+    assert layout.default_system == system
     edited(chat / "config.json", lambda raw: raw.pop("template"))
     assert open_checkpoint(chat).config.chat_template is None
 
@@ -249,6 +254,8 @@ CHAT: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda raw: raw.update(ps_version=[]), "ps_version is [], expected v1 or v2"),
     (lambda raw: raw.update(template="phi3-chat"), "template is 'phi3-chat'; what is supported is Hermes-2"),
     (lambda raw: raw.update(template=[]), "template is []"),
+    (lambda raw: raw.update(system_message=7), "system_message is 7, expected a text"),
+    (lambda raw: raw.update(system_message="a" * 5000), "chat_template"),
     (lambda raw: raw.update(max_dynamic_patch=41), "max_dynamic_patch is 1 to 41, expected some of 1 to 40"),
     (lambda raw: raw.update(min_dynamic_patch="1"), "max_dynamic_patch is '1' to 3"),
     (lambda raw: raw.update(select_layer=9), "select_layer is 9; what is supported is one of 2 layers"),

@@ -22,9 +22,10 @@ from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import load, open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import FAMILIES
-from pocketvlm.models.presets import PRESETS, find_preset
+from pocketvlm.models.presets import PRESETS, find_preset, internvl
 from pocketvlm.models.presets.frontend import write_frontend
 from pocketvlm.models.presets.smolvlm import spoken
+from pocketvlm.models.presets.spoken import Spoken
 from pocketvlm.models.presets.weights import BLOCK, LOGITS_SPREAD, draw, spread, weight_bytes, write_weights
 from pocketvlm.models.presets.write import is_preset, size_of, write_preset
 from pocketvlm.models.shapes import expected_shapes
@@ -86,7 +87,12 @@ def test_a_preset_is_what_the_paper_asks_for(name: str) -> None:
 
 
 #: Parameters in millions of models that were published, tokens of a tile, grids to choose from.
-PUBLISHED = {"smolvlm-256m": (256, 64, 7), "smolvlm-500m": (507, 64, 7), "smolvlm2-2.2b": (2247, 81, 7)}
+PUBLISHED = {
+    "smolvlm-256m": (256, 64, 7),
+    "smolvlm-500m": (507, 64, 7),
+    "smolvlm2-2.2b": (2247, 81, 7),
+    "internvl3-1b": (938, 256, 35),
+}
 
 
 def test_each_published_preset_is_held_to_its_size() -> None:
@@ -104,28 +110,38 @@ def test_a_preset_has_the_shape_and_the_names_of_the_published_model(name: str) 
         model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**preset.published))
     wanted = {key: tuple(weight.shape) for key, weight in model.named_parameters()}
     shapes = expected_shapes(preset.config)
-    assert {preset.stored_name(key): shape for key, shape in shapes.items()} == wanted
-    assert all(FAMILIES[preset.config.model_type].rename(preset.stored_name(key)) == key for key in shapes)
+    assert dict(preset.stored(key, shape) for key, shape in shapes.items()) == wanted
+    rename = FAMILIES[preset.config.model_type].rename
+    assert all(rename(preset.stored(key, shape)[0]) == key for key, shape in shapes.items())
     grids = len(preset.config.tiling.candidates)
     assert (round(size_of(preset).parameters / 1e6), preset.config.tokens_per_tile, grids) == PUBLISHED[name]
 
 
-def test_a_small_smolvlm_is_written_read_and_loaded_by_transformers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "said", "prefix"),
+    [
+        ("smolvlm-256m", spoken(64), "User:"),
+        ("internvl3-1b", replace(internvl.SPOKEN, processor={**internvl.PROCESSOR, "size": 64}), None),
+    ],
+)
+def test_a_small_one_is_written_read_and_loaded_by_transformers(
+    tmp_path: Path, name: str, said: Spoken, prefix: str | None
+) -> None:
     from transformers import AutoModelForImageTextToText
 
-    preset = PRESETS["smolvlm-256m"]
+    preset = PRESETS[name]
     assert preset.published is not None
     raw = {**preset.published}
     raw["vision_config"] = {**raw["vision_config"], "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 96,
                             "image_size": 64, "num_attention_heads": 2}  # fmt: skip
     raw["text_config"] = {**raw["text_config"], "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 96,
                           "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 400}  # fmt: skip
-    small = replace(preset, config=VlmConfig.from_dict(raw), published=raw, spoken=spoken(64))
+    small = replace(preset, config=VlmConfig.from_dict(raw), published=raw, spoken=said)
     write_preset(small, tmp_path)
     checkpoint = open_checkpoint(tmp_path)
     frontend = read_frontend(checkpoint)
     assert frontend.chat is not None
-    assert frontend.chat.roles["user"].prefix_with_image == "User:"
+    assert frontend.chat.roles["user"].prefix_with_image == prefix
     model, notes = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
     assert not notes["missing_keys"] and not notes["unexpected_keys"]
     assert torch.equal(model.lm_head.weight.bfloat16(), checkpoint.tensor("lm_head.weight"))

@@ -84,9 +84,9 @@ def rename(key: str) -> str | None:
     return without_rope_tables(renamed(key, PREFIXES))
 
 
-def stored_name(name: str) -> str:
-    """What a checkpoint calls one of our weights."""
-    return renamed(name, {ours: theirs for theirs, ours in PREFIXES.items()})
+def stored(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """What a checkpoint calls one of our weights, and its shape there."""
+    return renamed(name, {ours: theirs for theirs, ours in PREFIXES.items()}), shape
 
 
 FAMILY = Family("idefics3", rename=rename, read=read, processor="idefics3")

@@ -44,18 +44,22 @@ TILING = {
     "thumbnail": "last",
     "thumbnail_of_single_tile": False,
 }
-#: How stored names begin, as both transformers 4 and 5 write them, and ours.
+#: How stored names begin, as transformers 5 writes them, and ours.
 PREFIXES = {
     "model.language_model.": "model.",
+    "model.vision_tower.": "vision_tower.",
+    "model.multi_modal_projector.layer_norm.": "downsampler.norm.",
+    "model.multi_modal_projector.": "projector.",
+}
+#: The same as transformers 4 wrote them, where the tower's were ours.
+FORMER = {
     "language_model.model.": "model.",
     "language_model.lm_head.": "lm_head.",
-    "model.vision_tower.": "vision_tower.",
-    "model.multi_modal_projector.": "multi_modal_projector.",
-}
-#: Parts of the names behind that, in this order.
-PARTS = {
     "multi_modal_projector.layer_norm.": "downsampler.norm.",
     "multi_modal_projector.": "projector.",
+}
+#: Parts of the tower's names behind that, in this order.
+PARTS = {
     "vision_tower.embeddings.cls_token": "vision_tower.embeddings.class_token.weight",
     "vision_tower.embeddings.position_embeddings": "vision_tower.embeddings.position_embedding.weight",
     "vision_tower.embeddings.patch_embeddings.projection.": "vision_tower.embeddings.patch_embedding.",
@@ -67,6 +71,13 @@ PARTS = {
     ".layernorm_after.": ".layer_norm2.",
     ".lambda_1": ".attention_scale.weight",
     ".lambda_2": ".mlp_scale.weight",
+}
+
+
+#: What is stored with axes of a batch in front.
+BATCHED = {
+    "vision_tower.embeddings.class_token.weight": (1, 1),
+    "vision_tower.embeddings.position_embedding.weight": (1,),
 }
 
 
@@ -136,11 +147,20 @@ def rename(key: str) -> str | None:
     """Our name for a stored tensor."""
     if key.endswith("vision_tower.embeddings.mask_token"):  # of the tower's own training
         return None
-    name = renamed(key, PREFIXES)
-    if name.startswith(("vision_tower.", "multi_modal_projector.")):
+    name = renamed(key, PREFIXES | FORMER)
+    if name.startswith("vision_tower."):
         for theirs, ours in PARTS.items():
             name = name.replace(theirs, ours)
     return without_rope_tables(name)
+
+
+def stored(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """What a checkpoint calls one of our weights, and its shape there."""
+    batch = BATCHED.get(name, ())
+    if name.startswith("vision_tower."):
+        for theirs, ours in PARTS.items():
+            name = name.replace(ours, theirs)
+    return renamed(name, {ours: theirs for theirs, ours in PREFIXES.items()}), (*batch, *shape)
 
 
 FAMILY = Family("internvl", rename=rename, read=read, processor="got_ocr2")

@@ -7,6 +7,7 @@ checkpoints come with and nothing here runs.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,7 +92,7 @@ def read(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         "vision_config": internvl.tower(vision, raw.get("select_layer", -1), "select_layer"),
         "downsample_ratio": internvl.tokens_along(raw.get("downsample_ratio", 0.5)),
         "blocks_by_column": order == "v1",
-        "chat_template": _chat_template(raw.get("template")),
+        "chat_template": _chat_template(raw.get("template"), raw.get("system_message")),
         "tiling": _tiling(raw),
     }
 
@@ -105,16 +106,21 @@ def _decoder(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"model_type": kind, **text, "tie_word_embeddings": tied}
 
 
-def _chat_template(name: Any) -> str | None:
-    """What ``chat`` of the model's code writes around messages; None: that of the checkpoint's tokenizer."""
+def _chat_template(name: Any, system: Any) -> str | None:
+    """What ``chat`` of the model's code writes around messages, with ``system`` in place of the template's own message;
+    None: that of the checkpoint's tokenizer."""
     if name is None:
         return None
     if str(name) not in TEMPLATES:
         known = ", ".join(TEMPLATES)
         raise CheckpointError(f"template is {one_line(repr(name), 60)}; what is supported is {known}")
-    system, end = TEMPLATES[str(name)]
+    usual, end = TEMPLATES[str(name)]
+    if not isinstance(system, str | None):
+        raise CheckpointError(f"system_message is {one_line(repr(system), 60)}, expected a text")
+    quoted = json.dumps(usual if system is None else system, ensure_ascii=False)
     return (
-        "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\n" + system + end + "' }}{% endif %}"
+        "{% if messages[0]['role'] != 'system' %}"
+        "{{ '<|im_start|>system\\n' + " + quoted + " + '" + end + "' }}{% endif %}"
         "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
         "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
         "{{ '" + internvl.IMAGE + "\\n' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endif %}"

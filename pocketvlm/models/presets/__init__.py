@@ -5,16 +5,18 @@ A new preset is one entry of ``PRESETS``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm.images.tiling import grid_candidates
+from pocketvlm.models import families
 from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VisionConfig, VlmConfig
 from pocketvlm.models.families import idefics3
-from pocketvlm.models.presets import smolvlm
+from pocketvlm.models.presets import internvl, smolvlm
 from pocketvlm.models.presets.spoken import Spoken
+from pocketvlm.models.presets.weights import Stored, as_it_is
 
 IMAGE_LAYOUT = ImageLayoutConfig(image_start="<|image_start|>", image_end="<|image_end|>")
 #: Up to the 2 x 4 tiles of a phone's screen: with the thumbnail 1,764 image tokens of 384 px tiles.
@@ -26,7 +28,7 @@ class Preset:
     """A named shape of model. ``summary`` says in a few words what it is made of.
 
     ``published``: the config.json of a family whose own is another than ours; ``spoken``: what it is spoken to with,
-    None is ChatML; ``stored_name``: what its files call a weight.
+    None is ChatML; ``stored``: name and shape that a weight has in its files.
     """
 
     name: str
@@ -34,7 +36,7 @@ class Preset:
     config: VlmConfig
     published: Mapping[str, Any] | None = None
     spoken: Spoken | None = None
-    stored_name: Callable[[str], str] = str
+    stored: Stored = as_it_is
 
 
 def _vlm(text: DecoderConfig, vision: VisionConfig) -> VlmConfig:
@@ -44,7 +46,12 @@ def _vlm(text: DecoderConfig, vision: VisionConfig) -> VlmConfig:
 def _smolvlm(name: str, summary: str, published: Mapping[str, Any]) -> Preset:
     config = VlmConfig.from_dict(published)
     assert config.vision is not None
-    return Preset(name, summary, config, published, smolvlm.spoken(config.vision.image_size), idefics3.stored_name)
+    return Preset(name, summary, config, published, smolvlm.spoken(config.vision.image_size), idefics3.stored)
+
+
+def _internvl(name: str, summary: str, published: Mapping[str, Any]) -> Preset:
+    config = VlmConfig.from_dict(published)
+    return Preset(name, summary, config, published, internvl.SPOKEN, families.internvl.stored)
 
 
 #: BlueLM's own decoder was never published; the paper names MiniCPM-2B (arXiv 2404.06395) as one of its size. MiniCPM
@@ -116,6 +123,7 @@ PRESETS = {
         _smolvlm("smolvlm-256m", "SigLIP base at 512 px, SmolLM2-135M's decoder", smolvlm.SMOLVLM_256M),
         _smolvlm("smolvlm-500m", "SigLIP base at 512 px, SmolLM2-360M's decoder", smolvlm.SMOLVLM_500M),
         _smolvlm("smolvlm2-2.2b", "SigLIP so400m at 384 px, SmolLM2-1.7B's decoder", smolvlm.SMOLVLM2_2B2),
+        _internvl("internvl3-1b", "InternViT-300M at 448 px, Qwen2.5-0.5B's decoder", internvl.INTERNVL3_1B),
         Preset("tiny", "two layers of everything, to try the commands with", _vlm(TINY, TINY_TOWER)),
     )
 }

@@ -23,6 +23,8 @@ from pocketvlm.models.config import DecoderConfig
 
 Shape = tuple[int, ...]
 Bits = npt.NDArray[np.uint16]
+#: A weight's name and shape here -> in a file.
+Stored = Callable[[str, Shape], tuple[str, Shape]]
 
 BYTES_PER_WEIGHT = 2
 QUANTILES = 1 << 16
@@ -38,6 +40,11 @@ BIAS_SPREAD = 0.02
 LOGITS_SPREAD = 1.0
 
 
+def as_it_is(name: str, shape: Shape) -> tuple[str, Shape]:
+    """Files have our own."""
+    return name, shape
+
+
 def write_weights(
     directory: Path,
     shapes: Mapping[str, Shape],
@@ -46,11 +53,12 @@ def write_weights(
     seed: int,
     advance: Callable[[int], None],
     shard_bytes: int = SHARD_BYTES,
-    stored_name: Callable[[str], str] = str,
+    stored: Stored = as_it_is,
 ) -> None:
     """Write tensors of these names and shapes in bfloat16, as Hugging Face shards them.
 
-    ``advance`` is told of every so many bytes that are written; ``stored_name`` gives what a file calls a tensor.
+    ``advance`` is told of every so many bytes that are written; ``stored`` gives the name and the shape that a tensor
+    has in a file.
     """
     shards = _shards(shapes, shard_bytes)
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
@@ -58,7 +66,7 @@ def write_weights(
         names = ["model.safetensors"]
     for file, shard in zip(names, shards, strict=True):
         with (directory / file).open("wb") as stream:
-            stream.write(_header({stored_name(name): shape for name, shape in shard.items()}))
+            stream.write(_header(dict(stored(name, shape) for name, shape in shard.items())))
             for name, shape in shard.items():
                 for block in draw(name, shape, text, seed):
                     advance(stream.write(block.data))
@@ -66,7 +74,9 @@ def write_weights(
         index = {
             "metadata": {"total_size": weight_bytes(shapes)},
             "weight_map": {
-                stored_name(name): file for file, shard in zip(names, shards, strict=True) for name in shard
+                stored(name, shape)[0]: file
+                for file, shard in zip(names, shards, strict=True)
+                for name, shape in shard.items()
             },
         }
         text_of_index = json.dumps(index, indent=2) + "\n"

@@ -55,9 +55,7 @@ def write_preset(
         )
     config = preset.config
     spoken = preset.spoken or chatml(config)
-    write_weights(
-        directory, expected_shapes(config), config.text, seed=seed, advance=advance, stored_name=preset.stored_name
-    )
+    write_weights(directory, expected_shapes(config), config.text, seed=seed, advance=advance, stored=preset.stored)
     write_frontend(directory, config, spoken)
     last = directory / f".{CONFIG}"
     published = preset.published or config.to_dict()
