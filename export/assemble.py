@@ -19,6 +19,7 @@ from pocketvlm.export.cost import disk_bytes
 from pocketvlm.export.job import Job, Lowered, Progress, Silent
 from pocketvlm.export.read.calibration import CalibrationSet, default_source, is_calibrated, read_calibration
 from pocketvlm.export.read.frontend import Frontend, read_frontend
+from pocketvlm.export.read.image_processor import NEWLINE_FILE
 from pocketvlm.export.read.retiling import Retiling
 from pocketvlm.export.reference.activations import Activations
 from pocketvlm.export.reference.stages import run_reference
@@ -27,6 +28,7 @@ from pocketvlm.export.store.finished import finished_so_far
 from pocketvlm.export.store.replacing import check_output, replacing
 from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
+from pocketvlm.models.shapes import NEWLINE
 from pocketvlm.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from pocketvlm.strict import first_wrong
 
@@ -104,6 +106,9 @@ def export_bundle(
         )
         lowered = {name: backend.lower(job) for name, backend in lowering.items()}
         shutil.copyfile(source.directory / TOKENIZER, directory / TOKENIZER)
+        if source.config.packing is not None:
+            newline = source.tensor(NEWLINE).float().numpy()
+            (directory / NEWLINE_FILE).write_bytes(newline.astype("<f4").tobytes())
         write_manifest(directory, _manifest(source, chosen, frontend, lowered, length, directory, seen))
         open_bundle(directory)
         verify(directory)
@@ -123,7 +128,8 @@ def _manifest(
     first = next(iter(lowered.values()))
     own = {name: result.section for name, result in lowered.items() if result.section is not None}
     minimum = {runtime: version for result in lowered.values() for runtime, version in result.minimum.items()}
-    files = {TOKENIZER, *(file for result in lowered.values() for file in result.files)}
+    own_files = {TOKENIZER, *({NEWLINE_FILE} if checkpoint.config.packing is not None else ())}
+    files = {*own_files, *(file for result in lowered.values() for file in result.files)}
     try:
         model = manifest.Model(
             name=checkpoint.name,

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from pocketvlm.errors import PocketVlmError, one_line
 from pocketvlm.files import read_bounded
@@ -35,6 +35,16 @@ class Strict(Closed):
     """Base of what people write: no conversions either."""
 
     model_config = STRICT
+
+
+def dropping_none(*names: str) -> Any:
+    """A serializer that leaves out what older formats lack, where it says nothing."""
+
+    def serialize(self: Any, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        return {key: value for key, value in written.items() if key not in names or value is not None}
+
+    return model_serializer(mode="wrap")(serialize)
 
 
 def first_wrong(error: ValidationError, whole: str = "top level") -> str:

@@ -19,10 +19,11 @@ import numpy.typing as npt
 from pocketvlm.errors import CapacityError, ChatError
 from pocketvlm.images.layout import image_tokens as layout_tokens
 from pocketvlm.runtime.text import Literal, PeopleText, Span, TextTokenizer
-from pocketvlm.runtime.vision import Picture
+from pocketvlm.runtime.vision import Picture, count_tokens, packed_of
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import ChatLayout, ImageLayout, Manifest
+    from pocketvlm.bundle.chat import ChatLayout
+    from pocketvlm.bundle.manifest import ImageLayout, Manifest
 
 Message = Mapping[str, Any]
 
@@ -92,19 +93,21 @@ def spans_of(messages: Sequence[Message], chat: ChatLayout) -> list[Span | Image
         if name == "assistant" and chat.reasoning is not None:
             whole = "".join(part.text for part in content if isinstance(part, PeopleText))
             content = [PeopleText(chat.reasoning.dropped_from(whole))]
+        if name == "user" and chat.images_first:
+            content = sorted(content, key=lambda part: isinstance(part, PeopleText))
         if role.strip:
             content = _strip(content, start=not chat.joins(name, index, roles[0]))
         prefix = chat.prefix_of(name, image_first=isinstance(content[0] if content else None, ImageSpan))  # type: ignore[arg-type]
-        spans += [Literal(prefix), *(span for part in content for span in _shown(part, chat)), Literal(role.suffix)]
+        shown = (span for part in content for span in _shown(part, chat)) if name == "user" else content
+        spans += [Literal(prefix), *shown, Literal(role.suffix)]
     spans.append(Literal(chat.generation_prefix))
     return spans
 
 
 def _shown(part: PeopleText | ImageSpan, chat: ChatLayout) -> list[Span | ImageSpan]:
-    """A part of a message, with what the chat layout puts around an image."""
-    if chat.image is None or isinstance(part, PeopleText):
-        return [part]
-    return [Literal(chat.image.prefix), part, Literal(chat.image.suffix)]
+    """A part of a question, with what the chat layout puts around it."""
+    around = chat.text if isinstance(part, PeopleText) else chat.image
+    return [part] if around is None else [Literal(around.prefix), part, Literal(around.suffix)]
 
 
 def build_prompt(
@@ -154,7 +157,7 @@ def image_tokens(picture: Picture, manifest: Manifest) -> tuple[npt.NDArray[np.i
     layout, vision, placeholder = manifest.image_layout, manifest.vision, manifest.tokens.image
     if layout is None or vision is None or placeholder is None:
         raise ChatError("this model takes text only, no images")
-    tokens, length = len(picture.tiled.pixels) * vision.tokens_per_tile, manifest.kv_cache.length
+    tokens, length = count_tokens(picture, vision), manifest.kv_cache.length
     if tokens > length:  # before they are counted out
         raise CapacityError(
             f"the image has {tokens} tokens, {length} fit into this bundle's KV cache: show a part of it, or export "
@@ -166,6 +169,7 @@ def image_tokens(picture: Picture, manifest: Manifest) -> tuple[npt.NDArray[np.i
         layout,
         placeholder=placeholder,
         tokens_per_tile=vision.tokens_per_tile,
+        packed=None if packed_of(picture, vision) is None else tokens,
     )
 
 

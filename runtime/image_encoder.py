@@ -32,7 +32,8 @@ class ImageEncoder:
     """One thread that encodes images in the order in which they are asked for, and one that embeds patches ahead.
 
     The tokens of the images used last are kept by the content of what the model sees, in at most ``cache_bytes``.
-    Without ``keep_vision`` the vision part's memory is freed whenever no image waits for it.
+    Without ``keep_vision`` the vision part's memory is freed whenever no image waits for it. ``pack`` makes an image's
+    tokens of its tiles'.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class ImageEncoder:
         keep_vision: bool,
         cache_bytes: int,
         pipelined: bool = True,
+        pack: vision.Pack = vision.as_they_are,
     ) -> None:
         self._engine = engine
         self._preprocessing = preprocessing
         self._tile_batch = tile_batch
         self._pipelined = pipelined
+        self._pack = pack
         self._keep_vision = keep_vision
         self._cache_bytes = cache_bytes
         self._lock = threading.Lock()
@@ -88,6 +91,7 @@ class ImageEncoder:
         try:
             ahead = self._ahead if self._pipelined else None
             tokens = vision.encode(self._engine, picture, self._preprocessing, self._tile_batch, ahead)
+            tokens = self._pack(picture, tokens)
             tokens.flags.writeable = False
             result = Encoded(tokens, time.perf_counter() - start)
             return result

@@ -59,6 +59,7 @@ class LoadedModel:
             pipelined=tuning is None or tuning.pipelined,
             keep_vision=keep_vision,
             cache_bytes=image_cache_bytes,
+            pack=vision.pack_of(bundle),
         )  # fmt: skip
         self._decoder = TextDecoder(
             engine,

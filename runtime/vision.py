@@ -12,9 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.images.open import ImageSource, open_image
+from pocketvlm.images.packing import PackedImage, pack, packed
 from pocketvlm.images.prepare import Preprocessing, TiledImage, cut_tiles, normalize
 
 if TYPE_CHECKING:
+    from pocketvlm.bundle.manifest import Vision
+    from pocketvlm.bundle.open import Bundle
     from pocketvlm.runtime.engines import Engine
 
 Floats = npt.NDArray[np.float32]
@@ -28,6 +31,10 @@ class Picture:
     digest: bytes
 
 
+#: A picture and the tokens of its tiles, one after the other -> its image tokens; float32 [tokens, hidden] both.
+Pack = Callable[[Picture, Floats], Floats]
+
+
 def prepare(source: ImageSource | Picture, preprocessing: Preprocessing) -> Picture:
     """Open an image and cut it into tiles; a Picture stays as it is.
 
@@ -36,9 +43,42 @@ def prepare(source: ImageSource | Picture, preprocessing: Preprocessing) -> Pict
     if isinstance(source, Picture):
         return source
     tiled = cut_tiles(open_image(source), preprocessing)
-    digest = hashlib.sha256(repr((tiled.grid, tiled.thumbnail_index)).encode())
+    digest = hashlib.sha256(repr((tiled.grid, tiled.thumbnail_index, tiled.size)).encode())
     digest.update(tiled.pixels.data)
     return Picture(tiled, digest.digest())
+
+
+def packed_of(picture: Picture, settings: Vision) -> PackedImage | None:
+    """How its tiles' tokens become one picture again; None where they follow one another."""
+    tiled, packing = picture.tiled, settings.packing
+    if packing is None or tiled.size is None:
+        return None
+    return packed(tiled.size, tiled.grid, settings.tokens_per_side, packing.most_tiles)
+
+
+def count_tokens(picture: Picture, settings: Vision) -> int:
+    """The image tokens that a picture becomes."""
+    plan = packed_of(picture, settings)
+    return len(picture.tiled.pixels) * settings.tokens_per_tile if plan is None else plan.tokens
+
+
+def as_they_are(picture: Picture, tokens: Floats) -> Floats:
+    """The tiles' tokens are the image's."""
+    return tokens
+
+
+def pack_of(bundle: Bundle) -> Pack:
+    """What makes an image's tokens of its tiles' in this bundle."""
+    settings = bundle.manifest.vision
+    if settings is None or settings.packing is None:
+        return as_they_are
+    newline = np.frombuffer(bundle.read(settings.packing.newline), "<f4").astype(np.float32, copy=False)
+
+    def packed_tokens(picture: Picture, tokens: Floats) -> Floats:
+        plan = packed_of(picture, settings)
+        return tokens if plan is None else pack(tokens, plan, newline)
+
+    return packed_tokens
 
 
 def encode(

@@ -212,7 +212,7 @@ class PocketVlm(LoadedModel):
         return prompt
 
     def _image_tokens(self, picture: vision.Picture) -> int:
-        return len(picture.tiled.pixels) * self._vision_settings()[1].tokens_per_tile
+        return vision.count_tokens(picture, self._vision_settings()[1])
 
 
 def _check_consistent(manifest: Manifest) -> None:

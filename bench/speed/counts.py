@@ -36,9 +36,9 @@ def count(bundle: Bundle, vlm: PocketVlm) -> Counts:
     graphs = {name: _operators(bundle, part.file) for name, part in manifest.engines.get("onnx", {}).items()}
     images = [] if manifest.vision is None else [Image.fromarray(gradient(PICTURE))]
     token_ids, stats = answer(vlm, images)
-    vision = manifest.vision
+    shown = images if stats.image_tokens else []
     return Counts(
-        tiles=0 if vision is None else stats.image_tokens // vision.tokens_per_tile,
+        tiles=sum(len(vlm.prepare(image).tiled.pixels) for image in shown),
         image_tokens=stats.image_tokens,
         prompt_tokens=stats.prompt_tokens,
         token_ids=token_ids,

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 from tokenizers import Tokenizer
 
-from pocketvlm.bundle.manifest import ChatLayout
+from pocketvlm.bundle.chat import ChatLayout
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.export.read.jinja.source import read_names
 from pocketvlm.export.read.tokenizer import literals_of

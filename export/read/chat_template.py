@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from pocketvlm.bundle.manifest import AroundImage, ChatLayout, Reasoning, Role
+from pocketvlm.bundle.chat import Around, ChatLayout, Reasoning, Role
 from pocketvlm.errors import ExportError, one_line
 from pocketvlm.export.read.jinja.process import Message, Rendering, TemplateFailsError
 from pocketvlm.export.read.jinja.source import FoundTemplate, Names, read_names, read_source
@@ -144,6 +144,7 @@ def _without_clock(render: Render) -> Render:
 def render_literals(chat: ChatLayout, messages: Sequence[Message], add_generation_prompt: bool, image: str = "") -> str:
     """What a runtime makes of messages: the literals around each message's text, ``image`` where one stands."""
     shown = image if chat.image is None else chat.image.prefix + image + chat.image.suffix
+    around = Around(prefix="", suffix="") if chat.text is None else chat.text
     parts = [chat.start]
     if chat.default_system is not None and (not messages or messages[0]["role"] != "system"):
         role = chat.roles["system"]
@@ -152,6 +153,9 @@ def render_literals(chat: ChatLayout, messages: Sequence[Message], add_generatio
         role = chat.roles[message["role"]]
         content = message["content"]
         texts = [content] if isinstance(content, str) else [part.get("text") for part in content]
+        asked = message["role"] == "user"
+        if asked and chat.images_first:
+            texts.sort(key=lambda text: text is not None)
         if chat.reasoning is not None and message["role"] == "assistant":
             texts = [chat.reasoning.dropped_from("".join(texts))]
         if role.strip and not chat.joins(message["role"], index, messages[0]["role"]):
@@ -159,7 +163,9 @@ def render_literals(chat: ChatLayout, messages: Sequence[Message], add_generatio
         if role.strip:
             texts[-1] = None if texts[-1] is None else texts[-1].rstrip()
         prefix = chat.prefix_of(message["role"], image_first=texts[0] is None)
-        parts += [prefix, *(shown if text is None else text for text in texts), role.suffix]
+        if asked:
+            texts = [shown if text is None else around.prefix + text + around.suffix for text in texts]
+        parts += [prefix, *texts, role.suffix]
     return "".join(parts) + (chat.generation_prefix if add_generation_prompt else "")
 
 
@@ -413,7 +419,9 @@ def _with_images(chat: ChatLayout, render: Render, image: str) -> ChatLayout:
     :raises ExportError: an image renders as something else, or as no layout has it
     """
     one, before, behind = {"type": "image"}, {"type": "text", "text": FIRST}, {"type": "text", "text": SECOND}
-    _, found, _ = _split(render([{"role": "user", "content": [before, one, behind]}], True), FIRST, SECOND)
+    lead, found, _ = _split(render([{"role": "user", "content": [before, one, behind]}], True), FIRST, SECOND)
+    if image in lead:
+        return _with_images_first(chat, render, image)
     if found.count(image) != 1:
         raise ExportError(
             f"the chat template renders an image as {one_line(repr(found), 200)}, the checkpoint's layout says "
@@ -421,7 +429,7 @@ def _with_images(chat: ChatLayout, render: Render, image: str) -> ChatLayout:
         )
     prefix, suffix = found.split(image)
     if prefix or suffix:
-        chat = chat.model_copy(update={"image": AroundImage(prefix=prefix, suffix=suffix)})
+        chat = chat.model_copy(update={"image": Around(prefix=prefix, suffix=suffix)})
     opening, _ = _split(render([{"role": "user", "content": [one, before]}], True), FIRST)
     usual, _ = _split(render_literals(chat, [_message("user", FIRST)], True), FIRST)
     first = opening.removesuffix(found).removeprefix(usual.removesuffix(chat.roles["user"].prefix))
@@ -430,6 +438,36 @@ def _with_images(chat: ChatLayout, render: Render, image: str) -> ChatLayout:
         chat = chat.model_copy(update={"roles": {**chat.roles, "user": user}})
     _prove_images(chat, render, image)
     return chat
+
+
+def _with_images_first(chat: ChatLayout, render: Render, image: str) -> ChatLayout:
+    """The same, where the template writes a question's images before its texts, and perhaps something around each."""
+    one, before, behind = {"type": "image"}, {"type": "text", "text": FIRST}, {"type": "text", "text": SECOND}
+    _, between, _ = _split(render([{"role": "user", "content": [before, behind]}], True), FIRST, SECOND)
+    opening, _ = _split(render([{"role": "user", "content": [one, before]}], True), FIRST)
+    user, failure = chat.roles["user"], None
+    for cut in range(len(between) + 1):
+        suffix, prefix = between[:cut], between[cut:]
+        if not (user.prefix.endswith(prefix) and user.suffix.startswith(suffix)):
+            continue
+        without = {"prefix": user.prefix.removesuffix(prefix), "suffix": user.suffix.removeprefix(suffix)}
+        layout = chat.model_copy(
+            update={
+                "roles": {**chat.roles, "user": user.model_copy(update=without)},
+                "text": Around(prefix=prefix, suffix=suffix) if between else None,
+                "images_first": True,
+            }
+        )
+        usual, _ = _split(render_literals(layout, [_message("user", FIRST)], True), FIRST)
+        left, _, right = opening.removeprefix(usual.removesuffix(prefix)).removesuffix(prefix).partition(image)
+        if left or right:
+            layout = layout.model_copy(update={"image": Around(prefix=left, suffix=right)})
+        try:
+            _prove_images(layout, render, image)
+            return layout
+        except DiffersError as error:
+            failure = failure or error
+    raise failure or ExportError("the chat template puts images and texts of a question where no layout has them")
 
 
 def _prove_images(chat: ChatLayout, render: Render, image: str) -> None:

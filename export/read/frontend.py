@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import ValidationError
 from tokenizers import Tokenizer
 
-from pocketvlm.bundle.manifest import ChatLayout, ImageLayout, Tokens, Vision
+from pocketvlm.bundle.chat import ChatLayout
+from pocketvlm.bundle.manifest import ImageLayout, Tokens, Vision
 from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.export.read.added_tokens import check_added_tokens
 from pocketvlm.export.read.chat_template import read_chat

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from pocketvlm.bundle.defaults import TILE_BATCH
-from pocketvlm.bundle.manifest import Vision
+from pocketvlm.bundle.manifest import ImagePacking, Vision
 from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.files import found, label
 from pocketvlm.images.rules import check_tiling, idefics3, internvl
@@ -22,8 +22,11 @@ from pocketvlm.images.tiling import Tiling
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import READ, TilingConfig, VlmConfig
 from pocketvlm.models.directory import read_json
+from pocketvlm.models.families import FAMILIES
 from pocketvlm.strict import checked
 
+#: A bundle's file of the token that ends each row of a packed picture.
+NEWLINE_FILE = "image_newline.bin"
 ALONE, WHOLE = "preprocessor_config.json", "processor_config.json"
 #: Pillow's and transformers' numbers for the filters that there are.
 FILTERS: dict[int, Literal["bicubic", "lanczos"]] = {3: "bicubic", 1: "lanczos"}
@@ -31,11 +34,14 @@ BICUBIC, LANCZOS = 3, 1
 #: Whose keys no file has to say: the model's code does.
 CODE = ("internvl_chat",)
 #: What processors call the number of image tokens of a tile.
-TOKENS_OF_A_TILE = ("image_seq_len", "image_seq_length")
+TOKENS_OF_A_TILE = ("image_seq_len", "image_seq_length", "num_image_tokens")
+#: transformers' OPENAI_CLIP_MEAN and OPENAI_CLIP_STD.
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 #: Whose defaults are those of a schema below; another one's keys must all be there.
 SIGLIP = ("SiglipImageProcessor", "SiglipImageProcessorFast", "SiglipImageProcessorPil")
 NEEDED = ("resample", "image_mean", "image_std")
 GOT_OCR2 = tuple(f"GotOcr2ImageProcessor{kind}" for kind in ("", "Fast", "Pil"))
+LLAVA_ONEVISION = tuple(f"LlavaOnevisionImageProcessor{kind}" for kind in ("", "Fast", "Pil"))
 IDEFICS3 = tuple(f"{name}ImageProcessor{kind}" for name in ("Idefics3", "SmolVLM") for kind in ("", "Fast", "Pil"))
 
 Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
@@ -66,6 +72,16 @@ class SiglipProcessor(ImageProcessor):
 
     do_center_crop: Literal[False] | None = None
     do_pad: Literal[False] | None = None
+
+
+class LlavaNextProcessor(ImageProcessor):
+    """OneVision's. (It pads where pictures of a batch have other numbers of tiles.)"""
+
+    do_center_crop: bool | None = None
+    crop_size: Sides = None
+    image_mean: tuple[Mean, Mean, Mean] | None = CLIP_MEAN
+    image_std: tuple[Scale, Scale, Scale] | None = CLIP_STD
+    image_grid_pinpoints: list[list[int]] | None = None
 
 
 class Idefics3Processor(ImageProcessor):
@@ -99,10 +115,14 @@ def read_vision(checkpoint: Checkpoint) -> Vision:
     :raises CheckpointError: there is no image processor, or naming the key that is wrong
     :raises ExportError: naming the key that asks for what tiles are not made with
     """
-    config = checkpoint.config
+    needed = checkpoint.family.processor not in CODE
+    return vision_of(checkpoint.config, *_read(checkpoint.directory, needed=needed))
+
+
+def vision_of(config: VlmConfig, raw: Mapping[str, Any], name: str) -> Vision:
+    """The same of a processor's keys; ``name``: what to call it."""
     assert config.vision is not None
-    raw, name = _read(checkpoint.directory, needed=checkpoint.family.processor not in CODE)
-    read, tiling = READERS[checkpoint.family.processor](raw, name, config)
+    read, tiling = READERS[FAMILIES[config.model_type].processor](raw, name, config)
     if read.resample not in FILTERS:
         known = ", ".join(f"{number} ({kind})" for number, kind in FILTERS.items())
         raise ExportError(f"{name}: resample is {read.resample}; what is supported is {known}")
@@ -126,6 +146,9 @@ def read_vision(checkpoint: Checkpoint) -> Vision:
         vision_hidden_size=config.vision.hidden_size,
         downsample_ratio=config.downsample_ratio,
         tokens_per_tile=config.tokens_per_tile,
+        packing=None
+        if config.packing is None
+        else ImagePacking(kind="anyres", newline=NEWLINE_FILE, most_tiles=config.packing.most_tiles),
     )
 
 
@@ -188,11 +211,28 @@ def _internvl_chat(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tupl
     return read, config.tiling
 
 
+def _llava_onevision(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageProcessor, TilingConfig]:
+    """Tiles are cut as config.json says, whose grids the processor has as well."""
+    assert config.vision is not None
+    read, tile = checked(LlavaNextProcessor, dict(raw), name, CheckpointError), config.vision.image_size
+    if read.image_processor_type not in (None, *LLAVA_ONEVISION):
+        kind = one_line(read.image_processor_type, 60)
+        raise ExportError(f"{name}: image_processor_type is {kind}; {config.model_type} has {LLAVA_ONEVISION[0]}")
+    _check_size(read, name, tile)
+    wanted = [[down * tile, across * tile] for across, down in config.tiling.candidates]
+    if read.image_grid_pinpoints not in (None, wanted):
+        raise ExportError(
+            f"{name}: image_grid_pinpoints are {one_line(read.image_grid_pinpoints, 80)}, config.json has others"
+        )
+    return read, config.tiling
+
+
 READERS: dict[str, Reader] = {
     "siglip": _siglip,
     "idefics3": _idefics3,
     "got_ocr2": _got_ocr2,
     "internvl_chat": _internvl_chat,
+    "llava_onevision": _llava_onevision,
 }
 
 
@@ -201,13 +241,21 @@ def check_image_tokens(directory: Path, config: VlmConfig) -> None:
 
     :raises ExportError: it does not
     """
-    raw = read_json(directory / WHOLE) if found((directory / WHOLE).exists) else {}
+    said = read_json(directory / WHOLE) if found((directory / WHOLE).exists) else {}
+    if config.image_in_template is None:
+        return
     for key in TOKENS_OF_A_TILE:
-        if config.image_in_template is not None and raw.get(key) not in (None, config.tokens_per_tile):
+        if said.get(key) not in (None, config.tokens_per_tile):
             raise ExportError(
-                f"{label(directory / WHOLE)}: {key} is {one_line(raw[key], 40)}; config.json makes "
+                f"{label(directory / WHOLE)}: {key} is {one_line(said[key], 40)}; config.json makes "
                 f"{config.tokens_per_tile} tokens of a tile"
             )
+    most = None if config.packing is None else config.packing.most_tiles
+    if most is not None and said.get("vision_aspect_ratio", f"anyres_max_{most}") != f"anyres_max_{most}":
+        raise ExportError(
+            f"{label(directory / WHOLE)}: vision_aspect_ratio is {one_line(said['vision_aspect_ratio'], 40)}, in "
+            f"config.json it is anyres_max_{most}"
+        )
 
 
 def _read(directory: Path, *, needed: bool) -> tuple[dict[str, Any], str]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from pocketvlm.bundle.manifest import Vision
 from pocketvlm.errors import ExportError
+from pocketvlm.images.packing import most_tokens
 from pocketvlm.images.prepare import preprocessing_of, sequence_length
 from pocketvlm.images.rules import RULES, idefics3
 from pocketvlm.images.tiling import Grid, grid_candidates
+from pocketvlm.strict import first_wrong
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ def retiled(vision: Vision, wanted: Retiling) -> Vision:
     A rule of one's own chooses from the family's grids, another one from all that have no longer side and no more
     tiles than the largest of those: the layout has a text for each, and the model was trained with as many.
 
-    :raises ExportError: naming the bound that leaves no grid
+    :raises ExportError: naming the bound that leaves no grid, or why the rule is none for this model
     """
     if wanted.strategy is not None and wanted.strategy not in RULES:
         raise ExportError(f"unknown tiling {wanted.strategy!r}: choose one of {', '.join(RULES)}")
@@ -46,7 +50,10 @@ def retiled(vision: Vision, wanted: Retiling) -> Vision:
         "longest_edge": None,
         "replaces": f"{vision.strategy}, at most {most_tiles(vision.candidates)} tiles",
     }
-    return Vision.model_validate({**dict(vision), **changed})
+    try:
+        return Vision.model_validate({**dict(vision), **changed})
+    except ValidationError as error:
+        raise ExportError(f"tiling {strategy}: {first_wrong(error)}") from error
 
 
 def in_words(vision: Vision) -> str:
@@ -63,7 +70,9 @@ def most_tiles(candidates: tuple[Grid, ...]) -> int:
 
 
 def tokens_of(vision: Vision, grid: Grid) -> int:
-    """Image tokens of a picture cut into a grid, its thumbnail's among them."""
+    """Image tokens of a picture cut into a grid, its thumbnail's among them: the most, where it is packed."""
+    if vision.packing is not None:
+        return most_tokens(grid, vision.tokens_per_side, vision.packing.most_tiles)
     return sequence_length(grid, preprocessing_of(vision)) * vision.tokens_per_tile
 
 

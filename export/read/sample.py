@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from pocketvlm.bundle.manifest import ChatLayout, ImageLayout
+from pocketvlm.bundle.chat import ChatLayout
+from pocketvlm.bundle.manifest import ImageLayout
 from pocketvlm.bundle.tokenizer import library_errors
 from pocketvlm.errors import CheckpointError
 from pocketvlm.images.layout import image_tokens

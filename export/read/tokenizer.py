@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer
 
-from pocketvlm.bundle.manifest import ChatLayout, ImageLayout
+from pocketvlm.bundle.chat import ChatLayout
+from pocketvlm.bundle.manifest import ImageLayout
 from pocketvlm.bundle.tokenizer import read_tokenizer_file
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.export.read.sample import encode

@@ -6,6 +6,7 @@ reader never half-understands a bundle. Every change raises FORMAT_VERSION and i
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from pocketvlm.strict import Closed
+from pocketvlm.bundle.chat import ChatLayout, Text
+from pocketvlm.strict import Closed, dropping_none
 
 #: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's, 3
 #: with a chat layout that does more than put text around messages, or pictures that are cut and laid out as no earlier
@@ -36,9 +38,8 @@ TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Field(max_length=256)]
 Chunk = Annotated[int, Field(gt=0, le=1 << 16)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-#: What models, tensors, recipes and versions are called, and text around what people write: characters.
+#: What models, tensors, recipes and versions are called: characters.
 Name = Annotated[str, StringConstraints(max_length=512)]
-Text = Annotated[str, StringConstraints(max_length=1 << 16)]
 #: Tiles across or down, as many as a checkpoint's config may ask for.
 MAX_SIDE = 64
 #: Dimensions of a tensor.
@@ -80,16 +81,6 @@ class Part(Closed):
     outputs: tuple[TensorSpec, ...]
 
 
-def _dropping_none(*names: str) -> Any:
-    """A serializer that leaves out what older formats lack, where it says nothing."""
-
-    def serialize(self: Any, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = handler(self)
-        return {key: value for key, value in written.items() if key not in names or value is not None}
-
-    return model_serializer(mode="wrap")(serialize)
-
-
 class AdapterRecord(Closed):
     """A LoRA adapter that was merged into the weights, and the digest of its config and weights."""
 
@@ -111,7 +102,7 @@ class Model(Closed):
     source: Name | None = None
     adapter: AdapterRecord | None = None
 
-    _serialize = _dropping_none("limits", "source", "adapter")
+    _serialize = dropping_none("limits", "source", "adapter")
 
     @property
     def format_version(self) -> int:
@@ -123,6 +114,22 @@ class Model(Closed):
 Strategy = Literal["relaxed", "llava-next", "internvl", "idefics3"]
 #: Those of formats 1 and 2.
 FIRST_STRATEGIES = ("relaxed", "llava-next", "internvl")
+#: Those that keep an image's aspect ratio on a canvas.
+PADDED = ("relaxed", "llava-next")
+
+
+class ImagePacking(Closed):
+    """How the tokens of an image's tiles become one picture again (``pocketvlm.images.packing``).
+
+    ``newline`` is a file of float32 [hidden], the token that ends each row; what is more than ``most_tiles`` tiles have
+    is made smaller.
+    """
+
+    kind: Literal["anyres"]
+    newline: FileName
+    most_tiles: Annotated[int, Field(gt=0, le=1024)] | None = None
+
+    _serialize = dropping_none("most_tiles")
 
 
 class Vision(Closed):
@@ -147,14 +154,31 @@ class Vision(Closed):
     tokens_per_tile: Annotated[int, Field(gt=0, le=1 << 16)]
     replaces: Name | None = None
     """the way in which the model's own processor cuts pictures, for people, where an export was asked for another"""
+    packing: ImagePacking | None = None
 
-    _serialize = _dropping_none("longest_edge", "replaces")
+    _serialize = dropping_none("longest_edge", "replaces", "packing")
 
     @property
     def format_version(self) -> int:
         """The oldest format that can say it."""
-        first = self.strategy in FIRST_STRATEGIES and self.resize_filter == "bicubic"
-        return 1 if first and self.longest_edge is None and self.replaces is None else 3
+        more = self.longest_edge is not None or self.replaces is not None or self.packing is not None
+        return 1 if self.strategy in FIRST_STRATEGIES and self.resize_filter == "bicubic" and not more else 3
+
+    @property
+    def tokens_per_side(self) -> int:
+        """Of a tile, whose tokens are a square where they are packed."""
+        return math.isqrt(self.tokens_per_tile)
+
+    @model_validator(mode="after")
+    def _can_be_packed(self) -> Vision:
+        if self.packing is not None:
+            if self.thumbnail != "first" or not self.thumbnail_of_single_tile:
+                raise ValueError("packing begins with a thumbnail, which not every image has first")
+            if self.strategy not in PADDED:
+                raise ValueError(f"packing takes padding away, and {self.strategy} stretches images")
+            if self.tokens_per_side**2 != self.tokens_per_tile:
+                raise ValueError(f"packing needs a square of tokens a tile, not {self.tokens_per_tile}")
+        return self
 
 
 class ImageLayout(Closed):
@@ -173,7 +197,7 @@ class ImageLayout(Closed):
     lone: TokenIds | None = None
     last_row_end: TokenIds | None = None
 
-    _serialize = _dropping_none("lone", "last_row_end")
+    _serialize = dropping_none("lone", "last_row_end")
 
     @property
     def format_version(self) -> int:
@@ -186,81 +210,6 @@ class Tokens(Closed):
 
     stop: TokenIds
     image: TokenId | None
-
-
-class Role(Closed):
-    """Literal text around a message; ``strip`` where the template trims the content's white space.
-
-    ``prefix_with_image``: what stands before a message that begins with an image, where it is not ``prefix``.
-    """
-
-    prefix: Text
-    suffix: Text
-    strip: bool
-    prefix_with_image: Text | None = None
-
-    _serialize = _dropping_none("prefix_with_image")
-
-
-class AroundImage(Closed):
-    """Literal text around each image, outside of what its layout has: the tokenizer sees it with the text beside it."""
-
-    prefix: Text
-    suffix: Text
-
-
-class Reasoning(Closed):
-    """What a template drops of an answer once the next question is asked: all up to the last ``end``, and then the
-    characters of ``trim`` at the beginning of the rest."""
-
-    end: Annotated[Text, StringConstraints(min_length=1)]
-    trim: Text
-
-    def dropped_from(self, text: str) -> str:
-        """What is left of an earlier answer."""
-        _, found, rest = text.rpartition(self.end)
-        return rest.lstrip(self.trim) if found else text
-
-
-class ChatLayout(Closed):
-    """The chat template as literals (proved equal to the Jinja template at export)."""
-
-    start: Text
-    roles: dict[Literal["system", "user", "assistant"], Role]
-    default_system: Text | None
-    generation_prefix: Text
-    reasoning: Reasoning | None = None
-    image: AroundImage | None = None
-    system_joins: bool = False
-    """whether a system message and the first question are trimmed as one text: the space between them stays"""
-
-    def joins(self, role: str, index: int, first: str) -> bool:
-        """Whether the message at ``index`` of a dialogue that begins with the role ``first`` is joined to a system
-        message, given or default."""
-        if not self.system_joins or role != "user":
-            return False
-        return index == 1 if first == "system" else index == 0 and self.default_system is not None
-
-    @model_serializer(mode="wrap")
-    def _without_what_format_2_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Formats 1 and 2 have none of these; a bundle without is written in them."""
-        written: dict[str, Any] = handler(self)
-        for name in ("reasoning", "image", "system_joins"):
-            if not getattr(self, name):
-                written.pop(name, None)
-        return written
-
-    @property
-    def format_version(self) -> int:
-        """The oldest format that can say it."""
-        more = any(role.prefix_with_image is not None for role in self.roles.values())
-        return 3 if more or self.reasoning is not None or self.image is not None or self.system_joins else 1
-
-    def prefix_of(self, role: Literal["system", "user", "assistant"], *, image_first: bool) -> str:
-        """What stands before a message of a role, which begins with an image or does not."""
-        chosen = self.roles[role]
-        with_image = chosen.prefix_with_image if image_first else None
-        return chosen.prefix if with_image is None else with_image
 
 
 class KvCacheSpec(Closed):
@@ -485,6 +434,10 @@ class Manifest(Closed):
                         raise ValueError(f"{engine} part {name} uses {file!r}, which 'files' does not list")
         if self.tokenizer not in self.files:
             raise ValueError(f"the tokenizer {self.tokenizer!r} is not in 'files'")
+        if self.vision is not None and self.vision.packing is not None:
+            newline = self.files.get(self.vision.packing.newline)
+            if newline is None or newline.bytes != 4 * self.model.hidden_size:
+                raise ValueError("packing.newline is no file of as many float32 as the model is wide")
         if (self.vision is None) != (self.image_layout is None) or (self.vision is None) != (self.tokens.image is None):
             raise ValueError("vision, image_layout and tokens.image belong together")
         return self

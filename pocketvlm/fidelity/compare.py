@@ -19,7 +19,9 @@ from pocketvlm.fidelity.divergence import (
     score_tokens,
     squared_error,
 )
+from pocketvlm.images.packing import pack
 from pocketvlm.images.prepare import normalize, preprocessing_of
+from pocketvlm.runtime.vision import packed_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,11 +131,29 @@ class Compared:
         wanted = encode_tiles(
             self._checkpoint.config, self._checkpoint.tensor, [sample.pixels for sample in samples], look
         )
+        wanted = [self._packed(item, tokens) for item, tokens in zip(group.items, wanted, strict=True)]
         for found, tokens in zip(shipped, wanted, strict=True):
             if found is not None and tokens is not None:
                 # [tiles, tokens per tile, hidden] -> [image tokens, hidden]
                 self._images.append(score_images(found, tokens.flatten(0, 1).numpy()))
         return wanted
+
+    def _packed(self, item: TeacherForced, tokens: Tensor | None) -> Tensor | None:
+        """[tiles, tokens per tile, hidden] -> where pictures are packed, theirs: [1, image tokens, hidden]"""
+        import torch
+
+        from pocketvlm.models.shapes import NEWLINE
+
+        vision = self._vlm.manifest.vision
+        if tokens is None or vision is None or vision.packing is None:
+            return tokens
+        newline, found, first = self._checkpoint.tensor(NEWLINE).float().numpy(), [], 0
+        for picture in item.pictures:
+            of_picture = tokens[first : first + len(picture.tiled.pixels)].flatten(0, 1).numpy()
+            first, plan = first + len(picture.tiled.pixels), packed_of(picture, vision)
+            found.append(of_picture if plan is None else pack(of_picture, plan, newline))
+        # [image tokens, hidden] -> [1, image tokens, hidden]
+        return torch.from_numpy(np.concatenate(found))[None]
 
     def _decode(
         self, group: Group, samples: list[Sample], shipped: list[Floats | None], wanted: list[Tensor | None]

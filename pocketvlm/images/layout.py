@@ -12,12 +12,19 @@ from pocketvlm.images.tiling import Grid
 
 
 def image_tokens(
-    grid: Grid, thumbnail_index: int | None, layout: ImageLayout, *, placeholder: int, tokens_per_tile: int
+    grid: Grid,
+    thumbnail_index: int | None,
+    layout: ImageLayout,
+    *,
+    placeholder: int,
+    tokens_per_tile: int,
+    packed: int | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Token ids of an image cut into ``grid``, and the image row that replaces each (-1: none), both int64 [tokens].
 
     Rows count the image tokens of all tiles in sequence order; ``thumbnail_index`` is the thumbnail's place among the
-    tiles, first or last.
+    tiles, first or last. Of an image that is ``packed`` (``pocketvlm.images.packing``) they are so many, and nothing
+    stands between them.
     """
     ids: list[int] = list(layout.image_start)
     is_image = [False] * len(ids)
@@ -28,9 +35,12 @@ def image_tokens(
 
     across, down = grid
     alone = thumbnail_index is None and grid == (1, 1)
+    if packed is not None:
+        add((), packed)
+        thumbnail_index, down = None, 0
     if thumbnail_index == 0:
         add(layout.thumbnail, tokens_per_tile)
-    if alone and layout.lone is not None:
+    if alone and layout.lone is not None and packed is None:
         add(layout.lone, tokens_per_tile)
         down = 0
     for row in range(down):

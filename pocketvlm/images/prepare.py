@@ -16,7 +16,7 @@ from PIL import Image
 from pocketvlm.errors import BundleError
 from pocketvlm.images.open import MAX_PIXELS, MAX_SIDE, open_image
 from pocketvlm.images.rules import check_tiling, plan_of
-from pocketvlm.images.tiling import Grid, PicturePlan, Tiling, thumbnail_index
+from pocketvlm.images.tiling import Grid, PicturePlan, Size, Tiling, thumbnail_index
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Vision
@@ -99,6 +99,8 @@ class TiledImage:
     """uint8 [tiles, tile, tile, 3]: row-major tiles, with the thumbnail where the family wants it"""
     thumbnail_index: int | None
     """position of the thumbnail in ``pixels``; None without one"""
+    size: Size | None = None
+    """of the image that was cut, pixels; None where it is a tile of one"""
 
 
 def select(image_size: tuple[int, int], preprocessing: Preprocessing) -> Grid:
@@ -128,7 +130,7 @@ def cut_tiles(image: Image.Image, preprocessing: Preprocessing) -> TiledImage:
     pixels = pixels.reshape(down * across, tile, tile, 3)
     if thumbnail is not None and plan.thumbnail_index is not None:
         pixels = np.insert(pixels, plan.thumbnail_index, np.asarray(thumbnail), axis=0)
-    return TiledImage(plan.grid, np.ascontiguousarray(pixels), plan.thumbnail_index)
+    return TiledImage(plan.grid, np.ascontiguousarray(pixels), plan.thumbnail_index, image.size)
 
 
 def normalize(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:

@@ -360,15 +360,23 @@ class TilingConfig:
 
 @read_by(READ)
 @dataclass(frozen=True)
+class PackingConfig:
+    """How the tokens of a picture's tiles become one picture again (``pocketvlm.images.packing``)."""
+
+    most_tiles: Annotated[int, Field(gt=0, le=1024)] | None = None
+
+
+@read_by(READ)
+@dataclass(frozen=True)
 class VlmConfig:
     """A whole model: vision tower, downsampler, projector, decoder. ``vision`` is None for a text-only model."""
 
     text: Annotated[DecoderConfig, Field(validation_alias="text_config")]
     vision: Annotated[VisionConfig | None, Field(validation_alias="vision_config")] = None
     model_type: Text = "bluelm_v"
-    #: "mlp": a matrix that merges blocks of tokens, then two layers; "matrix": one from blocks to the decoder's width;
-    #: "normed_mlp": a norm of blocks, then two layers.
-    projector: Literal["mlp", "matrix", "normed_mlp"] = "mlp"
+    #: "mlp": a matrix that merges blocks of tokens, then two layers; "layers": these alone, on each token; "matrix":
+    #: one from blocks to the decoder's width; "normed_mlp": a norm of blocks, then two layers.
+    projector: Literal["mlp", "layers", "matrix", "normed_mlp"] = "mlp"
     downsample_ratio: Tiles = 2
     #: Whether the tokens that blocks become go down the columns of a tile, not along its rows.
     blocks_by_column: bool = False
@@ -382,6 +390,8 @@ class VlmConfig:
     chat_template: Text | None = None
     image_layout: ImageLayoutConfig = field(default_factory=ImageLayoutConfig)
     tiling: TilingConfig = field(default_factory=TilingConfig)
+    #: None: the tokens of tiles follow one another.
+    packing: PackingConfig | None = None
 
     def __post_init__(self) -> None:
         if self.projector != "mlp" and self.vision is not None and self.vision.grid_size % self.downsample_ratio:
@@ -389,6 +399,8 @@ class VlmConfig:
             raise ValueError(
                 f"{side} patches along a side of a tile are not a multiple of {ratio}, which are one token"
             )
+        if self.projector == "layers" and self.downsample_ratio != 1:
+            raise ValueError(f"downsample_ratio is {self.downsample_ratio}, and no matrix merges blocks of tokens")
 
     @property
     def template_image(self) -> str:

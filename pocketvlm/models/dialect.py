@@ -7,19 +7,9 @@ from typing import Any
 
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.models.families import DECODERS
+from pocketvlm.models.families.family import SIGLIP_DEFAULTS
 from pocketvlm.models.quantized import packing_of
 
-#: transformers' SiglipVisionConfig, for keys that a vision_config may leave out.
-SIGLIP_DEFAULTS: dict[str, Any] = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 16,
-    "hidden_act": "gelu_pytorch_tanh",
-    "layer_norm_eps": 1e-6,
-}
 #: Keys that say that weights are packed, of which a third may be as back ends hold it (``quantized.packing_of``).
 QUANTIZED = ("compression_config", "quantization")
 #: Keys that send transformers elsewhere: to another config, other weights, other values a layer.

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 EMBEDDING_TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+#: What ends each row of a picture whose tiles' tokens are packed.
+NEWLINE = "image_newline"
 POSITIONS = "vision_tower.embeddings.position_embedding.weight"
 
 
@@ -30,9 +32,12 @@ def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
             yield from _linear("projector.linear_1", merged, text.hidden_size)
             yield from _linear("projector.linear_2", text.hidden_size, text.hidden_size)
         else:
-            yield from _linear("downsampler.linear", merged, width)
+            if config.projector == "mlp":
+                yield from _linear("downsampler.linear", merged, width)
             yield from _linear("projector.linear_1", width, text.hidden_size)
             yield from _linear("projector.linear_2", text.hidden_size, text.hidden_size)
+        if config.packing is not None:
+            yield NEWLINE, (text.hidden_size,)
     yield EMBEDDING_TABLE, (text.vocab_size, text.hidden_size)
     for layer in range(text.num_hidden_layers):
         yield from _decoder_layer(f"model.layers.{layer}", text)

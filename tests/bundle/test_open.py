@@ -211,6 +211,10 @@ def shows(raw: dict[str, Any], version: int, section: str, **changes: Any) -> No
     raw[section].update(changes)
 
 
+#: A bundle whose pictures' rows end with the token in this file.
+PACKING = {"kind": "anyres", "newline": "newline.bin"}
+
+
 def image_first(raw: dict[str, Any], version: int, prefix: Any = "<user with image>") -> None:
     """A user's prefix that is another one before an image."""
     raw["format_version"] = version
@@ -223,9 +227,13 @@ OF_FORMAT_3: tuple[Callable[[dict[str, Any], int], None], ...] = (
     lambda raw, version: shows(raw, version, "vision", resize_filter="lanczos"),
     lambda raw, version: shows(raw, version, "vision", longest_edge=32),
     lambda raw, version: shows(raw, version, "vision", replaces="internvl, at most 12 tiles"),
+    lambda raw, version: shows(raw, version, "vision", packing=dict(PACKING)),
+    lambda raw, version: shows(raw, version, "vision", packing={**PACKING, "most_tiles": 9}),
     lambda raw, version: shows(raw, version, "image_layout", lone=[1, 2]),
     lambda raw, version: shows(raw, version, "image_layout", last_row_end=[]),
     lambda raw, version: shows(raw, version, "chat", image={"prefix": "", "suffix": "\n"}),
+    lambda raw, version: shows(raw, version, "chat", text={"prefix": "\n", "suffix": ""}),
+    lambda raw, version: shows(raw, version, "chat", images_first=True),
     lambda raw, version: shows(raw, version, "model", limits="Knows drawn pictures alone."),
     lambda raw, version: shows(raw, version, "model", adapter={"name": "poet", "sha256": "0" * 64}),
     lambda raw, version: shows(raw, version, "model", source="acme/tiny-vlm@0123456789abcdef0123456789abcdef01234567"),
@@ -341,6 +349,17 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: shows(raw, 3, "image_layout", lone=[-1]), "not valid: image_layout.lone.0"),
         (lambda raw: shows(raw, 3, "image_layout", last_row_end=7), "not valid: image_layout.last_row_end"),
         (lambda raw: shows(raw, 3, "chat", image={"prefix": ""}), "not valid: chat.image.suffix"),
+        (lambda raw: shows(raw, 3, "chat", text=["", ""]), "not valid: chat.text"),
+        (lambda raw: shows(raw, 3, "chat", images_first=1), "not valid: chat.images_first"),
+        (lambda raw: shows(raw, 3, "vision", packing={**PACKING, "kind": "spiral"}), "not valid: vision.packing.kind"),
+        (lambda raw: shows(raw, 3, "vision", packing={**PACKING, "most_tiles": 0}), "vision.packing.most_tiles"),
+        (lambda raw: shows(raw, 3, "vision", packing={**PACKING, "newline": "../x"}), "vision.packing.newline"),
+        (lambda raw: shows(raw, 3, "vision", packing={**PACKING, "more": 1}), "vision.packing.more"),
+        (lambda raw: shows(raw, 3, "vision", packing={**PACKING, "newline": "other"}), "newline is no file of as many"),
+        (lambda raw: shows(raw, 3, "vision", packing={**PACKING, "newline": "graph.onnx"}), "newline is no file of as"),
+        (lambda raw: shows(raw, 3, "vision", packing=PACKING, thumbnail="last"), "packing begins with a thumbnail"),
+        (lambda raw: shows(raw, 3, "vision", packing=PACKING, strategy="internvl"), "and internvl stretches images"),
+        (lambda raw: shows(raw, 3, "vision", packing=PACKING, tokens_per_tile=24), "packing needs a square"),
         (lambda raw: image_first(raw, 3, 7), "not valid: chat.roles.user.prefix_with_image"),
         (lambda raw: drops_reasoning(raw, 3, end=""), "not valid: chat.reasoning.end"),
         (lambda raw: drops_reasoning(raw, 3, trim=None), "not valid: chat.reasoning.trim"),

@@ -188,3 +188,30 @@ def test_output_never_destroys(screen: Path, tmp_path: Path, monkeypatch: pytest
     one_error(tile(screen, "-o", old), 1, "No space left on device")
     assert old.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png", "old.png", "screen.png"]
+
+
+@pytest.mark.parametrize("kind", ["preset", "checkpoint", "bundle"])
+def test_a_models_own_rule_and_the_papers_beside_it(
+    kind: str, screen: Path, tiny_checkpoint: Path, tiny_bundles: dict[str, Path]
+) -> None:
+    model = {"preset": "smolvlm-256m", "checkpoint": str(tiny_checkpoint), "bundle": str(tiny_bundles["fp32"])}[kind]
+    shown = report(screen, "--model", model)
+    rules = [row["strategy"] for row in shown["strategies"]]
+    assert rules == (["idefics3", "relaxed"] if kind == "preset" else ["relaxed"])
+    if kind == "preset":
+        assert (shown["tile"], shown["tokens_per_tile"]) == (512, 64)
+        # 768x1536: the longer side 4 tiles of 512, the other half of it
+        assert shown["strategies"][0]["grid"] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "smolvlm-256m", "--tile", "384"), "--tile is the model's: leave it out, or --model"),
+        (("--model", "no-such-model"), "no-such-model"),
+    ],
+)
+def test_what_a_model_says_itself_is_not_asked_for(arguments: tuple[str, ...], message: str, screen: Path) -> None:
+    found = tile(screen, *arguments)
+    assert found.exit_code != 0
+    assert message in found.output

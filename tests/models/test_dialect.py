@@ -10,8 +10,8 @@ import pytest
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm.models.config import VlmConfig
-from pocketvlm.models.dialect import SIGLIP_DEFAULTS
 from pocketvlm.models.families import DECODERS
+from pocketvlm.models.families.family import SIGLIP_DEFAULTS
 from tests.support.checkpoints import tiny_config
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

@@ -20,7 +20,9 @@ from PIL import Image
 
 from pocketvlm.bundle.open import Bundle
 from pocketvlm.export import export_bundle
+from pocketvlm.export.job import Silent
 from pocketvlm.export.neuropilot.options import NpuOptions, with_options
+from pocketvlm.fidelity.measure import Comparison, measure
 from pocketvlm.images.open import open_image
 from pocketvlm.images.prepare import cut_tiles, normalize, preprocessing_of
 from pocketvlm.models.checkpoint import open_checkpoint
@@ -72,7 +74,7 @@ def test_both_namings_of_weights_are_the_same_model(one: Exported, tmp_path: Pat
     assert first.tensors.keys() == second.tensors.keys()
     assert all(torch.equal(first.tensor(name), second.tensor(name)) for name in first.tensors)
     stored = {name for name, _ in one.written.model.named_parameters()}
-    assert len(first.tensors) == len(stored)
+    assert len(first.tensors) == len(stored) - one.written.unused
 
 
 # --- Pictures ---------------------------------------------------------------------------------------------------------
@@ -162,8 +164,9 @@ def processed(written: Written, messages: Messages) -> dict[str, torch.Tensor]:
     ]
     text = written.processor.apply_chat_template(shown, add_generation_prompt=True)
     images = pictures_of(messages)
+    nested = images if written.one_by_one else [images]
     inputs = written.processor(
-        text=[text], images=[images] if images else None, return_tensors="pt", add_special_tokens=False
+        text=[text], images=nested if images else None, return_tensors="pt", add_special_tokens=False
     )
     return {key: value for key, value in inputs.items() if key != "attention_mask"}
 
@@ -173,6 +176,20 @@ def test_token_ids_are_the_processors(one: Exported, name: str) -> None:
     with load(one.bundle.location, threads=1) as vlm:
         found = vlm.tokenize(DIALOGUES[name])
     assert found.tolist() == processed(one.written, DIALOGUES[name])["input_ids"][0].tolist()
+
+
+def test_each_picture_of_onevision_is_cut_as_it_is_alone(one: Exported) -> None:
+    """There the processor differs, on purpose: two of one prompt it pads to a square each, and ends with one token."""
+    if not one.written.one_by_one:
+        return
+    messages = DIALOGUES["two"]
+    text = one.written.processor.apply_chat_template(messages, add_generation_prompt=True)
+    ids = one.written.processor(text=[text], images=[pictures_of(messages)], return_tensors="pt")["input_ids"][0]
+    with load(one.bundle.location, threads=1) as vlm:
+        (image,) = {vlm.manifest.tokens.image}
+        alone = sum((vlm.tokenize([said("user", number)]) == image).sum() for number in (0, 1))
+        assert (ids == image).sum() == 2 * (9 + 1)
+        assert (vlm.tokenize(messages) == image).sum() == alone > 2 * (9 + 1)
 
 
 @torch.no_grad()
@@ -202,6 +219,12 @@ FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "another filter": lambda raw: raw["vision"].update(
         resize_filter={"bicubic": "lanczos", "lanczos": "bicubic"}[raw["vision"]["resize_filter"]]
     ),
+    "padding is kept": lambda raw: raw["vision"].get("packing") and raw["vision"].update(pad_color=[9, 9, 9]),
+    "no token ends a row": lambda raw: raw["vision"].pop("packing", None),
+    "all tokens are kept": lambda raw: raw["vision"].get("packing", {}).pop("most_tiles", None),
+    "pictures where people put them": lambda raw: (
+        raw["chat"].update(images_first=False) if raw["chat"].get("images_first") else None
+    ),
     "another normalization": lambda raw: raw["vision"].update(mean=[0.5, 0.5, 0.51]),
 }
 
@@ -221,7 +244,10 @@ def test_a_fault_is_seen(one: Exported, tmp_path: Path, fault: str) -> None:
     pictures = {key: value for key, value in inputs.items() if key != "input_ids"}
     features = torch.cat(list(one.written.model.get_image_features(**pictures).pooler_output)).numpy()
     with load(tmp_path / "bundle", threads=1, engine="onnx") as vlm:
-        same_ids = vlm.tokenize(DIALOGUES["first"]).tolist() == inputs["input_ids"][0].tolist()
+        same_ids = all(
+            vlm.tokenize(DIALOGUES[name]).tolist() == processed(one.written, DIALOGUES[name])["input_ids"][0].tolist()
+            for name in ("first", "last")
+        )
         same_features = distance(vlm.encode_images(pictures_of(DIALOGUES["first"])), features) < TOLERANCE
     assert not (same_ids and same_features)
 
@@ -241,7 +267,7 @@ def test_special_tokens_that_people_write_are_text(one: Exported) -> None:
 
 
 def distance(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> float:
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted)) if found.shape == wanted.shape else np.inf
 
 
 @torch.no_grad()
@@ -267,6 +293,15 @@ def test_features_and_logits_of_both_engines_are_transformers(
     assert vision is not None
     record_property("tiling", vision.strategy)
     record_property("decoder", open_checkpoint(one.written.directory).config.text.model_type)
+
+
+def test_a_bundle_of_exact_weights_is_its_checkpoint(one: Exported) -> None:
+    """``pocketvlm eval --against``: image tokens, layers and logits of the bundle beside PyTorch's."""
+    wanted = Comparison(one.bundle.location, one.written.directory, "generated:seen", 2, 1)
+    found = measure(wanted, Silent())["fidelity"]
+    assert found["image_tokens"]["tokens"] > 0
+    assert found["image_tokens"]["relative_error"] < TOLERANCE
+    assert max(layer["all"] for layer in found["layers"]["decoder"]) < TOLERANCE
 
 
 @torch.no_grad()

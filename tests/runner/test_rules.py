@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from pocketvlm.bundle.open import file_sample_sha256
 from pocketvlm.images.open import open_image
+from pocketvlm.images.packing import pack, packed
 from pocketvlm.images.prepare import RESIZE_FILTERS, Preprocessing, cut_tiles, normalize
-from pocketvlm.images.rules import RULES, check_tiling, select_grid
+from pocketvlm.images.rules import RULES, check_tiling, plan_of, select_grid
 from pocketvlm.images.rules.idefics3 import grids as idefics3_grids
 from pocketvlm.images.tiling import PAPER_CANDIDATES, Tiling
 from pocketvlm.runtime.sampling import GenerationConfig, Sampler
@@ -25,6 +26,8 @@ from tests.images.test_tiling import COLUMNS, enough
 from tests.images.test_tiling import GOLDEN as GRIDS
 from tests.runner.native import Probe
 from tests.support.portable_layouts import GOLDEN as LAYOUTS
+from tests.support.portable_packing import GOLDEN as PACKING
+from tests.support.portable_packing import ONEVISION
 from tests.support.portable_plans import FOLDER as PLANS
 from tests.support.portable_sampling import GOLDEN as SAMPLING
 from tests.support.portable_tiles import GOLDEN as TILES
@@ -71,6 +74,24 @@ def test_golden_layouts(probe: Probe) -> None:
     for case in golden["cases"]:
         given_ = {**case, "layout": golden["layouts"][case["layout"]], "tokens_per_tile": golden["tokens_per_tile"]}
         assert probe("image_tokens", **given_) == case["ids"], case
+
+
+def test_golden_packing(probe: Probe) -> None:
+    for case in json.loads(PACKING.read_text(encoding="utf-8")):
+        asked = {key: case.pop(key) for key in ("size", "grid", "side", "most_tiles")}
+        assert probe("packing", **asked) == case, asked
+
+
+@pytest.mark.parametrize("most_tiles", [None, 2])
+@pytest.mark.parametrize("size", [(300, 100), (100, 300), (500, 500), (1, 4000)])
+def test_packed_tokens_are_pythons(probe: Probe, size: tuple[int, int], most_tiles: int | None) -> None:
+    grid, side, hidden = plan_of(size, ONEVISION).grid, 3, 2
+    plan = packed(size, grid, side, most_tiles)
+    tokens = np.random.default_rng(0).normal(size=((grid[0] * grid[1] + 1) * side**2, hidden)).astype(np.float32)
+    newline = np.array([7, 8], np.float32)
+    asked: dict[str, Any] = {"size": size, "grid": grid, "side": side, "most_tiles": most_tiles}
+    found = probe("pack", **asked, given=tokens.ravel().tolist(), newline=newline.tolist())
+    assert np.abs(np.array(found) - pack(tokens, plan, newline).ravel()).max() < 1e-6
 
 
 def test_golden_grids(probe: Probe) -> None:

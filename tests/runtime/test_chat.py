@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvlm.bundle.manifest import ChatLayout, Manifest, Reasoning, Role
+from pocketvlm.bundle.chat import ChatLayout, Reasoning, Role
+from pocketvlm.bundle.manifest import Manifest
 from pocketvlm.errors import CapacityError, ChatError
 from pocketvlm.images.prepare import Preprocessing, TiledImage
 from pocketvlm.images.tiling import PAPER_CANDIDATES

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pocketvlm.bundle.manifest import ChatLayout, Role
+from pocketvlm.bundle.chat import ChatLayout, Role
 from pocketvlm.export.read.chat_template import FoundChat
 from tests.soak.__main__ import main, make_bundles, run_cases, summary, totals
 from tests.soak.failing import WAYS

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pocketvlm.bundle.chat import ChatLayout, Role
 from pocketvlm.bundle.manifest import (
-    ChatLayout,
     Fidelity,
     ImageLayout,
     KvCacheSpec,
@@ -22,7 +22,6 @@ from pocketvlm.bundle.manifest import (
     MinimumRuntime,
     Model,
     RecipeRecord,
-    Role,
     TextFidelity,
     Tokens,
     Vision,

@@ -10,6 +10,32 @@ from dataclasses import dataclass
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": None}
 
 
+#: After LLaVA's: a message's images come before its texts, each with something around it.
+_TEXTS = "{% for part in m['content'] | selectattr('type', 'equalto', 'text') %}TEXT{% endfor %}"
+_MESSAGE = (
+    "{% for part in m['content'] | selectattr('type', 'equalto', 'image') %}IMAGE{% endfor %}"
+    "{% if m['role'] != 'assistant' %}" + _TEXTS + "{% else %}"
+    + _TEXTS.replace("TEXT", "{% generation %}TEXT{% endgeneration %}") + "{% endif %}"
+)  # fmt: skip
+LLAVA = (
+    "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['role'] | upper + ': ' }}{% endif %}"
+    + _MESSAGE.replace("IMAGE", "{{ '<image>\n' }}").replace("TEXT", "{{ part['text'] + ' ' }}")
+    + "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+LLAVA_MISTRAL = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}"
+    "{{ '<<SYS>>\n' + m['content'][0]['text'] + '\n<</SYS>>\n\n' }}{% else %}"
+    "{{ '[INST] ' if m['role'] == 'user' else ' ' }}"
+    + _MESSAGE.replace("IMAGE", "{{ '<image>\n' }}").replace("TEXT", "{{ part['text'] }}")
+    + "{{ ' [/INST]' if m['role'] == 'user' else '</s>' }}{% endif %}{% endfor %}"
+)
+LLAVA_ONEVISION = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' }}"
+    + _MESSAGE.replace("IMAGE", "{{ '<image>' }}").replace("TEXT", "{{ '\n' + part['text'] }}")
+    + "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
 @dataclass(frozen=True)
 class Kind:
     """``system``: whether the layout has that role. ``note``: words of what is to be said of it."""

@@ -48,6 +48,13 @@ def golden() -> dict[str, Any]:
                 tiles = grid[0] * grid[1] + (index is not None)
                 assert [row for row in rows.tolist() if row >= 0] == list(range(2 * tiles))
                 cases.append({"layout": name, "grid": grid, "thumbnail_index": index, "ids": ids.tolist()})
+    for packed in (1, 7):
+        ids, rows = image_tokens(
+            (2, 1), 0, LAYOUTS["every piece"], placeholder=PLACEHOLDER, tokens_per_tile=2, packed=packed
+        )
+        assert [row for row in rows.tolist() if row >= 0] == list(range(packed))
+        case = {"layout": "every piece", "grid": (2, 1), "thumbnail_index": 0, "packed": packed, "ids": ids.tolist()}
+        cases.append(case)
     layouts = {name: layout.model_dump() for name, layout in LAYOUTS.items()}
     content: dict[str, Any] = json.loads(json.dumps({"tokens_per_tile": 2, "layouts": layouts, "cases": cases}))
     return content

@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from tests.support.chat_templates import LLAVA_ONEVISION
+
 #: Two layers, grouped-query attention, heads of 32 (ONNX Runtime wants multiples of 16).
 TEXT: dict[str, Any] = {
     "model_type": "llama",
@@ -39,12 +41,18 @@ MERGES = (("Ċ", "Ċ"), ("Ġ", "t"), ("h", "e"), ("Ġt", "he"), (":", "Ġ"), ("�
 
 @dataclass(frozen=True)
 class Written:
-    """A checkpoint, the model that it holds in float32, and its processor. ``tile``: pixels of a tile's side."""
+    """A checkpoint, the model that it holds in float32, and its processor. ``tile``: pixels of a tile's side.
+
+    ``unused``: weights that are stored and that nothing runs. ``one_by_one``: the processor is given pictures so that
+    each is cut as it is alone, which is not its own way for several.
+    """
 
     directory: Path
     model: Any
     processor: Any
     tile: int
+    unused: int = 0
+    one_by_one: bool = False
 
 
 def byte_level(specials: Sequence[str]) -> Tokenizer:
@@ -284,11 +292,66 @@ def internvl_chat(directory: Path) -> Written:
     return written
 
 
+# --- LLaVA's ----------------------------------------------------------------------------------------------------------
+
+CHATML_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
+#: OneVision's and CLIP's processors'.
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def llava_onevision(directory: Path) -> Written:
+    """Odd grids of 3 x 3 patches, and most pictures are more than two tiles, which are made smaller."""
+    from transformers import (
+        AutoConfig,
+        AutoModelForImageTextToText,
+        LlavaOnevisionProcessor,
+        LlavaOnevisionVideoProcessor,
+        PreTrainedTokenizerFast,
+    )
+    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+
+    torch.manual_seed(0)
+    patch, grid = 5, 3
+    tile = patch * grid
+    pinpoints = [[down * tile, across * tile] for down in range(1, 5) for across in range(1, 5)]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_level(CHATML_SPECIALS), eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    processor = LlavaOnevisionProcessor(
+        LlavaOnevisionImageProcessorPil(size={"height": tile, "width": tile}, image_grid_pinpoints=pinpoints),
+        tokenizer,
+        LlavaOnevisionVideoProcessor(),
+        num_image_tokens=grid**2,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio="anyres_max_5",
+        chat_template=LLAVA_ONEVISION,
+    )
+    config = AutoConfig.for_model(
+        "llava_onevision",
+        vision_config={
+            **TOWER, "model_type": "siglip_vision_model", "image_size": tile, "patch_size": patch,
+            "vision_use_head": False,
+        },
+        text_config={**TEXT, "model_type": "qwen2", "tie_word_embeddings": True},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=pinpoints,
+        vision_aspect_ratio="anyres_max_5",
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+    )  # fmt: skip
+    model = randomized(AutoModelForImageTextToText.from_config(config), 2.0)
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return Written(directory, model, processor, tile, unused=2, one_by_one=True)
+
+
 WRITERS: dict[str, Callable[[Path], Written]] = {
     "idefics3": idefics3,
     "smolvlm": smolvlm,
     "internvl": internvl,
     "internvl_chat": internvl_chat,
+    "llava_onevision": llava_onevision,
 }
 
 

@@ -59,6 +59,7 @@ CONTENT = {
     "graph.onnx": GRAPH,
     "weights/text.data": bytes(range(256)) * 1000,
     "tokenizer.json": b"{}",
+    "newline.bin": bytes(16),
 }
 
 

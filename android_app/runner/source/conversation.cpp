@@ -11,6 +11,20 @@ namespace pocketvlm {
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
+namespace {
+
+// float32 [hidden], whose bytes the manifest has counted.
+Floats read_newline(const Bundle& bundle) {
+  const Manifest& manifest = bundle.manifest;
+  const std::string bytes =
+      read_file(bundle.path(manifest.vision->packing->newline), 4 * manifest.hidden_size, Failure::bundle);
+  Floats newline(bytes.size() / sizeof(float));
+  std::memcpy(newline.data(), bytes.data(), newline.size() * sizeof(float));
+  return newline;
+}
+
+}  // namespace
+
 Model::Model(const std::string& directory, const ModelOptions& options) : keep_vision_(options.keep_vision) {
   const double start = now();
   // The bundle first: a damaged one is told from a missing library.
@@ -19,13 +33,14 @@ Model::Model(const std::string& directory, const ModelOptions& options) : keep_v
   if (!bundle.manifest.has_roles) throw Error(Failure::bundle, "the manifest's chat layout lacks a role that it needs");
   if (bundle.manifest.vision) check_vision(*bundle.manifest.vision, *bundle.manifest.layout);
   engine_ = std::make_unique<Engine>(bundle, open_library(options.library), options.threads);
+  if (bundle.manifest.vision && bundle.manifest.vision->packing) newline_ = read_newline(bundle);
   if (!keep_vision_) engine_->free_vision();
   load_s_ = now() - start;
 }
 
-std::shared_future<Floats> Model::start_encoding(Tiles tiles) {
+std::shared_future<Floats> Model::start_encoding(Tiles tiles, std::optional<Packed> packed) {
   const std::lock_guard<std::mutex> lock(queue_);
-  auto work = [this, tiles = std::move(tiles), previous = std::move(last_)]() mutable {
+  auto work = [this, tiles = std::move(tiles), packed, previous = std::move(last_)]() mutable {
     if (previous.valid()) previous.wait();
     previous = {};  // or every image would hold the one before it
     struct Leave {
@@ -35,7 +50,9 @@ std::shared_future<Floats> Model::start_encoding(Tiles tiles) {
         if (--model->waiting_ == 0 && !model->keep_vision_) model->engine_->free_vision();
       }
     } leave{this};
-    return encode_tiles(*engine_, tiles.pixels.data(), tiles.count, manifest().vision->tile_batch, true, closing_);
+    const int64_t batch = manifest().vision->tile_batch;
+    Floats tokens = encode_tiles(*engine_, tiles.pixels.data(), tiles.count, batch, true, closing_);
+    return packed ? pack(tokens, *packed, newline_) : tokens;
   };
   last_ = std::async(std::launch::async, std::move(work)).share();
   waiting_++;  // the work leaves under the same lock
@@ -61,19 +78,26 @@ void Conversation::add_image(const Rgb& given) {
   if (!manifest.vision) throw Error(Failure::usage, one_line(manifest.model_name, 80) + " takes text only, no images");
   const Vision& vision = *manifest.vision;
   Tiles tiles = cut_tiles(given, vision);
-  check_room(elements({tiles.count, vision.tokens_per_tile}));
+  std::optional<Packed> packed;
+  std::optional<int64_t> count;
+  if (vision.packing) {
+    const Size size{given.width, given.height};
+    packed = pocketvlm::packed(size, tiles.grid, vision.tokens_per_side(), vision.packing->most_tiles);
+    count = packed->tokens();
+  }
+  check_room(count ? size_t(*count) : elements({tiles.count, vision.tokens_per_tile}));
   const size_t before = ids_.size();
   const auto image = int32_t(images_.size());
   int64_t next_row = 0;
   try {
-    for (const auto& [around, tile] : laid_out(*manifest.layout, tiles.grid, tiles.thumbnail)) {
+    for (const auto& [around, rows] :
+         laid_out(*manifest.layout, tiles.grid, tiles.thumbnail, vision.tokens_per_tile, count)) {
       add_tokens(around.data(), around.size());
-      if (!tile) continue;
-      add_placeholders(image, next_row, vision.tokens_per_tile);
-      next_row += vision.tokens_per_tile;
+      add_placeholders(image, next_row, rows);
+      next_row += rows;
     }
     check_room(0);
-    images_.push_back(model_.start_encoding(std::move(tiles)));
+    images_.push_back(model_.start_encoding(std::move(tiles), packed));
   } catch (...) {
     ids_.resize(before);
     sources_.resize(before);

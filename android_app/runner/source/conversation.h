@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine.h"
+#include "packing.h"
 #include "sampling.h"
 
 namespace pocketvlm {
@@ -28,13 +29,14 @@ class Model {
   Engine& engine() { return *engine_; }
   const Manifest& manifest() const { return engine_->manifest(); }
   double load_s() const { return load_s_; }
-  // Encodes tiles in the background, one image after the other.
-  std::shared_future<Floats> start_encoding(Tiles tiles);
+  // Encodes tiles in the background, one image after the other, and packs their tokens.
+  std::shared_future<Floats> start_encoding(Tiles tiles, std::optional<Packed> packed);
 
  private:
   double load_s_;
   std::unique_ptr<Engine> engine_;
   const bool keep_vision_;
+  Floats newline_;  // of images that are packed
   std::atomic<bool> closing_{false};
   std::mutex queue_;
   int waiting_ = 0;

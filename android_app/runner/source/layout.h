@@ -8,13 +8,15 @@
 
 namespace pocketvlm {
 
-// Tokens, and whether those of one tile follow.
+// Tokens, and how many image tokens follow.
 struct LayoutPiece {
   TokenIds around;
-  bool tile;
+  int64_t rows;
 };
 
-// Of an image that is cut into `grid`, whose thumbnail is at this place of its tiles, in order.
-std::vector<LayoutPiece> laid_out(const ImageLayout& layout, const Grid& grid, std::optional<int64_t> thumbnail);
+// Of an image that is cut into `grid`, whose thumbnail is at this place of its tiles, in order. Of one that is `packed`
+// there are so many image tokens, and nothing stands between them.
+std::vector<LayoutPiece> laid_out(const ImageLayout& layout, const Grid& grid, std::optional<int64_t> thumbnail,
+                                  int64_t tokens_per_tile, std::optional<int64_t> packed = std::nullopt);
 
 }  // namespace pocketvlm

@@ -86,11 +86,20 @@ std::optional<Reader> in_format_3(const Members& of, const char* key, int64_t fo
   return given;
 }
 
+Packing packing(const Reader& value) {
+  const Members of = value.members({"kind", "newline", "most_tiles"});
+  of["kind"].choice({"anyres"});
+  Packing result{file_name(of["newline"]), {}};
+  if (const auto most = of.optional("most_tiles"); most && !most->is_null()) result.most_tiles = most->integer(1, 1024);
+  return result;
+}
+
 Vision vision(const Reader& value, int64_t format) {
   const Members of =
       value.members({"tile_size", "strategy", "candidates", "alpha", "thumbnail", "thumbnail_of_single_tile",
                      "longest_edge", "resize_filter", "pad_color", "rescale", "mean", "std", "tile_batch",
-                     "patches_per_tile", "vision_hidden_size", "downsample_ratio", "tokens_per_tile", "replaces"});
+                     "patches_per_tile", "vision_hidden_size", "downsample_ratio", "tokens_per_tile", "replaces",
+                     "packing"});
   Vision result;
   result.tile_size = of["tile_size"].integer(1, 4096);
   result.strategy = format < 3 ? of["strategy"].choice({"relaxed", "llava-next", "internvl"})
@@ -112,6 +121,15 @@ Vision vision(const Reader& value, int64_t format) {
   result.hidden_size = positive(of["vision_hidden_size"]);
   result.downsample_ratio = positive(of["downsample_ratio"]);
   result.tokens_per_tile = of["tokens_per_tile"].integer(1, 1 << 16);
+  if (const auto given = in_format_3(of, "packing", format)) {
+    result.packing = packing(*given);
+    if (result.thumbnail != "first" || !result.thumbnail_of_single_tile)
+      value.refuse("packing begins with a thumbnail, which not every image has first");
+    if (result.strategy != "relaxed" && result.strategy != "llava-next")
+      value.refuse("packing takes padding away, and this rule stretches images");
+    if (result.tokens_per_side() * result.tokens_per_side() != result.tokens_per_tile)
+      value.refuse("packing needs a square of tokens a tile");
+  }
   return result;
 }
 
@@ -131,8 +149,8 @@ ImageLayout image_layout(const Reader& value, int64_t format) {
 
 // Whether the chat layout has the roles that it needs. No answer here is rendered from it: tokens come in ready.
 bool check_chat(const Reader& value, int64_t format) {
-  const Members of = value.members(
-      {"start", "roles", "default_system", "generation_prefix", "reasoning", "image", "system_joins"});
+  const Members of = value.members({"start", "roles", "default_system", "generation_prefix", "reasoning", "image", "text",
+                                    "images_first", "system_joins"});
   of["start"].text(kText);
   of["generation_prefix"].text(kText);
   const Reader roles = of["roles"], system = of["default_system"];
@@ -151,13 +169,15 @@ bool check_chat(const Reader& value, int64_t format) {
     if (dropped["end"].text(kText).empty()) reasoning->refuse("its end is empty");
     dropped["trim"].text(kText);
   }
-  if (const auto image = in_format_3(of, "image", format)) {
-    const Members around = image->members({"prefix", "suffix"});
-    around["prefix"].text(kText);
-    around["suffix"].text(kText);
-  }
-  if (const auto joins = of.optional("system_joins"); joins && joins->boolean() && format < 3)
-    joins->refuse("formats 1 and 2 do not have it");
+  for (const char* part : {"image", "text"})
+    if (const auto given = in_format_3(of, part, format)) {
+      const Members around = given->members({"prefix", "suffix"});
+      around["prefix"].text(kText);
+      around["suffix"].text(kText);
+    }
+  for (const char* flag : {"images_first", "system_joins"})
+    if (const auto given = of.optional(flag); given && given->boolean() && format < 3)
+      given->refuse("formats 1 and 2 do not have it");
   return by_name.optional("user") && by_name.optional("assistant") && (system.is_null() || by_name.optional("system"));
 }
 
@@ -264,6 +284,11 @@ void check_whole(const Manifest& manifest, const Reader& top) {
   for (const std::string& file : manifest.npu_files)
     if (manifest.files.count(file) == 0) top.refuse("neuropilot uses " + file + ", which 'files' does not list");
   if (manifest.files.count(manifest.tokenizer) == 0) top.refuse("the tokenizer is not in 'files'");
+  if (manifest.vision && manifest.vision->packing) {
+    const auto newline = manifest.files.find(manifest.vision->packing->newline);
+    if (newline == manifest.files.end() || newline->second.bytes != 4 * manifest.hidden_size)
+      top.refuse("packing.newline is no file of as many float32 as the model is wide");
+  }
   if (manifest.vision.has_value() != manifest.layout.has_value() ||
       manifest.vision.has_value() != manifest.image_token.has_value())
     top.refuse("vision, image_layout and tokens.image belong together");

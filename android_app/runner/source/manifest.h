@@ -2,6 +2,7 @@
 // it.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -25,6 +26,12 @@ struct Part {
   std::vector<std::string> data;
 };
 
+// How the tokens of an image's tiles become one picture again (packing.h).
+struct Packing {
+  std::string newline;  // a file of float32 [hidden]: the token that ends each row
+  std::optional<int64_t> most_tiles;
+};
+
 struct Vision {
   int64_t tile_size;
   std::string strategy;
@@ -38,6 +45,9 @@ struct Vision {
   double rescale;
   std::vector<double> mean, std;  // 3 each
   int64_t tile_batch, patches_per_tile, hidden_size, downsample_ratio, tokens_per_tile;
+  std::optional<Packing> packing;
+  // Of a tile, whose tokens are a square where they are packed.
+  int64_t tokens_per_side() const { return int64_t(std::sqrt(double(tokens_per_tile))); }
 };
 
 struct ImageLayout {

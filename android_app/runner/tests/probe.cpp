@@ -8,6 +8,7 @@
 #include "graph.h"
 #include "images.h"
 #include "layout.h"
+#include "packing.h"
 #include "plan.h"
 #include "sampling.h"
 #include "sha256.h"
@@ -73,11 +74,29 @@ Json image_tokens(const Json& asked) {
   std::optional<int64_t> thumbnail;
   if (!asked["thumbnail_index"].is_null()) thumbnail = asked["thumbnail_index"].get<int64_t>();
   TokenIds ids;
-  for (const auto& [around, tile] : laid_out(layout, asked["grid"].get<Grid>(), thumbnail)) {
+  std::optional<int64_t> packed;
+  if (const Json given = asked.value("packed", Json()); !given.is_null()) packed = given.get<int64_t>();
+  const auto grid = asked["grid"].get<Grid>();
+  for (const auto& [around, rows] : laid_out(layout, grid, thumbnail, asked["tokens_per_tile"], packed)) {
     ids.insert(ids.end(), around.begin(), around.end());
-    if (tile) ids.insert(ids.end(), asked["tokens_per_tile"].get<size_t>(), -1);
+    ids.insert(ids.end(), size_t(rows), -1);
   }
   return ids;
+}
+
+Packed packing_of(const Json& asked) {
+  std::optional<int64_t> most;
+  if (const Json given = asked["most_tiles"]; !given.is_null()) most = given.get<int64_t>();
+  return packed(asked["size"].get<Size>(), asked["grid"].get<Grid>(), asked["side"], most);
+}
+
+Json packing(const Json& asked) {
+  const Packed plan = packing_of(asked);
+  return {{"corner", plan.corner}, {"kept", plan.kept}, {"shown", plan.size}, {"tokens", plan.tokens()}};
+}
+
+Json pack_tokens(const Json& asked) {
+  return pack(asked["given"].get<std::vector<float>>(), packing_of(asked), asked["newline"].get<std::vector<float>>());
 }
 
 Json tiles(const Json& asked) {
@@ -142,6 +161,8 @@ Json answer(const Json& asked) {
   if (what == "plan") return plan(asked);
   if (what == "picture_plan") return picture_plan(asked);
   if (what == "image_tokens") return image_tokens(asked);
+  if (what == "packing") return packing(asked);
+  if (what == "pack") return pack_tokens(asked);
   if (what == "tiles") return tiles(asked);
   if (what == "sample") return sample(asked);
   if (what == "adjust") return adjust(asked);

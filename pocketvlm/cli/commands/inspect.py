@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: kinds of tensors, by what their names contain; the first that fits counts
 KINDS = (
-    ("norms and biases", ("norm", ".bias", "_scale.weight")),
+    ("norms and biases", ("norm", ".bias", "_scale.weight", "image_newline")),
     ("patch and position embedding", ("vision_tower.embeddings",)),
     ("vision tower", ("vision_tower",)),
     ("downsampler", ("downsampler",)),

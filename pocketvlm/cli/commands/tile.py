@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from pocketvlm.cli.console import print_table
 from pocketvlm.cli.printing import rich_console
@@ -20,6 +22,7 @@ from pocketvlm.images.tiling import MAX_ENUMERATED, Grid, Tiling, grid_candidate
 if TYPE_CHECKING:
     from PIL import Image
 
+    from pocketvlm.bundle.manifest import ImagePacking, Vision
     from pocketvlm.images.prepare import Preprocessing
 
 #: drawing: space around and between the panels, and sizes of their two lines of text, pixels
@@ -85,6 +88,11 @@ class Candidates(click.ParamType[tuple[Grid, ...]]):
     "--tokens-per-tile", default=196, show_default=True, type=click.IntRange(1, 1_000_000), help="After downsampling."
 )
 @click.option("-o", "--output", metavar="PNG", type=click.Path(path_type=Path), help="Draw the grids to this file.")
+@click.option(
+    "--model",
+    metavar="MODEL",
+    help="As a bundle, a checkpoint or a preset (pocketvlm init --list) cuts it, and by the paper's rule beside.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     image: Path,
@@ -94,16 +102,36 @@ def command(
     alpha: float,
     tokens_per_tile: int,
     output: Path | None,
+    model: str | None,
     as_json: bool,
 ) -> None:
     """Show how IMAGE is cut into tiles, and how many image tokens that makes."""
     from pocketvlm.images.open import open_image
+
+    if model is None:
+        settings, packing = _settings(strategy, tile, candidates, alpha), None
+    else:
+        _check_alone(click.get_current_context())
+        settings, tokens_per_tile, packing = _settings_of(model, strategy)
+    _check_output(image, output)
+    picture = open_image(image)
+    choices = [choose(picture.size, preprocessing, tokens_per_tile, packing) for preprocessing in settings]
+    if output:
+        _write_png(draw(picture, settings, choices), output)
+    if as_json:
+        click.echo(_json(image, picture.size, settings[0], tokens_per_tile, choices, output))
+    else:
+        _print_table(image, picture.size, settings[0], tokens_per_tile, choices, output)
+
+
+def _settings(strategy: str | None, tile: int, candidates: tuple[Grid, ...], alpha: float) -> list[Preprocessing]:
+    """Of the rules that can do with these candidates."""
     from pocketvlm.images.prepare import Preprocessing
 
     tiling = Tiling(tile_size=tile, candidates=candidates)
     names = [strategy] if strategy else [name for name, rule in RULES.items() if rule.check(tiling) is None]
     try:
-        settings = [
+        return [
             Preprocessing(
                 tile_size=tile,
                 strategy=name,
@@ -117,19 +145,54 @@ def command(
         ]
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    _check_output(image, output)
-    picture = open_image(image)
-    choices = [choose(picture.size, preprocessing, tokens_per_tile) for preprocessing in settings]
-    if output:
-        _write_png(draw(picture, settings, choices), output)
-    if as_json:
-        click.echo(_json(image, picture.size, settings[0], tokens_per_tile, choices, output))
+
+
+def _check_alone(context: click.Context) -> None:
+    """Refuse what a model says itself."""
+    for name in ("tile", "candidates", "alpha", "tokens_per_tile"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')} is the model's: leave it out, or --model")
+
+
+def _settings_of(model: str, strategy: str | None) -> tuple[list[Preprocessing], int, ImagePacking | None]:
+    """Of a model's own rule and the paper's, or of one that is asked for; the tokens of its tiles, and their packing.
+
+    :raises PocketVlmError: there is no such model, or it takes no pictures
+    """
+    from pocketvlm.export.read.retiling import Retiling, retiled
+    from pocketvlm.images.prepare import preprocessing_of
+
+    own = _vision_of(model)
+    wanted = dict.fromkeys([own.strategy, "relaxed"] if strategy is None else [strategy])
+    return [preprocessing_of(retiled(own, Retiling(name))) for name in wanted], own.tokens_per_tile, own.packing
+
+
+def _vision_of(model: str) -> Vision:
+    from pocketvlm.bundle.open import open_bundle
+    from pocketvlm.errors import PocketVlmError, one_line
+    from pocketvlm.export.read.image_processor import read_vision, vision_of
+    from pocketvlm.models.checkpoint import open_checkpoint
+    from pocketvlm.models.presets import PRESETS
+    from pocketvlm.plan.source import is_bundle
+
+    vision: Vision | None
+    if is_bundle(model):
+        vision = open_bundle(model).manifest.vision
+    elif model in PRESETS:
+        vision = vision_of(PRESETS[model].config, PRESETS[model].said.processor or {}, model)
     else:
-        _print_table(image, picture.size, settings[0], tokens_per_tile, choices, output)
+        checkpoint = open_checkpoint(model)
+        vision = None if checkpoint.config.vision is None else read_vision(checkpoint)
+    if vision is None:
+        raise PocketVlmError(f"{one_line(model, 120)} takes no pictures")
+    return vision
 
 
-def choose(image_size: tuple[int, int], preprocessing: Preprocessing, tokens_per_tile: int) -> Cut:
+def choose(
+    image_size: tuple[int, int], preprocessing: Preprocessing, tokens_per_tile: int, packing: ImagePacking | None = None
+) -> Cut:
     """The grid and the cost of an image of ``image_size`` (width, height) pixels under one strategy."""
+    from pocketvlm.images.packing import packed
     from pocketvlm.images.prepare import sequence_length
     from pocketvlm.images.rules import plan_of
 
@@ -137,6 +200,9 @@ def choose(image_size: tuple[int, int], preprocessing: Preprocessing, tokens_per
     grid = plan.grid
     canvas = (grid[0] * preprocessing.tile_size, grid[1] * preprocessing.tile_size)
     tiles = sequence_length(grid, preprocessing)
+    tokens = tiles * tokens_per_tile
+    if packing is not None:
+        tokens = packed(image_size, grid, math.isqrt(tokens_per_tile), packing.most_tiles).tokens
     return Cut(
         strategy=preprocessing.strategy,
         grid=grid,
@@ -145,7 +211,7 @@ def choose(image_size: tuple[int, int], preprocessing: Preprocessing, tokens_per
         fit=RULES[preprocessing.strategy].fit,
         thumbnail_index=plan.thumbnail_index,
         tiles=tiles,
-        tokens=tiles * tokens_per_tile,
+        tokens=tokens,
     )
 
 

@@ -72,7 +72,10 @@ def connector(config: VlmConfig) -> dict[str, nn.Module]:
     if config.projector == "normed_mlp":
         normed = NormedBlocks(vision, ratio, by_column=config.blocks_by_column)
         return {"downsampler": normed, "projector": Projector(ratio * ratio * vision.hidden_size, hidden)}
-    return {"downsampler": Downsampler(vision, ratio), "projector": Projector(vision.hidden_size, hidden)}
+    layers = Projector(vision.hidden_size, hidden)
+    if config.projector == "layers":
+        return {"projector": layers}
+    return {"downsampler": Downsampler(vision, ratio), "projector": layers}
 
 
 class Projection(nn.Module):

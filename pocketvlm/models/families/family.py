@@ -24,6 +24,18 @@ DEFAULTS: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 
+#: transformers' SiglipVisionConfig, for keys that a vision_config may leave out.
+SIGLIP_DEFAULTS: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 16,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
+
 
 @dataclass(frozen=True)
 class DecoderTraits:

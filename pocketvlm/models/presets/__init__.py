@@ -15,7 +15,7 @@ from pocketvlm.models import families
 from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VisionConfig, VlmConfig
 from pocketvlm.models.families import idefics3
 from pocketvlm.models.presets import internvl, smolvlm
-from pocketvlm.models.presets.spoken import Spoken
+from pocketvlm.models.presets.spoken import Spoken, chatml
 from pocketvlm.models.presets.weights import Stored, as_it_is
 
 IMAGE_LAYOUT = ImageLayoutConfig(image_start="<|image_start|>", image_end="<|image_end|>")
@@ -37,6 +37,11 @@ class Preset:
     published: Mapping[str, Any] | None = None
     spoken: Spoken | None = None
     stored: Stored = as_it_is
+
+    @property
+    def said(self) -> Spoken:
+        """What it is spoken to with."""
+        return chatml(self.config) if self.spoken is None else self.spoken
 
 
 def _vlm(text: DecoderConfig, vision: VisionConfig) -> VlmConfig:

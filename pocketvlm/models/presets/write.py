@@ -12,7 +12,6 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.models.directory import read_json
 from pocketvlm.models.presets import Preset
 from pocketvlm.models.presets.frontend import write_frontend, write_json
-from pocketvlm.models.presets.spoken import chatml
 from pocketvlm.models.presets.weights import weight_bytes, write_weights
 from pocketvlm.models.shapes import expected_shapes
 
@@ -54,7 +53,7 @@ def write_preset(
             f"{directory.parent} has {free / 1e6:,.0f} MB free, the checkpoint needs {needed / 1e6:,.0f} MB"
         )
     config = preset.config
-    spoken = preset.spoken or chatml(config)
+    spoken = preset.said
     write_weights(directory, expected_shapes(config), config.text, seed=seed, advance=advance, stored=preset.stored)
     write_frontend(directory, config, spoken)
     last = directory / f".{CONFIG}"

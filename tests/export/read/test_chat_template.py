@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,22 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from pocketvlm.bundle.chat import Around
 from pocketvlm.errors import ExportError
 from pocketvlm.export.read.chat_template import FoundChat, compile_chat_template, read_chat, render_literals
-from tests.support.chat_templates import CHATML, REFUSED, TEMPLATES, TOKENS
+from tests.support.chat_templates import (
+    CHATML,
+    LLAVA,
+    LLAVA_MISTRAL,
+    LLAVA_ONEVISION,
+    REFUSED,
+    TEMPLATES,
+    TOKENS,
+)
 from tests.support.checkpoints import CHAT_TEMPLATE, tiny_config, write_frontend
+
+#: An image is <image> to its template.
+SHOWN = replace(tiny_config(), image_in_template="<image>")
 
 
 def write(directory: Path, template: str) -> Path:
@@ -197,6 +210,42 @@ def test_an_image_part_must_render_as_the_layout_says(tmp_path: Path, takes: str
     assert read_chat(write(tmp_path / "good", template), tiny_config()).layout is not None
     with pytest.raises(ExportError, match="<img>"):
         read_chat(write(tmp_path / "bad", template.replace("<image>", "<img>")), tiny_config())
+
+
+@pytest.mark.parametrize(
+    ("template", "prefix", "suffix", "image"),
+    [
+        (LLAVA, "", " ", Around(prefix="", suffix="\n")),
+        (LLAVA_MISTRAL, None, None, Around(prefix="", suffix="\n")),
+        (LLAVA_ONEVISION, "\n", "", None),
+    ],
+    ids=["llava", "mistral", "onevision"],
+)
+def test_images_may_come_before_the_texts(
+    tmp_path: Path, template: str, prefix: str | None, suffix: str | None, image: Around | None
+) -> None:
+    chat = read_chat(write(tmp_path, template), SHOWN).layout
+    assert chat is not None
+    assert chat.images_first
+    assert chat.image == image
+    assert chat.text == (None if prefix is None or suffix is None else Around(prefix=prefix, suffix=suffix))
+    assert chat.format_version == 3
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": "s"},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "11"}, {"type": "image"}, {"type": "text", "text": "22"}],
+        },
+    ]
+    assert "system" in chat.roles
+    shown = render_literals(chat, messages, True, "<image>")
+    assert shown.index("<image>") < shown.index("11") < shown.index("22")
+
+
+def test_texts_may_not_be_written_otherwise_beside_an_image(tmp_path: Path) -> None:
+    template = LLAVA_ONEVISION.replace("{{ '<image>' }}", "{{ '<image>' if loop.last else '<image>,' }}")
+    with pytest.raises(ExportError, match="images change the text around them"):
+        read_chat(write(tmp_path, template), SHOWN)
 
 
 def test_an_image_may_not_change_the_text_around_it(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvlm.bundle.manifest import Vision
+from pocketvlm.bundle.manifest import ImagePacking, Vision
 from pocketvlm.errors import ExportError
 from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.export.read.retiling import Retiling, most_tiles, retiled, tokens_of
@@ -35,6 +35,18 @@ LLAVA_NEXT = INTERNVL.model_copy(
     update={"strategy": "llava-next", "candidates": ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3)), "thumbnail": "first"}
 )
 ALL = (INTERNVL, IDEFICS3, LLAVA_NEXT)
+PACKED = LLAVA_NEXT.model_copy(
+    update={"packing": ImagePacking(kind="anyres", newline="newline.bin"), "thumbnail_of_single_tile": True}
+)
+
+
+def test_pictures_that_are_packed_are_counted_so() -> None:
+    """With a token behind each row: 16 x 16 of the thumbnail, 32 rows of 16 and one."""
+    assert tokens_of(PACKED, (1, 2)) == 256 + 32 * 17
+    assert retiled(PACKED, Retiling(max_tokens=256 + 32 * 17)).candidates == ((1, 2), (2, 1))
+    assert retiled(PACKED, Retiling("relaxed")).packing == PACKED.packing
+    with pytest.raises(ExportError, match="stretches images"):
+        retiled(PACKED, Retiling("internvl"))
 
 
 @pytest.mark.parametrize("tiles", [1, 2])

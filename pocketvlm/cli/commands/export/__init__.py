@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Fidelity
     from pocketvlm.bundle.open import Bundle
     from pocketvlm.models.checkpoint import Checkpoint
+    from pocketvlm.recipe import Recipe
 
 
 weights, checked = below("How weights are stored"), below("What it is held to")
@@ -140,15 +141,10 @@ def command(
 
         with ConsoleProgress() as progress:
             chosen = recipe_of_bits(source, chosen, calibration or default_source(source.config), target_bits, progress)
-    said = {"platform": platform, "chunks": chunks, "prefill_tokens": prefill and int(prefill)}
-    said |= {"compiled": False if uncompiled else None}
-    # What the options leave open is the recipe's to say.
-    table = {
-        **chosen.backends.get("neuropilot", {}),
-        **{key: value for key, value in said.items() if value is not None},
-    }
-    if table:
-        chosen = replace(chosen, backends={**chosen.backends, "neuropilot": table})
+    chosen = _with_npu_options(
+        chosen, platform=platform, chunks=chunks, prefill_tokens=prefill and int(prefill),
+        compiled=False if uncompiled else None,
+    )  # fmt: skip
     click.echo(f"{checkpoint}: {source.family.name}, {source.parameters / 1e6:,.1f} M parameters, recipe {chosen.name}")
     wanted = Retiling(tiling, max_tiles, max_tokens_per_image)
     length = source.config.text.kv_length(max_length)
@@ -189,6 +185,13 @@ def _opened(checkpoint: Path, lora: Path | None) -> Checkpoint:
 
     with ConsoleProgress() as progress:
         return open_checkpoint(checkpoint, progress, lora=lora)
+
+
+def _with_npu_options(recipe: Recipe, **said: object) -> Recipe:
+    """What the options leave open, None, is the recipe's to say."""
+    given = {key: value for key, value in said.items() if value is not None}
+    table = {**recipe.backends.get("neuropilot", {}), **given}
+    return replace(recipe, backends={**recipe.backends, "neuropilot": table}) if table else recipe
 
 
 def _interrupted(output: Path) -> str:

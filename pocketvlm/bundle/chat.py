@@ -1,0 +1,95 @@
+"""The section ``chat`` of a manifest: the chat template as literal text, and what goes between."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, StringConstraints, model_serializer
+
+from pocketvlm.strict import Closed, dropping_none
+
+#: Text around what people write: characters.
+Text = Annotated[str, StringConstraints(max_length=1 << 16)]
+
+
+class Role(Closed):
+    """Literal text around a message; ``strip`` where the template trims the content's white space.
+
+    ``prefix_with_image``: what stands before a message that begins with an image, where it is not ``prefix``.
+    """
+
+    prefix: Text
+    suffix: Text
+    strip: bool
+    prefix_with_image: Text | None = None
+
+    _serialize = dropping_none("prefix_with_image")
+
+
+class Around(Closed):
+    """Literal text around each part of a message: of an image outside of what its layout has, since the tokenizer sees
+    it with the text beside it."""
+
+    prefix: Text
+    suffix: Text
+
+
+class Reasoning(Closed):
+    """What a template drops of an answer once the next question is asked: all up to the last ``end``, and then the
+    characters of ``trim`` at the beginning of the rest."""
+
+    end: Annotated[Text, StringConstraints(min_length=1)]
+    trim: Text
+
+    def dropped_from(self, text: str) -> str:
+        """What is left of an earlier answer."""
+        _, found, rest = text.rpartition(self.end)
+        return rest.lstrip(self.trim) if found else text
+
+
+class ChatLayout(Closed):
+    """The chat template as literals (proved equal to the Jinja template at export).
+
+    ``image`` and ``text``: what stands around each image and each text of a question, which may be several; with
+    ``images_first`` a question's images come before its texts, wherever somebody put them.
+    """
+
+    start: Text
+    roles: dict[Literal["system", "user", "assistant"], Role]
+    default_system: Text | None
+    generation_prefix: Text
+    reasoning: Reasoning | None = None
+    image: Around | None = None
+    text: Around | None = None
+    images_first: bool = False
+    system_joins: bool = False
+    """whether a system message and the first question are trimmed as one text: the space between them stays"""
+
+    def joins(self, role: str, index: int, first: str) -> bool:
+        """Whether the message at ``index`` of a dialogue that begins with the role ``first`` is joined to a system
+        message, given or default."""
+        if not self.system_joins or role != "user":
+            return False
+        return index == 1 if first == "system" else index == 0 and self.default_system is not None
+
+    @model_serializer(mode="wrap")
+    def _without_what_format_2_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Formats 1 and 2 have none of these; a bundle without is written in them."""
+        written: dict[str, Any] = handler(self)
+        for name in ("reasoning", "image", "text", "images_first", "system_joins"):
+            if not getattr(self, name):
+                written.pop(name, None)
+        return written
+
+    @property
+    def format_version(self) -> int:
+        """The oldest format that can say it."""
+        more = any(role.prefix_with_image is not None for role in self.roles.values())
+        around = self.reasoning is not None or self.image is not None or self.text is not None
+        return 3 if more or around or self.images_first or self.system_joins else 1
+
+    def prefix_of(self, role: Literal["system", "user", "assistant"], *, image_first: bool) -> str:
+        """What stands before a message of a role, which begins with an image or does not."""
+        chosen = self.roles[role]
+        with_image = chosen.prefix_with_image if image_first else None
+        return chosen.prefix if with_image is None else with_image

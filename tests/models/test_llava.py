@@ -1,0 +1,131 @@
+"""LLaVA's configs and processors: what is read as transformers reads it, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pocketvlm.errors import PocketVlmError
+from pocketvlm.export.read.frontend import read_frontend
+from pocketvlm.models.checkpoint import open_checkpoint
+from pocketvlm.models.config import VlmConfig
+from tests.support.vision_families import WRITERS
+
+CONFIG, PROCESSOR = "config.json", "processor_config.json"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return WRITERS["llava_onevision"](tmp_path_factory.mktemp("llava") / "checkpoint").directory
+
+
+@pytest.fixture
+def checkpoint(written: Path, tmp_path: Path) -> Path:
+    shutil.copytree(written, tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    raw = json.loads(path.read_text())
+    change(raw)
+    path.write_text(json.dumps(raw))
+
+
+def test_what_onevisions_config_leaves_out_is_transformers_default() -> None:
+    from transformers import LlavaOnevisionConfig
+
+    tower = {"model_type": "siglip_vision_model", "image_size": 384}
+    given: tuple[dict[str, Any], ...] = ({}, {"vision_config": tower})
+    for raw in given:
+        wanted = LlavaOnevisionConfig(**raw)
+        found = VlmConfig.from_dict({"model_type": "llava_onevision", **raw})
+        assert found.vision is not None
+        assert found.packing is not None
+        for key in (
+            "hidden_size",
+            "intermediate_size",
+            "image_size",
+            "patch_size",
+            "num_hidden_layers",
+            "layer_norm_eps",
+        ):
+            assert getattr(found.vision, key) == getattr(wanted.vision_config, key), key
+        assert (found.text.model_type, found.text.vocab_size) == ("qwen2", wanted.text_config.vocab_size)
+        assert found.image_token_id == wanted.image_token_index
+        tile = found.vision.image_size
+        if not raw:
+            assert [
+                [down * tile, across * tile] for across, down in found.tiling.candidates
+            ] == wanted.image_grid_pinpoints
+        assert f"anyres_max_{found.packing.most_tiles}" == wanted.vision_aspect_ratio
+
+
+@pytest.mark.parametrize(("layer", "run"), [(-1, 2), (-2, 1), (1, 1), (2, 2)])
+def test_an_earlier_layer_may_be_taken(checkpoint: Path, layer: int, run: int) -> None:
+    edited(checkpoint / CONFIG, lambda raw: raw.update(vision_feature_layer=layer))
+    opened = open_checkpoint(checkpoint)
+    assert opened.config.vision is not None
+    assert opened.config.vision.num_hidden_layers == run
+    assert sum("encoder.layers" in name and name.endswith("fc1.weight") for name in opened.tensors) == run
+
+
+def images(**changes: Any) -> Callable[[dict[str, Any]], object]:
+    """A change of the image processor's keys."""
+    return lambda raw: raw["image_processor"].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "line"),
+    [
+        (CONFIG, lambda raw: raw.update(vision_feature_layer=-3), "vision_feature_layer is -3; what is supported"),
+        (CONFIG, lambda raw: raw.update(vision_feature_layer="last"), "vision_feature_layer is 'last'; what is"),
+        (CONFIG, lambda raw: raw.update(vision_feature_select_strategy="default"), "select_strategy is 'default'"),
+        (CONFIG, lambda raw: raw.update(projector_hidden_act="relu"), "projector_hidden_act is 'relu'"),
+        (CONFIG, lambda raw: raw.update(multimodal_projector_bias=False), "multimodal_projector_bias is False"),
+        (CONFIG, lambda raw: raw.update(vision_aspect_ratio="anyres"), "vision_aspect_ratio is 'anyres'"),
+        (CONFIG, lambda raw: raw.update(vision_aspect_ratio=9), "vision_aspect_ratio is 9"),
+        (CONFIG, lambda raw: raw.update(vision_aspect_ratio="anyres_max_9999"), "vision_aspect_ratio is"),
+        (CONFIG, lambda raw: raw.update(image_grid_pinpoints=[[15, 16]]), "image_grid_pinpoints: [[15, 16]] are not"),
+        (CONFIG, lambda raw: raw.update(image_grid_pinpoints=[]), "image_grid_pinpoints: [] are not sizes"),
+        (CONFIG, lambda raw: raw.update(image_grid_pinpoints=7), "image_grid_pinpoints: 7 are not sizes"),
+        (CONFIG, lambda raw: raw.update(image_grid_pinpoints=[[15, 15 * 65]]), "tiling.candidates"),
+        (CONFIG, lambda raw: raw["vision_config"].update(image_size="15"), "of whole tiles of 15 px"),
+        (CONFIG, lambda raw: raw["vision_config"].update(model_type="dinov2"), "vision_config.model_type is 'dinov2'"),
+        (CONFIG, lambda raw: raw.update(vision_config=[1]), "vision_config is [1], expected an object"),
+        (CONFIG, lambda raw: raw.update(image_token_index=5), "image_token_id is 5, the tokenizer's <image> is"),
+        (CONFIG, lambda raw: raw["text_config"].update(model_type="mamba"), "text_config.model_type"),
+        (PROCESSOR, lambda raw: raw.update(num_image_tokens=8), "num_image_tokens is 8; config.json makes 9 tokens"),
+        (PROCESSOR, lambda raw: raw.update(vision_aspect_ratio="anyres_max_9"), "vision_aspect_ratio is anyres_max_9"),
+        (PROCESSOR, images(size={"height": 16, "width": 15}), "tiles have the vision_config's image_size, 15"),
+        (PROCESSOR, images(image_grid_pinpoints=[[15, 30]]), "image_grid_pinpoints are [[15, 30]], config.json has"),
+        (PROCESSOR, images(image_processor_type="CLIPImageProcessor"), "image_processor_type is CLIPImageProcessor"),
+        (PROCESSOR, images(do_resize=False), "do_resize"),
+        (PROCESSOR, images(resample=2), "resample is 2"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_had_is_one_line(
+    checkpoint: Path, file: str, change: Callable[[dict[str, Any]], object], line: str
+) -> None:
+    read_frontend(open_checkpoint(checkpoint))
+    edited(checkpoint / file, change)
+    with pytest.raises(PocketVlmError) as caught:
+        read_frontend(open_checkpoint(checkpoint))
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_hub_checkpoints_of_transformers_4_have_their_tower_under_another_name(checkpoint: Path) -> None:
+    """``vision_tower.vision_model``, with SigLIP's head, which nothing runs."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(checkpoint / "model.safetensors")
+    before = open_checkpoint(checkpoint)
+    moved = {name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in weights.items()}
+    moved["vision_tower.vision_model.head.probe"] = weights["image_newline"].clone()
+    save_file(moved, checkpoint / "model.safetensors")
+    assert open_checkpoint(checkpoint).tensors.keys() == before.tensors.keys()
