@@ -27,7 +27,10 @@ def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """
     path = checkpoint.directory / "tokenizer.json"
     if not path.exists():
-        raise CheckpointError(f"{checkpoint.directory} has no tokenizer.json (other tokenizer formats are not read)")
+        raise CheckpointError(
+            f"{checkpoint.directory} has no tokenizer.json (other tokenizer formats are not read); transformers' "
+            "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) writes one"
+        )
     return read_tokenizer_file(path, CheckpointError)
 
 
