@@ -21,6 +21,7 @@ from pocketvlm.export.read.calibration import CalibrationSet, default_source, is
 from pocketvlm.export.read.frontend import Frontend, read_frontend
 from pocketvlm.export.read.image_processor import NEWLINE_FILE
 from pocketvlm.export.read.retiling import Retiling
+from pocketvlm.export.read.vocabulary import TOKENIZER, tokenizer_content
 from pocketvlm.export.reference.activations import Activations
 from pocketvlm.export.reference.stages import run_reference
 from pocketvlm.export.store.as_stored import with_stored
@@ -31,8 +32,6 @@ from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.models.shapes import NEWLINE
 from pocketvlm.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from pocketvlm.strict import first_wrong
-
-TOKENIZER = "tokenizer.json"
 
 
 def export_bundle(
@@ -105,7 +104,7 @@ def export_bundle(
             bos=frontend.bos,
         )
         lowered = {name: backend.lower(job) for name, backend in lowering.items()}
-        shutil.copyfile(source.directory / TOKENIZER, directory / TOKENIZER)
+        (directory / TOKENIZER).write_bytes(tokenizer_content(source.directory))
         if source.config.packing is not None:
             newline = source.tensor(NEWLINE).float().numpy()
             (directory / NEWLINE_FILE).write_bytes(newline.astype("<f4").tobytes())

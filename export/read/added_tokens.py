@@ -13,11 +13,11 @@ from pocketvlm.bundle.chat import ChatLayout
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.export.read.jinja.source import read_names
 from pocketvlm.export.read.tokenizer import literals_of
+from pocketvlm.export.read.vocabulary import OLDER, SETTINGS, TOKENIZER
 from pocketvlm.files import found, label
 from pocketvlm.models.config import READ
 from pocketvlm.models.directory import read_file, read_json
 
-SETTINGS, OLDER = "tokenizer_config.json", "added_tokens.json"
 #: transformers 5 makes this class' pipeline anew, of the vocabulary and of what the settings say.
 REMADE = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
@@ -40,6 +40,8 @@ def check_added_tokens(directory: Path, model_type: str, tokenizer: Tokenizer, c
     settings = read_file(AddedTokenSettings, directory / SETTINGS)
     added = settings.added_tokens_decoder
     _check_literals(directory, _named(directory, added or {}), tokenizer, chat)
+    if not found((directory / TOKENIZER).exists):  # then it was made of these settings
+        return
     # (transformers takes it for these, whatever the settings say)
     remade = model_type == "qwen2" or settings.tokenizer_class in (
         *REMADE,

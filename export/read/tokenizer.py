@@ -8,10 +8,11 @@ from tokenizers import Tokenizer
 
 from pocketvlm.bundle.chat import ChatLayout
 from pocketvlm.bundle.manifest import ImageLayout
-from pocketvlm.bundle.tokenizer import read_tokenizer_file
+from pocketvlm.bundle.tokenizer import read_tokenizer as tokenizer_of
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.export.read.sample import encode
-from pocketvlm.files import label
+from pocketvlm.export.read.vocabulary import TOKENIZER, VOCABULARY, tokenizer_content
+from pocketvlm.files import found, label
 from pocketvlm.models.checkpoint import Checkpoint
 
 REMEDY = (
@@ -21,17 +22,12 @@ REMEDY = (
 
 
 def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    """``tokenizer.json``.
+    """``tokenizer.json``, or what it would be where there is none.
 
     :raises CheckpointError: it is missing or damaged
     """
-    path = checkpoint.directory / "tokenizer.json"
-    if not path.exists():
-        raise CheckpointError(
-            f"{checkpoint.directory} has no tokenizer.json (other tokenizer formats are not read); transformers' "
-            "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) writes one"
-        )
-    return read_tokenizer_file(path, CheckpointError)
+    name = TOKENIZER if found((checkpoint.directory / TOKENIZER).exists) else VOCABULARY
+    return tokenizer_of(tokenizer_content(checkpoint.directory), label(checkpoint.directory / name), CheckpointError)
 
 
 def check_rows(

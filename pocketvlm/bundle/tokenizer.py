@@ -16,7 +16,6 @@ import math
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -34,7 +33,6 @@ from pydantic_core import to_json
 
 from pocketvlm.bundle.patterns import check_pattern
 from pocketvlm.errors import PocketVlmError, one_line
-from pocketvlm.files import label, read_bounded
 from pocketvlm.strict import checked
 
 if TYPE_CHECKING:
@@ -336,11 +334,6 @@ def read_tokenizer(content: bytes, name: str, kind: type[PocketVlmError] = Pocke
 def _normal(tokenizer: Tokenizer, text: str) -> str:
     normal: str = text if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str(text)
     return normal
-
-
-def read_tokenizer_file(path: Path, kind: type[PocketVlmError] = PocketVlmError) -> Tokenizer:
-    """The same of a file of at most MAX_TOKENIZER_BYTES."""
-    return read_tokenizer(read_bounded(path, MAX_TOKENIZER_BYTES, kind), label(path), kind)
 
 
 @contextmanager

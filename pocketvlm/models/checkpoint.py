@@ -171,7 +171,9 @@ class Checkpoint:
         without reading gigabytes.
         """
         digest = hashlib.sha256()
-        for name in ("config.json", "tokenizer.json", "chat_template.jinja", "tokenizer_config.json"):
+        whole = found((self.directory / "tokenizer.json").exists)
+        tokenizer = ("tokenizer.json",) if whole else ("vocab.json", "merges.txt")
+        for name in ("config.json", *tokenizer, "chat_template.jinja", "tokenizer_config.json"):
             if found((self.directory / name).exists):
                 content = read_bounded(self.directory / name, MAX_JSON_BYTES, CheckpointError)
                 digest.update(name.encode() + content)
