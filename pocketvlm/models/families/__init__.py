@@ -5,6 +5,7 @@ A new family is one file with a ``FAMILY`` and one line in ``FAMILIES`` (docs/ad
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from pocketvlm.errors import CheckpointError
@@ -52,9 +53,11 @@ DECODERS: dict[str, DecoderTraits] = {
 
 
 def family_of(model_type: str, where: Path) -> Family:
-    """The family of a ``model_type``, or a :class:`CheckpointError` that lists the known ones."""
+    """The family of a ``model_type``, or a :class:`CheckpointError` that lists the known ones, the nearest first."""
     if model_type not in FAMILIES:
+        near = difflib.get_close_matches(model_type, FAMILIES)
+        nearest = f" (nearest: {', '.join(near)})" if near else ""
         raise CheckpointError(
-            f"{where}: model_type {model_type!r} is not supported; known families: {', '.join(FAMILIES)}"
+            f"{where}: model_type {model_type!r} is not supported{nearest}; known families: {', '.join(FAMILIES)}"
         )
     return FAMILIES[model_type]
