@@ -132,6 +132,7 @@ def kept(output: Path | None) -> dict[str, Any]:
 @click.option("--sizes", default=1200, show_default=True, type=click.IntRange(0))
 @click.option("--graphs", default=2000, show_default=True, type=click.IntRange(0))
 @click.option("--programs", default=1000, show_default=True, type=click.IntRange(0))
+@click.option("--sources", default=1000, show_default=True, type=click.IntRange(0))
 @click.option("--no-others", is_flag=True, help="Only the parts that are named here.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--only", callback=parse_only, metavar="PART:INDEX", help="Run this case alone and show it.")

@@ -30,6 +30,7 @@ COUNTS = {
     "sizes": 60,
     "graphs": 48,
     "programs": 32,
+    "sources": 60,
 }
 
 
