@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from pocketvlm import __version__
 from pocketvlm.bundle import manifest
-from pocketvlm.bundle.defaults import KV_LENGTH
 from pocketvlm.bundle.open import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.errors import ExportError
 from pocketvlm.export.backends import BACKENDS, backend_of
@@ -20,6 +19,7 @@ from pocketvlm.export.job import Job, Lowered, Progress, Silent
 from pocketvlm.export.read.calibration import CalibrationSet, default_source, is_calibrated, read_calibration
 from pocketvlm.export.read.frontend import Frontend, read_frontend
 from pocketvlm.export.read.image_processor import NEWLINE_FILE
+from pocketvlm.export.read.length import kv_length, notes_on_length
 from pocketvlm.export.read.retiling import Retiling
 from pocketvlm.export.read.vocabulary import TOKENIZER, tokenizer_content
 from pocketvlm.export.reference.activations import Activations
@@ -49,7 +49,8 @@ def export_bundle(
     """Export a checkpoint, a directory or its name on Hugging Face's hub (``org/name[@revision]``), to a bundle: a
     directory, or an archive where ``output`` ends in ``.zip``.
 
-    ``max_length`` is the KV length in tokens (default: 2048, or the model's positions where it has fewer). An existing
+    ``max_length`` is the KV length in tokens (default: 2048, more where the largest picture needs it, and never more
+    than the model's positions). An existing
     bundle at ``output`` is replaced when the new one is complete, and untouched when the export fails.
 
     ``calibration`` is what a calibrated recipe sees: generated:SEED, text, FILE.jsonl, FILE.tsv or
@@ -67,17 +68,15 @@ def export_bundle(
     lowering = {name: backend_of(name) for name in backends}  # each once, whoever asks twice
     if not lowering:
         raise ExportError(f"no back end given; known: {', '.join(BACKENDS)}")
-    length = source.config.text.kv_length(max_length)
+    length = kv_length(source, max_length, retiling)
     output = check_output(output)
     for backend in lowering.values():
         chosen, calibration = backend.prepare(source, chosen, calibration)
     copies = sum(backend.COPIES for backend in lowering.values())
     _check_space(output, copies * disk_bytes(source, chosen, length))
     frontend = read_frontend(source, retiling)
-    for line in frontend.notes:
+    for line in (*frontend.notes, *notes_on_length(source, length, max_length, retiling)):
         progress.note(line)
-    if max_length is None and length < min(KV_LENGTH, source.config.text.max_position_embeddings):
-        progress.note(f"the KV length is {length} tokens: the model's {source.config.text.limit[1]}")
     seen = calibration_set(source, chosen, frontend, calibration)
     count = len(frontend.sample.token_ids)
     if count > length:

@@ -45,7 +45,11 @@ on_npu = below("With --backend neuropilot")
     "--backend", "backends", multiple=True, default=("onnx",), show_default=True, metavar="NAME", values=backends_of,
     help="What it is lowered to; may be repeated:",
 )  # fmt: skip
-@click.option("--max-length", type=click.IntRange(min=1), help="KV length in tokens  [default: 2048]")
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=1),
+    help="KV length in tokens  [default: 2048, or what the largest picture needs]",
+)
 @weights(
     "--calibration",
     metavar="DATA",
@@ -125,6 +129,7 @@ def command(
     behind. One by a calibrated recipe, or to ExecuTorch, goes on where it was killed or interrupted.
     """
     from pocketvlm.export import estimate, export_bundle
+    from pocketvlm.export.read.length import kv_length
     from pocketvlm.export.read.retiling import Retiling
     from pocketvlm.machine.allocator import keep_freed_memory
     from pocketvlm.recipe import load_recipe
@@ -146,8 +151,9 @@ def command(
         compiled=False if uncompiled else None,
     )  # fmt: skip
     click.echo(f"{checkpoint}: {source.family.name}, {source.parameters / 1e6:,.1f} M parameters, recipe {chosen.name}")
-    wanted = Retiling(tiling, max_tiles, max_tokens_per_image)
-    length = source.config.text.kv_length(max_length)
+    asked = Retiling(tiling, max_tiles, max_tokens_per_image)
+    retiling = None if asked == Retiling() else asked
+    length = kv_length(source, max_length, retiling)
     click.echo(f"estimate: {estimate(source, chosen, length, backends, calibration)}")
     started = time.monotonic()
     try:
@@ -164,7 +170,7 @@ def command(
                 backends=backends,
                 max_length=max_length,
                 calibration=calibration,
-                retiling=None if wanted == Retiling() else wanted,
+                retiling=retiling,
                 verify=verify,
                 progress=progress,
             )
