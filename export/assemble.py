@@ -29,7 +29,7 @@ from pocketvlm.export.store.finished import finished_so_far
 from pocketvlm.export.store.replacing import check_output, replacing
 from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
-from pocketvlm.models.shapes import NEWLINE
+from pocketvlm.models.stages import newline
 from pocketvlm.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from pocketvlm.strict import first_wrong
 
@@ -105,8 +105,8 @@ def export_bundle(
         lowered = {name: backend.lower(job) for name, backend in lowering.items()}
         (directory / TOKENIZER).write_bytes(tokenizer_content(source.directory))
         if source.config.packing is not None:
-            newline = source.tensor(NEWLINE).float().numpy()
-            (directory / NEWLINE_FILE).write_bytes(newline.astype("<f4").tobytes())
+            row_end = newline(source.config, source.tensor).numpy()
+            (directory / NEWLINE_FILE).write_bytes(row_end.astype("<f4").tobytes())
         write_manifest(directory, _manifest(source, chosen, frontend, lowered, length, directory, seen))
         open_bundle(directory)
         verify(directory)

@@ -212,6 +212,7 @@ class VisionMethods:
         self._program, self._weights, self._stages, side = program, weights, stages_of(config), config.vision.image_size
         self._pixels = [1, 3, side, side]
         self._patches = [1, config.vision.rows, config.vision.hidden_size]
+        self._vision = config.vision
         self._tokens = [1, config.tokens_per_tile, config.text.hidden_size]
 
     def methods(self) -> None:
@@ -232,8 +233,13 @@ class VisionMethods:
 
     def stage(self, stage: Stage) -> None:
         """The method "stage": one of the vision part's stages alone."""
-        taken = self._pixels if stage.part == "patch embedding" else self._patches
-        given = self._tokens if stage.part == "projector" else self._patches
+        layers, rows = self._vision.num_hidden_layers, self._vision.rows
+        enters, leaves = (layers, layers) if stage.part == "projector" else (stage.index, stage.index + 1)
+        taken, given = ([1, rows, self._vision.stream_width(layer)] for layer in (enters, leaves))
+        if stage.part == "patch embedding":
+            taken, given = self._pixels, self._patches
+        elif stage.part == "projector":
+            given = self._tokens
         self._method("stage", self._graph([stage], taken, given), taken, given)
 
     def _graph(self, stages: Sequence[Stage], taken: list[int], given: list[int]) -> int:

@@ -24,10 +24,12 @@ from pocketvlm.models.operators import (
     Attend,
     Blocks,
     CachedAttend,
+    Channels,
     ChannelScale,
     ClassToken,
     DropFirst,
     Gelu,
+    Join,
     LayerNorm,
     Linear,
     Parameter,
@@ -218,6 +220,14 @@ def _drop_first(at: XnnpackContext, call: Call, values: Value) -> Value:
     return at.graph.slice(values, 0, 1, call.operator.rows)
 
 
+def _channels(at: XnnpackContext, call: Call, values: Value) -> Value:
+    return at.graph.slice(values, 1, call.operator.first, call.operator.size)
+
+
+def _join(at: XnnpackContext, call: Call, left: Value, right: Value) -> Value:
+    return at.graph.concatenate([left, right], 1)
+
+
 def _blocks(at: XnnpackContext, call: Call, tokens: Value) -> Value:
     """As ``pocketvlm.models.operators.space_to_depth``: pad an odd grid, concatenate ratio x ratio tokens."""
     graph, grid, width, ratio = at.graph, call.operator.grid, call.operator.width, call.operator.ratio
@@ -250,5 +260,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     CachedAttend: _cached_attend,
     ClassToken: _class_token,
     DropFirst: _drop_first,
+    Channels: _channels,
+    Join: _join,
     Blocks: _blocks,
 }

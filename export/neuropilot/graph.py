@@ -207,6 +207,12 @@ class NpuGraph:
     def transpose(self, value: Rounded, *axes: int) -> Rounded:
         return Rounded(self.builder.op("Transpose", value.codes, perm=list(axes)), value.scale)
 
+    def joined(self, left: ir.Value, right: ir.Value) -> ir.Value:
+        return self.builder.op("Concat", left, right, axis=2)
+
+    def channels(self, value: Rounded, first: int, size: int) -> Rounded:
+        return Rounded(self.slice(value.codes, 2, first, first + size), value.scale)
+
     def without_first(self, value: Rounded, rows: int) -> Rounded:
         return Rounded(self.slice(value.codes, 1, 1, 1 + rows), value.scale)
 

@@ -23,9 +23,11 @@ from pocketvlm.models.operators import (
     Attend,
     Blocks,
     CachedAttend,
+    Channels,
     ChannelScale,
     DropFirst,
     Gelu,
+    Join,
     LayerNorm,
     Linear,
     QuickGelu,
@@ -79,6 +81,9 @@ class NpuArithmetic(Protocol):
 
     def layer_norm(self, numbers: Any, weight: Any, bias: Any, epsilon: float) -> Any: ...
 
+    def joined(self, left: Any, right: Any) -> Any:
+        """[tiles, rows, width], [tiles, rows, other] -> [tiles, rows, width + other]"""
+
     def turned(self, numbers: Any, size: int) -> Any:
         """[..., size]: the second half of the last axis, negated, then the first."""
 
@@ -94,6 +99,9 @@ class NpuArithmetic(Protocol):
 
     def without_first(self, value: Any, rows: int) -> Any:
         """[tiles, 1 + rows, width] -> [tiles, rows, width]"""
+
+    def channels(self, value: Any, first: int, size: int) -> Any:
+        """[tiles, rows, width] -> [tiles, rows, size], those from ``first`` on"""
 
     def blocks(self, value: Any, blocks: Blocks, tiles: int) -> Any:
         """As ``pocketvlm.models.operators.space_to_depth``, in at most four dimensions: what NPUs move about."""
@@ -255,6 +263,16 @@ def _drop_first(at: NpuContext, call: Call, values: Any) -> Any:
     return at.arithmetic.without_first(values, call.operator.rows)
 
 
+def _channels(at: NpuContext, call: Call, values: Any) -> Any:
+    return at.arithmetic.channels(values, call.operator.first, call.operator.size)
+
+
+def _join(at: NpuContext, call: Call, left: Any, right: Any) -> Any:
+    """One scale for both, which had one each."""
+    one = at.arithmetic
+    return one.rounded(call.name, one.joined(one.numbers(left), one.numbers(right)))
+
+
 def _blocks(at: NpuContext, call: Call, tokens: Any) -> Any:
     one, side = at.arithmetic, call.operator.side
     blocks = one.blocks(tokens, call.operator, at.tiles)
@@ -279,5 +297,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     Rotate: _rotate,
     CachedAttend: _cached_attend,
     DropFirst: _drop_first,
+    Channels: _channels,
+    Join: _join,
     Blocks: _blocks,
 }

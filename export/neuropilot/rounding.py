@@ -71,6 +71,12 @@ class TensorArithmetic:
                 value, order[other], order[place] = value.transpose(place, other), order[place], axis
         return value
 
+    def joined(self, left: Tensor, right: Tensor) -> Tensor:
+        return torch.cat([left, right], dim=-1)
+
+    def channels(self, value: Tensor, first: int, size: int) -> Tensor:
+        return value[..., first : first + size]
+
     def without_first(self, value: Tensor, rows: int) -> Tensor:
         return value[:, 1:]
 

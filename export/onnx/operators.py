@@ -21,10 +21,12 @@ from pocketvlm.models.operators import (
     Attend,
     Blocks,
     CachedAttend,
+    Channels,
     ChannelScale,
     ClassToken,
     DropFirst,
     Gelu,
+    Join,
     LayerNorm,
     Linear,
     Parameter,
@@ -100,6 +102,17 @@ class Activated(Later):
     def make(self, graph: GraphBuilder, name: str | None) -> ir.Value:
         # x * sigmoid(alpha * x) with alpha = 1 is SiLU
         return graph.op("QuickGelu", self.gate, domain=MICROSOFT, alpha=1.0, name=name)
+
+
+class Joined(Later):
+    """Two side by side."""
+
+    def __init__(self, left: ir.Value, right: ir.Value) -> None:
+        super().__init__()
+        self.left, self.right = left, right
+
+    def make(self, graph: GraphBuilder, name: str | None) -> ir.Value:
+        return graph.op("Concat", self.left, self.right, axis=2, name=name)
 
 
 @dataclass(frozen=True)
@@ -205,18 +218,27 @@ def _cached_attend(at: OnnxContext, call: Call, query: Any, key: Any, value: ir.
 def _class_token(at: OnnxContext, call: Call, rows: ir.Value) -> ir.Value:
     """The row once a tile: zeros of a tile's own, [tiles, 1, width], plus [width]."""
     graph = at.graph
-    zeros = graph.op("Mul", _rows(graph, rows, 0, 1), graph.constant("zero", np.array(0, np.float32)))
+    zeros = graph.op("Mul", _part(graph, rows, 1, 0, 1), graph.constant("zero", np.array(0, np.float32)))
     return graph.op("Concat", graph.op("Add", zeros, _vector(at, call)), rows, axis=1)
 
 
 def _drop_first(at: OnnxContext, call: Call, values: Any) -> ir.Value:
-    return _rows(at.graph, value_of(at, values), 1, 1 + call.operator.rows)
+    return _part(at.graph, value_of(at, values), 1, 1, 1 + call.operator.rows)
 
 
-def _rows(graph: GraphBuilder, values: ir.Value, first: int, end: int) -> ir.Value:
-    """Of each tile those from ``first`` to before ``end``."""
-    bounds = (graph.constant(f"index_{at}", np.array([at], np.int64)) for at in (first, end, 1))
+def _part(graph: GraphBuilder, values: ir.Value, axis: int, first: int, end: int) -> ir.Value:
+    """Of an axis what lies from ``first`` to before ``end``."""
+    bounds = (graph.constant(f"index_{at}", np.array([at], np.int64)) for at in (first, end, axis))
     return graph.op("Slice", values, *bounds)
+
+
+def _channels(at: OnnxContext, call: Call, values: Any) -> Any:
+    first = call.operator.first
+    return _part(at.graph, value_of(at, values), 2, first, first + call.operator.size)
+
+
+def _join(at: OnnxContext, call: Call, left: Any, right: Any) -> Joined:
+    return Joined(value_of(at, left), value_of(at, right))
 
 
 def _blocks(at: OnnxContext, call: Call, tokens: ir.Value) -> ir.Value:
@@ -259,6 +281,8 @@ TABLE: dict[Any, Callable[..., Any]] = {
     CachedAttend: _cached_attend,
     ClassToken: _class_token,
     DropFirst: _drop_first,
+    Channels: _channels,
+    Join: _join,
     Blocks: _blocks,
 }
 

@@ -76,8 +76,12 @@ def read_limits(directory: Path) -> str | None:
 
 def _frontend(checkpoint: Checkpoint, retiling: Retiling | None) -> Frontend:
     tokenizer = read_tokenizer(checkpoint)
-    read = read_chat(checkpoint.directory, checkpoint.config, "".join(tokenizer.encode("").tokens))
+    begin = "".join(tokenizer.encode("").tokens)
+    read = read_chat(checkpoint.directory, checkpoint.config, begin)
     chat = read.layout
+    if chat is not None and checkpoint.config.image_in_template is not None and not chat.start.startswith(begin):
+        # of a picture's processor: transformers has the tokenizer put it in front of what a template gives
+        chat = chat.model_copy(update={"start": begin + chat.start})
     vision, layout, image_token, images = None, None, None, None
     config = checkpoint.config
     if config.vision is None and retiling is not None:

@@ -27,6 +27,7 @@ from pocketvlm.strict import checked
 
 #: A bundle's file of the token that ends each row of a packed picture.
 NEWLINE_FILE = "image_newline.bin"
+SELECTED = "vision_feature_select_strategy"
 ALONE, WHOLE = "preprocessor_config.json", "processor_config.json"
 #: Pillow's and transformers' numbers for the filters that there are.
 FILTERS: dict[int, Literal["bicubic", "lanczos"]] = {3: "bicubic", 1: "lanczos"}
@@ -41,7 +42,10 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 SIGLIP = ("SiglipImageProcessor", "SiglipImageProcessorFast", "SiglipImageProcessorPil")
 NEEDED = ("resample", "image_mean", "image_std")
 GOT_OCR2 = tuple(f"GotOcr2ImageProcessor{kind}" for kind in ("", "Fast", "Pil"))
-LLAVA_ONEVISION = tuple(f"LlavaOnevisionImageProcessor{kind}" for kind in ("", "Fast", "Pil"))
+LLAVA = {
+    family: tuple(f"{name}ImageProcessor{kind}" for kind in ("", "Fast", "Pil"))
+    for family, name in (("llava_next", "LlavaNext"), ("llava_onevision", "LlavaOnevision"))
+}
 IDEFICS3 = tuple(f"{name}ImageProcessor{kind}" for name in ("Idefics3", "SmolVLM") for kind in ("", "Fast", "Pil"))
 
 Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
@@ -75,7 +79,7 @@ class SiglipProcessor(ImageProcessor):
 
 
 class LlavaNextProcessor(ImageProcessor):
-    """OneVision's. (It pads where pictures of a batch have other numbers of tiles.)"""
+    """LLaVA-NeXT's and OneVision's. (They pad where pictures of a batch have other numbers of tiles.)"""
 
     do_center_crop: bool | None = None
     crop_size: Sides = None
@@ -211,14 +215,17 @@ def _internvl_chat(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tupl
     return read, config.tiling
 
 
-def _llava_onevision(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageProcessor, TilingConfig]:
+def _llava_next(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageProcessor, TilingConfig]:
     """Tiles are cut as config.json says, whose grids the processor has as well."""
     assert config.vision is not None
     read, tile = checked(LlavaNextProcessor, dict(raw), name, CheckpointError), config.vision.image_size
-    if read.image_processor_type not in (None, *LLAVA_ONEVISION):
+    kinds = LLAVA[config.model_type]
+    if read.image_processor_type not in (None, *kinds):
         kind = one_line(read.image_processor_type, 60)
-        raise ExportError(f"{name}: image_processor_type is {kind}; {config.model_type} has {LLAVA_ONEVISION[0]}")
+        raise ExportError(f"{name}: image_processor_type is {kind}; {config.model_type} has {kinds[0]}")
     _check_size(read, name, tile)
+    if read.do_center_crop:
+        _check_size(read, name, tile, "crop_size")
     wanted = [[down * tile, across * tile] for across, down in config.tiling.candidates]
     if read.image_grid_pinpoints not in (None, wanted):
         raise ExportError(
@@ -232,7 +239,7 @@ READERS: dict[str, Reader] = {
     "idefics3": _idefics3,
     "got_ocr2": _got_ocr2,
     "internvl_chat": _internvl_chat,
-    "llava_onevision": _llava_onevision,
+    "llava_next": _llava_next,
 }
 
 
@@ -250,11 +257,27 @@ def check_image_tokens(directory: Path, config: VlmConfig) -> None:
                 f"{label(directory / WHOLE)}: {key} is {one_line(said[key], 40)}; config.json makes "
                 f"{config.tokens_per_tile} tokens of a tile"
             )
+    _check_patches(said, label(directory / WHOLE), config)
     most = None if config.packing is None else config.packing.most_tiles
     if most is not None and said.get("vision_aspect_ratio", f"anyres_max_{most}") != f"anyres_max_{most}":
         raise ExportError(
             f"{label(directory / WHOLE)}: vision_aspect_ratio is {one_line(said['vision_aspect_ratio'], 40)}, in "
             f"config.json it is anyres_max_{most}"
+        )
+
+
+def _check_patches(said: Mapping[str, Any], name: str, config: VlmConfig) -> None:
+    """As LLaVA's processors count them: patches and what a tower adds, without the one that "default" leaves out."""
+    patch, added, left_out = said.get("patch_size"), said.get("num_additional_image_tokens", 0), said.get(SELECTED)
+    if patch is None or config.vision is None:
+        return
+    whole = type(patch) is int and patch > 0 and type(added) is int
+    tokens = (config.vision.image_size // patch) ** 2 + added - (left_out == "default") if whole else None
+    if tokens != config.tokens_per_tile:
+        shown = ", ".join(one_line(repr(value), 40) for value in (patch, added, left_out))
+        raise ExportError(
+            f"{name}: patch_size, num_additional_image_tokens and {SELECTED} are {shown}, not what makes "
+            f"{config.tokens_per_tile} tokens of a tile, as config.json does"
         )
 
 
@@ -269,13 +292,12 @@ def _read(directory: Path, *, needed: bool) -> tuple[dict[str, Any], str]:
     return dict(inside), f"{label(whole)}: image_processor"
 
 
-def _check_size(read: ImageProcessor, name: str, tile: int) -> None:
+def _check_size(read: ImageProcessor, name: str, tile: int, key: str = "size") -> None:
     """That a processor's pictures are squashed to what a tile has."""
-    sides = read.size.values() if isinstance(read.size, dict) else [read.size]
+    size = getattr(read, key)
+    sides = size.values() if isinstance(size, dict) else [size]
     if any(side not in (None, tile) for side in sides):
-        raise ExportError(
-            f"{name}: size is {one_line(read.size, 80)}; tiles have the vision_config's image_size, {tile}"
-        )
+        raise ExportError(f"{name}: {key} is {one_line(size, 80)}; tiles have the vision_config's image_size, {tile}")
 
 
 def _longest(read: Idefics3Processor, name: str, key: str, default: int) -> int:

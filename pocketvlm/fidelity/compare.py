@@ -142,16 +142,16 @@ class Compared:
         """[tiles, tokens per tile, hidden] -> where pictures are packed, theirs: [1, image tokens, hidden]"""
         import torch
 
-        from pocketvlm.models.shapes import NEWLINE
+        from pocketvlm.models.stages import newline
 
         vision = self._vlm.manifest.vision
         if tokens is None or vision is None or vision.packing is None:
             return tokens
-        newline, found, first = self._checkpoint.tensor(NEWLINE).float().numpy(), [], 0
+        row_end, found, first = newline(self._checkpoint.config, self._checkpoint.tensor).numpy(), [], 0
         for picture in item.pictures:
             of_picture = tokens[first : first + len(picture.tiled.pixels)].flatten(0, 1).numpy()
             first, plan = first + len(picture.tiled.pixels), packed_of(picture, vision)
-            found.append(of_picture if plan is None else pack(of_picture, plan, newline))
+            found.append(of_picture if plan is None else pack(of_picture, plan, row_end))
         # [image tokens, hidden] -> [1, image tokens, hidden]
         return torch.from_numpy(np.concatenate(found))[None]
 

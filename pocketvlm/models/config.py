@@ -157,6 +157,8 @@ class VisionConfig:
     layer_norm: Literal["mean", "rms"] = "mean"
     #: A learned factor a channel on what attention and the MLP add (arXiv 2103.17239).
     layer_scale: bool = False
+    #: The layers whose outputs are taken, side by side, counted from 1; None: the last one's, of those that run.
+    taken: Annotated[tuple[Layers, ...], Field(min_length=1, max_length=16)] | None = None
     #: Layers that a checkpoint has behind the last one that runs.
     unused_layers: Annotated[int, Field(ge=0, le=4096)] = 0
 
@@ -167,6 +169,10 @@ class VisionConfig:
             )
         if self.grid_size == 0:
             raise ValueError("image_size is less than patch_size: a tile has no patch")
+        if self.taken is not None and max(self.taken) != self.num_hidden_layers:
+            raise ValueError(f"taken: {max(self.taken)} is not the last of {self.num_hidden_layers} layers")
+        if self.taken is not None and self.post_norm:
+            raise ValueError("taken: the norm behind the last layer is not of several")
 
     @property
     def grid_size(self) -> int:
@@ -181,6 +187,20 @@ class VisionConfig:
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def taken_width(self) -> int:
+        """Channels of what is taken of a patch."""
+        return self.hidden_size * len(self.taken or (0,))
+
+    def kept(self, layer: int) -> tuple[int, ...]:
+        """The layers, counted from 1, whose outputs go past the one with this index, counted from 0, to be taken."""
+        before = min(layer, self.num_hidden_layers - 1)
+        return tuple(sorted(number for number in set(self.taken or ()) if number <= before))
+
+    def stream_width(self, layer: int) -> int:
+        """Channels that enter the layer with this index: those that it computes with, and those that go past it."""
+        return self.hidden_size * (1 + len(self.kept(layer)))
 
 
 @read_by(READ)
@@ -399,6 +419,8 @@ class VlmConfig:
             raise ValueError(
                 f"{side} patches along a side of a tile are not a multiple of {ratio}, which are one token"
             )
+        if self.vision is not None and self.vision.taken is not None and self.projector != "layers":
+            raise ValueError(f"vision_config.taken is for a projector of layers alone, not for {self.projector!r}")
         if self.projector == "layers" and self.downsample_ratio != 1:
             raise ValueError(f"downsample_ratio is {self.downsample_ratio}, and no matrix merges blocks of tokens")
 
@@ -408,6 +430,11 @@ class VlmConfig:
         around = self.image_layout
         whole = around.image_start + self.image_token + around.image_end
         return whole if self.image_in_template is None else self.image_in_template
+
+    @property
+    def image_scale(self) -> float:
+        """Factor on image tokens: transformers' decoders multiply all embeddings, whatever they are of."""
+        return self.text.embedding_scale if self.projector == "layers" else 1.0
 
     @property
     def tokens_per_tile(self) -> int:

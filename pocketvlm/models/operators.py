@@ -249,6 +249,24 @@ class DropFirst(Operator):
         return values[:, 1:]
 
 
+class Channels(Operator):
+    """``size`` of the channels, from ``first`` on: [..., width] -> [..., size]."""
+
+    def __init__(self, first: int, size: int) -> None:
+        super().__init__()
+        self.first, self.size = first, size
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values[..., self.first : self.first + self.size]
+
+
+class Join(Operator):
+    """Two side by side: [..., width], [..., other] -> [..., width + other]."""
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return torch.cat([left, right], dim=-1)
+
+
 class Blocks(Operator):
     """Each ``ratio`` x ``ratio`` block of a ``grid`` x ``grid`` of tokens of this width side by side in one token; they
     go along the grid's rows, or ``by_column`` down its columns."""
@@ -304,5 +322,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     CachedAttend,
     ClassToken,
     DropFirst,
+    Channels,
+    Join,
     Blocks,
 )

@@ -34,7 +34,7 @@ def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
         else:
             if config.projector == "mlp":
                 yield from _linear("downsampler.linear", merged, width)
-            yield from _linear("projector.linear_1", width, text.hidden_size)
+            yield from _linear("projector.linear_1", config.vision.taken_width, text.hidden_size)
             yield from _linear("projector.linear_2", text.hidden_size, text.hidden_size)
         if config.packing is not None:
             yield NEWLINE, (text.hidden_size,)

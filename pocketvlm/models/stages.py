@@ -15,12 +15,12 @@ from torch import Tensor, fx, nn
 
 from pocketvlm.models.blocks.decoder import DecoderLayer, Head
 from pocketvlm.models.blocks.projector import Projection
-from pocketvlm.models.blocks.vision import VisionEmbeddings, VisionLayer
+from pocketvlm.models.blocks.vision import VisionEmbeddings, VisionLayer, layer_options
 from pocketvlm.models.checkpoint import ReadWeight, load, shapes_only
 from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
 from pocketvlm.models.operators import KvCache, RmsNorm, Step
 from pocketvlm.models.rope import rope_tables
-from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD
+from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, NEWLINE
 from pocketvlm.models.trace import Traced, trace
 
 Part = Literal["patch embedding", "vision layer", "projector", "decoder layer", "head"]
@@ -36,7 +36,7 @@ class Kind:
         self.build = build
 
     @staticmethod
-    def of(block: type[nn.Module], config: DecoderConfig | VisionConfig | VlmConfig, **options: bool) -> Kind:
+    def of(block: type[nn.Module], config: DecoderConfig | VisionConfig | VlmConfig, **options: int) -> Kind:
         """The one kind of a block, a config and what differs between layers, however often it is asked for."""
         key = block, repr(config), repr(options)
         return _KINDS.setdefault(key, Kind(partial(block, config, **options)))
@@ -112,10 +112,14 @@ def stages_of(config: VlmConfig) -> Stages:
     patch_embedding, projection = None, None
     vision: tuple[Stage, ...] = ()
     if config.vision is not None:
-        tower = Kind.of(VisionLayer, config.vision)
         patch_embedding = Stage("patch embedding", "vision_tower.embeddings.", Kind.of(VisionEmbeddings, config.vision))
         vision = tuple(
-            Stage("vision layer", f"vision_tower.encoder.layers.{index}.", tower, index)
+            Stage(
+                "vision layer",
+                f"vision_tower.encoder.layers.{index}.",
+                Kind.of(VisionLayer, config.vision, **layer_options(config.vision, index)),
+                index,
+            )
             for index in range(config.vision.num_hidden_layers)
         )
         projection = Stage("projector", "", Kind.of(Projection, config))
@@ -144,6 +148,12 @@ def head_stage(config: DecoderConfig) -> Stage:
 def embed_tokens(config: DecoderConfig, read: ReadWeight, token_ids: Tensor) -> Tensor:
     """int64 [tokens] -> [1, tokens, hidden]"""
     return read(EMBEDDING_TABLE, token_ids).float()[None] * config.embedding_scale
+
+
+@torch.no_grad()
+def newline(config: VlmConfig, read: ReadWeight) -> Tensor:
+    """What ends each row of a packed picture, float32 [hidden], as it enters the decoder."""
+    return read(NEWLINE).float() * config.image_scale
 
 
 def insert_image_tokens(

@@ -5,16 +5,31 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pocketvlm.errors import PocketVlmError
+from pocketvlm.export import export_bundle
+from pocketvlm.export.neuropilot.options import NpuOptions, with_options
 from pocketvlm.export.read.frontend import read_frontend
+from pocketvlm.models.blocks.vision import VisionTower
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
-from tests.support.vision_families import WRITERS
+from pocketvlm.recipe import load_recipe
+from pocketvlm.runtime import load
+from tests.models.test_vision_families import (
+    DIALOGUES,
+    KV_LENGTH,
+    TOLERANCE,
+    distance,
+    pictures_of,
+    processed,
+)
+from tests.support.vision_families import WRITERS, Written, granite_vision
 
 CONFIG, PROCESSOR = "config.json", "processor_config.json"
 
@@ -22,6 +37,11 @@ CONFIG, PROCESSOR = "config.json", "processor_config.json"
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return WRITERS["llava_onevision"](tmp_path_factory.mktemp("llava") / "checkpoint").directory
+
+
+@pytest.fixture(scope="module")
+def granite(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return granite_vision(tmp_path_factory.mktemp("granite") / "checkpoint")
 
 
 @pytest.fixture
@@ -129,3 +149,49 @@ def test_hub_checkpoints_of_transformers_4_have_their_tower_under_another_name(c
     moved["vision_tower.vision_model.head.probe"] = weights["image_newline"].clone()
     save_file(moved, checkpoint / "model.safetensors")
     assert open_checkpoint(checkpoint).tensors.keys() == before.tensors.keys()
+
+
+# --- Granite Vision ---------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_granite_vision_is_transformers(granite: Written, tmp_path: Path) -> None:
+    """Four layers' outputs side by side, and a decoder that multiplies all embeddings."""
+    written = granite
+    engines = ("onnx", "executorch")
+    bundle = export_bundle(
+        written.directory, tmp_path / "bundle", recipe="fp32", backends=engines, max_length=KV_LENGTH
+    )
+    inputs, images = processed(written, DIALOGUES["three"]), pictures_of(DIALOGUES["three"])
+    ids = inputs["input_ids"][0].tolist()
+    pictures = {key: value for key, value in inputs.items() if key != "input_ids"}
+    # transformers' decoder multiplies them where they enter it
+    features = 3 * torch.cat(list(written.model.get_image_features(**pictures).pooler_output)).numpy()
+    logits = written.model(**inputs).logits[0].numpy()
+    for engine in engines:
+        with load(bundle.location, threads=1, engine=engine) as vlm:
+            assert vlm.tokenize(DIALOGUES["three"]).tolist() == ids
+            assert distance(vlm.encode_images(images), features) < TOLERANCE, engine
+            assert distance(vlm.logits(ids, images), logits) < TOLERANCE, engine
+    recipe = with_options(load_recipe("int4-channel"), NpuOptions(compiled=False))
+    npu = export_bundle(
+        written.directory, tmp_path / "npu", recipe=recipe, backends=["neuropilot"], max_length=KV_LENGTH
+    )
+    with load(npu.location, threads=1, engine="npu-emulation") as vlm:
+        assert distance(vlm.encode_images(images), features) < 0.05
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("taken", [(1, 2, 3, 4), (4,), (2, 1, 3, 4), (1, 2, 3, 3, 4)])
+def test_other_layers_taken_are_seen(granite: Written, taken: tuple[int, ...]) -> None:
+    opened = open_checkpoint(granite.directory)
+    config = opened.config
+    assert config.vision is not None
+    assert config.vision.taken == (1, 2, 3, 4)
+    pixels = torch.randn(2, 3, 12, 12)
+    found = VisionTower(replace(config.vision, taken=taken))
+    found.load_state_dict({name.removeprefix("vision_tower."): opened.tensor(name) for name in opened.tensors
+                           if name.startswith("vision_tower.")})  # fmt: skip
+    states = granite.model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    wanted = torch.cat([states[number] for number in taken], dim=-1)
+    assert torch.allclose(found(pixels), wanted, atol=1e-5)

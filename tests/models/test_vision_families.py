@@ -165,8 +165,9 @@ def processed(written: Written, messages: Messages) -> dict[str, torch.Tensor]:
     text = written.processor.apply_chat_template(shown, add_generation_prompt=True)
     images = pictures_of(messages)
     nested = images if written.one_by_one else [images]
+    begun = text.startswith(written.processor.tokenizer.bos_token or "<none>")  # as apply_chat_template asks itself
     inputs = written.processor(
-        text=[text], images=nested if images else None, return_tensors="pt", add_special_tokens=False
+        text=[text], images=nested if images else None, return_tensors="pt", add_special_tokens=not begun
     )
     return {key: value for key, value in inputs.items() if key != "attention_mask"}
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from tests.support.chat_templates import LLAVA_ONEVISION
+from tests.support.chat_templates import LLAVA_MISTRAL, LLAVA_ONEVISION
 
 #: Two layers, grouped-query attention, heads of 32 (ONNX Runtime wants multiples of 16).
 TEXT: dict[str, Any] = {
@@ -295,55 +295,143 @@ def internvl_chat(directory: Path) -> Written:
 # --- LLaVA's ----------------------------------------------------------------------------------------------------------
 
 CHATML_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
-#: OneVision's and CLIP's processors'.
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+LLAMA_SPECIALS = ("<image>", "<pad>")
+
+
+def legacy_llama(specials: Sequence[str]) -> Tokenizer:
+    """SentencePiece-like BPE as Llama 2's: a space is ▁, which each piece of a text begins with, the rest falls back to
+    bytes, and <s> stands in front of a text."""
+    merges = (("▁", "t"), ("h", "e"), ("▁t", "he"), ("i", "s"), ("▁", "▁"))
+    letters = [*"▁abcdefghijklmnopqrstuvwxyz:?.", *("".join(pair) for pair in merges)]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, list(merges), unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    special = [AddedToken(token, special=True, normalized=False) for token in ("<unk>", "<s>", "</s>", *specials)]
+    tokenizer.add_special_tokens(special)
+    first = ("<s>", tokenizer.token_to_id("<s>"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[first])
+    return tokenizer
+
+
+def _llama_tokenizer() -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=legacy_llama(LLAMA_SPECIALS),
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+    )
+
+
+def _llava_like(directory: Path, family: str, processor: Any, unused: int, spread: float, **config: Any) -> Written:
+    """``config``: of a LlavaConfig or its heirs, without tokens."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    tokenizer = processor.tokenizer
+    image, end = tokenizer.convert_tokens_to_ids("<image>"), tokenizer.eos_token_id
+    made = AutoConfig.for_model(family, **config, image_token_index=image, eos_token_id=end)
+    model = randomized(AutoModelForImageTextToText.from_config(made), spread)
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    tile = config["vision_config"]["image_size"]
+    return Written(directory, model, processor, tile, unused, one_by_one=family == "llava_onevision")
 
 
 def llava_onevision(directory: Path) -> Written:
-    """Odd grids of 3 x 3 patches, and most pictures are more than two tiles, which are made smaller."""
-    from transformers import (
-        AutoConfig,
-        AutoModelForImageTextToText,
-        LlavaOnevisionProcessor,
-        LlavaOnevisionVideoProcessor,
-        PreTrainedTokenizerFast,
-    )
+    """Odd grids of 3 x 3 patches; a picture of more than five tiles' tokens is made smaller."""
+    from transformers import LlavaOnevisionProcessor, LlavaOnevisionVideoProcessor, PreTrainedTokenizerFast
     from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
     torch.manual_seed(0)
     patch, grid = 5, 3
     tile = patch * grid
     pinpoints = [[down * tile, across * tile] for down in range(1, 5) for across in range(1, 5)]
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=byte_level(CHATML_SPECIALS), eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
     processor = LlavaOnevisionProcessor(
         LlavaOnevisionImageProcessorPil(size={"height": tile, "width": tile}, image_grid_pinpoints=pinpoints),
-        tokenizer,
+        PreTrainedTokenizerFast(
+            tokenizer_object=byte_level(CHATML_SPECIALS), eos_token="<|im_end|>", pad_token="<|endoftext|>"
+        ),
         LlavaOnevisionVideoProcessor(),
         num_image_tokens=grid**2,
         vision_feature_select_strategy="full",
         vision_aspect_ratio="anyres_max_5",
         chat_template=LLAVA_ONEVISION,
     )
-    config = AutoConfig.for_model(
-        "llava_onevision",
-        vision_config={
-            **TOWER, "model_type": "siglip_vision_model", "image_size": tile, "patch_size": patch,
-            "vision_use_head": False,
-        },
+    tower = {"model_type": "siglip_vision_model", "image_size": tile, "patch_size": patch, "vision_use_head": False}
+    return _llava_like(
+        directory, "llava_onevision", processor, unused=2, spread=2.0,
+        vision_config={**TOWER, **tower},
         text_config={**TEXT, "model_type": "qwen2", "tie_word_embeddings": True},
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
         image_grid_pinpoints=pinpoints,
         vision_aspect_ratio="anyres_max_5",
         tie_word_embeddings=True,
-        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        video_token_index=processor.tokenizer.convert_tokens_to_ids("<video>"),
     )  # fmt: skip
-    model = randomized(AutoModelForImageTextToText.from_config(config), 2.0)
-    model.save_pretrained(directory)
-    processor.save_pretrained(directory)
-    return Written(directory, model, processor, tile, unused=2, one_by_one=True)
+
+
+def _llava_next_processor(tile: int, patch: int, pinpoints: list[list[int]], tokenizer: Any, **said: Any) -> Any:
+    from transformers import LlavaNextProcessor
+    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": tile}, crop_size={"height": tile, "width": tile}, image_grid_pinpoints=pinpoints
+    )
+    return LlavaNextProcessor(images, tokenizer, patch_size=patch, **said)
+
+
+def llava_next(directory: Path) -> Written:
+    """CLIP up to the second last of three layers, Mistral, and the grids of LLaVA 1.6."""
+    torch.manual_seed(0)
+    patch, tile = 4, 16
+    pinpoints = [[down * tile, across * tile] for down, across in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))]
+    processor = _llava_next_processor(
+        tile, patch, pinpoints, _llama_tokenizer(), vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, chat_template=LLAVA_MISTRAL,
+    )  # fmt: skip
+    tower = {"model_type": "clip_vision_model", "num_hidden_layers": 3, "image_size": tile, "patch_size": patch}
+    return _llava_like(
+        directory, "llava_next", processor, unused=18, spread=1.2,
+        vision_config={**TOWER, **tower},
+        text_config={**TEXT, "model_type": "mistral", "sliding_window": None, "tie_word_embeddings": False},
+        image_grid_pinpoints=pinpoints,
+    )  # fmt: skip
+
+
+def granite_vision(directory: Path) -> Written:
+    """A ``llava_next`` as Granite Vision is: SigLIP, four layers' outputs side by side, Granite's factors."""
+    from transformers import PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    patch, tile = 4, 12
+    pinpoints = [[down * tile, across * tile] for down in range(1, 4) for across in range(1, 4)]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_level(CHATML_SPECIALS), eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    processor = _llava_next_processor(
+        tile, patch, pinpoints, tokenizer, vision_feature_select_strategy="full", chat_template=LLAVA_ONEVISION
+    )
+    tower = {"model_type": "siglip_vision_model", "num_hidden_layers": 4, "image_size": tile, "patch_size": patch}
+    factors = {
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.7,
+        "attention_multiplier": 0.2,
+        "logits_scaling": 2.0,
+    }
+    return _llava_like(
+        directory, "llava_next", processor, unused=2, spread=1.5,
+        vision_config={**TOWER, **tower, "vision_use_head": False},
+        text_config={**TEXT, "model_type": "granite", "tie_word_embeddings": True, "logits_scaling": 2.0, **factors},
+        image_grid_pinpoints=pinpoints,
+        vision_feature_layer=[-4, -3, 3, -1],
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=True,
+    )  # fmt: skip
 
 
 WRITERS: dict[str, Callable[[Path], Written]] = {
@@ -351,6 +439,7 @@ WRITERS: dict[str, Callable[[Path], Written]] = {
     "smolvlm": smolvlm,
     "internvl": internvl,
     "internvl_chat": internvl_chat,
+    "llava_next": llava_next,
     "llava_onevision": llava_onevision,
 }
 

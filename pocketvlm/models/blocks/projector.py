@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pocketvlm.models.blocks.vision import after_layers
 from pocketvlm.models.config import VisionConfig, VlmConfig
-from pocketvlm.models.operators import Blocks, Gelu, LayerNorm, Linear
+from pocketvlm.models.operators import Blocks, Gelu, LayerNorm, Linear, Scale
 
 
 class Downsampler(nn.Module):
@@ -36,17 +36,18 @@ class NormedBlocks(nn.Module):
 
 
 class Projector(nn.Module):
-    """Two-layer MLP from the vision width to the decoder's."""
+    """Two-layer MLP from the vision width to the decoder's, times a factor."""
 
-    def __init__(self, vision_size: int, text_size: int) -> None:
+    def __init__(self, vision_size: int, text_size: int, factor: float = 1.0) -> None:
         super().__init__()
         self.linear_1 = Linear(vision_size, text_size)
         self.activation = Gelu()
         self.linear_2 = Linear(text_size, text_size)
+        self.scale = None if factor == 1.0 else Scale(factor)
 
     def forward(self, tokens: Tensor) -> Tensor:
         projected: Tensor = self.linear_2(self.activation(self.linear_1(tokens)))
-        return projected
+        return projected if self.scale is None else self.scale(projected)
 
 
 class Matrix(nn.Module):
@@ -72,10 +73,9 @@ def connector(config: VlmConfig) -> dict[str, nn.Module]:
     if config.projector == "normed_mlp":
         normed = NormedBlocks(vision, ratio, by_column=config.blocks_by_column)
         return {"downsampler": normed, "projector": Projector(ratio * ratio * vision.hidden_size, hidden)}
-    layers = Projector(vision.hidden_size, hidden)
     if config.projector == "layers":
-        return {"projector": layers}
-    return {"downsampler": Downsampler(vision, ratio), "projector": layers}
+        return {"projector": Projector(vision.taken_width, hidden, config.image_scale)}
+    return {"downsampler": Downsampler(vision, ratio), "projector": Projector(vision.hidden_size, hidden)}
 
 
 class Projection(nn.Module):

@@ -6,15 +6,19 @@ Parameter names are those of transformers' ``SiglipVisionModel``, so that its ch
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from pocketvlm.models.config import VisionConfig
 from pocketvlm.models.operators import (
     Attend,
+    Channels,
     ChannelScale,
     ClassToken,
     DropFirst,
     Gelu,
+    Join,
     LayerNorm,
     Linear,
     Operator,
@@ -87,9 +91,13 @@ def _activation(name: str) -> Operator:
 
 
 class VisionLayer(nn.Module):
-    """A pre-norm transformer block; what it adds may have a factor a channel."""
+    """A pre-norm transformer block; what it adds may have a factor a channel.
 
-    def __init__(self, config: VisionConfig) -> None:
+    What it computes with are the first channels of its stream; the outputs of earlier layers that are ``passing`` go
+    past it, and where it is ``kept`` its own is added behind them.
+    """
+
+    def __init__(self, config: VisionConfig, *, passing: int = 0, kept: bool = False) -> None:
         super().__init__()
         norm, width = LayerNorm if config.layer_norm == "mean" else RmsNorm, config.hidden_size
         self.layer_norm1 = norm(width, eps=config.layer_norm_eps)
@@ -99,13 +107,26 @@ class VisionLayer(nn.Module):
         self.has_scales = config.layer_scale
         if config.layer_scale:
             self.attention_scale, self.mlp_scale = ChannelScale(width), ChannelScale(width)
+        self.passing, self.kept = passing > 0, kept
+        if passing:
+            self.own, self.past, self.behind = Channels(0, width), Channels(width, passing * width), Join()
+        if kept:
+            self.join = Join()
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, stream: Tensor) -> Tensor:
+        """[tiles, rows, width of the stream] -> the same, wider where this layer's output is kept"""
+        hidden = self.own(stream) if self.passing else stream
         added = self.self_attn(self.layer_norm1(hidden))
         hidden = hidden + (self.attention_scale(added) if self.has_scales else added)
         added = self.mlp(self.layer_norm2(hidden))
         output: Tensor = hidden + (self.mlp_scale(added) if self.has_scales else added)
-        return output
+        widened = self.behind(output, self.past(stream)) if self.passing else output
+        return self.join(widened, output) if self.kept else widened
+
+
+def layer_options(config: VisionConfig, index: int) -> dict[str, Any]:
+    """How the layer with this index differs from others of its tower."""
+    return {"passing": len(config.kept(index)), "kept": index + 1 in config.kept(index + 1)}
 
 
 class VisionEncoder(nn.Module):
@@ -113,7 +134,8 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.num_hidden_layers))
+        layers = (layer_options(config, index) for index in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(VisionLayer(config, **options) for options in layers)
 
     def forward(self, hidden: Tensor) -> Tensor:
         for layer in self.layers:
@@ -121,10 +143,31 @@ class VisionEncoder(nn.Module):
         return hidden
 
 
+class Taken(nn.Module):
+    """Of the last stream, the last layer's output and then those that were kept, all in the order in which a config
+    takes them."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        assert config.taken is not None
+        width, last = config.hidden_size, config.num_hidden_layers
+        places = {number: place for place, number in enumerate((last, *config.kept(last - 1)))}
+        self.channels = nn.ModuleList(Channels(places[number] * width, width) for number in config.taken)
+        self.joins = nn.ModuleList(Join() for _ in config.taken[1:])
+
+    def forward(self, stream: Tensor) -> Tensor:
+        """[tiles, rows, width of the stream] -> [tiles, rows, taken width]"""
+        first, *rest = (channels(stream) for channels in self.channels)
+        for join, values in zip(self.joins, rest, strict=True):
+            first = join(first, values)
+        taken: Tensor = first
+        return taken
+
+
 def after_layers(config: VisionConfig) -> dict[str, nn.Module]:
     """What stands behind the last layer, by name, in the order of its use: [tiles, rows, hidden] -> [tiles, patches,
     hidden]."""
-    found: dict[str, nn.Module] = {}
+    found: dict[str, nn.Module] = {} if config.taken is None else {"taken": Taken(config)}
     if config.class_token:
         found["patches_only"] = DropFirst(config.grid_size**2)
     if config.post_norm:

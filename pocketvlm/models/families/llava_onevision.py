@@ -24,7 +24,6 @@ VISION: dict[str, Any] = {
     "num_hidden_layers": 26,
     "num_attention_heads": 16,
 }
-TEXT: dict[str, Any] = {"model_type": "qwen2"}
 IMAGE_TOKEN_ID = 151646
 PINPOINTS = [[384 * down, 384 * across] for down in range(1, 7) for across in range(1, 7)]
 
@@ -34,19 +33,16 @@ def read(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
     :raises CheckpointError: naming the key whose value is something else than what is computed here
     """
-    values = llava.read(raw, VISION, TEXT, layer=-1)
+    values = llava.read_shared(raw, VISION, "qwen2", layer=-1, strategy="full")
     pinpoints = raw.get("image_grid_pinpoints")
-    candidates = llava.grids(PINPOINTS if pinpoints is None else pinpoints, values["vision_config"])
     aspect = raw.get("vision_aspect_ratio", "anyres_max_9")
     most = re.fullmatch(r"anyres_max_([1-9]\d{0,2})", aspect) if isinstance(aspect, str) else None
     if most is None:
         raise CheckpointError(f"vision_aspect_ratio is {one_line(repr(aspect), 60)}, expected 'anyres_max_9', say")
     return {
-        **values,
-        "image_token_id": raw.get("image_token_index", raw.get("image_token_id", IMAGE_TOKEN_ID)),
-        "tiling": {"strategy": "llava-next", "candidates": candidates, "pad_color": [0, 0, 0]},
-        "packing": {"most_tiles": int(most[1])},
+        **llava.cut_and_packed(values, PINPOINTS if pinpoints is None else pinpoints, int(most[1])),
+        "image_token_id": llava.image_token_id(raw, IMAGE_TOKEN_ID),
     }
 
 
-FAMILY = Family("llava_onevision", rename=llava.rename, read=read, processor="llava_onevision")
+FAMILY = Family("llava_onevision", rename=llava.rename, read=read, processor="llava_next")
