@@ -12,7 +12,7 @@ from pocketvlm.bundle.chat import ChatLayout
 from pocketvlm.bundle.manifest import ImageLayout, Tokens, Vision
 from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.export.read.added_tokens import check_added_tokens
-from pocketvlm.export.read.chat_template import read_chat
+from pocketvlm.export.read.chat_template import read_chat, render_literals
 from pocketvlm.export.read.generation import sampling_notes, stop_tokens
 from pocketvlm.export.read.image_processor import check_image_tokens, read_vision
 from pocketvlm.export.read.jinja.source import read_names
@@ -74,14 +74,20 @@ def read_limits(directory: Path) -> str | None:
     )
 
 
+def _begun(chat: ChatLayout, begin: str) -> ChatLayout:
+    """The layout with what a tokenizer puts in front of a text, where the template has it not: so transformers'
+    processors of pictures have it, and no tokenizer alone."""
+    opening = render_literals(chat, [{"role": "user", "content": ""}], True)
+    return chat if opening.startswith(begin) else chat.model_copy(update={"start": begin + chat.start})
+
+
 def _frontend(checkpoint: Checkpoint, retiling: Retiling | None) -> Frontend:
     tokenizer = read_tokenizer(checkpoint)
     begin = "".join(tokenizer.encode("").tokens)
     read = read_chat(checkpoint.directory, checkpoint.config, begin)
     chat = read.layout
-    if chat is not None and checkpoint.config.image_in_template is not None and not chat.start.startswith(begin):
-        # of a picture's processor: transformers has the tokenizer put it in front of what a template gives
-        chat = chat.model_copy(update={"start": begin + chat.start})
+    if chat is not None and checkpoint.config.image_in_template is not None:
+        chat = _begun(chat, begin)
     vision, layout, image_token, images = None, None, None, None
     config = checkpoint.config
     if config.vision is None and retiling is not None:
