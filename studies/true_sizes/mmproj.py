@@ -48,7 +48,7 @@ LAYER = {
     "mlp_scale.": "ls2.",
 }
 #: Whole names.
-ALONE = {"vision_tower.embeddings.class_token.weight": "v.class_embd"}
+ALONE = {"vision_tower.embeddings.class_token.weight": "v.class_embd", "image_newline": "v.image_newline"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,15 @@ def _say_internvl(writer: Any, config: VlmConfig, vision: Vision) -> None:
     writer.add_vision_preproc_max_tiles(max(across * down for across, down in vision.candidates))
 
 
+def _say_llava(writer: Any, config: VlmConfig, vision: Vision) -> None:
+    assert config.vision is not None
+    writer.add_vision_use_gelu(not config.vision.hidden_act.startswith("quick"))
+    writer.add_array("clip.vision.feature_layer", [config.vision.num_hidden_layers])
+    writer.add_string("clip.vision.mm_patch_merge_type", "spatial_unpad")
+    tile = vision.tile_size
+    writer.add_array("clip.vision.image_grid_pinpoints", [side * tile for grid in vision.candidates for side in grid])
+
+
 IDEFICS3 = Projector("idefics3", {"projector.linear.": "mm.model.fc."}, _say_idefics3)
 INTERNVL = Projector(
     "internvl",
@@ -83,7 +92,15 @@ INTERNVL = Projector(
     },
     _say_internvl,
 )
-PROJECTORS = {"idefics3": IDEFICS3, "smolvlm": IDEFICS3, "internvl": INTERNVL, "internvl_chat": INTERNVL}
+LLAVA = Projector("mlp", {"projector.linear_1.": "mm.0.", "projector.linear_2.": "mm.2."}, _say_llava)
+PROJECTORS = {
+    "idefics3": IDEFICS3,
+    "smolvlm": IDEFICS3,
+    "internvl": INTERNVL,
+    "internvl_chat": INTERNVL,
+    "llava_next": LLAVA,
+    "llava_onevision": LLAVA,
+}
 
 
 def write_mmproj(checkpoint: Checkpoint, vision: Vision, path: Path, form: str) -> None:
