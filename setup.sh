@@ -3,6 +3,7 @@
 #
 #   bash setup.sh            .venv with all that pyproject.toml names, in the versions of constraints.txt (PYTHON=path)
 #   bash setup.sh browser    Debian's Chromium, which tests look at pages in, where it is missing and can be installed
+#   bash setup.sh java       Debian's JDK 17 and Maven, which build the Kotlin library, likewise
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -16,8 +17,8 @@ fail() {
 can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
 
 install_package() {
-    printf "Installing Debian's %s\n" "$1"
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$1" >/dev/null
+    printf "Installing Debian's %s\n" "$*"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null
 }
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
@@ -76,8 +77,15 @@ browser() {
     fi
 }
 
+java() {
+    if { ! command -v javac || ! command -v mvn; } >/dev/null && can_install; then
+        install_package openjdk-17-jdk-headless maven || echo "They could not be installed: the Kotlin library is not built" >&2
+    fi
+}
+
 case "${1:-}" in
     "") environment ;;
     browser) browser ;;
-    *) fail "setup.sh knows nothing but browser, not $1" ;;
+    java) java ;;
+    *) fail "setup.sh knows nothing but browser and java, not $1" ;;
 esac

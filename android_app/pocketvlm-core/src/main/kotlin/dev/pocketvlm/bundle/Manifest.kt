@@ -1,0 +1,114 @@
+package dev.pocketvlm.bundle
+
+/** A file of a bundle: its size, the digest of all of it, and of a sample that is cheap to check at load. */
+internal class FileEntry(val bytes: Long, val sha256: String, val sampleSha256: String)
+
+/** One graph of one engine; [data] are the files of its external weights. */
+internal class Part(val file: String, val data: List<String>)
+
+/** Tiles across and down. */
+internal data class Grid(val across: Int, val down: Int) {
+    /** How many tiles it has. */
+    val tiles: Long get() = across.toLong() * down
+}
+
+/** How the tokens of an image's tiles become one picture again; [newline] is a file of float32 [hidden]. */
+internal class Packing(val newline: String, val mostTiles: Int?)
+
+/** How an image is cut into tiles: `pocketvlm.images.tiling.Tiling` of Python. [tileSize] is a side in pixels. */
+internal class Tiling(
+    val tileSize: Int,
+    val strategy: String,
+    val candidates: List<Grid>,
+    val alpha: Double,
+    val thumbnail: String,
+    val thumbnailOfSingleTile: Boolean,
+    val longestEdge: Int?,
+)
+
+/** How an image becomes numbers: resized by [resizeFilter], padded, then (byte * rescale - mean) / std a channel. */
+internal class Preprocessing(
+    val tiling: Tiling,
+    val resizeFilter: String,
+    /** red, green, blue; null stands for what is no byte */
+    val padColor: List<Int?>,
+    val rescale: Double,
+    val mean: List<Double>,
+    val std: List<Double>,
+)
+
+/** Image to tiles to tokens. */
+internal class Vision(
+    val preprocessing: Preprocessing,
+    val tileBatch: Int,
+    val patchesPerTile: Long,
+    val hiddenSize: Long,
+    val tokensPerTile: Int,
+    val packing: Packing?,
+) {
+    /** Of a tile, whose tokens are a square where they are packed. */
+    val tokensPerSide: Int get() = Math.sqrt(tokensPerTile.toDouble()).toInt()
+}
+
+/** Token ids around an image's tokens. [lone] and [lastRowEnd] stand for tile[0][0] and the last rowEnd, or are null. */
+internal class ImageLayout(
+    val imageStart: List<Int>,
+    val thumbnail: List<Int>,
+    val tile: List<List<List<Int>>>,
+    val rowEnd: List<Int>,
+    val imageEnd: List<Int>,
+    val lone: List<Int>?,
+    val lastRowEnd: List<Int>?,
+)
+
+/** Literal text around a message; [strip]: its white space is removed at both ends. */
+internal class Role(val prefix: String, val suffix: String, val strip: Boolean, val prefixWithImage: String?)
+
+/** Literal text around each part of a message. */
+internal class Around(val prefix: String, val suffix: String)
+
+/** What is dropped of an earlier answer: all up to the last [end], then the characters of [trim]. */
+internal class Reasoning(val end: String, val trim: String)
+
+/** The chat template as literals. */
+internal class ChatLayout(
+    val start: String,
+    val roles: Map<String, Role>,
+    val defaultSystem: String?,
+    val generationPrefix: String,
+    val reasoning: Reasoning?,
+    val image: Around?,
+    val text: Around?,
+    val imagesFirst: Boolean,
+    val systemJoins: Boolean,
+)
+
+/** What was exported. */
+internal class Model(val name: String, val vocabSize: Long, val hiddenSize: Long, val layers: Int, val limits: String?)
+
+/** One buffer [1, heads, length, head_dim] for keys and one for values, a layer each; [length] in tokens. */
+internal class KvCacheSpec(val length: Int, val dtype: String, val heads: Long, val headDim: Long)
+
+/** `manifest.json` (docs/bundle-format.md), read as strictly as Python does, kept as far as running needs it. */
+internal class Manifest(
+    val minimumPocketvlm: String,
+    val minimumOnnxruntime: String?,
+    val model: Model,
+    val vision: Vision?,
+    val imageLayout: ImageLayout?,
+    val stop: List<Int>,
+    val imageToken: Int?,
+    val tokenizer: String,
+    val chat: ChatLayout?,
+    val kvCache: KvCacheSpec,
+    /** most tokens of one prefill step of the engine onnx */
+    val prefillChunk: Int,
+    /** engine -> part -> graph */
+    val engines: Map<String, Map<String, Part>>,
+    val files: Map<String, FileEntry>,
+)
+
+private val FILE_NAME = Regex("[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
+
+/** Whether a bundle may name a file so: a relative path without empty, dot or dot-dot parts, at most 255 characters. */
+internal fun isFileName(name: String): Boolean = name.length <= 255 && FILE_NAME.matches(name)

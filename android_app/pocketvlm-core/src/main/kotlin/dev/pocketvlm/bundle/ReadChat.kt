@@ -1,0 +1,48 @@
+package dev.pocketvlm.bundle
+
+/** The section `chat` of a manifest of this [format]. */
+internal class ChatSection(private val format: Int) {
+    fun read(value: Reader): ChatLayout {
+        val of = value.members(
+            "start", "roles", "default_system", "generation_prefix", "reasoning", "image", "text", "images_first",
+            "system_joins",
+        )
+        of["roles"].members("system", "user", "assistant")
+        return ChatLayout(
+            start = of["start"].literal(),
+            roles = of["roles"].entries { _, role -> role(role) },
+            defaultSystem = of["default_system"].takeUnless { it.value == null }?.literal(),
+            generationPrefix = of["generation_prefix"].literal(),
+            reasoning = of.inFormat3("reasoning", format)?.let(::reasoning),
+            image = of.inFormat3("image", format)?.let(::around),
+            text = of.inFormat3("text", format)?.let(::around),
+            imagesFirst = flag(of, "images_first"),
+            systemJoins = flag(of, "system_joins"),
+        )
+    }
+
+    private fun role(value: Reader): Role {
+        val of = value.members("prefix", "suffix", "strip", "prefix_with_image")
+        val withImage = of.inFormat3("prefix_with_image", format)?.literal()
+        return Role(of["prefix"].literal(), of["suffix"].literal(), of["strip"].boolean(), withImage)
+    }
+
+    private fun reasoning(value: Reader): Reasoning {
+        val of = value.members("end", "trim")
+        val read = Reasoning(of["end"].literal(), of["trim"].literal())
+        if (read.end.isEmpty()) value.refuse("its end is empty")
+        return read
+    }
+
+    private fun around(value: Reader): Around {
+        val of = value.members("prefix", "suffix")
+        return Around(of["prefix"].literal(), of["suffix"].literal())
+    }
+
+    private fun flag(of: Members, key: String): Boolean {
+        val given = of.optional(key) ?: return false
+        val set = given.boolean()
+        if (set && format < 3) given.refuse("formats 1 and 2 do not have it")
+        return set
+    }
+}

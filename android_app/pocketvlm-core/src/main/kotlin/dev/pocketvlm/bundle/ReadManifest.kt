@@ -1,0 +1,164 @@
+package dev.pocketvlm.bundle
+
+import dev.pocketvlm.PocketVlmException.BundleDamaged
+import dev.pocketvlm.PocketVlmException.BundleTooNew
+
+/** The newest format that is read. */
+private const val FORMAT = 3
+
+/** Counted by commas, before any value is looked at. */
+private const val MAX_VALUES = 1 shl 16
+private val ENGINES = arrayOf("onnx", "executorch", "neuropilot")
+
+/**
+ * Reads and checks the text of a `manifest.json`; [where] is its path, for the error.
+ *
+ * @throws BundleDamaged naming the key that is wrong
+ * @throws BundleTooNew its format is newer than this library
+ */
+internal fun parseManifest(text: ByteArray, where: String): Manifest {
+    try {
+        if (text.count { it == ','.code.toByte() } > MAX_VALUES) throw Refused("", "it has more than $MAX_VALUES values")
+        val root = Reader(parseJson(text))
+        return ManifestReader(root, formatOf(root, where)).read()
+    } catch (refused: Refused) {
+        val key = if (refused.where.isEmpty()) "" else " at ${oneLine(refused.where)}"
+        throw BundleDamaged("${oneLine(where, 200)} is not valid$key: ${oneLine(refused.why, 160)}")
+    }
+}
+
+/** Version first: a newer bundle may have keys that this reader does not know. */
+private fun formatOf(root: Reader, where: String): Int {
+    val version = root.entries { _, value -> value }["format_version"] ?: root.missing("format_version")
+    if (!version.isWhole) version.refuse("it is no whole number")
+    if (version.number() > FORMAT) {
+        throw BundleTooNew("${oneLine(where, 200)} has a newer bundle format; this library reads up to $FORMAT: update it")
+    }
+    return version.int(1, FORMAT)
+}
+
+private class ManifestReader(private val root: Reader, private val format: Int) {
+    private val top = root.members(
+        "format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer", "chat", "kv_cache",
+        "prefill_chunk", "engines", "by_engine", "neuropilot", "recipe", "fidelity", "files",
+    )
+
+    fun read(): Manifest {
+        val runtime = top["minimum_runtime"].members("pocketvlm", "onnxruntime", "executorch")
+        val tokens = top["tokens"].members("stop", "image")
+        val engines = engines(top["engines"])
+        checkRecipe(top["recipe"])
+        checkFidelity(top["fidelity"])
+        val pictures = VisionSections(format)
+        val manifest = Manifest(
+            minimumPocketvlm = runtime["pocketvlm"].name(),
+            minimumOnnxruntime = runtime.given("onnxruntime")?.name(),
+            model = model(top["model"]),
+            vision = orNull("vision")?.let(pictures::vision),
+            imageLayout = orNull("image_layout")?.let(pictures::imageLayout),
+            stop = tokens["stop"].tokenIds(),
+            imageToken = tokens["image"].takeUnless { it.value == null }?.int(0, Int.MAX_VALUE),
+            tokenizer = top["tokenizer"].fileName(),
+            chat = orNull("chat")?.let(ChatSection(format)::read),
+            kvCache = kvCache(top["kv_cache"]),
+            prefillChunk = chunkOf(top["prefill_chunk"].int(1, 1 shl 16), engines),
+            engines = engines,
+            files = files(top["files"]),
+        )
+        val asksForExecutorch = runtime.given("executorch")?.name() != null
+        if (format == 1 && (asksForExecutorch || "executorch" in engines)) root.refuse("format 1 has no ExecuTorch parts")
+        checkFiles(manifest, npuFiles(manifest))
+        return manifest
+    }
+
+    /** A section that must be there and may be null. */
+    private fun orNull(key: String): Reader? = top[key].takeUnless { it.value == null }
+
+    private fun model(value: Reader): Model {
+        val of = value.members(
+            "name", "family", "revision", "vocab_size", "hidden_size", "layers", "limits", "source", "adapter",
+        )
+        of["family"].name()
+        of["revision"].name()
+        of.inFormat3("source", format)?.name()
+        of.inFormat3("adapter", format)?.let { adapter ->
+            val merged = adapter.members("name", "sha256")
+            merged["name"].name()
+            merged["sha256"].sha256()
+        }
+        val limits = of.inFormat3("limits", format)?.name()
+        val layers = of["layers"].int(1, 4096)
+        return Model(of["name"].name(), of["vocab_size"].positive(), of["hidden_size"].positive(), layers, limits)
+    }
+
+    private fun kvCache(value: Reader): KvCacheSpec {
+        val of = value.members("length", "dtype", "heads", "head_dim")
+        val dtype = of["dtype"].choice("float32", "int8")
+        return KvCacheSpec(of["length"].int(1, 1 shl 20), dtype, of["heads"].positive(), of["head_dim"].positive())
+    }
+
+    private fun engines(value: Reader): Map<String, Map<String, Part>> {
+        value.members(*ENGINES)
+        return value.entries { _, parts -> parts.named(::part) }
+    }
+
+    private fun part(value: Reader): Part {
+        val of = value.members("file", "data", "inputs", "outputs")
+        of["inputs"].list(read = ::checkTensorSpec)
+        of["outputs"].list(read = ::checkTensorSpec)
+        return Part(of["file"].fileName(), of.optional("data")?.list { it.fileName() }.orEmpty())
+    }
+
+    private fun files(value: Reader): Map<String, FileEntry> = value.entries { name, entry ->
+        if (!isFileName(name)) entry.refuse("it is not a file name that a bundle may use")
+        val of = entry.members("bytes", "sha256", "sample_sha256")
+        FileEntry(of["bytes"].long(0, 1L shl 44), of["sha256"].sha256(), of["sample_sha256"].sha256())
+    }
+
+    /** The prefill chunk of the engine onnx: [first] where no engine has its own. */
+    private fun chunkOf(first: Int, engines: Map<String, Map<String, Part>>): Int {
+        val value = top.optional("by_engine") ?: return first
+        value.members(*ENGINES)
+        val chunks = value.entries { _, own ->
+            val of = own.members("prefill_chunk", "tensors", "fidelity")
+            checkTensors(of["tensors"])
+            checkFidelity(of["fidelity"])
+            of["prefill_chunk"].int(1, 1 shl 16)
+        }
+        if (chunks.isEmpty()) return first
+        if (format == 1) root.refuse("format 1 has no by_engine")
+        if (chunks.keys != engines.keys) value.refuse("by_engine has other engines than engines")
+        return chunks["onnx"] ?: first
+    }
+
+    /** The files of an NPU's program, beside its graphs. */
+    private fun npuFiles(manifest: Manifest): List<String> {
+        val program = top.given("neuropilot")
+        if ((program != null) != ("neuropilot" in manifest.engines)) {
+            root.refuse("neuropilot and engines.neuropilot belong together")
+        }
+        if (program == null) return emptyList()
+        if (format == 1) root.refuse("format 1 has no parts for an NPU")
+        return checkNpu(program, manifest.model.layers)
+    }
+
+    /** What the sections say of each other. */
+    private fun checkFiles(manifest: Manifest, npuFiles: List<String>) {
+        for ((engine, parts) in manifest.engines) for ((name, part) in parts) for (file in part.data + part.file) {
+            if (file !in manifest.files) {
+                root.refuse("$engine part ${oneLine(name, 80)} uses $file, which 'files' does not list")
+            }
+        }
+        for (file in npuFiles) {
+            if (file !in manifest.files) root.refuse("neuropilot uses $file, which 'files' does not list")
+        }
+        if (manifest.tokenizer !in manifest.files) root.refuse("the tokenizer is not in 'files'")
+        manifest.vision?.packing?.let { packing ->
+            if (manifest.files[packing.newline]?.bytes != 4 * manifest.model.hiddenSize) {
+                root.refuse("packing.newline is no file of as many float32 as the model is wide")
+            }
+        }
+        val given = listOf(manifest.vision, manifest.imageLayout, manifest.imageToken).count { it != null }
+        if (given != 0 && given != 3) root.refuse("vision, image_layout and tokens.image belong together")
+    }
+}

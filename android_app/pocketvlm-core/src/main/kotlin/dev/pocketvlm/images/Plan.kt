@@ -1,0 +1,56 @@
+package dev.pocketvlm.images
+
+import dev.pocketvlm.bundle.Grid
+import dev.pocketvlm.bundle.Tiling
+
+/**
+ * What becomes of a picture: resized to each of [resizes] in turn, laid with its corner at ([left], [top]) of a canvas of
+ * [grid] tiles, and cut there. A thumbnail, what the first [thumbnailOf] of the resizes made squashed to one tile,
+ * stands at [thumbnail] of the tiles; null is none. Pixels.
+ */
+internal class PicturePlan(
+    val grid: Grid,
+    val resizes: List<Size>,
+    val left: Int,
+    val top: Int,
+    val thumbnail: Int?,
+    val thumbnailOf: Int,
+)
+
+/** The plan for a picture, by the rule that the manifest names: all arithmetic in doubles, step by step as in Python. */
+internal fun planOf(size: Size, tiling: Tiling): PicturePlan {
+    val tile = tiling.tileSize
+    val resizes: List<Size>
+    val grid: Grid
+    when (tiling.strategy) {
+        "idefics3" -> {
+            resizes = idefics3(size, tiling)
+            grid = Grid(resizes[1].width / tile, resizes[1].height / tile)
+        }
+        "internvl" -> {
+            grid = internvl(size, tiling)
+            resizes = listOf(Size(grid.across * tile, grid.down * tile))
+        }
+        else -> {
+            val isNext = tiling.strategy == "llava-next"
+            grid = if (isNext) llavaNext(size, tiling) else relaxed(size, tiling)
+            resizes = listOf(fittedSize(size, grid, tile, roundUp = isNext))
+        }
+    }
+    val last = resizes.last()
+    val place = { canvas: Int, side: Int -> Math.floorDiv(canvas - side, 2) }
+    val tiles = grid.tiles.toInt()
+    val hasThumbnail = tiling.thumbnail != "none" && (tiles > 1 || tiling.thumbnailOfSingleTile)
+    return PicturePlan(
+        grid,
+        resizes,
+        left = place(grid.across * tile, last.width),
+        top = place(grid.down * tile, last.height),
+        thumbnail = if (!hasThumbnail) null else if (tiling.thumbnail == "first") 0 else tiles,
+        thumbnailOf = if (tiling.strategy == "idefics3") 2 else 0,
+    )
+}
+
+/** Why no rule can follow a tiling, in one line that begins with the key; null where one can. */
+internal fun tilingProblem(tiling: Tiling): String? =
+    if (tiling.strategy == "idefics3") idefics3Problem(tiling) else null

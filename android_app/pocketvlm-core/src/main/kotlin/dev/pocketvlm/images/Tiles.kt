@@ -1,0 +1,94 @@
+package dev.pocketvlm.images
+
+import dev.pocketvlm.PocketVlmException.ImageUnusable
+import dev.pocketvlm.bundle.Grid
+import dev.pocketvlm.bundle.Preprocessing
+import java.nio.FloatBuffer
+
+/** Of the largest image or canvas: pixels, and pixels a side. */
+internal const val MAX_PIXELS: Long = 64L shl 20
+internal const val MAX_SIDE: Int = 16384
+
+/** [pixels]: bytes [count, tile, tile, 3] in sequence order; [thumbnail] is its place among them, or null. */
+internal class Tiles(val grid: Grid, val thumbnail: Int?, val count: Int, val pixels: ByteArray)
+
+/**
+ * Straight alpha laid over white, as Pillow blends. [rgba]: bytes [height, width, 4].
+ *
+ * @throws ImageUnusable the size is out of bounds
+ */
+internal fun flatten(rgba: ByteArray, width: Int, height: Int): Rgb {
+    val isSize = width in 1..MAX_SIDE && height in 1..MAX_SIDE && width.toLong() * height <= MAX_PIXELS
+    if (!isSize || rgba.size.toLong() != width.toLong() * height * 4) {
+        throw ImageUnusable("an image has from 1 to $MAX_SIDE pixels a side, 64 Mi in all, and 4 bytes a pixel")
+    }
+    val pixels = ByteArray(width * height * 3)
+    var out = 0
+    for (at in rgba.indices step 4) {
+        val alpha = rgba[at + 3].toInt() and 255
+        for (channel in 0 until 3) {
+            // a division by 255, rounded, in integers
+            val sum = 255 * (255 - alpha) + (rgba[at + channel].toInt() and 255) * alpha + 128
+            pixels[out++] = (((sum ushr 8) + sum) ushr 8).toByte()
+        }
+    }
+    return Rgb(width, height, pixels)
+}
+
+/** The tiles of a picture, and its thumbnail. */
+internal fun cutTiles(image: Rgb, preprocessing: Preprocessing): Tiles {
+    val plan = planOf(Size(image.width, image.height), preprocessing.tiling)
+    val tile = preprocessing.tiling.tileSize
+    val steps = plan.resizes.runningFold(image) { shown, size -> resize(shown, size, preprocessing.resizeFilter) }
+    val canvas = canvasOf(steps.last(), plan, preprocessing)
+    val tiles = plan.grid.tiles.toInt()
+    val count = tiles + if (plan.thumbnail != null) 1 else 0
+    val bytes = tile * tile * 3
+    val pixels = ByteArray(count * bytes)
+    val first = if (plan.thumbnail == 0) 1 else 0
+    for (index in 0 until tiles) for (y in 0 until tile) {
+        val row = index / plan.grid.across * tile + y
+        val from = (row * canvas.width + index % plan.grid.across * tile) * 3
+        System.arraycopy(canvas.pixels, from, pixels, (first + index) * bytes + y * tile * 3, tile * 3)
+    }
+    if (plan.thumbnail != null) {
+        val small = resize(steps[plan.thumbnailOf], Size(tile, tile), preprocessing.resizeFilter)
+        System.arraycopy(small.pixels, 0, pixels, plan.thumbnail * bytes, bytes)
+    }
+    return Tiles(plan.grid, plan.thumbnail, count, pixels)
+}
+
+/** A resized image on the canvas of its grid, on the padding's colour where it does not fill it. */
+private fun canvasOf(image: Rgb, plan: PicturePlan, preprocessing: Preprocessing): Rgb {
+    val tile = preprocessing.tiling.tileSize
+    val width = plan.grid.across * tile
+    val height = plan.grid.down * tile
+    if (image.width == width && image.height == height) return image
+    val color = ByteArray(3) { checkNotNull(preprocessing.padColor[it]).toByte() }
+    val canvas = Rgb(width, height, ByteArray(width * height * 3) { color[it % 3] })
+    for (row in 0 until image.height) {
+        val to = ((plan.top + row) * width + plan.left) * 3
+        System.arraycopy(image.pixels, row * image.width * 3, canvas.pixels, to, image.width * 3)
+    }
+    return canvas
+}
+
+/** (byte * rescale - mean) / std in float32: tiles [first, first + count) as [count, 3, tile, tile] into [output]. */
+internal fun normalize(tiles: Tiles, first: Int, count: Int, preprocessing: Preprocessing, output: FloatBuffer) {
+    val size = preprocessing.tiling.tileSize * preprocessing.tiling.tileSize
+    val values = Array(3) { channel ->
+        FloatArray(256) { byte ->
+            (byte.toFloat() * preprocessing.rescale.toFloat() - preprocessing.mean[channel].toFloat()) /
+                preprocessing.std[channel].toFloat()
+        }
+    }
+    val plane = FloatArray(size)
+    for (tile in first until first + count) for (channel in 0 until 3) {
+        var at = tile * size * 3 + channel
+        for (index in 0 until size) {
+            plane[index] = values[channel][tiles.pixels[at].toInt() and 255]
+            at += 3
+        }
+        output.put(plane)
+    }
+}

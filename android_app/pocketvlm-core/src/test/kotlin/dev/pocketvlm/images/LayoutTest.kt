@@ -1,0 +1,58 @@
+package dev.pocketvlm.images
+
+import dev.pocketvlm.Case
+import dev.pocketvlm.bundle.ImageLayout
+import dev.pocketvlm.golden
+import dev.pocketvlm.holdTo
+import org.junit.Assert.assertArrayEquals
+import org.junit.Test
+
+class LayoutTest {
+    @Test
+    fun `image tokens stand where Python puts them`() {
+        val golden = Case(golden("image_tokens.json"))
+        val layouts = Case(golden["layouts"])
+        holdTo(golden.cases("cases"), "ids") { case ->
+            val layout = layoutOf(Case(layouts[case.text("layout")]))
+            val thumbnail = case.intOrNull("thumbnail_index")
+            val tokens = golden.int("tokens_per_tile")
+            val pieces = laidOut(layout, gridOf(case["grid"]), thumbnail, tokens, case.intOrNull("packed"))
+            listOf(pieces.flatMap { piece -> piece.ids + List(piece.tokens) { -1 } })
+        }
+    }
+
+    @Test
+    fun `packed tokens keep what Python keeps`() {
+        val cases = (golden("packing.json") as List<*>).map { Case(it) }
+        holdTo(cases, "corner", "kept", "shown", "tokens") { case ->
+            val most = case.intOrNull("most_tiles")
+            val plan = packed(sizeOf(case["size"]), gridOf(case["grid"]), case.int("side"), most)
+            val pair = { size: Size -> listOf(size.width, size.height) }
+            listOf(listOf(plan.left, plan.top), pair(plan.kept), pair(plan.size), plan.tokens)
+        }
+    }
+
+    @Test
+    fun `packed tokens are the thumbnail's, then the rows', each with its end`() {
+        // 2 x 1 tiles of 2 x 2 tokens of one number each; half of the picture's height is padding
+        val plan = packed(Size(400, 100), dev.pocketvlm.bundle.Grid(2, 1), 2, null)
+        val tokens = FloatArray(12) { it.toFloat() }
+        val wanted = floatArrayOf(0f, 1f, 2f, 3f, 4f, 5f, 8f, 9f, -1f, 6f, 7f, 10f, 11f, -1f)
+        assertArrayEquals(wanted, pack(tokens, plan, floatArrayOf(-1f)), 0f)
+        val half = pack(tokens, packed(Size(200, 100), dev.pocketvlm.bundle.Grid(2, 1), 2, 1), floatArrayOf(-1f))
+        // 4 x 2 tokens as 2 x 1: columns 0 1 | 2 3 and both rows are mixed in equal parts
+        assertArrayEquals(floatArrayOf(0f, 1f, 2f, 3f, 5.5f, 9.5f, -1f), half, 1e-6f)
+    }
+
+    private fun layoutOf(case: Case) = ImageLayout(
+        case.ints("image_start"),
+        case.ints("thumbnail"),
+        case.list("tile").map { row -> (row as List<*>).map { ids(it) } },
+        case.ints("row_end"),
+        case.ints("image_end"),
+        case["lone"]?.let(::ids),
+        case["last_row_end"]?.let(::ids),
+    )
+
+    private fun ids(value: Any?): List<Int> = (value as List<*>).map { (it as Long).toInt() }
+}

@@ -1,0 +1,66 @@
+"""The Kotlin library: built once, its own tests run beside cases that Python makes. Java and Maven come by setup.sh."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pocketvlm import __version__
+from tests.android.hostile import refuses_manifest, write_bundles, write_manifests
+from tests.support.written_bundle import write_bundle
+
+CORE = Path("android_app") / "pocketvlm-core"
+KEYS = ("tests", "skipped")
+#: Kotlin tests; fewer would mean that they were not found.
+LEAST = 8
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory, tiny_bundles: dict[str, Path], repository: Path) -> Path:
+    """What the Kotlin tests read beside the golden files."""
+    folder = tmp_path_factory.mktemp("cases")
+    raw = write_bundle(folder / "raw")
+    whole = json.loads((tiny_bundles["bluelm-v-3b"] / "manifest.json").read_text())
+    write_manifests(folder / "manifests.jsonl", raw, whole, repository / "android_app/runner/fuzz/corpus/manifest")
+    write_bundles(folder)
+    return folder
+
+
+def test_the_kotlin_library_passes_its_tests(repository: Path, cases: Path) -> None:
+    reports = repository / "build/core/surefire-reports"
+    shutil.rmtree(reports, ignore_errors=True)
+    command = ["mvn", "-B", "-q", "-ntp", "-f", str(repository / CORE / "pom.xml"), f"-Dcases={cases}", "test"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
+    said = "".join(path.read_text() for path in reports.glob("*.xml"))
+    counts = {key: sum(map(int, re.findall(rf'<testsuite [^>]*\b{key}="(\d+)"', said))) for key in KEYS}
+    assert counts["tests"] >= LEAST
+    assert counts["skipped"] == 0
+
+
+def test_cases_are_of_both_kinds(cases: Path) -> None:
+    """A reader that refuses everything, or nothing, would be seen."""
+    lines = [json.loads(line) for line in (cases / "manifests.jsonl").read_text().splitlines()]
+    for listed in (lines, json.loads((cases / "bundles.json").read_text())):
+        assert 0 < sum(one["refused"] for one in listed) < len(listed)
+    assert refuses_manifest(b"{}", loads=False)
+
+
+def test_versions_are_those_of_the_rest(repository: Path) -> None:
+    pom = (repository / CORE / "pom.xml").read_text()
+    constants = (repository / CORE / "src/main/kotlin/dev/pocketvlm/Version.kt").read_text()
+    onnxruntime = re.search(r"^onnxruntime==(\S+)", (repository / "constraints.txt").read_text(), re.MULTILINE)
+    assert onnxruntime is not None
+    assert f"<version>{__version__}</version>" in pom
+    assert f"<onnxruntime.version>{onnxruntime[1]}<" in pom
+    assert re.findall(r'= "([\d.]+)"', constants) == [__version__, onnxruntime[1]]
+
+
+def test_java_and_maven_are_there() -> None:
+    """`make test` has installed them where it could; without them this room would say nothing."""
+    assert shutil.which("mvn"), "no Maven: bash setup.sh java, or apt-get install maven openjdk-17-jdk-headless"
