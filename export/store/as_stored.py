@@ -8,11 +8,13 @@ from pocketvlm.errors import ExportError
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.quant import AS_STORED, AsStored, GroupedTensor, quantizer_of
 from pocketvlm.quant.groups import CHANNEL
-from pocketvlm.recipe import Recipe, Rule
+from pocketvlm.recipe import Bounds, Recipe, Rule
 
 
 def with_stored(recipe: Recipe, checkpoint: Checkpoint) -> Recipe:
     """The recipe with a rule for these matrices in front; the same recipe where it has one, or there are none.
+
+    Beside matrices in 4 bits activations have 8: the bound of a recipe in floats becomes that of one in 4 bits.
 
     :raises CheckpointError: naming a matrix that cannot be held
     """
@@ -25,7 +27,8 @@ def with_stored(recipe: Recipe, checkpoint: Checkpoint) -> Recipe:
     size = CHANNEL if packed.group_size == -1 else packed.group_size
     first = Rule(names, AS_STORED, {"bits": 4, "group_size": size, "symmetric": packed.symmetric})
     rest = (replace(rule, match=tuple(one for one in rule.match if one not in names)) for rule in recipe.rules)
-    return replace(recipe, rules=(first, *(rule for rule in rest if rule.match)))
+    bounds = replace(recipe.bounds, kl_mean=max(recipe.bounds.kl_mean, Bounds().kl_mean))
+    return replace(recipe, rules=(first, *(rule for rule in rest if rule.match)), bounds=bounds)
 
 
 def in_blocks(checkpoint: Checkpoint, name: str, quantizer: AsStored) -> GroupedTensor:

@@ -107,7 +107,7 @@ def _fetched(
         """Shows nothing and passes on what is written to the disk."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._counts = kwargs.get("unit") == "B" and "transfer" not in kwargs.get("name", "")
+            self._counts = kwargs.get("unit") == "B" and "transfer" not in (kwargs.get("name") or "")
             super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> bool | None:

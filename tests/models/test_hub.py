@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import CheckpointError
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.directory import source_of
+from tests.support.adapters import factors, write_adapter
 from tests.support.checkpoints import tiny_config, write_checkpoint
 from tests.support.hub import COMMIT, Hub, hub_server
 
@@ -167,6 +169,21 @@ def test_without_a_hub_there_is_what_the_cache_has(
     (said,) = fetch(hub, tmp_path, **variables).splitlines()
     assert words in said
     assert hub.asked == []
+
+
+def test_an_adapter_by_its_name_is_exported_with_the_base_that_it_names(hub: Hub, tmp_path: Path) -> None:
+    written = factors("model.layers.0.self_attn.q_proj", (128, 96))
+    write_adapter(tmp_path / "poet", written, base_model_name_or_path=NAME, revision="v1")
+    hub.models["acme/poet"] = tmp_path / "poet"
+    bundle = tmp_path / "bundle"
+    shown = python(
+        hub, tmp_path / "cache", "-m", "pocketvlm", "export", "acme/poet", "-o", str(bundle), "--recipe", "int8"
+    )
+    assert f"download {NAME} ..." in shown, shown
+    model = open_bundle(bundle).manifest.model
+    assert (model.name, model.source) == ("tiny-vlm", f"{NAME}@{COMMIT}")
+    assert model.adapter is not None
+    assert model.adapter.name == "poet"
 
 
 def test_a_directory_wins_over_a_name(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

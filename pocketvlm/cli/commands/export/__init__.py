@@ -132,12 +132,10 @@ def command(
     from pocketvlm.export.read.length import kv_length
     from pocketvlm.export.read.retiling import Retiling
     from pocketvlm.machine.allocator import keep_freed_memory
-    from pocketvlm.recipe import load_recipe
 
     keep_freed_memory()
     keep_to_quota()
-    chosen = load_recipe(recipe)
-    source = _opened(checkpoint, lora)
+    source, chosen = _opened(checkpoint, lora, recipe)
     if max_kl is not None:
         chosen = replace(chosen, bounds=replace(chosen.bounds, kl_mean=max_kl))
     if target_bits is not None:
@@ -186,11 +184,16 @@ def command(
         describe(bundle, source, report=report)
 
 
-def _opened(checkpoint: Path, lora: Path | None) -> Checkpoint:
+def _opened(checkpoint: Path, lora: Path | None, recipe: str) -> tuple[Checkpoint, Recipe]:
+    """The checkpoint, fetched where it is a name, and the recipe as it can have it."""
+    from pocketvlm.export.store.as_stored import with_stored
     from pocketvlm.models.checkpoint import open_checkpoint
+    from pocketvlm.recipe import load_recipe
 
+    wanted = load_recipe(recipe)
     with ConsoleProgress() as progress:
-        return open_checkpoint(checkpoint, progress, lora=lora)
+        source = open_checkpoint(checkpoint, progress, lora=lora)
+    return source, with_stored(wanted, source)
 
 
 def _with_npu_options(recipe: Recipe, **said: object) -> Recipe:
