@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -216,10 +217,9 @@ class WeightStore:
         if name in self._stored:
             return self._stored[name]
         assert self._file is not None, f"{name} is stored outside writing_to()"
-        weight = self.checkpoint.tensor(name)
-        rule = self._rules[name]
+        rule, count = self._rules[name], math.prod(self.checkpoint.tensors[name].shape)
         with located(name, RecipeError):
-            quantized = self._quantize(name, weight)
+            quantized = self._quantize(name)
         stored: StoredWeight
         if isinstance(quantized, GroupedTensor):
             quantized = quantized.scaled(factor)
@@ -234,16 +234,17 @@ class WeightStore:
             array = quantized if factor == 1.0 else quantized * np.float32(factor)
             stored = FloatWeight(name, self._file.append(array.T if transposed else array), transposed, factor)
             self.precision[name] = TensorPrecision(
-                bits=32, quantizer=rule.quantizer, bits_per_weight=32.0, weights=weight.numel()
+                bits=32, quantizer=rule.quantizer, bits_per_weight=32.0, weights=count
             )
         self._stored[name] = stored
-        self._progress(weight.numel())
+        self._progress(count)
         return stored
 
-    def _quantize(self, name: str, weight: Tensor) -> GroupedTensor | Floats:
+    def _quantize(self, name: str) -> GroupedTensor | Floats:
         quantizer = quantizer_of(self._rules[name])
         if isinstance(quantizer, AsStored) and self.checkpoint.tensors[name].packed is not None:
             return in_blocks(self.checkpoint, name, quantizer)
+        weight = self.checkpoint.tensor(name)
         if isinstance(quantizer, Keep) or not quantizer.CALIBRATED:
             return quantizer.quantize(weight)
         assert self._calibrated is not None, f"{name} is quantized without a calibration"

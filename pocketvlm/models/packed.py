@@ -91,10 +91,9 @@ def _check_order(order: Stored, columns: int, packing: Packing) -> None:
 def codes_of(packed: Packed, words: Words) -> Codes:
     """``qweight`` -> uint8 [rows, columns]"""
     if packed.layout == "awq":
-        return np.ascontiguousarray(_across(words, AWQ_ORDER).T)
-    # [columns / 8, rows] -> [columns / 8, 8, rows] -> [columns, rows]
-    nibbles = (words[:, None, :] >> (4 * np.arange(8, dtype=np.uint32))[None, :, None]) & np.uint32(TOP)
-    return np.ascontiguousarray(nibbles.astype(np.uint8).reshape(-1, words.shape[1]).T)
+        return np.ascontiguousarray(_nibbles(words, AWQ_ORDER).reshape(len(words), -1).T)
+    # [columns / 8, rows, 8] -> [rows, columns / 8, 8] -> [rows, columns]
+    return _nibbles(words, range(8)).transpose(1, 0, 2).reshape(words.shape[1], -1)
 
 
 def zero_points_of(packed: Packed, words: Words) -> Codes:
@@ -102,7 +101,9 @@ def zero_points_of(packed: Packed, words: Words) -> Codes:
 
     :raises CheckpointError: one is beyond 4 bits, or is none of a symmetric matrix
     """
-    found = _across(words, AWQ_ORDER if packed.layout == "awq" else range(8))[:, : packed.scales.shape[1]].T
+    order = AWQ_ORDER if packed.layout == "awq" else range(8)
+    # [groups, rows / 8, 8] -> [groups, rows] -> [rows, groups]
+    found = _nibbles(words, order).reshape(len(words), -1)[:, : packed.scales.shape[1]].T
     found = np.ascontiguousarray(found + np.uint8(packed.offset))
     name = one_line(packed.zeros.key, 120)
     if packed.symmetric and (found != MIDDLE).any():
@@ -112,7 +113,10 @@ def zero_points_of(packed: Packed, words: Words) -> Codes:
     return found
 
 
-def _across(words: Words, order: Sequence[int]) -> Codes:
-    """uint32 [n, m] -> uint8 [n, 8 m], the nibbles of each word in ``order``"""
-    nibbles = (words[:, :, None] >> (4 * np.arange(8, dtype=np.uint32))) & np.uint32(TOP)  # [n, m, 8]
-    return nibbles.astype(np.uint8)[:, :, list(order)].reshape(len(words), -1)  # [n, m, 8] -> [n, 8 m]
+def _nibbles(words: Words, order: Sequence[int]) -> Codes:
+    """uint32 [n, m] -> uint8 [n, m, 8], the nibbles of each word in ``order``; one place after the other, since all at
+    once take eight times the memory."""
+    codes = np.empty((*words.shape, 8), np.uint8)
+    for place, nibble in enumerate(order):
+        codes[..., place] = (words >> np.uint32(4 * nibble)) & np.uint32(TOP)
+    return codes
