@@ -42,6 +42,9 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 SIGLIP = ("SiglipImageProcessor", "SiglipImageProcessorFast", "SiglipImageProcessorPil")
 NEEDED = ("resample", "image_mean", "image_std")
 GOT_OCR2 = tuple(f"GotOcr2ImageProcessor{kind}" for kind in ("", "Fast", "Pil"))
+CLIP = tuple(f"{name}ImageProcessor{kind}" for name in ("Clip", "CLIP", "Llava") for kind in ("", "Fast", "Pil"))
+#: Whose tile has how many pixels a side where nothing is said.
+ANYRES_TILES = {"llava_next": 224, "llava_onevision": 384}
 LLAVA = {
     family: tuple(f"{name}ImageProcessor{kind}" for kind in ("", "Fast", "Pil"))
     for family, name in (("llava_next", "LlavaNext"), ("llava_onevision", "LlavaOnevision"))
@@ -76,6 +79,17 @@ class SiglipProcessor(ImageProcessor):
 
     do_center_crop: Literal[False] | None = None
     do_pad: Literal[False] | None = None
+
+
+class ClipProcessor(ImageProcessor):
+    """CLIP's, and LLaVA's own, which may pad a picture to a square as well."""
+
+    size: Sides = Field({"shortest_edge": 224}, validate_default=True)
+    do_center_crop: Literal[True] = True
+    crop_size: Sides = 224
+    do_pad: Literal[False] | None = None
+    image_mean: tuple[Mean, Mean, Mean] | None = CLIP_MEAN
+    image_std: tuple[Scale, Scale, Scale] | None = CLIP_STD
 
 
 class LlavaNextProcessor(ImageProcessor):
@@ -215,10 +229,29 @@ def _internvl_chat(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tupl
     return read, config.tiling
 
 
+def _llava(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageProcessor, TilingConfig]:
+    """A picture is one tile: the middle of it by CLIP's processor, squashed by SigLIP's."""
+    assert config.vision is not None
+    kind = raw.get("image_processor_type")
+    if kind in SIGLIP:
+        return _siglip(raw, name, config)[0], replace(config.tiling, strategy="internvl")
+    read = checked(ClipProcessor, dict(raw), name, CheckpointError)
+    if read.image_processor_type not in (None, *CLIP):
+        shown = one_line(read.image_processor_type, 60)
+        raise ExportError(f"{name}: image_processor_type is {shown}; {config.model_type} has {CLIP[-3]} or {CLIP[3]}")
+    _check_size(read, name, config.vision.image_size)
+    _check_size(read, name, config.vision.image_size, "crop_size")
+    given = [key for key, side in read.size.items() if side is not None] if isinstance(read.size, dict) else []
+    if given != ["shortest_edge"]:
+        raise ExportError(f"{name}: size is {one_line(read.size, 80)}; what is supported is shortest_edge alone")
+    return read, config.tiling
+
+
 def _llava_next(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageProcessor, TilingConfig]:
     """Tiles are cut as config.json says, whose grids the processor has as well."""
     assert config.vision is not None
-    read, tile = checked(LlavaNextProcessor, dict(raw), name, CheckpointError), config.vision.image_size
+    given = {"size": ANYRES_TILES[config.model_type], **raw}
+    read, tile = checked(LlavaNextProcessor, given, name, CheckpointError), config.vision.image_size
     kinds = LLAVA[config.model_type]
     if read.image_processor_type not in (None, *kinds):
         kind = one_line(read.image_processor_type, 60)
@@ -239,6 +272,7 @@ READERS: dict[str, Reader] = {
     "idefics3": _idefics3,
     "got_ocr2": _got_ocr2,
     "internvl_chat": _internvl_chat,
+    "llava": _llava,
     "llava_next": _llava_next,
 }
 

@@ -10,7 +10,7 @@ from pocketvlm.bundle.manifest import Vision
 from pocketvlm.errors import ExportError
 from pocketvlm.images.packing import most_tokens
 from pocketvlm.images.prepare import preprocessing_of, sequence_length
-from pocketvlm.images.rules import RULES, idefics3
+from pocketvlm.images.rules import RULES, center_crop, idefics3
 from pocketvlm.images.tiling import Grid, grid_candidates
 from pocketvlm.strict import first_wrong
 
@@ -91,6 +91,8 @@ def _candidates(vision: Vision, strategy: str, wanted: Retiling) -> tuple[Grid, 
         return vision.candidates if set(found) == set(vision.candidates) else found
     if strategy == vision.strategy:
         return tuple(filter(fits, vision.candidates))
+    if strategy == "center-crop":
+        return tuple(filter(fits, (center_crop.GRID,)))
     return tuple(filter(fits, grid_candidates(across, down, most_tiles(vision.candidates))))
 
 

@@ -111,7 +111,7 @@ class Model(Closed):
 
 
 #: Rules by which a grid of tiles is chosen.
-Strategy = Literal["relaxed", "llava-next", "internvl", "idefics3"]
+Strategy = Literal["relaxed", "llava-next", "internvl", "idefics3", "center-crop"]
 #: Those of formats 1 and 2.
 FIRST_STRATEGIES = ("relaxed", "llava-next", "internvl")
 #: Those that keep an image's aspect ratio on a canvas.

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pocketvlm.errors import BundleError
+from pocketvlm.errors import BundleError, ImageError
 from pocketvlm.images.open import MAX_PIXELS, MAX_SIDE, open_image
 from pocketvlm.images.rules import check_tiling, plan_of
 from pocketvlm.images.tiling import Grid, PicturePlan, Size, Tiling, thumbnail_index
@@ -116,7 +116,7 @@ def sequence_length(grid: Grid, preprocessing: Preprocessing) -> int:
 def cut_tiles(image: Image.Image, preprocessing: Preprocessing) -> TiledImage:
     """Resize an image as its rule plans and cut it into tiles, left to right and top to bottom.
 
-    :raises ImageError: the image is not RGB and cannot be made so.
+    :raises ImageError: the image is not RGB and cannot be made so, or is too narrow to be cropped
     """
     image = image if image.mode == "RGB" else open_image(image)
     plan = plan_of(image.size, preprocessing)
@@ -153,9 +153,14 @@ def normalize(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> np
 def laid_out(
     image: Image.Image, plan: PicturePlan, preprocessing: Preprocessing
 ) -> tuple[Image.Image, Image.Image | None]:
-    """The image on the canvas of its grid, and its thumbnail where it gets one."""
+    """The image on the canvas of its grid, and its thumbnail where it gets one.
+
+    :raises ImageError: it would be resized to more than MAX_PIXELS, of which a crop is taken
+    """
     stages = [image]
     for size in plan.resizes:
+        if size[0] * size[1] > MAX_PIXELS:
+            raise ImageError(f"a picture of {image.width} x {image.height} pixels is too narrow for a crop of it")
         stages.append(_resized(stages[-1], size, preprocessing))
     tile = preprocessing.tile_size
     canvas_size = (plan.grid[0] * tile, plan.grid[1] * tile)

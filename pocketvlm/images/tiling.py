@@ -14,7 +14,7 @@ from typing import Literal
 
 Grid = tuple[int, int]
 Size = tuple[int, int]
-Fit = Literal["pad", "stretch"]
+Fit = Literal["pad", "stretch", "crop"]
 #: width, height, tile, the candidates and alpha -> the grid
 Choose = Callable[[int, int, int, Sequence[Grid], float], Grid]
 
@@ -29,8 +29,9 @@ class PicturePlan:
     """What becomes of an image of some size.
 
     It is resized to each of ``resizes`` in turn, laid with its upper left corner at ``place`` of a canvas of ``grid``
-    tiles, and cut there, row by row. A thumbnail, what the first ``thumbnail_of`` of the resizes made (0: the image
-    itself) squashed to one tile, stands at ``thumbnail_index`` of the sequence; None: there is none.
+    tiles (before it, where that is negative: what lies outside is left out), and cut there, row by row. A thumbnail,
+    what the first ``thumbnail_of`` of the resizes made (0: the image itself) squashed to one tile, stands at
+    ``thumbnail_index`` of the sequence; None: there is none.
     """
 
     grid: Grid

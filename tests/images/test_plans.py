@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pocketvlm.errors import ImageError
+from pocketvlm.images.draw import draw_grid
 from pocketvlm.images.prepare import Preprocessing, cut_tiles
 from pocketvlm.images.rules import RULES, check_tiling, plan_of
 from pocketvlm.images.rules.idefics3 import grids
@@ -78,6 +80,26 @@ def test_idefics3_resizes_as_transformers_does(width: int, height: int, tile: in
     assert plan.resizes == reference(width, height, tile, longest)
     assert plan.grid in grids(most)
     assert tuple(side * tile for side in plan.grid) == plan.resizes[-1]
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 600))
+def test_a_crop_is_as_transformers_has_it(width: int, height: int, tile: int) -> None:
+    from transformers.image_transforms import get_resize_output_image_size
+
+    plan = plan_of((width, height), Tiling(tile_size=tile, strategy="center-crop", candidates=((1, 1),)))
+    empty = np.broadcast_to(np.uint8(0), (3, height, width))
+    wanted = get_resize_output_image_size(empty, size=tile, default_to_square=False)
+    assert plan.resizes == (wanted[::-1],)
+    assert plan.place == tuple(-((side - tile) // 2) for side in plan.resizes[0])
+
+
+def test_a_picture_that_is_too_narrow_for_a_crop_is_refused() -> None:
+    """Its longer side would have 1,344,000 pixels."""
+    crop = Preprocessing(tile_size=336, strategy="center-crop", candidates=((1, 1),), thumbnail="none")
+    for size in ((1, 4000), (4000, 1)):
+        with pytest.raises(ImageError, match="too narrow for a crop"):
+            cut_tiles(noise(*size, seed=0), crop)
+    assert draw_grid(noise(50, 20, seed=0), replace(crop, tile_size=16)).size == (320, 320)
 
 
 @pytest.mark.parametrize("form", FORMS["idefics3"][:3])

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,11 +17,14 @@ from pocketvlm.errors import PocketVlmError
 from pocketvlm.export import export_bundle
 from pocketvlm.export.neuropilot.options import NpuOptions, with_options
 from pocketvlm.export.read.frontend import read_frontend
+from pocketvlm.images.prepare import cut_tiles, normalize, preprocessing_of
 from pocketvlm.models.blocks.vision import VisionTower
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.families import llava
 from pocketvlm.recipe import load_recipe
 from pocketvlm.runtime import load
+from tests.images.test_tiles import noise
 from tests.models.test_vision_families import (
     DIALOGUES,
     KV_LENGTH,
@@ -32,6 +36,7 @@ from tests.models.test_vision_families import (
 from tests.support.vision_families import WRITERS, Written, granite_vision
 
 CONFIG, PROCESSOR = "config.json", "processor_config.json"
+SIZES_OF_A_TOWER = ("hidden_size", "intermediate_size", "image_size", "patch_size", "layer_norm_eps")
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +71,7 @@ def test_what_onevisions_config_leaves_out_is_transformers_default() -> None:
         found = VlmConfig.from_dict({"model_type": "llava_onevision", **raw})
         assert found.vision is not None
         assert found.packing is not None
-        for key in (
-            "hidden_size",
-            "intermediate_size",
-            "image_size",
-            "patch_size",
-            "num_hidden_layers",
-            "layer_norm_eps",
-        ):
+        for key in (*SIZES_OF_A_TOWER, "num_hidden_layers"):
             assert getattr(found.vision, key) == getattr(wanted.vision_config, key), key
         assert (found.text.model_type, found.text.vocab_size) == ("qwen2", wanted.text_config.vocab_size)
         assert found.image_token_id == wanted.image_token_index
@@ -149,6 +147,84 @@ def test_hub_checkpoints_of_transformers_4_have_their_tower_under_another_name(c
     moved["vision_tower.vision_model.head.probe"] = weights["image_newline"].clone()
     save_file(moved, checkpoint / "model.safetensors")
     assert open_checkpoint(checkpoint).tensors.keys() == before.tensors.keys()
+
+
+# --- LLaVA 1.5 and LLaVA-NeXT ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return WRITERS["llava"](tmp_path_factory.mktemp("clip") / "checkpoint").directory
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next"])
+def test_what_a_config_leaves_out_is_transformers_default(name: str) -> None:
+    from transformers import LlavaConfig, LlavaNextConfig
+
+    wanted = {"llava": LlavaConfig, "llava_next": LlavaNextConfig}[name]()
+    found = VlmConfig.from_dict({"model_type": name})
+    assert found.vision is not None
+    layers = wanted.vision_config.num_hidden_layers
+    assert (found.vision.num_hidden_layers, found.vision.unused_layers) == (layers - 1, 1)
+    for key in (*SIZES_OF_A_TOWER, "hidden_act"):
+        assert getattr(found.vision, key) == getattr(wanted.vision_config, key), key
+    assert (found.text.model_type, found.text.vocab_size) == ("llama", wanted.text_config.vocab_size)
+    assert found.image_token_id == wanted.image_token_index
+    if name == "llava_next":
+        tile = found.vision.image_size
+        pinpoints = [[down * tile, across * tile] for across, down in found.tiling.candidates]
+        assert pinpoints == wanted.image_grid_pinpoints
+
+
+def test_what_a_clip_config_leaves_out_is_transformers_default() -> None:
+    from transformers import CLIPVisionConfig
+
+    assert {key: getattr(CLIPVisionConfig(), key) for key in llava.CLIP_DEFAULTS} == llava.CLIP_DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "line"),
+    [
+        (CONFIG, lambda raw: raw.update(vision_feature_select_strategy="full"), "vision_feature_select_strategy is"),
+        (CONFIG, lambda raw: raw.update(vision_feature_layer=[-2, 9]), "vision_feature_layer is 9"),
+        (CONFIG, lambda raw: raw.update(vision_feature_layer=[]), "vision_feature_layer is []"),
+        (CONFIG, lambda raw: raw.update(vision_feature_layer=[-2] * 17), "vision_config.taken"),
+        (CONFIG, lambda raw: raw["vision_config"].update(num_hidden_layers="3"), "vision_config.num_hidden_layers"),
+        (PROCESSOR, lambda raw: raw.update(num_additional_image_tokens=0), "are 5, 0, 'default', not what makes 9"),
+        (PROCESSOR, lambda raw: raw.update(patch_size="5"), "are '5', 1, 'default', not what makes 9 tokens"),
+        (PROCESSOR, images(size={"height": 15, "width": 15}), "what is supported is shortest_edge alone"),
+        (PROCESSOR, images(size={"shortest_edge": 16}), "tiles have the vision_config's image_size, 15"),
+        (PROCESSOR, images(crop_size={"height": 14, "width": 15}), "crop_size is"),
+        (PROCESSOR, images(do_center_crop=False), "do_center_crop"),
+        (PROCESSOR, images(do_pad=True), "do_pad"),
+        (PROCESSOR, images(image_processor_type="ViTImageProcessor"), "llava has LlavaImageProcessor or CLIPImage"),
+    ],
+)  # fmt: skip
+def test_what_llava_cannot_have_is_one_line(
+    clip: Path, tmp_path: Path, file: str, change: Callable[[dict[str, Any]], object], line: str
+) -> None:
+    shutil.copytree(clip, tmp_path / "checkpoint")
+    edited(tmp_path / "checkpoint" / file, change)
+    with pytest.raises(PocketVlmError) as caught:
+        read_frontend(open_checkpoint(tmp_path / "checkpoint"))
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_siglips_processor_squashes_a_picture(clip: Path, tmp_path: Path) -> None:
+    """As models have it whose tower is SigLIP: its pixels are those of its class."""
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    shutil.copytree(clip, tmp_path / "checkpoint")
+    theirs = SiglipImageProcessorPil(size={"height": 15, "width": 15})
+    edited(tmp_path / "checkpoint" / PROCESSOR, lambda raw: raw.update(image_processor=theirs.to_dict()))
+    vision = read_frontend(open_checkpoint(tmp_path / "checkpoint")).vision
+    assert vision is not None
+    settings = preprocessing_of(vision)
+    for size in ((40, 20), (7, 90), (15, 15)):
+        image = noise(*size, seed=0)
+        found = normalize(cut_tiles(image, settings).pixels, settings)
+        assert np.abs(found - theirs(image, return_tensors="np")["pixel_values"]).max() < 1e-6
 
 
 # --- Granite Vision ---------------------------------------------------------------------------------------------------

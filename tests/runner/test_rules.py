@@ -159,6 +159,13 @@ def test_tiles_of_noise_are_pillows(
     assert found["normalized_sha256"] == hashlib.sha256(normalize(tiled.pixels, form).tobytes()).hexdigest()
 
 
+def test_a_picture_that_is_too_narrow_for_a_crop_is_refused(probe: Probe, tmp_path: Path) -> None:
+    (tmp_path / "rgba").write_bytes(bytes(4 * 4000))
+    crop = Preprocessing(tile_size=336, strategy="center-crop", candidates=((1, 1),), thumbnail="none")
+    line = probe.refused("tiles", path=tmp_path / "rgba", width=1, height=4000, **vars(crop))
+    assert line == "the image is too narrow for a crop of it"
+
+
 def test_a_size_that_is_too_large_is_refused(probe: Probe, tmp_path: Path) -> None:
     case = json.loads(TILES.read_text(encoding="utf-8"))["cases"][0]
     (tmp_path / "rgba").write_bytes(bytes(4 * 20000))

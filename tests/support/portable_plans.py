@@ -38,6 +38,7 @@ FORMS: dict[str, tuple[Tiling, ...]] = {
         Tiling(candidates=tuple((across, down) for down in range(1, 7) for across in range(1, 7))),  # OneVision's
     ),
     "internvl": (replace(LAST, tile_size=448, candidates=grid_candidates(12, 12, 12)), LAST),
+    "center-crop": tuple(Tiling(tile_size=tile, candidates=((1, 1),), thumbnail="none") for tile in (336, 15)),
     "idefics3": (
         replace(LAST, tile_size=512, candidates=grids(4), longest_edge=2048),
         replace(LAST, tile_size=384, candidates=grids(4)),

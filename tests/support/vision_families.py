@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from tests.support.chat_templates import LLAVA_MISTRAL, LLAVA_ONEVISION
+from tests.support.chat_templates import LLAVA, LLAVA_MISTRAL, LLAVA_ONEVISION
 
 #: Two layers, grouped-query attention, heads of 32 (ONNX Runtime wants multiples of 16).
 TEXT: dict[str, Any] = {
@@ -343,6 +343,26 @@ def _llava_like(directory: Path, family: str, processor: Any, unused: int, sprea
     return Written(directory, model, processor, tile, unused, one_by_one=family == "llava_onevision")
 
 
+def llava(directory: Path) -> Written:
+    """CLIP up to the second last of three layers, and of each picture its middle."""
+    from transformers import LlavaProcessor
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+    torch.manual_seed(0)
+    patch, tile = 5, 15
+    images = LlavaImageProcessorPil(size={"shortest_edge": tile}, crop_size={"height": tile, "width": tile})
+    processor = LlavaProcessor(
+        images, _llama_tokenizer(), patch_size=patch, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, chat_template=LLAVA,
+    )  # fmt: skip
+    tower = {"model_type": "clip_vision_model", "num_hidden_layers": 3, "image_size": tile, "patch_size": patch}
+    return _llava_like(
+        directory, "llava", processor, unused=18, spread=1.2,
+        vision_config={**TOWER, **tower},
+        text_config={**TEXT, "tie_word_embeddings": False},
+    )  # fmt: skip
+
+
 def llava_onevision(directory: Path) -> Written:
     """Odd grids of 3 x 3 patches; a picture of more than five tiles' tokens is made smaller."""
     from transformers import LlavaOnevisionProcessor, LlavaOnevisionVideoProcessor, PreTrainedTokenizerFast
@@ -439,6 +459,7 @@ WRITERS: dict[str, Callable[[Path], Written]] = {
     "smolvlm": smolvlm,
     "internvl": internvl,
     "internvl_chat": internvl_chat,
+    "llava": llava,
     "llava_next": llava_next,
     "llava_onevision": llava_onevision,
 }

@@ -110,16 +110,17 @@ Rgb resize_down(const Rgb& image, int64_t height, const Filter& filter) {
   return result;
 }
 
-// A resized image on the canvas of its grid, on the padding's colour where it does not fill it.
+// A resized image on the canvas of its grid, on the padding's colour where it does not fill it, without what lies outside.
 Rgb canvas_of(Rgb image, const PicturePlan& plan, const Vision& vision) {
   Rgb canvas{plan.grid.first * vision.tile_size, plan.grid.second * vision.tile_size, {}};
   if (image.width == canvas.width && image.height == canvas.height) return image;
   canvas.pixels.resize(size_t(canvas.width * canvas.height * 3));
   for (size_t at = 0; at < canvas.pixels.size(); at++) canvas.pixels[at] = uint8_t(vision.pad_color[at % 3]);
   const auto [left, top] = plan.place;
-  for (int64_t row = 0; row < image.height; row++)
-    std::memcpy(&canvas.pixels[size_t(((top + row) * canvas.width + left) * 3)],
-                &image.pixels[size_t(row * image.width * 3)], size_t(image.width * 3));
+  const int64_t first = std::max<int64_t>(left, 0), end = std::min(left + image.width, canvas.width);
+  for (int64_t y = std::max<int64_t>(top, 0); y < std::min(top + image.height, canvas.height); y++)
+    std::memcpy(&canvas.pixels[size_t((y * canvas.width + first) * 3)],
+                &image.pixels[size_t(((y - top) * image.width + first - left) * 3)], size_t((end - first) * 3));
   return canvas;
 }
 
@@ -184,6 +185,8 @@ Tiles cut_tiles(const Rgb& image, const Vision& vision) {
   const PicturePlan plan = plan_of(image.width, image.height, vision);
   const int64_t tile = vision.tile_size, count = plan.grid.first * plan.grid.second;
   Tiles tiles{plan.grid, plan.thumbnail, count + (plan.thumbnail ? 1 : 0), {}};
+  for (const auto& [width, height] : plan.resizes)
+    if (width * height > kMaxPixels) throw Error(Failure::usage, "the image is too narrow for a crop of it");
   Rgb shown, thumbnail;
   for (size_t done = 0; done <= plan.resizes.size(); done++) {
     const Rgb& now = done <= 1 ? image : shown;

@@ -103,7 +103,7 @@ Vision vision(const Reader& value, int64_t format) {
   Vision result;
   result.tile_size = of["tile_size"].integer(1, 4096);
   result.strategy = format < 3 ? of["strategy"].choice({"relaxed", "llava-next", "internvl"})
-                               : of["strategy"].choice({"relaxed", "llava-next", "internvl", "idefics3"});
+                               : of["strategy"].choice({"relaxed", "llava-next", "internvl", "idefics3", "center-crop"});
   result.resize_filter =
       format < 3 ? of["resize_filter"].choice({"bicubic"}) : of["resize_filter"].choice({"bicubic", "lanczos"});
   if (const auto replaced = in_format_3(of, "replaces", format)) name_of(*replaced);  // for people

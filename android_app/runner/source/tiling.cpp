@@ -112,6 +112,14 @@ PicturePlan idefics3(int64_t width, int64_t height, const Vision& vision) {
   return {{second.first / tile, second.second / tile}, {first, second}, {0, 0}, std::nullopt, 2};
 }
 
+// transformers' get_resize_output_image_size and center_crop.
+PicturePlan center_crop(int64_t width, int64_t height, const Vision& vision) {
+  const int64_t tile = vision.tile_size, shorter = std::min(width, height), longer = std::max(width, height);
+  const auto length = int64_t(double(tile * longer) / double(shorter));
+  const Size size = width <= height ? Size{tile, length} : Size{length, tile};
+  return {{1, 1}, {size}, {-((size.first - tile) / 2), -((size.second - tile) / 2)}, std::nullopt};
+}
+
 PicturePlan of_grid(int64_t width, int64_t height, const Vision& vision) {
   const int64_t tile = vision.tile_size;
   if (vision.strategy == "internvl") {
@@ -131,21 +139,24 @@ PicturePlan of_grid(int64_t width, int64_t height, const Vision& vision) {
 }  // namespace
 
 std::optional<std::string> tiling_problem(const Vision& vision) {
+  const auto known = [&](const Grid& grid) {
+    return std::find(vision.candidates.begin(), vision.candidates.end(), grid) != vision.candidates.end();
+  };
+  if (vision.strategy == "center-crop" && !known({1, 1})) return "candidates: they lack the grid that a picture gets";
   if (vision.strategy != "idefics3") return std::nullopt;
   const int64_t longest = longest_edge(vision);
   if (longest < 2 || longest > kMaxEdge || longest % 2 != 0) return "longest_edge: not an even number up to 4096";
   if (most_tiles(vision) == 1) return std::nullopt;
   const int64_t most = tiles_over(longest, vision.tile_size);
-  const auto known = [&](const Grid& grid) {
-    return std::find(vision.candidates.begin(), vision.candidates.end(), grid) != vision.candidates.end();
-  };
   for (int64_t other = 1; other <= most; other++)
     if (!known({most, other}) || !known({other, most})) return "candidates: they lack a grid that a picture can get";
   return std::nullopt;
 }
 
 PicturePlan plan_of(int64_t width, int64_t height, const Vision& vision) {
-  PicturePlan plan = vision.strategy == "idefics3" ? idefics3(width, height, vision) : of_grid(width, height, vision);
+  PicturePlan plan = vision.strategy == "idefics3"      ? idefics3(width, height, vision)
+                     : vision.strategy == "center-crop" ? center_crop(width, height, vision)
+                                                        : of_grid(width, height, vision);
   const int64_t tiles = plan.grid.first * plan.grid.second;
   if (vision.thumbnail != "none" && (tiles > 1 || vision.thumbnail_of_single_tile))
     plan.thumbnail = vision.thumbnail == "first" ? 0 : tiles;

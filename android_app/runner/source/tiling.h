@@ -13,8 +13,8 @@ namespace pocketvlm {
 
 using Size = std::pair<int64_t, int64_t>;  // width, height
 
-// The image is resized to each of `resizes` in turn, laid with its corner at `place` of a canvas of `grid` tiles, and cut
-// there. A thumbnail, what the first `thumbnail_of` of the resizes made squashed to one tile, stands at `thumbnail`.
+// The image is resized to each of `resizes` in turn, laid with its corner at `place` of a canvas of `grid` tiles (before it,
+// where that is negative: what lies outside is left out), and cut there. A thumbnail, what the first `thumbnail_of` of the resizes made squashed to one tile, stands at `thumbnail`.
 struct PicturePlan {
   Grid grid;
   std::vector<Size> resizes;

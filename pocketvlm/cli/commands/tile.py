@@ -71,7 +71,9 @@ class Candidates(click.ParamType[tuple[Grid, ...]]):
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option(
-    "--strategy", type=click.Choice(list(RULES)), help="Only this one (default: all that can do with the candidates)."
+    "--strategy",
+    type=click.Choice(list(RULES)),
+    help="Only this one (default: all that choose a grid and can do with the candidates).",
 )
 @click.option("--tile", default=384, show_default=True, type=click.IntRange(1, 4096), help="Side of a tile in pixels.")
 @click.option(
@@ -129,7 +131,9 @@ def _settings(strategy: str | None, tile: int, candidates: tuple[Grid, ...], alp
     from pocketvlm.images.prepare import Preprocessing
 
     tiling = Tiling(tile_size=tile, candidates=candidates)
-    names = [strategy] if strategy else [name for name, rule in RULES.items() if rule.check(tiling) is None]
+    # (one that takes a crop has no grids to choose from, and cannot take it of every picture)
+    several = [name for name, rule in RULES.items() if rule.fit != "crop" and rule.check(tiling) is None]
+    names = [strategy] if strategy else several
     try:
         return [
             Preprocessing(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from pocketvlm.images.rules import idefics3, internvl, llava_next, relaxed
+from pocketvlm.images.rules import center_crop, idefics3, internvl, llava_next, relaxed
 from pocketvlm.images.tiling import PAPER_CANDIDATES, Grid, PicturePlan, PictureRule, Tiling, positive
 
 RULES: dict[str, PictureRule] = {
@@ -17,6 +17,7 @@ RULES: dict[str, PictureRule] = {
     "llava-next": llava_next.RULE,
     "internvl": internvl.RULE,
     "idefics3": idefics3.RULE,
+    "center-crop": center_crop.RULE,
 }
 
 

@@ -1,4 +1,5 @@
-"""What the LLaVA families share: a tower up to some layer, two layers on each of its patches, a decoder.
+"""LLaVA 1.5 (arXiv 2310.03744): CLIP up to some layer, two layers on each of its patches, a decoder; and what its heirs
+share with it.
 
 Names, defaults and computation as in transformers' ``models/llava``, ``llava_next`` and ``llava_onevision``.
 """
@@ -11,6 +12,7 @@ from typing import Any
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.models.families.family import (
     SIGLIP_DEFAULTS,
+    Family,
     check_only,
     layers_up_to,
     renamed,
@@ -99,6 +101,18 @@ def read_shared(
     }
 
 
+def read(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A ``config.json`` of a LlavaConfig.
+
+    :raises CheckpointError: naming the key whose value is something else than what is computed here
+    """
+    return {
+        **read_shared(raw, VISION, "llama", layer=-2, strategy="default"),
+        "image_token_id": image_token_id(raw, IMAGE_TOKEN_ID),
+        "tiling": {"strategy": "center-crop", "candidates": [[1, 1]], "thumbnail": "none"},
+    }
+
+
 def _tower(raw: Mapping[str, Any], feature: Any, strategy: Any) -> dict[str, Any]:
     """The tower up to the layer whose output is taken, or the last of several, before any norm behind them."""
     kind = raw.get("model_type", "siglip_vision_model")
@@ -153,3 +167,6 @@ def rename(key: str) -> str | None:
     """Our name for a stored tensor."""
     name = renamed(renamed(renamed(key, PREFIXES), TOWER), CLIP)
     return None if name.startswith(UNUSED) else without_rope_tables(name)
+
+
+FAMILY = Family("llava", rename=rename, read=read, processor="llava")

@@ -37,7 +37,7 @@ internal class VisionSections(private val format: Int) {
     private fun tiling(of: Members) = Tiling(
         tileSize = of["tile_size"].int(1, 4096),
         strategy = if (format < 3) of["strategy"].choice("relaxed", "llava-next", "internvl")
-        else of["strategy"].choice("relaxed", "llava-next", "internvl", "idefics3"),
+        else of["strategy"].choice("relaxed", "llava-next", "internvl", "idefics3", "center-crop"),
         candidates = of["candidates"].list(1, 256, ::grid),
         alpha = of["alpha"].number(0.0, 1.0),
         thumbnail = of["thumbnail"].choice("first", "last", "none"),

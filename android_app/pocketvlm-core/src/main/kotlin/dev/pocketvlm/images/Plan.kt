@@ -5,7 +5,7 @@ import dev.pocketvlm.bundle.Tiling
 
 /**
  * What becomes of a picture: resized to each of [resizes] in turn, laid with its corner at ([left], [top]) of a canvas of
- * [grid] tiles, and cut there. A thumbnail, what the first [thumbnailOf] of the resizes made squashed to one tile,
+ * [grid] tiles (before it, where that is negative: what lies outside is left out), and cut there. A thumbnail, what the first [thumbnailOf] of the resizes made squashed to one tile,
  * stands at [thumbnail] of the tiles; null is none. Pixels.
  */
 internal class PicturePlan(
@@ -27,6 +27,10 @@ internal fun planOf(size: Size, tiling: Tiling): PicturePlan {
             resizes = idefics3(size, tiling)
             grid = Grid(resizes[1].width / tile, resizes[1].height / tile)
         }
+        "center-crop" -> {
+            grid = Grid(1, 1)
+            resizes = listOf(croppedFrom(size, tile))
+        }
         "internvl" -> {
             grid = internvl(size, tiling)
             resizes = listOf(Size(grid.across * tile, grid.down * tile))
@@ -38,7 +42,7 @@ internal fun planOf(size: Size, tiling: Tiling): PicturePlan {
         }
     }
     val last = resizes.last()
-    val place = { canvas: Int, side: Int -> Math.floorDiv(canvas - side, 2) }
+    val place = { canvas: Int, side: Int -> (canvas - side) / 2 }
     val tiles = grid.tiles.toInt()
     val hasThumbnail = tiling.thumbnail != "none" && (tiles > 1 || tiling.thumbnailOfSingleTile)
     return PicturePlan(
@@ -53,4 +57,9 @@ internal fun planOf(size: Size, tiling: Tiling): PicturePlan {
 
 /** Why no rule can follow a tiling, in one line that begins with the key; null where one can. */
 internal fun tilingProblem(tiling: Tiling): String? =
-    if (tiling.strategy == "idefics3") idefics3Problem(tiling) else null
+    when {
+        tiling.strategy == "idefics3" -> idefics3Problem(tiling)
+        tiling.strategy == "center-crop" && Grid(1, 1) !in tiling.candidates ->
+            "candidates: they lack the grid that a picture gets"
+        else -> null
+    }

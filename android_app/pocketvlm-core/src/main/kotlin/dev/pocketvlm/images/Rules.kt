@@ -67,6 +67,13 @@ internal fun internvl(size: Size, tiling: Tiling): Grid {
     return best
 }
 
+/** transformers' get_resize_output_image_size: the shorter side is a tile's, of the longer one its middle is taken. */
+internal fun croppedFrom(size: Size, tile: Int): Size {
+    val shorter = min(size.width, size.height)
+    val longer = ((tile.toLong() * max(size.width, size.height)).toDouble() / shorter).toInt()
+    return if (size.width <= size.height) Size(tile, longer) else Size(longer, tile)
+}
+
 /** At which an image fills a grid of tiles of [tile] pixels with its aspect ratio kept. */
 internal fun fittedSize(size: Size, grid: Grid, tile: Int, roundUp: Boolean): Size {
     val canvasWidth = tile.toLong() * grid.across

@@ -35,10 +35,17 @@ internal fun flatten(rgba: ByteArray, width: Int, height: Int): Rgb {
     return Rgb(width, height, pixels)
 }
 
-/** The tiles of a picture, and its thumbnail. */
+/**
+ * The tiles of a picture, and its thumbnail.
+ *
+ * @throws ImageUnusable it would be resized to more than [MAX_PIXELS], of which a crop is taken
+ */
 internal fun cutTiles(image: Rgb, preprocessing: Preprocessing): Tiles {
     val plan = planOf(Size(image.width, image.height), preprocessing.tiling)
     val tile = preprocessing.tiling.tileSize
+    if (plan.resizes.any { it.width.toLong() * it.height > MAX_PIXELS }) {
+        throw ImageUnusable("the image is too narrow for a crop of it")
+    }
     val steps = plan.resizes.runningFold(image) { shown, size -> resize(shown, size, preprocessing.resizeFilter) }
     val canvas = canvasOf(steps.last(), plan, preprocessing)
     val tiles = plan.grid.tiles.toInt()
@@ -58,7 +65,7 @@ internal fun cutTiles(image: Rgb, preprocessing: Preprocessing): Tiles {
     return Tiles(plan.grid, plan.thumbnail, count, pixels)
 }
 
-/** A resized image on the canvas of its grid, on the padding's colour where it does not fill it. */
+/** A resized image on the canvas of its grid, on the padding's colour where it does not fill it, without what is outside. */
 private fun canvasOf(image: Rgb, plan: PicturePlan, preprocessing: Preprocessing): Rgb {
     val tile = preprocessing.tiling.tileSize
     val width = plan.grid.across * tile
@@ -66,9 +73,11 @@ private fun canvasOf(image: Rgb, plan: PicturePlan, preprocessing: Preprocessing
     if (image.width == width && image.height == height) return image
     val color = ByteArray(3) { checkNotNull(preprocessing.padColor[it]).toByte() }
     val canvas = Rgb(width, height, ByteArray(width * height * 3) { color[it % 3] })
-    for (row in 0 until image.height) {
-        val to = ((plan.top + row) * width + plan.left) * 3
-        System.arraycopy(image.pixels, row * image.width * 3, canvas.pixels, to, image.width * 3)
+    val first = maxOf(plan.left, 0)
+    val end = minOf(plan.left + image.width, width)
+    for (y in maxOf(plan.top, 0) until minOf(plan.top + image.height, height)) {
+        val from = ((y - plan.top) * image.width + first - plan.left) * 3
+        System.arraycopy(image.pixels, from, canvas.pixels, (y * width + first) * 3, (end - first) * 3)
     }
     return canvas
 }
