@@ -387,7 +387,8 @@ def _opened(
 
 
 def _proved(layout: ChatLayout, render: Render) -> ChatLayout:
-    """The layout, where need be as one that drops reasoning or joins a system message to the first question.
+    """The layout, where need be as one that drops reasoning, or line breaks before an answer (SmolLM3), or joins a
+    system message to the first question.
 
     :raises ExportError: with the first dialogue for which it does not say what the template says
     """
@@ -399,8 +400,11 @@ def _proved(layout: ChatLayout, render: Render) -> ChatLayout:
     changes: list[dict[str, object]] = []
     if first.does == REASONING.what and layout.reasoning is None:
         changes = [{"reasoning": Reasoning(end=END_OF_REASONING, trim=trim)} for trim in TRIMS]
-    elif first.does == EDGES.what and "system" in layout.roles and not layout.system_joins:
-        changes = [{"system_joins": True}]
+    elif first.does == EDGES.what:
+        if "system" in layout.roles and layout.roles["user"].strip and not layout.system_joins:
+            changes = [{"system_joins": True}]
+        if layout.reasoning is None:
+            changes += [{"reasoning": Reasoning(end=None, trim=trim)} for trim in TRIMS if trim]
     for change in changes:
         with contextlib.suppress(DiffersError):
             return _proved(layout.model_copy(update=change), render)

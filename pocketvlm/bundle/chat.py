@@ -36,13 +36,15 @@ class Around(Closed):
 
 class Reasoning(Closed):
     """What a template drops of an answer once the next question is asked: all up to the last ``end``, and then the
-    characters of ``trim`` at the beginning of the rest."""
+    characters of ``trim`` at the beginning of the rest; without an ``end`` these alone, of each answer."""
 
-    end: Annotated[Text, StringConstraints(min_length=1)]
+    end: Annotated[Text, StringConstraints(min_length=1)] | None
     trim: Text
 
     def dropped_from(self, text: str) -> str:
         """What is left of an earlier answer."""
+        if self.end is None:
+            return text.lstrip(self.trim)
         _, found, rest = text.rpartition(self.end)
         return rest.lstrip(self.trim) if found else text
 

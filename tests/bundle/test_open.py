@@ -234,6 +234,7 @@ OF_FORMAT_3: tuple[Callable[[dict[str, Any], int], None], ...] = (
     lambda raw, version: shows(raw, version, "chat", image={"prefix": "", "suffix": "\n"}),
     lambda raw, version: shows(raw, version, "chat", text={"prefix": "\n", "suffix": ""}),
     lambda raw, version: shows(raw, version, "chat", images_first=True),
+    lambda raw, version: drops_reasoning(raw, version, end=None),
     lambda raw, version: shows(raw, version, "model", limits="Knows drawn pictures alone."),
     lambda raw, version: shows(raw, version, "model", adapter={"name": "poet", "sha256": "0" * 64}),
     lambda raw, version: shows(raw, version, "model", source="acme/tiny-vlm@0123456789abcdef0123456789abcdef01234567"),
@@ -265,6 +266,12 @@ def test_format_3_drops_reasoning_of_earlier_answers(bundle: Path) -> None:
     assert chat.reasoning is not None
     texts = ("plain", "<think>a</think>\n\nb\n", "a</think>b</think> c", "</think>")
     assert [chat.reasoning.dropped_from(text) for text in texts] == ["plain", "b\n", " c", ""]
+    drops_reasoning(raw, 3, end=None)
+    save(bundle, raw)
+    chat = open_bundle(bundle).manifest.chat
+    assert chat is not None and chat.reasoning is not None
+    answers = ("plain\n", "\n\nb\n", " \nc")
+    assert [chat.reasoning.dropped_from(text) for text in answers] == ["plain\n", "b\n", " \nc"]
 
 
 @pytest.mark.parametrize(

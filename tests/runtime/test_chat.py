@@ -100,6 +100,9 @@ def test_earlier_answers_lose_their_reasoning_where_the_template_drops_it() -> N
             text_of(messages, chat) == "<s><|user|></think>a<|end|><|assistant|>b<|end|><|user|>c<|end|><|assistant|>"
         )
         assert "<think>so</think>" in text_of(messages)
+    trimmed = CHAT.model_copy(update={"reasoning": Reasoning(end=None, trim="\n")})
+    messages = [user("\na"), {"role": "assistant", "content": "\n\nb\n"}, user("c")]
+    assert text_of(messages, trimmed).startswith("<s><|user|>\na<|end|><|assistant|>b\n<|end|>")
 
 
 def test_a_question_that_a_system_message_joins_keeps_the_space_between_them() -> None:

@@ -161,7 +161,8 @@ TEMPLATES = {
         "{{ '<|im_start|>system\\nToday: ' + strftime_now('%d %B %Y') + '\\n' }}"
         "{% if own %}{{ own }}{% else %}{{ 'You are S.' }}{% endif %}{{ '<|im_end|>\\n' }}"
         "{% for m in messages %}{% if m.role == 'user' %}" + CHATML_TURN + "{% elif m.role == 'assistant' %}"
-        "{% generation %}{{ '<|im_start|>assistant\\n' + m.content + '<|im_end|>\\n' }}{% endgeneration %}"
+        "{% generation %}{{ '<|im_start|>assistant\\n' + m.content.lstrip('\\n') + '<|im_end|>\\n' }}"
+        "{% endgeneration %}"
         "{% endif %}{% endfor %}" + CHATML_ASK,
         system=False,
         note="the bundle keeps that of this export",

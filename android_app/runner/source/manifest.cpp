@@ -166,7 +166,8 @@ bool check_chat(const Reader& value, int64_t format) {
   if (!system.is_null()) system.text(kText);
   if (const auto reasoning = in_format_3(of, "reasoning", format)) {
     const Members dropped = reasoning->members({"end", "trim"});
-    if (dropped["end"].text(kText).empty()) reasoning->refuse("its end is empty");
+    if (const Reader end = dropped["end"]; !end.is_null() && end.text(kText).empty())
+      reasoning->refuse("its end is empty");
     dropped["trim"].text(kText);
   }
   for (const char* part : {"image", "text"})

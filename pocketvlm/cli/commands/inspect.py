@@ -251,7 +251,8 @@ def _print_chat(console: Console, manifest: Manifest) -> None:
     if chat.default_system is not None:
         table.add_row("default system message", _quoted(chat.default_system), "")
     if chat.reasoning is not None:
-        table.add_row("dropped of earlier answers, up to", _quoted(chat.reasoning.end), "")
+        end, trim = chat.reasoning.end, chat.reasoning.trim
+        table.add_row("dropped of earlier answers" + (", up to" if end else ""), _quoted(end or trim), "")
     print_table(console, table)
 
 

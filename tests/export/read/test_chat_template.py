@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from pocketvlm.bundle.chat import Around
+from pocketvlm.bundle.chat import Around, Reasoning
 from pocketvlm.errors import ExportError
 from pocketvlm.export.read.chat_template import FoundChat, compile_chat_template, read_chat, render_literals
 from tests.support.chat_templates import (
@@ -92,8 +92,9 @@ def test_messages_end_where_they_end_in_the_template(chats: dict[str, FoundChat]
     assert found["phi 3"].roles["user"].suffix == "<|end|>\n"
     assert found["phi 3"].generation_prefix == "<|assistant|>\n"
     assert found["llama 2"].system_joins
-    assert found["qwen 3"].reasoning is not None
-    assert sum(layout.format_version == 3 for layout in found.values()) == 5
+    assert found["qwen 3"].reasoning == Reasoning(end="</think>", trim="\n")
+    assert found["smollm 3"].reasoning == Reasoning(end=None, trim="\n")
+    assert sum(layout.format_version == 3 for layout in found.values()) == 6
     assert found["gemma 3"].roles["system"].suffix == "\n\n"
     assert found["gemma 3"].roles["assistant"].suffix == "<end_of_turn>\n<start_of_turn>user\n"
 

@@ -67,8 +67,8 @@ internal class Role(val prefix: String, val suffix: String, val strip: Boolean, 
 /** Literal text around each part of a message. */
 internal class Around(val prefix: String, val suffix: String)
 
-/** What is dropped of an earlier answer: all up to the last [end], then the characters of [trim]. */
-internal class Reasoning(val end: String, val trim: String)
+/** What is dropped of an earlier answer: all up to the last [end], if there is one, then the characters of [trim]. */
+internal class Reasoning(val end: String?, val trim: String)
 
 /** The chat template as literals. */
 internal class ChatLayout(

@@ -29,8 +29,8 @@ internal class ChatSection(private val format: Int) {
 
     private fun reasoning(value: Reader): Reasoning {
         val of = value.members("end", "trim")
-        val read = Reasoning(of["end"].literal(), of["trim"].literal())
-        if (read.end.isEmpty()) value.refuse("its end is empty")
+        val read = Reasoning(of["end"].takeUnless { it.value == null }?.literal(), of["trim"].literal())
+        if (read.end?.isEmpty() == true) value.refuse("its end is empty")
         return read
     }
 
