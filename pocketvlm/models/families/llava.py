@@ -169,4 +169,10 @@ def rename(key: str) -> str | None:
     return None if name.startswith(UNUSED) else without_rope_tables(name)
 
 
+def stored(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """What a checkpoint of transformers 5 calls one of our weights, and its shape there."""
+    named = renamed(name, {ours: theirs for theirs, ours in CLIP.items()})
+    return renamed(named, {ours: theirs for theirs, ours in PREFIXES.items() if theirs.startswith("model.")}), shape
+
+
 FAMILY = Family("llava", rename=rename, read=read, processor="llava")

@@ -14,7 +14,7 @@ from pocketvlm.images.tiling import grid_candidates
 from pocketvlm.models import families
 from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VisionConfig, VlmConfig
 from pocketvlm.models.families import idefics3
-from pocketvlm.models.presets import internvl, smolvlm
+from pocketvlm.models.presets import internvl, llava, smolvlm
 from pocketvlm.models.presets.spoken import Spoken, chatml
 from pocketvlm.models.presets.weights import Stored, as_it_is
 
@@ -57,6 +57,10 @@ def _smolvlm(name: str, summary: str, published: Mapping[str, Any]) -> Preset:
 def _internvl(name: str, summary: str, published: Mapping[str, Any]) -> Preset:
     config = VlmConfig.from_dict(published)
     return Preset(name, summary, config, published, internvl.SPOKEN, families.internvl.stored)
+
+
+def _llava(name: str, summary: str, published: Mapping[str, Any], spoken: Spoken) -> Preset:
+    return Preset(name, summary, VlmConfig.from_dict(published), published, spoken, families.llava.stored)
 
 
 #: BlueLM's own decoder was never published; the paper names MiniCPM-2B (arXiv 2404.06395) as one of its size. MiniCPM
@@ -129,6 +133,13 @@ PRESETS = {
         _smolvlm("smolvlm-500m", "SigLIP base at 512 px, SmolLM2-360M's decoder", smolvlm.SMOLVLM_500M),
         _smolvlm("smolvlm2-2.2b", "SigLIP so400m at 384 px, SmolLM2-1.7B's decoder", smolvlm.SMOLVLM2_2B2),
         _internvl("internvl3-1b", "InternViT-300M at 448 px, Qwen2.5-0.5B's decoder", internvl.INTERNVL3_1B),
+        _llava(
+            "llava-onevision-0.5b",
+            "SigLIP so400m at 384 px, Qwen2-0.5B's decoder",
+            llava.LLAVA_ONEVISION_05B,
+            llava.ONEVISION,
+        ),
+        _llava("llava-next-7b", "CLIP L at 336 px, Mistral-7B's decoder", llava.LLAVA_NEXT_7B, llava.MISTRAL),
         Preset("tiny", "two layers of everything, to try the commands with", _vlm(TINY, TINY_TOWER)),
     )
 }
