@@ -21,6 +21,7 @@ from pocketvlm.models.directory import read_file, read_json
 #: transformers 5 makes this class' pipeline anew, of the vocabulary and of what the settings say.
 REMADE = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
+REMEDY = "save the tokenizer anew (transformers: tokenizer.save_pretrained)"
 
 
 class AddedTokenSettings(BaseModel):
@@ -58,7 +59,9 @@ def check_added_tokens(directory: Path, model_type: str, tokenizer: Tokenizer, c
         differs = said is not None and any(said.get(flag, False) != getattr(token, flag) for flag in FLAGS)
         if differs or (remade and said_number != str(number)):
             shown = one_line(repr(token.content), 60)
-            raise CheckpointError(f"{where}: added_tokens_decoder says otherwise of {shown} than tokenizer.json")
+            raise CheckpointError(
+                f"{where}: added_tokens_decoder says otherwise of {shown} than tokenizer.json: {REMEDY}"
+            )
 
 
 def _named(directory: Path, added: dict[str, dict[str, Any]]) -> Iterable[str]:
@@ -79,5 +82,5 @@ def _check_literals(directory: Path, named: Iterable[str], tokenizer: Tokenizer,
         if token and tokenizer.token_to_id(token) is None and any(token in literal for literal in literals):
             raise CheckpointError(
                 f"{label(directory)}: the chat template writes the token {one_line(repr(token), 60)}, which "
-                "tokenizer.json lacks: save the tokenizer anew (transformers: tokenizer.save_pretrained)"
+                f"tokenizer.json lacks: {REMEDY}"
             )

@@ -61,7 +61,7 @@ seeing = pytest.mark.parametrize("opened", SEEING, indirect=True, scope="module"
 
 def test_all_that_are_published_here_are_told_apart() -> None:
     models = [Published(name).said["model"] for name in NAMES]
-    assert len(models) == len(set(models)) == 32
+    assert len(models) == len(set(models)) == 34
 
 
 def test_each_family_that_sees_is_published_here() -> None:
@@ -220,3 +220,33 @@ def test_a_file_that_says_something_else_is_seen(
     (directory / file).write_text(json.dumps(changed))
     with pytest.raises(PocketVlmError, match=words):
         read_frontend(open_checkpoint(directory))
+
+
+#: Changes of a published config.json that make it one of another kind that is downloaded often.
+OTHERS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "LLaVA's own format": (
+        "llava-1.5-7b",
+        {"text_config": None, "vision_config": None, "mm_vision_tower": "siglip-so400m-patch14-384"},
+        r"mm_vision_tower: a checkpoint in LLaVA's own format; take its conversion",
+    ),
+    "Pixtral": ("llava-1.5-7b", {"vision_config": {"model_type": "pixtral"}}, "vision_config.model_type is 'pixtral'"),
+    "LLaVA with Gemma": ("llava-1.5-7b", {"text_config": {"model_type": "gemma"}}, "text_config.model_type is 'gemma'"),
+    "InternVL2-4B": ("internvl2-1b", {"template": "phi3-chat"}, "template is 'phi3-chat'"),
+    "MLX, 4 bits": ("smolvlm-256m", {"quantization": {"bits": 4}}, "quantization: quantized already"),
+    "MLX's name of Granite Vision": (
+        "granite-vision-3.2-2b",
+        {"model_type": "granite_vision"},
+        r"model_type 'granite_vision' is not supported \(nearest: granite",
+    ),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_checkpoint_of_another_kind_is_told_why_it_is_not_read(tmp_path: Path, other: str) -> None:
+    name, changes, words = OTHERS[other]
+    published = Published(name)
+    directory = published.write(tmp_path / "checkpoint", {"model.norm.weight": (1,)})
+    (directory / "config.json").write_text(json.dumps({**published.config, **changes}))
+    with pytest.raises(CheckpointError, match=words) as caught:
+        open_checkpoint(directory)
+    assert str(caught.value).isprintable()

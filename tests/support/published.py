@@ -10,6 +10,7 @@ names and shapes whose numbers are a hole: it takes no room on a disk.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,10 +55,18 @@ class Published:
     def write(self, directory: Path, weights: Shapes) -> Path:
         """All that a download would have."""
         directory.mkdir()
-        for file, values in self.files.items():
+        tokenizer = dict(self.files["tokenizer_config.json"])
+        place = self.said.get("template_in", "chat_template.json")
+        if place == "tokenizer_config.json":
+            tokenizer["chat_template"] = self.template
+        elif self.template is not None:
+            said = self.template if place.endswith(".jinja") else json.dumps({"chat_template": self.template})
+            (directory / place).write_text(said)
+        flags = {**dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False), "special": True}
+        tokens: dict[str, int] = self.said["tokens"]
+        tokenizer["added_tokens_decoder"] = {str(id_): {"content": token, **flags} for token, id_ in tokens.items()}
+        for file, values in {**self.files, "tokenizer_config.json": tokenizer}.items():
             (directory / file).write_text(json.dumps(values))
-        if self.template is not None:
-            (directory / "chat_template.json").write_text(json.dumps({"chat_template": self.template}))
         self._write_tokenizer(directory)
         write_hole(directory / "model.safetensors", weights)
         return directory
@@ -81,9 +90,6 @@ class Published:
         elif "vocab.json" in of_vocabulary:
             (directory / "vocab.json").write_text(json.dumps({**vocabulary, **tokens}))
             (directory / "merges.txt").write_text("#version: 0.2\n")
-            added = {str(number): {"content": token, "special": True} for token, number in tokens.items()}
-            settings = {**self.files["tokenizer_config.json"], "added_tokens_decoder": added}
-            (directory / "tokenizer_config.json").write_text(json.dumps(settings))
         else:
             (directory / "tokenizer.model").write_bytes(b"")
 
@@ -116,15 +122,18 @@ def write_hole(path: Path, weights: Shapes) -> None:
 
 
 def transformers_weights(one: Published) -> list[Shapes]:
-    """What transformers' own class of a config stores, in version 5's names and in those that the published files have,
-    which are version 4's."""
+    """What transformers' own class of a config stores: in version 5's names, in version 4's as 5 writes them, and as
+    LLaVA's were published, with one more part in the names of a tower."""
     from transformers.core_model_loading import revert_weight_conversion
 
     model = _model_of(one.config)
     stored = dict(model.state_dict())
     if one.said.get("head") is None and model.config.get_text_config().tie_word_embeddings:
         del stored[HEAD]
-    named = [stored, revert_weight_conversion(model, dict(stored))]
+    former = revert_weight_conversion(model, dict(stored))
+    named = [stored, former]
+    if model.config.model_type.startswith("llava"):
+        named.append({re.sub(r"^vision_tower\.", "vision_tower.vision_model.", name): former[name] for name in former})
     return [{name: tuple(weight.shape) for name, weight in weights.items()} for weights in named]
 
 

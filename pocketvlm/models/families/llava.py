@@ -82,6 +82,10 @@ def read_shared(
 
     :raises CheckpointError: naming the key whose value is something else than what is computed here
     """
+    if "mm_vision_tower" in raw:  # what has neither section, but is no LlavaConfig of defaults alone
+        raise CheckpointError(
+            "mm_vision_tower: a checkpoint in LLaVA's own format; take its conversion to transformers' (llava-hf/...)"
+        )
     tower, text = section(raw, "vision_config"), section(raw, "text_config")
     text = {"model_type": decoder} if text is None else {"model_type": "llama", **text}
     # The outer config's where it is true, else the decoder's; a stored head that differs decides against either.
