@@ -75,7 +75,7 @@ class Fit:
 def picture_of(vision: PlannedVision, grid: Grid) -> PlannedPicture:
     """A picture that is cut into this grid."""
     tiles, side = vision.tiles(grid), vision.preprocessing.tile_size
-    return PlannedPicture(grid, tiles, tiles * vision.tokens, grid[0] * side, grid[1] * side)
+    return PlannedPicture(grid, tiles, vision.image_tokens(grid), grid[0] * side, grid[1] * side)
 
 
 def memory_parts(model: PlannedModel, device: Device, use: Use) -> dict[str, int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from pocketvlm.bundle.defaults import PREFILL_CHUNK, TILE_BATCH
 from pocketvlm.bundle.kv import kv_cache_bytes
 from pocketvlm.errors import BundleError, CheckpointError, PocketVlmError, one_line
+from pocketvlm.images.packing import most_tokens
 from pocketvlm.images.prepare import Preprocessing, preprocessing_of, select, sequence_length
 from pocketvlm.images.tiling import Grid
 from pocketvlm.models.shapes import expected_shapes
@@ -32,6 +33,7 @@ PREFIXES = (
     ("vision_tower.", ENCODER),
     ("downsampler.", PROJECTOR),
     ("projector.", PROJECTOR),
+    ("image_newline", PROJECTOR),
     ("model.embed_tokens.", TABLE),
     ("model.", DECODER),
     ("lm_head.", HEAD),
@@ -53,7 +55,10 @@ class WeightPart:
 
 @dataclass(frozen=True)
 class PlannedVision:
-    """The vision part: ``inner`` is the width between the two layers of its MLP; ``patches``, ``tokens`` of a tile."""
+    """The vision part: ``inner`` is the width between the two layers of its MLP; ``patches``, ``tokens`` of a tile.
+
+    The tokens of several tiles are ``packed``, or follow one another.
+    """
 
     width: int
     inner: int
@@ -62,6 +67,8 @@ class PlannedVision:
     tokens: int
     batch: int
     preprocessing: Preprocessing
+    packed: bool = False
+    most_tiles: int | None = None
 
     def grid(self, size: tuple[int, int]) -> Grid:
         """Tiles (across, down) of a picture of so many pixels (width, height)."""
@@ -70,6 +77,12 @@ class PlannedVision:
     def tiles(self, grid: Grid) -> int:
         """How many go through the encoder, the thumbnail among them."""
         return sequence_length(grid, self.preprocessing)
+
+    def image_tokens(self, grid: Grid) -> int:
+        """That a picture cut so has, at most where they are packed."""
+        if self.packed:
+            return most_tokens(grid, math.isqrt(self.tokens), self.most_tiles)
+        return self.tiles(grid) * self.tokens
 
 
 @dataclass(frozen=True)
@@ -225,6 +238,8 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
         tokens=config.tokens_per_tile,
         batch=TILE_BATCH,
         preprocessing=preprocessing,
+        packed=config.packing is not None,
+        most_tiles=None if config.packing is None else config.packing.most_tiles,
     )
 
 
@@ -241,4 +256,6 @@ def _vision_of_manifest(manifest: Manifest, counts: Mapping[str, int]) -> Planne
         tokens=vision.tokens_per_tile,
         batch=vision.tile_batch,
         preprocessing=preprocessing_of(vision),
+        packed=vision.packing is not None,
+        most_tiles=None if vision.packing is None else vision.packing.most_tiles,
     )

@@ -104,6 +104,18 @@ def test_a_tied_head_is_the_table() -> None:
     )
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_planned(name: str) -> None:
+    """Each weight belongs to a part. Of a packed picture a token ends each row."""
+    model = planned(PRESETS[name].config, "int4-g128")
+    assert sum(part.weights for part in model.parts.values()) == sum(
+        map(math.prod, expected_shapes(PRESETS[name].config).values())
+    )
+    if name == "llava-next-7b":
+        assert model.vision is not None
+        assert model.vision.image_tokens((2, 1)) == 576 + 24 * (48 + 1)
+
+
 def test_a_window_is_the_longest_cache() -> None:
     config = tiny_config("mistral", vision=False, sliding_window=192)
     assert (planned(config, "fp32").kv_length, planned(config, "fp32").positions) == (192, 192)

@@ -100,6 +100,10 @@ WORST: dict[str, Change] = {
     "a prefill chunk of 65536": lambda raw: raw.update(prefill_chunk=1 << 16),
     "files of 2**44 bytes": lambda raw: _files(raw, bytes=1 << 44),
     "files of -1 bytes": lambda raw: _files(raw, bytes=-1),
+    "pictures packed with a tokenizer": lambda raw: (
+        raw.update(format_version=3),
+        raw["vision"] and raw["vision"].update(packing={"kind": "anyres", "newline": raw["tokenizer"]}),
+    ),
     "no files": lambda raw: raw.update(files={}),
     "100,000 files": lambda raw: raw["files"].update(
         {f"f{i}": next(iter(raw["files"].values())) for i in range(100_000)}
