@@ -11,13 +11,17 @@ from pathlib import Path
 import pytest
 
 from pocketvlm import __version__
+from tests.android.dialogues import write_dialogues
 from tests.android.hostile import refuses_manifest, write_bundles, write_manifests
+from tests.android.tokenizers import write_tokenizers
 from tests.support.written_bundle import write_bundle
 
 CORE = Path("android_app") / "pocketvlm-core"
 KEYS = ("tests", "skipped")
+#: Texts by which each kind of tokenizer is compared.
+TEXTS = 400
 #: Kotlin tests; fewer would mean that they were not found.
-LEAST = 8
+LEAST = 23
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +32,19 @@ def cases(tmp_path_factory: pytest.TempPathFactory, tiny_bundles: dict[str, Path
     whole = json.loads((tiny_bundles["bluelm-v-3b"] / "manifest.json").read_text())
     write_manifests(folder / "manifests.jsonl", raw, whole, repository / "android_app/runner/fuzz/corpus/manifest")
     write_bundles(folder)
+    write_dialogues(folder / "dialogues.jsonl", 1500)
+    sources = sorted((repository / "docs").glob("*.md")) + sorted((repository / "runtime").glob("*.py"))
+    write_tokenizers(folder / "tokenizers", [path.read_text() for path in sources], TEXTS)
     return folder
 
 
 def test_the_kotlin_library_passes_its_tests(repository: Path, cases: Path) -> None:
-    reports = repository / "build/core/surefire-reports"
-    shutil.rmtree(reports, ignore_errors=True)
+    built = repository / "build/core"
+    shutil.rmtree(built, ignore_errors=True)  # a class whose source is gone would be run as well
     command = ["mvn", "-B", "-q", "-ntp", "-f", str(repository / CORE / "pom.xml"), f"-Dcases={cases}", "test"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
-    said = "".join(path.read_text() for path in reports.glob("*.xml"))
+    said = "".join(path.read_text() for path in (built / "surefire-reports").glob("*.xml"))
     counts = {key: sum(map(int, re.findall(rf'<testsuite [^>]*\b{key}="(\d+)"', said))) for key in KEYS}
     assert counts["tests"] >= LEAST
     assert counts["skipped"] == 0

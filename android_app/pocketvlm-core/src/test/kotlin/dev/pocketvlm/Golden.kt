@@ -38,20 +38,17 @@ class Case(private val values: Map<*, *>) {
     override fun toString(): String = values.toString().take(300)
 }
 
-/** Which of [cases] say of any of [keys] something else than [found], which gives a value for each key. */
-fun wrong(cases: List<Case>, vararg keys: String, found: (Case) -> List<Any?>): List<String> = cases.mapNotNull { case ->
-    val given = found(case).map(::asJson)
-    val wanted = keys.map { asJson(case[it]) }
-    if (given == wanted) null else "$case: $given"
-}
-
-/** That [found] says what all [cases] say, and would be noticed if it said something else of the last one. */
+/** That [found], which gives a value for each of [keys], says what all [cases] say, and that a difference is noticed. */
 fun holdTo(cases: List<Case>, vararg keys: String, found: (Case) -> List<Any?>) {
     check(cases.isNotEmpty()) { "no cases" }
-    val different = wrong(cases, *keys, found = found)
+    val different = cases.mapNotNull { case -> disagreement(case, keys, found(case)) }
     check(different.isEmpty()) { "${different.size} of ${cases.size} are different:\n${different.take(5).joinToString("\n")}" }
-    for (key in keys) check(wrong(listOf(cases.last().with(key, "another")), *keys, found = found).size == 1)
+    val last = cases.last()
+    for (key in keys) checkNotNull(disagreement(last.with(key, "another"), keys, found(last))) { "$key is not looked at" }
 }
+
+private fun disagreement(case: Case, keys: Array<out String>, found: List<Any?>): String? =
+    keys.indices.firstOrNull { asJson(found[it]) != asJson(case[keys[it]]) }?.let { "$case: ${keys[it]} is ${found[it]}" }
 
 private fun asJson(value: Any?): Any? = when (value) {
     is Int -> value.toLong()
