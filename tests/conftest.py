@@ -83,6 +83,19 @@ def executorch_bundles(shared: Path) -> dict[str, Path]:
     return {recipe: root / recipe for recipe in recipes}
 
 
+@pytest.fixture(scope="session")
+def reader_bundles(repository: Path, shared: Path) -> dict[str, Path]:
+    """The built-in model exported by two recipes: INT8 KV cache and static vision, or float KV cache. Read only."""
+    from pocketvlm.export import export_bundle
+
+    checkpoint, recipes = repository / "examples" / "reader" / "checkpoint", ("bluelm-v-3b", "int4-g128")
+    root = once(
+        shared / "reader-bundles",
+        lambda root: [export_bundle(checkpoint, root / name, recipe=name) for name in recipes],
+    )
+    return {name: root / name for name in recipes}
+
+
 # --- `make test`: side by side, those that need the machine alone, one tally ------------------------------------------
 
 

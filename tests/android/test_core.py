@@ -13,6 +13,7 @@ import pytest
 from pocketvlm import __version__
 from tests.android.dialogues import write_dialogues
 from tests.android.hostile import refuses_manifest, write_bundles, write_manifests
+from tests.android.questions import write_questions
 from tests.android.tokenizers import write_tokenizers
 from tests.support.written_bundle import write_bundle
 
@@ -21,11 +22,16 @@ KEYS = ("tests", "skipped")
 #: Texts by which each kind of tokenizer is compared.
 TEXTS = 400
 #: Kotlin tests; fewer would mean that they were not found.
-LEAST = 23
+LEAST = 25
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory, tiny_bundles: dict[str, Path], repository: Path) -> Path:
+def cases(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_bundles: dict[str, Path],
+    reader_bundles: dict[str, Path],
+    repository: Path,
+) -> Path:
     """What the Kotlin tests read beside the golden files."""
     folder = tmp_path_factory.mktemp("cases")
     raw = write_bundle(folder / "raw")
@@ -35,6 +41,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory, tiny_bundles: dict[str, Path
     write_dialogues(folder / "dialogues.jsonl", 1500)
     sources = sorted((repository / "docs").glob("*.md")) + sorted((repository / "runtime").glob("*.py"))
     write_tokenizers(folder / "tokenizers", [path.read_text() for path in sources], TEXTS)
+    write_questions(folder, list(reader_bundles.values()), 10)
     return folder
 
 

@@ -1,0 +1,111 @@
+package dev.pocketvlm.runtime
+
+import dev.pocketvlm.PocketVlmException.ChatInvalid
+import dev.pocketvlm.PocketVlmException.KvFull
+import dev.pocketvlm.bundle.Manifest
+import dev.pocketvlm.images.Packed
+import dev.pocketvlm.images.Rgb
+import dev.pocketvlm.images.Size
+import dev.pocketvlm.images.Tiles
+import dev.pocketvlm.images.cutTiles
+import dev.pocketvlm.images.laidOut
+import dev.pocketvlm.images.packed
+import dev.pocketvlm.text.Message
+import dev.pocketvlm.text.Span
+import dev.pocketvlm.text.TextTokenizer
+import dev.pocketvlm.text.spansOf
+
+/** A picture cut into tiles; [packed] is null where their tokens follow one another. */
+internal class Picture(val tiles: Tiles, val packed: Packed?)
+
+/** Cuts a picture as the bundle wants it. */
+internal fun prepared(image: Rgb, manifest: Manifest): Picture {
+    val vision = manifest.vision ?: throw ChatInvalid("${manifest.model.name} takes text only, no images")
+    val tiles = cutTiles(image, vision.preprocessing)
+    val packing = vision.packing ?: return Picture(tiles, null)
+    return Picture(tiles, packed(Size(image.width, image.height), tiles.grid, vision.tokensPerSide, packing.mostTiles))
+}
+
+/**
+ * Token [ids] of a whole prompt. An image's tokens are the placeholder's id: [picture] is the index of the picture that
+ * replaces it, -1 for text, [row] the row of that picture's tokens.
+ */
+internal class Prompt(val ids: IntArray, val picture: IntArray, val row: IntArray, val pictures: List<Picture>)
+
+/**
+ * The prompt that makes the assistant answer [messages], whose images are [pictures] by index.
+ *
+ * @throws ChatInvalid the messages do not fit the chat layout, or there are images and the model takes none
+ * @throws KvFull it does not fit into the KV cache
+ */
+internal fun promptOf(
+    messages: List<Message>,
+    pictures: List<Picture>,
+    manifest: Manifest,
+    tokenizer: TextTokenizer,
+): Prompt {
+    val builder = PromptBuilder(pictures, manifest)
+    val run = ArrayList<Span>()
+    for (span in spans(messages, manifest, tokenizer)) {
+        if (span is Span.Image) {
+            builder.addText(tokenizer.encode(run, atStart = builder.isEmpty))
+            run.clear()
+            builder.addImage(span.index)
+        } else {
+            run.add(span)
+        }
+    }
+    builder.addText(tokenizer.encode(run, atStart = builder.isEmpty))
+    return builder.build()
+}
+
+/** A base model continues a text: what stands in the one message, behind the tokenizer's own BOS. */
+private fun spans(messages: List<Message>, manifest: Manifest, tokenizer: TextTokenizer): List<Span> {
+    manifest.chat?.let { return spansOf(messages, it) }
+    val only = messages.singleOrNull() ?: throw ChatInvalid("${manifest.model.name} has no chat layout: give one text")
+    return listOf(Span.Literal(tokenizer.opening)) + only.content
+}
+
+private class PromptBuilder(private val pictures: List<Picture>, private val manifest: Manifest) {
+    private val ids = ArrayList<Int>()
+    private val index = ArrayList<Int>()
+    private val rows = ArrayList<Int>()
+    private var runs = 0
+
+    /** Whether nothing was added yet, however little. */
+    val isEmpty: Boolean get() = runs == 0
+
+    fun addText(tokens: List<Int>) {
+        runs++
+        for (token in tokens) add(token, -1, -1)
+    }
+
+    fun addImage(at: Int) {
+        runs++
+        val layout = manifest.imageLayout ?: throw ChatInvalid("${manifest.model.name} takes text only, no images")
+        val picture = pictures[at]
+        val perTile = checkNotNull(manifest.vision).tokensPerTile
+        val tokens = picture.packed?.tokens ?: (picture.tiles.count * perTile)
+        checkRoom(tokens) // before they are counted out
+        var row = 0 // the k-th token of an image is row k of what the tower makes of its tiles, in their order
+        for (piece in laidOut(layout, picture.tiles.grid, picture.tiles.thumbnail, perTile, picture.packed?.tokens)) {
+            for (id in piece.ids) add(id, -1, -1)
+            repeat(piece.tokens) { add(checkNotNull(manifest.imageToken), at, row++) }
+        }
+    }
+
+    fun build(): Prompt {
+        checkRoom(ids.size)
+        return Prompt(ids.toIntArray(), index.toIntArray(), rows.toIntArray(), pictures)
+    }
+
+    private fun add(id: Int, picture: Int, row: Int) {
+        ids.add(id)
+        index.add(picture)
+        rows.add(row)
+    }
+
+    private fun checkRoom(tokens: Int) {
+        if (tokens > manifest.kvCache.length) throw KvFull(tokens, manifest.kvCache.length)
+    }
+}
