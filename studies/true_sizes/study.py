@@ -51,7 +51,10 @@ def main() -> None:
 @click.option("--threads", default=2, show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--keep", is_flag=True, help="Checkpoints and bundles, for the next time.")
-def measure(presets: tuple[str, ...], output: Path, cache: Path, threads: int, repeats: int, keep: bool) -> None:
+@click.option("--turns/--no-turns", default=True, help="Beside llama.cpp, which a busy machine takes very long for.")
+def measure(
+    presets: tuple[str, ...], output: Path, cache: Path, threads: int, repeats: int, keep: bool, turns: bool
+) -> None:
     """A row a preset; by default all that were published."""
     from pocketvlm.models.presets import PRESETS
 
@@ -59,7 +62,7 @@ def measure(presets: tuple[str, ...], output: Path, cache: Path, threads: int, r
     report = json.loads(output.read_text()) if output.exists() else {"rows": []}
     have = {row["preset"] for row in report["rows"]}
     for preset in presets or [name for name in known if name not in have]:
-        row = measured(preset, cache / preset, threads, repeats)
+        row = measured(preset, cache / preset, threads, repeats, turns=turns)
         report["rows"] = [*(other for other in report["rows"] if other["preset"] != preset), row]
         write(report, output)
         if not keep:
@@ -68,18 +71,20 @@ def measure(presets: tuple[str, ...], output: Path, cache: Path, threads: int, r
         click.echo(line)
 
 
-def measured(preset: str, place: Path, threads: int, repeats: int) -> dict[str, Any]:
+def measured(preset: str, place: Path, threads: int, repeats: int, *, turns: bool) -> dict[str, Any]:
     """Checkpoint, export, bench, turns; each a process of its own, so that no one's memory is another's."""
     place.mkdir(parents=True, exist_ok=True)
-    checkpoint, bundle, saved, turns = (place / name for name in ("checkpoint", "bundle", "bench.json", "turns.json"))
+    names = ("checkpoint", "bundle", "bench.json", "turns.json")
+    checkpoint, bundle, saved, found = (place / name for name in names)
     if not checkpoint.is_dir():
         run("init", preset, str(checkpoint))
     cost = run("export", str(checkpoint), "-o", str(bundle), "--recipe", RECIPE, "--max-length", str(KV_LENGTH))
     common = ("-r", str(repeats), "--warmups", "1", "-t", str(threads), "--save", str(saved))
     workload = ("--image", f"{WIDTH}x{HEIGHT}", "-p", str(PROMPT), "-n", str(NEW_TOKENS), "-d", f"0,{PROMPT}")
     run("bench", str(bundle), *workload, *common)
-    given = (str(checkpoint), str(bundle), "--output", str(turns), "--threads", str(threads), "--repeats", str(repeats))
-    run_module("studies.true_sizes.study", "beside", *given)
+    given = ("--output", str(found), "--threads", str(threads), "--repeats", str(repeats))
+    if turns:
+        run_module("studies.true_sizes.study", "beside", str(checkpoint), str(bundle), *given)
     bench = json.loads(saved.read_text())
     return {
         "preset": preset,
@@ -88,7 +93,7 @@ def measured(preset: str, place: Path, threads: int, repeats: int) -> dict[str, 
         "bench": {row["name"]: {"seconds": row["median_s"], "tokens": row["tokens"]} for row in bench["rows"]},
         "busy": bench["machine"]["busy"],
         "answer_peak_bytes": max(phase["peak"] for phase in bench["memory"]),
-        "beside": json.loads(turns.read_text()),
+        "beside": json.loads(found.read_text()) if turns else {"missing": "not tried in this run"},
     }
 
 
