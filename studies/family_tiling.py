@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketvlm.export.read.image_processor import vision_of
-from pocketvlm.export.read.retiling import Retiling, retiled, tokens_of
+from pocketvlm.export.read.retiling import Retiling, retiled
 from pocketvlm.files import write_whole
+from pocketvlm.images.packing import packed
 from pocketvlm.images.prepare import preprocessing_of, select, sequence_length
 from pocketvlm.models.presets import PRESETS, Preset
 from studies.reader.study import provenance, write
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Vision
+    from pocketvlm.images.tiling import Grid
 
 Size = tuple[int, int]
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "tiling.csv"
@@ -39,6 +41,15 @@ SCREENS: tuple[Size, ...] = (
     (1080, 2400), (1080, 2340), (1170, 2532), (1179, 2556), (1290, 2796), (1440, 3120), (720, 1600), (2400, 1080),
     (1920, 1080), (2560, 1440), (1366, 768), (2880, 1800), (1080, 6000), (1080, 900), (400, 300), (1200, 240),
 )  # fmt: skip
+
+
+#: What an export is asked for.
+ASKED = {
+    "own": Retiling(),
+    "relaxed": Retiling("relaxed"),
+    "relaxed, at most 4 tiles": Retiling("relaxed", max_tiles=4),
+}
+COLORS = ("#9aa5b1", "#0d9488", "#f59e0b")
 
 
 @dataclass(frozen=True)
@@ -62,28 +73,31 @@ def vision_of_preset(preset: Preset) -> Vision:
     return vision_of(preset.config, preset.said.processor, preset.name)
 
 
-def cost(vision: Vision, sizes: Iterable[Size], seconds_a_tile: float | None) -> Cost:
+def tokens_of(vision: Vision, size: Size, grid: Grid) -> int:
+    """Image tokens of a picture of this size, which this grid was chosen for."""
+    if vision.packing is not None:
+        return packed(size, grid, vision.tokens_per_side, vision.packing.most_tiles).tokens
+    return sequence_length(grid, preprocessing_of(vision)) * vision.tokens_per_tile
+
+
+def cost(vision: Vision, sizes: Sequence[Size], seconds_a_tile: float | None) -> Cost:
     """The mean over pictures of these sizes."""
     settings = preprocessing_of(vision)
     grids = [select(size, settings) for size in sizes]
     tiles = mean(sequence_length(grid, settings) for grid in grids)
-    tokens = mean(tokens_of(vision, grid) for grid in grids)
+    tokens = mean(tokens_of(vision, size, grid) for size, grid in zip(sizes, grids, strict=True))
     return Cost(tiles, tokens, None if seconds_a_tile is None else tiles * seconds_a_tile)
 
 
-def row(preset: Preset, pictures: Mapping[str, Iterable[Size]], seconds_a_tile: float | None) -> dict[str, Any]:
+def row(preset: Preset, pictures: Mapping[str, Sequence[Size]], seconds_a_tile: float | None) -> dict[str, Any]:
     """A preset's own rule and the paper's, for each kind of picture."""
     own = vision_of_preset(preset)
-    relaxed = retiled(own, Retiling("relaxed"))
     return {
         "preset": preset.name,
         "rule": own.strategy,
         "seconds_a_tile": seconds_a_tile,
         "pictures": {
-            kind: {
-                "own": asdict(cost(own, sizes, seconds_a_tile)),
-                "relaxed": asdict(cost(relaxed, sizes, seconds_a_tile)),
-            }
+            kind: {name: asdict(cost(retiled(own, asked), sizes, seconds_a_tile)) for name, asked in ASKED.items()}
             for kind, sizes in pictures.items()
         },
     }
@@ -112,12 +126,13 @@ def draw(rows: list[dict[str, Any]]) -> bytes:
     from matplotlib import pyplot as plt
 
     kinds = list(rows[0]["pictures"])
-    figure, axes = plt.subplots(1, len(kinds), figsize=(4.2 * len(kinds), 0.5 * len(rows) + 1.6), sharey=True)
+    figure, axes = plt.subplots(1, len(kinds), figsize=(4.2 * len(kinds), 0.62 * len(rows) + 1.6), sharey=True)
     for axis, kind in zip(axes, kinds, strict=True):
-        for offset, rule, color in ((-0.2, "own", "#9aa5b1"), (0.2, "relaxed", "#0d9488")):
+        for place, (rule, color) in enumerate(zip(ASKED, COLORS, strict=True)):
             values = [found["pictures"][kind][rule]["tokens"] for found in rows]
-            label = "the model's own rule" if rule == "own" else "relaxed (--tiling relaxed)"
-            bars = axis.barh([index + offset for index in range(len(rows))], values, 0.38, color=color, label=label)
+            label = "the model's own rule" if rule == "own" else rule
+            at = [index + (place - 1) * 0.28 for index in range(len(rows))]
+            bars = axis.barh(at, values, 0.26, color=color, label=label)
             axis.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
         axis.set_title(kind, fontsize=10)
         axis.set_yticks(range(len(rows)), [found["preset"] for found in rows])
@@ -125,7 +140,7 @@ def draw(rows: list[dict[str, Any]]) -> bytes:
         axis.margins(x=0.18)
         axis.set_xlabel("image tokens a picture")
     axes[0].invert_yaxis()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", ncols=2, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", ncols=3, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.93))
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=140)
@@ -135,17 +150,21 @@ def draw(rows: list[dict[str, Any]]) -> bytes:
 
 def lines(rows: list[dict[str, Any]]) -> list[str]:
     """Markdown, a line a preset and kind of picture."""
-    found = ["| model, its rule | pictures | tiles | image tokens | encoding |", "| --- | --- | --- | --- | --- |"]
+    found = [
+        f"| model, its rule | pictures | tiles: {'; '.join(ASKED)} | image tokens | seconds of encoding |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for entry in rows:
         for kind, costs in entry["pictures"].items():
-            own, relaxed = Cost(**costs["own"]), Cost(**costs["relaxed"])
-            saved = f"{1 - relaxed.tiles / own.tiles:+.0%} fewer tiles".replace("+", "").replace("-", "minus ")
-            encoding = saved if own.seconds is None else f"{own.seconds:.1f} -> {relaxed.seconds:.1f} s"
-            found.append(
-                f"| `{entry['preset']}`, {entry['rule']} | {kind} | {own.tiles:.1f} -> {relaxed.tiles:.1f} | "
-                f"{own.tokens:,.0f} -> {relaxed.tokens:,.0f} | {encoding} |"
-            )
+            each = [Cost(**costs[name]) for name in ASKED]
+            tiles, tokens = (", ".join(texts) for texts in zip(*map(_in_words, each), strict=True))
+            seconds = ", ".join("not measured" if one.seconds is None else f"{one.seconds:.1f}" for one in each)
+            found.append(f"| `{entry['preset']}`, {entry['rule']} | {kind} | {tiles} | {tokens} | {seconds} |")
     return found
+
+
+def _in_words(cost: Cost) -> tuple[str, str]:
+    return f"{cost.tiles:.1f}", f"{cost.tokens:,.0f}"
 
 
 @click.command(help=__doc__)
