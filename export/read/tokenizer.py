@@ -11,7 +11,7 @@ from pocketvlm.bundle.manifest import ImageLayout
 from pocketvlm.bundle.tokenizer import read_tokenizer as tokenizer_of
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.export.read.sample import encode
-from pocketvlm.export.read.vocabulary import TOKENIZER, VOCABULARY, tokenizer_content
+from pocketvlm.export.read.vocabulary import SENTENCEPIECE, TOKENIZER, VOCABULARY, tokenizer_content
 from pocketvlm.files import found, label
 from pocketvlm.models.checkpoint import Checkpoint
 
@@ -26,8 +26,9 @@ def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
 
     :raises CheckpointError: it is missing or damaged
     """
-    name = TOKENIZER if found((checkpoint.directory / TOKENIZER).exists) else VOCABULARY
-    return tokenizer_of(tokenizer_content(checkpoint.directory), label(checkpoint.directory / name), CheckpointError)
+    directory = checkpoint.directory
+    names = (name for name in (TOKENIZER, VOCABULARY, SENTENCEPIECE) if found((directory / name).exists))
+    return tokenizer_of(tokenizer_content(directory), label(directory / next(names, TOKENIZER)), CheckpointError)
 
 
 def check_rows(

@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field
 from pocketvlm.bundle.tokenizer import MAX_TOKENIZER_BYTES
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.export.read.jinja.source import STANDARD, read_names
+from pocketvlm.export.read.sentencepiece import MAX_MODEL_BYTES, read_pieces, tokenizer_of
 from pocketvlm.files import found, label, read_bounded, read_text
 from pocketvlm.models.config import READ
 from pocketvlm.models.directory import read_file, read_json
@@ -44,6 +45,7 @@ class _OfVocabulary(BaseModel):
     model_config = READ
     tokenizer_class: str | None = None
     add_prefix_space: bool | None = None
+    add_bos_token: bool | None = None
     added_tokens_decoder: Annotated[dict[str, dict[str, Any]], Field(max_length=1 << 16)] | None = None
     additional_special_tokens: Annotated[list[str | dict[str, Any]], Field(max_length=1 << 16)] | None = None
     extra_special_tokens: Any = None
@@ -80,6 +82,8 @@ class _Added:
 
 GPT2 = _Kind({"bos_token": END, "eos_token": END, "unk_token": END})
 QWEN2 = _Kind({"eos_token": END, "unk_token": END, "pad_token": END}, {"type": "NFC"}, QWEN2_PATTERN, again=True)
+#: Whose class comes with its checkpoints.
+INTERNLM2 = "InternLM2Tokenizer"
 KINDS = {"GPT2Tokenizer": GPT2, "Qwen2Tokenizer": QWEN2}
 
 
@@ -94,6 +98,9 @@ def tokenizer_content(directory: Path) -> bytes:
         name = next((name for name in (SENTENCEPIECE, VOCABULARY) if found((directory / name).exists)), None)
         if name is None:
             raise CheckpointError(f"{label(directory)} has no {TOKENIZER} (nor {VOCABULARY} with {MERGES})")
+        settings = read_file(_OfVocabulary, directory / SETTINGS)
+        if name == SENTENCEPIECE and settings.tokenizer_class == INTERNLM2:
+            return json.dumps(_of_internlm2(directory, settings)).encode()
         raise CheckpointError(f"{label(directory)} has no {TOKENIZER}; of {name} this makes one: {_command(directory)}")
     settings = read_file(_OfVocabulary, directory / SETTINGS)
     named = (settings.tokenizer_class or "").removesuffix("Fast")
@@ -104,6 +111,15 @@ def tokenizer_content(directory: Path) -> bytes:
             f"this makes one: {_command(directory)}"
         )
     return json.dumps(_built(directory, KINDS[named], settings)).encode()
+
+
+def _of_internlm2(directory: Path, settings: _OfVocabulary) -> dict[str, Any]:
+    content = read_bounded(directory / SENTENCEPIECE, MAX_MODEL_BYTES, CheckpointError)
+    _beside(directory, settings, set())  # looks at each
+    added = {int(number): token for number, token in (settings.added_tokens_decoder or {}).items()}
+    begin = None if settings.add_bos_token is False else read_names(directory).get("bos_token") or "<s>"
+    pieces = read_pieces(content, label(directory / SENTENCEPIECE))
+    return tokenizer_of(pieces, added, begin, label(directory / SETTINGS))
 
 
 def _command(directory: Path) -> str:

@@ -172,7 +172,7 @@ class Checkpoint:
         """
         digest = hashlib.sha256()
         whole = found((self.directory / "tokenizer.json").exists)
-        tokenizer = ("tokenizer.json",) if whole else ("vocab.json", "merges.txt")
+        tokenizer = ("tokenizer.json",) if whole else ("vocab.json", "merges.txt", "tokenizer.model")
         for name in ("config.json", *tokenizer, "chat_template.jinja", "tokenizer_config.json"):
             if found((self.directory / name).exists):
                 content = read_bounded(self.directory / name, MAX_JSON_BYTES, CheckpointError)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,7 +91,30 @@ class Published:
             (directory / "vocab.json").write_text(json.dumps({**vocabulary, **tokens}))
             (directory / "merges.txt").write_text("#version: 0.2\n")
         else:
-            (directory / "tokenizer.model").write_bytes(b"")
+            free = [f"[UNUSED_TOKEN_{number}]" for number in range(FIRST_FREE, INTERNLM2_PIECES)]
+            bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+            pieces = ["<unk>", "<s>", "</s>", *bytes_, *free]
+            (directory / "tokenizer.model").write_bytes(sentencepiece_model(pieces))
+
+
+#: Of InternLM2's tokenizer.model, and behind how many those of a test are free.
+INTERNLM2_PIECES, FIRST_FREE = 92544, 3 + 256
+
+
+def sentencepiece_model(pieces: Sequence[str]) -> bytes:
+    """A ``tokenizer.model`` of BPE with bytes, a space in front of a text, and no merges: as protobuf has it."""
+    kinds = {"<unk>": 2, "<s>": 3, "</s>": 3}
+
+    def field(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    def piece(text: str) -> bytes:
+        kind = kinds.get(text, 6 if text.startswith("<0x") else 4)
+        return field(1, field(1, text.encode()) + b"\x15" + bytes(4) + bytes([3 << 3, kind]))
+
+    trainer = bytes([3 << 3, 2, 0x98, 0x02, 1])  # model_type: BPE; field 35, byte_fallback: true
+    normalizer = bytes([4 << 3, 0])  # remove_extra_whitespaces: false
+    return b"".join(map(piece, pieces)) + field(2, trainer) + field(3, normalizer)
 
 
 #: Those with one chat template side by side: it is compiled once.
