@@ -1,4 +1,5 @@
-"""Strangers' files of other tools: AWQ's, GPTQ's, PEFT's, vocab.json with merges.txt. Read whole, or one short line."""
+"""Strangers' files of other tools: AWQ's, GPTQ's, PEFT's, vocab.json with merges.txt, tokenizer.model. Read whole, or
+one short line."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from tests.soak.hostile import hostile_json
 from tests.support.adapters import factors, write_adapter
 from tests.support.checkpoints import SPECIAL_TOKENS, tiny_config, write_checkpoint
 from tests.support.packed import pack_checkpoint
+from tests.support.published import sentencepiece_model
 
 LIMITS = Limits(seconds=20.0, peak_bytes=1 << 30, address_bytes=24 << 30)
 KV_LENGTH = 128
@@ -32,7 +34,7 @@ BUNDLES = ()
 KINDS = ("gptq", "awq")
 FILES = (
     "config.json", "adapter/adapter_config.json", "tokenizer_config.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "model.safetensors", "adapter/adapter_model.safetensors",
+    "merges.txt", "tokenizer.model", "model.safetensors", "adapter/adapter_model.safetensors",
 )  # fmt: skip
 
 
@@ -61,6 +63,9 @@ def _write(directory: Path, kind: str) -> None:
     write_adapter(directory / "adapter", {**query, "model.norm.weight": torch.ones(96)}, **config)
     vocabulary = json.loads((directory / "tokenizer.json").read_text())["model"]["vocab"]
     (directory / "tokenizer.json").unlink()
+    if kind == "awq":
+        _write_sentencepiece(directory)
+        return
     (directory / "vocab.json").write_text(json.dumps({**vocabulary, "ab": 256}))
     (directory / "merges.txt").write_text("#version: 0.2\na b\n")
     (directory / "added_tokens.json").write_text(
@@ -76,8 +81,17 @@ def _write(directory: Path, kind: str) -> None:
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
+def _write_sentencepiece(directory: Path) -> None:
+    """InternLM2's kind of tokenizer, with the special tokens behind its pieces."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    added = {str(len(pieces) + at): {"content": token, "special": True} for at, token in enumerate(SPECIAL_TOKENS)}
+    settings = {"tokenizer_class": "InternLM2Tokenizer", "eos_token": "<|end|>", "added_tokens_decoder": added}
+    (directory / "tokenizer.model").write_bytes(sentencepiece_model(pieces))
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
 def _changed(directory: Path, random_: Random) -> str:
-    path = directory / random_.choice(FILES)
+    path = directory / random_.choice([name for name in FILES if (directory / name).exists()])
     if path.suffix == ".json" and random_.random() < 0.8:
         raw = json.loads(path.read_text())
         if path.name == "config.json":
