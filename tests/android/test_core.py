@@ -13,7 +13,7 @@ import pytest
 from pocketvlm import __version__
 from tests.android.dialogues import write_dialogues
 from tests.android.hostile import refuses_manifest, write_bundles, write_manifests
-from tests.android.questions import write_questions
+from tests.android.questions import write_questions, write_turns
 from tests.android.tokenizers import write_tokenizers
 from tests.support.written_bundle import write_bundle
 
@@ -22,7 +22,7 @@ KEYS = ("tests", "skipped")
 #: Texts by which each kind of tokenizer is compared.
 TEXTS = 400
 #: Kotlin tests; fewer would mean that they were not found.
-LEAST = 25
+LEAST = 27
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,7 @@ def cases(
     sources = sorted((repository / "docs").glob("*.md")) + sorted((repository / "runtime").glob("*.py"))
     write_tokenizers(folder / "tokenizers", [path.read_text() for path in sources], TEXTS)
     write_questions(folder, list(reader_bundles.values()), 10)
+    write_turns(folder, reader_bundles["bluelm-v-3b"], 4)
     return folder
 
 

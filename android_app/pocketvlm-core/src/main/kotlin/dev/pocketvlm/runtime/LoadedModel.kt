@@ -17,8 +17,11 @@ import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import java.nio.FloatBuffer
 
-/** An answer: its tokens, their text in pieces, and why it ended: `stop`, `length` or `kv_length`. */
-internal class Generated(val tokenIds: List<Int>, val pieces: List<String>, val finishReason: String) {
+/**
+ * An answer: its tokens, their text in pieces, and why it ended: `stop`, `length`, `kv_length` or `cancelled`. So many
+ * tokens of the prompt were [reused] of what the KV cache held.
+ */
+internal class Generated(val tokenIds: List<Int>, val pieces: List<String>, val finishReason: String, val reused: Int) {
     val text: String get() = pieces.joinToString("")
 }
 
@@ -33,23 +36,60 @@ internal class LoadedModel private constructor(private val bundle: Bundle, threa
     private val engine = OnnxEngine(bundle, threads, memory)
     private val cache = engine.newCache()
 
-    /** Answers [messages], whose images are [images] by index; errors as [promptOf]. */
-    fun answer(messages: List<Message>, images: List<Rgb>, config: GenerationConfig = GenerationConfig()): Generated {
+    /** What was computed at each position of the cache: [Prompt.keys]. */
+    private val keys = ArrayList<Any>()
+
+    /** Answers [messages], whose images are [images] by index, from the first token that the cache lacks; errors as [promptOf]. */
+    fun answer(
+        messages: List<Message>,
+        images: List<Rgb>,
+        config: GenerationConfig = GenerationConfig(),
+        interrupt: Interrupt = Interrupt(),
+    ): Generated = interrupt.use {
         val prompt = promptOf(messages, images.map { prepared(it, manifest) }, manifest, tokenizer)
-        cache.position = 0
-        val encoded = prompt.pictures.map(::encoded)
-        val seen = prompt.ids.filterIndexed { at, _ -> prompt.picture[at] < 0 }
-        val sampler = Sampler(config, seen, Math.toIntExact(manifest.model.vocabSize))
-        var token = sampler.choose(prefilled(prompt, encoded))
+        val reused = rewound(prompt.keys)
         val writer = Writer(config.stop)
         val ids = ArrayList<Int>()
+        val finishReason = try {
+            generate(prompt, config, writer, ids, interrupt)
+        } catch (cancelled: Cancelled) {
+            writer.end()
+            "cancelled"
+        }
+        Generated(ids, writer.pieces, finishReason, reused)
+    }
+
+    /** Forgets what the cache holds. */
+    fun reset() {
+        rewound(listOf(Unit))
+    }
+
+    private fun generate(prompt: Prompt, config: GenerationConfig, writer: Writer, ids: MutableList<Int>, interrupt: Interrupt): String {
+        val seen = prompt.ids.filterIndexed { at, _ -> prompt.picture[at] < 0 }
+        val sampler = Sampler(config, seen, Math.toIntExact(manifest.model.vocabSize))
+        var token = sampler.choose(prefilled(prompt, interrupt))
         while (true) {
             ids.add(token)
-            val limit = if (ids.size == config.maxNewTokens) "length" else if (cache.position >= manifest.kvCache.length) "kv_length" else null
-            val finished = writer.push(token, limit)
-            if (finished != null) return Generated(ids, writer.pieces, finished)
-            token = sampler.choose(engine.step(intArrayOf(token), cache))
+            val limit = when {
+                ids.size == config.maxNewTokens -> "length"
+                cache.position >= manifest.kvCache.length -> "kv_length"
+                interrupt.isCancelled -> "cancelled"
+                else -> null
+            }
+            writer.push(token, limit)?.let { return it }
+            val logits = engine.step(intArrayOf(token), cache, interrupt)
+            keys.add(token)
+            token = sampler.choose(logits)
         }
+    }
+
+    /** Forgets what is no beginning of [wanted]; how much is left. Its last token never counts: its logits are needed. */
+    private fun rewound(wanted: List<Any>): Int {
+        val limit = minOf(keys.size, wanted.size - 1)
+        val kept = (0 until limit).firstOrNull { keys[it] != wanted[it] } ?: limit
+        keys.subList(kept, keys.size).clear()
+        cache.position = kept
+        return kept
     }
 
     override fun close() {
@@ -58,21 +98,24 @@ internal class LoadedModel private constructor(private val bundle: Bundle, threa
     }
 
     /** A picture's tokens [tokens, hidden]. */
-    private fun encoded(picture: Picture): FloatArray {
-        val tokens = engine.encode(picture.tiles)
+    private fun encoded(picture: Picture, interrupt: Interrupt): FloatArray {
+        val tokens = engine.encode(picture.tiles, interrupt)
         return if (picture.packed == null) tokens else pack(tokens, picture.packed, checkNotNull(newline))
     }
 
-    /** Computes a prompt in chunks; the logits [vocabulary] behind its last token. */
-    private fun prefilled(prompt: Prompt, encoded: List<FloatArray>): FloatArray {
+    /** Computes what the cache lacks of a prompt, in chunks; the logits [vocabulary] behind its last token. */
+    private fun prefilled(prompt: Prompt, interrupt: Interrupt): FloatArray {
         val hidden = Math.toIntExact(manifest.model.hiddenSize)
+        val wanted = prompt.keys
+        val shown = prompt.picture.drop(cache.position).filter { it >= 0 }.toSortedSet()
+        val encoded = shown.associateWith { encoded(prompt.pictures[it], interrupt) }
         var logits = FloatArray(0)
-        for (first in prompt.ids.indices step manifest.prefillChunk) {
+        for (first in cache.position until prompt.ids.size step manifest.prefillChunk) {
             val last = minOf(first + manifest.prefillChunk, prompt.ids.size)
-            logits = engine.step(prompt.ids.copyOfRange(first, last), cache) { at ->
-                val picture = prompt.picture[first + at]
-                if (picture < 0) null else FloatBuffer.wrap(encoded[picture], prompt.row[first + at] * hidden, hidden)
+            logits = engine.step(prompt.ids.copyOfRange(first, last), cache, interrupt) { at ->
+                encoded[prompt.picture[first + at]]?.let { FloatBuffer.wrap(it, prompt.row[first + at] * hidden, hidden) }
             }
+            keys.addAll(wanted.subList(first, last))
         }
         return logits
     }
@@ -88,12 +131,20 @@ internal class LoadedModel private constructor(private val bundle: Bundle, threa
             val isStop = token in manifest.stop
             var text = stops.push(if (isStop) "" else detokenizer.push(token), tokenizer.specialText(token))
             val reason = if (stops.found || isStop) "stop" else limit
-            if (reason != null && !stops.found) {
-                text += stops.push(detokenizer.flush())
-                if (!stops.found) text += stops.flush()
-            }
+            if (reason != null) text += rest()
             pieces.add(text)
             return if (stops.found) "stop" else reason
+        }
+
+        /** Adds what was held back, where an answer ends between two tokens. */
+        fun end() {
+            pieces.add(rest())
+        }
+
+        private fun rest(): String {
+            if (stops.found) return ""
+            val text = stops.push(detokenizer.flush())
+            return if (stops.found) text else text + stops.flush()
         }
     }
 

@@ -58,7 +58,7 @@ internal class OnnxEngine(private val bundle: Bundle, private val threads: Int, 
     fun newCache(): KvCache = KvCache(environment, manifest, memory)
 
     /** An image's tiles -> its tokens [tiles * tokens per tile, hidden], some tiles at a time. */
-    fun encode(tiles: Tiles): FloatArray {
+    fun encode(tiles: Tiles, interrupt: Interrupt): FloatArray {
         val vision = checkNotNull(manifest.vision)
         val side = vision.preprocessing.tiling.tileSize
         val tokens = FloatArray(tiles.count * vision.tokensPerTile * hidden)
@@ -68,10 +68,10 @@ internal class OnnxEngine(private val bundle: Bundle, private val threads: Int, 
             normalize(tiles, first, count, vision.preprocessing, pixels)
             pixels.rewind()
             val size = count * vision.tokensPerTile * hidden
-            running("vision_encoder") {
+            running("vision_encoder", interrupt) {
                 tensor(pixels, count, 3, side, side).use { input ->
-                    session("patch_embedding").run(mapOf("pixel_values" to input)).use { patches ->
-                        session("vision_encoder").run(mapOf("patches" to patches[0] as OnnxTensor)).use { result ->
+                    session("patch_embedding").run(mapOf("pixel_values" to input), interrupt.options).use { patches ->
+                        session("vision_encoder").run(mapOf("patches" to patches[0] as OnnxTensor), interrupt.options).use { result ->
                             (result[0] as OnnxTensor).floatBuffer.get(tokens, first * vision.tokensPerTile * hidden, size)
                         }
                     }
@@ -83,9 +83,9 @@ internal class OnnxEngine(private val bundle: Bundle, private val threads: Int, 
 
     /**
      * Feeds tokens, at most a prefill chunk of them and as many as [cache] has room for; the logits [vocabulary] behind
-     * the last. Where [image] gives a row of [hidden] numbers for an index of [tokens], that stands for the token.
+     * the last. The cache keeps its position where it fails or is cancelled. Where [image] gives a row of [hidden] numbers for an index of [tokens], that stands for the token.
      */
-    fun step(tokens: IntArray, cache: KvCache, image: (Int) -> FloatBuffer? = { null }): FloatArray {
+    fun step(tokens: IntArray, cache: KvCache, interrupt: Interrupt, image: (Int) -> FloatBuffer? = { null }): FloatArray {
         val total = cache.position + tokens.size
         check(tokens.size <= manifest.prefillChunk && total <= manifest.kvCache.length) { "$total tokens do not fit" }
         val rows = tokens.indices.map(image)
@@ -94,7 +94,7 @@ internal class OnnxEngine(private val bundle: Bundle, private val threads: Int, 
         ids.flip()
         embeddings.clear().limit(tokens.size * hidden)
         mask.clear().limit(total)
-        running("text_decoder") {
+        running("text_decoder", interrupt) {
             tensor(embeddings, 1, tokens.size, hidden).use { embedded ->
                 OnnxTensor.createTensor(environment, ids, longArrayOf(1, tokens.size.toLong())).use { input ->
                     session("token_embedding").run(mapOf("input_ids" to input), mapOf("inputs_embeds" to embedded)).close()
@@ -102,18 +102,18 @@ internal class OnnxEngine(private val bundle: Bundle, private val threads: Int, 
                 rows.forEachIndexed { at, row ->
                     if (row != null) embeddings.duplicate().also { it.position(at * hidden) }.put(row)
                 }
-                decode(embedded, total, cache)
+                decode(embedded, total, cache, interrupt)
             }
         }
         cache.position = total
         return FloatArray(vocabulary).also { logits.duplicate().get(it) }
     }
 
-    private fun decode(embedded: OnnxTensor, total: Int, cache: KvCache) {
+    private fun decode(embedded: OnnxTensor, total: Int, cache: KvCache, interrupt: Interrupt) {
         OnnxTensor.createTensor(environment, mask, longArrayOf(1, total.toLong())).use { seen ->
             tensor(logits, 1, 1, vocabulary).use { output ->
                 val inputs = cache.pasts + mapOf("inputs_embeds" to embedded, "attention_mask" to seen)
-                session("text_decoder").run(inputs, cache.presents + mapOf("logits" to output)).close()
+                session("text_decoder").run(inputs, emptySet(), cache.presents + mapOf("logits" to output), interrupt.options).close()
             }
         }
     }
@@ -151,9 +151,12 @@ internal class OnnxEngine(private val bundle: Bundle, private val threads: Int, 
         }
     }
 
-    private fun <T> running(name: String, run: () -> T): T = try {
+    /** A run that was terminated ends with an error like any other: what was asked for tells the two apart. */
+    private fun running(name: String, interrupt: Interrupt, run: () -> Unit) = try {
+        if (interrupt.isCancelled) throw Cancelled()
         run()
     } catch (error: OrtException) {
+        if (interrupt.isCancelled) throw Cancelled()
         throw EngineFailed("$name fails: ${oneLineOf(error)}", error)
     }
 }

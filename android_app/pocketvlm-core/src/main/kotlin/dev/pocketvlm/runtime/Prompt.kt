@@ -3,6 +3,7 @@ package dev.pocketvlm.runtime
 import dev.pocketvlm.PocketVlmException.ChatInvalid
 import dev.pocketvlm.PocketVlmException.KvFull
 import dev.pocketvlm.bundle.Manifest
+import dev.pocketvlm.bundle.hexadecimal
 import dev.pocketvlm.images.Packed
 import dev.pocketvlm.images.Rgb
 import dev.pocketvlm.images.Size
@@ -14,23 +15,39 @@ import dev.pocketvlm.text.Message
 import dev.pocketvlm.text.Span
 import dev.pocketvlm.text.TextTokenizer
 import dev.pocketvlm.text.spansOf
+import java.security.MessageDigest
 
-/** A picture cut into tiles; [packed] is null where their tokens follow one another. */
-internal class Picture(val tiles: Tiles, val packed: Packed?)
+/**
+ * A picture cut into tiles; [packed] is null where their tokens follow one another. [digest] tells pictures apart by what
+ * the model sees of them.
+ */
+internal class Picture(val tiles: Tiles, val packed: Packed?, val digest: String)
 
 /** Cuts a picture as the bundle wants it. */
 internal fun prepared(image: Rgb, manifest: Manifest): Picture {
     val vision = manifest.vision ?: throw ChatInvalid("${manifest.model.name} takes text only, no images")
     val tiles = cutTiles(image, vision.preprocessing)
-    val packing = vision.packing ?: return Picture(tiles, null)
-    return Picture(tiles, packed(Size(image.width, image.height), tiles.grid, vision.tokensPerSide, packing.mostTiles))
+    val packing = vision.packing ?: return Picture(tiles, null, digestOf(tiles, ""))
+    val size = Size(image.width, image.height)
+    val plan = packed(size, tiles.grid, vision.tokensPerSide, packing.mostTiles)
+    return Picture(tiles, plan, digestOf(tiles, size.toString()))
+}
+
+private fun digestOf(tiles: Tiles, size: String): String {
+    val digest = MessageDigest.getInstance("SHA-256")
+    digest.update("${tiles.grid} ${tiles.thumbnail} $size".toByteArray())
+    return hexadecimal(digest.digest(tiles.pixels))
 }
 
 /**
  * Token [ids] of a whole prompt. An image's tokens are the placeholder's id: [picture] is the index of the picture that
  * replaces it, -1 for text, [row] the row of that picture's tokens.
  */
-internal class Prompt(val ids: IntArray, val picture: IntArray, val row: IntArray, val pictures: List<Picture>)
+internal class Prompt(val ids: IntArray, val picture: IntArray, val row: IntArray, val pictures: List<Picture>) {
+    /** What tells each token's input apart: its id, or its picture's content and row. */
+    val keys: List<Any>
+        get() = ids.indices.map { if (picture[it] < 0) ids[it] else pictures[picture[it]].digest to row[it] }
+}
 
 /**
  * The prompt that makes the assistant answer [messages], whose images are [pictures] by index.

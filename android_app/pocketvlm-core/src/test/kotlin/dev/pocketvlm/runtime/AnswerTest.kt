@@ -50,6 +50,57 @@ class AnswerTest {
         }
     }
 
+    @Test
+    fun `a conversation computes only what is new, as Python's does`() {
+        val turns = folder("cases").resolve("turns.jsonl").readLines().map { Case(parseJson(it.toByteArray())) }
+        LoadedModel.open(File(turns[0].text("bundle")), threads = 1).use { model ->
+            val messages = ArrayList<Message>()
+            val images = ArrayList<Rgb>()
+            holdTo(turns, "ids", "text", "reused") { case ->
+                if (case["first"] == true) {
+                    model.reset()
+                    messages.clear()
+                    images.clear()
+                }
+                val content = ArrayList<Span>()
+                if (case["file"] != null) {
+                    content.add(Span.Image(images.size))
+                    images.add(picture(case))
+                }
+                messages.add(Message("user", content + Span.PeopleText(case.text("question"))))
+                val answer = model.answer(messages, images, GenerationConfig(maxNewTokens = case.int("most")))
+                messages.add(Message("assistant", listOf(Span.PeopleText(answer.text))))
+                listOf(answer.tokenIds, answer.text, answer.reused)
+            }
+        }
+    }
+
+    @Test
+    fun `an answer that is cancelled ends within a step, and the next one is whole`() {
+        val case = lines[0]
+        val config = { GenerationConfig(maxNewTokens = case.int("most"), stop = case.list("stop").map { it as String }) }
+        LoadedModel.open(File(case.text("bundle")), threads = 1).use { model ->
+            val early = Interrupt().also { it.cancel() }
+            val none = model.answer(listOf(message(case)), listOf(picture(case)), config(), early)
+            assertEquals("cancelled" to emptyList<Int>(), none.finishReason to none.tokenIds)
+            var cancelled = 0
+            for (delay in 0L until 120 step 5) {
+                val interrupt = Interrupt()
+                val thread = Thread {
+                    Thread.sleep(delay)
+                    interrupt.cancel()
+                }
+                thread.start()
+                val answer = model.answer(listOf(message(case)), listOf(picture(case)), config(), interrupt)
+                thread.join()
+                if (answer.finishReason == "cancelled") cancelled++
+                assertEquals(case.ints("ids").take(answer.tokenIds.size), answer.tokenIds)
+            }
+            assertTrue("$cancelled", cancelled > 0)
+            assertEquals(case.ints("ids"), model.answer(listOf(message(case)), listOf(picture(case)), config()).tokenIds)
+        }
+    }
+
     private fun message(case: Case) = Message("user", listOf(Span.Image(0), Span.PeopleText(case.text("question"))))
 
     private fun picture(case: Case) = Rgb(case.int("width"), case.int("height"), File(case.text("file")).readBytes())
