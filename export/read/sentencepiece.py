@@ -18,7 +18,7 @@ from pocketvlm.errors import CheckpointError, one_line
 
 #: Of a piece (SentencePiece.Type), and of a model (TrainerSpec.ModelType).
 NORMAL, UNKNOWN, USER_DEFINED, BPE = 1, 2, 4, 2
-#: Pieces that hold ids free for later, which no text has.
+#: SentencePieces that hold ids free for later, which no text has.
 NO_TEXT = re.compile(r"\[UNUSED_TOKEN_\d+\]")
 #: InternLM2's has 1.5 MB; all cuts of all pieces are tried.
 MAX_MODEL_BYTES, LONGEST_PIECE = 16 << 20, 256
@@ -28,14 +28,14 @@ Value = int | memoryview
 
 
 @dataclass(frozen=True)
-class Pieces:
+class SentencePieces:
     """Text, score and type of each piece by its id; ``prefixed``: a text gets a space in front."""
 
     pieces: list[tuple[str, float, int]]
     prefixed: bool
 
 
-def read_pieces(content: bytes, name: str) -> Pieces:
+def read_pieces(content: bytes, name: str) -> SentencePieces:
     """What is in a ``tokenizer.model``.
 
     :raises CheckpointError: it is damaged, or another kind than the steps here are for
@@ -66,10 +66,12 @@ def read_pieces(content: bytes, name: str) -> Pieces:
     if not all(wanted.values()):
         lack = next(words for words, holds in wanted.items() if not holds)
         raise CheckpointError(f"{name}: {lack}, of which no tokenizer.json is made here")
-    return Pieces(pieces, normalizer.get(3, 1) == 1)
+    return SentencePieces(pieces, normalizer.get(3, 1) == 1)
 
 
-def tokenizer_of(read: Pieces, added: Mapping[int, Mapping[str, Any]], begin: str | None, name: str) -> dict[str, Any]:
+def tokenizer_of(
+    read: SentencePieces, added: Mapping[int, Mapping[str, Any]], begin: str | None, name: str
+) -> dict[str, Any]:
     """The file; ``added``: tokens by their id, ``begin``: the token that texts begin with.
 
     :raises CheckpointError: the ids of added tokens leave some out
@@ -131,7 +133,7 @@ def _template(begin: str, number: int) -> dict[str, Any]:
     }
 
 
-def _merges(read: Pieces, added: Mapping[int, object]) -> list[list[str]]:
+def _merges(read: SentencePieces, added: Mapping[int, object]) -> list[list[str]]:
     """Every way to make a piece of two, the likeliest pieces first."""
     normal = {
         text: (number, score)

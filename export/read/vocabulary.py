@@ -116,10 +116,15 @@ def tokenizer_content(directory: Path) -> bytes:
 def _of_internlm2(directory: Path, settings: _OfVocabulary) -> dict[str, Any]:
     content = read_bounded(directory / SENTENCEPIECE, MAX_MODEL_BYTES, CheckpointError)
     _beside(directory, settings, set())  # looks at each
-    added = {int(number): token for number, token in (settings.added_tokens_decoder or {}).items()}
-    begin = None if settings.add_bos_token is False else read_names(directory).get("bos_token") or "<s>"
-    pieces = read_pieces(content, label(directory / SENTENCEPIECE))
-    return tokenizer_of(pieces, added, begin, label(directory / SETTINGS))
+    names = read_names(directory)
+    begin = None if settings.add_bos_token is False else names.get("bos_token") or "<s>"
+    read = read_pieces(content, label(directory / SENTENCEPIECE))
+    special = {*names.tokens.values(), begin}
+    # (those that a text may not spell, also where the settings do not list them)
+    named = {number: piece[0] for number, piece in enumerate(read.pieces) if piece[0] in special}
+    added: dict[int, dict[str, Any]] = {number: {"content": text, "special": True} for number, text in named.items()}
+    added |= {int(number): token for number, token in (settings.added_tokens_decoder or {}).items()}
+    return tokenizer_of(read, added, begin, label(directory / SETTINGS))
 
 
 def _command(directory: Path) -> str:

@@ -88,6 +88,13 @@ def test_each_text_between_added_tokens_is_one_of_its_own(tmp_path: Path, prefix
     assert found == [1, *library.encode("the"), 4, *library.encode("user\n"), size, size + 1, *library.encode("fox"), 3]
 
 
+def test_special_tokens_need_not_be_listed(tmp_path: Path) -> None:
+    train(tmp_path)
+    write_settings(tmp_path, {}, eos_token="</s>")
+    assert made(tmp_path).encode("<s>the</s>").ids[:2] == [1, 1]
+    assert made(tmp_path).encode("the</s>").ids[-1] == 2
+
+
 def test_without_a_first_token_where_the_settings_say_so(tmp_path: Path) -> None:
     train(tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
