@@ -30,7 +30,9 @@ public class GenerationConfig(
         require(isFinite(temperature) && temperature >= 0) { "temperature must be at least 0, not $temperature" }
         require(topK >= 0) { "topK must be at least 0, not $topK" }
         require(topP > 0 && topP <= 1) { "topP must be above 0 and at most 1, not $topP" }
-        require(stop.size <= MAX_STOPS && stop.none { it.isEmpty() }) { "stop must be at most $MAX_STOPS strings, none empty" }
+        require(stop.size <= MAX_STOPS && stop.none { it.isEmpty() }) {
+            "stop must be at most $MAX_STOPS strings, none empty"
+        }
         require(isFinite(repetitionPenalty) && repetitionPenalty > 0) {
             "repetitionPenalty must be above 0, not $repetitionPenalty"
         }

@@ -130,6 +130,8 @@ private fun checkMinimum(library: String, minimum: String, installed: String) {
     for (at in 0 until maxOf(wanted.size, given.size)) {
         val difference = (given.getOrNull(at) ?: 0) - (wanted.getOrNull(at) ?: 0) // 1.29 is 1.29.0
         if (difference > 0) return
-        if (difference < 0) throw BundleTooNew("the bundle needs $library $minimum or newer, $installed is installed: update it")
+        if (difference < 0) {
+            throw BundleTooNew("the bundle needs $library $minimum or newer, $installed is installed: update it")
+        }
     }
 }

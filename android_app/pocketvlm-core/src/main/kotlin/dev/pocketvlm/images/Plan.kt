@@ -5,8 +5,8 @@ import dev.pocketvlm.bundle.Tiling
 
 /**
  * What becomes of a picture: resized to each of [resizes] in turn, laid with its corner at ([left], [top]) of a canvas of
- * [grid] tiles (before it, where that is negative: what lies outside is left out), and cut there. A thumbnail, what the first [thumbnailOf] of the resizes made squashed to one tile,
- * stands at [thumbnail] of the tiles; null is none. Pixels.
+ * [grid] tiles (before it, where that is negative: what lies outside is left out), and cut there. A thumbnail, what the
+ * first [thumbnailOf] of the resizes made squashed to one tile, stands at [thumbnail] of the tiles; null is none. Pixels.
  */
 internal class PicturePlan(
     val grid: Grid,

@@ -5,7 +5,7 @@ import ai.onnxruntime.OrtSession
 /** A run that was ended by [Interrupt.cancel]. What was computed before it stands. */
 internal class Cancelled : Exception("cancelled")
 
-/** Ends one answer before its end, from any thread: within a step, since ONNX Runtime looks at it between two operators. */
+/** Ends one answer before its end, from any thread: within a step, since ONNX Runtime looks between two operators. */
 internal class Interrupt : AutoCloseable {
     /** What the answer's runs are given. */
     val options = OrtSession.RunOptions()

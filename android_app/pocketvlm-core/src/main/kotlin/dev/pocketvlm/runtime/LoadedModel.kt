@@ -39,7 +39,7 @@ internal class LoadedModel private constructor(private val bundle: Bundle, threa
     /** What was computed at each position of the cache: [Prompt.keys]. */
     private val keys = ArrayList<Any>()
 
-    /** Answers [messages], whose images are [images] by index, from the first token that the cache lacks; errors as [promptOf]. */
+    /** Answers [messages], whose images are [images] by index, from the first token that the cache lacks. Errors: [promptOf]. */
     fun answer(
         messages: List<Message>,
         images: List<Rgb>,
@@ -64,7 +64,14 @@ internal class LoadedModel private constructor(private val bundle: Bundle, threa
         rewound(listOf(Unit))
     }
 
-    private fun generate(prompt: Prompt, config: GenerationConfig, writer: Writer, ids: MutableList<Int>, interrupt: Interrupt): String {
+    /** Adds the answer's tokens to [ids] and their text to [writer]; why it ended. */
+    private fun generate(
+        prompt: Prompt,
+        config: GenerationConfig,
+        writer: Writer,
+        ids: MutableList<Int>,
+        interrupt: Interrupt,
+    ): String {
         val seen = prompt.ids.filterIndexed { at, _ -> prompt.picture[at] < 0 }
         val sampler = Sampler(config, seen, Math.toIntExact(manifest.model.vocabSize))
         var token = sampler.choose(prefilled(prompt, interrupt))

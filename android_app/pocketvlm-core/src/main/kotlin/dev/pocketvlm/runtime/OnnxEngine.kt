@@ -15,6 +15,7 @@ import dev.pocketvlm.images.normalize
 import java.nio.FloatBuffer
 
 private const val TELEMETRY = "ORT_DISABLE_TELEMETRY"
+private val X86 = setOf("amd64", "x86_64")
 private val TEXT_PARTS = listOf("token_embedding", "text_decoder")
 private val VISION_PARTS = listOf("patch_embedding", "vision_encoder")
 
@@ -43,7 +44,8 @@ internal class OnnxEngine(private val bundle: Bundle, private val threads: Int, 
     private val logits = direct(4 * vocabulary).asFloatBuffer()
 
     init {
-        val parts = manifest.engines["onnx"] ?: throw NotPortable("the bundle has no ONNX graphs: export it with --backend onnx")
+        val parts = manifest.engines["onnx"]
+            ?: throw NotPortable("the bundle has no ONNX graphs: export it with --backend onnx")
         try {
             for (name in TEXT_PARTS + if (manifest.vision == null) emptyList() else VISION_PARTS) {
                 val part = parts[name] ?: throw BundleDamaged("the bundle has no ONNX part $name: export it again")
@@ -71,7 +73,8 @@ internal class OnnxEngine(private val bundle: Bundle, private val threads: Int, 
             running("vision_encoder", interrupt) {
                 tensor(pixels, count, 3, side, side).use { input ->
                     session("patch_embedding").run(mapOf("pixel_values" to input), interrupt.options).use { patches ->
-                        session("vision_encoder").run(mapOf("patches" to patches[0] as OnnxTensor), interrupt.options).use { result ->
+                        val given = mapOf("patches" to patches[0] as OnnxTensor)
+                        session("vision_encoder").run(given, interrupt.options).use { result ->
                             (result[0] as OnnxTensor).floatBuffer.get(tokens, first * vision.tokensPerTile * hidden, size)
                         }
                     }
@@ -83,14 +86,16 @@ internal class OnnxEngine(private val bundle: Bundle, private val threads: Int, 
 
     /**
      * Feeds tokens, at most a prefill chunk of them and as many as [cache] has room for; the logits [vocabulary] behind
-     * the last. The cache keeps its position where it fails or is cancelled. Where [image] gives a row of [hidden] numbers for an index of [tokens], that stands for the token.
+     * the last. Where [image] gives a row of [hidden] numbers for an index of [tokens], that stands for the token. The
+     * cache keeps its position where it fails or is cancelled.
      */
     fun step(tokens: IntArray, cache: KvCache, interrupt: Interrupt, image: (Int) -> FloatBuffer? = { null }): FloatArray {
         val total = cache.position + tokens.size
         check(tokens.size <= manifest.prefillChunk && total <= manifest.kvCache.length) { "$total tokens do not fit" }
         val rows = tokens.indices.map(image)
         ids.clear()
-        for ((at, row) in rows.withIndex()) ids.put(if (row == null) tokens[at].toLong() else 0L) // it need not be in the table
+        // The placeholder's id need not be in the table.
+        for ((at, row) in rows.withIndex()) ids.put(if (row == null) tokens[at].toLong() else 0L)
         ids.flip()
         embeddings.clear().limit(tokens.size * hidden)
         mask.clear().limit(total)
@@ -113,7 +118,8 @@ internal class OnnxEngine(private val bundle: Bundle, private val threads: Int, 
         OnnxTensor.createTensor(environment, mask, longArrayOf(1, total.toLong())).use { seen ->
             tensor(logits, 1, 1, vocabulary).use { output ->
                 val inputs = cache.pasts + mapOf("inputs_embeds" to embedded, "attention_mask" to seen)
-                session("text_decoder").run(inputs, emptySet(), cache.presents + mapOf("logits" to output), interrupt.options).close()
+                val outputs = cache.presents + mapOf("logits" to output)
+                session("text_decoder").run(inputs, emptySet(), outputs, interrupt.options).close()
             }
         }
     }
@@ -135,7 +141,7 @@ internal class OnnxEngine(private val bundle: Bundle, private val threads: Int, 
         options.setInterOpNumThreads(1)
         options.setSessionLogLevel(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL)
         // Without VNNI, sums of the vision encoder saturate otherwise.
-        if (System.getProperty("os.arch") in setOf("amd64", "x86_64")) options.addConfigEntry("session.x64quantprecision", "1")
+        if (System.getProperty("os.arch") in X86) options.addConfigEntry("session.x64quantprecision", "1")
         if (name == "text_decoder") {
             options.addInitializer("logits_to_keep", keepLast)
             // A pattern is kept for each input shape, and every decode step has a new length of the mask.
@@ -165,6 +171,10 @@ private fun oneLineOf(error: OrtException) = oneLine(error.message.orEmpty(), 16
 
 /** ONNX Runtime without its telemetry, which writes a device id into the home directory unless the environment says no. */
 private fun quietEnvironment(): OrtEnvironment {
-    if (System.getenv(TELEMETRY) != "1") throw EngineFailed("ONNX Runtime's telemetry is on: set $TELEMETRY=1 in the environment")
-    return OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL, "pocketvlm").also { it.setTelemetry(false) }
+    if (System.getenv(TELEMETRY) != "1") {
+        throw EngineFailed("ONNX Runtime's telemetry is on: set $TELEMETRY=1 in the environment")
+    }
+    val environment = OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL, "pocketvlm")
+    environment.setTelemetry(false)
+    return environment
 }

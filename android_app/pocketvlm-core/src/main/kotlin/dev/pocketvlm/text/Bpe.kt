@@ -39,7 +39,8 @@ internal class Bpe(
         val offer = { left: Int ->
             val right = symbols.next[left]
             val merge = if (right < 0) -1 else merges[pair(symbols.id[left], symbols.id[right])]
-            if (merge >= 0) queue.add(Candidate((merge ushr 32).toInt(), left, symbols.id[left], symbols.id[right], merge.toInt()))
+            val rank = (merge ushr 32).toInt()
+            if (merge >= 0) queue.add(Candidate(rank, left, symbols.id[left], symbols.id[right], merge.toInt()))
         }
         for (at in 0 until symbols.id.size - 1) offer(at)
         while (true) {
@@ -97,7 +98,8 @@ private class Symbols(val id: IntArray) {
     /** Whether the two still stand as they did when the merge was offered. */
     fun has(candidate: Candidate): Boolean {
         val right = next[candidate.left]
-        return !isGone[candidate.left] && right >= 0 && id[candidate.left] == candidate.leftId && id[right] == candidate.rightId
+        if (isGone[candidate.left] || right < 0) return false
+        return id[candidate.left] == candidate.leftId && id[right] == candidate.rightId
     }
 
     fun merge(left: Int, merged: Int) {

@@ -9,6 +9,7 @@ private const val MAX_LENGTH = 1024
 private const val MAX_ENDLESS = 3
 private const val CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 private const val EXPANDED = "(?:'(?:[sS\\x{17f}]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD]))"
+private val COUNT = Regex("\\{[0-9]{1,3}(,[0-9]{0,3})?\\}")
 private val PROPERTY = Regex("\\\\p\\{(L|Lu|Ll|Lt|Lm|Lo|M|N|P|S)\\}")
 
 /** GPT-2's, which `ByteLevel` splits by. */
@@ -48,6 +49,9 @@ private class PatternReader(private val text: String, private val refuse: () -> 
         return built.toString()
     }
 
+    /** What the pattern finds here, or null. */
+    private fun starting(pattern: Regex): String? = pattern.find(text, at)?.takeIf { it.range.first == at }?.value
+
     private fun copy(count: Int) {
         built.append(text, at, at + count)
         at += count
@@ -69,9 +73,9 @@ private class PatternReader(private val text: String, private val refuse: () -> 
             '*', '+' -> repeat(1).also { if (++endless > MAX_ENDLESS) refuse() }
             '?' -> if (isOptional) copy(1).also { mayBe(repeated = false, optional = false) } else refuse()
             '{' -> {
-                val count = Regex("\\{[0-9]{1,3}(,[0-9]{0,3})?\\}").find(text, at)?.takeIf { it.range.first == at } ?: refuse()
-                if (count.value.endsWith(",}") && ++endless > MAX_ENDLESS) refuse()
-                repeat(count.value.length)
+                val count = starting(COUNT) ?: refuse()
+                if (count.endsWith(",}") && ++endless > MAX_ENDLESS) refuse()
+                repeat(count.length)
             }
             '.', '^', '$' -> refuse()
             else -> copy(1).also { mayBe(repeated = true, optional = true) }
@@ -115,7 +119,7 @@ private class PatternReader(private val text: String, private val refuse: () -> 
                 built.append(if (inClass) WHITE_SPACE else if (letter == 's') "[$WHITE_SPACE]" else "[^$WHITE_SPACE]")
                 at += 2
             }
-            letter == 'p' -> copy(PROPERTY.find(text, at)?.takeIf { it.range.first == at }?.value?.length ?: refuse())
+            letter == 'p' -> copy(starting(PROPERTY)?.length ?: refuse())
             text.startsWith("\\x{17f}", at) -> copy(7)
             letter in "rnt" || letter in "'/.-+*?()[]{}|\\^$" -> copy(2)
             else -> refuse()

@@ -19,7 +19,8 @@ internal class StopStrings(private val stops: List<String>) {
         held.append(text).append(unseen)
         repeat(text.length) { seen.add(true) }
         repeat(unseen.length) { seen.add(false) }
-        val start = stops.map { held.indexOf(it) }.filter { it >= 0 }.minOrNull() ?: return given(held.length - possibleStart())
+        val start = stops.map { held.indexOf(it) }.filter { it >= 0 }.minOrNull()
+            ?: return given(held.length - possibleStart())
         found = true
         return given(start).also { given(held.length) }
     }

@@ -87,7 +87,8 @@ internal class TextTokenizer(private val parts: TokenizerParts, controls: Collec
                 ids.add(piece.id)
             } else {
                 for (inner in normal.split(normalized(piece as String))) {
-                    if (inner is AddedToken) ids.add(inner.id) else words(inner as String, isFirst).forEach { ids.addAll(it.toList()) }
+                    if (inner is AddedToken) ids.add(inner.id)
+                    else for (word in words(inner as String, isFirst)) ids.addAll(word.toList())
                     isFirst = false
                 }
             }

@@ -121,7 +121,8 @@ private class TokenizerReader(private val top: Fields) {
         if (of["single_word"].boolean() && !isSpecial) portability("it looks for whole words")
         if (content.isEmpty()) value.refuse("it is empty")
         val strips = listOf(of["lstrip"].boolean(), of["rstrip"].boolean())
-        return AddedToken(of["id"].int(0, Int.MAX_VALUE), content, strips[0], strips[1], of["normalized"].boolean(), isSpecial)
+        val id = of["id"].int(0, Int.MAX_VALUE)
+        return AddedToken(id, content, strips[0], strips[1], of["normalized"].boolean(), isSpecial)
     }
 
     private fun steps(part: Reader?, several: String): List<Fields> {
@@ -171,7 +172,8 @@ private class TokenizerReader(private val top: Fields) {
         val regex = pattern.given("Regex")?.text(MAX_TEXT)
         val text = if (regex == null) literal(of) else ""
         return when {
-            behavior == "Isolated" -> isolated(if (regex == null) Pattern.compile(Pattern.quote(text)) else portablePattern(regex))
+            behavior == "Isolated" && regex != null -> isolated(portablePattern(regex))
+            behavior == "Isolated" -> isolated(Pattern.compile(Pattern.quote(text)))
             regex != null -> portability("it splits by a pattern, $behavior")
             behavior == "MergedWithPrevious" -> withPrevious(text)
             behavior == "MergedWithNext" -> withNext(text)
