@@ -22,8 +22,6 @@ from studies.smollm2.packages import study_module
 
 Floats = npt.NDArray[np.float32]
 
-#: What matrices are stored as: GGUF's names.
-FORMATS = ("Q8_0", "F16")
 #: Columns of a Q8_0 block.
 BLOCK = 32
 #: Our name of a weight of the tower -> GGUF's; N is a layer.

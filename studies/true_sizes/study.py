@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -51,9 +51,9 @@ def main() -> None:
 @click.option("--threads", default=2, show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--keep", is_flag=True, help="Checkpoints and bundles, for the next time.")
-@click.option("--turns/--no-turns", default=True, help="Beside llama.cpp, which a busy machine takes very long for.")
+@click.option("--forms", default="Q8_0,F16", show_default=True, help="Of llama.cpp's weights; none: not beside it.")
 def measure(
-    presets: tuple[str, ...], output: Path, cache: Path, threads: int, repeats: int, keep: bool, turns: bool
+    presets: tuple[str, ...], output: Path, cache: Path, threads: int, repeats: int, keep: bool, forms: str
 ) -> None:
     """A row a preset; by default all that were published."""
     from pocketvlm.models.presets import PRESETS
@@ -62,7 +62,7 @@ def measure(
     report = json.loads(output.read_text()) if output.exists() else {"rows": []}
     have = {row["preset"] for row in report["rows"]}
     for preset in presets or [name for name in known if name not in have]:
-        row = measured(preset, cache / preset, threads, repeats, turns=turns)
+        row = measured(preset, cache / preset, threads, repeats, forms)
         report["rows"] = [*(other for other in report["rows"] if other["preset"] != preset), row]
         write(report, output)
         if not keep:
@@ -71,7 +71,7 @@ def measure(
         click.echo(line)
 
 
-def measured(preset: str, place: Path, threads: int, repeats: int, *, turns: bool) -> dict[str, Any]:
+def measured(preset: str, place: Path, threads: int, repeats: int, forms: str) -> dict[str, Any]:
     """Checkpoint, export, bench, turns; each a process of its own, so that no one's memory is another's."""
     place.mkdir(parents=True, exist_ok=True)
     names = ("checkpoint", "bundle", "bench.json", "turns.json")
@@ -82,8 +82,8 @@ def measured(preset: str, place: Path, threads: int, repeats: int, *, turns: boo
     common = ("-r", str(repeats), "--warmups", "1", "-t", str(threads), "--save", str(saved))
     workload = ("--image", f"{WIDTH}x{HEIGHT}", "-p", str(PROMPT), "-n", str(NEW_TOKENS), "-d", f"0,{PROMPT}")
     run("bench", str(bundle), *workload, *common)
-    given = ("--output", str(found), "--threads", str(threads), "--repeats", str(repeats))
-    if turns:
+    given = ("--output", str(found), "--threads", str(threads), "--repeats", str(repeats), "--forms", forms)
+    if forms:
         run_module("studies.true_sizes.study", "beside", str(checkpoint), str(bundle), *given)
     bench = json.loads(saved.read_text())
     return {
@@ -93,7 +93,7 @@ def measured(preset: str, place: Path, threads: int, repeats: int, *, turns: boo
         "bench": {row["name"]: {"seconds": row["median_s"], "tokens": row["tokens"]} for row in bench["rows"]},
         "busy": bench["machine"]["busy"],
         "answer_peak_bytes": max(phase["peak"] for phase in bench["memory"]),
-        "beside": json.loads(found.read_text()) if turns else {"missing": "not tried in this run"},
+        "beside": json.loads(found.read_text()) if forms else {"missing": "not tried in this run"},
     }
 
 
@@ -135,17 +135,18 @@ def largest_layer_bytes(source: Checkpoint) -> int:
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 @click.option("--threads", default=2)
 @click.option("--repeats", default=3)
-def beside(checkpoint: Path, bundle: Path, output: Path, threads: int, repeats: int) -> None:
+@click.option("--forms", default="Q8_0,F16")
+def beside(checkpoint: Path, bundle: Path, output: Path, threads: int, repeats: int, forms: str) -> None:
     """One picture's image tokens, by the bundle and by mtmd on the same weights; or what stopped mtmd."""
     try:
-        found = beside_mtmd(checkpoint, bundle, threads, repeats)
+        found = beside_mtmd(checkpoint, bundle, threads, repeats, forms.split(","))
     except (click.ClickException, KeyError) as error:
         message = error.message if isinstance(error, click.ClickException) else f"no GGUF can be written: {error}"
         found = {"missing": message}
     write(found, output)
 
 
-def beside_mtmd(checkpoint: Path, bundle: Path, threads: int, repeats: int) -> dict[str, Any]:
+def beside_mtmd(checkpoint: Path, bundle: Path, threads: int, repeats: int, forms: Sequence[str]) -> dict[str, Any]:
     """Seconds of each, ``ratio`` to mtmd's on the same kind of weights, and the cosine of their image tokens.
 
     :raises ClickException: mtmd does not load or run
@@ -156,14 +157,14 @@ def beside_mtmd(checkpoint: Path, bundle: Path, threads: int, repeats: int) -> d
     from pocketvlm.runtime import load
     from studies.real_size.beside import Runs, in_turns
     from studies.smollm2.packages import installed_version
-    from studies.true_sizes.mmproj import FORMATS, write_mmproj
+    from studies.true_sizes.mmproj import write_mmproj
     from studies.true_sizes.mtmd import open_mtmd
 
     source, picture, results = open_checkpoint(checkpoint), photo(), dict[str, Any]()
     with load(bundle, threads=threads, engine="onnx", image_cache_bytes=0) as vlm:
         assert vlm.manifest.vision is not None
         text = write_stub(source, bundle.parent)
-        for form in FORMATS:
+        for form in forms:
             path = bundle.parent / f"mmproj-{form}.gguf"
             write_mmproj(source, vlm.manifest.vision, path, form)
             with open_mtmd(path, text, threads) as peer:
