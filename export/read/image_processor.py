@@ -6,7 +6,7 @@ A family names its processor (``Family.processor``); a new one is a schema with 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -114,8 +114,8 @@ class GotOcr2Processor(ImageProcessor):
     """GOT-OCR 2's, which InternVL's processor has, and always tells to cut pictures (``crop_to_patches``)."""
 
     size: Sides = 384
-    image_mean: tuple[Mean, Mean, Mean] | None = (0.48145466, 0.4578275, 0.40821073)
-    image_std: tuple[Scale, Scale, Scale] | None = (0.26862954, 0.26130258, 0.27577711)
+    image_mean: tuple[Mean, Mean, Mean] | None = CLIP_MEAN
+    image_std: tuple[Scale, Scale, Scale] | None = CLIP_STD
     min_patches: MostTiles = 1
     max_patches: MostTiles = 12
 
@@ -190,9 +190,7 @@ def _idefics3(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[Ima
     """The longer side gets ``size.longest_edge`` pixels, tiles have ``max_image_size.longest_edge``."""
     assert config.vision is not None
     read = checked(Idefics3Processor, dict(raw), name, CheckpointError)
-    if read.image_processor_type not in (None, *IDEFICS3):
-        kind = one_line(read.image_processor_type, 60)
-        raise ExportError(f"{name}: image_processor_type is {kind}; {config.model_type} has {IDEFICS3[0]}")
+    _check_kind(read, name, config, IDEFICS3, IDEFICS3[0])
     tile, longest = _longest(read, name, "max_image_size", 364), _longest(read, name, "size", 4 * 364)
     if tile != config.vision.image_size:
         raise ExportError(
@@ -211,9 +209,7 @@ def _got_ocr2(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[Ima
     """Grids of at least ``min_patches`` and at most ``max_patches`` tiles of ``size``."""
     assert config.vision is not None
     read = checked(GotOcr2Processor, dict(raw), name, CheckpointError)
-    if read.image_processor_type not in (None, *GOT_OCR2):
-        kind = one_line(read.image_processor_type, 60)
-        raise ExportError(f"{name}: image_processor_type is {kind}; {config.model_type} has {GOT_OCR2[0]}")
+    _check_kind(read, name, config, GOT_OCR2, GOT_OCR2[0])
     _check_size(read, name, config.vision.image_size)
     if read.max_patches > 1 and read.min_patches > read.max_patches:
         raise ExportError(f"{name}: min_patches is {read.min_patches}, more than max_patches, {read.max_patches}")
@@ -236,9 +232,7 @@ def _llava(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageP
     if kind in SIGLIP:
         return _siglip(raw, name, config)[0], replace(config.tiling, strategy="internvl")
     read = checked(ClipProcessor, dict(raw), name, CheckpointError)
-    if read.image_processor_type not in (None, *CLIP):
-        shown = one_line(read.image_processor_type, 60)
-        raise ExportError(f"{name}: image_processor_type is {shown}; {config.model_type} has {CLIP[-3]} or {CLIP[3]}")
+    _check_kind(read, name, config, CLIP, f"{CLIP[-3]} or {CLIP[3]}")
     _check_size(read, name, config.vision.image_size)
     _check_size(read, name, config.vision.image_size, "crop_size")
     given = [key for key, side in read.size.items() if side is not None] if isinstance(read.size, dict) else []
@@ -253,9 +247,7 @@ def _llava_next(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[I
     given = {"size": ANYRES_TILES[config.model_type], **raw}
     read, tile = checked(LlavaNextProcessor, given, name, CheckpointError), config.vision.image_size
     kinds = LLAVA[config.model_type]
-    if read.image_processor_type not in (None, *kinds):
-        kind = one_line(read.image_processor_type, 60)
-        raise ExportError(f"{name}: image_processor_type is {kind}; {config.model_type} has {kinds[0]}")
+    _check_kind(read, name, config, kinds, kinds[0])
     _check_size(read, name, tile)
     if read.do_center_crop:
         _check_size(read, name, tile, "crop_size")
@@ -324,6 +316,13 @@ def _read(directory: Path, *, needed: bool) -> tuple[dict[str, Any], str]:
     if not isinstance(inside, Mapping):
         raise CheckpointError(f"{label(whole)}: image_processor is not an object")
     return dict(inside), f"{label(whole)}: image_processor"
+
+
+def _check_kind(read: ImageProcessor, name: str, config: VlmConfig, known: Sequence[str], own: str) -> None:
+    """That a processor which says whose it is, is one of the ``known``; ``own``: what the family has, for people."""
+    if read.image_processor_type not in (None, *known):
+        kind = one_line(read.image_processor_type, 60)
+        raise ExportError(f"{name}: image_processor_type is {kind}; {config.model_type} has {own}")
 
 
 def _check_size(read: ImageProcessor, name: str, tile: int, key: str = "size") -> None:
