@@ -16,7 +16,7 @@ from onnxruntime_genai.models.quantized_model import (  # type: ignore[import-un
     GPTQModel,
     QuantizedTensorModule,
 )
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from pocketvlm.errors import CheckpointError, ExportError, PocketVlmError
 from pocketvlm.export import estimate, export_bundle
@@ -26,7 +26,7 @@ from pocketvlm.models.checkpoint import open_checkpoint, pieces_of
 from pocketvlm.models.families.family import Pieces
 from pocketvlm.quant import AsStored, quantizer_of
 from pocketvlm.recipe import load_recipe
-from tests.support.checkpoints import tiny_config, write_checkpoint
+from tests.support.checkpoints import edit_weights, tiny_config, write_checkpoint
 from tests.support.packed import pack_checkpoint
 
 QUERY, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"
@@ -124,22 +124,12 @@ def test_rows_of_a_fused_matrix_are_codes_rows(tmp_path: Path) -> None:
     assert torch.equal(part.tensor(name), pieces_of(checkpoint.tensor(name), pieces))
 
 
-def edit(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], object]:
-    def damage(directory: Path) -> None:
-        weights = load_file(directory / "model.safetensors")
-        change(weights)
-        (directory / "model.safetensors").unlink()
-        save_file(weights, directory / "model.safetensors")
-
-    return damage
-
-
 def test_biases_of_zeros_that_the_model_has_not_are_no_weights(tmp_path: Path) -> None:
     """AutoGPTQ writes one for each layer."""
     write(tmp_path, KINDS["gptq"])
-    edit(lambda weights: weights.update({f"{DOWN}.bias": torch.zeros(96)}))(tmp_path)
+    edit_weights(lambda weights: weights.update({f"{DOWN}.bias": torch.zeros(96)}))(tmp_path)
     assert f"{DOWN}.bias" not in open_checkpoint(tmp_path).tensors
-    edit(lambda weights: weights.update({f"{DOWN}.bias": torch.ones(96)}))(tmp_path)
+    edit_weights(lambda weights: weights.update({f"{DOWN}.bias": torch.ones(96)}))(tmp_path)
     with pytest.raises(CheckpointError, match="belongs to no part"):
         open_checkpoint(tmp_path)
 
@@ -172,21 +162,21 @@ def test_what_cannot_be_held_is_refused_by_its_config(tmp_path: Path, name: str)
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "columns by activation": (
-        edit(lambda w: w.update({f"{QUERY}.g_idx": w[f"{QUERY}.g_idx"].flip(0)})),
+        edit_weights(lambda w: w.update({f"{QUERY}.g_idx": w[f"{QUERY}.g_idx"].flip(0)})),
         "g_idx orders columns by activation .desc_act., which no back end has; export the original",
     ),
-    "zero points of 16": (edit(lambda w: w[f"{QUERY}.qzeros"].fill_(-1)), "zero points other than 8"),
-    "no scales": (edit(lambda w: w.pop(f"{QUERY}.scales")), "q_proj.scales is missing from the weights"),
+    "zero points of 16": (edit_weights(lambda w: w[f"{QUERY}.qzeros"].fill_(-1)), "zero points other than 8"),
+    "no scales": (edit_weights(lambda w: w.pop(f"{QUERY}.scales")), "q_proj.scales is missing from the weights"),
     "scales of another shape": (
-        edit(lambda w: w.update({f"{QUERY}.scales": torch.ones(2, 128).half()})),
+        edit_weights(lambda w: w.update({f"{QUERY}.scales": torch.ones(2, 128).half()})),
         r"q_proj.scales is F16 \[2, 128\]; gptq in groups of 32 has F16 \[3, 128\]",
     ),
     "another type": (
-        edit(lambda w: w.update({f"{QUERY}.qzeros": w[f"{QUERY}.qzeros"].float()})),
+        edit_weights(lambda w: w.update({f"{QUERY}.qzeros": w[f"{QUERY}.qzeros"].float()})),
         "q_proj.qzeros is F32",
     ),
     "another size": (
-        edit(lambda w: [w.update({f"{QUERY}.{part}": w[f"{DOWN}.{part}"].clone()}) for part in
+        edit_weights(lambda w: [w.update({f"{QUERY}.{part}": w[f"{DOWN}.{part}"].clone()}) for part in
                         ("qweight", "qzeros", "scales", "g_idx")]),
         r"q_proj.qweight has shape \[96, 160\], config.json asks for \[128, 96\]",
     ),
@@ -208,7 +198,7 @@ def test_a_damaged_one_is_one_line(tmp_path: Path, name: str) -> None:
 
 def test_zero_points_of_16_are_refused(tmp_path: Path) -> None:
     write(tmp_path, ("gptq", 32, False, 1))
-    edit(lambda weights: weights[f"{QUERY}.qzeros"].fill_(-1))(tmp_path)
+    edit_weights(lambda weights: weights[f"{QUERY}.qzeros"].fill_(-1))(tmp_path)
     with pytest.raises(CheckpointError, match=r"q_proj.qzeros has zero points of 16, which 4 bits do not hold"):
         with_stored(load_recipe("int8"), open_checkpoint(tmp_path))
 

@@ -18,7 +18,7 @@ from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.shapes import HEAD
 from pocketvlm.models.stages import stages_of
 from pocketvlm.plan.source import read_model
-from tests.support.checkpoints import FAMILIES, tiny_config, write_checkpoint
+from tests.support.checkpoints import FAMILIES, edit_weights, tiny_config, write_checkpoint
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -72,16 +72,6 @@ def edit_config(**changes: object) -> Callable[[Path], object]:
                 place = place[parent]
             place[key] = value
         (directory / "config.json").write_text(json.dumps(raw))
-
-    return damage
-
-
-def edit_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], object]:
-    def damage(directory: Path) -> None:
-        weights = load_file(directory / "model.safetensors")
-        change(weights)
-        (directory / "model.safetensors").unlink()
-        save_file(weights, directory / "model.safetensors")
 
     return damage
 

@@ -19,6 +19,7 @@ from pocketvlm.models.families import idefics3
 from pocketvlm.models.families.idefics3 import FAKE, WHOLE
 from pocketvlm.models.positions import bucketized
 from pocketvlm.models.shapes import POSITIONS
+from tests.support.checkpoints import edited
 from tests.support.vision_families import IDEFICS3_TEMPLATE, WRITERS
 
 
@@ -31,12 +32,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(written: Path, tmp_path: Path) -> Path:
     shutil.copytree(written, tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
-
-
-def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    raw = json.loads(path.read_text())
-    change(raw)
-    path.write_text(json.dumps(raw))
 
 
 def embeddings(side: int) -> Any:

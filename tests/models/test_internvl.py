@@ -28,17 +28,12 @@ from pocketvlm.models.families import internvl
 from pocketvlm.recipe import load_recipe
 from pocketvlm.runtime import load
 from tests.models.test_parity import relative
+from tests.support.checkpoints import edited
 from tests.support.vision_families import TEXT, TOWER, WRITERS, Written, randomized
 
 EDGES = (1, 7, 31, 64, 100, 224, 333, 448, 640, 896, 1344, 4000)
 #: Grids that are equally near, and pictures on either side of half of a grid's pixels.
 TIES = ((448, 224), (300, 600), (633, 633), (634, 634), (776, 776), (549, 1098), (548, 1096), (896, 448), (1500, 500))
-
-
-def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    raw = json.loads(path.read_text())
-    change(raw)
-    path.write_text(json.dumps(raw))
 
 
 @pytest.fixture

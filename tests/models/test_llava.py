@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +32,7 @@ from tests.models.test_vision_families import (
     pictures_of,
     processed,
 )
+from tests.support.checkpoints import edited
 from tests.support.vision_families import WRITERS, Written, granite_vision
 
 CONFIG, PROCESSOR = "config.json", "processor_config.json"
@@ -53,12 +53,6 @@ def granite(tmp_path_factory: pytest.TempPathFactory) -> Written:
 def checkpoint(written: Path, tmp_path: Path) -> Path:
     shutil.copytree(written, tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
-
-
-def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    raw = json.loads(path.read_text())
-    change(raw)
-    path.write_text(json.dumps(raw))
 
 
 def test_what_onevisions_config_leaves_out_is_transformers_default() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from pocketvlm.models.bluelm_v import BluelmV
@@ -118,3 +119,22 @@ def write_frontend(directory: Path) -> None:
     (directory / "preprocessor_config.json").write_text(
         json.dumps({"resample": 3, "rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.5] * 3})
     )
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a JSON file in place."""
+    raw = json.loads(path.read_text())
+    change(raw)
+    path.write_text(json.dumps(raw))
+
+
+def edit_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], object]:
+    """What changes the weights of a checkpoint, which lie in one file."""
+
+    def damage(directory: Path) -> None:
+        weights = load_file(directory / "model.safetensors")
+        change(weights)
+        (directory / "model.safetensors").unlink()
+        save_file(weights, directory / "model.safetensors")
+
+    return damage
