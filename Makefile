@@ -95,8 +95,8 @@ runner: $(READY) ## compile the native runner and libpocketvlm for this machine,
 	@$(BIN)/python -m android_app.runner.build native
 runner-package: $(READY) ## the runner with all that a device needs, into dist/android/runner
 	@$(BIN)/python -m android_app.runner.build package
-core: java ## compile the Kotlin library (JDK 17, Maven), into build/core
-	@mvn -B -q -ntp -f android_app/pocketvlm-core/pom.xml -Dmaven.test.skip package
+core: java ## compile the Kotlin library (JDK 17, Maven), into build/android
+	@mvn -B -q -ntp -f android_app/pom.xml -Dmaven.test.skip package
 bench-device: $(READY) ## measure BUNDLE on the attached phone, a table here and JSON into build/bench (some minutes)
 	@[ -d $(BUNDLE) ] || { echo "error: $(BUNDLE) is not there yet: make export-android" >&2; exit 1; }
 	@mkdir -p build/bench; $(BIN)/pocketvlm bench $(BUNDLE) --target "$$TARGET" $(DEVICE) --save build/bench/device.json

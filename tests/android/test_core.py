@@ -47,7 +47,7 @@ def cases(
 
 
 def test_the_kotlin_library_passes_its_tests(repository: Path, cases: Path) -> None:
-    built = repository / "build/core"
+    built = repository / "build/android/pocketvlm-core"
     shutil.rmtree(built, ignore_errors=True)  # a class whose source is gone would be run as well
     command = ["mvn", "-B", "-q", "-ntp", "-f", str(repository / CORE / "pom.xml"), f"-Dcases={cases}", "test"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
@@ -67,7 +67,7 @@ def test_cases_are_of_both_kinds(cases: Path) -> None:
 
 
 def test_versions_are_those_of_the_rest(repository: Path) -> None:
-    pom = (repository / CORE / "pom.xml").read_text()
+    pom = (repository / CORE.parent / "pom.xml").read_text()
     constants = (repository / CORE / "src/main/kotlin/dev/pocketvlm/Version.kt").read_text()
     onnxruntime = re.search(r"^onnxruntime==(\S+)", (repository / "constraints.txt").read_text(), re.MULTILINE)
     assert onnxruntime is not None
