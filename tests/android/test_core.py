@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,12 @@ import pytest
 from pocketvlm import __version__
 from tests.android.dialogues import write_dialogues
 from tests.android.hostile import refuses_manifest, write_bundles, write_manifests
+from tests.android.maven import run_tests
 from tests.android.questions import write_questions, write_turns
 from tests.android.tokenizers import write_tokenizers
 from tests.support.written_bundle import write_bundle
 
 CORE = Path("android_app") / "pocketvlm-core"
-KEYS = ("tests", "skipped")
 #: Texts by which each kind of tokenizer is compared.
 TEXTS = 400
 #: Kotlin tests; fewer would mean that they were not found.
@@ -47,15 +46,7 @@ def cases(
 
 
 def test_the_kotlin_library_passes_its_tests(repository: Path, cases: Path) -> None:
-    built = repository / "build/android/pocketvlm-core"
-    shutil.rmtree(built, ignore_errors=True)  # a class whose source is gone would be run as well
-    command = ["mvn", "-B", "-q", "-ntp", "-f", str(repository / CORE / "pom.xml"), f"-Dcases={cases}", "test"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
-    said = "".join(path.read_text() for path in (built / "surefire-reports").glob("*.xml"))
-    counts = {key: sum(map(int, re.findall(rf'<testsuite [^>]*\b{key}="(\d+)"', said))) for key in KEYS}
-    assert counts["tests"] >= LEAST
-    assert counts["skipped"] == 0
+    run_tests(repository, "pocketvlm-core", LEAST, f"-Dcases={cases}")
 
 
 def test_cases_are_of_both_kinds(cases: Path) -> None:
