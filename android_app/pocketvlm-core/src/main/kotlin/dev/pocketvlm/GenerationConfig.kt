@@ -11,6 +11,7 @@ import kotlin.math.abs
  * @property topP choose among the most likely tokens that together have this probability
  * @property seed of the random numbers
  * @property stop strings that end the answer and are no part of it; they may have the text of special tokens
+ * @property maxSeconds the answer ends when so much time has passed since the question; null for no limit
  * @property repetitionPenalty makes tokens that the prompt or the answer has already less likely; 1 is none
  * @property logitBias token id -> -100 to 100, added to its logit
  * @throws IllegalArgumentException a value is out of range; the line names it
@@ -22,6 +23,7 @@ public class GenerationConfig(
     public val topP: Double = 1.0,
     public val seed: ULong = 0u,
     public val stop: List<String> = emptyList(),
+    public val maxSeconds: Double? = null,
     public val repetitionPenalty: Double = 1.0,
     public val logitBias: Map<Int, Double> = emptyMap(),
 ) {
@@ -33,6 +35,7 @@ public class GenerationConfig(
         require(stop.size <= MAX_STOPS && stop.none { it.isEmpty() }) {
             "stop must be at most $MAX_STOPS strings, none empty"
         }
+        require(maxSeconds == null || (isFinite(maxSeconds) && maxSeconds > 0)) { "maxSeconds must be above 0, not $maxSeconds" }
         require(isFinite(repetitionPenalty) && repetitionPenalty > 0) {
             "repetitionPenalty must be above 0, not $repetitionPenalty"
         }

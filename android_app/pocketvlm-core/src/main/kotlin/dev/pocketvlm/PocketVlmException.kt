@@ -15,12 +15,20 @@ public sealed class PocketVlmException(message: String, cause: Throwable? = null
     /** A picture that is too large or empty. */
     public class ImageUnusable internal constructor(message: String) : PocketVlmException(message)
 
-    /** A prompt and its answer that do not fit into the KV cache: [needed] of [capacity] tokens. */
+    /** A prompt that does not fit into the KV cache: [needed] of [capacity] tokens. */
     public class KvFull internal constructor(public val needed: Int, public val capacity: Int) :
-        PocketVlmException("the prompt and its answer need $needed tokens, the KV cache has $capacity")
+        PocketVlmException("the prompt needs $needed tokens, the KV cache has $capacity: shorten it, or start a new conversation")
 
     /** Messages that the model's chat layout cannot say. */
-    public class ChatInvalid internal constructor(message: String) : PocketVlmException(message)
+    public class ChatInvalid internal constructor(message: String, cause: Throwable? = null) :
+        PocketVlmException(message, cause)
+
+    /** [needed] bytes that are not there; so many are [free]. */
+    public class NoMemory internal constructor(what: String, public val needed: Long, public val free: Long, cause: Throwable? = null) :
+        PocketVlmException("$what needs $needed bytes of memory, $free are free: close something, or take a smaller model", cause)
+
+    /** The model or the conversation was closed. */
+    public class Closed internal constructor(what: String = "the model") : PocketVlmException("$what is closed: open it again")
 
     /** ONNX Runtime failed, or gave what are no numbers. */
     public class EngineFailed internal constructor(message: String, cause: Throwable? = null) :

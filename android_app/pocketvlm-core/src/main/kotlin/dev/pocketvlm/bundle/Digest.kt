@@ -58,6 +58,9 @@ internal fun sampleSha256(path: Path): String = digest { add ->
     }
 }
 
+/** SHA-256 of a text, hexadecimal. */
+internal fun sha256(content: ByteArray): String = digest { add -> add(content, content.size) }
+
 private fun digest(feed: (add: (ByteArray, Int) -> Unit) -> Unit): String {
     val digest = MessageDigest.getInstance("SHA-256")
     feed { bytes, count -> digest.update(bytes, 0, count) }

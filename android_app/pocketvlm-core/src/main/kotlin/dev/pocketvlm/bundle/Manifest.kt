@@ -106,6 +106,8 @@ internal class Manifest(
     /** engine -> part -> graph */
     val engines: Map<String, Map<String, Part>>,
     val files: Map<String, FileEntry>,
+    /** of its own text: what tells bundles apart */
+    val sha256: String,
 )
 
 private val FILE_NAME = Regex("[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")

@@ -46,12 +46,13 @@ internal class Bundle(private val directory: Path, val manifest: Manifest) {
  * @throws BundleDamaged naming the file or the key that is wrong
  * @throws BundleTooNew only a newer library reads it
  */
-internal fun openBundle(location: File, verify: Boolean = false): Bundle = try {
+internal fun openBundle(location: File, verify: Boolean = false, onFiles: () -> Unit = {}): Bundle = try {
     val directory = location.toPath()
     if (!Files.isDirectory(directory)) throw BundleDamaged("${shown(location)} is not a bundle: no such directory")
     val path = directory.resolve(MANIFEST)
     val bundle = Bundle(directory, parseManifest(readBounded(path, path.toString(), MAX_MANIFEST), path.toString()))
     val files = bundle.manifest.files
+    onFiles()
     for ((name, entry) in files) checkSize(bundle.path(name), name, entry)
     for ((name, entry) in files) {
         checkDigest(name, sampleSha256(bundle.path(name)), entry.sampleSha256)

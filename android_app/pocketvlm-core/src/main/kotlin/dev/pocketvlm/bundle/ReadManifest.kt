@@ -20,7 +20,7 @@ internal fun parseManifest(text: ByteArray, where: String): Manifest {
     try {
         if (text.count { it == ','.code.toByte() } > MAX_VALUES) throw Refused("", "it has more than $MAX_VALUES values")
         val root = Reader(parseJson(text))
-        return ManifestReader(root, formatOf(root, where)).read()
+        return ManifestReader(root, formatOf(root, where), sha256(text)).read()
     } catch (refused: Refused) {
         val key = if (refused.where.isEmpty()) "" else " at ${oneLine(refused.where)}"
         throw BundleDamaged("${oneLine(where, 200)} is not valid$key: ${oneLine(refused.why, 160)}")
@@ -37,7 +37,7 @@ private fun formatOf(root: Reader, where: String): Int {
     return version.int(1, FORMAT)
 }
 
-private class ManifestReader(private val root: Reader, private val format: Int) {
+private class ManifestReader(private val root: Reader, private val format: Int, private val sha256: String) {
     private val top = root.members(
         "format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer", "chat", "kv_cache",
         "prefill_chunk", "engines", "by_engine", "neuropilot", "recipe", "fidelity", "files",
@@ -64,6 +64,7 @@ private class ManifestReader(private val root: Reader, private val format: Int) 
             prefillChunk = chunkOf(top["prefill_chunk"].int(1, 1 shl 16), engines),
             engines = engines,
             files = files(top["files"]),
+            sha256 = sha256,
         )
         val asksForExecutorch = runtime.given("executorch")?.name() != null
         if (format == 1 && (asksForExecutorch || "executorch" in engines)) root.refuse("format 1 has no ExecuTorch parts")

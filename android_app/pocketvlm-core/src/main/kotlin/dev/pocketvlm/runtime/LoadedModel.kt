@@ -1,170 +1,319 @@
 package dev.pocketvlm.runtime
 
+import dev.pocketvlm.Backend
+import dev.pocketvlm.FinishReason
 import dev.pocketvlm.GenerationConfig
+import dev.pocketvlm.Image
+import dev.pocketvlm.LoadStep
+import dev.pocketvlm.Message
+import dev.pocketvlm.Options
+import dev.pocketvlm.Piece
+import dev.pocketvlm.PocketVlmException.ChatInvalid
+import dev.pocketvlm.PocketVlmException.Closed
+import dev.pocketvlm.PocketVlmException.ImageUnusable
+import dev.pocketvlm.PocketVlmException.NoMemory
+import dev.pocketvlm.Trim
 import dev.pocketvlm.bundle.Bundle
-import dev.pocketvlm.bundle.checkLoadable
-import dev.pocketvlm.bundle.openBundle
-import dev.pocketvlm.images.Rgb
-import dev.pocketvlm.images.pack
-import dev.pocketvlm.text.Detokenizer
+import dev.pocketvlm.bundle.Manifest
+import dev.pocketvlm.text.ChatMessage
 import dev.pocketvlm.text.MAX_TOKENIZER_BYTES
-import dev.pocketvlm.text.Message
-import dev.pocketvlm.text.StopStrings
+import dev.pocketvlm.text.Span
 import dev.pocketvlm.text.TextTokenizer
 import dev.pocketvlm.text.readTokenizer
-import java.io.File
+import kotlinx.coroutines.CoroutineDispatcher
+import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.CoroutineStart
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.SupervisorJob
+import kotlinx.coroutines.asCoroutineDispatcher
+import kotlinx.coroutines.awaitCancellation
+import kotlinx.coroutines.coroutineScope
+import kotlinx.coroutines.currentCoroutineContext
+import kotlinx.coroutines.delay
+import kotlinx.coroutines.ensureActive
+import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.FlowCollector
+import kotlinx.coroutines.flow.flow
+import kotlinx.coroutines.flow.flowOn
+import kotlinx.coroutines.launch
+import kotlinx.coroutines.selects.select
+import kotlinx.coroutines.withContext
+import kotlinx.coroutines.yield
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
-import java.nio.FloatBuffer
+import java.util.concurrent.ConcurrentHashMap
+import java.util.concurrent.ExecutorService
+import java.util.concurrent.LinkedBlockingQueue
+import java.util.concurrent.ThreadPoolExecutor
+import java.util.concurrent.TimeUnit
 
 /**
- * An answer: its tokens, their text in pieces, and why it ended: `stop`, `length`, `kv_length` or `cancelled`. So many
- * tokens of the prompt were [reused] of what the KV cache held.
+ * A loaded bundle's parts put together: what single answers and conversations are built of. The text engine, and all
+ * sessions, belong to one thread; pictures are encoded on another.
  */
-internal class Generated(val tokenIds: List<Int>, val pieces: List<String>, val finishReason: String, val reused: Int) {
-    val text: String get() = pieces.joinToString("")
-}
+internal class LoadedModel private constructor(bundle: Bundle, options: Options, onProgress: (LoadStep) -> Unit) {
+    private val start = now()
+    val manifest: Manifest = bundle.manifest
+    private val tokenizer: TextTokenizer
+    private val parts: TextParts
+    private val textThread = worker("pocketvlm-text").asCoroutineDispatcher()
+    val backend: Backend
 
-/** A loaded bundle: engine, tokenizer and one KV cache. One thread at a time asks. */
-internal class LoadedModel private constructor(private val bundle: Bundle, threads: Int, memory: KvMemory) : AutoCloseable {
-    private val manifest = bundle.manifest
-    private val tokenizer = TextTokenizer(
-        readTokenizer(bundle.read(manifest.tokenizer, MAX_TOKENIZER_BYTES)),
-        manifest.stop + listOfNotNull(manifest.imageToken),
-    )
-    private val newline = manifest.vision?.packing?.let { floats(bundle.read(it.newline, Int.MAX_VALUE.toLong())) }
-    private val engine = OnnxEngine(bundle, threads, memory)
-    private val cache = engine.newCache()
+    /** Null where the model takes text only. */
+    val encoder: ImageEncoder?
+    val loadSeconds: Double
+    private val scope = CoroutineScope(SupervisorJob() + textThread)
+    private val running: MutableSet<Interrupt> = ConcurrentHashMap.newKeySet()
+    private val sessions = HashSet<Session>() // the text thread's
 
-    /** What was computed at each position of the cache: [Prompt.keys]. */
-    private val keys = ArrayList<Any>()
+    @Volatile
+    var isClosed = false
+        private set
 
-    /** Answers [messages], whose images are [images] by index, from the first token that the cache lacks. Errors: [promptOf]. */
-    fun answer(
-        messages: List<Message>,
-        images: List<Rgb>,
-        config: GenerationConfig = GenerationConfig(),
-        interrupt: Interrupt = Interrupt(),
-    ): Generated = interrupt.use {
-        val prompt = promptOf(messages, images.map { prepared(it, manifest) }, manifest, tokenizer)
-        val reused = rewound(prompt.keys)
-        val writer = Writer(config.stop)
-        val ids = ArrayList<Int>()
-        val finishReason = try {
-            generate(prompt, config, writer, ids, interrupt)
-        } catch (cancelled: Cancelled) {
-            writer.end()
-            "cancelled"
+    init {
+        onProgress(LoadStep.TOKENIZER)
+        tokenizer = TextTokenizer(
+            readTokenizer(bundle.read(manifest.tokenizer, MAX_TOKENIZER_BYTES)),
+            manifest.stop + listOfNotNull(manifest.imageToken),
+        )
+        val runtime = OnnxRuntime(bundle, options.engineThreads)
+        backend = runtime.backend
+        val vision = manifest.vision?.let { VisionEngine(runtime, it, worker("pocketvlm-patches")) }
+        try {
+            if (vision != null) onProgress(LoadStep.VISION)
+            if (options.keepVision) vision?.load()
+            onProgress(LoadStep.DECODER)
+            parts = TextParts(manifest, tokenizer, TextEngine(runtime, options.kvMemory))
+        } catch (error: Throwable) {
+            vision?.close()
+            throw error
         }
-        Generated(ids, writer.pieces, finishReason, reused)
+        encoder = vision?.let { engine ->
+            val newline = manifest.vision.packing?.let { floats(bundle.read(it.newline, Int.MAX_VALUE.toLong())) }
+            val thread = worker("pocketvlm-images").asCoroutineDispatcher()
+            ImageEncoder(engine, newline, options.keepVision, options.imageCacheBytes, thread)
+        }
+        loadSeconds = secondsSince(start)
+        onProgress(LoadStep.READY)
     }
 
-    /** Forgets what the cache holds. */
-    fun reset() {
-        rewound(listOf(Unit))
+    /** @throws Closed the model is closed */
+    fun checkOpen() {
+        if (isClosed) throw Closed()
     }
 
-    /** Adds the answer's tokens to [ids] and their text to [writer]; why it ended. */
-    private fun generate(
+    /**
+     * A picture cut into tiles; one that was cut stays as it is.
+     *
+     * @throws ImageUnusable it is too large, or was cut for another model
+     * @throws ChatInvalid the model takes text only
+     */
+    suspend fun prepare(image: Image): Picture {
+        image.picture?.let { picture ->
+            if (picture.owner == manifest.sha256) return picture
+            throw ImageUnusable("the image was prepared for another model: give the picture itself")
+        }
+        return withContext(Dispatchers.Default) { Picture.of(checkNotNull(image.pixels), manifest) }
+    }
+
+    /** The prompt that makes the assistant answer messages whose images are all cut. Errors: [promptOf]. */
+    suspend fun render(messages: List<Message>): Prompt = withContext(textThread) {
+        checkOpen()
+        val pictures = ArrayList<Picture>()
+        val said = messages.map { message ->
+            val images = message.images.map { image ->
+                pictures.add(checkNotNull(image.picture))
+                Span.Image(pictures.size - 1)
+            }
+            ChatMessage(message.role.key, images + Span.PeopleText(message.text))
+        }
+        synchronized(tokenizer) { promptOf(said, pictures, manifest, tokenizer) }
+    }
+
+    fun countTokens(text: String): Int = synchronized(tokenizer) {
+        tokenizer.encode(listOf(Span.PeopleText(text)), atStart = false).size
+    }
+
+    fun newSession(): Session = Session(parts.engine, manifest).also { session -> onTextThread { sessions.add(session) } }
+
+    /** Gives the session's memory back, when what runs with it has ended. */
+    fun release(session: Session) = onTextThread {
+        sessions.remove(session)
+        session.close()
+    }
+
+    /** What only the text thread may do, some time. */
+    fun onTextThread(work: () -> Unit) {
+        scope.launch { work() }
+    }
+
+    /** Runs [work] with the text engine, which nobody else uses meanwhile, and an interrupt that cancelling it ends. */
+    suspend fun <T> withEngine(work: suspend (TextEngine, Interrupt) -> T): T = withContext(textThread) {
+        try {
+            Interrupt().use { interrupt -> watched(interrupt, null) { work(parts.engine, interrupt) } }
+        } catch (cancelled: Cancelled) {
+            currentCoroutineContext().ensureActive()
+            throw Closed()
+        }
+    }
+
+    /** Runs [work] on the text thread. */
+    suspend fun <T> withSessions(work: () -> T): T = withContext(textThread) {
+        checkOpen()
+        work()
+    }
+
+    /**
+     * The pieces of the answer to [prompt], continuing [session]; cancelling the collector, or [interrupt], ends it within a
+     * run. [started]: pictures whose encoding was begun, by digest.
+     */
+    fun answer(
+        session: Session,
         prompt: Prompt,
         config: GenerationConfig,
-        writer: Writer,
-        ids: MutableList<Int>,
         interrupt: Interrupt,
-    ): String {
-        val seen = prompt.ids.filterIndexed { at, _ -> prompt.picture[at] < 0 }
-        val sampler = Sampler(config, seen, Math.toIntExact(manifest.model.vocabSize))
-        var token = sampler.choose(prefilled(prompt, interrupt))
-        while (true) {
-            ids.add(token)
-            val limit = when {
-                ids.size == config.maxNewTokens -> "length"
-                cache.position >= manifest.kvCache.length -> "kv_length"
-                interrupt.isCancelled -> "cancelled"
-                else -> null
+        meter: Meter,
+        started: Map<String, Encoded> = emptyMap(),
+    ): Flow<Piece> = flow {
+        watched(interrupt, config.maxSeconds?.minus(secondsSince(meter.asked))) {
+            check(!session.isBusy) { "one answer at a time" }
+            session.isBusy = true
+            try {
+                pieces(Generation(parts, session, prompt, config, interrupt, meter), prompt, interrupt, meter, started)
+            } finally {
+                session.isBusy = false
             }
-            writer.push(token, limit)?.let { return it }
-            val logits = engine.step(intArrayOf(token), cache, interrupt)
-            keys.add(token)
-            token = sampler.choose(logits)
         }
-    }
+    }.flowOn(textThread)
 
-    /** Forgets what is no beginning of [wanted]; how much is left. Its last token never counts: its logits are needed. */
-    private fun rewound(wanted: List<Any>): Int {
-        val limit = minOf(keys.size, wanted.size - 1)
-        val kept = (0 until limit).firstOrNull { keys[it] != wanted[it] } ?: limit
-        keys.subList(kept, keys.size).clear()
-        cache.position = kept
-        return kept
-    }
-
-    override fun close() {
-        cache.close()
-        engine.close()
-    }
-
-    /** A picture's tokens [tokens, hidden]. */
-    private fun encoded(picture: Picture, interrupt: Interrupt): FloatArray {
-        val tokens = engine.encode(picture.tiles, interrupt)
-        return if (picture.packed == null) tokens else pack(tokens, picture.packed, checkNotNull(newline))
-    }
-
-    /** Computes what the cache lacks of a prompt, in chunks; the logits [vocabulary] behind its last token. */
-    private fun prefilled(prompt: Prompt, interrupt: Interrupt): FloatArray {
-        val hidden = Math.toIntExact(manifest.model.hiddenSize)
-        val wanted = prompt.keys
-        val shown = prompt.picture.drop(cache.position).filter { it >= 0 }.toSortedSet()
-        val encoded = shown.associateWith { encoded(prompt.pictures[it], interrupt) }
-        var logits = FloatArray(0)
-        for (first in cache.position until prompt.ids.size step manifest.prefillChunk) {
-            val last = minOf(first + manifest.prefillChunk, prompt.ids.size)
-            logits = engine.step(prompt.ids.copyOfRange(first, last), cache, interrupt) { at ->
-                encoded[prompt.picture[first + at]]?.let { FloatBuffer.wrap(it, prompt.row[first + at] * hidden, hidden) }
+    private suspend fun FlowCollector<Piece>.pieces(
+        generation: Generation,
+        prompt: Prompt,
+        interrupt: Interrupt,
+        meter: Meter,
+        started: Map<String, Encoded>,
+    ) {
+        try {
+            val encoded = encodedFor(generation.neededPictures, prompt, interrupt, meter, started)
+            while (!step { generation.prefill(encoded) }) yield()
+            while (true) {
+                val piece = step { generation.next() }
+                emit(piece)
+                if (piece.stats.finishReason != null) break
+                yield() // to the answers of other conversations
             }
-            keys.addAll(wanted.subList(first, last))
+        } catch (cancelled: Cancelled) {
+            currentCoroutineContext().ensureActive()
+            checkOpen()
+            emit(generation.ended(checkNotNull(interrupt.reason)))
         }
-        return logits
     }
 
-    /** Tokens to text, and the decision that an answer ends. */
-    private inner class Writer(stop: List<String>) {
-        private val detokenizer = Detokenizer(tokenizer::decode)
-        private val stops = StopStrings(stop)
-        val pieces = ArrayList<String>()
+    /** A step of the engine, which [close] closes on this thread. */
+    private fun <T> step(work: () -> T): T {
+        checkOpen()
+        return work()
+    }
 
-        /** Adds the text that this token completes; why the answer ends with it, [limit] if nothing else, or null. */
-        fun push(token: Int, limit: String?): String? {
-            val isStop = token in manifest.stop
-            var text = stops.push(if (isStop) "" else detokenizer.push(token), tokenizer.specialText(token))
-            val reason = if (stops.found || isStop) "stop" else limit
-            if (reason != null) text += rest()
-            pieces.add(text)
-            return if (stops.found) "stop" else reason
+    private suspend fun encodedFor(
+        wanted: Set<Int>,
+        prompt: Prompt,
+        interrupt: Interrupt,
+        meter: Meter,
+        started: Map<String, Encoded>,
+    ): Map<Int, FloatArray> {
+        if (wanted.isEmpty()) return emptyMap()
+        val begin = now()
+        val encoder = checkNotNull(encoder)
+        val mine = ArrayList<Encoded>()
+        try {
+            val each = wanted.associateWith { index ->
+                val picture = prompt.pictures[index]
+                started[picture.digest] ?: encoder.start(picture).also(mine::add)
+            }
+            val tokens = each.mapValues { awaited(it.value, interrupt) }
+            meter.encodeSeconds = each.values.sumOf { it.seconds }
+            meter.encodeWaitSeconds = secondsSince(begin)
+            return tokens
+        } finally {
+            mine.forEach(encoder::release)
         }
+    }
 
-        /** Adds what was held back, where an answer ends between two tokens. */
-        fun end() {
-            pieces.add(rest())
+    private suspend fun awaited(encoded: Encoded, interrupt: Interrupt): FloatArray {
+        select<Unit> {
+            encoded.tokens.onJoin {}
+            interrupt.end.onJoin {}
         }
+        if (interrupt.reason != null) throw Cancelled()
+        return encoded.tokens.await()
+    }
 
-        private fun rest(): String {
-            if (stops.found) return ""
-            val text = stops.push(detokenizer.flush())
-            return if (stops.found) text else text + stops.flush()
+    /** Runs [work], while [interrupt] is ended by the caller's cancellation, by [close], or after so many [seconds]. */
+    private suspend fun <T> watched(interrupt: Interrupt, seconds: Double?, work: suspend () -> T): T = coroutineScope {
+        running.add(interrupt)
+        // Unconfined: the text thread, where this runs, is in the middle of a run.
+        val watch = launch(Dispatchers.Unconfined, CoroutineStart.UNDISPATCHED) {
+            try {
+                awaitCancellation()
+            } finally {
+                interrupt.end(FinishReason.CANCELLED)
+            }
+        }
+        val timer = seconds?.let {
+            interrupt.until = now() + (it * 1e9).toLong()
+            launch(Dispatchers.Default) {
+                delay((it * 1000).toLong())
+                interrupt.end(FinishReason.DEADLINE) // within a run, where nobody looks at the clock
+            }
+        }
+        try {
+            checkOpen()
+            work()
+        } finally {
+            running.remove(interrupt)
+            timer?.cancel()
+            interrupt.close() // what cancelling the watch ends is over
+            watch.cancel()
+        }
+    }
+
+    /** Gives memory back that nothing needs now; returns at once. */
+    fun trim(level: Trim) {
+        when (level) {
+            Trim.VISION -> encoder?.free()
+            Trim.CACHES -> encoder?.clear()
+            Trim.IDLE_KV -> onTextThread { sessions.forEach(Session::free) }
+        }
+    }
+
+    /** Returns at once: what runs is ended, and memory is given back by the threads that use it. */
+    fun close() {
+        if (isClosed) return
+        isClosed = true
+        running.forEach { it.end(FinishReason.CANCELLED) }
+        encoder?.close()
+        onTextThread {
+            sessions.forEach(Session::close)
+            sessions.clear()
+            parts.engine.close()
         }
     }
 
     companion object {
         /**
-         * Opens, checks and loads a bundle, to run on so many threads.
+         * Loads a bundle that was opened and found loadable.
          *
-         * @throws dev.pocketvlm.PocketVlmException it is damaged, too new, or of a kind that this library does not run
+         * @throws NoMemory it needs more than the budget, or its KV cache more than the machine has
+         * @throws dev.pocketvlm.PocketVlmException a part does not load
          */
-        fun open(location: File, threads: Int, memory: KvMemory = ::direct): LoadedModel {
-            val bundle = openBundle(location)
-            checkLoadable(bundle.manifest)
-            return LoadedModel(bundle, threads, memory)
+        fun of(bundle: Bundle, options: Options, onProgress: (LoadStep) -> Unit = {}): LoadedModel {
+            val needed = neededBytes(bundle)
+            val name = bundle.manifest.model.name
+            if (options.memoryBudget in 1 until needed) throw NoMemory(name, needed, options.memoryBudget)
+            val physical = physicalMemory()
+            if (physical != null && kvBytes(bundle.manifest) > physical) throw NoMemory(name, needed, physical)
+            return LoadedModel(bundle, options, onProgress)
         }
 
         private fun floats(bytes: ByteArray): FloatArray {
@@ -173,3 +322,14 @@ internal class LoadedModel private constructor(private val bundle: Bundle, threa
         }
     }
 }
+
+/** One thread, which is there only while it has work. */
+private fun worker(name: String): ExecutorService {
+    val pool = ThreadPoolExecutor(1, 1, IDLE_SECONDS, TimeUnit.SECONDS, LinkedBlockingQueue()) { work ->
+        Thread(work, name).also { it.isDaemon = true }
+    }
+    pool.allowCoreThreadTimeOut(true)
+    return pool
+}
+
+private const val IDLE_SECONDS = 10L

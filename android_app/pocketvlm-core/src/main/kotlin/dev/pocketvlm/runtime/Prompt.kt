@@ -3,47 +3,20 @@ package dev.pocketvlm.runtime
 import dev.pocketvlm.PocketVlmException.ChatInvalid
 import dev.pocketvlm.PocketVlmException.KvFull
 import dev.pocketvlm.bundle.Manifest
-import dev.pocketvlm.bundle.hexadecimal
-import dev.pocketvlm.images.Packed
-import dev.pocketvlm.images.Rgb
-import dev.pocketvlm.images.Size
-import dev.pocketvlm.images.Tiles
-import dev.pocketvlm.images.cutTiles
 import dev.pocketvlm.images.laidOut
-import dev.pocketvlm.images.packed
-import dev.pocketvlm.text.Message
+import dev.pocketvlm.text.ChatMessage
 import dev.pocketvlm.text.Span
 import dev.pocketvlm.text.TextTokenizer
 import dev.pocketvlm.text.spansOf
-import java.security.MessageDigest
-
-/**
- * A picture cut into tiles; [packed] is null where their tokens follow one another. [digest] tells pictures apart by what
- * the model sees of them.
- */
-internal class Picture(val tiles: Tiles, val packed: Packed?, val digest: String)
-
-/** Cuts a picture as the bundle wants it. */
-internal fun prepared(image: Rgb, manifest: Manifest): Picture {
-    val vision = manifest.vision ?: throw ChatInvalid("${manifest.model.name} takes text only, no images")
-    val tiles = cutTiles(image, vision.preprocessing)
-    val packing = vision.packing ?: return Picture(tiles, null, digestOf(tiles, ""))
-    val size = Size(image.width, image.height)
-    val plan = packed(size, tiles.grid, vision.tokensPerSide, packing.mostTiles)
-    return Picture(tiles, plan, digestOf(tiles, size.toString()))
-}
-
-private fun digestOf(tiles: Tiles, size: String): String {
-    val digest = MessageDigest.getInstance("SHA-256")
-    digest.update("${tiles.grid} ${tiles.thumbnail} $size".toByteArray())
-    return hexadecimal(digest.digest(tiles.pixels))
-}
 
 /**
  * Token [ids] of a whole prompt. An image's tokens are the placeholder's id: [picture] is the index of the picture that
  * replaces it, -1 for text, [row] the row of that picture's tokens.
  */
 internal class Prompt(val ids: IntArray, val picture: IntArray, val row: IntArray, val pictures: List<Picture>) {
+    /** How many of its tokens are images'. */
+    val imageTokens: Int get() = picture.count { it >= 0 }
+
     /** What tells each token's input apart: its id, or its picture's content and row. */
     val keys: List<Any>
         get() = ids.indices.map { if (picture[it] < 0) ids[it] else pictures[picture[it]].digest to row[it] }
@@ -56,7 +29,7 @@ internal class Prompt(val ids: IntArray, val picture: IntArray, val row: IntArra
  * @throws KvFull it does not fit into the KV cache
  */
 internal fun promptOf(
-    messages: List<Message>,
+    messages: List<ChatMessage>,
     pictures: List<Picture>,
     manifest: Manifest,
     tokenizer: TextTokenizer,
@@ -77,7 +50,7 @@ internal fun promptOf(
 }
 
 /** A base model continues a text: what stands in the one message, behind the tokenizer's own BOS. */
-private fun spans(messages: List<Message>, manifest: Manifest, tokenizer: TextTokenizer): List<Span> {
+private fun spans(messages: List<ChatMessage>, manifest: Manifest, tokenizer: TextTokenizer): List<Span> {
     manifest.chat?.let { return spansOf(messages, it) }
     val only = messages.singleOrNull() ?: throw ChatInvalid("${manifest.model.name} has no chat layout: give one text")
     return listOf(Span.Literal(tokenizer.opening)) + only.content
@@ -102,10 +75,10 @@ private class PromptBuilder(private val pictures: List<Picture>, private val man
         val layout = manifest.imageLayout ?: throw ChatInvalid("${manifest.model.name} takes text only, no images")
         val picture = pictures[at]
         val perTile = checkNotNull(manifest.vision).tokensPerTile
-        val tokens = picture.packed?.tokens ?: (picture.tiles.count * perTile)
+        val tokens = picture.tokens
         checkRoom(tokens) // before they are counted out
         var row = 0 // the k-th token of an image is row k of what the tower makes of its tiles, in their order
-        for (piece in laidOut(layout, picture.tiles.grid, picture.tiles.thumbnail, perTile, picture.packed?.tokens)) {
+        for (piece in laidOut(layout, picture.grid, picture.thumbnail, perTile, picture.packed?.tokens)) {
             for (id in piece.ids) add(id, -1, -1)
             repeat(piece.tokens) { add(checkNotNull(manifest.imageToken), at, row++) }
         }

@@ -18,7 +18,7 @@ internal sealed class Span {
 }
 
 /** Who says it ([role]: system, user, assistant) and what: texts and images. */
-internal class Message(val role: String, val content: List<Span>)
+internal class ChatMessage(val role: String, val content: List<Span>)
 
 /** What Python's str.strip removes. */
 internal val PYTHON_SPACE: Set<Char> = (WHITE_SPACE + "\u001c\u001d\u001e\u001f").toSet()
@@ -29,7 +29,7 @@ internal val PYTHON_SPACE: Set<Char> = (WHITE_SPACE + "\u001c\u001d\u001e\u001f"
  *
  * @throws ChatInvalid the messages are in another order, or have images where none belong
  */
-internal fun spansOf(messages: List<Message>, chat: ChatLayout): List<Span> {
+internal fun spansOf(messages: List<ChatMessage>, chat: ChatLayout): List<Span> {
     checkOrder(messages, chat)
     val spans = arrayListOf<Span>(Span.Literal(chat.start))
     val firstRole = messages[0].role
@@ -52,7 +52,7 @@ internal fun spansOf(messages: List<Message>, chat: ChatLayout): List<Span> {
     return spans
 }
 
-private fun checkOrder(messages: List<Message>, chat: ChatLayout) {
+private fun checkOrder(messages: List<ChatMessage>, chat: ChatLayout) {
     for (message in messages) if (message.role !in chat.roles) {
         throw ChatInvalid("this model's chat layout knows ${chat.roles.keys.joinToString(", ")}, not ${message.role}")
     }
@@ -68,7 +68,7 @@ private fun checkOrder(messages: List<Message>, chat: ChatLayout) {
 }
 
 /** What a message says, in the order and without the reasoning that its chat layout wants. */
-private fun contentOf(message: Message, chat: ChatLayout): List<Span> {
+private fun contentOf(message: ChatMessage, chat: ChatLayout): List<Span> {
     val content = message.content
     if (message.role != "user" && content.any { it is Span.Image }) {
         throw ChatInvalid("images belong into user messages, not into one of the ${message.role}")

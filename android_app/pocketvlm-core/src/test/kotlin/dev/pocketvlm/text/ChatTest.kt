@@ -20,10 +20,10 @@ class ChatTest {
     }
 
     /** As the file has them: kind, and text or index; null where the messages are refused. */
-    private fun spans(case: Case, lay: (List<Message>) -> List<Span>): List<List<Any>>? = try {
+    private fun spans(case: Case, lay: (List<ChatMessage>) -> List<Span>): List<List<Any>>? = try {
         val messages = case.list("messages").map { message ->
             val (role, content) = message as List<*>
-            Message(role as String, (content as List<*>).map(::part))
+            ChatMessage(role as String, (content as List<*>).map(::part))
         }
         lay(messages).map { span ->
             when (span) {

@@ -1,0 +1,100 @@
+package dev.pocketvlm.runtime
+
+import ai.onnxruntime.OnnxTensor
+import ai.onnxruntime.OrtSession
+import dev.pocketvlm.PocketVlmException.EngineFailed
+import dev.pocketvlm.bundle.Vision
+import dev.pocketvlm.images.Tiles
+import dev.pocketvlm.images.normalize
+import java.util.concurrent.ExecutionException
+import java.util.concurrent.ExecutorService
+import java.util.concurrent.Future
+
+private val PARTS = listOf("patch_embedding", "vision_encoder")
+
+/**
+ * The vision parts of `engines.onnx`, loaded at first use. One thread at a time runs it; [ahead] embeds the patches of the
+ * next tiles while the encoder runs these (arXiv 2411.10640, section 3.3).
+ */
+internal class VisionEngine(private val runtime: OnnxRuntime, private val vision: Vision, private val ahead: ExecutorService) :
+    AutoCloseable {
+    private val hidden = Math.toIntExact(runtime.bundle.manifest.model.hiddenSize)
+    private val sessions = HashMap<String, OrtSession>()
+    private var isClosed = false
+
+    /** @throws dev.pocketvlm.PocketVlmException.BundleDamaged a part is missing, or does not load */
+    @Synchronized
+    fun load() {
+        if (isClosed) throw EngineFailed("the model is closed")
+        // Threads that wait busily for the next picture would take the decoder's cores.
+        for (name in PARTS) sessions.getOrPut(name) {
+            runtime.open(name) { addConfigEntry("session.intra_op.allow_spinning", "0") }
+        }
+    }
+
+    /** Gives the memory back until the next picture; not while one is encoded. */
+    @Synchronized
+    fun free() {
+        sessions.values.forEach(OrtSession::close)
+        sessions.clear()
+    }
+
+    /** A picture's tiles -> tokens [tiles * tokens per tile, hidden], some tiles at a time; [done]: so many are. */
+    fun encode(tiles: Tiles, interrupt: Interrupt, done: (Int) -> Unit): FloatArray {
+        load()
+        val tokens = FloatArray(Math.multiplyExact(Math.multiplyExact(tiles.count, vision.tokensPerTile), hidden))
+        val starts = (0 until tiles.count step vision.tileBatch).toList()
+        var upcoming: Future<OrtSession.Result>? = ahead.submit<OrtSession.Result> { patches(tiles, starts[0], interrupt) }
+        try {
+            for ((index, first) in starts.withIndex()) {
+                val patches = resultOf(checkNotNull(upcoming))
+                upcoming = starts.getOrNull(index + 1)?.let { next ->
+                    ahead.submit<OrtSession.Result> { patches(tiles, next, interrupt) }
+                }
+                patches.use { encode(it, tokens, first, minOf(vision.tileBatch, tiles.count - first), interrupt) }
+                done(minOf(first + vision.tileBatch, tiles.count))
+            }
+        } finally {
+            // What was begun still uses the session, which may be freed next.
+            upcoming?.let { left -> runCatching { left.get().close() } }
+        }
+        return tokens
+    }
+
+    private fun patches(tiles: Tiles, first: Int, interrupt: Interrupt): OrtSession.Result {
+        val count = minOf(vision.tileBatch, tiles.count - first)
+        val side = vision.preprocessing.tiling.tileSize
+        val pixels = direct(Math.multiplyExact(4 * count * 3, side * side)).asFloatBuffer()
+        normalize(tiles, first, count, vision.preprocessing, pixels)
+        pixels.rewind()
+        return running("patch_embedding", interrupt) {
+            runtime.tensor(pixels, count, 3, side, side).use { input ->
+                session("patch_embedding").run(mapOf("pixel_values" to input), interrupt.options)
+            }
+        }
+    }
+
+    private fun encode(patches: OrtSession.Result, tokens: FloatArray, first: Int, count: Int, interrupt: Interrupt) =
+        running("vision_encoder", interrupt) {
+            val given = mapOf("patches" to patches[0] as OnnxTensor)
+            session("vision_encoder").run(given, interrupt.options).use { result ->
+                val size = count * vision.tokensPerTile * hidden
+                (result[0] as OnnxTensor).floatBuffer.get(tokens, first * vision.tokensPerTile * hidden, size)
+            }
+        }
+
+    @Synchronized
+    override fun close() {
+        isClosed = true
+        free()
+    }
+
+    private fun session(name: String): OrtSession = sessions[name] ?: throw EngineFailed("$name is not loaded")
+}
+
+/** As if the work had been done here. */
+private fun <T> resultOf(future: Future<T>): T = try {
+    future.get()
+} catch (error: ExecutionException) {
+    throw error.cause ?: error
+}
