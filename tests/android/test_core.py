@@ -15,13 +15,14 @@ from tests.android.hostile import refuses_manifest, write_bundles, write_manifes
 from tests.android.maven import run_tests
 from tests.android.questions import write_questions, write_turns
 from tests.android.tokenizers import write_tokenizers
+from tests.android.unicode import write_unicode
 from tests.support.written_bundle import write_bundle
 
 CORE = Path("android_app") / "pocketvlm-core"
 #: Texts by which each kind of tokenizer is compared.
 TEXTS = 400
 #: Kotlin tests; fewer would mean that they were not found.
-LEAST = 27
+LEAST = 31
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,7 @@ def cases(
     write_dialogues(folder / "dialogues.jsonl", 1500)
     sources = sorted((repository / "docs").glob("*.md")) + sorted((repository / "runtime").glob("*.py"))
     write_tokenizers(folder / "tokenizers", [path.read_text() for path in sources], TEXTS)
+    write_unicode(folder / "unicode.json")
     write_questions(folder, list(reader_bundles.values()), 10)
     write_turns(folder, reader_bundles["bluelm-v-3b"], 4)
     return folder

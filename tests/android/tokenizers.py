@@ -30,7 +30,7 @@ the total is don't I'LL We'VE it's 'S 'ſ über naïve 北京 こんにちは �
 """  # noqa: RUF001
 SPACES = ("\t", "\n", "\r\n", "\u00a0", "\u3000", "\u2028", "\u0085", "\x0b", "\x0c", "\x1c")
 WORDS = (*OF_SCRIPTS.split(), *SPACES)
-#: Code points below are those of Unicode 13, which the oldest Java that is used knows, and older ones.
+#: Scripts, of which the second half came with Unicode 14 to 17: what a JVM or an Android may not know.
 SCRIPTS = (
     (32, 127),
     (0xA0, 0x250),
@@ -39,6 +39,19 @@ SCRIPTS = (
     (0x900, 0x980),
     (0x4E00, 0x9FFD),
     (0x1F300, 0x1F650),
+    (0x300, 0x370),
+    (0x10570, 0x105FD),
+    (0x10D40, 0x10D90),
+    (0x11380, 0x113E3),
+    (0x11DB0, 0x11DEA),
+    (0x11F00, 0x11F60),
+    (0x16100, 0x1613A),
+    (0x16D40, 0x16D7A),
+    (0x16FF0, 0x16FF7),
+    (0x1CCD6, 0x1CCFA),
+    (0x1DF00, 0x1DF2B),
+    (0x1E030, 0x1E090),
+    (0x2EBF0, 0x2EE5E),
 )
 
 
@@ -124,8 +137,10 @@ def drawn_text(random: Random, texts: list[str]) -> str:
             for _ in range(random.randrange(1, 16))
         )
         return random.choice(["", " ", "  ", "\n"]).join(pieces)
-    ranges = SCRIPTS if kind < 0.9 else ((1, 0xD800), (0xE000, 0x30000))
-    return "".join(chr(random.randrange(*random.choice(ranges))) for _ in range(random.randrange(1, 30)))
+    ranges = SCRIPTS if kind < 0.9 else ((1, 0xD800), (0xE000, 0x30000), (0x30000, 0x110000))
+    script = random.choice(ranges)  # several letters of one in a row, or of any
+    drawn = (script if random.random() < 0.5 else random.choice(ranges) for _ in range(random.randrange(1, 30)))
+    return "".join(chr(random.randrange(*of)) for of in drawn)
 
 
 def write_tokenizers(folder: Path, texts: list[str], each: int) -> None:

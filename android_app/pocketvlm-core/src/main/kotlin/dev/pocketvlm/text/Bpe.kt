@@ -1,30 +1,33 @@
 package dev.pocketvlm.text
 
-import dev.pocketvlm.PocketVlmException.BundleDamaged
 import java.util.PriorityQueue
+import kotlin.random.Random
 
 /** Byte pair encoding, as the tokenizers library's model `BPE` does it, without dropout, prefixes or suffixes. */
 internal class Bpe(
-    private val vocabulary: Map<String, Int>,
-    merges: List<Pair<String, String>>,
+    private val vocabulary: Vocabulary,
+    /** left, right and merged number of each, by rank */
+    merges: IntArray,
     private val unknown: Int?,
     private val fuseUnknown: Boolean,
     private val ignoreMerges: Boolean,
     /** ids of `<0x00>` to `<0xFF>`; null without byte fallback */
     private val byteIds: IntArray?,
 ) {
-    private val merges = LongMap(merges.size)
+    private val merges = LongMap(merges.size / 3)
+    private val characters: LongMap
     private val words = object : LinkedHashMap<String, IntArray>(1024, 0.75f, true) {
         override fun removeEldestEntry(eldest: MutableMap.MutableEntry<String, IntArray>?) = size > MAX_WORDS
     }
 
     init {
-        merges.forEachIndexed { rank, (first, second) ->
-            val ids = listOf(first, second, first + second).map { token ->
-                vocabulary[token] ?: throw BundleDamaged("tokenizer.json: a merge has or gives no token of the vocabulary")
-            }
-            this.merges.put(pair(ids[0], ids[1]), pair(rank, ids[2]))
+        for (rank in 0 until merges.size / 3) {
+            this.merges.put(pair(merges[3 * rank], merges[3 * rank + 1]), pair(rank, merges[3 * rank + 2]))
         }
+        var single = 0
+        vocabulary.characters { _, _ -> single++ }
+        characters = LongMap(single)
+        vocabulary.characters { point, id -> characters.put(point.toLong(), id.toLong()) }
     }
 
     /** Token ids of a word: what pre-tokenization leaves together. */
@@ -34,7 +37,32 @@ internal class Bpe(
 
     private fun merged(word: String): IntArray {
         if (ignoreMerges) vocabulary[word]?.let { return intArrayOf(it) }
-        val symbols = Symbols(characters(word))
+        val letters = characters(word)
+        return if (letters.size <= MAX_SIMPLE) simple(letters) else queued(letters)
+    }
+
+    /** Merges a short word: what ranks first, of several the leftmost. */
+    private fun simple(ids: IntArray): IntArray {
+        var size = ids.size
+        while (true) {
+            var best = Long.MAX_VALUE
+            var left = -1
+            for (at in 0 until size - 1) {
+                val merge = merges[pair(ids[at], ids[at + 1])]
+                if (merge in 0 until best) {
+                    best = merge
+                    left = at
+                }
+            }
+            if (left < 0) return if (size == ids.size) ids else ids.copyOf(size)
+            ids[left] = best.toInt()
+            ids.copyInto(ids, left + 1, left + 2, size)
+            size--
+        }
+    }
+
+    private fun queued(letters: IntArray): IntArray {
+        val symbols = Symbols(letters)
         val queue = PriorityQueue<Candidate>()
         val offer = { left: Int ->
             val right = symbols.next[left]
@@ -59,17 +87,18 @@ internal class Bpe(
         var wasUnknown = false
         var at = 0
         while (at < word.length) {
-            val character = word.substring(at, at + Character.charCount(word.codePointAt(at)))
-            at += character.length
-            val id = vocabulary[character]
-            if (id != null) {
+            val point = word.codePointAt(at)
+            val length = Character.charCount(point)
+            val id = characters[point.toLong()].toInt()
+            if (id >= 0) {
                 ids.add(id)
             } else if (byteIds != null) {
-                for (byte in character.toByteArray()) ids.add(byteIds[byte.toInt() and 255])
+                for (byte in word.substring(at, at + length).toByteArray()) ids.add(byteIds[byte.toInt() and 255])
             } else if (unknown != null && !(fuseUnknown && wasUnknown)) {
                 ids.add(unknown)
             }
-            wasUnknown = id == null
+            wasUnknown = id < 0
+            at += length
         }
         return ids.toIntArray()
     }
@@ -77,6 +106,9 @@ internal class Bpe(
     private companion object {
         const val MAX_WORDS = 10_000
         const val MAX_WORD = 64
+
+        /** Letters of a word that are looked through for each merge. */
+        const val MAX_SIMPLE = 24
 
         fun pair(high: Int, low: Int): Long = high.toLong().shl(32) or low.toLong()
     }
@@ -114,14 +146,18 @@ private class Symbols(val id: IntArray) {
         .takeWhile { it >= 0 }.map { id[it] }.toList().toIntArray()
 }
 
-/** Long to long by open addressing, neither below 0: 280,000 merges take 8 MB, not 30. */
+/** Long to long by open addressing, neither below 0: 150,000 merges take 4 MB, not 15. */
 internal class LongMap(entries: Int) {
-    private val mask = Integer.highestOneBit(maxOf(8, 2 * entries)) * 2 - 1
+    private val mask = powerOfTwo(entries) - 1
     private val keys = LongArray(mask + 1) { -1 }
     private val values = LongArray(mask + 1)
 
+    /** Drawn, so that no file can choose keys that all want one place. */
+    private val factor = Random.nextLong() or 1
+
     private fun slot(key: Long): Int {
-        val hash = key * -0x61c8864680b583ebL
+        var hash = (key xor (key ushr 32)) * factor
+        hash = (hash xor (hash ushr 29)) * factor
         var at = (hash xor (hash ushr 32)).toInt() and mask
         while (keys[at] != -1L && keys[at] != key) at = (at + 1) and mask
         return at

@@ -1,8 +1,5 @@
 package dev.pocketvlm.text
 
-import java.text.Normalizer
-import java.util.regex.Pattern
-
 /** GPT-2's letters for bytes: printable ones stand for themselves. */
 internal val BYTE_LETTERS: CharArray = CharArray(256).also { letters ->
     var others = 0
@@ -15,8 +12,6 @@ internal val BYTE_LETTERS: CharArray = CharArray(256).also { letters ->
 /** What happens to a text before it is cut into words. */
 internal typealias Normalize = (String) -> String
 
-internal fun nfc(text: String): String = Normalizer.normalize(text, Normalizer.Form.NFC)
-
 internal fun prepend(prefix: String): Normalize = { if (it.isEmpty()) it else prefix + it }
 
 /**
@@ -27,12 +22,24 @@ internal typealias Cut = (piece: String, isFirst: Boolean) -> List<String>
 /** Each match a piece of its own, and what stands between two. */
 internal fun isolated(pattern: Pattern): Cut = { piece, _ ->
     val pieces = ArrayList<String>()
-    val matcher = pattern.matcher(piece)
     var end = 0
-    while (matcher.find()) {
-        if (matcher.start() > end) pieces.add(piece.substring(end, matcher.start()))
-        if (matcher.end() > matcher.start()) pieces.add(matcher.group())
-        end = matcher.end()
+    pattern.each(piece) { from, to ->
+        if (from > end) pieces.add(piece.substring(end, from))
+        if (to > from) pieces.add(piece.substring(from, to))
+        end = to
+    }
+    if (end < piece.length) pieces.add(piece.substring(end))
+    pieces
+}
+
+/** Each occurrence of [text] a piece of its own, and what stands between two. */
+internal fun isolated(text: String): Cut = { piece, _ ->
+    val pieces = ArrayList<String>()
+    var end = 0
+    for (from in occurrences(piece, text)) {
+        if (from > end) pieces.add(piece.substring(end, from))
+        end = from + text.length
+        pieces.add(text)
     }
     if (end < piece.length) pieces.add(piece.substring(end))
     pieces

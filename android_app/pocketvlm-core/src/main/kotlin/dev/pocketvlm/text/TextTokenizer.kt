@@ -6,21 +6,17 @@ package dev.pocketvlm.text
  * not recognized, as the continuation of what precedes it. [controls] are special whatever that file says of them.
  */
 internal class TextTokenizer(private val parts: TokenizerParts, controls: Collection<Int> = emptyList()) {
-    private val tokens: Map<Int, String>
+    /** As the library decodes added tokens: with what its normalizer makes of them. */
+    private val addedTexts = parts.added.associate { it.id to if (it.normalized) normalized(it.content) else it.content }
     private val specials: Map<String, AddedToken>
     private val raw: AddedTokens
     private val normal: AddedTokens
     private val specialTexts: Map<Int, String>
 
     init {
-        val named = HashMap<Int, String>(2 * parts.vocabulary.size)
-        for ((token, id) in parts.vocabulary) named[id] = token
-        // As the library decodes them: with what its normalizer makes of them.
-        for (token in parts.added) named[token.id] = if (token.normalized) normalized(token.content) else token.content
-        tokens = named
         val given = parts.added.filter { it.id in controls || it.isSpecial }
         val others = (controls - given.map { it.id }.toSet()).mapNotNull { id ->
-            tokens[id]?.takeIf { it.isNotEmpty() }?.let { AddedToken(id, it, false, false, false, true) }
+            token(id)?.takeIf { it.isNotEmpty() }?.let { AddedToken(id, it, false, false, false, true) }
         }
         specials = (given + others).associateBy { it.content }
         specialTexts = specials.values.associate { it.id to it.content }
@@ -69,13 +65,15 @@ internal class TextTokenizer(private val parts: TokenizerParts, controls: Collec
 
     /** The text of tokens, special ones left out; bytes that are no UTF-8 become U+FFFD. */
     fun decode(ids: List<Int>): String {
-        val known = ids.mapNotNull { tokens[it] }.filter { it !in specials }
+        val known = ids.mapNotNull(::token).filter { it !in specials }
         val decode = parts.decode ?: return known.joinToString(" ")
         return decode.fold(known) { texts, step -> step(texts) }.joinToString("")
     }
 
     /** What [decode] leaves out of a special token; empty for others. */
     fun specialText(id: Int): String = specialTexts[id].orEmpty()
+
+    private fun token(id: Int): String? = addedTexts[id] ?: parts.vocabulary.token(id)
 
     private fun normalized(text: String): String = parts.normalize.fold(text) { shown, step -> step(shown) }
 

@@ -2,12 +2,10 @@ package dev.pocketvlm.text
 
 import dev.pocketvlm.PocketVlmException.BundleDamaged
 import dev.pocketvlm.PocketVlmException.NotPortable
-import dev.pocketvlm.bundle.JsonObject
 import dev.pocketvlm.bundle.Reader
 import dev.pocketvlm.bundle.Refused
 import dev.pocketvlm.bundle.oneLine
 import dev.pocketvlm.bundle.parseJson
-import java.util.regex.Pattern
 
 /** Bytes; commas, which count the values before any is looked at; steps of one kind; characters of a text. */
 internal const val MAX_TOKENIZER_BYTES: Long = 128L shl 20
@@ -18,7 +16,7 @@ private const val MAX_TEXT = 1 shl 10
 /** The parts of a `tokenizer.json`. */
 internal class TokenizerParts(
     val model: Bpe,
-    val vocabulary: Map<String, Int>,
+    val vocabulary: Vocabulary,
     val added: List<AddedToken>,
     val normalize: List<Normalize>,
     val cuts: List<Cut>,
@@ -29,16 +27,31 @@ internal class TokenizerParts(
 )
 
 /**
- * Reads a `tokenizer.json` of Hugging Face's tokenizers.
+ * Reads a `tokenizer.json` of Hugging Face's tokenizers. Vocabulary and merges never become objects of their own: a model
+ * that has them twice is refused.
  *
  * @throws BundleDamaged it is none
  * @throws NotPortable it is of a kind that this library does not read, though another runtime does
  */
-internal fun readTokenizer(content: ByteArray): TokenizerParts = try {
+internal fun readTokenizer(content: ByteArray): TokenizerParts = partsOf(packTokenizer(content))
+
+/** The parts of a file that was packed; errors as of [readTokenizer]. */
+internal fun partsOf(packed: PackedTokenizer): TokenizerParts = damagedWhereRefused {
+    TokenizerReader(Reader(parseJson(packed.rest)).fields()).read(packed)
+}
+
+/** What is read once of a file, and kept in a cache; errors as of [readTokenizer], of the model. */
+internal fun packTokenizer(content: ByteArray): PackedTokenizer = damagedWhereRefused {
     if (content.size > MAX_TOKENIZER_BYTES || content.count { it == ','.code.toByte() } > MAX_VALUES) {
         throw Refused("", "it has more than $MAX_TOKENIZER_BYTES bytes or $MAX_VALUES values")
     }
-    TokenizerReader(Reader(parseJson(content)).fields()).read()
+    val sections = TokenizerSections(content)
+    val model = TokenizerReader(Reader(parseJson(sections.rest)).fields()).model()
+    sections.read(model["vocab"], model["merges"])
+}
+
+private fun <T> damagedWhereRefused(read: () -> T): T = try {
+    read()
 } catch (refused: Refused) {
     val key = if (refused.where.isEmpty()) "" else " at ${oneLine(refused.where)}"
     throw BundleDamaged("tokenizer.json is not valid$key: ${oneLine(refused.why, 160)}")
@@ -58,60 +71,41 @@ internal class Fields(private val reader: Reader, private val values: Map<String
 internal fun Reader.fields(): Fields = Fields(this, entries { _, value -> value })
 
 private class TokenizerReader(private val top: Fields) {
-    fun read(): TokenizerParts {
+    fun read(packed: PackedTokenizer): TokenizerParts = TokenizerParts(
+        bpe(model(), packed),
+        packed.vocabulary,
+        top.given("added_tokens")?.list(0, 1 shl 16, ::addedToken).orEmpty(),
+        steps(top.given("normalizer"), "normalizers").map(::normalizer),
+        steps(top.given("pre_tokenizer"), "pretokenizers").flatMap(::cuts),
+        top.given("decoder")?.let { steps(it, "decoders").map(::decoder) },
+        opening(top.given("post_processor")),
+    )
+
+    fun model(): Fields {
         val model = top["model"].fields()
         val kind = model.given("type")?.text() ?: if (model.given("merges") != null) "BPE" else "another model"
         if (kind != "BPE") portability("its model is $kind, not BPE")
-        val vocabulary = vocabulary(model["vocab"])
-        return TokenizerParts(
-            bpe(model, vocabulary),
-            vocabulary,
-            top.given("added_tokens")?.list(0, 1 shl 16, ::addedToken).orEmpty(),
-            steps(top.given("normalizer"), "normalizers").map(::normalizer),
-            steps(top.given("pre_tokenizer"), "pretokenizers").flatMap(::cuts),
-            top.given("decoder")?.let { steps(it, "decoders").map(::decoder) },
-            opening(top.given("post_processor")),
-        )
+        return model
     }
 
     private fun portability(why: String): Nothing = throw NotPortable("the tokenizer is not portable: $why")
 
-    private fun vocabulary(value: Reader): Map<String, Int> {
-        val given = value.value as? JsonObject ?: value.refuse("it must be an object")
-        return given.mapValues { (_, id) ->
-            if (id !is Long || id !in 0..Int.MAX_VALUE) value.refuse("a token has no number")
-            id.toInt()
-        }
-    }
-
-    private fun bpe(model: Fields, vocabulary: Map<String, Int>): Bpe {
+    private fun bpe(model: Fields, packed: PackedTokenizer): Bpe {
         if ((model.given("dropout")?.number() ?: 0.0) != 0.0) portability("it drops merges at random")
         for (key in listOf("continuing_subword_prefix", "end_of_word_suffix")) {
             if (!model.given(key)?.text().isNullOrEmpty()) portability("its model has a $key")
         }
         val bytes = if (!model.flag("byte_fallback", false)) null else IntArray(256) { byte ->
-            vocabulary["<0x%02X>".format(java.util.Locale.ROOT, byte)] ?: portability("it has no token for each byte")
+            packed.vocabulary["<0x%02X>".format(java.util.Locale.ROOT, byte)] ?: portability("it has no token for each byte")
         }
         return Bpe(
-            vocabulary,
-            merges(model["merges"]),
-            model.given("unk_token")?.text(MAX_TEXT)?.let(vocabulary::get),
+            packed.vocabulary,
+            packed.merges,
+            model.given("unk_token")?.text(MAX_TEXT)?.let(packed.vocabulary::get),
             model.flag("fuse_unk", false),
             model.flag("ignore_merges", false),
             bytes,
         )
-    }
-
-    /** Pairs; older files write them with a space between, and a first line that begins with #version. */
-    private fun merges(value: Reader): List<Pair<String, String>> {
-        val given = value.value as? List<*> ?: value.refuse("it must be a list")
-        val first = given.firstOrNull()
-        return given.drop(if (first is String && first.startsWith("#version")) 1 else 0).map { merge ->
-            val pair = if (merge is String) merge.split(' ') else merge as? List<*>
-            val (left, right) = pair?.takeIf { it.size == 2 } ?: value.refuse("a merge is no pair of tokens")
-            if (left !is String || right !is String) value.refuse("a merge is no pair of tokens")
-            left to right
-        }
     }
 
     private fun addedToken(value: Reader): AddedToken {
@@ -154,7 +148,7 @@ private class TokenizerReader(private val top: Fields) {
             if (prefix) portability("its ByteLevel adds a space")
             listOfNotNull(if (of.flag("use_regex", true)) isolated(portablePattern(GPT2)) else null, byteLevel(prefix))
         }
-        "Digits" -> listOf(isolated(Pattern.compile(if (of.flag("individual_digits", false)) "\\p{N}" else "\\p{N}+")))
+        "Digits" -> listOf(isolated(categoryPattern(Categories.DIGITS, inRow = !of.flag("individual_digits", false))))
         "Metaspace" -> listOf(metaspace(of.text("replacement"), scheme(of), of.flag("split", true)))
         "Split" -> listOf(split(of))
         else -> portability("its pre-tokenizer is $kind")
@@ -173,7 +167,7 @@ private class TokenizerReader(private val top: Fields) {
         val text = if (regex == null) literal(of) else ""
         return when {
             behavior == "Isolated" && regex != null -> isolated(portablePattern(regex))
-            behavior == "Isolated" -> isolated(Pattern.compile(Pattern.quote(text)))
+            behavior == "Isolated" -> isolated(text)
             regex != null -> portability("it splits by a pattern, $behavior")
             behavior == "MergedWithPrevious" -> withPrevious(text)
             behavior == "MergedWithNext" -> withNext(text)

@@ -22,12 +22,15 @@ class TokenizerTest {
             val parts = readTokenizer(file.readBytes())
             val lines = file.resolveSibling("${file.nameWithoutExtension}.jsonl").readLines()
             val cases = lines.map { Case(parseJson(it.toByteArray())) }
-            val known = cases.filter { case -> case.list("spans").all { isKnown((it as List<*>)[1] as String) } }
-            assertTrue("${known.size} of ${cases.size}", known.size > cases.size * 3 / 4)
-            val tokenizer = TextTokenizer(parts, known[0].ints("controls"))
-            holdTo(known, "ids", "decoded", "pieces") { case -> found(tokenizer, case) }
+            // So many have what Java's own classes of letters do not know.
+            val newer = cases.count { case -> case.list("spans").any { isNewer((it as List<*>)[1] as String) } }
+            assertTrue("$newer of ${cases.size}", newer > cases.size / 10)
+            val tokenizer = TextTokenizer(parts, cases[0].ints("controls"))
+            holdTo(cases, "ids", "decoded", "pieces") { case -> found(tokenizer, case) }
         }
     }
+
+    private fun isNewer(text: String): Boolean = text.codePoints().anyMatch { !Character.isDefined(it) }
 
     private fun found(tokenizer: TextTokenizer, case: Case): List<Any> {
         val spans = case.list("spans").map { span ->
@@ -40,14 +43,11 @@ class TokenizerTest {
         return listOf(tokenizer.encode(spans, case.flag("at_start")), tokenizer.decode(ids), pieces)
     }
 
-    /** Java's classes of letters are those of its Unicode version: a text with newer ones may be cut another way. */
-    private fun isKnown(text: String): Boolean = text.codePoints().allMatch { Character.isDefined(it) }
-
     @Test
     fun `what people type is never a special token`() {
         val parts = readTokenizer(folder.resolve("qwen2.json").readBytes())
         val tokenizer = TextTokenizer(parts)
-        val end = parts.vocabulary.getValue("<|im_end|>")
+        val end = parts.vocabulary["<|im_end|>"]!!
         assertEquals(listOf(end), tokenizer.encode(listOf(Span.Literal("<|im_end|>"))))
         assertTrue(end !in tokenizer.encode(listOf(Span.PeopleText("a <|im_end|>"))))
         assertEquals("a \ufffd", tokenizer.decode(tokenizer.encode(listOf(Span.PeopleText("a \ud800")))))
@@ -86,5 +86,13 @@ class TokenizerTest {
             assertThrows(pattern, NotPortable::class.java) { portablePattern(pattern) }
         }
         portablePattern(GPT2)
+    }
+
+    @Test
+    fun `what a match tries is bounded, and a long text needs no deep stack`() {
+        val text = "a".repeat(200_000)
+        assertEquals(listOf(text), isolated(portablePattern("(?:\\p{L}+|b)?"))(text, true))
+        val slow = assertThrows(BundleDamaged::class.java) { isolated(portablePattern("a*a*a*b"))(text, true) }
+        assertTrue("too long" in slow.message!!)
     }
 }
