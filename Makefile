@@ -29,7 +29,7 @@ BENCH := --image 384x768 -p 512,1920 -n 128 -d 0,512,2048 --pg 512,128 -r 3
 # BASE is a checkout of what is compared with: git worktree add build/base origin/main; make bench-gate BASE=build/base
 GATE_OPTIONS := --image 320x240 -p 256 -n 32 -t 1
 
-.PHONY: help setup check test test-flaky test-lowest browser docs export-android demo devices runner runner-package core java bench bench-gate bench-device clean
+.PHONY: help setup check test test-flaky test-lowest browser docs export-android demo devices runner runner-package core aar java apk-tools bench bench-gate bench-device clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
@@ -52,7 +52,10 @@ browser: # tests look at pages in it
 java: # builds the Kotlin library, also in the tests
 	@bash setup.sh java
 
-test: $(READY) browser java ## run all tests, or PYTEST='tests/runtime -x'; ends with how long each room's took
+apk-tools: # link, align and sign an APK, also in the tests
+	@bash setup.sh apk
+
+test: $(READY) browser java apk-tools ## run all tests, or PYTEST='tests/runtime -x'; ends with how long each room's took
 	@$(BIN)/python -m tests.support.suite $(PYTEST)
 
 TIMES := 20
@@ -83,6 +86,7 @@ export-android: $(READY) ## export MODEL (the built-in one) by RECIPE to dist/an
 	    printf 'Answer of the engine %s:\n' "$$engine"; $(BIN)/pocketvlm run $(BUNDLE) --engine "$$engine" "$$@" --stats || exit; \
 	done
 	@printf '\nFor a device:\n'; $(BIN)/python -m android_app.runner.build --lenient package
+	@printf '\nFor an app:\n'; $(BIN)/python -m android_app.library.build --lenient aar
 
 demo: $(READY) ## chat with the exported bundle about IMAGE
 	@[ -d $(BUNDLE) ] || { echo "error: $(BUNDLE) is not there yet: make export-android" >&2; exit 1; }
@@ -95,6 +99,8 @@ runner: $(READY) ## compile the native runner and libpocketvlm for this machine,
 	@$(BIN)/python -m android_app.runner.build native
 runner-package: $(READY) ## the runner with all that a device needs, into dist/android/runner
 	@$(BIN)/python -m android_app.runner.build package
+aar: $(READY) java ## the Android library as a Maven repository with its pages, into dist/android
+	@$(BIN)/python -m android_app.library.build aar
 core: java ## compile the Kotlin library (JDK 17, Maven), into build/android
 	@mvn -B -q -ntp -f android_app/pom.xml -Dmaven.test.skip package
 bench-device: $(READY) ## measure BUNDLE on the attached phone, a table here and JSON into build/bench (some minutes)

@@ -4,6 +4,7 @@
 #   bash setup.sh            .venv with all that pyproject.toml names, in the versions of constraints.txt (PYTHON=path)
 #   bash setup.sh browser    Debian's Chromium, which tests look at pages in, where it is missing and can be installed
 #   bash setup.sh java       Debian's JDK 17 and Maven, which build the Kotlin library, likewise
+#   bash setup.sh apk        Debian's tools for an APK, beside D8 and R8 of Maven Central, likewise
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -83,9 +84,22 @@ java() {
     fi
 }
 
+apk() {
+    local program missing=
+    for program in aapt2 zipalign apksigner dexdump enjarify; do
+        command -v "$program" >/dev/null || missing=1
+    done
+    [ -e /usr/share/android-framework-res/framework-res.apk ] || missing=1
+    if [ -n "$missing" ] && can_install; then
+        install_package aapt android-framework-res zipalign apksigner dexdump enjarify ||
+            echo "They could not be installed: no APK is built" >&2
+    fi
+}
+
 case "${1:-}" in
     "") environment ;;
     browser) browser ;;
     java) java ;;
-    *) fail "setup.sh knows nothing but browser and java, not $1" ;;
+    apk) apk ;;
+    *) fail "setup.sh knows nothing but browser, java and apk, not $1" ;;
 esac
