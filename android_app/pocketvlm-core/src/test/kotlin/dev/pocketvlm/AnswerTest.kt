@@ -28,7 +28,7 @@ class AnswerTest {
     }
 
     @Test
-    fun `a prompt that does not fit is refused, and the next one is answered`() = withModel(bundle) { model ->
+    fun `a prompt that does not fit is refused, and the next one is answered`(): Unit = withModel(bundle) { model ->
         try {
             model.ask("word ".repeat(5000))
             fail()
@@ -56,7 +56,7 @@ class AnswerTest {
     }
 
     @Test
-    fun `an answer that is cancelled ends within a run, and the next one is whole`() = withModel(bundle) { model ->
+    fun `an answer that is cancelled ends within a run, and the next one is whole`(): Unit = withModel(bundle) { model ->
         val case = questions[0]
         val chat = model.chat()
         var cancelled = 0
@@ -78,7 +78,7 @@ class AnswerTest {
     }
 
     @Test
-    fun `a collector that goes away leaves in the conversation what it got`() = withModel(bundle) { model ->
+    fun `a collector that goes away leaves in the conversation what it got`(): Unit = withModel(bundle) { model ->
         val case = questions[0]
         val chat = model.chat()
         chat.addImage(picture(case))
@@ -91,13 +91,13 @@ class AnswerTest {
     }
 
     @Test
-    fun `an answer ends when its time is over`() = withModel(bundle) { model ->
+    fun `an answer ends when its time is over`(): Unit = withModel(bundle) { model ->
         val answer = model.ask("Hello", generation = GenerationConfig(maxNewTokens = 2000, maxSeconds = 1e-3))
         assertEquals(FinishReason.DEADLINE, answer.stats.finishReason)
     }
 
     @Test
-    fun `images for nothing are refused`() = withModel(bundle) { model ->
+    fun `images for nothing are refused`(): Unit = withModel(bundle) { model ->
         val chat = model.chat(ChatConfig(history = listOf(Message(Role.ASSISTANT, "Hello"))))
         try {
             chat.ask("Hello")
