@@ -1,5 +1,6 @@
 package dev.pocketvlm
 
+import java.io.File
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
@@ -10,6 +11,8 @@ import java.nio.ByteOrder
  * @property keepVision false: the vision part is in memory only while a picture is encoded
  * @property imageCacheBytes most bytes of the encoded pictures that are kept: the same one is not encoded again
  * @property memoryBudget bytes: a bundle that needs more is refused before it is loaded; 0: no limit
+ * @property cacheDirectory where what was read of a tokenizer is kept, so that the next start need not read it again; null:
+ *   nowhere. On Android it is the app's own cache directory
  * @property verify hash every byte of the bundle's files, not only a sample of them
  * @property kvMemory where KV caches lie
  * @throws IllegalArgumentException a value is out of range; the line names it
@@ -20,6 +23,7 @@ public class Options(
     public val imageCacheBytes: Long = 64L shl 20,
     public val memoryBudget: Long = 0,
     public val verify: Boolean = false,
+    public val cacheDirectory: File? = null,
     public val kvMemory: KvMemory = KvMemory.Direct,
 ) {
     init {

@@ -73,7 +73,9 @@ internal class LoadedModel private constructor(bundle: Bundle, options: Options,
     init {
         onProgress(LoadStep.TOKENIZER)
         tokenizer = TextTokenizer(
-            readTokenizer(bundle.read(manifest.tokenizer, MAX_TOKENIZER_BYTES)),
+            readTokenizer(manifest.files.getValue(manifest.tokenizer).sha256, options.cacheDirectory) {
+                bundle.read(manifest.tokenizer, MAX_TOKENIZER_BYTES)
+            },
             manifest.stop + listOfNotNull(manifest.imageToken),
         )
         val runtime = OnnxRuntime(bundle, options.engineThreads)
