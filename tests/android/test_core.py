@@ -14,6 +14,7 @@ from tests.android.dialogues import write_dialogues
 from tests.android.hostile import refuses_manifest, write_bundles, write_manifests
 from tests.android.maven import run_tests
 from tests.android.questions import write_questions, write_turns
+from tests.android.stored import write_stored
 from tests.android.tokenizers import write_tokenizers
 from tests.android.unicode import write_unicode
 from tests.support.written_bundle import write_bundle
@@ -43,6 +44,7 @@ def cases(
     write_tokenizers(folder / "tokenizers", [path.read_text() for path in sources], TEXTS)
     write_unicode(folder / "unicode.json")
     write_questions(folder, list(reader_bundles.values()), 10)
+    write_stored(folder / "store")
     write_turns(folder, reader_bundles["bluelm-v-3b"], 4)
     return folder
 

@@ -33,4 +33,15 @@ public sealed class PocketVlmException(message: String, cause: Throwable? = null
     /** ONNX Runtime failed, or gave what are no numbers. */
     public class EngineFailed internal constructor(message: String, cause: Throwable? = null) :
         PocketVlmException(message, cause)
+
+    /** A bundle needs [needed] more bytes of the disk, which has [free]. */
+    public class NoSpace internal constructor(public val needed: Long, public val free: Long, cause: Throwable? = null) :
+        PocketVlmException("the bundle needs $needed more bytes of the disk, which has $free free: make room", cause)
+
+    /** A bundle could not be fetched; [retryable] where the same call may succeed later: it goes on where it stopped. */
+    public class DownloadFailed internal constructor(
+        message: String,
+        public val retryable: Boolean,
+        cause: Throwable? = null,
+    ) : PocketVlmException(message, cause)
 }

@@ -13,8 +13,8 @@ import java.nio.file.Path
 import java.nio.file.attribute.BasicFileAttributes
 
 /** Bytes. */
-private const val MAX_MANIFEST = 16L shl 20
-private const val MANIFEST = "manifest.json"
+internal const val MAX_MANIFEST: Long = 16L shl 20
+internal const val MANIFEST: String = "manifest.json"
 
 /** A directory whose manifest and files were checked. */
 internal class Bundle(private val directory: Path, val manifest: Manifest) {
