@@ -29,6 +29,7 @@ import kotlinx.coroutines.sync.Mutex
 import kotlinx.coroutines.sync.withLock
 import kotlinx.coroutines.withContext
 import java.io.File
+import java.util.concurrent.ConcurrentLinkedQueue
 
 /**
  * A loaded bundle. Any thread calls it, and any number of coroutines at once: answers of several conversations take turns,
@@ -37,6 +38,7 @@ import java.io.File
 public class PocketVlm private constructor(private val model: LoadedModel, public val info: BundleInfo) : AutoCloseable {
     private val single = Mutex()
     private val session = model.newSession()
+    private val atClose = ConcurrentLinkedQueue<() -> Unit>()
 
     /** What really runs it. */
     public val backend: Backend get() = model.backend
@@ -126,7 +128,15 @@ public class PocketVlm private constructor(private val model: LoadedModel, publi
     }
 
     /** From any thread, at any time, without waiting: what is running ends within a run, its flow with [Closed]. */
-    override fun close(): Unit = model.close()
+    override fun close() {
+        model.close()
+        while (true) (atClose.poll() ?: return)()
+    }
+
+    /** Runs [action] once, when the model is closed. */
+    internal fun whenClosed(action: () -> Unit) {
+        atClose.add(action)
+    }
 
     public companion object {
         private const val MAX_REPEATS = 1000
