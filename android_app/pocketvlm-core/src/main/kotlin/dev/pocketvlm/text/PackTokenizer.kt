@@ -268,9 +268,11 @@ private class MergesReader(content: ByteArray, start: Int, private val where: Re
     }
 
     private fun written() {
-        val spaces = (from until to).filter { text[it] == ' '.code.toByte() }
-        if (spaces.size != 1) where.refuse(NO_PAIR)
-        add(part(from, spaces[0]), part(spaces[0] + 1, to))
+        val bytes = text
+        var space = -1
+        for (at in from until to) if (bytes[at] == ' '.code.toByte()) space = if (space < 0) at else where.refuse(NO_PAIR)
+        if (space < 0) where.refuse(NO_PAIR)
+        add(part(from, space), part(space + 1, to))
     }
 
     private fun part(from: Int, to: Int): Int {
