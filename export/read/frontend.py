@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from pocketvlm.bundle.chat import ChatLayout
 from pocketvlm.bundle.manifest import ImageLayout, Tokens, Vision
+from pocketvlm.bundle.portable import why_not_portable
 from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.export.read.added_tokens import check_added_tokens
 from pocketvlm.export.read.chat_template import read_chat, render_literals
@@ -81,6 +82,13 @@ def _begun(chat: ChatLayout, begin: str) -> ChatLayout:
     return chat if opening.startswith(begin) else chat.model_copy(update={"start": begin + chat.start})
 
 
+def _not_in_kotlin(tokenizer: Tokenizer) -> tuple[str, ...]:
+    why = why_not_portable(tokenizer.to_str().encode())
+    if why is None:
+        return ()
+    return (f"Python runs this bundle, the Kotlin library for Android cannot: {why} (the tokenizer)",)
+
+
 def _frontend(checkpoint: Checkpoint, retiling: Retiling | None) -> Frontend:
     tokenizer = read_tokenizer(checkpoint)
     begin = "".join(tokenizer.encode("").tokens)
@@ -115,6 +123,6 @@ def _frontend(checkpoint: Checkpoint, retiling: Retiling | None) -> Frontend:
     tokens = Tokens(stop=stop_tokens(checkpoint, tokenizer, chat), image=image_token)
     bos = tokenizer.token_to_id(read_names(checkpoint.directory).get("bos_token"))
     cut = () if vision is None or vision.replaces is None else (in_words(vision),)
-    notes = (*cut, *read.notes, *lacking, *sampling_notes(checkpoint.directory))
+    notes = (*cut, *read.notes, *lacking, *_not_in_kotlin(tokenizer), *sampling_notes(checkpoint.directory))
     limits = read_limits(checkpoint.directory)
     return Frontend(tokenizer, chat, tokens, vision, layout, images, sample, limits, bos, notes)

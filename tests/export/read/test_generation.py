@@ -88,6 +88,15 @@ def test_sampling_that_a_bundle_does_not_hold_is_mentioned(
     assert bool(notes) == bool(words)
 
 
+def test_a_tokenizer_that_only_python_reads_is_mentioned(checkpoint: Path) -> None:
+    path = checkpoint / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": {"type": "NFKC"}}))
+    (note,) = said(checkpoint).notes
+    assert (
+        note == "Python runs this bundle, the Kotlin library for Android cannot: its normalizer is NFKC (the tokenizer)"
+    )
+
+
 def with_tokens(directory: Path, *tokens: AddedToken) -> None:
     """So many more that the first of them is the first without a row."""
     path = str(directory / "tokenizer.json")

@@ -28,7 +28,7 @@ internal const val GPT2: String = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| 
  * @throws NotPortable naming the pattern
  */
 internal fun portablePattern(regex: String): Pattern {
-    val refuse = { throw NotPortable("the tokenizer splits by a pattern that this library does not read: ${oneLine(regex, 80)}") }
+    val refuse = { throw NotPortable("the tokenizer is not portable: it splits by the pattern ${oneLine(regex, 80)}") }
     if (regex.length > MAX_LENGTH) refuse()
     return Pattern(PatternReader(regex.replace(CONTRACTIONS, EXPANDED), refuse).read())
 }
