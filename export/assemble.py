@@ -27,6 +27,7 @@ from pocketvlm.export.reference.stages import run_reference
 from pocketvlm.export.store.as_stored import with_stored
 from pocketvlm.export.store.finished import finished_so_far
 from pocketvlm.export.store.replacing import check_output, replacing
+from pocketvlm.export.store.split import check_sizes, check_split
 from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.models.stages import newline
@@ -43,6 +44,7 @@ def export_bundle(
     max_length: int | None = None,
     calibration: str | None = None,
     retiling: Retiling | None = None,
+    split_bytes: int | None = None,
     verify: Callable[[Path], None] = lambda bundle: None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -55,7 +57,8 @@ def export_bundle(
 
     ``calibration`` is what a calibrated recipe sees: generated:SEED, text, FILE.jsonl, FILE.tsv or
     FILE.txt; by default pictures, or the text for a model that takes text only. ``retiling``: how pictures are cut
-    where it is not to be the processor's own way.
+    where it is not to be the processor's own way. ``split_bytes`` is the largest size of a file: weights of ONNX parts
+    are spread over as many as that takes.
     An export that is killed goes on when it is started again: with matrices that were quantized by looking at data, and
     with checked layers of an ExecuTorch program. ``verify`` gets the directory of the complete bundle before it takes
     its place, and may refuse it by raising.
@@ -73,7 +76,9 @@ def export_bundle(
     for backend in lowering.values():
         chosen, calibration = backend.prepare(source, chosen, calibration)
     copies = sum(backend.COPIES for backend in lowering.values())
-    _check_space(output, copies * disk_bytes(source, chosen, length))
+    disk = disk_bytes(source, chosen, length)
+    check_split(source, chosen, backends, disk, split_bytes)
+    _check_space(output, copies * disk)
     frontend = read_frontend(source, retiling)
     for line in (*frontend.notes, *notes_on_length(source, length, max_length, retiling)):
         progress.note(line)
@@ -101,13 +106,16 @@ def export_bundle(
             finished=finished,
             calibrated=calibrated,
             bos=frontend.bos,
+            split_bytes=split_bytes,
         )
         lowered = {name: backend.lower(job) for name, backend in lowering.items()}
         (directory / TOKENIZER).write_bytes(tokenizer_content(source.directory))
         if source.config.packing is not None:
             row_end = newline(source.config, source.tensor).numpy()
             (directory / NEWLINE_FILE).write_bytes(row_end.astype("<f4").tobytes())
-        write_manifest(directory, _manifest(source, chosen, frontend, lowered, length, directory, seen))
+        described = _manifest(source, chosen, frontend, lowered, length, directory, seen)
+        check_sizes(described.files, split_bytes)
+        write_manifest(directory, described)
         open_bundle(directory)
         verify(directory)
     return open_bundle(output)

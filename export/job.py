@@ -50,7 +50,7 @@ class Job:
     """An export under way: ``directory`` is where the parts go, ``reference`` the sample's way through the original.
 
     ``finished`` has what an earlier one that was killed had done. ``bos`` is the token that texts begin with, None
-    where the tokenizer has none.
+    where the tokenizer has none. ``split_bytes`` is how large a file of weights may be.
     """
 
     checkpoint: Checkpoint
@@ -64,6 +64,7 @@ class Job:
     finished: Finished
     calibrated: Calibrated | None = None
     bos: int | None = None
+    split_bytes: int | None = None
 
     def kv_layout(self, read: ReadWeight) -> KvLayout:
         """The cache; an INT8 one has the calibration's ranges, or the sample's where nothing is calibrated.

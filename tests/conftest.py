@@ -65,6 +65,18 @@ def tiny_bundles(tiny_checkpoint: Path, shared: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def split_bundle(tiny_checkpoint: Path, shared: Path) -> Path:
+    """The tiny checkpoint by the recipe bluelm-v-3b, in small files. Read only."""
+    from pocketvlm.export import export_bundle
+    from tests.support.bundles import SPLIT_BYTES
+
+    def make(root: Path) -> None:
+        export_bundle(tiny_checkpoint, root / "split", recipe="bluelm-v-3b", split_bytes=SPLIT_BYTES)
+
+    return once(shared / "split-bundle", make) / "split"
+
+
+@pytest.fixture(scope="session")
 def executorch_bundles(shared: Path) -> dict[str, Path]:
     """Both back ends in one bundle of the tiny checkpoint with a head of its own, by recipe. Read only."""
     from pocketvlm.export import export_bundle

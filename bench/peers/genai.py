@@ -64,6 +64,6 @@ def open_peer(job: PeerJob) -> Iterator[GenAi]:
     model = genai.Model(config)
     parameters = genai.GeneratorParams(model)
     parameters.set_search_options(max_length=job.length)
-    bytes_loaded = sum((directory / name).stat().st_size for name in ("text_decoder.onnx", "text.data"))
+    bytes_loaded = sum(path.stat().st_size for path in (directory / "text_decoder.onnx", *directory.glob("text*.data")))
     about = About(f"{PACKAGE} {version(PACKAGE)}", "the bundle's own", bytes_loaded)
     yield GenAi(about, lambda: genai.Generator(model, parameters))

@@ -110,7 +110,7 @@ def store_weights(job: Job) -> WeightStore:
     """Quantize all weights and write them, once for all graphs."""
     config, progress = job.checkpoint.config, job.progress
     progress.phase("quantize and write", job.checkpoint.parameters)
-    store = WeightStore(job.checkpoint, job.recipe, job.directory, progress.advance, job.calibrated)
+    store = WeightStore(job.checkpoint, job.recipe, job.directory, progress.advance, job.calibrated, job.split_bytes)
     if config.vision is not None:
         with store.writing_to(VISION_DATA):
             store_vision(store, config)
@@ -123,21 +123,21 @@ def write_parts(job: Job, store: WeightStore, scales: Scales, chunks: Sequence[r
     """All graphs, by the names of their parts."""
     config, parts = job.checkpoint.config, {}
 
-    def save(name: str, model: ir.Model, data: str) -> None:
+    def save(name: str, model: ir.Model) -> None:
         model.graph.name = f"{PREFIX}{name}"
-        parts[name] = save_part(model, job.directory, data)
+        parts[name] = save_part(model, job.directory)
 
     if config.vision is not None:
-        save("patch_embedding", patch_embedding(store, config), VISION_DATA)
+        save("patch_embedding", patch_embedding(store, config))
         for tiles in TILE_BATCHES:
             name = vision_part(tiles)
-            save(name, build_vision(name, store, config, scales, tiles), VISION_DATA)
-    save("token_embedding", token_embedding(store, config.text), TEXT_DATA)
+            save(name, build_vision(name, store, config, scales, tiles))
+    save("token_embedding", token_embedding(store, config.text))
     for at, layers in enumerate(chunks):
         for tokens in (min(options_of(job.recipe).prefill_tokens, job.kv_length), 1):
             name = decoder_part(at, tokens)
             step = StepShape(tokens, job.kv_length)
-            save(name, build_decoder(name, store, config.text, scales, layers, step), TEXT_DATA)
+            save(name, build_decoder(name, store, config.text, scales, layers, step))
     return parts
 
 

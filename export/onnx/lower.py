@@ -52,16 +52,16 @@ def lower(job: Job) -> Lowered:
     """
     config, directory, progress = job.checkpoint.config, job.directory, job.progress
     progress.phase("quantize and write", job.checkpoint.parameters)
-    store = WeightStore(job.checkpoint, job.recipe, directory, progress.advance, job.calibrated)
+    store = WeightStore(job.checkpoint, job.recipe, directory, progress.advance, job.calibrated, job.split_bytes)
     kv = job.kv_layout(store.read)
     parts = {}
     if config.vision is not None:
         with store.writing_to(VISION_DATA):
-            parts["patch_embedding"] = save_part(patch_embedding(store, config), directory, VISION_DATA)
-            parts["vision_encoder"] = save_part(vision_encoder(store, config), directory, VISION_DATA)
+            parts["patch_embedding"] = save_part(patch_embedding(store, config), directory)
+            parts["vision_encoder"] = save_part(vision_encoder(store, config), directory)
     with store.writing_to(TEXT_DATA):
-        parts["token_embedding"] = save_part(token_embedding(store, config.text), directory, TEXT_DATA)
-        parts["text_decoder"] = save_part(text_decoder(store, config.text, kv), directory, TEXT_DATA)
+        parts["token_embedding"] = save_part(token_embedding(store, config.text), directory)
+        parts["text_decoder"] = save_part(text_decoder(store, config.text, kv), directory)
     progress.phase("check layer by layer", len(job.reference.vision) + len(job.reference.text))
     fidelity = check_export(job, store.read, kv)
     files = {file for part in parts.values() for file in (part.file, *part.data)}
@@ -130,16 +130,23 @@ def _last_positions(graph: GraphBuilder, hidden: ir.Value) -> ir.Value:
     )
 
 
-def save_part(model: ir.Model, directory: Path, data: str) -> Part:
-    """Write a graph, and describe it."""
+def save_part(model: ir.Model, directory: Path) -> Part:
+    """Write a graph, and describe it; its weights are written."""
     name = f"{model.graph.name}.onnx"
     save_graph(model, directory / name)
     return Part(
         file=name,
-        data=(data,),
+        data=_data_files(model),
         inputs=tuple(_spec(value) for value in model.graph.inputs),
         outputs=tuple(_spec(value) for value in model.graph.outputs),
     )
+
+
+def _data_files(model: ir.Model) -> tuple[str, ...]:
+    """The files that the graph's weights lie in, in the order in which they were written."""
+    weights = (value.const_value for value in model.graph.initializers.values())
+    names = {str(weight.location) for weight in weights if isinstance(weight, ir.ExternalTensor)}
+    return tuple(sorted(names, key=lambda name: (len(name), name)))
 
 
 def _spec(value: ir.Value) -> TensorSpec:

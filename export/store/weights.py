@@ -15,10 +15,11 @@ from torch import Tensor
 
 from pocketvlm.bundle.archive import PAGE
 from pocketvlm.bundle.manifest import TensorPrecision
-from pocketvlm.errors import RecipeError, located
+from pocketvlm.errors import ExportError, RecipeError, located
 from pocketvlm.export.reference.activations import Activations
 from pocketvlm.export.store.as_stored import in_blocks
 from pocketvlm.export.store.finished import Finished
+from pocketvlm.export.store.split import too_large
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.quant import AsStored, GroupedTensor, Keep, quantizer_of
 from pocketvlm.quant.tensors import (
@@ -95,19 +96,42 @@ class Calibrated:
 
 
 class DataFile:
-    """An external data file of ONNX graphs, written from start to end."""
+    """An external data file of ONNX graphs, written from start to end.
 
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
-        self._stream: BinaryIO = path.open("wb")
+    With ``most`` it is several of at most so many bytes: ``text.data``, ``text-2.data`` and so on. An array is in one.
+    """
+
+    def __init__(self, path: Path, most: int | None = None) -> None:
+        self._path, self._most, self._count = path, most, 1
+        self._open(path)
 
     def append(self, array: np.ndarray[Any, Any]) -> Region:
-        """Write an array at the next aligned offset."""
+        """Write an array at the next aligned offset.
+
+        :raises ExportError: it is larger than a file may be
+        """
         alignment = PAGE if array.nbytes >= LARGE else SMALL_ALIGNMENT
-        self._stream.write(bytes(-self._stream.tell() % alignment))
+        padding = -self._stream.tell() % alignment
+        if self._most is not None and self._stream.tell() + padding + array.nbytes > self._most:
+            self._next(array.nbytes)
+            padding = 0
+        self._stream.write(bytes(padding))
         offset = self._stream.tell()
         self._stream.write(np.ascontiguousarray(array).data)
         return Region(self.name, offset, array.nbytes, str(array.dtype), array.shape)
+
+    def _next(self, needed: int) -> None:
+        assert self._most is not None
+        if needed > self._most:
+            raise too_large("it is one tensor", needed, self._most)
+        if self._stream.tell() > 0:
+            self._stream.close()
+            self._count += 1
+            self._open(self._path.with_name(f"{self._path.stem}-{self._count}{self._path.suffix}"))
+
+    def _open(self, path: Path) -> None:
+        self.name = path.name
+        self._stream: BinaryIO = path.open("wb")
 
     def flush(self) -> None:
         """Let what was appended be read back."""
@@ -127,9 +151,11 @@ class WeightStore:
         directory: Path,
         progress: Callable[[int], None] = lambda _: None,
         calibrated: Calibrated | None = None,
+        split_bytes: int | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.directory = directory
+        self._split_bytes = split_bytes
         self._calibrated = calibrated
         self._rules = recipe.assign(checkpoint.tensors)
         self._progress = progress
@@ -140,8 +166,9 @@ class WeightStore:
 
     @contextmanager
     def writing_to(self, file: str) -> Iterator[None]:
-        """Weights that are asked for inside this block, and are not stored yet, go to ``file``."""
-        self._file = DataFile(self.directory / file)
+        """Weights that are asked for inside this block, and are not stored yet, go to ``file``, or where files have a
+        largest size to several that are named after it."""
+        self._file = DataFile(self.directory / file, self._split_bytes)
         try:
             yield
         finally:
@@ -220,25 +247,35 @@ class WeightStore:
         rule, count = self._rules[name], math.prod(self.checkpoint.tensors[name].shape)
         with located(name, RecipeError):
             quantized = self._quantize(name)
-        stored: StoredWeight
+        with located(name, ExportError):
+            stored = self._write(name, quantized, rule, count, transposed=transposed, factor=factor, integers=integers)
+        self._stored[name] = stored
+        self._progress(count)
+        return stored
+
+    def _write(
+        self,
+        name: str,
+        quantized: GroupedTensor | Floats,
+        rule: Rule,
+        count: int,
+        *,
+        transposed: bool,
+        factor: float,
+        integers: bool,
+    ) -> StoredWeight:
+        assert self._file is not None
         if isinstance(quantized, GroupedTensor):
             quantized = quantized.scaled(factor)
             if integers and is_integer_matrix(quantized):
                 matrix = integer_matrix(quantized)
-                stored = self._write_integers(name, matrix, factor)
                 self.precision[name] = _precision(rule, quantized, matrix.bits_per_weight)
-            else:
-                stored = self._write_grouped(name, quantized, factor)
-                self.precision[name] = _precision(rule, quantized, quantized.bits_per_weight)
-        else:
-            array = quantized if factor == 1.0 else quantized * np.float32(factor)
-            stored = FloatWeight(name, self._file.append(array.T if transposed else array), transposed, factor)
-            self.precision[name] = TensorPrecision(
-                bits=32, quantizer=rule.quantizer, bits_per_weight=32.0, weights=count
-            )
-        self._stored[name] = stored
-        self._progress(count)
-        return stored
+                return self._write_integers(name, matrix, factor)
+            self.precision[name] = _precision(rule, quantized, quantized.bits_per_weight)
+            return self._write_grouped(name, quantized, factor)
+        array = quantized if factor == 1.0 else quantized * np.float32(factor)
+        self.precision[name] = TensorPrecision(bits=32, quantizer=rule.quantizer, bits_per_weight=32.0, weights=count)
+        return FloatWeight(name, self._file.append(array.T if transposed else array), transposed, factor)
 
     def _quantize(self, name: str) -> GroupedTensor | Floats:
         quantizer = quantizer_of(self._rules[name])

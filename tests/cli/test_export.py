@@ -88,6 +88,7 @@ def test_several_back_ends_make_one_bundle_that_each_engine_runs(
         ),
         (("CHECKPOINT", "-o", "OUT", "--recipe", "gptq-g32", "--calibration", "DATA.txt"), 1, "DATA.txt"),
         (("CHECKPOINT", "-o", "OUT", "--recipe", "int4-g32", "--max-kl", "1e-9"), 1, "KL divergence"),
+        (("CHECKPOINT", "-o", "OUT", "--split-mb", "0"), 2, "--split-mb"),
         (("CHECKPOINT", "-o", "OUT", "--max-kl", "nan"), 2, "nan"),
         (("CHECKPOINT", "-o", "OUT", "--max-kl", "0"), 2, "--max-kl"),
         (("CHECKPOINT", "-o", "OUT", "--min-accuracy", "1.5"), 2, "1.5"),

@@ -31,6 +31,8 @@ from tests.support.checkpoints import tiny_config, write_checkpoint
 
 #: KV length of the exported bundles: three tiles with their thumbnail and some text
 KV_LENGTH = 192
+#: The largest file of the bundle that is split.
+SPLIT_BYTES = 100_000
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,12 @@ on_npu = below("With --backend neuropilot")
     help="What a calibrated recipe sees: generated:SEED, text (one that ships), FILE.jsonl, FILE.tsv or FILE.txt.  "
     "[default: generated:calibration, or text for a model that takes text only]",
 )
+@weights(
+    "--split-mb",
+    metavar="N",
+    type=click.IntRange(1),
+    help="No file of more than N MB: weights are spread over several, for asset packs and downloads in pieces.",
+)
 @pictures("--tiling", metavar="RULE", type=click.Choice(list(RULES)), help="By another rule: relaxed is the paper's.")
 @pictures("--max-tiles", metavar="N", type=click.IntRange(1), help="Into at most N tiles, a thumbnail not counted.")
 @pictures(
@@ -110,6 +116,7 @@ def command(
     backends: tuple[str, ...],
     max_length: int | None,
     calibration: str | None,
+    split_mb: int | None,
     tiling: str | None,
     max_tiles: int | None,
     max_tokens_per_image: int | None,
@@ -131,6 +138,7 @@ def command(
     from pocketvlm.export import estimate, export_bundle
     from pocketvlm.export.read.length import kv_length
     from pocketvlm.export.read.retiling import Retiling
+    from pocketvlm.export.store.split import MB
     from pocketvlm.machine.allocator import keep_freed_memory
 
     keep_freed_memory()
@@ -169,6 +177,7 @@ def command(
                 max_length=max_length,
                 calibration=calibration,
                 retiling=retiling,
+                split_bytes=split_mb and split_mb * MB,
                 verify=verify,
                 progress=progress,
             )
