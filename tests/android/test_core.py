@@ -32,6 +32,7 @@ def cases(
     tmp_path_factory: pytest.TempPathFactory,
     tiny_bundles: dict[str, Path],
     reader_bundles: dict[str, Path],
+    split_bundle: Path,
     repository: Path,
 ) -> Path:
     """What the Kotlin tests read beside the golden files."""
@@ -45,7 +46,7 @@ def cases(
     write_tokenizers(folder / "tokenizers", [path.read_text() for path in sources], TEXTS)
     write_unicode(folder / "unicode.json")
     write_portable(folder / "portable.json")
-    write_questions(folder, list(reader_bundles.values()), 10)
+    write_questions(folder, [*reader_bundles.values(), split_bundle], 10)
     write_stored(folder / "store")
     write_turns(folder, reader_bundles["bluelm-v-3b"], 4)
     return folder
