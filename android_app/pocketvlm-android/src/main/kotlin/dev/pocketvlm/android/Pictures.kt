@@ -45,6 +45,8 @@ public fun Image.Companion.of(context: Context, uri: Uri, mostPixels: Int = DECO
         throw unreadable(uri, error)
     } catch (error: RuntimeException) { // a provider's own, and SecurityException
         throw unreadable(uri, error)
+    } catch (error: OutOfMemoryError) {
+        throw NoMemory("a picture's file", MAX_ENCODED.toLong(), freeHeap(), error)
     }
     return encoded(bytes, mostPixels)
 }

@@ -9,6 +9,7 @@ import android.graphics.ImageDecoder
 import android.net.Uri
 import dev.pocketvlm.Image
 import dev.pocketvlm.PocketVlmException.ImageUnusable
+import dev.pocketvlm.PocketVlmException.NoMemory
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
@@ -107,6 +108,7 @@ class PicturesTest {
             val error = assertThrows(said, ImageUnusable::class.java) { served(open) }
             assertTrue("${error.message}", checkNotNull(error.message).let { said in it && "content://pictures/1" in it })
         }
+        assertThrows(NoMemory::class.java) { served { throw OutOfMemoryError() } }
         Robolectric.setupContentProvider(Mute::class.java, "mute")
         val mute = assertThrows(ImageUnusable::class.java) { Image.of(context, Uri.parse("content://mute/1")) }
         assertTrue("${mute.message}", "gives nothing" in checkNotNull(mute.message))
