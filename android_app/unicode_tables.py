@@ -53,6 +53,7 @@ def class_of_points() -> list[int]:
     return classes
 
 
+@functools.cache
 def combining_classes() -> dict[int, int]:
     """Code points that are reordered, each with a number that grows with its combining class.
 
@@ -82,6 +83,7 @@ def combining_classes() -> dict[int, int]:
     }
 
 
+@functools.cache
 def decompositions() -> dict[int, tuple[str, bool]]:
     """Code points but Hangul's: the pair that composes to each (true), or what it becomes for good (false)."""
     found: dict[int, tuple[str, bool]] = {}
