@@ -256,14 +256,15 @@ def _check_graphs(bundle: Bundle) -> None:
                 check_program(content)
         except ProgramError as error:
             raise BundleError(f"{file} is not a program that a bundle may have: {error}") from error
+    manifest = bundle.manifest.for_engine("onnx")  # whose prefill chunk its graphs will be given
     for engine in ("onnx", "neuropilot"):
-        for name, part in bundle.manifest.engines.get(engine, {}).items():
+        for name, part in manifest.engines.get(engine, {}).items():
             if bundle.manifest.files[part.file].bytes > MAX_GRAPH_BYTES:
                 raise BundleError(
                     f"{part.file} is larger than {MAX_GRAPH_BYTES} bytes; it is not a graph without weights"
                 )
             try:
-                check_graph(bundle.read(part.file), _sizes(bundle.manifest, name), _data(bundle, part))
+                check_graph(bundle.read(part.file), _sizes(manifest, name), _data(bundle, part))
             except GraphError as error:
                 raise BundleError(f"{part.file} is not a graph that a bundle may have: {error}") from error
 

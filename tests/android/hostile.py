@@ -20,13 +20,21 @@ from pocketvlm.errors import BundleError
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.runtime.versions import check_minimum
 from pocketvlm.runtime.vlm import _check_consistent
-from tests.bundle import test_open
+from tests.bundle import test_graphs, test_open
 from tests.runner.test_bundles import LINKS, REPLACED, cases
 from tests.soak.edits import edited
 from tests.soak.hostile import changed, hostile_json, odd_text
 from tests.soak.manifests import WORST
+from tests.support.hostile_graphs import ATTACKS
 from tests.support.written_bundle import write_bundle
 
+LISTED = test_graphs.test_a_graph_takes_weights_only_from_files_that_are_listed_for_it
+#: Where a graph says that its weights lie, and the files that the manifest lists for it.
+LOCATIONS: list[tuple[str, list[str]]] = next(
+    mark.args[1]
+    for mark in LISTED.pytestmark  # type: ignore[attr-defined]
+    if mark.args[0] != "archived"
+)
 AROUND = ((b"\xef\xbb\xbf", b""), (b"", b"\0"), (b" \n\t", b"\r\n "), (b"\v", b""), (b"", b"x"), (b"", b"{}"))
 #: Of each way to change a manifest at random.
 DRAWN = 250
@@ -109,20 +117,36 @@ def _drawn(raw: dict[str, Any], text: bytes) -> Iterator[tuple[str, bytes, bool]
         yield f"{key} {index}", json.dumps({**raw, key: changed(copy.deepcopy(raw[key]), random)[0]}).encode(), False
 
 
-def write_bundles(root: Path) -> None:
-    """Folders below ``root``, and ``bundles.json`` with whether each is ``refused``, also by a look at all content."""
+def write_bundles(root: Path, exported: Path) -> None:
+    """Folders below ``root``, and ``bundles.json`` with whether each is ``refused``, also by a look at all content.
+
+    ``exported`` is a bundle whose graphs are changed, with digests that fit.
+    """
     places = [root / "none"]
     for index, spoil in enumerate(_spoils()):
         path = root / str(index) / "bundle"
         write_bundle(path)
         spoil(path)
         places.append(path)
+    places += _with_graphs(root, exported)
     listed = [
         {"path": str(path), "verify": verify, "refused": refuses_bundle(path, verify=verify)}
         for path in places
         for verify in (False, True)
     ]
     (root / "bundles.json").write_text(json.dumps(listed))
+
+
+def _with_graphs(root: Path, exported: Path) -> Iterator[Path]:
+    """Copies of a bundle that take weights from other files, or have a graph that does harm."""
+    shutil.copytree(exported, root / "exported")
+    yield root / "exported"
+    for index, (location, data) in enumerate(LOCATIONS):
+        test_graphs.relocated(exported, root / f"location-{index}", location, data=data)
+        yield root / f"location-{index}"
+    for index, name in enumerate(name for name in ATTACKS if "of a file" in name or "million" in name):
+        test_graphs.replaced(exported, root / f"graph-{index}", "token_embedding", ATTACKS[name]())
+        yield root / f"graph-{index}"
 
 
 def refuses_bundle(path: Path, *, verify: bool) -> bool:

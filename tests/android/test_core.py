@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from pocketvlm import __version__
+from tests.android.archives import write_archives
 from tests.android.dialogues import write_dialogues
+from tests.android.grammar import SOURCE, source
+from tests.android.graphs import family_bundles, write_graphs
 from tests.android.hostile import refuses_manifest, write_bundles, write_manifests
 from tests.android.maven import run_tests
 from tests.android.portable import write_portable
@@ -18,13 +21,16 @@ from tests.android.questions import write_questions, write_turns
 from tests.android.stored import write_stored
 from tests.android.tokenizers import write_tokenizers
 from tests.android.unicode import write_unicode
+from tests.runtime.test_npu_emulation import npu_bundle
 from tests.support.written_bundle import write_bundle
 
 CORE = Path("android_app") / "pocketvlm-core"
 #: Texts by which each kind of tokenizer is compared.
 TEXTS = 400
+#: Graphs that are changed in each way.
+CHANGED = 120
 #: Kotlin tests; fewer would mean that they were not found.
-LEAST = 39
+LEAST = 46
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +46,10 @@ def cases(
     raw = write_bundle(folder / "raw")
     whole = json.loads((tiny_bundles["bluelm-v-3b"] / "manifest.json").read_text())
     write_manifests(folder / "manifests.jsonl", raw, whole, repository / "android_app/runner/fuzz/corpus/manifest")
-    write_bundles(folder)
+    write_bundles(folder, tiny_bundles["fp32"])
+    write_archives(folder / "archives")
+    bundles = [*tiny_bundles.values(), *reader_bundles.values(), npu_bundle(), *family_bundles(folder / "families")]
+    write_graphs(folder, bundles, CHANGED)
     write_dialogues(folder / "dialogues.jsonl", 1500)
     sources = sorted((repository / "docs").glob("*.md")) + sorted((repository / "runtime").glob("*.py"))
     write_tokenizers(folder / "tokenizers", [path.read_text() for path in sources], TEXTS)
@@ -62,6 +71,11 @@ def test_cases_are_of_both_kinds(cases: Path) -> None:
     for listed in (lines, json.loads((cases / "bundles.json").read_text())):
         assert 0 < sum(one["refused"] for one in listed) < len(listed)
     assert refuses_manifest(b"{}", loads=False)
+
+
+def test_the_grammar_of_graphs_is_pythons() -> None:
+    """python -m tests.android.grammar"""
+    assert SOURCE.read_text(encoding="utf-8") == source()
 
 
 def test_versions_are_those_of_the_rest(repository: Path) -> None:

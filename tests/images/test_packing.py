@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pocketvlm.images.packing import most_tokens, pack, packed
 from pocketvlm.images.rules import plan_of
 from pocketvlm.images.tiling import Size, Tiling
-from tests.support.portable_packing import CASES, GOLDEN, NEXT, ONEVISION, golden
+from tests.support.portable_packing import CASES, GOLDEN, NEXT, ONEVISION, PACKED, golden, golden_packed
 from tests.support.portable_plans import SIZES
 
 sizes = st.tuples(st.integers(1, 5000), st.integers(1, 5000))
@@ -27,6 +27,14 @@ def test_the_golden_packing_is_what_its_generator_writes_and_has_variety() -> No
     assert any(case["kept"] != case["shown"] for case in content)
     assert any(case["shown"][0] == 0 for case in content)  # a line so thin that its padding is all there is
     assert {case["corner"][0] > 0 for case in content} == {case["corner"][1] > 0 for case in content} == {True, False}
+
+
+def test_the_golden_packed_tokens_are_what_the_generator_writes_and_have_variety() -> None:
+    content = json.loads(PACKED.read_text(encoding="utf-8"))
+    assert content == golden_packed()
+    resized = [(one["size"], one["side"]) for one in json.loads(GOLDEN.read_text()) if one["kept"] != one["shown"]]
+    assert any((case["size"], case["side"]) in resized for case in content["cases"])
+    assert len({case["sha256"] for case in content["cases"]}) > len(content["cases"]) // 2
 
 
 def counted(size: Size, tiling: Tiling, side: int, most_tiles: int | None) -> int:

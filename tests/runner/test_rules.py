@@ -27,7 +27,7 @@ from tests.images.test_tiling import GOLDEN as GRIDS
 from tests.runner.native import Probe
 from tests.support.portable_layouts import GOLDEN as LAYOUTS
 from tests.support.portable_packing import GOLDEN as PACKING
-from tests.support.portable_packing import ONEVISION
+from tests.support.portable_packing import ONEVISION, PACKED, given_tokens
 from tests.support.portable_plans import FOLDER as PLANS
 from tests.support.portable_sampling import GOLDEN as SAMPLING
 from tests.support.portable_tiles import GOLDEN as TILES
@@ -80,6 +80,15 @@ def test_golden_packing(probe: Probe) -> None:
     for case in json.loads(PACKING.read_text(encoding="utf-8")):
         asked = {key: case.pop(key) for key in ("size", "grid", "side", "most_tiles")}
         assert probe("packing", **asked) == case, asked
+
+
+def test_golden_packed_tokens(probe: Probe) -> None:
+    golden = json.loads(PACKED.read_text(encoding="utf-8"))
+    for case in golden["cases"]:
+        tokens, newline = given_tokens((case["grid"][0] * case["grid"][1] + 1) * case["side"] ** 2)
+        asked = {key: case[key] for key in ("size", "grid", "side", "most_tiles")}
+        found = probe("pack", **asked, given=tokens.ravel().tolist(), newline=newline.tolist())
+        assert hashlib.sha256(np.array(found, "<f4").tobytes()).hexdigest() == case["sha256"], asked
 
 
 @pytest.mark.parametrize("most_tiles", [None, 2])

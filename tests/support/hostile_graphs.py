@@ -219,6 +219,23 @@ def slow(count: int) -> bytes:
     return of(*nodes, Y, initializer=tensors)
 
 
+def nothing() -> bytes:
+    """Heads shared out among none: counted up to no token at all, by which a check could divide."""
+    nodes = [
+        op("Shape", "attention_mask", "shape"),
+        op("Gather", "shape index", "total", axis=0),
+        op("Sub", "total most", "none"),
+        op("Range", "zero none step", "counted"),
+        op("Cast", "counted", "floats", to=1),
+        op("Reshape", "floats to", "rows"),
+        op("Transpose", "rows", "keys", perm=[1, 0, 2, 3]),
+        op("Attention", "q keys keys seen", "z", scale=0.5),
+    ]
+    tensors = [scalar("index", 1), scalar("most", 192), scalar("zero", 0), scalar("step", 1), ints("to", 0, 1, 1, 1)]
+    inputs = [value("attention_mask", (1, "total"), INT64), value("q", (1, 1, 1, 1)), value("seen", (1, 1), BOOL)]
+    return of(*nodes, Y, initializer=tensors, inputs=[value("x", (1, "sequence", 8)), *inputs])
+
+
 SPARSE = SparseTensorProto(values=weight("v", (2,), location="secret"), indices=ints("i", 0, 1), dims=[2])
 INSIDE = helper.make_graph([op("Identity", "w", "z")], "inside", [], [value("z", (2,))],
                            initializer=[weight("w", (2,), location="secret")])  # fmt: skip
@@ -304,6 +321,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
         for bits, size in ((0, 16), (3, 16), (8, 0), (8, 24), (8, 8), (4, 16), (8, 1 << 33))
     },
     "blocks of other weights": lambda: linear((16, 2, 8)),
+    "a count of nothing": nothing,
     "no columns": lambda: linear(K=0),
     "other rows than there are": lambda: linear(N=17),
     "attention that reaches back": lambda: attention(one=-1000),

@@ -225,7 +225,7 @@ Given padded(Bound& bound) {
 Given counted(Bound& bound) {
   const std::optional<int64_t> most = bound.inputs[1]->most;
   const auto is = [&](size_t at, int64_t number) { return bound.inputs[at]->ints == Dims{number}; };
-  refuse_if(!most || !is(0, 0) || !is(2, 1), "nothing says how far it counts");
+  refuse_if(!most || *most < 1 || !is(0, 0) || !is(2, 1), "nothing says how far it counts");
   return {{{-*most}}};
 }
 
@@ -298,7 +298,7 @@ std::optional<int64_t> most_of(const std::string& name, const Bound& bound) {
   if (name == "ReduceSum") return times(*first->most, product(first->dims));  // of a mask, whose ones are counted
   if (name != "Sub" || !bound.inputs[1]->ints) return {};
   const int64_t least = *std::min_element(bound.inputs[1]->ints->begin(), bound.inputs[1]->ints->end());
-  return least < 0 ? std::nullopt : std::optional<int64_t>(*first->most - least);
+  return least < 0 || least > *first->most ? std::nullopt : std::optional<int64_t>(*first->most - least);
 }
 
 }  // namespace pocketvlm::graphs

@@ -277,7 +277,7 @@ def _padded(bound: BoundNode) -> list[Dims]:
 
 def _counted(bound: BoundNode) -> list[Dims]:
     most = bound.given(1).most
-    if most is None or _ints(bound, 0) != (0,) or _ints(bound, 2) != (1,):
+    if most is None or most < 1 or _ints(bound, 0) != (0,) or _ints(bound, 2) != (1,):
         raise GraphError("nothing says how far it counts")
     return [(-most,)]
 
@@ -302,7 +302,8 @@ def most_of(operator: str, bound: BoundNode) -> int | None:
         return first.most
     if operator == "ReduceSum":  # of a mask, whose ones are counted
         return None if first.most is None else first.most * elements(first.dims)
-    if operator == "Sub":  # of something that is not below zero
+    if operator == "Sub":  # of something that is not below zero; of as many as there can be, neither is the result
         ints = bound.given(1).ints
-        return None if first.most is None or ints is None or min(ints) < 0 else first.most - min(ints)
+        if first.most is not None and ints is not None and 0 <= min(ints) <= first.most:
+            return first.most - min(ints)
     return None

@@ -32,6 +32,8 @@ class Case(private val values: Map<*, *>) {
 
     fun cases(key: String): List<Case> = list(key).map { Case(it) }
 
+    fun toMap(): Map<*, *> = values
+
     /** This case with another value, to see that a check notices. */
     fun with(key: String, value: Any?): Case = Case(values + (key to value))
 

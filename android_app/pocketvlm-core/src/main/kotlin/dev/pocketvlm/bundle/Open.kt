@@ -3,6 +3,7 @@ package dev.pocketvlm.bundle
 import dev.pocketvlm.ONNXRUNTIME_VERSION
 import dev.pocketvlm.PocketVlmException.BundleDamaged
 import dev.pocketvlm.PocketVlmException.BundleTooNew
+import dev.pocketvlm.PocketVlmException.NotPortable
 import dev.pocketvlm.VERSION
 import java.io.File
 import java.io.IOException
@@ -40,14 +41,16 @@ internal class Bundle(private val directory: Path, val manifest: Manifest) {
 }
 
 /**
- * Opens a directory: its manifest, its files' sizes, then the sample of each file's content, or with [verify] all of it.
- * Graphs are not yet held to the grammar of docs/bundle-format.md: open only bundles whose source is trusted.
+ * Opens a directory: its manifest, its files' sizes, then the sample of each file's content, or with [verify] all of it, and
+ * its graphs, which are held to the grammar of docs/bundle-format.md.
  *
  * @throws BundleDamaged naming the file or the key that is wrong
  * @throws BundleTooNew only a newer library reads it
+ * @throws NotPortable it is an archive, which ONNX Runtime reads no graphs from: [unpackArchive] makes a directory of it
  */
 internal fun openBundle(location: File, verify: Boolean = false, onFiles: () -> Unit = {}): Bundle = try {
     val directory = location.toPath()
+    if (isArchive(directory)) throw NotPortable("${shown(location)} is an archive: import it into a BundleStore first")
     if (!Files.isDirectory(directory)) throw BundleDamaged("${shown(location)} is not a bundle: no such directory")
     val path = directory.resolve(MANIFEST)
     val bundle = Bundle(directory, parseManifest(readBounded(path, path.toString(), MAX_MANIFEST), path.toString()))
@@ -58,6 +61,7 @@ internal fun openBundle(location: File, verify: Boolean = false, onFiles: () -> 
         checkDigest(name, sampleSha256(bundle.path(name)), entry.sampleSha256)
         if (verify) checkDigest(name, fileSha256(bundle.path(name)), entry.sha256)
     }
+    checkGraphs(bundle)
     bundle
 } catch (error: IOException) {
     throw BundleDamaged("${shown(location)} cannot be read: ${oneLine(error.toString(), 160)}", error)
@@ -86,7 +90,7 @@ private fun checkSize(path: Path, name: String, entry: FileEntry) {
     }
 }
 
-private fun checkDigest(name: String, found: String, wanted: String) {
+internal fun checkDigest(name: String, found: String, wanted: String) {
     if (found != wanted) {
         throw BundleDamaged("$name does not have the content that the manifest describes: it is damaged or was swapped")
     }

@@ -2,10 +2,14 @@ package dev.pocketvlm.images
 
 import dev.pocketvlm.Case
 import dev.pocketvlm.bundle.ImageLayout
+import dev.pocketvlm.bundle.hexadecimal
 import dev.pocketvlm.golden
 import dev.pocketvlm.holdTo
 import org.junit.Assert.assertArrayEquals
 import org.junit.Test
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
+import java.security.MessageDigest
 
 class LayoutTest {
     @Test
@@ -29,6 +33,23 @@ class LayoutTest {
             val plan = packed(sizeOf(case["size"]), gridOf(case["grid"]), case.int("side"), most)
             val pair = { size: Size -> listOf(size.width, size.height) }
             listOf(listOf(plan.left, plan.top), pair(plan.kept), pair(plan.size), plan.tokens)
+        }
+    }
+
+    @Test
+    fun `packed tokens are Python's to the bit`() {
+        val golden = Case(golden("packed_tokens.json"))
+        val hidden = golden.int("hidden")
+        holdTo(golden.cases("cases"), "tokens", "sha256") { case ->
+            val side = case.int("side")
+            val grid = gridOf(case["grid"])
+            val plan = packed(sizeOf(case["size"]), grid, side, case.intOrNull("most_tiles"))
+            val given = FloatArray((grid.tiles.toInt() + 1) * side * side * hidden) { i -> (37 * i + i / 7) % 101 / 8f - 6f }
+            val found = pack(given, plan, FloatArray(hidden) { it - 100f })
+            val bytes = ByteBuffer.allocate(4 * found.size).order(ByteOrder.LITTLE_ENDIAN)
+            bytes.asFloatBuffer().put(found)
+            val digest = MessageDigest.getInstance("SHA-256").digest(bytes.array())
+            listOf(found.size / hidden, hexadecimal(digest))
         }
     }
 
