@@ -50,7 +50,7 @@ internal class Bundle(private val directory: Path, val manifest: Manifest) {
  */
 internal fun openBundle(location: File, verify: Boolean = false, onFiles: () -> Unit = {}): Bundle = try {
     val directory = location.toPath()
-    if (isArchive(directory)) throw NotPortable("${shown(location)} is an archive: import it into a BundleStore first")
+    if (isArchive(directory)) throw NotPortable("${shown(location)} is an archive: unpack it, and open the directory that this makes")
     if (!Files.isDirectory(directory)) throw BundleDamaged("${shown(location)} is not a bundle: no such directory")
     val path = directory.resolve(MANIFEST)
     val bundle = Bundle(directory, parseManifest(readBounded(path, path.toString(), MAX_MANIFEST), path.toString()))

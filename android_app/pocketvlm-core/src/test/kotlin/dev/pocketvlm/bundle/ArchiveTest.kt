@@ -53,7 +53,7 @@ class ArchiveTest {
         val file = temporary.root.resolve("bundle.zip")
         file.writeBytes(content(cases.first { it.flag("whole") }))
         val refused = assertThrows(NotPortable::class.java) { openBundle(file) }
-        assertTrue(refused.message, "is an archive: import it" in refused.message.orEmpty())
+        assertTrue(refused.message, "is an archive: unpack it" in refused.message.orEmpty())
     }
 
     private fun content(case: Case): ByteArray {
