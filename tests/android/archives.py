@@ -51,10 +51,11 @@ def write_archives(folder: Path) -> None:
     bases: dict[bytes, str] = {}
     with (folder / "archives.jsonl").open("w") as lines:
         for case in _cases((folder / "whole.zip").read_bytes(), tree, names):
-            base = bases.setdefault(case.base, f"{len(bases)}.zip")
-            (folder / base).write_bytes(case.base)
+            if case.base not in bases:
+                bases[case.base] = f"{len(bases)}.zip"
+                (folder / bases[case.base]).write_bytes(case.base)
             (folder / "tried.zip").write_bytes(case.content())
-            line = {"name": case.name, "base": str(folder / base), "edits": case.edits, "cut": case.cut}
+            line = {"name": case.name, "base": str(folder / bases[case.base]), "edits": case.edits, "cut": case.cut}
             said = {"whole": case.whole, "refused": refuses_archive(folder / "tried.zip"), "files": digests}
             lines.write(json.dumps(line | said) + "\n")
 
