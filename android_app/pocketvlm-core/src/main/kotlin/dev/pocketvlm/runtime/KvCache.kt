@@ -27,8 +27,11 @@ internal fun kvBytes(manifest: Manifest): Long = with(manifest.kvCache) {
  * @throws OutOfMemoryError [memory] has not so much
  */
 internal class KvCache(environment: OrtEnvironment, manifest: Manifest, memory: KvMemory) : AutoCloseable {
-    val pasts = LinkedHashMap<String, OnnxTensor>()
-    val presents = HashMap<String, OnnxTensor>()
+    private val tensors = ArrayList<OnnxTensor>()
+
+    /** What the decoder is given and gives, by name, to which each step adds the rest. */
+    val inputs = LinkedHashMap<String, OnnxTensor>()
+    val outputs = LinkedHashMap<String, OnnxTensor>()
     var position: Int = 0
 
     /** In the order of layers, keys before values. */
@@ -47,8 +50,9 @@ internal class KvCache(environment: OrtEnvironment, manifest: Manifest, memory: 
                 val buffer = memory.allocate(bytes).also(buffers::add)
                 check(buffer.bytes.capacity() >= bytes) { "a KV buffer has fewer than $bytes bytes" }
                 val tensor = OnnxTensor.createTensor(environment, whole(buffer.bytes, bytes), shape, type)
-                pasts["past_key_values.$layer.$kind"] = tensor
-                presents["present.$layer.$kind"] = tensor
+                tensors.add(tensor)
+                inputs["past_key_values.$layer.$kind"] = tensor
+                outputs["present.$layer.$kind"] = tensor
             }
         } catch (error: Throwable) {
             close()
@@ -66,7 +70,7 @@ internal class KvCache(environment: OrtEnvironment, manifest: Manifest, memory: 
     }
 
     override fun close() {
-        pasts.values.forEach(OnnxTensor::close)
+        tensors.forEach(OnnxTensor::close)
         buffers.forEach(KvBuffer::close)
     }
 }

@@ -30,6 +30,28 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
     private val embeddings = direct(Math.multiplyExact(4 * manifest.prefillChunk, hidden)).asFloatBuffer()
     private val logits = direct(4 * vocabulary).asFloatBuffer()
     private val read = FloatArray(vocabulary)
+    private val output = runtime.tensor(logits, 1, 1, vocabulary)
+
+    /** Those of a step of one token, which all but a few are. */
+    private val single = Inputs(1)
+
+    /** Views of the first tokens of [ids] and [embeddings]. */
+    private inner class Inputs(tokens: Int) : AutoCloseable {
+        val ids: OnnxTensor
+        val embedded: OnnxTensor
+
+        init {
+            this@TextEngine.ids.clear().limit(tokens)
+            embeddings.clear().limit(tokens * hidden)
+            ids = OnnxTensor.createTensor(environment, this@TextEngine.ids, longArrayOf(1, tokens.toLong()))
+            embedded = runtime.tensor(embeddings, 1, tokens, hidden)
+        }
+
+        override fun close() {
+            ids.close()
+            embedded.close()
+        }
+    }
 
     init {
         try {
@@ -57,23 +79,15 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
     fun step(tokens: IntArray, cache: KvCache, interrupt: Interrupt, image: (Int) -> FloatBuffer? = { null }): FloatArray {
         val total = cache.position + tokens.size
         check(tokens.size <= manifest.prefillChunk && total <= manifest.kvCache.length) { "$total tokens do not fit" }
-        val rows = tokens.indices.map(image)
         ids.clear()
-        // The placeholder's id need not be in the table.
-        for ((at, row) in rows.withIndex()) ids.put(if (row == null) tokens[at].toLong() else 0L)
-        ids.flip()
-        embeddings.clear().limit(tokens.size * hidden)
         mask.clear().limit(total)
         running("text_decoder", interrupt) {
-            runtime.tensor(embeddings, 1, tokens.size, hidden).use { embedded ->
-                OnnxTensor.createTensor(environment, ids, longArrayOf(1, tokens.size.toLong())).use { input ->
-                    val given = mapOf("input_ids" to input)
-                    session("token_embedding").run(given, mapOf("inputs_embeds" to embedded)).close()
-                }
-                rows.forEachIndexed { at, row ->
-                    if (row != null) embeddings.duplicate().also { it.position(at * hidden) }.put(row)
-                }
-                decode(embedded, total, cache, interrupt)
+            val inputs = if (tokens.size == 1) single else Inputs(tokens.size)
+            try {
+                embed(tokens, inputs, image)
+                decode(inputs.embedded, total, cache, interrupt)
+            } finally {
+                if (inputs !== single) inputs.close()
             }
         }
         cache.position = total
@@ -81,19 +95,31 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
         return read
     }
 
+    private fun embed(tokens: IntArray, inputs: Inputs, image: (Int) -> FloatBuffer?) {
+        val rows = tokens.indices.map(image)
+        // The placeholder's id need not be in the table.
+        for ((at, row) in rows.withIndex()) ids.put(at, if (row == null) tokens[at].toLong() else 0L)
+        val outputs = mapOf("inputs_embeds" to inputs.embedded)
+        session("token_embedding").run(mapOf("input_ids" to inputs.ids), outputs).close()
+        rows.forEachIndexed { at, row ->
+            if (row != null) embeddings.duplicate().also { it.clear().position(at * hidden) }.put(row)
+        }
+    }
+
     private fun decode(embedded: OnnxTensor, total: Int, cache: KvCache, interrupt: Interrupt) {
         OnnxTensor.createTensor(environment, mask, longArrayOf(1, total.toLong())).use { seen ->
-            runtime.tensor(logits, 1, 1, vocabulary).use { output ->
-                val inputs = cache.pasts + mapOf("inputs_embeds" to embedded, "attention_mask" to seen)
-                val outputs = cache.presents + mapOf("logits" to output)
-                session("text_decoder").run(inputs, emptySet(), outputs, interrupt.options).close()
-            }
+            cache.inputs["inputs_embeds"] = embedded
+            cache.inputs["attention_mask"] = seen
+            cache.outputs["logits"] = output
+            session("text_decoder").run(cache.inputs, emptySet(), cache.outputs, interrupt.options).close()
         }
     }
 
     override fun close() {
         sessions.values.forEach(OrtSession::close)
         sessions.clear()
+        single.close()
+        output.close()
         keepLast.close()
     }
 
