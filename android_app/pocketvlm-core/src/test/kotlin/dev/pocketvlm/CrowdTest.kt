@@ -54,6 +54,7 @@ class CrowdTest {
             if (turn == turns / 2) middle = resident()
         }
         val growth = resident() - middle
+        System.getProperty("report")?.let { File(it).appendText("{\"turns\": $turns, \"growth_bytes\": $growth}\n") }
         assertTrue("$growth bytes in ${turns / 2} turns", growth < 64L shl 20)
         assertTrue(chat.budget.used <= chat.budget.capacity)
     }
