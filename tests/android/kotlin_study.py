@@ -16,7 +16,6 @@ import time
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import click
 
@@ -124,7 +123,13 @@ def in_new_process(bundle: Path) -> dict[str, float]:
 def kotlin(bundle: Path) -> dict[str, float]:
     """The same by the library's own program."""
     WORK.mkdir(parents=True, exist_ok=True)
-    asked = {"bundle": str(bundle.resolve()), "prompt": PROMPT, "tokens": TOKENS, "repeats": REPEATS, "warmups": WARMUPS}
+    asked = {
+        "bundle": str(bundle.resolve()),
+        "prompt": PROMPT,
+        "tokens": TOKENS,
+        "repeats": REPEATS,
+        "warmups": WARMUPS,
+    }
     (WORK / "speed.json").write_text(json.dumps({**asked, "stop": stop_tokens(bundle)}))
     run_maven("SpeedStudy", f"-Dcases={WORK}")
     found: dict[str, float] = json.loads((WORK / "spent.json").read_text())
