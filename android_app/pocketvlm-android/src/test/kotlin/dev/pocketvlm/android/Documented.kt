@@ -7,6 +7,7 @@ import android.content.Context
 import android.graphics.Bitmap
 import android.net.Uri
 import android.os.Bundle
+import android.widget.ProgressBar
 import android.widget.TextView
 import dev.pocketvlm.Chat
 import dev.pocketvlm.ChatConfig
@@ -54,14 +55,32 @@ class MinimalActivity : Activity() {
     }
 }
 
-suspend fun fetched(context: Context, url: String, sha256: String, show: (String) -> Unit): File? {
-    val store = BundleStore(File(context.filesDir, "bundles"))
-    var directory: File? = null
-    store.fetch(BundleSource(url), sha256).collect { progress ->
-        show("${progress.step}: ${progress.bytesDone} of ${progress.bytesTotal} bytes")
-        directory = progress.installed?.directory
+suspend fun fetched(context: Context, manifestSha256: String, bar: ProgressBar, open: suspend (File) -> Unit) {
+    val store = BundleStore(File(context.noBackupFilesDir, "bundles"))
+    val source = BundleSource("https://models.example.com/reader/3f9c1d2")   // the revision in the address: it never changes
+    store.fetch(source, manifestSha256).collect { progress ->
+        bar.max = (progress.bytesTotal shr 10).toInt()
+        bar.progress = (progress.bytesDone shr 10).toInt()
+        progress.installed?.let { bundle -> open(bundle.directory) }         // what PocketVlm.open takes
     }
-    return directory
+}
+
+/** What the page uses of Play's library, by its names. */
+interface AssetPackManager {
+    fun getPackLocation(pack: String): AssetPackLocation?
+
+    fun removePack(pack: String)
+}
+
+interface AssetPackLocation {
+    fun assetsPath(): String?
+}
+
+suspend fun assembled(store: BundleStore, manager: AssetPackManager, packs: List<String>, manifestSha256: String): File {
+    val folders = packs.map { File(manager.getPackLocation(it)!!.assetsPath()!!) }
+    val bundle = store.assemble(folders, manifestSha256)
+    packs.forEach(manager::removePack)             // the store has copies
+    return bundle.directory
 }
 
 suspend fun askAboutPicture(context: Context, model: PocketVlm, uri: Uri, show: (String) -> Unit) {
