@@ -102,7 +102,7 @@ runner-package: $(READY) ## the runner with all that a device needs, into dist/a
 aar: $(READY) java ## the Android library as a Maven repository with its pages, into dist/android
 	@$(BIN)/python -m android_app.library.build aar
 core: java ## compile the Kotlin library (JDK 17, Maven), into build/android
-	@mvn -B -q -ntp -f android_app/pom.xml -Dmaven.test.skip package
+	@mvn -B -q -ntp -f android_app/pom.xml -pl pocketvlm-core,pocketvlm-android -Dmaven.test.skip package
 bench-device: $(READY) ## measure BUNDLE on the attached phone, a table here and JSON into build/bench (some minutes)
 	@[ -d $(BUNDLE) ] || { echo "error: $(BUNDLE) is not there yet: make export-android" >&2; exit 1; }
 	@mkdir -p build/bench; $(BIN)/pocketvlm bench $(BUNDLE) --target "$$TARGET" $(DEVICE) --save build/bench/device.json
