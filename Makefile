@@ -16,6 +16,7 @@ PROMPT :=
 # examples/reader/checkpoint is named reader: a folder called checkpoint says nothing.
 NAME := $(notdir $(patsubst %/checkpoint,%,$(patsubst %/,%,$(MODEL))))-$(basename $(notdir $(RECIPE)))
 BUNDLE := dist/android/$(NAME)
+KOTLIN := build/android/pages
 PICTURE := dist/android/picture.png
 # What `make bench-device` measures BUNDLE on (another phone: adb:SERIAL; each: adb:all), and what it measures.
 TARGET := adb
@@ -29,7 +30,7 @@ BENCH := --image 384x768 -p 512,1920 -n 128 -d 0,512,2048 --pg 512,128 -r 3
 # BASE is a checkout of what is compared with: git worktree add build/base origin/main; make bench-gate BASE=build/base
 GATE_OPTIONS := --image 320x240 -p 256 -n 32 -t 1
 
-.PHONY: help setup check test test-flaky test-lowest browser docs export-android demo devices runner runner-package core aar java apk-tools bench bench-gate bench-device clean
+.PHONY: help setup check test test-flaky test-lowest browser docs export-android demo devices runner runner-package core aar api apk java apk-tools bench bench-gate bench-device clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
@@ -71,8 +72,9 @@ test-lowest: $(READY) ## the quick tests with the lowest versions that pyproject
 	    --editable '.[export,executorch,train,dev,docs]'
 	@build/lowest/bin/python -m pytest -q -n auto -p no:cacheprovider $(QUICK)
 
-docs: $(READY) ## build the pages of docs/ into build/site: open index.html there
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+docs: $(READY) java ## build the pages of docs/ into build/site: open index.html there
+	@rm -rf $(KOTLIN); $(BIN)/python -m android_app.library.build --lenient pages
+	@[ ! -d $(KOTLIN) ] || export KOTLIN_PAGES=$(KOTLIN); NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 export-android: $(READY) ## export MODEL (the built-in one) by RECIPE to dist/android/, then ask it about IMAGE
 	@mkdir -p dist/android
@@ -101,6 +103,10 @@ runner-package: $(READY) ## the runner with all that a device needs, into dist/a
 	@$(BIN)/python -m android_app.runner.build package
 aar: $(READY) java ## the Android library as a Maven repository with its pages, into dist/android
 	@$(BIN)/python -m android_app.library.build aar
+api: $(READY) java ## write the Kotlin library's public API to android_app/library/pocketvlm.api, which the tests hold it to
+	@$(BIN)/python -m android_app.library.build api
+apk: $(READY) java apk-tools ## the sample app as a signed APK, into dist/android (ONNX Runtime: 150 MB the first time)
+	@$(BIN)/python -m android_app.library.build apk
 core: java ## compile the Kotlin library (JDK 17, Maven), into build/android
 	@mvn -B -q -ntp -f android_app/pom.xml -pl pocketvlm-core,pocketvlm-android -Dmaven.test.skip package
 bench-device: $(READY) ## measure BUNDLE on the attached phone, a table here and JSON into build/bench (some minutes)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import File, Files
+    from mkdocs.structure.nav import Navigation
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +30,8 @@ PAGES = {
     ROOT / "CHANGELOG.md": "changelog.md",
     DOCS: "index.md",
 }
+#: a folder with Dokka's pages, if any
+KOTLIN = os.environ.get("KOTLIN_PAGES")
 #: what is shown as text, and how it is coloured; names without a suffix by themselves
 LANGUAGES = {
     ".py": "python", ".toml": "toml", ".cpp": "cpp", ".h": "c", ".sh": "bash", ".yml": "yaml", ".csv": "text",
@@ -54,6 +58,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         targets = dict.fromkeys(_targets(path))
         found += [target for target in targets if target not in found and not target.is_relative_to(DOCS)]
     return files
+
+
+def on_nav(nav: Navigation, config: MkDocsConfig, files: Files) -> None:
+    """A link to the Kotlin API's pages, where `make docs` could have them made."""
+    from mkdocs.structure.nav import Link, Section
+
+    if KOTLIN:
+        use = next(item for item in nav.items if isinstance(item, Section) and item.title == "Use")
+        use.children.append(Link("Kotlin", "kotlin/index.html"))
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """The Kotlin API's pages, which Dokka makes, beside ours."""
+    if KOTLIN:
+        shutil.copytree(ROOT / KOTLIN, Path(config.site_dir) / "kotlin", dirs_exist_ok=True)
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -1,6 +1,9 @@
 """Build what an app developer uses: python -m android_app.library.build TARGET...
 
 aar     the library as a Maven repository, into dist/android/maven, with dist/android/README.md
+pages   Dokka's pages about its API, into build/android/pages
+api     its public API, into android_app/library/pocketvlm.api: what the tests hold it to
+apk     the sample app, signed with a debug key, into dist/android: aapt2, R8, zipalign, apksigner
 """
 
 from __future__ import annotations
@@ -8,12 +11,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from android_app.library import aar, catalog, maven, pages, repository
-from android_app.library.archives import tree, zipped
+from android_app.library import aar, api_levels, apk, catalog, engine, maven, pages, programs, repository
+from android_app.library.archives import tree, unzipped, zipped
 from android_app.library.catalog import Library
+from android_app.library.maven import Dependency
 from android_app.library.repository import Needed
 from pocketvlm import __version__
 from pocketvlm.errors import PocketVlmError, one_line
@@ -24,11 +29,16 @@ MODULES = HERE.parent
 REPOSITORY = MODULES.parent
 BUILD = REPOSITORY / "build" / "android"
 DIST = REPOSITORY / "dist" / "android"
+API = HERE / "pocketvlm.api"
 PACKAGES = DIST / "maven"
 GROUP = "dev.pocketvlm"
 LIBRARY = Library(GROUP, "pocketvlm", __version__)
 #: Core alone, for programs on a desktop and for an app's tests on the JVM.
 DESKTOP = Library(GROUP, "pocketvlm-jvm", __version__)
+SAMPLE = "sample"
+#: What the sample app has beside our modules and ONNX Runtime.
+AT_RUN_TIME = ("kotlin-stdlib", "coroutines-android")
+ON_PHONES = tuple(f"jni/{abi}/" for abi in apk.ABIS)
 DESCRIPTION = "Vision-language models on a phone, over ONNX Runtime"
 
 
@@ -66,9 +76,31 @@ def library(modules: Path, build: Path, pages: bytes) -> dict[str, bytes]:
     return {**repository.contents(LIBRARY, on_phones), **repository.contents(DESKTOP, on_desktops)}
 
 
+def public_api(jar: Path, cache: Path) -> str:
+    """A jar's public classes and members, as Kotlin's binary compatibility validator writes them.
+
+    Raises:
+        PocketVlmError: there is no Maven or Java, or the validator cannot be had.
+    """
+    needed = ("binary-compatibility-validator", "kotlin-metadata", "asm-tree")
+    classpath = maven.files(cache, *(Dependency(str(catalog.library(alias))) for alias in needed))
+    return programs.java(classpath, HERE / "Api.java", jar)
+
+
+def write_api() -> None:
+    """``api``."""
+    files = library(MODULES, BUILD, b"")
+    (name,) = (name for name in files if name.endswith(".aar"))
+    with tempfile.TemporaryDirectory() as scratch:
+        jar = Path(scratch) / "classes.jar"
+        jar.write_bytes(unzipped(files[name])["classes.jar"])
+        write_whole(API, public_api(jar, BUILD / "tools"))
+    sys.stdout.write(f"{API.relative_to(REPOSITORY)}\n")
+
+
 def build_library() -> None:
     """``aar``."""
-    files = library(MODULES, BUILD, _pages())
+    files = library(MODULES, BUILD, _packed_pages())
     repository.write(PACKAGES, files)
     write_whole(DIST / "README.md", readme(DIST))
     for name, content in files.items():
@@ -77,16 +109,25 @@ def build_library() -> None:
     sys.stdout.write(f"How an app gets it: {(DIST / 'README.md').relative_to(REPOSITORY)}\n")
 
 
-def _pages() -> bytes:
-    """A jar of Dokka's pages, which also lie in build/android/pages; where they cannot be had, it says so."""
+def build_pages() -> dict[str, bytes]:
+    """``pages``: gives them by their path as well.
+
+    Raises:
+        PocketVlmError: there is no Maven, or Dokka cannot be had or fails.
+    """
     sources = [MODULES / module / "src" / "main" / "kotlin" for module in maven.MODULES]
+    written = pages.written(sources, BUILD / "dokka")
+    repository.write(BUILD / "pages", written)
+    return written
+
+
+def _packed_pages() -> bytes:
+    """A jar of Dokka's pages; where they cannot be had, it says so."""
     try:
-        written = pages.written(sources, BUILD / "dokka")
+        return zipped(build_pages())
     except PocketVlmError as error:
         sys.stdout.write(f"No pages about the Kotlin API: {one_line(error)}\n")
         return zipped({"README.txt": b"KDoc stands in the sources jar.\n"})
-    repository.write(BUILD / "pages", written)
-    return zipped(written)
 
 
 def readme(dist: Path) -> str:
@@ -99,7 +140,52 @@ def readme(dist: Path) -> str:
     return text.replace("MANIFEST_SHA256", digest).replace("BUNDLE", manifest.parent.name)
 
 
-TARGETS: dict[str, Callable[[], None]] = {"aar": build_library}
+def build_apk() -> None:
+    """``apk``."""
+    if not (MODULES / SAMPLE / "pom.xml").is_file():
+        raise PocketVlmError(f"there is no sample app in {(MODULES / SAMPLE).relative_to(REPOSITORY)}")
+    folders = maven.compile_modules(MODULES, BUILD, (*maven.MODULES, SAMPLE))
+    archive = unzipped(engine.archive(BUILD / "engine"))
+    folder = BUILD / "apk"
+    repository.write(folder, _parts([tree(path, ".class") for path in folders], archive))
+    needed = maven.files(BUILD / "tools", *(Dependency(str(catalog.library(alias))) for alias in AT_RUN_TIME))
+    (r8,) = maven.files(BUILD / "tools", Dependency(str(catalog.library("r8")), alone=True))
+    (hidden,) = maven.files(BUILD / "tools", Dependency(str(catalog.library("android-all")), alone=True))
+    android = folder / "android" / "android.jar"
+    android.parent.mkdir()
+    apk.public_classes(hidden, api_levels.levels(r8), android)
+    app = apk.App(
+        activity=f"{GROUP}.{SAMPLE}.MainActivity",
+        manifest=MODULES / SAMPLE / "src" / "main" / "AndroidManifest.xml",
+        resources=MODULES / SAMPLE / "src" / "main" / "res",
+        jars=[*sorted(folder.glob("*.jar")), *needed],
+        rules=sorted(folder.glob("*.pro")),
+        natives={name.replace("jni/", "lib/", 1): archive[name] for name in archive if name.startswith(ON_PHONES)},
+    )
+    made = apk.built(app, r8, android, folder, BUILD / "debug.p12")
+    target = DIST / "pocketvlm-sample.apk"
+    write_whole(target, made.read_bytes())
+    for name, size in apk.sizes(target).items():
+        sys.stdout.write(f"{size / 1e6:>8.2f} MB  {name}\n")
+    sys.stdout.write(f"adb install {target.relative_to(REPOSITORY)}\n")
+
+
+def _parts(classes: list[dict[str, bytes]], archive: dict[str, bytes]) -> dict[str, bytes]:
+    """What R8 reads: the classes of our modules and of ONNX Runtime, and the rules that each brings."""
+    return {
+        "ours.jar": zipped(aar.merged(classes)),
+        "onnxruntime.jar": archive["classes.jar"],
+        "ours.pro": (MODULES / maven.MODULES[1] / "consumer-rules.pro").read_bytes(),
+        "onnxruntime.pro": archive.get("proguard.txt", b""),
+    }
+
+
+TARGETS: dict[str, Callable[[], object]] = {
+    "aar": build_library,
+    "api": write_api,
+    "apk": build_apk,
+    "pages": build_pages,
+}
 
 
 def main() -> None:

@@ -14,19 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from android_app.library import programs
 from pocketvlm.errors import PocketVlmError, one_line
 
 MODULES = ("pocketvlm-core", "pocketvlm-android")
 RESOLVE = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:build-classpath"
 #: What Maven colours, although it is told not to.
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-#: Java's better compiler costs more than it saves in a minute.
-SHORT_RUN = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+
+SHORT_RUN = " ".join(programs.SHORT_RUN)
 POM = """\
 <project>
   <modelVersion>4.0.0</modelVersion>
   <groupId>dev.pocketvlm.tools</groupId><artifactId>classpath</artifactId><version>1</version><packaging>pom</packaging>
   <repositories>{repositories}</repositories>
+  <pluginRepositories>{plugins}</pluginRepositories>
   <dependencies>{dependencies}</dependencies>
 </project>
 """
@@ -67,33 +69,55 @@ def compile_modules(folder: Path, build: Path, modules: Sequence[str] = MODULES)
     return [build / module / "classes" for module in modules]
 
 
-def files(
-    cache: Path, *dependencies: Dependency, repository: Path | None = None, local: Path | None = None
-) -> list[Path]:
+def files(cache: Path, *dependencies: Dependency) -> list[Path]:
     """The files of libraries and of what they depend on, in the order of a classpath.
 
-    They lie in Maven's local repository; which they are is kept below ``cache``. ``repository`` is a folder with a
-    Maven repository, asked beside Maven Central; ``local`` another local repository than the user's.
+    They lie in Maven's local repository; which they are is kept below ``cache``.
 
     Raises:
         PocketVlmError: there is no Maven, or one cannot be had here.
     """
-    place = f"<repository><id>folder</id><url>{repository.resolve().as_uri()}</url></repository>" if repository else ""
-    pom = POM.format(repositories=place, dependencies="".join(one.xml() for one in dependencies))
-    folder = cache / hashlib.sha256(f"{pom}{local}".encode()).hexdigest()[:16]
-    listed = folder / "classpath"
-    if listed.is_file() and repository is None:
-        found = [Path(name) for name in listed.read_text(encoding="utf-8").split(os.pathsep)]
+    pom = POM.format(repositories="", plugins="", dependencies="".join(one.xml() for one in dependencies))
+    listed = cache / hashlib.sha256(pom.encode()).hexdigest()[:16]
+    if listed.is_file():
+        found = _paths(listed)
         if all(path.is_file() for path in found):
             return found
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        (Path(scratch) / "pom.xml").write_text(pom, encoding="utf-8")
-        made = Path(scratch) / "classpath"
-        where = [f"-Dmaven.repo.local={local}"] if local else []
-        run("-f", str(Path(scratch) / "pom.xml"), *where, RESOLVE, f"-Dmdep.outputFile={made}")
-        made.replace(listed)
-    return [Path(name) for name in listed.read_text(encoding="utf-8").split(os.pathsep)]
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        _resolve(Path(scratch), pom).replace(listed)
+    return _paths(listed)
+
+
+def files_of(repository: Path, local: Path, *dependencies: Dependency) -> list[Path]:
+    """As ``files``, with a repository that lies in a folder, by nothing that was fetched from there earlier.
+
+    ``local`` becomes the local repository. What Maven Central has is taken from the user's, where that has it.
+
+    Raises:
+        PocketVlmError: there is no Maven, or one cannot be had here.
+    """
+    places = [("folder", repository), ("user", Path.home() / ".m2" / "repository")]
+    here, user = (
+        f"<repository><id>{name}</id><url>{path.resolve().as_uri()}</url></repository>" for name, path in places
+    )
+    plugins = user.replace("repository>", "pluginRepository>")
+    dependencies_xml = "".join(one.xml() for one in dependencies)
+    pom = POM.format(repositories=here + user, plugins=plugins, dependencies=dependencies_xml)
+    local.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=local) as scratch:
+        return _paths(_resolve(Path(scratch), pom, f"-Dmaven.repo.local={local}"))
+
+
+def _resolve(scratch: Path, pom: str, *options: str) -> Path:
+    """The file that Maven writes a classpath to."""
+    (scratch / "pom.xml").write_text(pom, encoding="utf-8")
+    run("-f", str(scratch / "pom.xml"), *options, RESOLVE, f"-Dmdep.outputFile={scratch / 'classpath'}")
+    return scratch / "classpath"
+
+
+def _paths(listed: Path) -> list[Path]:
+    return [Path(name) for name in listed.read_text(encoding="utf-8").strip().split(os.pathsep)]
 
 
 def run(*arguments: str) -> str:

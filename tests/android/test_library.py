@@ -13,50 +13,12 @@ from xml.etree import ElementTree
 import pytest
 
 from android_app.library import aar, api_levels, build, catalog, classfile, maven, repository
-from android_app.library.archives import unzipped, zipped
+from android_app.library.archives import unzipped
 from android_app.library.classfile import ClassFile
-from android_app.library.maven import Dependency
 from pocketvlm.errors import PocketVlmError
+from tests.android.library import ANDROID_APP, FOLDER, PAGES
 
-ANDROID_APP = Path("android_app")
-FOLDER = f"dev/pocketvlm/pocketvlm/{build.LIBRARY.version}/pocketvlm-{build.LIBRARY.version}"
 POM = "{http://maven.apache.org/POM/4.0.0}"
-PAGES = zipped({"index.html": b"<html></html>"})
-
-
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("library")
-
-
-@pytest.fixture(scope="module")
-def files(repository: Path, scratch: Path) -> dict[str, bytes]:
-    """The Maven repository's files."""
-    return build.library(repository / ANDROID_APP, scratch / "build", PAGES)
-
-
-@pytest.fixture(scope="module")
-def archive(files: dict[str, bytes]) -> dict[str, bytes]:
-    """The AAR's files."""
-    return unzipped(files[f"{FOLDER}.aar"])
-
-
-@pytest.fixture(scope="module")
-def classes(archive: dict[str, bytes]) -> list[ClassFile]:
-    found = unzipped(archive["classes.jar"])
-    return [classfile.read(content) for name, content in found.items() if name.endswith(".class")]
-
-
-def jars(scratch: Path, *aliases: str, alone: bool = False) -> list[Path]:
-    """Of the catalog's libraries, with what they depend on unless ``alone``."""
-    wanted = (Dependency(str(catalog.library(alias)), alone=alone) for alias in aliases)
-    return maven.files(scratch / "tools", *wanted)
-
-
-@pytest.fixture(scope="module")
-def r8(scratch: Path) -> Path:
-    (jar,) = jars(scratch, "r8", alone=True)
-    return jar
 
 
 def test_the_aar_has_what_gradle_reads(archive: dict[str, bytes], classes: list[ClassFile], repository: Path) -> None:
@@ -197,3 +159,18 @@ def test_an_r8_without_a_list_of_api_levels_is_refused(tmp_path: Path) -> None:
         jar.writestr(api_levels.DATABASE, b"\0\0\1\0")
     with pytest.raises(PocketVlmError, match="no list of API levels"):
         api_levels.levels(tmp_path / "r8.jar")
+
+
+# --- The public API ---------------------------------------------------------------------------------------------------
+
+
+def test_the_public_api_is_the_one_that_is_written_down(
+    archive: dict[str, bytes], tools: Path, repository: Path, tmp_path: Path
+) -> None:
+    """A change of it shows in review; `make api` writes it down."""
+    jar = tmp_path / "api.jar"
+    jar.write_bytes(archive["classes.jar"])
+    dumped = build.public_api(jar, tools)
+    assert "public final class dev/pocketvlm/PocketVlm : java/lang/AutoCloseable {" in dumped
+    assert "class dev/pocketvlm/text/" not in dumped  # what is internal is no part of it
+    assert dumped == (repository / ANDROID_APP / "library/pocketvlm.api").read_text(), "make api"
