@@ -6,8 +6,10 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from android_app.library import alignment, catalog, programs
+from android_app.library.aar import ANDROID, TOOLS
 from pocketvlm.errors import PocketVlmError
 
 ADVICE = "bash setup.sh apk installs Debian's"
@@ -34,6 +36,30 @@ class App:
     jars: Sequence[Path]
     rules: Sequence[Path]
     natives: Mapping[str, bytes]
+    library: bytes  # its AndroidManifest.xml
+
+
+def merged(app: bytes, library: bytes) -> bytes:
+    """An app's AndroidManifest.xml with what a library's adds to the application, as Gradle's build merges them.
+
+    Only what this library's has is known: components, and components of another library that are to be left out.
+
+    Raises:
+        PocketVlmError: there is something else in it, or the app has no application.
+    """
+    ElementTree.register_namespace("android", ANDROID)
+    root, more = ElementTree.fromstring(app), ElementTree.fromstring(library)
+    application = root.find("application")
+    if application is None:
+        raise PocketVlmError("the app's AndroidManifest.xml has no application")
+    unknown = [child.tag for child in more if child.tag not in ("uses-sdk", "application")]
+    if unknown:
+        raise PocketVlmError(f"the library's AndroidManifest.xml has {unknown[0]}, which is merged by Gradle alone")
+    for component in more.iterfind("application/*"):
+        if component.get(f"{{{TOOLS}}}node") != "remove":
+            application.append(component)
+    text = ElementTree.tostring(root, encoding="unicode").replace("${applicationId}", root.get("package", ""))
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'.encode()
 
 
 def link(manifest: Path, resources: Path, folder: Path) -> tuple[Path, Path]:
@@ -60,7 +86,10 @@ def built(app: App, r8: Path, android: Path, folder: Path, key: Path) -> Path:
     Raises:
         PocketVlmError: a tool is missing or refuses something, or the APK is not as it should be.
     """
-    linked, kept = link(app.manifest, app.resources, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = folder / "AndroidManifest.xml"
+    manifest.write_bytes(merged(app.manifest.read_bytes(), app.library))
+    linked, kept = link(manifest, app.resources, folder)
     code = folder / "code.zip"
     level = ("--min-api", catalog.version("min-sdk"))
     programs.r8(r8, app.jars, [android, programs.java_home()], [kept, *app.rules], code, *level)

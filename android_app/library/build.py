@@ -161,6 +161,7 @@ def build_apk() -> None:
         jars=[*sorted(folder.glob("*.jar")), *needed],
         rules=sorted(folder.glob("*.pro")),
         natives={name.replace("jni/", "lib/", 1): archive[name] for name in archive if name.startswith(ON_PHONES)},
+        library=(MODULES / maven.MODULES[1] / "src" / "main" / "AndroidManifest.xml").read_bytes(),
     )
     made = apk.built(app, r8, android, folder, BUILD / "debug.p12")
     target = DIST / "pocketvlm-sample.apk"

@@ -1,9 +1,7 @@
-"""An app with the library as a signed APK, and what is looked at in one. `make apk` takes the sample app, and with it
-ONNX Runtime's native libraries, which are not fetched here."""
+"""What is looked at in an APK, and what goes into one: `make apk` builds it."""
 
 from __future__ import annotations
 
-import os
 import struct
 import subprocess
 import zipfile
@@ -11,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from android_app.library import alignment, api_levels, apk, engine, programs
+from android_app.library import aar, alignment, apk, engine, programs
 from pocketvlm.errors import PocketVlmError
-from tests.android.library import jars
 
-SOURCES = Path(__file__).parent / "app"
 LIBRARY = "lib/arm64-v8a/libexample.so"
 
 
@@ -25,77 +21,23 @@ def elf(alignment: int = 16384, offset: int = 0, address: int = 0) -> bytes:
     return header + struct.pack("<2I6Q", 1, 5, offset, address, 0, 120, 120, alignment)
 
 
-@pytest.fixture(scope="module")
-def android(tools: Path, r8: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Android's public classes."""
-    (jar,) = jars(tools, "android-all", alone=True)
-    public = tmp_path_factory.mktemp("android") / "android.jar"
-    apk.public_classes(jar, api_levels.levels(r8), public)
-    return public
-
-
-@pytest.fixture(scope="module")
-def app(archive: dict[str, bytes], tools: Path, android: Path, tmp_path_factory: pytest.TempPathFactory) -> apk.App:
-    """Of one activity, in Java; its ONNX Runtime has the classes of the desktop's."""
-    folder = tmp_path_factory.mktemp("app")
-    (folder / "library.jar").write_bytes(archive["classes.jar"])
-    (folder / "library.pro").write_bytes(archive["proguard.txt"])
-    needed = jars(tools, "kotlin-stdlib", "coroutines-android")
-    with (
-        zipfile.ZipFile(jars(tools, "onnxruntime", alone=True)[0]) as jar,
-        zipfile.ZipFile(folder / "engine.jar", "w") as own,
+def test_a_librarys_manifest_is_merged() -> None:
+    spaces = f'xmlns:android="{aar.ANDROID}" xmlns:tools="{aar.TOOLS}"'
+    activity = '<activity android:name=".Main"/>'
+    app = f'<manifest {spaces} package="org.example"><application>{activity}</application></manifest>'
+    service = '<service android:name="a.B" android:label="${applicationId}.b"/>'
+    removed = '<provider android:name="c.D" tools:node="remove"/>'
+    library = f"<manifest {spaces}><uses-sdk/><application>{service}{removed}</application></manifest>"
+    merged = apk.merged(app.encode(), library.encode()).decode()
+    assert 'android:name=".Main"' in merged
+    assert '<service android:name="a.B" android:label="org.example.b" />' in merged
+    assert "c.D" not in merged
+    for ours, theirs, wrong in (
+        (app, f"<manifest {spaces}><uses-permission/></manifest>", "has uses-permission"),
+        ("<manifest/>", library, "no application"),
     ):
-        for name in jar.namelist():
-            if name.endswith(".class"):
-                own.writestr(name, jar.read(name))
-    classpath = os.pathsep.join(map(str, (folder / "library.jar", android, *needed)))
-    programs.run(
-        "javac", "-nowarn", "--release", "8", "-cp", classpath, "-d", folder / "classes", SOURCES / "Main.java"
-    )
-    programs.run("jar", "--create", "--file", folder / "app.jar", "-C", folder / "classes", ".")
-    return apk.App(
-        activity="org.example.Main",
-        manifest=SOURCES / "AndroidManifest.xml",
-        resources=SOURCES / "res",
-        jars=[folder / name for name in ("app.jar", "library.jar", "engine.jar")] + needed,
-        rules=[folder / "library.pro"],
-        natives={LIBRARY: elf()},
-    )
-
-
-@pytest.fixture(scope="module")
-def made(app: apk.App, r8: Path, android: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("apk")
-    return apk.built(app, r8, android, folder, folder / "debug.p12")
-
-
-def test_an_app_with_the_library_is_an_apk(made: Path) -> None:
-    badging = programs.run("aapt2", "dump", "badging", made)
-    assert "package: name='org.example' versionCode='1'" in badging
-    assert "sdkVersion:'27'" in badging
-    assert "native-code: 'arm64-v8a'" in badging
-    with zipfile.ZipFile(made) as archive:
-        dex = archive.read("classes.dex")
-        services = [name for name in archive.namelist() if name.startswith("META-INF/services/")]
-    assert dex.startswith(b"dex\n038\0")
-    assert len(dex) < 1_000_000
-    assert services == [] or all("kotlinx" in name for name in services)
-    names = apk.class_names(made)
-    assert "ai.onnxruntime.OnnxTensor" in names  # by its name, as the native library asks for it
-    sizes = apk.sizes(made)
-    assert sizes["all of it"] == made.stat().st_size
-    assert sizes["native libraries, arm64-v8a"] == len(elf())
-
-
-def test_what_is_wrong_with_an_apk_is_said(made: Path, tmp_path: Path) -> None:
-    with pytest.raises(PocketVlmError, match=r"has no class org\.example\.Other"):
-        apk.verify(made, "org.example.Other")
-    changed = tmp_path / "changed.apk"
-    content = bytearray(made.read_bytes())
-    content[content.index(b"dex\n038") if b"dex\n038" in content else 200] ^= 1
-    changed.write_bytes(content)
-    with pytest.raises(PocketVlmError, match="apksigner failed"):
-        apk.verify(changed, "org.example.Main")
+        with pytest.raises(PocketVlmError, match=wrong):
+            apk.merged(ours.encode(), theirs.encode())
 
 
 @pytest.mark.parametrize(
@@ -130,12 +72,6 @@ def test_what_is_no_library_is_refused(library: bytes, tmp_path: Path) -> None:
         archive.writestr(LIBRARY, library)
     with pytest.raises(PocketVlmError, match=r"no little-endian ELF|is damaged"):
         alignment.unaligned(tmp_path / "packed.apk")
-
-
-def test_a_missing_tool_is_said_with_its_cure(app: apk.App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PocketVlmError, match=r"no aapt2 here: bash setup\.sh apk"):
-        apk.link(app.manifest, app.resources, tmp_path)
 
 
 def test_another_engine_than_expected_is_refused(tmp_path: Path) -> None:
