@@ -9,9 +9,13 @@ import dev.pocketvlm.bundle.MANIFEST
 import dev.pocketvlm.bundle.MAX_MANIFEST
 import dev.pocketvlm.bundle.Manifest
 import dev.pocketvlm.bundle.checkLoadable
+import dev.pocketvlm.bundle.fileSha256
 import dev.pocketvlm.bundle.openBundle
 import dev.pocketvlm.bundle.parseManifest
+import dev.pocketvlm.bundle.unpackArchive
 import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.currentCoroutineContext
+import kotlinx.coroutines.ensureActive
 import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.conflate
 import kotlinx.coroutines.flow.flow
@@ -100,6 +104,51 @@ public class BundleStore internal constructor(
         }
     }
 
+    /**
+     * Takes a bundle that is one `.zip` (`pocketvlm export CHECKPOINT -o NAME.zip`): a file that the user picked, or an asset of
+     * the app. [zip] is read once and not closed; where the bundle with the given SHA-256 is there already, it is not read.
+     * One import of a store runs at a time, on `Dispatchers.IO`; one that is cancelled ends with the next bytes that come, or
+     * when [zip] is closed. One that fails or is cancelled leaves nothing.
+     *
+     * @param manifestSha256 which bundle it has to be; null where any will do
+     * @throws IllegalArgumentException [manifestSha256] is no SHA-256
+     * @throws BundleDamaged it is no such archive, damaged, hostile, or another bundle
+     * @throws PocketVlmException.BundleTooNew only a newer library reads it
+     * @throws NoSpace there is no room for the archive; of one that does not say how long it is, for what was read until then
+     * @throws DownloadFailed [zip] cannot be read, or the store's directory not be written
+     */
+    public suspend fun import(zip: InputStream, manifestSha256: String? = null): InstalledBundle {
+        val wanted = manifestSha256?.let(::digestOf)
+        return withContext(Dispatchers.IO) {
+            try {
+                Files.createDirectories(home)
+                locked(lockOf(IMPORT)) { wanted?.let(::wholeAt) ?: imported(zip, wanted) }
+            } catch (error: IOException) {
+                throw diskFailure(error, 0)
+            }
+        }
+    }
+
+    private suspend fun imported(zip: InputStream, wanted: String?): InstalledBundle {
+        leftByImports().forEach(::deleteQuietly)
+        val job = currentCoroutineContext()
+        val unpacked = home.resolve(IMPORTED)
+        val source = ImportSource(zip, freeBytes(directory), job::ensureActive)
+        try {
+            unpackArchive(source, unpacked.toFile()) { file ->
+                job.ensureActive()
+                sync(file)
+            }
+            val name = fileSha256(unpacked.resolve(MANIFEST))
+            if (wanted != null && wanted != name) throw BundleDamaged("the archive is not the bundle whose SHA-256 was given")
+            return inPlace(name) { it.take(unpacked) }
+        } catch (error: IOException) {
+            throw diskFailure(error, source.bytes)
+        } finally {
+            deleteQuietly(unpacked)
+        }
+    }
+
     /** Bundles that are whole and in their place, by the name of their model. Content is not hashed: opening does it. */
     public fun installed(): List<InstalledBundle> =
         childrenOf(home).mapNotNull(::installedAt).sortedWith(compareBy({ it.model }, { it.name }))
@@ -128,8 +177,10 @@ public class BundleStore internal constructor(
         return try {
             Files.createDirectories(home)
             locked(lockOf(digest)) {
-                childrenOf(home).filter { it.fileName.toString().startsWith(DELETED) }.forEach(::deleteQuietly)
-                if (!isWhole(home.resolve(digest))) {
+                sweep()
+                if (isWhole(home.resolve(digest))) {
+                    staging.drop() // of a process that died behind its rename
+                } else {
                     staging.prepare()
                     put(staging)
                     staging.install()
@@ -140,6 +191,15 @@ public class BundleStore internal constructor(
             throw diskFailure(error, bytesToCome(staging))
         }
     }
+
+    /** Removes what processes that died have left, but for parts of bundles, which fetches go on from. */
+    private fun sweep() {
+        childrenOf(home).filter { it.fileName.toString().startsWith(DELETED) }.forEach(::deleteQuietly)
+        val left = leftByImports()
+        if (left.isNotEmpty()) ifUnlocked(lockOf(IMPORT)) { left.forEach(::deleteQuietly) }
+    }
+
+    private fun leftByImports(): List<Path> = childrenOf(home).filter { it.fileName.toString().startsWith(IMPORTED) }
 
     /** What the disk still has to take of a bundle; 0 while nobody knows. */
     private fun bytesToCome(staging: Staging): Long {
@@ -198,6 +258,11 @@ public class BundleStore internal constructor(
         val free = freeBytes(directory)
         if (needed > free) throw NoSpace(needed, free)
         return manifest
+    }
+
+    /** A bundle that nothing has to be done for, except to remove what a process left that died behind its rename. */
+    private fun wholeAt(name: String): InstalledBundle? = home.resolve(name).takeIf(::isWhole)?.let(::installedAt)?.also {
+        ifUnlocked(lockOf(name)) { Staging(home, name).drop() }
     }
 
     private fun isWhole(place: Path): Boolean {

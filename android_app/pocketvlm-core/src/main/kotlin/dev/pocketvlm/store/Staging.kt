@@ -114,12 +114,20 @@ internal class Staging(private val home: Path, private val digest: String) {
         try {
             openBundle(bundle.toFile())
         } catch (error: PocketVlmException) {
-            discard(root)
+            drop()
             throw error
         }
-        return moveIntoPlace(bundle, home.resolve(digest)).also { discard(root) }
+        return moveIntoPlace(bundle, home.resolve(digest)).also { drop() }
     }
 
+    /** Takes a directory that has the whole bundle already, in place of what is there of it. */
+    fun take(whole: Path) {
+        discard(bundle)
+        Files.move(whole, bundle, ATOMIC_MOVE)
+    }
+
+    /** Removes what is there. */
+    fun drop(): Unit = discard(root)
 }
 
 /** Renames a whole bundle to where it is found; what stands there is none that opens, and goes. */
