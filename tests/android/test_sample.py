@@ -1,4 +1,4 @@
-"""The sample app on Robolectric: whole conversations with the built-in model, and screenshots that were looked at."""
+"""What the sample app says, in which languages, and for which Android. Its own tests are run by test_modules.py."""
 
 from __future__ import annotations
 
@@ -7,44 +7,14 @@ import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
-import pytest
-
 from android_app.library import catalog
 from pocketvlm import __version__
-from pocketvlm.runtime import GenerationConfig, load
-from pocketvlm.scenes import draw
-from tests.android.maven import run_tests
 
-MODULE = "sample"
-#: Kotlin tests; fewer would mean that they were not found.
-LEAST = 15
-QUESTION = "What is the total?"
 MANIFEST = "android_app/sample/src/main/AndroidManifest.xml"
 RESOURCES = "android_app/sample/src/main/res"
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 #: What a screen says that is no reference to a resource.
 WORDS = re.compile(r'android:(?:text|hint|contentDescription|title)="([^@][^"]*)"')
-
-
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory, reader_bundles: dict[str, Path]) -> Path:
-    """A picture, a question about it, and the answer of Python's runtime."""
-    folder = tmp_path_factory.mktemp("cases")
-    picture = draw("sample", grids=((2, 2),), scenes=("receipt",)).image
-    picture.save(folder / "picture.png")
-    with load(reader_bundles["bluelm-v-3b"], threads=1, engine="onnx") as vlm:
-        answer = vlm.stream(QUESTION, [picture], GenerationConfig(64))
-        for _ in answer:
-            pass
-        assert answer.stats.finish_reason == "stop"
-    (folder / "question.txt").write_text(QUESTION)
-    (folder / "answer.txt").write_text(answer.text)
-    return folder
-
-
-def test_the_sample_passes_its_tests(repository: Path, cases: Path, reader_bundles: dict[str, Path]) -> None:
-    given = [f"-Dcases={cases}", f"-Dbundle={reader_bundles['bluelm-v-3b']}"]
-    run_tests(repository, MODULE, LEAST, *given, "-Dandroid.test.skip=true")
 
 
 def test_what_compiles_resources_is_there() -> None:

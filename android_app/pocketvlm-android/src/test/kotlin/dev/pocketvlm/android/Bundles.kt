@@ -15,7 +15,7 @@ import java.util.concurrent.CopyOnWriteArrayList
 internal val bundle: File by lazy { File(cases().resolve("bundle.txt").readText()) }
 
 internal suspend fun answerOf(model: PocketVlm): Answer {
-    val picture = Image.encoded(cases().resolve("receipt.png").readBytes())
+    val picture = Image.encoded(cases().resolve("picture.png").readBytes())
     return model.ask("What is the total?", listOf(picture), GenerationConfig(maxNewTokens = 16))
 }
 
