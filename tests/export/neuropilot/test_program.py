@@ -23,7 +23,7 @@ from pocketvlm.export.neuropilot.options import NpuOptions
 from pocketvlm.export.neuropilot.ranges import positions, scales_of, simulate
 from pocketvlm.export.neuropilot.report import TABLE, count_operators, verdict_of
 from pocketvlm.export.neuropilot.rounding import TOP16, Observed, SimulatedNpu, TensorArithmetic
-from pocketvlm.export.neuropilot.weights import TEXT_DATA, for_npu
+from pocketvlm.export.neuropilot.weights import for_npu
 from pocketvlm.export.onnx.graph import save_graph
 from pocketvlm.export.onnx.lower import save_part
 from pocketvlm.export.store.weights import GroupedWeight, IntegerWeight
@@ -184,7 +184,7 @@ def test_the_check_finds_a_graph_that_is_not_the_program(tmp_path: Path) -> None
     with pytest.raises(ExportError, match=r"text_decoder_0_32 differs from PyTorch"):
         check_program(one.job, one.store, parts, wrong, layers)
     single = build_decoder("single", one.store, one.job.checkpoint.config.text, wrong, layers[0], StepShape(1, 128))
-    parts |= {"text_decoder_0_1": save_part(single, one.job.directory, TEXT_DATA)}
+    parts |= {"text_decoder_0_1": save_part(single, one.job.directory)}
     with pytest.raises(ExportError, match=r"text_decoder_0_1 differs .* or from the graph for more tokens"):
         check_program(one.job, one.store, parts, one.scales, layers)
 

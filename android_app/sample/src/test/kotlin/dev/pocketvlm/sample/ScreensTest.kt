@@ -42,7 +42,7 @@ class ScreensTest {
             phone.change(qualifiers, scale)
             phone.check("answer-$name")
         }
-        phone.change("en-rUS-ldltr-port-notnight")
+        phone.change("en-rUS-ldltr-w360dp-h640dp-port-notnight-xhdpi")
         phone.menu(R.id.statistics)
         phone.check("statistics")
     }
@@ -89,7 +89,7 @@ class ScreensTest {
             Triple("dark", "+port-night", 1f),
             Triple("landscape", "+land-notnight", 1f),
             Triple("large", "+port", 1.5f),
-            Triple("right-to-left", "ar-rXB-ldrtl-port", 1f),
+            Triple("right-to-left", "ar-rXB-ldrtl-w360dp-h640dp-port-notnight-xhdpi", 1f),
         )
     }
 }
