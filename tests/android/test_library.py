@@ -74,7 +74,7 @@ def test_another_folder_and_another_day_give_the_same_bytes(
     copy = tmp_path / "elsewhere" / "android_app"
     copy.mkdir(parents=True)
     shutil.copy(repository / ANDROID_APP / "pom.xml", copy)
-    for module in (*maven.MODULES, "testing"):
+    for module in (*maven.MODULES, "testing", "sample"):
         shutil.copytree(repository / ANDROID_APP / module, copy / module, copy_function=shutil.copyfile)
     assert build.library(copy, tmp_path / "build", PAGES) == files
 

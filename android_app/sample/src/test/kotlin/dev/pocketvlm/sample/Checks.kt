@@ -8,6 +8,7 @@ import android.graphics.Color
 import android.graphics.Rect
 import android.view.View
 import android.widget.EditText
+import android.widget.ProgressBar
 import android.widget.TextView
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
@@ -72,6 +73,7 @@ internal fun draw(activity: Activity): Bitmap {
     for (view in shownViews(decor)) if (view is TextView && nameOf(view) in CHANGING) {
         view.text = view.text.replace(Regex("""[0-9٠-٩]+([.,٫][0-9٠-٩]+)*"""), "0").replace(Regex("\\b[kMG]?B\\b"), "MB")
     }
+    for (view in shownViews(decor)) if (view is ProgressBar && !view.isIndeterminate) view.progress = view.max / 2
     val pushed = decor.findViewById<TextView>(R.id.no_bundle_what)
     pushed?.text = pushed?.text?.replace(Regex("/\\S+"), "/sdcard/Android/data/dev.pocketvlm.sample/files/bundles")
     layOut(decor)
@@ -80,7 +82,7 @@ internal fun draw(activity: Activity): Bitmap {
     return bitmap
 }
 
-private val CHANGING = setOf("message_line", "statistic_value", "attachment_state")
+private val CHANGING = setOf("message_line", "statistic_value", "attachment_state", "work_text")
 
 internal fun layOut(decor: View) {
     decor.forceLayout()
