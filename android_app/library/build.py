@@ -178,6 +178,10 @@ def _parts(classes: list[dict[str, bytes]], archive: dict[str, bytes]) -> dict[s
         "onnxruntime.jar": archive["classes.jar"],
         "ours.pro": (MODULES / maven.MODULES[1] / "consumer-rules.pro").read_bytes(),
         "onnxruntime.pro": archive.get("proguard.txt", b""),
+        # Android's public classes name its own ones, which R8 is not given.
+        "android.pro": b"".join(
+            b"-dontwarn %s.**\n" % name for name in (b"android", b"com.android", b"dalvik", b"libcore")
+        ),
     }
 
 

@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).parents[2]
 WORK = REPOSITORY / "build" / "kotlin-study"
 #: An INT8 and a float KV cache.
 RECIPES = ("bluelm-v-3b", "int4-g128")
-PROMPT = "Say something about each of these words. " + "word " * 400
+PROMPT = "Say something about each of these words. " + "word " * 60
 TOKENS, REPEATS, WARMUPS = 128, 5, 3
 
 
