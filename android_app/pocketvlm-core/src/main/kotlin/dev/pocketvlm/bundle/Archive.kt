@@ -42,7 +42,7 @@ private const val BLOCK = 1 shl 16
  * @throws dev.pocketvlm.PocketVlmException.BundleTooNew only a newer library reads it
  * @throws IOException [directory] is there already, [source] fails (also with whatever else it throws), or the disk does
  */
-internal fun unpackArchive(source: InputStream, directory: File, settle: (Path) -> Unit = ::toDisk) {
+internal fun unpackArchive(source: InputStream, directory: File, settle: (Path) -> Unit = ::sync) {
     val target = directory.absoluteFile.toPath()
     if (Files.exists(target, NOFOLLOW_LINKS)) throw FileAlreadyExistsException(target.toString())
     val partial = target.resolveSibling("${target.fileName}.part")
@@ -64,18 +64,6 @@ internal fun unpackArchive(source: InputStream, directory: File, settle: (Path) 
 internal fun isArchive(path: Path): Boolean = Files.isRegularFile(path) && open(path).use { file ->
     val start = ByteArray(4)
     file.size() >= start.size && littleEndian(start.also { file.readExactly(0, it, it.size) }).int == MEMBER
-}
-
-/** What is written is on the disk, also where the battery dies. */
-private fun toDisk(path: Path) = FileChannel.open(path, WRITE).use { it.force(true) }
-
-private fun deleteTree(path: Path) {
-    if (!Files.exists(path, NOFOLLOW_LINKS)) return
-    if (Files.isDirectory(path, NOFOLLOW_LINKS)) {
-        val inside = Files.newDirectoryStream(path).use { it.toList() }
-        inside.forEach(::deleteTree)
-    }
-    Files.delete(path)
 }
 
 private fun littleEndian(bytes: ByteArray): ByteBuffer = ByteBuffer.wrap(bytes).order(ByteOrder.LITTLE_ENDIAN)

@@ -30,14 +30,14 @@ internal class Meter(private val loadSeconds: Double, val asked: Long = now()) {
     var decodeSeconds = 0.0
     var kvTokensLeft = 0
     var timeToFirstTokenSeconds = 0.0
-    private var peakMemoryBytes = 0L
+    private var peakMemoryBytes: Long? = null // asked for at the first piece and the last
 
     fun stats(finishReason: FinishReason? = null): Stats {
-        if (finishReason != null || peakMemoryBytes == 0L) peakMemoryBytes = peakMemory()
+        val peak = peakMemoryBytes.takeIf { finishReason == null } ?: peakMemory().also { peakMemoryBytes = it }
         return Stats(
             loadSeconds, preprocessSeconds, encodeSeconds, encodeWaitSeconds, imageTokens, promptTokens, reusedTokens,
             prefillTokens, prefillSeconds, generatedTokens, decodeTokens, decodeSeconds, kvTokensLeft,
-            timeToFirstTokenSeconds, peakMemoryBytes, finishReason,
+            timeToFirstTokenSeconds, peak, finishReason,
         )
     }
 }

@@ -20,7 +20,6 @@ import dev.pocketvlm.text.MAX_TOKENIZER_BYTES
 import dev.pocketvlm.text.Span
 import dev.pocketvlm.text.TextTokenizer
 import dev.pocketvlm.text.readTokenizer
-import kotlinx.coroutines.CoroutineDispatcher
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.CoroutineStart
 import kotlinx.coroutines.Dispatchers

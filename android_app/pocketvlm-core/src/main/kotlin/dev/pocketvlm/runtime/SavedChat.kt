@@ -48,7 +48,7 @@ internal suspend fun writeChat(
     budget: TokenBudget,
     withCache: Boolean,
 ) {
-    val pictures = messages.flatMap { it.images }.map { checkNotNull(model.prepare(it)) }.distinctBy { it.digest }
+    val pictures = messages.flatMap { it.images }.map { model.prepare(it) }.distinctBy { it.digest }
     val part = File(to.absoluteFile.parentFile, ".${to.name}.part")
     try {
         withContext(Dispatchers.IO) {

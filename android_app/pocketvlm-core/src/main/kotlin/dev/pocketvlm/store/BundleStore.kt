@@ -12,6 +12,8 @@ import dev.pocketvlm.bundle.checkLoadable
 import dev.pocketvlm.bundle.fileSha256
 import dev.pocketvlm.bundle.openBundle
 import dev.pocketvlm.bundle.parseManifest
+import dev.pocketvlm.bundle.sha256
+import dev.pocketvlm.bundle.sync
 import dev.pocketvlm.bundle.unpackArchive
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.currentCoroutineContext

@@ -5,12 +5,11 @@ import dev.pocketvlm.bundle.FileEntry
 import dev.pocketvlm.bundle.MANIFEST
 import dev.pocketvlm.bundle.MAX_MANIFEST
 import dev.pocketvlm.bundle.fileSha256
-import dev.pocketvlm.bundle.hexadecimal
 import dev.pocketvlm.bundle.oneLine
+import dev.pocketvlm.bundle.sha256
 import kotlinx.coroutines.delay
 import java.io.ByteArrayOutputStream
 import java.io.IOException
-import java.security.MessageDigest
 import kotlin.random.Random
 
 private const val BLOCK = 1 shl 16
@@ -214,5 +213,3 @@ private suspend fun read(response: Transport.Response, block: ByteArray, most: I
 } catch (error: IOException) {
     throw Failure("the connection broke off (${reason(error)})", again = true, cause = error)
 }
-
-internal fun sha256(text: ByteArray): String = hexadecimal(MessageDigest.getInstance("SHA-256").digest(text))

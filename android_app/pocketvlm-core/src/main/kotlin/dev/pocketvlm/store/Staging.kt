@@ -6,6 +6,7 @@ import dev.pocketvlm.bundle.MANIFEST
 import dev.pocketvlm.bundle.Manifest
 import dev.pocketvlm.bundle.fileSha256
 import dev.pocketvlm.bundle.openBundle
+import dev.pocketvlm.bundle.sync
 import kotlinx.coroutines.currentCoroutineContext
 import kotlinx.coroutines.ensureActive
 import java.io.InputStream

@@ -2,9 +2,9 @@ package dev.pocketvlm.text
 
 import dev.pocketvlm.PocketVlmException
 import dev.pocketvlm.PocketVlmException.BundleDamaged
-import dev.pocketvlm.bundle.hexadecimal
 import dev.pocketvlm.bundle.open
 import dev.pocketvlm.bundle.readExactly
+import dev.pocketvlm.bundle.sha256 as sha256Of
 import java.io.File
 import java.io.IOException
 import java.nio.ByteBuffer
@@ -46,8 +46,7 @@ internal fun readTokenizer(sha256: String, directory: File?, read: () -> ByteArr
     }
     kept(file, sha256)?.let { return it }
     val content = read()
-    val digest = hexadecimal(MessageDigest.getInstance("SHA-256").digest(content))
-    if (digest != sha256) {
+    if (sha256Of(content) != sha256) {
         throw BundleDamaged("tokenizer.json does not have the content that the manifest describes: it is damaged or was swapped")
     }
     val packed = packTokenizer(content)

@@ -1,5 +1,6 @@
 package dev.pocketvlm.store
 
+import dev.pocketvlm.bundle.sha256
 import java.io.Closeable
 import java.io.File
 import java.io.IOException

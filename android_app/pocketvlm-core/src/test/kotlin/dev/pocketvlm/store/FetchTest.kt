@@ -3,6 +3,7 @@ package dev.pocketvlm.store
 import dev.pocketvlm.PocketVlmException.BundleDamaged
 import dev.pocketvlm.PocketVlmException.DownloadFailed
 import dev.pocketvlm.PocketVlmException.NoSpace
+import dev.pocketvlm.bundle.sha256
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.async
 import kotlinx.coroutines.awaitAll

@@ -1,6 +1,7 @@
 package dev.pocketvlm.store
 
 import dev.pocketvlm.PocketVlmException
+import dev.pocketvlm.bundle.sha256
 import dev.pocketvlm.folder
 import kotlinx.coroutines.flow.last
 import kotlinx.coroutines.runBlocking
