@@ -5,6 +5,7 @@ Nothing is downloaded but by the registries' own clients (apt-get, pip), which k
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -53,6 +54,10 @@ WHEELS = {
 SOURCE = re.compile(r"\s*deb\s+(?:\[[^]]*\]\s*)?(?P<place>[a-z+]+:/\S*)\s+\S+\s+(?P<components>[^#]*)")
 #: A field of a stanza, which may go on in lines that begin with a blank.
 FIELD = re.compile(r"^([A-Za-z-]+):((?:.*)(?:\n[ \t].*)*)", re.MULTILINE)
+#: Held while packages are installed; only root does that.
+APT = Path("/run/lock/pocketvlm-apt")
+#: Seconds, for what else installs packages meanwhile.
+WAIT = "-oDPkg::Lock::Timeout=900"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
@@ -190,8 +195,10 @@ def _install(packages: list[str]) -> None:
         raise PocketVlmError(f"missing: on Debian or Ubuntu, sudo apt-get install {' '.join(packages)}")
     sys.stdout.write(f"Installing Debian's {' '.join(packages)}\n")
     sys.stdout.flush()
-    _run("apt-get", "-qq", "update")
-    _run("apt-get", "-qq", "-y", "--no-install-recommends", "install", *packages)
+    with APT.open("a") as lock:  # two of this project's builds at once: dpkg would refuse the second
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _run("apt-get", "-qq", "update")
+        _run("apt-get", "-qq", "-y", WAIT, "--no-install-recommends", "install", *packages)
 
 
 def _only(folder: Path, pattern: str) -> Path:

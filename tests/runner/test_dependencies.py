@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import threading
+from pathlib import Path
+
 import pytest
 
+from android_app.runner import dependencies
 from android_app.runner.dependencies import mirror_in
 
 PLACE = "http://mirror.example/debian"
@@ -37,3 +43,41 @@ STANZA = f"Types: deb\n# http://snapshot.example\nURIs: {PLACE}\nSuites: bookwor
 )
 def test_the_first_place_of_the_systems_own_packages(sources: str, wanted: str | None) -> None:
     assert mirror_in(sources) == wanted
+
+
+APT_GET = """#!/bin/sh
+echo "begin $*" >> "$0.log"
+while [ "$(grep -c . "$0.$WAITS_FOR")" -lt 2 ]; do :; done
+echo end >> "$0.log"
+"""
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_two_that_install_packages_wait_for_one_another(
+    locks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dpkg refuses the second, as two workers of the tests saw on a new machine."""
+    program = tmp_path / "apt-get"
+    program.write_text(APT_GET)
+    program.chmod(0o755)
+    # No package is installed before both are asked for; without the lock, before both programs run.
+    monkeypatch.setenv("WAITS_FOR", "asked" if locks else "log")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(dependencies, "APT", tmp_path / "lock")
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+
+    def install(package: str) -> None:
+        with program.with_suffix(".asked").open("a") as file:
+            file.write(f"{package}\n")
+        dependencies._install([package])
+
+    threads = [threading.Thread(target=install, args=(package,)) for package in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    words = [line.split()[0] for line in program.with_suffix(".log").read_text().splitlines()]
+    assert len(words) == 8
+    assert (words == ["begin", "end"] * 4) == locks
