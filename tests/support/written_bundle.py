@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 
-from pocketvlm.bundle.open import describe_files
+from pocketvlm.bundle.open import describe_files, open_bundle
+from pocketvlm.errors import BundleError
 from tests.support import hostile_graphs
 
 SPEC = {"name": "x", "shape": [1, "tokens"], "dtype": "float32"}
@@ -97,3 +99,18 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The way to every value inside a JSON value."""
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
     return [path, *(place for key in keys for place in places(value[key], (*path, key)))]
+
+
+def refused(path: Path, *, verify: bool = False) -> str:
+    """The line with which a bundle is refused."""
+    with pytest.raises(BundleError) as caught:
+        open_bundle(path, verify=verify)
+    line = str(caught.value)
+    assert line.isprintable()
+    assert len(line) < 1000
+    return line
+
+
+def own(raw: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A manifest's entry of ``by_engine``, saying what its top says."""
+    return {"prefill_chunk": 32, "tensors": raw["recipe"]["tensors"], "fidelity": raw["fidelity"], **changes}
