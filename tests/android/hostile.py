@@ -20,7 +20,7 @@ from pocketvlm.errors import BundleError
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.runtime.versions import check_minimum
 from pocketvlm.runtime.vlm import _check_consistent
-from tests.bundle import test_graphs, test_open
+from tests.bundle import test_graphs, test_manifest, test_open
 from tests.runner.test_bundles import LINKS, REPLACED, cases
 from tests.soak.edits import edited
 from tests.soak.hostile import changed, hostile_json, odd_text
@@ -70,7 +70,7 @@ def _manifests(raw: dict[str, Any], whole: dict[str, Any], corpus: Path) -> Iter
     yield "whole", text, False
     for name, changed_ in _changes(raw):
         yield name, json.dumps(changed_).encode(), False
-    for index, other in enumerate(cases(test_open.test_a_manifest_that_is_no_json_object_is_one_line)):
+    for index, other in enumerate(cases(test_manifest.test_a_manifest_that_is_no_json_object_is_one_line)):
         yield f"no JSON object {index}", other, False
     for name, (old, new) in REPLACED.items():
         before, after = (part.encode() if isinstance(part, str) else part for part in (old, new))
@@ -97,12 +97,12 @@ def _changes(raw: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         change(one, *more)
         return name, one
 
-    for change, key in cases(test_open.test_a_wrong_manifest_is_refused_at_its_key):
+    for change, key in cases(test_manifest.test_a_wrong_manifest_is_refused_at_its_key):
         yield changed_by(key, change)
-    for index, more in enumerate(test_open.OF_FORMAT_3):
+    for index, more in enumerate(test_manifest.OF_FORMAT_3):
         for version in (1, 2, 3):
             yield changed_by(f"format {version} says {index}", more, version)
-    for name in cases(test_open.test_names_that_could_lead_outside_are_refused):
+    for name in cases(test_manifest.test_names_that_could_lead_outside_are_refused):
         yield f"a file {name!r}", {**raw, "files": {**raw["files"], name: raw["files"]["graph.onnx"]}}
         yield f"a tokenizer {name!r}", {**raw, "tokenizer": name}
 

@@ -31,8 +31,7 @@ from pocketvlm.errors import BundleError
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.runtime.versions import check_minimum
 from pocketvlm.runtime.vlm import _check_consistent
-from tests.bundle import test_graphs
-from tests.bundle import test_open as test_bundle
+from tests.bundle import test_graphs, test_manifest, test_open
 from tests.bundle.test_graphs import relocated
 from tests.runner.native import Probe
 from tests.soak.damage import GRAPH_CHANGES
@@ -40,7 +39,7 @@ from tests.soak.graphs import GENTLE
 from tests.soak.manifests import WORST
 from tests.support import hostile_graphs
 from tests.support.hostile_graphs import ATTACKS
-from tests.support.written_bundle import CONTENT, JSON_VALUES, MANIFEST, places, save, write_bundle
+from tests.support.written_bundle import CONTENT, JSON_VALUES, MANIFEST, own, places, save, write_bundle
 
 
 def cases(test: Callable[..., object]) -> list[Any]:
@@ -76,7 +75,7 @@ def test_a_whole_bundle_opens(probe: Probe, bundle: Path, tiny_bundles: dict[str
 
 def test_what_holds_for_an_engine_is_checked(probe: Probe, bundle: Path) -> None:
     raw = json.loads((bundle / "manifest.json").read_text())
-    save(bundle, {**raw, "format_version": 2, "by_engine": {"onnx": test_bundle.own(raw)}})
+    save(bundle, {**raw, "format_version": 2, "by_engine": {"onnx": own(raw)}})
     assert both(probe, bundle)
     save(bundle, {**raw, "format_version": 1, "by_engine": {}})
     assert both(probe, bundle)
@@ -84,12 +83,12 @@ def test_what_holds_for_an_engine_is_checked(probe: Probe, bundle: Path) -> None
 
 def test_a_chat_layout_may_drop_reasoning(probe: Probe, bundle: Path) -> None:
     raw = json.loads((bundle / "manifest.json").read_text())
-    test_bundle.drops_reasoning(raw, 3)
+    test_manifest.drops_reasoning(raw, 3)
     save(bundle, raw)
     assert both(probe, bundle)
 
 
-@pytest.mark.parametrize("more", test_bundle.OF_FORMAT_3)
+@pytest.mark.parametrize("more", test_manifest.OF_FORMAT_3)
 def test_what_format_3_says_of_pictures(probe: Probe, bundle: Path, more: Any) -> None:
     raw = json.loads((bundle / "manifest.json").read_text())
     more(raw, 3)
@@ -98,7 +97,7 @@ def test_what_format_3_says_of_pictures(probe: Probe, bundle: Path, more: Any) -
 
 
 @pytest.mark.parametrize(
-    "change", cases(test_bundle.test_a_wrong_manifest_is_refused_at_its_key), ids=lambda one: one[1]
+    "change", cases(test_manifest.test_a_wrong_manifest_is_refused_at_its_key), ids=lambda one: one[1]
 )
 def test_a_wrong_manifest(probe: Probe, bundle: Path, change: Any) -> None:
     raw = json.loads((bundle / "manifest.json").read_text())
@@ -107,13 +106,13 @@ def test_a_wrong_manifest(probe: Probe, bundle: Path, change: Any) -> None:
     assert not both(probe, bundle)
 
 
-@pytest.mark.parametrize("text", cases(test_bundle.test_a_manifest_that_is_no_json_object_is_one_line))
+@pytest.mark.parametrize("text", cases(test_manifest.test_a_manifest_that_is_no_json_object_is_one_line))
 def test_a_manifest_that_is_no_json_object(probe: Probe, bundle: Path, text: bytes) -> None:
     (bundle / "manifest.json").write_bytes(text)
     assert not both(probe, bundle)
 
 
-@pytest.mark.parametrize("name", cases(test_bundle.test_names_that_could_lead_outside_are_refused))
+@pytest.mark.parametrize("name", cases(test_manifest.test_names_that_could_lead_outside_are_refused))
 def test_names_that_could_lead_outside(probe: Probe, bundle: Path, name: str) -> None:
     raw = json.loads((bundle / "manifest.json").read_text())
     raw["files"][name] = raw["files"]["graph.onnx"]
@@ -125,9 +124,7 @@ def test_names_that_could_lead_outside(probe: Probe, bundle: Path, name: str) ->
     assert not both(probe, bundle)
 
 
-@pytest.mark.parametrize(
-    "damage", cases(test_bundle.test_a_missing_cut_or_swapped_file_is_named), ids=lambda one: one[1]
-)
+@pytest.mark.parametrize("damage", cases(test_open.test_a_missing_cut_or_swapped_file_is_named), ids=lambda one: one[1])
 def test_a_missing_cut_or_swapped_file(probe: Probe, bundle: Path, damage: Any) -> None:
     damage[0](bundle)
     assert not both(probe, bundle)
@@ -136,7 +133,7 @@ def test_a_missing_cut_or_swapped_file(probe: Probe, bundle: Path, damage: Any) 
 @pytest.mark.parametrize(("held", "opens"), [(0, False), (HOLLOW_FROM, True)])
 def test_a_sparse_file(probe: Probe, bundle: Path, held: int, opens: bool) -> None:
     path = bundle / "weights/text.data"
-    test_bundle.hollow(path, HOLLOW_FROM, held)
+    test_open.hollow(path, HOLLOW_FROM, held)
     raw = json.loads((bundle / "manifest.json").read_text())
     raw["files"]["weights/text.data"].update(bytes=HOLLOW_FROM, sample_sha256=file_sample_sha256(path))
     save(bundle, raw)
@@ -144,7 +141,7 @@ def test_a_sparse_file(probe: Probe, bundle: Path, held: int, opens: bool) -> No
 
 
 def test_as_much_as_a_reader_takes(probe: Probe, bundle: Path) -> None:
-    test_bundle.test_as_much_as_a_reader_takes_opens(bundle)
+    test_manifest.test_as_much_as_a_reader_takes_opens(bundle)
     assert both(probe, bundle)
 
 
