@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from itertools import count
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 
@@ -29,7 +29,11 @@ WORK = REPOSITORY / "build" / "kotlin-study"
 #: An INT8 and a float KV cache.
 RECIPES = ("bluelm-v-3b", "int4-g128")
 PROMPT = "Say something about each of these words. " + "word " * 60
-TOKENS, REPEATS, WARMUPS = 128, 5, 3
+TOKENS, REPEATS = 128, 7
+#: CPU time of the answers that one figure is the mean of: Java counts it in steps of 0.01 s.
+LEAST_SECONDS = 1.0
+#: After which a JVM has compiled what a token runs through: its compiler's threads count as well.
+WARM_SECONDS = 20
 
 
 @click.group(help=__doc__)
@@ -84,10 +88,12 @@ def speed(turns: int, presets: tuple[str, ...], output: Path) -> None:
     rows = []
     for bundle in bundles:
         each = [{"kotlin": kotlin(bundle), "python": in_new_process(bundle)} for _ in range(turns)]
+        # Kotlin keeps what all prompts begin with, the chat layout's first tokens.
+        prompt = {by: each[0][by]["prompt"] for by in ("kotlin", "python")}
         for phase in ("prefill", "decode"):
             ratios = [turn["kotlin"][phase] / turn["python"][phase] for turn in each]
             of = {by: [round(1000 * turn[by][phase], 4) for turn in each] for by in ("kotlin", "python")}
-            row = {"bundle": bundle.name, "phase": phase, "ms_a_token": of, "ratio": median(ratios)}
+            row = {"bundle": bundle.name, "phase": phase, "prompt": prompt, "ms_a_token": of, "ratio": median(ratios)}
             rows.append({**row, "range": [min(ratios), max(ratios)]})
             click.echo(f"{bundle.name} {phase}: {median(ratios):.3f} of Python's CPU time ({of} ms a token)")
     write({**provenance(f"python -m tests.android.kotlin_study speed --turns {turns}", 1), "rows": rows}, output)
@@ -99,17 +105,31 @@ def python(bundle: Path) -> None:
     """One turn of the Python runtime: JSON on standard output."""
     with load(bundle, threads=1, engine="onnx") as vlm:
         forbidden = dict.fromkeys(vlm.manifest.tokens.stop, -100.0)
-        asks = count()
-        tokens = len(vlm.tokenize(f"0 {PROMPT}"))
+        beginnings = cycle("01")
+        prompts = set()
+
+        def ask(most: int) -> None:
+            answer = vlm.stream(f"{next(beginnings)} {PROMPT}", config=GenerationConfig(most, logit_bias=forbidden))
+            answer.read()
+            prompts.add(answer.stats.prefill_tokens)
 
         def spent(most: int) -> float:
-            start = time.process_time()
-            vlm.stream(f"{next(asks)} {PROMPT}", config=GenerationConfig(most, logit_bias=forbidden)).read()
-            return time.process_time() - start
+            start, answers = time.process_time(), 0
+            while time.process_time() - start < LEAST_SECONDS:
+                ask(most)
+                answers += 1
+            return (time.process_time() - start) / answers
 
-        one, many = ([spent(most) for _ in range(WARMUPS + REPEATS)][WARMUPS:] for most in (1, TOKENS + 1))
-        first = median(one)
-        click.echo(json.dumps({"prefill": first / tokens, "decode": (median(many) - first) / TOKENS}))
+        end = time.monotonic() + WARM_SECONDS
+        while time.monotonic() < end:
+            ask(TOKENS + 1)
+        ask(TOKENS + 1)
+        prompts.clear()
+        both = [(spent(1), spent(TOKENS + 1)) for _ in range(REPEATS)]
+        (prompt,) = prompts
+        first = median(one for one, _ in both)
+        decode = median(many - one for one, many in both) / TOKENS
+        click.echo(json.dumps({"prompt": prompt, "prefill": first / prompt, "decode": decode}))
 
 
 def in_new_process(bundle: Path) -> dict[str, float]:
@@ -128,7 +148,8 @@ def kotlin(bundle: Path) -> dict[str, float]:
         "prompt": PROMPT,
         "tokens": TOKENS,
         "repeats": REPEATS,
-        "warmups": WARMUPS,
+        "least_milliseconds": int(1000 * LEAST_SECONDS),
+        "warm_seconds": WARM_SECONDS,
     }
     (WORK / "speed.json").write_text(json.dumps({**asked, "stop": stop_tokens(bundle)}))
     run_maven("SpeedStudy", f"-Dcases={WORK}")
