@@ -153,15 +153,24 @@ public class PocketVlm private constructor(private val model: LoadedModel, publi
             bundle: File,
             options: Options = Options(),
             onProgress: (LoadStep) -> Unit = {},
+        ): PocketVlm = openAdmitted(bundle, options, onProgress) {}
+
+        /** As [open]; [admit] may refuse what was opened and checked, before anything is loaded. */
+        internal suspend fun openAdmitted(
+            bundle: File,
+            options: Options,
+            onProgress: (LoadStep) -> Unit,
+            admit: (BundleInfo) -> Unit,
         ): PocketVlm = withContext(Dispatchers.IO) {
             onProgress(LoadStep.MANIFEST)
             val opened = openBundle(bundle, options.verify) { onProgress(LoadStep.FILES) }
             checkLoadable(opened.manifest)
+            val info = infoOf(opened).also(admit)
             currentCoroutineContext().ensureActive()
             val model = LoadedModel.of(opened, options, onProgress)
             if (!currentCoroutineContext().isActive) model.close() // nobody would
             currentCoroutineContext().ensureActive()
-            PocketVlm(model, infoOf(opened))
+            PocketVlm(model, info)
         }
 
         /**

@@ -4,6 +4,7 @@ import android.graphics.Bitmap
 import dev.pocketvlm.Image
 import dev.pocketvlm.PocketVlmException.ImageUnusable
 import dev.pocketvlm.PocketVlmException.NoMemory
+import dev.pocketvlm.bundle.oneLineOf
 import dev.pocketvlm.checkSize
 import dev.pocketvlm.images.Rgb
 

@@ -8,8 +8,7 @@ import dev.pocketvlm.Options
 import dev.pocketvlm.PocketVlm
 import dev.pocketvlm.PocketVlmException.EngineFailed
 import dev.pocketvlm.PocketVlmException.NoMemory
-import kotlinx.coroutines.Dispatchers
-import kotlinx.coroutines.withContext
+import dev.pocketvlm.bundle.oneLineOf
 import java.io.File
 
 /**
@@ -34,12 +33,10 @@ public suspend fun PocketVlm.Companion.open(
 ): PocketVlm {
     switchTelemetryOff()
     val application = context.applicationContext ?: context // there is none while the application itself is made
-    if (options.memoryBudget == 0L) {
-        val info = withContext(Dispatchers.IO) { inspect(bundle) }
-        checkMemory(info.name, info.predictedMemoryBytes, freeMemory(application))
-    }
     val model = try {
-        open(bundle, onAndroid(options, application), onProgress)
+        openAdmitted(bundle, onAndroid(options, application), onProgress) { info ->
+            if (options.memoryBudget == 0L) checkMemory(info.name, info.predictedMemoryBytes, freeMemory(application))
+        }
     } catch (error: LinkageError) {
         val reason = oneLineOf(error)
         throw EngineFailed("ONNX Runtime cannot be loaded: the app lacks it for this device's processor ($reason)", error)

@@ -9,6 +9,7 @@ import dev.pocketvlm.Image
 import dev.pocketvlm.PocketVlmException.ImageUnusable
 import dev.pocketvlm.PocketVlmException.NoMemory
 import dev.pocketvlm.bundle.oneLine
+import dev.pocketvlm.bundle.oneLineOf
 import java.io.ByteArrayOutputStream
 import java.io.IOException
 import java.io.InputStream
@@ -132,6 +133,3 @@ private fun damaged(error: Exception) =
 
 private fun unreadable(uri: Uri, error: Exception) =
     ImageUnusable("the picture ${oneLine(uri.toString(), 120)} cannot be read: ${oneLineOf(error)}")
-
-/** What an exception says, or else what it is called. */
-internal fun oneLineOf(error: Throwable): String = oneLine(error.message ?: error.javaClass.simpleName, 160)

@@ -4,6 +4,7 @@ import android.os.SharedMemory
 import android.system.ErrnoException
 import dev.pocketvlm.KvBuffer
 import dev.pocketvlm.KvMemory
+import dev.pocketvlm.bundle.oneLineOf
 
 /**
  * KV caches outside of the Java heap: Android's direct buffers are part of it, and a cache of 400 MB is more than an app's

@@ -101,3 +101,6 @@ internal fun oneLine(text: String, most: Int = 120): String {
     val printable = text.take(most).map { if (it < ' ' || it in '\u007f'..'\u009f') ' ' else it }.joinToString("")
     return if (text.length > most) "$printable ..." else printable
 }
+
+/** What an exception says, or else what it is called. */
+internal fun oneLineOf(error: Throwable): String = oneLine(error.message ?: error.javaClass.simpleName, 160)

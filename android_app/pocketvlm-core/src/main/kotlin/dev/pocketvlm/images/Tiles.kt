@@ -3,6 +3,7 @@ package dev.pocketvlm.images
 import dev.pocketvlm.PocketVlmException.ImageUnusable
 import dev.pocketvlm.bundle.Grid
 import dev.pocketvlm.bundle.Preprocessing
+import dev.pocketvlm.checkSize
 import java.nio.FloatBuffer
 
 /** Of the largest image or canvas: pixels, and pixels a side. */
@@ -18,10 +19,8 @@ internal class Tiles(val grid: Grid, val thumbnail: Int?, val count: Int, val pi
  * @throws ImageUnusable the size is out of bounds
  */
 internal fun flatten(rgba: ByteArray, width: Int, height: Int): Rgb {
-    val isSize = width in 1..MAX_SIDE && height in 1..MAX_SIDE && width.toLong() * height <= MAX_PIXELS
-    if (!isSize || rgba.size.toLong() != width.toLong() * height * 4) {
-        throw ImageUnusable("an image has from 1 to $MAX_SIDE pixels a side, 64 Mi in all, and 4 bytes a pixel")
-    }
+    checkSize(width, height)
+    if (rgba.size != width * height * 4) throw ImageUnusable("an image of $width x $height has 4 bytes a pixel, not ${rgba.size}")
     val pixels = ByteArray(width * height * 3)
     var out = 0
     for (at in rgba.indices step 4) {

@@ -11,7 +11,7 @@ import dev.pocketvlm.PocketVlmException.BundleDamaged
 import dev.pocketvlm.PocketVlmException.EngineFailed
 import dev.pocketvlm.PocketVlmException.NotPortable
 import dev.pocketvlm.bundle.Bundle
-import dev.pocketvlm.bundle.oneLine
+import dev.pocketvlm.bundle.oneLineOf
 import java.nio.FloatBuffer
 
 private const val TELEMETRY = "ORT_DISABLE_TELEMETRY"
@@ -56,8 +56,6 @@ internal fun <T> running(name: String, interrupt: Interrupt, run: () -> T): T = 
     if (interrupt.reason != null) throw Cancelled()
     throw EngineFailed("$name fails: ${oneLineOf(error)}", error)
 }
-
-internal fun oneLineOf(error: OrtException): String = oneLine(error.message.orEmpty(), 160)
 
 /** The parts of a loadable bundle that this device would hold in memory, bytes, with one conversation's KV cache. */
 internal fun neededBytes(bundle: Bundle): Long {

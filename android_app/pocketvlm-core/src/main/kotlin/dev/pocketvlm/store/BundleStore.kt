@@ -10,6 +10,7 @@ import dev.pocketvlm.bundle.MAX_MANIFEST
 import dev.pocketvlm.bundle.Manifest
 import dev.pocketvlm.bundle.checkLoadable
 import dev.pocketvlm.bundle.fileSha256
+import dev.pocketvlm.bundle.oneLineOf
 import dev.pocketvlm.bundle.openBundle
 import dev.pocketvlm.bundle.parseManifest
 import dev.pocketvlm.bundle.sha256
@@ -297,7 +298,7 @@ public class BundleStore internal constructor(
     private fun diskFailure(error: IOException, needed: Long): PocketVlmException {
         val said = if (error is FileSystemException) error.reason else error.message
         if (FULL.any { said.orEmpty().contains(it) }) return NoSpace(needed, freeBytes(directory), error)
-        return DownloadFailed("the store's directory cannot be read or written (${reason(error)})", retryable = false, error)
+        return DownloadFailed("the store's directory cannot be read or written (${oneLineOf(error)})", retryable = false, error)
     }
 }
 

@@ -6,6 +6,7 @@ import dev.pocketvlm.bundle.MANIFEST
 import dev.pocketvlm.bundle.MAX_MANIFEST
 import dev.pocketvlm.bundle.fileSha256
 import dev.pocketvlm.bundle.oneLine
+import dev.pocketvlm.bundle.oneLineOf
 import dev.pocketvlm.bundle.sha256
 import kotlinx.coroutines.delay
 import java.io.ByteArrayOutputStream
@@ -211,5 +212,5 @@ private val STRONG_TAG = Regex("\"[\\x21\\x23-\\x7e]*\"")
 private suspend fun read(response: Transport.Response, block: ByteArray, most: Int): Int = try {
     blocking(abandoned = response::close) { response.body.read(block, 0, most) }
 } catch (error: IOException) {
-    throw Failure("the connection broke off (${reason(error)})", again = true, cause = error)
+    throw Failure("the connection broke off (${oneLineOf(error)})", again = true, cause = error)
 }

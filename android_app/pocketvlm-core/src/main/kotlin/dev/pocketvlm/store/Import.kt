@@ -2,6 +2,7 @@ package dev.pocketvlm.store
 
 import dev.pocketvlm.PocketVlmException.DownloadFailed
 import dev.pocketvlm.PocketVlmException.NoSpace
+import dev.pocketvlm.bundle.oneLineOf
 import java.io.IOException
 import java.io.InputStream
 
@@ -34,7 +35,7 @@ internal class ImportSource(
             read()
         } catch (error: IOException) {
             check() // closed by who cancelled
-            throw DownloadFailed("the archive cannot be read (${reason(error)}): open it again", retryable = true, error)
+            throw DownloadFailed("the archive cannot be read (${oneLineOf(error)}): open it again", retryable = true, error)
         }
     }
 

@@ -1,6 +1,7 @@
 package dev.pocketvlm.store
 
 import dev.pocketvlm.bundle.oneLine
+import dev.pocketvlm.bundle.oneLineOf
 import java.io.IOException
 import java.net.MalformedURLException
 import java.net.URL
@@ -68,9 +69,9 @@ private suspend fun answer(transport: Transport, at: URL, headers: Map<String, S
 } catch (error: IOException) {
     // A certificate that is refused now will be refused in a second; everything else may be the network.
     val again = error !is SSLHandshakeException && error !is SSLPeerUnverifiedException
-    throw Failure("${at.host} gives no answer (${reason(error)})", again, cause = error)
+    throw Failure("${at.host} gives no answer (${oneLineOf(error)})", again, cause = error)
 } catch (error: IllegalArgumentException) {
-    throw Failure("${shown(at.toString())} is no address (${reason(error)})", again = false, cause = error)
+    throw Failure("${shown(at.toString())} is no address (${oneLineOf(error)})", again = false, cause = error)
 }
 
 private fun refuseEncoded(response: Transport.Response) {
@@ -106,9 +107,6 @@ internal fun waitOf(header: String?, now: ZonedDateTime = ZonedDateTime.now()): 
         null
     }
 }
-
-internal fun reason(error: Throwable): String =
-    oneLine(error.message ?: error.javaClass.simpleName, 120)
 
 /** An address as an error may show it: a token in it would be behind the question mark. */
 internal fun shown(url: String): String = oneLine(url.substringBefore('?'), 160)
