@@ -49,6 +49,11 @@ def library(modules: Path, build: Path, pages: bytes) -> dict[str, bytes]:
         PocketVlmError: there is no Maven or JDK, or the code does not compile.
     """
     core, android = (tree(folder) for folder in maven.compile_modules(modules, build))
+    return packed(modules, core, android, pages)
+
+
+def packed(modules: Path, core: dict[str, bytes], android: dict[str, bytes], pages: bytes) -> dict[str, bytes]:
+    """``library`` of classes that were compiled: those of ``maven.MODULES``, by path."""
     core_sources, android_sources = (
         tree(modules / module / "src" / "main" / "kotlin", ".kt") for module in maven.MODULES
     )
@@ -146,11 +151,26 @@ def build_apk() -> None:
         raise PocketVlmError(f"there is no sample app in {(MODULES / SAMPLE).relative_to(REPOSITORY)}")
     folders = maven.compile_modules(MODULES, BUILD, (*maven.MODULES, SAMPLE))
     archive = unzipped(engine.archive(BUILD / "engine"))
-    folder = BUILD / "apk"
-    repository.write(folder, _parts([tree(path, ".class") for path in folders], archive))
-    needed = maven.files(BUILD / "tools", *(Dependency(str(catalog.library(alias))) for alias in AT_RUN_TIME))
-    (r8,) = maven.files(BUILD / "tools", Dependency(str(catalog.library("r8")), alone=True))
-    (hidden,) = maven.files(BUILD / "tools", Dependency(str(catalog.library("android-all")), alone=True))
+    made = sample_apk([tree(path, ".class") for path in folders], archive, BUILD / "apk", BUILD / "tools")
+    target = DIST / "pocketvlm-sample.apk"
+    write_whole(target, made.read_bytes())
+    for name, size in apk.sizes(target).items():
+        sys.stdout.write(f"{size / 1e6:>8.2f} MB  {name}\n")
+    sys.stdout.write(f"adb install {target.relative_to(REPOSITORY)}\n")
+
+
+def sample_apk(classes: list[dict[str, bytes]], archive: dict[str, bytes], folder: Path, tools: Path) -> Path:
+    """The signed APK of the sample app, below ``folder``, which is replaced.
+
+    ``classes``: of our modules and the app; ``archive``: the engine's AAR; ``tools``: which files the tools are.
+
+    Raises:
+        PocketVlmError: a tool is missing or refuses something, or the APK is not as it should be.
+    """
+    repository.write(folder, _parts(classes, archive))
+    needed = maven.files(tools, *(Dependency(str(catalog.library(alias))) for alias in AT_RUN_TIME))
+    (r8,) = maven.files(tools, Dependency(str(catalog.library("r8")), alone=True))
+    (hidden,) = maven.files(tools, Dependency(str(catalog.library("android-all")), alone=True))
     android = folder / "android" / "android.jar"
     android.parent.mkdir()
     apk.public_classes(hidden, api_levels.levels(r8), android)
@@ -163,12 +183,7 @@ def build_apk() -> None:
         natives={name.replace("jni/", "lib/", 1): archive[name] for name in archive if name.startswith(ON_PHONES)},
         library=(MODULES / maven.MODULES[1] / "src" / "main" / "AndroidManifest.xml").read_bytes(),
     )
-    made = apk.built(app, r8, android, folder, BUILD / "debug.p12")
-    target = DIST / "pocketvlm-sample.apk"
-    write_whole(target, made.read_bytes())
-    for name, size in apk.sizes(target).items():
-        sys.stdout.write(f"{size / 1e6:>8.2f} MB  {name}\n")
-    sys.stdout.write(f"adb install {target.relative_to(REPOSITORY)}\n")
+    return apk.built(app, r8, android, folder, tools / "debug.p12")
 
 
 def _parts(classes: list[dict[str, bytes]], archive: dict[str, bytes]) -> dict[str, bytes]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from android_app.library import build, classfile
+from android_app.library import build, classfile, maven
 from android_app.library import repository as written
 from android_app.library.archives import tree, unzipped
 from android_app.library.classfile import ClassFile
@@ -22,10 +23,18 @@ def tools(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def built(repository: Path, shared: Path) -> Path:
-    """A folder with the Maven repository, ``maven``, and what was compiled for it, ``build``. Read only."""
+    """A folder with the Maven repository, ``maven``, and what was compiled for it, ``build``, of a copy elsewhere.
+
+    Read only.
+    """
 
     def make(folder: Path) -> None:
-        written.write(folder / "maven", build.library(repository / ANDROID_APP, folder / "build", PAGES))
+        copy = folder / "elsewhere" / ANDROID_APP
+        copy.mkdir(parents=True)
+        shutil.copy(repository / ANDROID_APP / "pom.xml", copy)
+        for module in (*maven.MODULES, "testing", "sample"):
+            shutil.copytree(repository / ANDROID_APP / module, copy / module, copy_function=shutil.copyfile)
+        written.write(folder / "maven", build.library(copy, folder / "build", PAGES))
 
     return once(shared / "android-library", make)
 

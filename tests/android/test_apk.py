@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import subprocess
 import zipfile
 from pathlib import Path
@@ -11,14 +10,9 @@ import pytest
 
 from android_app.library import aar, alignment, apk, engine, programs
 from pocketvlm.errors import PocketVlmError
+from tests.android.library import elf
 
 LIBRARY = "lib/arm64-v8a/libexample.so"
-
-
-def elf(alignment: int = 16384, offset: int = 0, address: int = 0) -> bytes:
-    """The headers of a native library of 64 bits with one segment in memory."""
-    header = struct.pack("<16s2HI3QI6H", b"\x7fELF\2\1\1", 3, 183, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
-    return header + struct.pack("<2I6Q", 1, 5, offset, address, 0, 120, 120, alignment)
 
 
 def test_a_librarys_manifest_is_merged() -> None:

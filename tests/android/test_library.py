@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import subprocess
 import tomllib
 import zipfile
@@ -16,7 +15,7 @@ from android_app.library import aar, api_levels, build, catalog, classfile, mave
 from android_app.library.archives import unzipped
 from android_app.library.classfile import ClassFile
 from pocketvlm.errors import PocketVlmError
-from tests.android.library import ANDROID_APP, FOLDER, PAGES
+from tests.android.library import ANDROID_APP, FOLDER
 
 POM = "{http://maven.apache.org/POM/4.0.0}"
 
@@ -66,17 +65,6 @@ def test_sources_are_all_there(files: dict[str, bytes], repository: Path) -> Non
         path for module in maven.MODULES for path in (repository / ANDROID_APP / module / "src/main").rglob("*.kt")
     ]
     assert sorted(sources.values()) == sorted(path.read_bytes() for path in paths)
-
-
-def test_another_folder_and_another_day_give_the_same_bytes(
-    files: dict[str, bytes], repository: Path, tmp_path: Path
-) -> None:
-    copy = tmp_path / "elsewhere" / "android_app"
-    copy.mkdir(parents=True)
-    shutil.copy(repository / ANDROID_APP / "pom.xml", copy)
-    for module in (*maven.MODULES, "testing", "sample"):
-        shutil.copytree(repository / ANDROID_APP / module, copy / module, copy_function=shutil.copyfile)
-    assert build.library(copy, tmp_path / "build", PAGES) == files
 
 
 def test_the_repository_is_replaced_whole(tmp_path: Path) -> None:

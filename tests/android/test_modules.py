@@ -6,16 +6,22 @@ Android's part and the sample run on Robolectric: Android's classes on this mach
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
+from android_app.library import aar, apk, build, catalog, maven, programs
+from android_app.library.archives import tree
+from pocketvlm.errors import PocketVlmError
 from pocketvlm.runtime import GenerationConfig, load
 from pocketvlm.scenes import draw
 from tests.android.archives import write_archives
 from tests.android.dialogues import write_dialogues
 from tests.android.graphs import family_bundles, write_graphs
 from tests.android.hostile import refuses_manifest, write_bundles, write_manifests
+from tests.android.library import ANDROID_APP, PAGES, engine
 from tests.android.maven import KEYS, counts, counts_of, run_tests
 from tests.android.pictures import write_large, write_pictures
 from tests.android.portable import write_portable
@@ -93,6 +99,59 @@ def test_a_modules_own_tests_pass(said: str, repository: Path, module: str) -> N
     assert found["tests"] >= LEAST[module]
 
 
+def test_another_folder_and_another_day_give_the_same_library(
+    said: str, files: dict[str, bytes], repository: Path
+) -> None:
+    """Of what was compiled for the tests here and for an app elsewhere, by files that are as old as their copy."""
+    assert said is not None
+    core, android = (tree(repository / "build" / "android" / module / "classes") for module in maven.MODULES)
+    assert build.packed(repository / ANDROID_APP, core, android, PAGES) == files
+    core["another"] = b""
+    assert build.packed(repository / ANDROID_APP, core, android, PAGES) != files
+
+
+# --- The sample app's APK ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sample(said: str, repository: Path, tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of what was compiled for the tests, as `make apk` builds it; only the engine's native part is not in it."""
+    assert said is not None
+    classes = [tree(repository / "build" / "android" / module / "classes", ".class") for module in LEAST]
+    folder = tmp_path_factory.mktemp("apk") / "app"
+    return build.sample_apk(classes, engine(tools), folder, tools)
+
+
+def test_the_apk_is_what_a_phone_installs(sample: Path) -> None:
+    said = programs.run("aapt2", "dump", "badging", sample)
+    assert "package: name='dev.pocketvlm.sample'" in said
+    for name in ("min-sdk", "target-sdk"):
+        assert f"dkVersion:'{catalog.version(name)}'" in said
+    assert "launchable-activity: name='dev.pocketvlm.sample.MainActivity'" in said
+    assert "native-code: 'arm64-v8a' 'x86_64'" in said
+
+
+def test_all_that_the_manifest_names_is_in_the_code(sample: Path) -> None:
+    application = ElementTree.parse(sample.with_name("AndroidManifest.xml")).getroot().find("application")
+    assert application is not None
+    package = "dev.pocketvlm.sample"
+    components = [one.get(f"{{{aar.ANDROID}}}name", "") for one in application if one.tag in ("activity", "service")]
+    names = {f"{package}{name}" if name.startswith(".") else name for name in components}
+    assert {f"{package}.MainActivity", "dev.pocketvlm.android.ProbeService"} <= names <= apk.class_names(sample)
+
+
+def test_an_apk_that_was_changed_or_lacks_its_activity_is_refused(sample: Path, tmp_path: Path) -> None:
+    with pytest.raises(PocketVlmError, match=r"has no class dev\.pocketvlm\.sample\.Other"):
+        apk.verify(sample, "dev.pocketvlm.sample.Other")
+    changed = tmp_path / "changed.apk"
+    shutil.copy(sample, changed)
+    content = bytearray(changed.read_bytes())
+    content[content.index(b"classes.dex") + 40] ^= 1
+    changed.write_bytes(content)
+    with pytest.raises(PocketVlmError, match="apksigner failed"):
+        apk.verify(changed, "dev.pocketvlm.sample.MainActivity")
+
+
 def test_a_failure_is_counted() -> None:
     report = '<testsuite xmlns="x" name="ATest" time="1" tests="3" errors="1" skipped="0" failures="2"><testcase/>'
     assert counts_of(report + report) == dict(zip(KEYS, (6, 4, 2, 0), strict=True))
@@ -101,8 +160,10 @@ def test_a_failure_is_counted() -> None:
 def test_cases_are_of_both_kinds(cases: Path) -> None:
     """A reader that refuses everything, or nothing, would be seen."""
     lines = [json.loads(line) for line in (cases / "manifests.jsonl").read_text().splitlines()]
+    graphs = [json.loads(line) for line in (cases / "graphs.jsonl").read_text().splitlines()]
     for listed in (lines, json.loads((cases / "bundles.json").read_text())):
         assert 0 < sum(one["refused"] for one in listed) < len(listed)
+    assert 100 < sum(bool(one["refused"]) for one in graphs) < len(graphs) - 60
     assert refuses_manifest(b"{}", loads=False)
 
 

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
 from android_app.library import catalog
 from pocketvlm import __version__
 
@@ -47,6 +49,38 @@ def test_versions_are_the_catalogs(repository: Path) -> None:
     assert root.get(f"{ANDROID}versionName") == __version__
     assert levels.get(f"{ANDROID}minSdkVersion") == catalog.version("min-sdk")
     assert levels.get(f"{ANDROID}targetSdkVersion") == catalog.version("target-sdk")
+
+
+#: Text's colours, and what they stand on.
+SHOWN = [(text, below) for text in ("text", "text_quiet") for below in ("background", "card")] + [
+    ("text", "question"), ("text", "problem"), ("accent", "background"), ("accent", "card"), ("background", "accent"),
+]  # fmt: skip
+#: Of text of any size: WCAG 2.2, success criterion 1.4.3.
+LEAST_CONTRAST = 4.5
+
+
+@pytest.mark.parametrize("folder", ["values", "values-night"])
+def test_text_can_be_read(folder: str, repository: Path) -> None:
+    colors = _strings(repository / RESOURCES / folder / "colors.xml")
+    faint = {pair: contrast(*(colors[name] for name in pair)) for pair in SHOWN}
+    assert {pair: found for pair, found in faint.items() if found < LEAST_CONTRAST} == {}
+
+
+def test_contrast_is_wcags() -> None:
+    assert contrast("#000000", "#ffffff") == contrast("#ffffff", "#000000") == pytest.approx(21)
+    assert 4.47 < contrast("#777777", "#ffffff") < LEAST_CONTRAST  # the best known near miss
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours, 1 to 21: WCAG 2.2's contrast ratio of relative luminances."""
+    darker, lighter = sorted(map(_luminance, (one, other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(color: str) -> float:
+    channels = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (at / 12.92 if at <= 0.04045 else ((at + 0.055) / 1.055) ** 2.4 for at in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def _strings(path: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from android_app.library import build, catalog, classfile, maven, programs
-from android_app.library.archives import unzipped, zipped
+from android_app.library.archives import tree, unzipped, zipped
 from android_app.library.maven import Dependency
 from pocketvlm.errors import PocketVlmError
 from pocketvlm.runtime import GenerationConfig, load
@@ -92,10 +92,14 @@ def kotlin(classpath: list[Path], folder: Path, tools: Path) -> Path:
 
 
 def answer(classpath: Sequence[Path], asked: Asked, home: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "HOME": str(home)}
     joined = os.pathsep.join(map(str, classpath))
     command = ["java", *programs.SHORT_RUN, *options, f"-Duser.home={home}", "-cp", joined, MAIN, *asked.arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=600)
+    return subprocess.run(command, capture_output=True, text=True, env=environment(home), check=False, timeout=600)
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Of a program that sends nothing, and leaves what it writes in a folder of its own."""
+    return {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "HOME": str(home)}
 
 
 def test_a_project_of_its_own_compiles_and_answers(
@@ -151,9 +155,20 @@ def natives(classpath: list[Path], scratch: Path) -> Path:
     return scratch / "natives"
 
 
-@pytest.mark.parametrize("with_rules", [True, False])
-def test_an_app_shrunk_by_our_rules_answers_and_dies_without(
-    with_rules: bool,
+#: Of Android, which is not here, coroutines' dispatcher of the main thread makes use, and nothing that runs.
+KEPT = "-keep class {} {{ public static void main(java.lang.String[]); }}\n-dontwarn android.**\n"
+
+
+def shrunk(r8: Path, inputs: Sequence[Path], main: str, rules: str, folder: Path) -> Path:
+    """A jar of what R8 leaves of a program, with what the library's own rules keep of it."""
+    (folder / "rules.pro").write_text(KEPT.format(main) + rules)
+    target = folder / "shrunk.jar"
+    known = [programs.java_home()]
+    programs.r8(r8, inputs, known, [folder / "rules.pro"], target, "--classfile", "--no-data-resources")
+    return target
+
+
+def test_an_app_shrunk_by_our_rules_answers(
     program: Path,
     classpath: list[Path],
     archive: dict[str, bytes],
@@ -162,29 +177,36 @@ def test_an_app_shrunk_by_our_rules_answers_and_dies_without(
     asked: Asked,
     tmp_path: Path,
 ) -> None:
+    jar = shrunk(r8, [program, *classpath], MAIN, archive["proguard.txt"].decode(), tmp_path)
+    assert len(unzipped(jar)) < len(unzipped(classpath[0])) + 600  # most of Kotlin and coroutines is gone
+    (tmp_path / "home").mkdir()
+    done = answer([jar, natives], asked, tmp_path / "home")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads(done.stdout) == asked.ids
+
+
+@pytest.mark.parametrize("with_rules", [True, False])
+def test_the_engine_lives_by_our_rules_and_dies_without(
+    with_rules: bool, classpath: list[Path], archive: dict[str, bytes], natives: Path, r8: Path, tmp_path: Path
+) -> None:
+    """Its native part finds classes and members by their names."""
     rules = archive["proguard.txt"].decode()
     assert rules.count("-keep ") == 1
     if not with_rules:
         rules = "".join(line for line in rules.splitlines(keepends=True) if not line.startswith("-keep "))
-    # Of Android, which is not here, coroutines' dispatcher of the main thread makes use, and nothing that runs.
-    main = f"-keep class {MAIN} {{ public static void main(java.lang.String[]); }}\n-dontwarn android.**\n"
-    (tmp_path / "rules.pro").write_text(main + rules)
-    shrunk = tmp_path / "shrunk.jar"
-    programs.r8(
-        r8,
-        [program, *classpath],
-        [programs.java_home()],
-        [tmp_path / "rules.pro"],
-        shrunk,
-        "--classfile",
-        "--no-data-resources",
+    (tmp_path / "Engine.java").write_text(
+        "class Engine { public static void main(String[] none) {"
+        " System.out.println(ai.onnxruntime.OrtEnvironment.getEnvironment().getVersion()); } }"
     )
-    assert len(unzipped(shrunk)) < len(unzipped(classpath[0])) + 600  # most of Kotlin and coroutines is gone
-    (tmp_path / "home").mkdir()
-    done = answer([shrunk, natives], asked, tmp_path / "home")
+    (engine,) = (path for path in classpath if path.name.startswith("onnxruntime-"))
+    programs.run("javac", "-cp", engine, "-d", tmp_path / "classes", tmp_path / "Engine.java")
+    (tmp_path / "engine.jar").write_bytes(zipped(tree(tmp_path / "classes")))
+    jar = shrunk(r8, [tmp_path / "engine.jar", engine], "Engine", rules, tmp_path)
+    joined = os.pathsep.join(map(str, (jar, natives)))
+    command = ["java", *programs.SHORT_RUN, "-cp", joined, "Engine"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path), check=False)
     if with_rules:
-        assert done.returncode == 0, done.stderr[-4000:]
-        assert json.loads(done.stdout) == asked.ids
+        assert done.stdout.strip() == catalog.version("onnxruntime"), done.stderr[-4000:]
     else:
         assert done.returncode != 0
         assert "UnsatisfiedLinkError" in done.stderr
@@ -204,9 +226,9 @@ def test_the_code_that_android_runs_answers(
         names = archive.namelist()
         assert "classes2.dex" not in names
         archive.extract("classes.dex", tmp_path)
-    environment = {**os.environ, "PYTHON": "/usr/bin/python3"}
+    own = {**os.environ, "PYTHON": "/usr/bin/python3"}
     command = ["enjarify", "-o", str(tmp_path / "again.jar"), str(tmp_path / "classes.dex")]
-    subprocess.run(command, check=True, env=environment, capture_output=True)
+    subprocess.run(command, check=True, env=own, capture_output=True)
     again = unzipped(tmp_path / "again.jar")
     assert len(again) > 100
     (tmp_path / "again.jar").write_bytes(zipped({name: with_interfaces(content) for name, content in again.items()}))
