@@ -17,6 +17,7 @@ BACKENDS: dict[str, str] = {
     "onnx": "pocketvlm.export.onnx.lower",
     "executorch": "pocketvlm.export.executorch.lower",
     "neuropilot": "pocketvlm.export.neuropilot.lower",
+    "qnn": "pocketvlm.export.qnn.lower",
 }
 
 

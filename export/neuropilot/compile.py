@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from pocketvlm.errors import ExportError, one_line
-from pocketvlm.export.neuropilot.checks import first_step
 from pocketvlm.export.neuropilot.modules import DecoderChunk, Encoder, Explicit, exported
 from pocketvlm.export.neuropilot.options import options_of
-from pocketvlm.export.neuropilot.rounding import Scales
+from pocketvlm.export.npu.checks import first_step
+from pocketvlm.export.npu.rounding import Scales
 from pocketvlm.machine.neuropilot_tools import how_to_get, is_installed, missing_for_npu
 
 if TYPE_CHECKING:

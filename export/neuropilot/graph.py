@@ -17,8 +17,8 @@ import numpy as np
 import onnx_ir as ir
 
 from pocketvlm.errors import ExportError
-from pocketvlm.export.neuropilot.program import decoder_head, decoder_layers, vision_encoder
-from pocketvlm.export.neuropilot.rounding import PROBABILITY_STEP, Scales
+from pocketvlm.export.npu.graphs import StepShape, decoder_graph, vision_graph
+from pocketvlm.export.npu.rounding import MEDIATEK, Scales
 from pocketvlm.export.onnx.graph import GraphBuilder
 from pocketvlm.export.store.weights import FloatWeight, GroupedWeight, IntegerWeight, StoredWeight, WeightStore
 from pocketvlm.models.config import DecoderConfig, VlmConfig
@@ -41,6 +41,8 @@ class Rounded:
 class NpuGraph:
     """A builder of one graph of the program, from one store of weights."""
 
+    roundings = MEDIATEK
+
     def __init__(self, name: str, store: WeightStore, scales: Scales) -> None:
         self.builder = GraphBuilder(name, OPSET)
         self.store, self.scales = store, scales
@@ -62,11 +64,14 @@ class NpuGraph:
 
     def probabilities(self, value: ir.Value) -> Rounded:
         """What a softmax gives."""
-        return self._quantized(value, PROBABILITY_STEP, ir.DataType.INT16)
+        return self._quantized(value, self.roundings.probability_step, ir.DataType.INT16)
 
     def numbers(self, value: Rounded) -> ir.Value:
         """What the codes stand for, float32."""
         return self.builder.op("DequantizeLinear", value.codes, self.number(value.scale))
+
+    def floats(self, value: Rounded) -> ir.Value:
+        return self.numbers(value)
 
     def _quantized(self, value: ir.Value, scale: float, dtype: ir.DataType) -> Rounded:
         return Rounded(self.builder.op("QuantizeLinear", value, self.number(scale), output_dtype=dtype), scale)
@@ -187,6 +192,9 @@ class NpuGraph:
         square = op("ReduceMean", op("Mul", numbers, numbers), axis, keepdims=1)
         return op("Mul", numbers, op("Reciprocal", op("Sqrt", op("Add", square, self.number(epsilon)))))
 
+    def rms_norm(self, numbers: ir.Value, weight: ir.Value, epsilon: float) -> ir.Value:
+        return self.multiply(weight, self.normed(numbers, epsilon))
+
     def layer_norm(self, numbers: ir.Value, weight: ir.Value, bias: ir.Value, epsilon: float) -> ir.Value:
         return self.builder.op("LayerNormalization", numbers, weight, bias, axis=-1, epsilon=epsilon)
 
@@ -265,46 +273,13 @@ def codes_name(name: str) -> str:
     return f"codes.{name}"
 
 
-@dataclass(frozen=True)
-class StepShape:
-    """The shape of a decoder graph: tokens of a step, rows of the cache."""
-
-    tokens: int
-    length: int
-
-
 def build_decoder(
     name: str, store: WeightStore, config: DecoderConfig, scales: Scales, layers: range, step: StepShape
 ) -> ir.Model:
-    """hidden, mask, rope, past_key.*, past_value.* -> hidden or logits, present_key.*, present_value.*
-
-    The order of inputs and outputs is that of MediaTek's runner. The last layers come with the head.
-    """
-    graph, tokens, width = NpuGraph(name, store, scales), step.tokens, step.length + step.tokens
-    builder, shape = graph.builder, [1, config.num_key_value_heads, step.length, config.head_dim]
-    inputs = (
-        builder.input("hidden", "float32", [1, tokens, config.hidden_size]),
-        builder.input("mask", "float32", [1, 1, tokens, width]),
-        builder.input("rope", "float32", [1, 2, tokens, config.head_dim]),
-    )
-    past = [builder.input(f"past_{part}.{at}", "int8", shape) for part in ("key", "value") for at in layers]
-    stream, *present = decoder_layers(graph, config, layers, inputs, past, (tokens, step.length))
-    if layers.stop == config.num_hidden_layers:
-        logits = decoder_head(graph, config, stream)
-        builder.output(graph.numbers(logits), "logits", "float32", [1, tokens, config.vocab_size])
-    else:
-        builder.output(graph.numbers(stream), "next_hidden", "float32", [1, tokens, config.hidden_size])
-    names = [f"present_{part}.{layer}" for part in ("key", "value") for layer in layers]
-    for output, extended in zip(names, present, strict=True):
-        builder.output(extended, output, "int8", shape)
-    return builder.model()
+    """As ``decoder_graph``; the order of inputs and outputs is that of MediaTek's runner."""
+    return decoder_graph(NpuGraph(name, store, scales), config, layers, step)
 
 
 def build_vision(name: str, store: WeightStore, config: VlmConfig, scales: Scales, tiles: int) -> ir.Model:
-    """patches float32 [tiles, patches, width] -> image_embeds float32 [tiles, tokens per tile, hidden]"""
-    assert config.vision is not None
-    graph = NpuGraph(name, store, scales)
-    patches = graph.builder.input("patches", "float32", [tiles, config.vision.rows, config.vision.hidden_size])
-    tokens = graph.numbers(vision_encoder(graph, config, patches, tiles))
-    graph.builder.output(tokens, "image_embeds", "float32", [tiles, config.tokens_per_tile, config.text.hidden_size])
-    return graph.builder.model()
+    """As ``vision_graph``."""
+    return vision_graph(NpuGraph(name, store, scales), config, tiles)

@@ -9,48 +9,31 @@ program, in PyTorch with explicit quantize and dequantize operators, is compiled
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-import onnx_ir as ir
-import torch
 
 from pocketvlm.bundle.manifest import NpuProgram, Part
 from pocketvlm.export.job import Job, Lowered
-from pocketvlm.export.neuropilot import checks as npu_checks
 from pocketvlm.export.neuropilot import compile as neuropilot_compile
-from pocketvlm.export.neuropilot.graph import StepShape, build_decoder, build_vision
+from pocketvlm.export.neuropilot.graph import NpuGraph
 from pocketvlm.export.neuropilot.options import options_of
-from pocketvlm.export.neuropilot.ranges import observe, scales_of
-from pocketvlm.export.neuropilot.rounding import Scales
-from pocketvlm.export.neuropilot.weights import TEXT_DATA, VISION_DATA, for_npu, store_text, store_vision
-from pocketvlm.export.onnx.embedding import token_embedding
-from pocketvlm.export.onnx.lower import MINIMUM_ONNXRUNTIME, patch_embedding, save_part
+from pocketvlm.export.npu import checks, parts
+from pocketvlm.export.npu.parts import TILE_BATCHES, WrittenProgram
+from pocketvlm.export.npu.ranges import observe, scales_of
+from pocketvlm.export.npu.rounding import Scales
+from pocketvlm.export.npu.weights import for_npu, store_patch_embedding, store_text, store_vision
+from pocketvlm.export.onnx.lower import MINIMUM_ONNXRUNTIME
 from pocketvlm.export.read.calibration import DEFAULT_PICTURES
 from pocketvlm.export.store.as_stored import check_free
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.models.config import DecoderConfig
-from pocketvlm.models.rope import rope_tables
+from pocketvlm.models.shapes import EMBEDDING_TABLE
 from pocketvlm.recipe import Recipe
 
-#: Tiles of a graph, from many to one: the paper's four, and what is left over one by one. Another graph for two or
-#: three would be loaded for the last few tiles of some pictures; padding to four would take the time of four.
-TILE_BATCHES = (4, 1)
 ROPE = "npu_rope.f32"
+#: Weights of the vision graphs and of the text graphs.
+VISION_DATA, TEXT_DATA = "npu_vision.data", "npu_text.data"
 COPIES = 1
 #: Begins the names of this back end's files.
 PREFIX = "npu_"
-
-
-@dataclass(frozen=True)
-class WrittenProgram:
-    """The program that was written: its parts, its scales, and the layers of each chunk."""
-
-    parts: dict[str, Part]
-    scales: Scales
-    chunks: tuple[range, ...]
 
 
 def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> tuple[Recipe, str | None]:
@@ -83,9 +66,9 @@ def lower(job: Job) -> Lowered:
     scales = scales_of(ranges, job.recipe.kv_cache.headroom)
     chunks = options.layers(config.text.num_hidden_layers)
     program = WrittenProgram(write_parts(job, store, scales, chunks), scales, chunks)
-    _write_rope(job.directory / ROPE, config.text, job.kv_length)
+    parts.write_rope(job.directory / ROPE, config.text, job.kv_length)
     job.progress.phase("check the NPU's program", len(program.parts))
-    fidelity = npu_checks.check_program(job, store, program.parts, scales, chunks)
+    fidelity = checks.check_program(job, store, program.parts, scales, chunks)
     programs: Sequence[str] = ()
     if options.compiled:
         programs = neuropilot_compile.compile_program(job, store, scales, chunks, TILE_BATCHES)
@@ -113,45 +96,15 @@ def store_weights(job: Job) -> WeightStore:
     store = WeightStore(job.checkpoint, job.recipe, job.directory, progress.advance, job.calibrated, job.split_bytes)
     if config.vision is not None:
         with store.writing_to(VISION_DATA):
+            store_patch_embedding(store, config)
             store_vision(store, config)
     with store.writing_to(TEXT_DATA):
+        store.table(EMBEDDING_TABLE)
         store_text(store, config.text)
     return store
 
 
 def write_parts(job: Job, store: WeightStore, scales: Scales, chunks: Sequence[range]) -> dict[str, Part]:
     """All graphs, by the names of their parts."""
-    config, parts = job.checkpoint.config, {}
-
-    def save(name: str, model: ir.Model) -> None:
-        model.graph.name = f"{PREFIX}{name}"
-        parts[name] = save_part(model, job.directory)
-
-    if config.vision is not None:
-        save("patch_embedding", patch_embedding(store, config))
-        for tiles in TILE_BATCHES:
-            name = vision_part(tiles)
-            save(name, build_vision(name, store, config, scales, tiles))
-    save("token_embedding", token_embedding(store, config.text))
-    for at, layers in enumerate(chunks):
-        for tokens in (min(options_of(job.recipe).prefill_tokens, job.kv_length), 1):
-            name = decoder_part(at, tokens)
-            step = StepShape(tokens, job.kv_length)
-            save(name, build_decoder(name, store, config.text, scales, layers, step))
-    return parts
-
-
-def vision_part(tiles: int) -> str:
-    """The part that encodes so many tiles."""
-    return f"vision_encoder_{tiles}"
-
-
-def decoder_part(chunk: int, tokens: int) -> str:
-    """The part of a chunk's layers for a step of so many tokens."""
-    return f"text_decoder_{chunk}_{tokens}"
-
-
-def _write_rope(path: Path, config: DecoderConfig, length: int) -> None:
-    """float32 [2, length, head size]: cos and sin, each half twice, as the graphs take rows of them."""
-    tables = [table.repeat(1, 2).numpy() for table in rope_tables(config, torch.arange(length))]
-    path.write_bytes(np.stack(tables).astype("<f4").tobytes())
+    prefill = options_of(job.recipe).prefill_tokens
+    return parts.write_parts(job, store, PREFIX, chunks, prefill, lambda name: NpuGraph(name, store, scales))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pocketvlm.export.neuropilot import program
-from pocketvlm.export.neuropilot.rounding import PROBABILITY_STEP, TOP8, TOP16, Scales, TensorArithmetic
+from pocketvlm.export.npu import program
+from pocketvlm.export.npu.rounding import TOP8, TOP16, Scales, TensorArithmetic
 
 if TYPE_CHECKING:
     from pocketvlm.export.store.weights import WeightStore
@@ -32,7 +32,7 @@ class Explicit(nn.Module, TensorArithmetic):
         return self._through(values, self._scales.values[name], -TOP16 - 1, TOP16, torch.int16)
 
     def probabilities(self, values: Tensor) -> Tensor:
-        return self._through(values, PROBABILITY_STEP, -TOP16 - 1, TOP16, torch.int16)
+        return self._through(values, self.roundings.probability_step, -TOP16 - 1, TOP16, torch.int16)
 
     def linear(self, name: str, hidden: Tensor, factor: float) -> Tensor:
         bits = self._store.precision[name].bits

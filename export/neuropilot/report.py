@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pocketvlm.export.neuropilot import program
-from pocketvlm.export.neuropilot.rounding import TensorArithmetic
+from pocketvlm.export.npu import program
+from pocketvlm.export.npu.rounding import TensorArithmetic
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.stages import stages_of
 

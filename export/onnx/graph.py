@@ -24,6 +24,7 @@ DTYPES = {
     "int64": ir.DataType.INT64,
     "int32": ir.DataType.INT32,
     "int16": ir.DataType.INT16,
+    "uint16": ir.DataType.UINT16,
     "int8": ir.DataType.INT8,
     "uint8": ir.DataType.UINT8,
     "bool": ir.DataType.BOOL,

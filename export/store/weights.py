@@ -213,6 +213,24 @@ class WeightStore:
         grouped = unpack(packed, bits=weight.bits, columns=weight.columns)
         return replace(grouped, per_channel=self.precision[weight.name].group_size is None)
 
+    def integers(self, weight: StoredWeight) -> IntegerMatrix:
+        """A weight with one scale a row and no zero points: signed codes [columns, rows] and scales, factor and all.
+
+        :raises ExportError: it is stored otherwise
+        """
+        if isinstance(weight, IntegerWeight):
+            return IntegerMatrix(self._map(weight.codes), self._map(weight.scales))
+        if isinstance(weight, FloatWeight) or weight.zero_points is not None:
+            raise ExportError(f"{weight.name} is not INT4 or INT8 with one scale a row and no zero points")
+        if self._file is not None:
+            self._file.flush()
+        packed = PackedTensor(self._map(weight.codes), self._map(weight.scales), None)
+        grouped = unpack(packed, bits=weight.bits, columns=weight.columns)
+        # [rows, groups, group_size] -> [rows, columns] -> [columns, rows]
+        codes = grouped.codes.reshape(weight.rows, -1)[:, : weight.columns].T
+        signed = np.ascontiguousarray(codes - np.uint8(1 << (weight.bits - 1))).view(np.int8)
+        return IntegerMatrix(signed, np.ascontiguousarray(grouped.scales[:, 0]))
+
     def row_scales(self, name: str) -> np.ndarray[Any, Any]:
         """The scales of a weight that has one a row, float32 [rows], with its factor."""
         if self._file is not None:

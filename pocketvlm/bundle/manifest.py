@@ -23,8 +23,8 @@ from pocketvlm.bundle.chat import ChatLayout, Text
 from pocketvlm.strict import Closed, dropping_none
 
 #: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's, 3
-#: with a chat layout that does more than put text around messages, or pictures that are cut and laid out as no earlier
-#: one could say.
+#: with a chat layout that does more than put text around messages, pictures that are cut and laid out as no earlier
+#: one could say, or parts for Qualcomm's NPU.
 FORMAT_VERSION = 3
 
 #: A file of a bundle: a relative POSIX path without empty, dot or dot-dot parts.
@@ -301,17 +301,18 @@ class MinimumRuntime(Closed):
 
 
 Platform = Literal["mt6989", "mt6991", "mt6993"]
+Snapdragon = Literal["sm8550", "sm8650", "sm8750", "sm8850"]
 
 
-class NpuProgram(Closed):
-    """The static program of the parts of ``engines.neuropilot`` (docs/neuropilot.md).
+class StaticProgram(Closed):
+    """The static program of an NPU's parts.
 
-    ``compiled``: whether MediaTek's compiler made ``programs`` (.pte files) of it; it has run on a phone only if
-    somebody ran it there. ``chunks``: first and last + 1 layer of each part of the decoder. ``mask_value`` is added to
-    the score of what a token does not see. ``rope`` is a file of float32 [2, KV length, head size]: cos, sin.
+    ``compiled``: whether the vendor's compiler made ``programs`` of it; it has run on a phone only if somebody ran it
+    there. ``chunks``: first and last + 1 layer of each part of the decoder. ``mask_value`` is added to the score of
+    what a token does not see. ``rope`` is a file of float32 [2, KV length, head size]: cos, sin.
     """
 
-    platform: Platform
+    platform: Name
     compiled: bool
     programs: tuple[FileName, ...] = ()
     chunks: Annotated[tuple[tuple[Annotated[int, Field(ge=0, lt=4096)], Positive], ...], Field(min_length=1)]
@@ -322,7 +323,7 @@ class NpuProgram(Closed):
     fidelity: Fidelity
 
     @model_validator(mode="after")
-    def _is_whole(self) -> NpuProgram:
+    def _is_whole(self) -> StaticProgram:
         ends = [0, *(end for _, end in self.chunks)]
         if any(first != before or end <= first for before, (first, end) in zip(ends, self.chunks, strict=False)):
             raise ValueError("chunks do not follow one another")
@@ -331,7 +332,23 @@ class NpuProgram(Closed):
         return self
 
 
-EngineName = Literal["onnx", "executorch", "neuropilot"]
+class NpuProgram(StaticProgram):
+    """Of the parts of ``engines.neuropilot`` (docs/neuropilot.md); ``programs`` are MediaTek's .pte files."""
+
+    platform: Platform
+
+
+class QnnProgram(StaticProgram):
+    """Of the parts of ``engines.qnn`` (docs/qnn.md); ``programs`` are context binaries of Qualcomm's HTP, and the
+    graphs that name them."""
+
+    platform: Snapdragon
+
+
+EngineName = Literal["onnx", "executorch", "neuropilot", "qnn"]
+#: Engines whose parts are a static program, which the section of the same name describes; the first format that knows
+#: them.
+NPU_ENGINES: dict[EngineName, int] = {"neuropilot": 2, "qnn": 3}
 
 
 class OfEngine(Closed):
@@ -362,19 +379,26 @@ class Manifest(Closed):
     engines: dict[EngineName, dict[Name, Part]]
     by_engine: dict[EngineName, OfEngine] = Field(default_factory=dict)
     neuropilot: NpuProgram | None = None
+    qnn: QnnProgram | None = None
     recipe: RecipeRecord
     fidelity: Fidelity
     files: dict[FileName, FileEntry]
 
     @model_serializer(mode="wrap")
     def _without_what_format_1_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Format 1 has neither ``neuropilot`` nor ``by_engine``; a bundle without such parts is written in it."""
+        """Format 1 has neither programs of NPUs nor ``by_engine``; a bundle without such parts is written in it."""
         written: dict[str, Any] = handler(self)
-        if self.neuropilot is None:
-            written.pop("neuropilot", None)
+        for engine in NPU_ENGINES:
+            if self.program(engine) is None:
+                written.pop(engine, None)
         if not self.by_engine:
             written.pop("by_engine", None)
         return written
+
+    def program(self, engine: str) -> StaticProgram | None:
+        """The static program of an NPU's engine; None of any other, and where the bundle has none."""
+        found: StaticProgram | None = getattr(self, engine) if engine in NPU_ENGINES else None
+        return found
 
     def for_engine(self, name: str) -> Manifest:
         """The same, with what holds for the parts of one engine at the top."""
@@ -387,18 +411,19 @@ class Manifest(Closed):
 
     @model_validator(mode="after")
     def _npu_parts_have_their_program(self) -> Manifest:
-        program = self.neuropilot
-        if (program is not None) != ("neuropilot" in self.engines):
-            raise ValueError("neuropilot and engines.neuropilot belong together")
-        if program is None:
-            return self
-        if self.format_version < 2:
-            raise ValueError("format 1 has no parts for an NPU")
-        if program.chunks[-1][1] != self.model.layers:
-            raise ValueError(f"neuropilot.chunks has {program.chunks[-1][1]} layers, the model {self.model.layers}")
-        for file in (program.rope, *program.programs):
-            if file not in self.files:
-                raise ValueError(f"neuropilot uses {file!r}, which 'files' does not list")
+        for engine, since in NPU_ENGINES.items():
+            program = self.program(engine)
+            if (program is not None) != (engine in self.engines):
+                raise ValueError(f"{engine} and engines.{engine} belong together")
+            if program is None:
+                continue
+            if self.format_version < since:
+                raise ValueError(f"format {self.format_version} has no parts for an NPU of that kind")
+            if program.chunks[-1][1] != self.model.layers:
+                raise ValueError(f"{engine}.chunks has {program.chunks[-1][1]} layers, the model {self.model.layers}")
+            for file in (program.rope, *program.programs):
+                if file not in self.files:
+                    raise ValueError(f"{engine} uses {file!r}, which 'files' does not list")
         return self
 
     @model_validator(mode="after")

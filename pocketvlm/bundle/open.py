@@ -245,6 +245,7 @@ def _open_archive(location: Path, *, verify: bool) -> Bundle:
 def _check_graphs(bundle: Bundle) -> None:
     """Refuse graphs that no export writes: before an engine sees them, which trusts them."""
     from pocketvlm.bundle.graphs import GraphError, check_graph
+    from pocketvlm.bundle.manifest import NPU_ENGINES
     from pocketvlm.bundle.programs import ProgramError, check_program
 
     for name, part in bundle.manifest.engines.get("executorch", {}).items():
@@ -257,7 +258,7 @@ def _check_graphs(bundle: Bundle) -> None:
         except ProgramError as error:
             raise BundleError(f"{file} is not a program that a bundle may have: {error}") from error
     manifest = bundle.manifest.for_engine("onnx")  # whose prefill chunk its graphs will be given
-    for engine in ("onnx", "neuropilot"):
+    for engine in ("onnx", *NPU_ENGINES):
         for name, part in manifest.engines.get(engine, {}).items():
             if bundle.manifest.files[part.file].bytes > MAX_GRAPH_BYTES:
                 raise BundleError(

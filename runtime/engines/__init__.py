@@ -22,10 +22,14 @@ ENGINES = {
     "onnx": "pocketvlm.runtime.engines.onnx:OnnxEngine",
     "executorch": "pocketvlm.runtime.engines.executorch:ExecutorchEngine",
     "npu-emulation": "pocketvlm.runtime.engines.npu_emulation:NpuEmulation",
+    "qnn-emulation": "pocketvlm.runtime.engines.qnn:QnnEmulation",
+    "qnn-simulator": "pocketvlm.runtime.engines.qnn:QnnSimulator",
 }
 
 #: Engines that run another one's parts of a bundle.
-PARTS_OF = {"npu-emulation": "neuropilot"}
+PARTS_OF = {"npu-emulation": "neuropilot", "qnn-emulation": "qnn", "qnn-simulator": "qnn"}
+#: Of a bundle for an NPU alone: the engine that runs its program here, and the page that says what runs it on a phone.
+EMULATIONS = {"neuropilot": ("npu-emulation", "docs/neuropilot.md"), "qnn": ("qnn-emulation", "docs/qnn.md")}
 
 Floats = npt.NDArray[np.float32]
 
@@ -79,17 +83,17 @@ def default_engine(bundle: Bundle) -> str:
     """
     manifest = bundle.manifest
     found = next((name for name in ENGINES if name in manifest.engines), None)
-    if found is None and manifest.neuropilot is not None:
-        raise BundleError(f"{bundle.location} is for an NPU alone: {_without_the_phone(manifest)}")
+    if found is None and (npu := next((name for name in EMULATIONS if name in manifest.engines), None)):
+        raise BundleError(f"{bundle.location} is for an NPU alone: {_without_the_phone(manifest, npu)}")
     return found or "onnx"
 
 
-def _without_the_phone(manifest: Manifest) -> str:
-    program = manifest.neuropilot
+def _without_the_phone(manifest: Manifest, npu: str) -> str:
+    program, (engine, page) = manifest.program(npu), EMULATIONS[npu]
     assert program is not None
-    emulated = "--engine npu-emulation (in Python engine=) runs its program here, exactly and slowly"
+    emulated = f"--engine {engine} (in Python engine=) runs its program here, exactly and slowly"
     if program.compiled:
-        return f"compiled for {program.platform}, it runs on the phone only (docs/neuropilot.md); {emulated}"
+        return f"compiled for {program.platform}, it runs on the phone only ({page}); {emulated}"
     return f"{emulated}; it is not compiled for {program.platform}, and compiled parts run on the phone only"
 
 

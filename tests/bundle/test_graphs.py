@@ -119,6 +119,7 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
         ("smollm3", load_recipe("int8")),
     ]  # fmt: skip
     npu = with_options(load_recipe("int4-channel"), NpuOptions(chunks=2, prefill_tokens=32, compiled=False))
+    npu = replace(npu, backends={**npu.backends, "qnn": {"chunks": 2, "prefill_tokens": 32, "compiled": False}})
     seen: set[tuple[str, int, str]] = set()
     in_form = _Checker._in_form
 
@@ -136,8 +137,9 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
         patch.setattr(_Checker, "_in_form", watched)
         for at, (family, recipe) in enumerate(exports):
             open_bundle(export_bundle(root / family, root / f"{at}", recipe=recipe, max_length=192).location)
-        bundle = export_bundle(root / "qwen2", root / "npu", recipe=npu, backends=["neuropilot"], max_length=192)
-        open_bundle(bundle.location)
+        for backend in ("neuropilot", "qnn"):
+            bundle = export_bundle(root / "qwen2", root / backend, recipe=npu, backends=[backend], max_length=192)
+            open_bundle(bundle.location)
     return seen
 
 

@@ -19,9 +19,9 @@ from pocketvlm.bundle.open import Bundle
 from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.export import Silent, export_bundle
 from pocketvlm.export.neuropilot.options import NpuOptions, with_options
-from pocketvlm.export.neuropilot.program import decoder_head, decoder_layers
-from pocketvlm.export.neuropilot.ranges import positions
-from pocketvlm.export.neuropilot.rounding import Observed
+from pocketvlm.export.npu.program import decoder_head, decoder_layers
+from pocketvlm.export.npu.ranges import positions
+from pocketvlm.export.npu.rounding import Observed
 from pocketvlm.export.onnx.attention import attend
 from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import load as load_module
@@ -259,7 +259,7 @@ def test_the_npus_program_without_roundings_is_transformers(one: Exported) -> No
 @pytest.mark.parametrize(
     ("name", "place", "instead"),
     [
-        ("granite", "export.neuropilot.operators.stored_factor", lambda traced, node: traced.factor(node)),
+        ("granite", "export.npu.operators.stored_factor", lambda traced, node: traced.factor(node)),
         FAULTS["layers without positions"],
     ],
     ids=["the scale of scores", "layers without positions"],

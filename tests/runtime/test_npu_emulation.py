@@ -19,15 +19,9 @@ from pocketvlm.bundle.open import describe_files, open_bundle
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
 from pocketvlm.runtime import GenerationConfig, load
 from pocketvlm.runtime.budget import needed_bytes
-from pocketvlm.runtime.engines.npu_emulation import (
-    FEW_TOKENS,
-    NpuCache,
-    NpuEmulation,
-    batches,
-    causal_mask,
-    steps,
-    taken_back,
-)
+from pocketvlm.runtime.engines import npu_emulation
+from pocketvlm.runtime.engines.npu_emulation import NpuEmulation
+from pocketvlm.runtime.engines.npu_program import FEW_TOKENS, NpuCache, batches, causal_mask, steps, taken_back
 from tests.support.bundles import KV_LENGTH, exported, picture
 from tests.support.checkpoints import tiny_config, write_checkpoint
 
@@ -123,7 +117,8 @@ def test_mediateks_runner_begins_with_padding_in_front_and_gets_the_same(engine:
 def test_longer_steps_of_a_prompt_give_the_same(tmp_path: Path) -> None:
     """The paper's t32, t128 and t512 of a model without pictures: the same scales and sums, so the same logits."""
     from pocketvlm.export import export_bundle
-    from pocketvlm.export.neuropilot.options import PREFILL_TOKENS, NpuOptions, with_options
+    from pocketvlm.export.neuropilot.options import NpuOptions, with_options
+    from pocketvlm.export.npu.options import PREFILL_TOKENS
     from pocketvlm.recipe import load_recipe
 
     write_checkpoint(tmp_path / "text", tiny_config("llama", vision=False))
@@ -277,16 +272,16 @@ def test_freed_vision_comes_back_and_a_closed_engine_says_so() -> None:
 def test_weights_are_kept_by_steps_of_one_token_alone(engine: NpuEmulation, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others unpack them at each run: kept by both, they would be in memory twice."""
     kept: dict[str, bool] = {}
-    opened = NpuEmulation._open
+    keeps = npu_emulation._keeps_weights
 
-    def watched(self: NpuEmulation, part: Any, *, keep: bool) -> Any:
-        kept[part.file] = keep
-        return opened(self, part, keep=keep)
+    def watched(name: str) -> bool:
+        kept[name] = keeps(name)
+        return kept[name]
 
-    monkeypatch.setattr(NpuEmulation, "_open", watched)
+    monkeypatch.setattr(npu_emulation, "_keeps_weights", watched)
     NpuEmulation(open_bundle(npu_bundle()), threads=1).close()
-    assert {file for file, keep in kept.items() if keep} == {"npu_text_decoder_0_1.onnx", "npu_text_decoder_1_1.onnx"}
-    assert len(kept) == len(engine._parts)
+    assert {name for name, keep in kept.items() if keep} == {"text_decoder_0_1", "text_decoder_1_1"}
+    assert kept.keys() == engine._parts.keys()
 
 
 def copied(tmp_path: Path, change: Callable[[Any], object]) -> Path:

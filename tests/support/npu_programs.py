@@ -9,11 +9,11 @@ import torch
 
 from pocketvlm.export.job import Job, Silent
 from pocketvlm.export.neuropilot import lower as neuropilot
-from pocketvlm.export.neuropilot.checks import first_step
 from pocketvlm.export.neuropilot.options import NpuOptions, with_options
-from pocketvlm.export.neuropilot.ranges import observe, scales_of
-from pocketvlm.export.neuropilot.rounding import Scales
-from pocketvlm.export.neuropilot.weights import for_npu
+from pocketvlm.export.npu.checks import first_step
+from pocketvlm.export.npu.ranges import observe, scales_of
+from pocketvlm.export.npu.rounding import Scales
+from pocketvlm.export.npu.weights import for_npu
 from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.export.reference.stages import run_reference
 from pocketvlm.export.store.finished import Finished

@@ -232,7 +232,7 @@ void check_fidelity(const Reader& value) {
 
 // What holds for the parts of each engine; this runner's own is read.
 void read_by_engine(const Reader& value, Manifest& manifest) {
-  value.members({"onnx", "executorch", "neuropilot"});
+  value.members({"onnx", "executorch", "neuropilot", "qnn"});
   const json::Object& given = value.object();
   for (const auto& [engine, own] : given) {
     const Reader reader(own, value, engine);
@@ -248,18 +248,22 @@ void read_by_engine(const Reader& value, Manifest& manifest) {
 }
 
 // The static program of an NPU's parts, whose chunks of layers follow one another.
-void check_npu(const Reader& value, Manifest& manifest) {
+void check_npu(const std::string& engine, const Reader& value, Manifest& manifest) {
   const Members of = value.members({"platform", "compiled", "programs", "chunks", "prefill_tokens", "tile_batches",
                                     "mask_value", "rope", "fidelity"});
-  of["platform"].choice({"mt6989", "mt6991", "mt6993"});
+  if (engine == "qnn")
+    of["platform"].choice({"sm8550", "sm8650", "sm8750", "sm8850"});
+  else
+    of["platform"].choice({"mt6989", "mt6991", "mt6993"});
   of["prefill_tokens"].integer(2, 4096);
   of["tile_batches"].list([](const Reader& batch) { return batch.integer(1, 64); });
   if (const Reader mask = of["mask_value"]; !(mask.number() < 0)) mask.refuse("it must be below 0");
   check_fidelity(of["fidelity"]);
-  if (const auto programs = of.optional("programs")) manifest.npu_files = programs->list(file_name);
-  if (of["compiled"].boolean() == manifest.npu_files.empty())
-    value.refuse("compiled programs and their files belong together");
-  manifest.npu_files.push_back(file_name(of["rope"]));
+  std::vector<std::string> files;
+  if (const auto programs = of.optional("programs")) files = programs->list(file_name);
+  if (of["compiled"].boolean() == files.empty()) value.refuse("compiled programs and their files belong together");
+  files.push_back(file_name(of["rope"]));
+  for (const std::string& file : files) manifest.npu_files.emplace_back(engine, file);
   int64_t before = 0;
   const auto chunk = [&](const Reader& given) {
     const Array& ends = given.array(2, 2);
@@ -282,8 +286,8 @@ void check_whole(const Manifest& manifest, const Reader& top) {
         if (manifest.files.count(file) == 0)
           top.refuse(engine + " part " + one_line(name, 80) + " uses " + file + ", which 'files' does not list");
     }
-  for (const std::string& file : manifest.npu_files)
-    if (manifest.files.count(file) == 0) top.refuse("neuropilot uses " + file + ", which 'files' does not list");
+  for (const auto& [engine, file] : manifest.npu_files)
+    if (manifest.files.count(file) == 0) top.refuse(engine + " uses " + file + ", which 'files' does not list");
   if (manifest.files.count(manifest.tokenizer) == 0) top.refuse("the tokenizer is not in 'files'");
   if (manifest.vision && manifest.vision->packing) {
     const auto newline = manifest.files.find(manifest.vision->packing->newline);
@@ -296,7 +300,7 @@ void check_whole(const Manifest& manifest, const Reader& top) {
 }
 
 void read_engines(const Reader& engines, Manifest& manifest) {
-  engines.members({"onnx", "executorch", "neuropilot"});
+  engines.members({"onnx", "executorch", "neuropilot", "qnn"});
   for (const auto& [engine, parts] : engines.object()) {
     const Reader of(parts, engines, engine);
     std::map<std::string, Part> read;
@@ -361,7 +365,8 @@ Manifest read_manifest(const Reader& root) {
   const int64_t format = version.integer(1, kFormat);
   const Members top =
       root.members({"format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer",
-                    "chat", "kv_cache", "prefill_chunk", "engines", "by_engine", "neuropilot", "recipe", "fidelity", "files"});
+                    "chat", "kv_cache", "prefill_chunk", "engines", "by_engine", "neuropilot", "qnn", "recipe", "fidelity",
+                    "files"});
   Manifest manifest;
   read_sections(top, format, manifest);
   if (const Reader seen = top["vision"]; !seen.is_null()) manifest.vision = vision(seen, format);
@@ -379,12 +384,16 @@ Manifest read_manifest(const Reader& root) {
     read_by_engine(*given, manifest);
     if (format == 1 && !given->object().empty()) root.refuse("format 1 has no by_engine");
   }
-  const auto npu = top.optional("neuropilot");
-  const bool has_npu = npu && !npu->is_null();
-  if (has_npu != (manifest.engines.count("neuropilot") != 0))
-    root.refuse("neuropilot and engines.neuropilot belong together");
-  if (has_npu && format == 1) root.refuse("format 1 has no parts for an NPU");
-  if (has_npu) check_npu(*npu, manifest);
+  for (const std::string engine : {"neuropilot", "qnn"}) {
+    const auto npu = top.optional(engine);
+    const bool has_npu = npu && !npu->is_null();
+    if (has_npu != (manifest.engines.count(engine) != 0))
+      root.refuse(engine + " and engines." + engine + " belong together");
+    if (!has_npu) continue;
+    if (format < (engine == "qnn" ? 3 : 2))
+      root.refuse("format " + std::to_string(format) + " has no parts for an NPU of that kind");
+    check_npu(engine, *npu, manifest);
+  }
   check_whole(manifest, root);
   return manifest;
 }

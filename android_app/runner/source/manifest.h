@@ -67,7 +67,8 @@ struct Manifest {
   bool asks_for_executorch = false;
   bool has_roles = true;  // false where a chat layout lacks a role that it needs
   std::map<std::string, std::map<std::string, Part>> engines;
-  std::vector<std::string> npu_files;  // of an NPU's program, beside its graphs
+  // Of NPUs' programs, beside their graphs: engine and file.
+  std::vector<std::pair<std::string, std::string>> npu_files;
   std::map<std::string, FileEntry> files;
 };
 

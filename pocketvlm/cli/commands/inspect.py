@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from pocketvlm.bundle.manifest import Manifest, NpuProgram, TensorPrecision
+    from pocketvlm.bundle.manifest import Manifest, StaticProgram, TensorPrecision
     from pocketvlm.bundle.open import Bundle
 
 #: kinds of tensors, by what their names contain; the first that fits counts
@@ -66,6 +66,7 @@ def command(bundle: Path, as_json: bool) -> None:
 def describe(bundle: Bundle) -> dict[str, Any]:
     """All of it, for JSON: the manifest's own sections beside what follows from them. Sizes are bytes."""
     from pocketvlm.bundle.kv import bundle_kv_bytes
+    from pocketvlm.bundle.manifest import NPU_ENGINES
 
     manifest = bundle.manifest
     whole = manifest.model_dump(mode="json")
@@ -84,7 +85,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             engine: {name: {**part, "bytes": part_bytes(manifest, engine, name)} for name, part in parts.items()}
             for engine, parts in whole["engines"].items()
         },
-        **({"neuropilot": whole["neuropilot"]} if "neuropilot" in whole else {}),
+        **{engine: whole[engine] for engine in NPU_ENGINES if engine in whole},
         "recipe": manifest.recipe.name,
         **first,
         **({"by_engine": by_engine} if by_engine else {}),
@@ -142,6 +143,8 @@ def _stored_as(precision: TensorPrecision) -> str:
 
 
 def _print(console: Console, bundle: Bundle) -> None:
+    from pocketvlm.bundle.manifest import NPU_ENGINES
+
     manifest = bundle.manifest
     model, minimum = manifest.model, manifest.minimum_runtime
     needs = f"pocketvlm {minimum.pocketvlm}" + (f", onnxruntime {minimum.onnxruntime}" if minimum.onnxruntime else "")
@@ -162,7 +165,11 @@ def _print(console: Console, bundle: Bundle) -> None:
         ("KV cache", _kv_line(manifest)),
         ("prefill chunk", _chunk_line(manifest)),
         ("stop tokens", ", ".join(map(str, manifest.tokens.stop))),
-        *([] if manifest.neuropilot is None else [("NPU program", _npu_line(manifest.neuropilot))]),
+        *(
+            ("NPU program", _npu_line(program))
+            for engine in NPU_ENGINES
+            if (program := manifest.program(engine)) is not None
+        ),
     ):
         facts.add_row(name, _plain(value))
     console.print(facts)
@@ -182,7 +189,7 @@ def _print(console: Console, bundle: Bundle) -> None:
     console.print(f"{len(manifest.files)} files, every hash is right.")
 
 
-def _npu_line(program: NpuProgram) -> str:
+def _npu_line(program: StaticProgram) -> str:
     state = "compiled" if program.compiled else "NOT compiled"
     return f"{program.platform}, {state}; {len(program.chunks)} chunks, steps of {program.prefill_tokens} and 1 tokens"
 

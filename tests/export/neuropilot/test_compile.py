@@ -21,7 +21,7 @@ from pocketvlm.export import export_bundle
 from pocketvlm.export.neuropilot import compile as neuropilot_compile
 from pocketvlm.export.neuropilot.modules import DecoderChunk, Explicit, exported
 from pocketvlm.export.neuropilot.options import PLATFORMS, NpuOptions, with_options
-from pocketvlm.export.neuropilot.rounding import Scales
+from pocketvlm.export.npu.rounding import Scales
 from pocketvlm.machine.neuropilot_tools import NEEDED, is_installed, missing_for_npu
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.recipe import load_recipe

@@ -16,15 +16,19 @@ from pocketvlm.images.rules import RULES
 from pocketvlm.recipe import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pocketvlm.bundle.manifest import Fidelity
     from pocketvlm.bundle.open import Bundle
     from pocketvlm.models.checkpoint import Checkpoint
     from pocketvlm.recipe import Recipe
 
 
+#: The chips of each NPU's back end, by the vendor's names.
+PLATFORMS = {"neuropilot": ("mt6989", "mt6991", "mt6993"), "qnn": ("sm8550", "sm8650", "sm8750", "sm8850")}
 weights, checked = below("How weights are stored"), below("What it is held to")
 pictures = below("How pictures are cut, where not as the model's own processor does")
-on_npu = below("With --backend neuropilot")
+on_npu = below("With --backend neuropilot or qnn")
 
 
 @headed("export")
@@ -72,8 +76,8 @@ on_npu = below("With --backend neuropilot")
 )
 @on_npu(
     "--platform",
-    type=click.Choice(["mt6989", "mt6991", "mt6993"]),
-    help="Dimensity 9300, 9400, 9500.  [default: mt6989]",
+    type=click.Choice([name for names in PLATFORMS.values() for name in names]),
+    help="Dimensity 9300, 9400, 9500; Snapdragon 8 Gen 2, Gen 3, Elite, Elite Gen 5.  [default: mt6989, sm8650]",
 )
 @on_npu("--chunks", type=click.IntRange(1, 64), help="Pieces that the layers are cut into.  [default: 4]")
 @on_npu(
@@ -81,8 +85,8 @@ on_npu = below("With --backend neuropilot")
     type=click.Choice(["32", "128", "512"]),
     help="Tokens of a step of a prompt.  [default: 128]",
 )
-@on_npu("--uncompiled", is_flag=True, help="The program alone, without MediaTek's tools.")
-@on_npu("--report", is_flag=True, help="Which operators the NPU is predicted to take.")
+@on_npu("--uncompiled", is_flag=True, help="The program alone, without the vendor's tools.")
+@on_npu("--report", is_flag=True, help="Which operators MediaTek's NPU is predicted to take.")
 @weights(
     "--target-bits",
     metavar="BITS",
@@ -153,7 +157,7 @@ def command(
         with ConsoleProgress() as progress:
             chosen = recipe_of_bits(source, chosen, calibration or default_source(source.config), target_bits, progress)
     chosen = _with_npu_options(
-        chosen, platform=platform, chunks=chunks, prefill_tokens=prefill and int(prefill),
+        chosen, backends, platform, chunks=chunks, prefill_tokens=prefill and int(prefill),
         compiled=False if uncompiled else None,
     )  # fmt: skip
     click.echo(f"{checkpoint}: {source.family.name}, {source.parameters / 1e6:,.1f} M parameters, recipe {chosen.name}")
@@ -191,6 +195,10 @@ def command(
         from pocketvlm.cli.commands.export.neuropilot import describe
 
         describe(bundle, source, report=report)
+    if bundle.manifest.qnn is not None:
+        from pocketvlm.cli.commands.export.qnn import describe as describe_qnn
+
+        describe_qnn(bundle)
 
 
 def _opened(checkpoint: Path, lora: Path | None, recipe: str) -> tuple[Checkpoint, Recipe]:
@@ -205,11 +213,17 @@ def _opened(checkpoint: Path, lora: Path | None, recipe: str) -> tuple[Checkpoin
     return source, with_stored(wanted, source)
 
 
-def _with_npu_options(recipe: Recipe, **said: object) -> Recipe:
-    """What the options leave open, None, is the recipe's to say."""
+def _with_npu_options(recipe: Recipe, backends: Sequence[str], platform: str | None, **said: object) -> Recipe:
+    """What the options leave open, None, is the recipe's to say. A platform is of the one back end that knows it."""
     given = {key: value for key, value in said.items() if value is not None}
-    table = {**recipe.backends.get("neuropilot", {}), **given}
-    return replace(recipe, backends={**recipe.backends, "neuropilot": table}) if table else recipe
+    tables = dict(recipe.backends)
+    if platform is not None and not any(platform in PLATFORMS.get(backend, ()) for backend in backends):
+        raise click.UsageError(f"--platform {platform} is of none of the back ends: {', '.join(backends)}")
+    for backend, names in PLATFORMS.items():
+        table = {**tables.get(backend, {}), **given, **({"platform": platform} if platform in names else {})}
+        if backend in backends and table:
+            tables[backend] = table
+    return replace(recipe, backends=tables)
 
 
 def _interrupted(output: Path) -> str:
@@ -229,9 +243,11 @@ def _check_accuracy(staged: Path, data: str, least: float, progress: ConsoleProg
     from pocketvlm.bundle.open import open_bundle
     from pocketvlm.cli.commands.eval import check_accuracy, evaluate
     from pocketvlm.questions.data import open_data
+    from pocketvlm.runtime.engines import EMULATIONS
 
     # A program for an NPU alone is asked as well as it can be asked here.
-    engine = "npu-emulation" if open_bundle(staged).manifest.engines.keys() == {"neuropilot"} else None
+    engines = open_bundle(staged).manifest.engines.keys()
+    engine = None if engines - EMULATIONS.keys() else EMULATIONS[next(iter(engines))][0]
     report, _ = evaluate(staged, open_data(data, None), 256, None, ("exact",), progress=progress, engine=engine)
     check_accuracy(report, least)
 

@@ -8,7 +8,7 @@ import java.nio.channels.FileChannel.MapMode.READ_ONLY
 /** Bytes. */
 private const val MAX_GRAPH = 256L shl 20
 private const val PROGRAM_START = 6
-private val GRAPH_ENGINES = listOf("onnx", "neuropilot")
+private val GRAPH_ENGINES = listOf("onnx", "neuropilot", "qnn")
 
 /**
  * Refuses graphs that no export writes, before an engine sees them, which trusts them. Programs of ExecuTorch, which this

@@ -8,7 +8,10 @@ private const val FORMAT = 3
 
 /** Counted by commas, before any value is looked at. */
 private const val MAX_VALUES = 1 shl 16
-private val ENGINES = arrayOf("onnx", "executorch", "neuropilot")
+private val ENGINES = arrayOf("onnx", "executorch", "neuropilot", "qnn")
+
+/** Engines whose parts are a static program, and the first format that knows them. */
+private val NPU_ENGINES = mapOf("neuropilot" to 2, "qnn" to 3)
 
 /**
  * Reads and checks the text of a `manifest.json`; [where] is its path, for the error.
@@ -40,7 +43,7 @@ private fun formatOf(root: Reader, where: String): Int {
 private class ManifestReader(private val root: Reader, private val format: Int, private val sha256: String) {
     private val top = root.members(
         "format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer", "chat", "kv_cache",
-        "prefill_chunk", "engines", "by_engine", "neuropilot", "recipe", "fidelity", "files",
+        "prefill_chunk", "engines", "by_engine", "neuropilot", "qnn", "recipe", "fidelity", "files",
     )
 
     fun read(): Manifest {
@@ -132,26 +135,25 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
         return chunks["onnx"] ?: first
     }
 
-    /** The files of an NPU's program, beside its graphs. */
-    private fun npuFiles(manifest: Manifest): List<String> {
-        val program = top.given("neuropilot")
-        if ((program != null) != ("neuropilot" in manifest.engines)) {
-            root.refuse("neuropilot and engines.neuropilot belong together")
+    /** Of each NPU's program, the files beside its graphs. */
+    private fun npuFiles(manifest: Manifest): Map<String, List<String>> = NPU_ENGINES.mapValues { (engine, since) ->
+        val program = top.given(engine)
+        if ((program != null) != (engine in manifest.engines)) {
+            root.refuse("$engine and engines.$engine belong together")
         }
-        if (program == null) return emptyList()
-        if (format == 1) root.refuse("format 1 has no parts for an NPU")
-        return checkNpu(program, manifest.model.layers)
+        if (program != null && format < since) root.refuse("format $format has no parts for an NPU of that kind")
+        program?.let { checkNpu(engine, it, manifest.model.layers) }.orEmpty()
     }
 
     /** What the sections say of each other. */
-    private fun checkFiles(manifest: Manifest, npuFiles: List<String>) {
+    private fun checkFiles(manifest: Manifest, npuFiles: Map<String, List<String>>) {
         for ((engine, parts) in manifest.engines) for ((name, part) in parts) for (file in part.data + part.file) {
             if (file !in manifest.files) {
                 root.refuse("$engine part ${oneLine(name, 80)} uses $file, which 'files' does not list")
             }
         }
-        for (file in npuFiles) {
-            if (file !in manifest.files) root.refuse("neuropilot uses $file, which 'files' does not list")
+        for ((engine, files) in npuFiles) for (file in files) {
+            if (file !in manifest.files) root.refuse("$engine uses $file, which 'files' does not list")
         }
         if (manifest.tokenizer !in manifest.files) root.refuse("the tokenizer is not in 'files'")
         manifest.vision?.packing?.let { packing ->

@@ -52,11 +52,15 @@ internal fun checkTensorSpec(value: Reader) {
 }
 
 /** The static program of an NPU's parts, whose chunks of layers follow one another: gives the files that it names. */
-internal fun checkNpu(value: Reader, layers: Int): List<String> {
+internal fun checkNpu(engine: String, value: Reader, layers: Int): List<String> {
     val of = value.members(
         "platform", "compiled", "programs", "chunks", "prefill_tokens", "tile_batches", "mask_value", "rope", "fidelity",
     )
-    of["platform"].choice("mt6989", "mt6991", "mt6993")
+    if (engine == "qnn") {
+        of["platform"].choice("sm8550", "sm8650", "sm8750", "sm8850")
+    } else {
+        of["platform"].choice("mt6989", "mt6991", "mt6993")
+    }
     of["prefill_tokens"].int(2, 4096)
     of["tile_batches"].list { it.int(1, 64) }
     if (of["mask_value"].number() >= 0) of["mask_value"].refuse("it must be below 0")

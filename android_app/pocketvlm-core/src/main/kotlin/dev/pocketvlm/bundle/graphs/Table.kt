@@ -5,7 +5,7 @@ internal const val TABLE: String = """{
  "limits": {"fields": 524288, "name": 512, "rank": 8, "size": 2147483647, "nodes": 32768, "ints": 64, "alignment": 64, "value_bits": 17179869184, "live_bits": 34359738368, "folded_bits": 134217728, "folded_by_stored": 8, "work": 8589934592, "work_by_weight": 4, "work_by_number": 16},
  "ir_versions": [10, 12],
  "opsets": {"": [21, 24], "com.microsoft": [1]},
- "types": {"float32": [1, 32], "uint8": [2, 8], "int8": [3, 8], "int16": [5, 16], "int32": [6, 32], "int64": [7, 64], "bool": [9, 8], "float64": [11, 64], "uint4": [21, 4]},
+ "types": {"float32": [1, 32], "uint8": [2, 8], "int8": [3, 8], "uint16": [4, 16], "int16": [5, 16], "int32": [6, 32], "int64": [7, 64], "bool": [9, 8], "float64": [11, 64], "uint4": [21, 4], "int4": [22, 4]},
  "messages": {
   "Model": {"1": ["ir_version", "int"], "2": ["producer", "text"], "7": ["graph", "Graph"], "8": ["opsets", "*Opset"]},
   "Opset": {"1": ["domain", "text"], "2": ["version", "int"]},
@@ -41,7 +41,9 @@ internal const val TABLE: String = """{
    {"attributes": {"kernel_shape": "sizes", "strides": "sizes"}, "inputs": ["float32[T C H W]", "float32[O C P Q]", "?float32[O]"], "outputs": ["float32"], "rule": "patches", "times": ["C", "P", "Q"]}
   ]},
   "DequantizeLinear": {"forms": [
-   {"inputs": ["T[*]", "float32."], "outputs": ["float32[*]"], "types": ["int8", "int16"]}
+   {"inputs": ["T[*]", "float32."], "outputs": ["float32[*]"], "types": ["int8", "int16"]},
+   {"inputs": ["T[*]", "float32[]", "T[]"], "outputs": ["float32[*]"], "types": ["uint16", "int8"]},
+   {"attributes": {"axis": [1]}, "inputs": ["T[K N]", "float32[N]", "T[N]"], "outputs": ["float32[K N]"], "types": ["int4", "int8"]}
   ]},
   "Div": {"forms": [
    {"inputs": ["T", "T"], "outputs": ["T"], "rule": "broadcast", "types": ["float32"]}
@@ -83,7 +85,7 @@ internal const val TABLE: String = """{
   ]},
   "MatMul": {"forms": [
    {"inputs": ["T[* K]", "T[K N]"], "outputs": ["T[* N]"], "types": ["float32"], "times": ["K"]},
-   {"inputs": ["T[* R K]", "T[* K N]"], "outputs": ["T[* R N]"], "types": ["float64"], "times": ["K"]}
+   {"inputs": ["T[* R K]", "T[* K N]"], "outputs": ["T[* R N]"], "types": ["float32", "float64"], "times": ["K"]}
   ]},
   "MatMulInteger": {"forms": [
    {"inputs": ["uint8[* K]", "uint8[K N]", "uint8[]", "uint8[]"], "outputs": ["int32[* N]"], "times": ["K"]}
@@ -111,7 +113,7 @@ internal const val TABLE: String = """{
   ]},
   "QuantizeLinear": {"forms": [
    {"attributes": {"output_dtype": [3, 5]}, "inputs": ["float32[*]", "float32."], "outputs": ["@output_dtype[*]"]},
-   {"inputs": ["float32[*]", "float32.", "uint8[]"], "outputs": ["uint8[*]"]}
+   {"inputs": ["float32[*]", "float32.", "T[]"], "outputs": ["T[*]"], "types": ["uint8", "uint16", "int8"]}
   ]},
   "QuickGelu": {"domain": "com.microsoft", "forms": [
    {"attributes": {"alpha": "positive"}, "inputs": ["float32[*]"], "outputs": ["float32[*]"]}
@@ -155,7 +157,7 @@ internal const val TABLE: String = """{
    {"inputs": ["int64[C]", "int64[1]", "int64[1]"], "outputs": ["int64"], "rule": "sliced"}
   ]},
   "Softmax": {"forms": [
-   {"attributes": {"axis": [-1]}, "inputs": ["float64[* D]"], "outputs": ["float64[* D]"]}
+   {"attributes": {"axis": [-1]}, "inputs": ["T[* D]"], "outputs": ["T[* D]"], "types": ["float32", "float64"]}
   ]},
   "Split": {"forms": [
    {"attributes": {"axis": [-2], "num_outputs": [2]}, "inputs": ["float64[* R N]"], "outputs": ["float64", "float64"], "rule": "halves"}

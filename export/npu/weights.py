@@ -7,27 +7,28 @@ from dataclasses import replace
 from torch import fx
 
 from pocketvlm.errors import ExportError
-from pocketvlm.export.neuropilot.operators import stored_factor
+from pocketvlm.export.npu.operators import stored_factor
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.operators import ChannelScale, LayerNorm, RmsNorm
-from pocketvlm.models.shapes import EMBEDDING_TABLE
 from pocketvlm.models.stages import Stage, decoder_stages, head_stage, linear_weights, stages_of
 from pocketvlm.quant import GroupQuantizer, quantizer_of
 from pocketvlm.quant.groups import CHANNEL
 from pocketvlm.recipe import Recipe
 
-#: Weights of the vision graphs and of the text graphs.
-VISION_DATA, TEXT_DATA = "npu_vision.data", "npu_text.data"
+
+def store_patch_embedding(store: WeightStore, config: VlmConfig) -> None:
+    """Write what the CPU makes patches of pixels with."""
+    embedding = stages_of(config).patch_embedding
+    assert embedding is not None
+    for node in embedding.traced.calls:
+        _store_vectors(store, embedding, node)
 
 
 def store_vision(store: WeightStore, config: VlmConfig) -> None:
-    """Quantize and write the vision part's weights, patch embedding included: matrices, then norms."""
+    """Quantize and write the weights of the vision part behind patch embedding: matrices, then norms."""
     stages = stages_of(config)
-    assert stages.patch_embedding is not None
-    for node in stages.patch_embedding.traced.calls:
-        _store_vectors(store, stages.patch_embedding, node)
     for stage in stages.encoder:
         _store_linears(store, stage)
     for stage in stages.encoder:
@@ -35,9 +36,8 @@ def store_vision(store: WeightStore, config: VlmConfig) -> None:
 
 
 def store_text(store: WeightStore, config: DecoderConfig) -> None:
-    """Quantize and write the decoder's weights, its table and head included, in the order in which a calibrated
+    """Quantize and write the decoder's weights behind its table, its head included, in the order in which a calibrated
     quantizer has to see them."""
-    store.table(EMBEDDING_TABLE)
     for stage in decoder_stages(config):
         _store_linears(store, stage)
         _store_norms(store, stage)
@@ -68,7 +68,7 @@ def _store_vectors(store: WeightStore, stage: Stage, node: fx.Node, factor: floa
 def for_npu(checkpoint: Checkpoint, recipe: Recipe) -> Recipe:
     """The recipe with the INT8 KV cache that the program has, and with scales above zero, which are all NPUs know.
 
-    :raises ExportError: naming a weight that it stores as no NPU of MediaTek's takes it
+    :raises ExportError: naming a weight that it stores as no NPU takes it
     """
     stages, rules = stages_of(checkpoint.config), recipe.assign(checkpoint.tensors)
     for name in (name for stage in (*stages.decoder, *stages.encoder, stages.head) for name in linear_weights(stage)):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pocketvlm.export.graph.lower import lower
-from pocketvlm.export.neuropilot.operators import TABLE, NpuArithmetic, NpuContext
+from pocketvlm.export.npu.operators import TABLE, NpuArithmetic, NpuContext
 from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.stages import Stage, decoder_stages, head_stage, stages_of
 

@@ -9,9 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pocketvlm.export.neuropilot import program
-from pocketvlm.export.neuropilot.operators import KEY, MASKED, SCORES, VALUE
-from pocketvlm.export.neuropilot.rounding import HEADROOM, TOP8, TOP16, Observed, Scales, SimulatedNpu
+from pocketvlm.export.npu import program
+from pocketvlm.export.npu.operators import KEY, MASKED, SCORES, VALUE
+from pocketvlm.export.npu.rounding import (
+    HEADROOM,
+    MEDIATEK,
+    TOP8,
+    TOP16,
+    Observed,
+    Roundings,
+    Scales,
+    SimulatedNpu,
+)
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.stages import enter_decoder
 from pocketvlm.models.checkpoint import ReadWeight
@@ -83,10 +92,15 @@ def _step(largest: float, top: int) -> float:
 
 
 def simulate(
-    config: VlmConfig, read: ReadWeight, names: Mapping[str, object], sample: Sample, scales: Scales
+    config: VlmConfig,
+    read: ReadWeight,
+    names: Mapping[str, object],
+    sample: Sample,
+    scales: Scales,
+    roundings: Roundings = MEDIATEK,
 ) -> Streams:
     """One conversation through the rounded program, all of its tokens in one step."""
-    arithmetic = SimulatedNpu(read, names, scales)
+    arithmetic = SimulatedNpu(read, names, scales, roundings)
     tokens = _image_tokens(arithmetic, config, sample)
     arithmetic.forget()
     hidden = enter_decoder(config, read, [sample], [tokens])
@@ -98,10 +112,15 @@ def simulate(
 
 
 def simulated_logits(
-    config: VlmConfig, read: ReadWeight, names: Mapping[str, object], scales: Scales, rows: Tensor
+    config: VlmConfig,
+    read: ReadWeight,
+    names: Mapping[str, object],
+    scales: Scales,
+    rows: Tensor,
+    roundings: Roundings = MEDIATEK,
 ) -> Tensor:
     """What leaves the last layer [tokens, hidden] -> logits [tokens, vocabulary]."""
-    return _head(SimulatedNpu(read, names, scales), config.text, rows)
+    return _head(SimulatedNpu(read, names, scales, roundings), config.text, rows)
 
 
 def positions(config: DecoderConfig, tokens: int, mask_value: float) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,8 @@ import torch
 from pocketvlm.bundle.manifest import Fidelity, Part
 from pocketvlm.errors import ExportError
 from pocketvlm.export.job import Job
-from pocketvlm.export.neuropilot.ranges import Streams, positions, simulate, simulated_logits
-from pocketvlm.export.neuropilot.rounding import Scales
+from pocketvlm.export.npu.ranges import Streams, positions, simulate, simulated_logits
+from pocketvlm.export.npu.rounding import MEDIATEK, Roundings, Scales
 from pocketvlm.export.reference.scores import compare_logits, image_scores, judge, relative_error, significant
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.machine import exact_sums, telemetry
@@ -28,16 +28,21 @@ FEW = 32
 
 
 def check_program(
-    job: Job, store: WeightStore, parts: dict[str, Part], scales: Scales, chunks: Sequence[range]
+    job: Job,
+    store: WeightStore,
+    parts: dict[str, Part],
+    scales: Scales,
+    chunks: Sequence[range],
+    roundings: Roundings = MEDIATEK,
 ) -> Fidelity:
-    """Run both checks on the graphs in the job's directory.
+    """Run both checks on the graphs in the job's directory, which round as ``roundings`` says.
 
     :raises ExportError: naming the part that is wrong, or the fidelity score that is over its bound
     """
     config, sample = job.checkpoint.config, job.sample
-    streams = simulate(config, store.read, job.checkpoint.tensors, sample, scales)
+    streams = simulate(config, store.read, job.checkpoint.tensors, sample, scales, roundings)
     errors = [
-        *_decoder_errors(job, store, (parts, scales, chunks), streams),
+        *_decoder_errors(job, store, (parts, scales, chunks), streams, roundings),
         *_other_errors(job, store, parts, streams),
     ]
     error, name = max(errors)
@@ -61,7 +66,11 @@ def check_program(
 
 
 def _decoder_errors(
-    job: Job, store: WeightStore, program: tuple[dict[str, Part], Scales, Sequence[range]], streams: Streams
+    job: Job,
+    store: WeightStore,
+    program: tuple[dict[str, Part], Scales, Sequence[range]],
+    streams: Streams,
+    roundings: Roundings,
 ) -> list[tuple[float, str]]:
     """Each chunk's graph for prompts on the sample's first tokens, beside PyTorch on the same input; and the one for a
     token beside the first row of that, which it has to equal: alone it is where a step to the other side shows most, of
@@ -85,7 +94,7 @@ def _decoder_errors(
         if layers.stop == config.text.num_hidden_layers:
             few = streams.hidden[-1][0, :shown][:FEW]
             rows = rows[:, :FEW]
-            wanted = simulated_logits(config, store.read, job.checkpoint.tensors, scales, few)[None]
+            wanted = simulated_logits(config, store.read, job.checkpoint.tensors, scales, few, roundings)[None]
         errors.append((relative_error(rows, wanted), name))
         errors += [(relative_error(row, rows[:, :1]), other) for other, row in found.values() if other != name]
     return errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,16 +15,44 @@ from pocketvlm.models.operators import Blocks
 
 #: Steps of either sign of INT16 and INT8 values that a range is cut into.
 TOP16, TOP8 = 32767, 127
-#: Softmax's: TFLite's fixed scale of INT16.
-PROBABILITY_STEP = 2.0**-15
+#: Largest code of unsigned INT16.
+TOP16_UNSIGNED = 65535
+#: Ends the names of what leaves a linear layer before its bias is added.
+PRODUCT = ".product"
 #: Between what calibration saw and what INT16 can hold: one of its 15 bits, against clipping.
 HEADROOM = 2.0
 #: Rows of a weight that are widened to float64 at a time.
 ROWS_AT_A_TIME = 8192
 
 
+@dataclass(frozen=True)
+class Roundings:
+    """What one vendor's NPU rounds otherwise than another's; all else of the program is the same for all.
+
+    ``probability_step`` and ``probability_top``: of what leaves a softmax, its step and its largest code.
+    ``sigmoid_step``: of SiLU's and QuickGELU's sigmoid, from 0 to 65535 of them; None where it is not rounded by
+    itself. ``norm_at_once``: an RMS norm is one operator, rounded behind its weight only. ``vectors``: weights of norms
+    and biases are INT16 with a scale each, and a product is rounded before its bias is added.
+    """
+
+    probability_step: float
+    probability_top: int
+    sigmoid_step: float | None
+    norm_at_once: bool
+    vectors: bool
+
+
+#: MediaTek's quantizer in ExecuTorch 1.5, and TFLite's fixed scale of INT16 for softmax.
+MEDIATEK = Roundings(2.0**-15, TOP16, None, norm_at_once=False, vectors=False)
+#: Qualcomm's HTP: unsigned 16 bits, whose softmax and sigmoid have all of them; every operand of every operator is
+#: fixed point, weights of norms and biases too.
+QUALCOMM = Roundings(2.0**-16, TOP16_UNSIGNED, 2.0**-16, norm_at_once=True, vectors=True)
+
+
 class TensorArithmetic:
     """What is the same for all readers in PyTorch, where a value is the numbers that it stands for."""
+
+    roundings = MEDIATEK
 
     def numbers(self, value: Tensor) -> Tensor:
         return value
@@ -48,6 +77,9 @@ class TensorArithmetic:
 
     def normed(self, numbers: Tensor, epsilon: float) -> Tensor:
         return numbers * torch.rsqrt((numbers * numbers).mean(-1, keepdim=True) + epsilon)
+
+    def rms_norm(self, numbers: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        return self.normed(numbers, epsilon) * weight
 
     def layer_norm(self, numbers: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
         return F.layer_norm(numbers, weight.shape, weight, bias, epsilon)
@@ -111,7 +143,11 @@ class Observed(TensorArithmetic):
 
     def linear(self, name: str, hidden: Tensor, factor: float) -> Tensor:
         bias = name.removesuffix("weight") + "bias"
-        return F.linear(hidden, self._weight(name), self._weight(bias) if bias in self._names else None) * factor
+        if bias not in self._names:
+            return F.linear(hidden, self._weight(name)) * factor
+        result = F.linear(hidden, self._weight(name), self._weight(bias)) * factor
+        self.rounded(f"{name}{PRODUCT}", result - self._weight(bias) * factor)
+        return result
 
     def vector(self, name: str, factor: float = 1.0) -> Tensor:
         return self._weight(name) * factor
@@ -144,29 +180,51 @@ class Scales:
 class SimulatedNpu(Observed):
     """The same with values rounded as an NPU rounds them, in float64: exact but for 15 digits where it rounds."""
 
-    def __init__(self, read: ReadWeight, names: Mapping[str, object], scales: Scales) -> None:
+    def __init__(
+        self, read: ReadWeight, names: Mapping[str, object], scales: Scales, roundings: Roundings = MEDIATEK
+    ) -> None:
         super().__init__(read, names)
-        self._scales = scales
+        self._scales, self.roundings = scales, roundings
 
     def rounded(self, name: str, values: Tensor) -> Tensor:
         return _steps(values, self._scales.values[name], TOP16) * self._scales.values[name]
 
     def probabilities(self, values: Tensor) -> Tensor:
-        return _steps(values, PROBABILITY_STEP, TOP16) * PROBABILITY_STEP
+        step = self.roundings.probability_step
+        return _steps(values, step, self.roundings.probability_top) * step
 
     def linear(self, name: str, hidden: Tensor, factor: float) -> Tensor:
         weight, bias = self._weight(name), name.removesuffix("weight") + "bias"
         product = torch.cat([hidden @ rows.double().T for rows in weight.split(ROWS_AT_A_TIME)], dim=-1)
-        return (product + self._weight(bias) if bias in self._names else product) * factor
+        if bias not in self._names:
+            return product * factor
+        if self.roundings.vectors:
+            return self.rounded(f"{name}{PRODUCT}", product * factor) + self.vector(bias, factor)
+        return (product + self._weight(bias)) * factor
 
     def vector(self, name: str, factor: float = 1.0) -> Tensor:
-        return self._weight(name).double() * factor
+        values = self._weight(name).double() * factor
+        if not self.roundings.vectors:
+            return values
+        step = vector_step(float(values.abs().max()))
+        return _steps(values, step, TOP16) * step
+
+    def silu(self, numbers: Tensor, alpha: float = 1.0) -> Tensor:
+        step = self.roundings.sigmoid_step
+        if step is None:
+            return super().silu(numbers, alpha)
+        return numbers * _steps(torch.sigmoid(alpha * numbers), step, TOP16_UNSIGNED) * step
 
     def extended(self, name: str, past: Tensor, value: Tensor) -> Tensor:
         return torch.cat([past, _steps(value, self._scales.cache[name], TOP8).to(torch.int8)], dim=2)
 
     def known(self, name: str, extended: Tensor) -> Tensor:
         return extended.double() * self._scales.cache[name]
+
+
+def vector_step(largest: float) -> float:
+    """The step of a weight of one dimension as INT16, whose largest magnitude this is: a float32 number."""
+    return float(np.float32(largest / TOP16)) or 1.0
 
 
 def _steps(values: Tensor, step: float, top: int) -> Tensor:

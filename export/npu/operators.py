@@ -2,11 +2,12 @@
 
 One table for all readers, which differ in what they make of ``NpuArithmetic``: calibration looks at the largest
 magnitude of each value, the check computes with the rounded ones, the ONNX graphs that the engine ``npu-emulation``
-runs have them as codes, MediaTek's flow gets them as operators that quantize and dequantize, and the report counts.
-Roundings stand where MediaTek's quantizer puts them (``backends/mediatek/quantizer`` of ExecuTorch 1.5): after each
-linear layer, matrix product, sum, product, norm and activation function, and on each float input; what only moves
-values (reshape, concatenate, negate) has none. Two are ours: softmax, which that quantizer leaves open, has TFLite's
-fixed INT16 scale, and keys and values become INT8 on their way into the cache.
+runs have them as codes, MediaTek's flow and Qualcomm's get them as operators that quantize and dequantize, and the
+report counts. Roundings stand where MediaTek's quantizer puts them (``backends/mediatek/quantizer`` of ExecuTorch 1.5):
+after each linear layer, matrix product, sum, product, norm and activation function, and on each float input; what only
+moves values (reshape, concatenate, negate) has none. Two are ours: softmax, which that quantizer leaves open, has a
+fixed scale, and keys and values become INT8 on their way into the cache. Where a vendor's NPU rounds otherwise,
+``Roundings`` says so.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 from torch import fx
 
 from pocketvlm.export.graph.lower import Call
+from pocketvlm.export.npu.rounding import Roundings
 from pocketvlm.models.operators import (
     Attend,
     Blocks,
@@ -45,11 +47,15 @@ class NpuArithmetic(Protocol):
     """What the program is computed with. A *value* is rounded; *numbers* are what it stands for, or what was not
     rounded yet. ``name`` is of a value, or of a weight in the checkpoint."""
 
+    @property
+    def roundings(self) -> Roundings:
+        """What the vendor's NPU rounds otherwise."""
+
     def rounded(self, name: str, numbers: Any) -> Any:
         """Numbers of any shape as INT16 with the scale of ``name``."""
 
     def probabilities(self, numbers: Any) -> Any:
-        """Numbers from 0 to 1 as INT16 in steps of 2 ** -15."""
+        """Numbers from 0 to 1 in 16 bits, by a fixed step."""
 
     def numbers(self, value: Any) -> Any:
         """What a value stands for."""
@@ -78,6 +84,9 @@ class NpuArithmetic(Protocol):
 
     def normed(self, numbers: Any, epsilon: float) -> Any:
         """Divided by the root of the mean of squares."""
+
+    def rms_norm(self, numbers: Any, weight: Any, epsilon: float) -> Any:
+        """The same times a weight, as one operator: where ``Roundings.norm_at_once`` says so."""
 
     def layer_norm(self, numbers: Any, weight: Any, bias: Any, epsilon: float) -> Any: ...
 
@@ -180,12 +189,15 @@ def _layer_norm(at: NpuContext, call: Call, hidden: Any) -> Any:
 
 
 def _rms_norm(at: NpuContext, call: Call, hidden: Any) -> Any:
-    """Two roundings, as MediaTek's pattern has it: after the division, and after the weight."""
+    """Two roundings, as MediaTek's pattern has it: after the division, and after the weight; or the latter alone."""
     one, norm, factor = at.arithmetic, call.operator, stored_factor(call.stage.traced, call.node)
     if norm.heads > 1:  # [1, tokens, heads * size] -> [1, tokens, heads, size]
         hidden = one.reshape(hidden, 0, 0, norm.heads, -1)
-    normed = one.rounded(f"{call.name}.normed", one.normed(one.numbers(hidden), norm.eps))
-    scaled = one.rounded(call.name, one.multiply(one.vector(call.weight(), factor), one.numbers(normed)))
+    if one.roundings.norm_at_once:
+        scaled = one.rounded(call.name, one.rms_norm(one.numbers(hidden), one.vector(call.weight(), factor), norm.eps))
+    else:
+        normed = one.rounded(f"{call.name}.normed", one.normed(one.numbers(hidden), norm.eps))
+        scaled = one.rounded(call.name, one.multiply(one.vector(call.weight(), factor), one.numbers(normed)))
     # and back
     return one.reshape(scaled, 0, 0, -1) if norm.heads > 1 else scaled
 

@@ -1,0 +1,1 @@
+"""The back end for Qualcomm's HTP, the NPU of Snapdragons."""

@@ -1,0 +1,126 @@
+"""The back end for Qualcomm's HTP: the NPU's program as QDQ graphs.
+
+The program is that of ``pocketvlm.export.npu``: the decoder in chunks of layers, each as a graph for prompts and one
+for a token, and the vision part for four tiles and for one. ONNX Runtime runs the graphs on any CPU; where the
+wheel onnxruntime-qnn is installed, Qualcomm's compiler and its simulator of the NPU do (the engine ``qnn-simulator``).
+Patch and token embedding are for the CPU.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pocketvlm.bundle.manifest import Part, QnnProgram
+from pocketvlm.errors import ExportError
+from pocketvlm.export.job import Job, Lowered
+from pocketvlm.export.npu import checks, parts
+from pocketvlm.export.npu.parts import TILE_BATCHES, WrittenProgram
+from pocketvlm.export.npu.ranges import observe, scales_of
+from pocketvlm.export.npu.rounding import QUALCOMM, Scales
+from pocketvlm.export.npu.weights import for_npu, store_patch_embedding, store_text, store_vision
+from pocketvlm.export.onnx.lower import MINIMUM_ONNXRUNTIME
+from pocketvlm.export.qnn.graph import arithmetic
+from pocketvlm.export.qnn.options import options_of
+from pocketvlm.export.qnn.weights import QdqWeights
+from pocketvlm.export.read.calibration import DEFAULT_PICTURES
+from pocketvlm.export.store.as_stored import check_free
+from pocketvlm.export.store.weights import WeightStore
+from pocketvlm.models.checkpoint import Checkpoint
+from pocketvlm.models.shapes import EMBEDDING_TABLE
+from pocketvlm.recipe import Recipe
+
+#: The bundle's, and those on their way into it.
+COPIES = 2
+#: Begins the names of this back end's files.
+PREFIX = "qnn_"
+ROPE = "qnn_rope.f32"
+#: Weights of what the CPU computes, and of the graphs.
+PATCHES_DATA, TOKENS_DATA, GRAPHS_DATA = "qnn_patches.data", "qnn_tokens.data", "qnn_weights.data"
+#: Weights as the quantizers leave them, on their way into the graphs'.
+VISION_STORE, TEXT_STORE = ".qnn-vision.data", ".qnn-text.data"
+
+
+def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> tuple[Recipe, str | None]:
+    """The recipe with what an NPU knows, which has to have one scale a row; pictures calibrate it, if nothing else.
+
+    :raises ExportError: a compiled program is asked for, or the recipe stores weights as no NPU takes them
+    """
+    if options_of(recipe).compiled:
+        raise ExportError("compiling for Qualcomm's NPU is not there yet: --uncompiled writes the program")
+    check_free(recipe, "Qualcomm's NPU", "it takes one scale a row")
+    pictures = checkpoint.config.vision is not None
+    return for_npu(checkpoint, recipe), calibration or (DEFAULT_PICTURES if pictures else None)
+
+
+def memory_bytes(layer: int, disk: int, kv_cache: int) -> int:
+    """One layer at a time."""
+    return layer
+
+
+def lower(job: Job) -> Lowered:
+    """Write the graphs and their weights, and check them.
+
+    :raises ExportError: when a check fails
+    """
+    with stored_weights(job) as store:
+        program = write_program(job, store)
+        job.progress.phase("check the NPU's program", len(program.parts))
+        fidelity = checks.check_program(job, store, program.parts, program.scales, program.chunks, QUALCOMM)
+    options, text = options_of(job.recipe), job.checkpoint.config.text
+    parts.write_rope(job.directory / ROPE, text, job.kv_length)
+    described = QnnProgram(
+        platform=options.platform,
+        compiled=False,
+        chunks=tuple((layers.start, layers.stop) for layers in program.chunks),
+        prefill_tokens=min(options.prefill_tokens, job.kv_length),
+        tile_batches=TILE_BATCHES if job.checkpoint.config.vision is not None else (),
+        mask_value=program.scales.mask,
+        rope=ROPE,
+        fidelity=fidelity,
+    )
+    files = {ROPE, *(file for part in program.parts.values() for file in (part.file, *part.data))}
+    minimum, chunk = {"onnxruntime": MINIMUM_ONNXRUNTIME}, described.prefill_tokens
+    return Lowered(program.parts, tuple(sorted(files)), store.precision, fidelity, minimum, chunk, described, 3)
+
+
+@contextmanager
+def stored_weights(job: Job) -> Iterator[WeightStore]:
+    """All weights, quantized, for as long as the block lasts: the graphs have them in another order."""
+    config, progress = job.checkpoint.config, job.progress
+    progress.phase("quantize and write", job.checkpoint.parameters)
+    store = WeightStore(job.checkpoint, job.recipe, job.directory, progress.advance, job.calibrated)
+    try:
+        if config.vision is not None:
+            with store.writing_to(PATCHES_DATA):
+                store_patch_embedding(store, config)
+            with store.writing_to(VISION_STORE):
+                store_vision(store, config)
+        with store.writing_to(TOKENS_DATA):
+            store.table(EMBEDDING_TABLE)
+        with store.writing_to(TEXT_STORE):
+            store_text(store, config.text)
+        yield store
+    finally:
+        for name in (VISION_STORE, TEXT_STORE):
+            (job.directory / name).unlink(missing_ok=True)
+
+
+def write_program(job: Job, store: WeightStore) -> WrittenProgram:
+    """Find the scales, and write all graphs with their weights."""
+    config, options = job.checkpoint.config, options_of(job.recipe)
+    samples = [job.sample, *(() if job.calibrated is None else job.calibrated.activations.samples)]
+    job.progress.phase("find ranges", config.text.num_hidden_layers)
+    ranges = observe(config, store.read, job.checkpoint.tensors, samples, job.progress.advance)
+    scales = scales_of(ranges, job.recipe.kv_cache.headroom)
+    chunks = options.layers(config.text.num_hidden_layers)
+    return WrittenProgram(write_parts(job, store, scales, chunks), scales, chunks)
+
+
+def write_parts(job: Job, store: WeightStore, scales: Scales, chunks: tuple[range, ...]) -> dict[str, Part]:
+    """All graphs, by the names of their parts."""
+    weights = QdqWeights(store)
+    with weights.writing_to(GRAPHS_DATA):
+        graph = functools.partial(arithmetic, weights, scales)
+        return parts.write_parts(job, store, PREFIX, chunks, options_of(job.recipe).prefill_tokens, graph)

@@ -1,0 +1,29 @@
+"""What ``pocketvlm export --backend qnn`` says at its end: how to run the program."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from pocketvlm.bundle.open import Bundle
+
+
+def describe(bundle: Bundle) -> None:
+    """Print what became of the program."""
+    program = bundle.manifest.qnn
+    assert program is not None
+    text = program.fidelity.text
+    click.echo(
+        f"NPU program: {len(program.chunks)} chunks of layers, steps of {program.prefill_tokens} and 1 tokens; KL "
+        f"{text.kl_mean:.2g} nats on average, {text.top1_agreement:.1%} of the first choices agree"
+    )
+    if program.compiled:
+        click.echo(f"compiled for {program.platform}; it has not run on a phone")
+    else:
+        click.echo(f"NOT compiled for {program.platform}: nothing of it runs on an NPU")
+    click.echo(
+        f"here it runs by pocketvlm run {bundle.location} --engine qnn-emulation, and in Qualcomm's simulator by "
+        "--engine qnn-simulator"
+    )
