@@ -1,9 +1,9 @@
-"""The back end for Qualcomm's HTP: the NPU's program as QDQ graphs.
+"""The back end for Qualcomm's HTP: the NPU's program as QDQ graphs, compiled to context binaries where that is wanted.
 
 The program is that of ``pocketvlm.export.npu``: the decoder in chunks of layers, each as a graph for prompts and one
-for a token, and the vision part for four tiles and for one. ONNX Runtime runs the graphs on any CPU; where the
-wheel onnxruntime-qnn is installed, Qualcomm's compiler and its simulator of the NPU do (the engine ``qnn-simulator``).
-Patch and token embedding are for the CPU.
+for a token, and the vision part for four tiles and for one. ONNX Runtime runs the graphs on any CPU; where the wheel
+onnxruntime-qnn is installed, Qualcomm's compiler makes a binary of each chunk (``pocketvlm.export.qnn.compile``), and
+its simulator runs the graphs (the engine ``qnn-simulator``). Patch and token embedding are for the CPU.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pocketvlm.bundle.manifest import Part, QnnProgram
-from pocketvlm.errors import ExportError
 from pocketvlm.export.job import Job, Lowered
 from pocketvlm.export.npu import checks, parts
 from pocketvlm.export.npu.parts import TILE_BATCHES, WrittenProgram
@@ -21,6 +20,7 @@ from pocketvlm.export.npu.ranges import observe, scales_of
 from pocketvlm.export.npu.rounding import QUALCOMM, Scales
 from pocketvlm.export.npu.weights import for_npu, store_patch_embedding, store_text, store_vision
 from pocketvlm.export.onnx.lower import MINIMUM_ONNXRUNTIME
+from pocketvlm.export.qnn import compile as qnn_compile
 from pocketvlm.export.qnn.graph import arithmetic
 from pocketvlm.export.qnn.options import options_of
 from pocketvlm.export.qnn.weights import QdqWeights
@@ -45,10 +45,10 @@ VISION_STORE, TEXT_STORE = ".qnn-vision.data", ".qnn-text.data"
 def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> tuple[Recipe, str | None]:
     """The recipe with what an NPU knows, which has to have one scale a row; pictures calibrate it, if nothing else.
 
-    :raises ExportError: a compiled program is asked for, or the recipe stores weights as no NPU takes them
+    :raises ExportError: the compiler is wanted and not there, or the recipe stores weights as no NPU takes them
     """
     if options_of(recipe).compiled:
-        raise ExportError("compiling for Qualcomm's NPU is not there yet: --uncompiled writes the program")
+        qnn_compile.check_tools()
     check_free(recipe, "Qualcomm's NPU", "it takes one scale a row")
     pictures = checkpoint.config.vision is not None
     return for_npu(checkpoint, recipe), calibration or (DEFAULT_PICTURES if pictures else None)
@@ -60,19 +60,21 @@ def memory_bytes(layer: int, disk: int, kv_cache: int) -> int:
 
 
 def lower(job: Job) -> Lowered:
-    """Write the graphs and their weights, and check them.
+    """Write the graphs and their weights, check them, and compile them where that is wanted.
 
-    :raises ExportError: when a check fails
+    :raises ExportError: when a check fails, or Qualcomm's compiler does
     """
     with stored_weights(job) as store:
         program = write_program(job, store)
         job.progress.phase("check the NPU's program", len(program.parts))
         fidelity = checks.check_program(job, store, program.parts, program.scales, program.chunks, QUALCOMM)
     options, text = options_of(job.recipe), job.checkpoint.config.text
+    programs = compile_program(job, program.parts) if options.compiled else ()
     parts.write_rope(job.directory / ROPE, text, job.kv_length)
     described = QnnProgram(
         platform=options.platform,
-        compiled=False,
+        compiled=options.compiled,
+        programs=programs,
         chunks=tuple((layers.start, layers.stop) for layers in program.chunks),
         prefill_tokens=min(options.prefill_tokens, job.kv_length),
         tile_batches=TILE_BATCHES if job.checkpoint.config.vision is not None else (),
@@ -80,9 +82,26 @@ def lower(job: Job) -> Lowered:
         rope=ROPE,
         fidelity=fidelity,
     )
-    files = {ROPE, *(file for part in program.parts.values() for file in (part.file, *part.data))}
+    files = {ROPE, *programs, *(file for part in program.parts.values() for file in (part.file, *part.data))}
     minimum, chunk = {"onnxruntime": MINIMUM_ONNXRUNTIME}, described.prefill_tokens
     return Lowered(program.parts, tuple(sorted(files)), store.precision, fidelity, minimum, chunk, described, 3)
+
+
+def compile_program(job: Job, written: dict[str, Part]) -> tuple[str, ...]:
+    """A binary of each chunk and of the vision part, in the job's directory: their files and the graphs that name them.
+
+    :raises ExportError: naming the one that Qualcomm's compiler does not compile whole
+    """
+    binaries = qnn_compile.shared_binaries(written)
+    files: list[str] = []
+    job.progress.phase("compile for the NPU", len(binaries))
+    for name, names in binaries.items():
+        graphs = {name: written[name] for name in names}
+        done = qnn_compile.compile_binary(job.directory, options_of(job.recipe).platform, name, graphs)
+        job.progress.note(f"compiled {done}")
+        job.progress.advance(1)
+        files += done.files
+    return tuple(files)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,11 @@ import pytest
 from pocketvlm.bundle.open import describe_files, open_bundle
 from pocketvlm.errors import BundleError
 from pocketvlm.machine import qnn
+from pocketvlm.machine.module import module_command
 from pocketvlm.runtime import GenerationConfig, load
 from pocketvlm.runtime.engines.qnn import QnnEmulation
 from tests.support.bundles import KV_LENGTH, exported, picture
+from tests.support.qnn import need_wheel
 
 PREFILL = 32
 
@@ -112,6 +115,64 @@ def test_a_bundle_that_does_not_fit_is_refused(tmp_path: Path, change: Callable[
         load(path, threads=1, engine="qnn-emulation")
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# --- The simulator ----------------------------------------------------------------------------------------------------
+
+
+def test_the_simulated_hexagon_answers_as_the_cpu_does() -> None:
+    """The same graphs, compiled by Qualcomm: a step of 16 bits here and there is another."""
+    need_wheel()
+    ids, images = np.random.default_rng(1).integers(0, 256, 50), [picture(150, 90)]
+    config = GenerationConfig(max_new_tokens=8)
+    with (
+        load(qnn_bundle(), engine="qnn-simulator", threads=1) as simulated,
+        load(qnn_bundle(), engine="qnn-emulation", threads=1) as emulated,
+    ):
+        assert "simulation of the sm8650's Hexagon (v75): onnxruntime-qnn 2.7.0" in simulated.engine_description
+        assert 0 < near(simulated.logits(ids), emulated.logits(ids)) < 0.02
+        assert 0 < near(simulated.encode_images(images), emulated.encode_images(images)) < 0.02
+        texts = [vlm.stream("What?", images=images, config=config).read() for vlm in (simulated, emulated)]
+        assert texts[0] == texts[1]
+
+
+def test_the_built_in_model_answers_in_the_simulator_letter_for_letter(tmp_path: Path, repository: Path) -> None:
+    need_wheel()
+    from pocketvlm.export import export_bundle
+    from pocketvlm.recipe import CalibrationConfig, load_recipe
+    from pocketvlm.scenes import held_out
+
+    table = {"chunks": 1, "compiled": False}
+    recipe = replace(
+        load_recipe("int4-channel"),
+        calibration=CalibrationConfig(sequences=4),
+        backends={"neuropilot": table, "qnn": table},
+    )
+    checkpoint, backends = repository / "examples" / "reader" / "checkpoint", ["neuropilot", "qnn"]
+    export_bundle(checkpoint, tmp_path / "reader", recipe=recipe, backends=backends, max_length=512)
+    (asked,) = held_out("npu", 1)
+    answers = []
+    for engine in ("qnn-simulator", "npu-emulation"):
+        with load(tmp_path / "reader", engine=engine, threads=1) as vlm:
+            answers.append(vlm.stream(asked.question, [asked.image], GenerationConfig(max_new_tokens=48)).read())
+    assert answers[0] == answers[1] == asked.answer
+
+
+def test_what_a_command_prints_is_on_stdout_alone(tmp_path: Path) -> None:
+    """Qualcomm's libraries print there too."""
+    need_wheel()
+    said = ("--engine", "qnn-simulator", "--prompt", "hi", "--max-new-tokens", "2", "--json", "--threads", "1")
+    command, environment = module_command("pocketvlm", "run", str(qnn_bundle()), *said)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["token_ids"]) == 2
+
+
+def test_an_operator_that_the_compiler_leaves_to_the_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    need_wheel()
+    monkeypatch.setattr(qnn, "BORDER", frozenset({"QuantizeLinear"}))
+    with pytest.raises(BundleError, match=r"^vision_encoder_4: .* leaves to the CPU|^text_decoder.* leaves to the CPU"):
+        load(qnn_bundle(), threads=1, engine="qnn-simulator")
 
 
 # --- The wheel --------------------------------------------------------------------------------------------------------
