@@ -69,7 +69,7 @@ QUICK := tests/bundle tests/core tests/images tests/machine tests/plan tests/que
 test-lowest: $(READY) ## the quick tests with the lowest versions that pyproject.toml allows, in build/lowest (5 GB)
 	@$(BIN)/uv venv --quiet --clear --python "$$(readlink -f $(BIN)/python)" build/lowest
 	@$(BIN)/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct \
-	    --editable '.[export,executorch,qnn,train,dev,docs]'
+	    --editable '.[export,executorch,litert,qnn,train,dev,docs]'
 	@build/lowest/bin/python -m pytest -q -n auto -p no:cacheprovider $(QUICK)
 
 docs: $(READY) java ## build the pages of docs/ into build/site: open index.html there

@@ -68,7 +68,7 @@ environment() {
     local quiet=--quiet
     [ ! -t 2 ] || quiet=
     .venv/bin/uv pip install $quiet --python .venv/bin/python --constraint constraints.txt \
-        --build-constraint constraints.txt --editable '.[export,executorch,qnn,train,dev,docs]'
+        --build-constraint constraints.txt --editable '.[export,executorch,litert,qnn,train,dev,docs]'
     touch .venv/.ready
 }
 

@@ -18,6 +18,7 @@ BACKENDS: dict[str, str] = {
     "executorch": "pocketvlm.export.executorch.lower",
     "neuropilot": "pocketvlm.export.neuropilot.lower",
     "qnn": "pocketvlm.export.qnn.lower",
+    "litert": "pocketvlm.export.litert.lower",
 }
 
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 #: What a scale may be.
 SCALES = ("float32", "positive", "bfloat16")
+#: From here on float16 holds each of bfloat16's numbers, up to 65280: its smallest are multiples of 2 ** -24, and a
+#: number of bfloat16 has eight digits.
+SMALLEST_HALF = 2.0**-17
 #: ``group_size`` of a whole row: one scale an output channel.
 CHANNEL = "channel"
 #: Weights fitted at a time (one row at least): a search holds some eight float32 copies of them. These are 1 MB each,
@@ -40,7 +43,8 @@ class GroupQuantizer(ABC):
     repeat its scale and its zero point, which is exact.
 
     ``scales`` says what a scale may be: "float32" any number, "positive" one above zero, "bfloat16" one above zero that
-    bfloat16 holds exactly. XNNPACK asks for the second where a row has one scale, and for the third in groups.
+    bfloat16 holds exactly, and float16 too. XNNPACK asks for the second where a row has one scale, and for the third in
+    groups; a .tflite file has those as float16.
     """
 
     #: What one core fits, for an export's estimate, where it is far slower than reading and writing.
@@ -78,9 +82,10 @@ class GroupQuantizer(ABC):
         """A grid whose scales are what ``scales`` says."""
         if self.scales == "float32":
             return fitted
+        if self.scales == "bfloat16":
+            return replace(fitted, scale=fitted.scale.clamp(min=SMALLEST_HALF).bfloat16().float())
         # A subnormal scale is flushed to zero on the way.
-        scale = fitted.scale.clamp(min=float(np.finfo(np.float32).tiny))
-        return replace(fitted, scale=scale.bfloat16().float() if self.scales == "bfloat16" else scale)
+        return replace(fitted, scale=fitted.scale.clamp(min=float(np.finfo(np.float32).tiny)))
 
     def quantize(self, weight: Tensor, gram: Tensor | None = None) -> GroupedTensor:
         """[rows, columns] of any float type -> codes, scales and zero points.

@@ -53,8 +53,8 @@ def load(
 ) -> PocketVlm:
     """Open a bundle, ready to answer.
 
-    ``engine`` is "onnx" or "executorch", as the bundle was exported for; by default the first of them that it has.
-    "npu-emulation" runs a program for an NPU, exactly and slowly, and only where it is asked for by name.
+    ``engine`` is "onnx", "executorch" or "litert", as the bundle was exported for; by default the first of them that it
+    has. "npu-emulation" runs a program for an NPU, exactly and slowly, and only where it is asked for by name.
     ``threads`` defaults to the physical cores; ``memory_budget`` (bytes) refuses a bundle whose graphs and KV cache
     are larger. Without ``keep_vision`` the vision part is in memory only while an image is encoded. The tokens of the
     images used last are kept in at most ``image_cache_bytes``: the same image is not encoded again.

@@ -96,6 +96,25 @@ def executorch_bundles(shared: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def litert_bundles(shared: Path) -> dict[str, Path]:
+    """The same with LiteRT's parts. Read only."""
+    from pocketvlm.export import export_bundle
+    from tests.support.bundles import KV_LENGTH
+    from tests.support.checkpoints import tiny_config, write_checkpoint
+
+    recipes = ("fp32", "int4-g32", "bluelm-v-3b")
+
+    def make(root: Path) -> None:
+        write_checkpoint(root / "checkpoint", tiny_config("qwen2", tie_word_embeddings=False))
+        for recipe in recipes:
+            target, backends = root / recipe, ["onnx", "litert"]
+            export_bundle(root / "checkpoint", target, recipe=recipe, backends=backends, max_length=KV_LENGTH)
+
+    root = once(shared / "litert-bundles", make)
+    return {recipe: root / recipe for recipe in recipes}
+
+
+@pytest.fixture(scope="session")
 def reader_bundles(repository: Path, shared: Path) -> dict[str, Path]:
     """The built-in model exported by two recipes: INT8 KV cache and static vision, or float KV cache. Read only."""
     from pocketvlm.export import export_bundle

@@ -7,7 +7,6 @@ some ten seconds; only what makes a program imports this module.
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from pocketvlm.errors import ExportError, one_line
+from pocketvlm.machine.quiet import silent_stderr
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def run_method(path: Path, method: str, *arguments: Tensor) -> list[Tensor]:
     """
     try:
         loaded = load_program(path)
-        with _silent_stderr():
+        with silent_stderr():
             outputs = loaded.run_method(method, tuple(value.contiguous() for value in arguments))
     except RuntimeError as error:
         raise ExportError(f"ExecuTorch does not run {method}: {one_line(error)}") from error
@@ -72,19 +72,6 @@ def run_method(path: Path, method: str, *arguments: Tensor) -> list[Tensor]:
 
 
 def load_program(path: Path) -> Any:
-    """A program in ExecuTorch's own Python bindings, which say nothing of the CPU on stderr."""
-    with _silent_stderr():
+    """A program in ExecuTorch's own Python bindings, which write what they find out about the CPU to stderr."""
+    with silent_stderr():
         return _load_for_executorch(str(path))
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """ExecuTorch writes what it finds out about the CPU to the process' stderr, whatever Python has there."""
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)

@@ -208,10 +208,19 @@ class WeightStore:
             array = self._map(weight.region)
             return np.ascontiguousarray(array.T if weight.transposed else array)
         assert isinstance(weight, GroupedWeight), f"{weight.name} is stored for products of integers"
+        grouped = unpack(self.packed(weight), bits=weight.bits, columns=weight.columns)
+        return replace(grouped, per_channel=self.is_per_channel(weight))
+
+    def packed(self, weight: GroupedWeight) -> PackedTensor:
+        """A stored weight's bytes, mapped."""
+        if self._file is not None:
+            self._file.flush()
         zero_points = None if weight.zero_points is None else self._map(weight.zero_points)
-        packed = PackedTensor(self._map(weight.codes), self._map(weight.scales), zero_points)
-        grouped = unpack(packed, bits=weight.bits, columns=weight.columns)
-        return replace(grouped, per_channel=self.precision[weight.name].group_size is None)
+        return PackedTensor(self._map(weight.codes), self._map(weight.scales), zero_points)
+
+    def is_per_channel(self, weight: GroupedWeight) -> bool:
+        """Whether the groups of a row were quantized as one."""
+        return self.precision[weight.name].group_size is None
 
     def integers(self, weight: StoredWeight) -> IntegerMatrix:
         """A weight with one scale a row and no zero points: signed codes [columns, rows] and scales, factor and all.

@@ -24,8 +24,8 @@ from pocketvlm.strict import Closed, dropping_none
 
 #: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's, 3
 #: with a chat layout that does more than put text around messages, pictures that are cut and laid out as no earlier
-#: one could say, or parts for Qualcomm's NPU.
-FORMAT_VERSION = 3
+#: one could say, or parts for Qualcomm's NPU, 4 with parts for LiteRT.
+FORMAT_VERSION = 4
 
 #: A file of a bundle: a relative POSIX path without empty, dot or dot-dot parts.
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
@@ -290,13 +290,15 @@ class MinimumRuntime(Closed):
     pocketvlm: Name
     onnxruntime: Name | None = None
     executorch: Name | None = None
+    litert: Name | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_format_1_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Format 1 has no ``executorch``; a bundle without such parts is written in it."""
+        """Format 1 has neither ``executorch`` nor ``litert``; a bundle without such parts is written in it."""
         written: dict[str, Any] = handler(self)
-        if self.executorch is None:
-            written.pop("executorch", None)
+        for runtime in ("executorch", "litert"):
+            if written[runtime] is None:
+                del written[runtime]
         return written
 
 
@@ -345,7 +347,7 @@ class QnnProgram(StaticProgram):
     platform: Snapdragon
 
 
-EngineName = Literal["onnx", "executorch", "neuropilot", "qnn"]
+EngineName = Literal["onnx", "executorch", "neuropilot", "qnn", "litert"]
 #: Engines whose parts are a static program, which the section of the same name describes; the first format that knows
 #: them.
 NPU_ENGINES: dict[EngineName, int] = {"neuropilot": 2, "qnn": 3}
@@ -366,7 +368,7 @@ class Manifest(Closed):
     are in ``by_engine`` (``for_engine``).
     """
 
-    format_version: Literal[1, 2, 3]
+    format_version: Literal[1, 2, 3, 4]
     minimum_runtime: MinimumRuntime
     model: Model
     vision: Vision | None
@@ -430,6 +432,12 @@ class Manifest(Closed):
     def _format_1_knows_onnx_alone(self) -> Manifest:
         if self.format_version == 1 and ("executorch" in self.engines or self.minimum_runtime.executorch is not None):
             raise ValueError("format 1 has no ExecuTorch parts")
+        return self
+
+    @model_validator(mode="after")
+    def _format_4_knows_litert(self) -> Manifest:
+        if self.format_version < 4 and ("litert" in self.engines or self.minimum_runtime.litert is not None):
+            raise ValueError("only format 4 has LiteRT parts")
         return self
 
     @model_validator(mode="after")

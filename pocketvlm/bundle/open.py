@@ -257,6 +257,7 @@ def _check_graphs(bundle: Bundle) -> None:
                 check_program(content)
         except ProgramError as error:
             raise BundleError(f"{file} is not a program that a bundle may have: {error}") from error
+    _check_tflite(bundle)
     manifest = bundle.manifest.for_engine("onnx")  # whose prefill chunk its graphs will be given
     for engine in ("onnx", *NPU_ENGINES):
         for name, part in manifest.engines.get(engine, {}).items():
@@ -268,6 +269,30 @@ def _check_graphs(bundle: Bundle) -> None:
                 check_graph(bundle.read(part.file), _sizes(manifest, name), _data(bundle, part))
             except GraphError as error:
                 raise BundleError(f"{part.file} is not a graph that a bundle may have: {error}") from error
+
+
+def _check_tflite(bundle: Bundle) -> None:
+    """Refuse .tflite files that no export writes, and parts of which the manifest says something else."""
+    from pocketvlm.bundle.tflite import ProgramError, check_tflite
+
+    parts = bundle.manifest.engines.get("litert", {})
+    for file in sorted({part.file for part in parts.values()}):
+        if not bundle.manifest.files[file].bytes:
+            raise BundleError(f"{file} is not a .tflite file that a bundle may have: it is empty")
+        try:
+            with bundle.mapped(file) as content:
+                signatures = check_tflite(content)
+        except ProgramError as error:
+            raise BundleError(f"{file} is not a .tflite file that a bundle may have: {error}") from error
+        for name, part in parts.items():
+            if part.file != file:
+                continue
+            if part.data or name not in signatures:
+                raise BundleError(f"{file}, of the part {name}, has no such signature with its weights inside")
+            for kind in ("inputs", "outputs"):
+                listed = {spec.name: (spec.shape, spec.dtype) for spec in getattr(part, kind)}
+                if listed != getattr(signatures[name], kind):
+                    raise BundleError(f"{file}: the {kind} of {name} are not those that the manifest lists")
 
 
 def _sizes(manifest: Manifest, part: str) -> dict[str, int]:

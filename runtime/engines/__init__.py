@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ENGINES = {
     "onnx": "pocketvlm.runtime.engines.onnx:OnnxEngine",
     "executorch": "pocketvlm.runtime.engines.executorch:ExecutorchEngine",
+    "litert": "pocketvlm.runtime.engines.litert:LitertEngine",
     "npu-emulation": "pocketvlm.runtime.engines.npu_emulation:NpuEmulation",
     "qnn-emulation": "pocketvlm.runtime.engines.qnn:QnnEmulation",
     "qnn-simulator": "pocketvlm.runtime.engines.qnn:QnnSimulator",

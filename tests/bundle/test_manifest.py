@@ -159,9 +159,9 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
     [
         (
             lambda raw: raw.update(format_version=FORMAT_VERSION + 1),
-            "has bundle format 4; this pocketvlm reads up to 3",
+            "has bundle format 5; this pocketvlm reads up to 4",
         ),
-        (lambda raw: raw.update(format_version=10**400), "this pocketvlm reads up to 3: update"),
+        (lambda raw: raw.update(format_version=10**400), "this pocketvlm reads up to 4: update"),
         (lambda raw: raw.update(format_version=0), "not valid: format_version"),
         (lambda raw: raw.update(format_version=True), "not valid: format_version"),
         (lambda raw: raw.update(format_version=1.0), "not valid: format_version"),

@@ -32,8 +32,8 @@ from pocketvlm.models.families import FAMILIES
 ROOMS = ("export", "quant", "runtime", "bench")
 #: What `pip install pocketvlm` does not bring.
 ONLY_WITH_EXTRAS = (
-    "torch", "onnx", "onnx_ir", "safetensors", "jinja2", "transformers", "executorch", "matplotlib", "scipy",
-    "rapidfuzz",
+    "torch", "onnx", "onnx_ir", "safetensors", "jinja2", "transformers", "executorch", "ai_edge_litert", "matplotlib",
+    "scipy", "rapidfuzz",
 )  # fmt: skip
 
 

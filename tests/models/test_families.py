@@ -44,7 +44,7 @@ WRITTEN = sorted(DECODERS.keys() - {"minicpm"})
 TOKENS = np.random.default_rng(0).integers(0, 320, 140).tolist()
 Weights = dict[str, torch.Tensor]
 CHUNKS = (8, 128, LIMIT)
-ENGINES = ("onnx", "executorch")
+ENGINES = ("onnx", "executorch", "litert")
 
 
 @dataclass(frozen=True)

@@ -158,21 +158,21 @@ def test_layers_behind_the_taken_one_are_left_where_they_are(tmp_path: Path) -> 
 
 @torch.no_grad()
 def test_each_back_end_has_clips_tower(tmp_path: Path) -> None:
-    """ONNX and ExecuTorch beside the model in PyTorch; the NPU's program by the export's own checks and beside that.
+    """ONNX, ExecuTorch and LiteRT beside the model in PyTorch; the NPU's program by its export's checks and beside it.
 
     (InternViT's has ``internvl_chat`` in the contract of families that see.)
     """
-    config = config_of("clip")
+    config, engines = config_of("clip"), ("onnx", "executorch", "litert")
     model = write_checkpoint(tmp_path / "checkpoint", config)
     bundle = export_bundle(
-        tmp_path / "checkpoint", tmp_path / "bundle", recipe="fp32", backends=["onnx", "executorch"], max_length=128
+        tmp_path / "checkpoint", tmp_path / "bundle", recipe="fp32", backends=engines, max_length=128
     )
     vision = bundle.manifest.vision
     assert vision is not None
     assert vision.patches_per_tile == 82
     pixels = torch.randn(2, 3, 72, 72)
     wanted = model.encode_tiles(pixels).numpy()
-    for engine in ("onnx", "executorch"):
+    for engine in engines:
         with load(bundle.location, threads=1, engine=engine) as vlm:
             found = vlm._engine.encode(vlm._engine.patch_embed(pixels.numpy()))
         assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < TOLERANCE, engine

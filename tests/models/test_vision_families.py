@@ -36,7 +36,7 @@ from tests.runner.test_conversation import talk
 from tests.support.portable_plans import SIZES
 from tests.support.vision_families import WRITERS, Written
 
-ENGINES = ("onnx", "executorch")
+ENGINES = ("onnx", "executorch", "litert")
 KV_LENGTH = 512
 TOLERANCE = 1e-4
 #: Pictures of other shapes; the last is smaller than a patch.

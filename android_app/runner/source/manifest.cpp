@@ -13,7 +13,7 @@ using json::Members;
 using json::Reader;
 
 // 2 is 1 with parts of other engines, which are checked here and not run; 3 says more of pictures and of the chat layout
-constexpr int64_t kFormat = 3;
+constexpr int64_t kFormat = 4;
 constexpr int64_t kMost = int64_t{1} << 40;  // of a size, as in pocketvlm/bundle/manifest.py
 constexpr int64_t kMaxValues = 1 << 16;      // counted by commas, before any is looked at
 constexpr size_t kName = 512, kText = 1 << 16, kMaxSide = 64, kMaxRank = 16;
@@ -232,7 +232,7 @@ void check_fidelity(const Reader& value) {
 
 // What holds for the parts of each engine; this runner's own is read.
 void read_by_engine(const Reader& value, Manifest& manifest) {
-  value.members({"onnx", "executorch", "neuropilot", "qnn"});
+  value.members({"onnx", "executorch", "neuropilot", "qnn", "litert"});
   const json::Object& given = value.object();
   for (const auto& [engine, own] : given) {
     const Reader reader(own, value, engine);
@@ -300,7 +300,7 @@ void check_whole(const Manifest& manifest, const Reader& top) {
 }
 
 void read_engines(const Reader& engines, Manifest& manifest) {
-  engines.members({"onnx", "executorch", "neuropilot", "qnn"});
+  engines.members({"onnx", "executorch", "neuropilot", "qnn", "litert"});
   for (const auto& [engine, parts] : engines.object()) {
     const Reader of(parts, engines, engine);
     std::map<std::string, Part> read;
@@ -322,13 +322,17 @@ void read_files(const Reader& files, Manifest& manifest) {
 
 void read_sections(const Members& top, int64_t format, Manifest& manifest) {
   const Reader given[] = {top["minimum_runtime"], top["model"], top["tokens"], top["kv_cache"]};
-  const Members runtime = given[0].members({"pocketvlm", "onnxruntime", "executorch"});
+  const Members runtime = given[0].members({"pocketvlm", "onnxruntime", "executorch", "litert"});
   manifest.minimum_pocketvlm = name_of(runtime["pocketvlm"]);
   if (const auto version = runtime.optional("onnxruntime"); version && !version->is_null())
     manifest.minimum_onnxruntime = name_of(*version);
   if (const auto version = runtime.optional("executorch"); version && !version->is_null()) {
     name_of(*version);
     manifest.asks_for_executorch = true;
+  }
+  if (const auto version = runtime.optional("litert"); version && !version->is_null()) {
+    name_of(*version);
+    manifest.asks_for_litert = true;
   }
   const Members model =
       given[1].members({"name", "family", "revision", "vocab_size", "hidden_size", "layers", "limits", "source", "adapter"});
@@ -380,6 +384,8 @@ Manifest read_manifest(const Reader& root) {
   read_files(top["files"], manifest);
   if (format == 1 && (manifest.asks_for_executorch || manifest.engines.count("executorch") != 0))
     root.refuse("format 1 has no ExecuTorch parts");
+  if (format < 4 && (manifest.asks_for_litert || manifest.engines.count("litert") != 0))
+    root.refuse("only format 4 has LiteRT parts");
   if (const auto given = top.optional("by_engine")) {
     read_by_engine(*given, manifest);
     if (format == 1 && !given->object().empty()) root.refuse("format 1 has no by_engine");

@@ -65,6 +65,7 @@ struct Manifest {
   TokenIds stop;
   std::optional<int32_t> image_token;
   bool asks_for_executorch = false;
+  bool asks_for_litert = false;
   bool has_roles = true;  // false where a chat layout lacks a role that it needs
   std::map<std::string, std::map<std::string, Part>> engines;
   // Of NPUs' programs, beside their graphs: engine and file.

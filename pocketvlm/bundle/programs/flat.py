@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 Table = dict[str, Any]
-#: Table -> its fields: a name, and a kind of ``NUMBERS``, "text", "bytes", a table, "[kind]" or "<union>".
+#: Table -> its fields: a name, and a kind of ``NUMBERS``, "text", "bytes", a table, "[kind]", "<union>", or "{number}":
+#: a vector of them as its bytes, which nobody looks into here.
 Schema = Mapping[str, Sequence[tuple[str, str]]]
-#: Union -> its members by their numbers.
+#: Union -> its members by their numbers; one that has a member 0 may be missing.
 Unions = Mapping[str, Mapping[int, str]]
 NUMBERS: Final = {
     "bool": "<B", "i8": "<b", "u8": "<B", "i16": "<h", "u16": "<H", "i32": "<i", "u32": "<I", "i64": "<q", "u64": "<Q",
@@ -83,32 +84,37 @@ class FlatBuffer:
     def _union(self, tag: int | None, at: int | None, union: str) -> tuple[str, Table]:
         number = 0 if tag is None else self._number(tag, "<B", union)
         kind = self._unions[union].get(number)
+        if number == 0 and kind is not None:
+            return kind, {}
         if kind is None or at is None:
             raise ProgramError(f"it has a {union} that no export writes")
         return kind, self._table(self._follow(at), kind)
 
     def _field(self, at: int | None, kind: str, name: str) -> Any:
         if at is None:
-            return 0 if kind in NUMBERS else [] if kind[0] == "[" else memoryview(b"") if kind == "bytes" else None
+            return 0 if kind in NUMBERS else [] if kind[0] == "[" else memoryview(b"") if kind[0] in "b{" else None
         if kind in NUMBERS:
             return self._number(at, NUMBERS[kind], name)
-        if kind[0] != "[" and kind not in ("text", "bytes"):
+        if kind[0] not in "[{" and kind not in ("text", "bytes"):
             return self._table(self._follow(at), kind)
-        start = self._follow(at)
+        return self._vector(self._follow(at), kind, name)
+
+    def _vector(self, start: int, kind: str, name: str) -> Any:
         count, start = self._number(start, "<I"), start + 4
-        if kind in ("text", "bytes"):
-            if count > len(self._content) - start or (kind == "text" and count > MOST_TEXT):
-                raise ProgramError("a vector is longer than it")
-            return self._bytes(start, count, kind)
         inner = kind[1:-1]
+        width = struct.calcsize(NUMBERS[inner]) if inner in NUMBERS else 4
+        if kind[0] != "[":
+            length = count * width if kind[0] == "{" else count
+            if length > len(self._content) - start or (kind == "text" and count > MOST_TEXT):
+                raise ProgramError("a vector is longer than it")
+            return self._bytes(start, length, kind)
         if inner in NUMBERS:
-            width = struct.calcsize(NUMBERS[inner])
             return [self._number(start + width * at, NUMBERS[inner], name) for at in range(count)]
-        return [self._field(start + 4 * at, inner, name) for at in range(count)]
+        return [self._field(start + width * at, inner, name) for at in range(count)]
 
     def _bytes(self, start: int, count: int, kind: str) -> Any:
         piece = self._content[start : start + count]
-        if kind == "bytes":
+        if kind != "text":
             return piece
         text = bytes(piece)
         if not all(32 <= byte < 127 for byte in text):

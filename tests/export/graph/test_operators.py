@@ -54,7 +54,7 @@ def test_a_back_end_has_what_the_registry_asks_for(backend: str) -> None:
 
 
 def test_an_unknown_back_end_is_refused_with_those_that_are_known() -> None:
-    with pytest.raises(ExportError, match="no back end 'tpu'; known: onnx, executorch, neuropilot, qnn"):
+    with pytest.raises(ExportError, match="no back end 'tpu'; known: onnx, executorch, neuropilot, qnn, litert"):
         backend_of("tpu")
 
 

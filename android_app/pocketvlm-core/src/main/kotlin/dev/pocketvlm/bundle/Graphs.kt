@@ -12,7 +12,7 @@ private val GRAPH_ENGINES = listOf("onnx", "neuropilot", "qnn")
 
 /**
  * Refuses graphs that no export writes, before an engine sees them, which trusts them. Programs of ExecuTorch, which this
- * library does not run, are known by their first bytes alone.
+ * library does not run, are known by their first bytes alone, and parts for LiteRT are not looked into.
  *
  * @throws BundleDamaged naming the graph, and what of it is wrong
  */

@@ -4,11 +4,11 @@ import dev.pocketvlm.PocketVlmException.BundleDamaged
 import dev.pocketvlm.PocketVlmException.BundleTooNew
 
 /** The newest format that is read. */
-private const val FORMAT = 3
+private const val FORMAT = 4
 
 /** Counted by commas, before any value is looked at. */
 private const val MAX_VALUES = 1 shl 16
-private val ENGINES = arrayOf("onnx", "executorch", "neuropilot", "qnn")
+private val ENGINES = arrayOf("onnx", "executorch", "neuropilot", "qnn", "litert")
 
 /** Engines whose parts are a static program, and the first format that knows them. */
 private val NPU_ENGINES = mapOf("neuropilot" to 2, "qnn" to 3)
@@ -47,7 +47,7 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
     )
 
     fun read(): Manifest {
-        val runtime = top["minimum_runtime"].members("pocketvlm", "onnxruntime", "executorch")
+        val runtime = top["minimum_runtime"].members("pocketvlm", "onnxruntime", "executorch", "litert")
         val tokens = top["tokens"].members("stop", "image")
         val engines = engines(top["engines"])
         checkRecipe(top["recipe"])
@@ -71,6 +71,8 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
         )
         val asksForExecutorch = runtime.given("executorch")?.name() != null
         if (format == 1 && (asksForExecutorch || "executorch" in engines)) root.refuse("format 1 has no ExecuTorch parts")
+        val asksForLitert = runtime.given("litert")?.name() != null
+        if (format < 4 && (asksForLitert || "litert" in engines)) root.refuse("only format 4 has LiteRT parts")
         checkFiles(manifest, npuFiles(manifest))
         return manifest
     }

@@ -1,0 +1,1 @@
+"""Parts for LiteRT: TensorFlow Lite's flatbuffers, written without TensorFlow."""
