@@ -82,6 +82,18 @@ class LoadedModel:
         """Seconds that loading took."""
         return self._stats.load_s
 
+    @property
+    def prefill_chunk(self) -> int:
+        """Most tokens of one step of a prefill."""
+        return self._decoder.prefill_chunk
+
+    def count_image_tokens(self, picture: vision.Picture) -> int:
+        """How many tokens of a prompt a picture takes.
+
+        :raises ChatError: the model takes text only
+        """
+        return vision.count_tokens(picture, self._vision_settings()[1])
+
     def prepare(self, image: Image) -> vision.Picture:
         """Open an image and cut it into tiles.
 

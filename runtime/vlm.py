@@ -16,7 +16,6 @@ from pocketvlm import __version__
 from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import BundleError
 from pocketvlm.images.prepare import preprocessing_of
-from pocketvlm.runtime import vision
 from pocketvlm.runtime.budget import check_memory
 from pocketvlm.runtime.chat import (
     Message,
@@ -199,7 +198,7 @@ class PocketVlm(LoadedModel):
         wrong = token_ids[~is_image & ((token_ids < 0) | (token_ids >= model.vocab_size))]
         if len(wrong):
             raise ValueError(f"{wrong[0]} is no token id of this model, whose vocabulary has {model.vocab_size}")
-        counts = [self._image_tokens(picture) for picture in pictures]
+        counts = [self.count_image_tokens(picture) for picture in pictures]
         if is_image.sum() != sum(counts):
             raise ValueError(
                 f"token_ids has {is_image.sum()} image placeholders, {len(pictures)} images have {sum(counts)} tokens"
@@ -210,9 +209,6 @@ class PocketVlm(LoadedModel):
         prompt = Prompt(token_ids, index, row, pictures)
         self._decoder.check_capacity(prompt)
         return prompt
-
-    def _image_tokens(self, picture: vision.Picture) -> int:
-        return vision.count_tokens(picture, self._vision_settings()[1])
 
 
 def _check_consistent(manifest: Manifest) -> None:
