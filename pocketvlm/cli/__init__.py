@@ -18,6 +18,7 @@ from pocketvlm.errors import PocketVlmError
 COMMANDS = {
     "export": "export",
     "run": "run",
+    "serve": "serve",
     "inspect": "inspect",
     "tile": "tile",
     "eval": "eval",
@@ -34,6 +35,7 @@ COMMANDS = {
 EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "safetensors", "jinja2", "tomli_w", "huggingface_hub"), "export"),
     **dict.fromkeys(("scipy", "rapidfuzz"), "bench"),
+    **dict.fromkeys(("prometheus_client", "sse_starlette", "starlette", "uvicorn"), "serve"),
 }
 
 

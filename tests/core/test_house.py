@@ -33,7 +33,7 @@ ROOMS = ("export", "quant", "runtime", "bench")
 #: What `pip install pocketvlm` does not bring.
 ONLY_WITH_EXTRAS = (
     "torch", "onnx", "onnx_ir", "safetensors", "jinja2", "transformers", "executorch", "ai_edge_litert", "matplotlib",
-    "scipy", "rapidfuzz",
+    "scipy", "rapidfuzz", "starlette", "uvicorn", "sse_starlette", "prometheus_client",
 )  # fmt: skip
 
 
@@ -83,18 +83,18 @@ def test_the_command_lines_modules_import_rooms_only_when_they_run(repository: P
     loaded = json.loads(
         python(repository, f"import json, sys, {', '.join(names)}; print(json.dumps(list(sys.modules)))")
     )
-    assert not {"torch", "onnxruntime", "transformers", "scipy", "rapidfuzz", "jinja2"} & set(loaded)
+    assert not {"torch", "onnxruntime", "transformers", "scipy", "rapidfuzz", "jinja2", "starlette"} & set(loaded)
     assert not [name for name in loaded if name.startswith(tuple(f"pocketvlm.{room}" for room in (*ROOMS, "models")))]
 
 
 def test_a_base_installation_imports_core_runtime_bench_and_cli(repository: Path) -> None:
-    """Every module but those of models, quant, export and fidelity imports where the extras' packages are missing."""
+    """Where the extras' packages are missing, all modules import but models, quant, export, fidelity, serve."""
     code = f"""
 import importlib, pkgutil, sys
 for name in {ONLY_WITH_EXTRAS}:
     sys.modules[name] = None
 import pocketvlm
-skipped = ("pocketvlm.models", "pocketvlm.quant", "pocketvlm.export", "pocketvlm.fidelity")
+skipped = ("pocketvlm.models", "pocketvlm.quant", "pocketvlm.export", "pocketvlm.fidelity", "pocketvlm.serve")
 def walk(package):
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         if module.name not in (*skipped, "pocketvlm.__main__"):

@@ -1,0 +1,6 @@
+"""OpenAI's API over a loaded bundle: `pocketvlm serve`.
+
+Of one request the way is: ``server`` (connections) -> ``app`` (paths, the key, bodies) -> ``schema`` (what may stand in
+a request) -> ``worker`` (one model, a bounded queue) -> ``answering`` (messages and pictures to an answer) ->
+``replies`` (what is sent back). What the clients read: https://platform.openai.com/docs/api-reference/chat
+"""

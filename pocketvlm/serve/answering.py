@@ -1,0 +1,121 @@
+"""From a request's messages to an answer, in the thread that has the model: one picture in memory after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pocketvlm.errors import CapacityError, ChatError, ImageError, one_line
+from pocketvlm.serve.errors import RequestError
+from pocketvlm.serve.pictures import picture_bytes
+from pocketvlm.serve.schema import generation_config
+from pocketvlm.serve.worker import Began, Ended
+
+if TYPE_CHECKING:
+    from pocketvlm.runtime import PocketVlm
+    from pocketvlm.runtime.prefixes import Prefixes
+    from pocketvlm.runtime.vision import Picture
+    from pocketvlm.serve.meters import Meters
+    from pocketvlm.serve.schema import ChatMessage, ContentPart
+    from pocketvlm.serve.worker import Ticket
+
+#: OpenAI's newer name -> that of chat layouts
+ROLES = {"developer": "system"}
+
+
+@dataclass(frozen=True)
+class Responder:
+    """What an answer needs. ``images``: the directory whose files may be asked about."""
+
+    vlm: PocketVlm
+    prefixes: Prefixes
+    meters: Meters
+    images: Path | None = None
+
+    def __call__(self, ticket: Ticket) -> None:
+        """Answer a request, piece by piece.
+
+        :raises RequestError: the request cannot be answered
+        """
+        self.meters.waited(time.perf_counter() - ticket.since)
+        manifest = self.vlm.manifest
+        config = generation_config(ticket.request, manifest.kv_cache.length, manifest.model.vocab_size)
+        try:
+            answer = self.prefixes.stream(self._messages(ticket), config=config)
+        except CapacityError as error:
+            raise RequestError(400, str(error), "messages", "context_length_exceeded") from None
+        except (ChatError, ImageError) as error:
+            raise RequestError(400, str(error), "messages", "invalid_value") from None
+        ticket.begin(answer)
+        ticket.tell(Began(config.seed))
+        try:
+            with answer:
+                for piece in answer:
+                    if piece.text:
+                        ticket.tell(piece.text)
+        finally:
+            self.meters.answered(answer.stats)
+        ticket.tell(Ended(answer.stats))
+
+    def _messages(self, ticket: Ticket) -> list[dict[str, Any]]:
+        """The messages as the runtime takes them, with pictures cut into tiles.
+
+        The first picture that the KV cache has no room for ends it: what the pictures take is bounded by that.
+        """
+        room = self.vlm.manifest.kv_cache.length
+        messages = []
+        for index, message in enumerate(ticket.request.messages):
+            where = f"messages.{index}"
+            content: list[dict[str, Any]] = []
+            for kind, value in _parts(message, where):
+                if ticket.given_up:
+                    break
+                part: Any = value
+                if kind == "image":
+                    part = picture = self._picture(value, f"{where}.content")
+                    room -= self.vlm.count_image_tokens(picture)
+                    if room < 0:
+                        raise CapacityError(
+                            f"the images have more tokens than the {self.vlm.manifest.kv_cache.length} that fit into "
+                            "this bundle's KV cache: show fewer, or export with a larger --max-length"
+                        )
+                content.append({"type": kind, kind: part})
+            messages.append({"role": ROLES.get(message.role, message.role), "content": content})
+        return messages
+
+    def _picture(self, url: str, param: str) -> Picture:
+        encoded = picture_bytes(url, self.images, param)
+        try:
+            return self.vlm.prepare(encoded)
+        except ImageError as error:
+            raise RequestError(400, str(error), param, "invalid_image") from None
+
+
+def _parts(message: ChatMessage, where: str) -> Iterator[tuple[str, str]]:
+    """A message's content as ("text", the text) and ("image", its URL).
+
+    :raises RequestError: a part is neither
+    """
+    if message.content is None and message.role != "assistant":
+        raise RequestError(400, f"{where}.content is missing", f"{where}.content", "invalid_value")
+    if not isinstance(message.content, list):
+        yield "text", message.content or ""
+        return
+    for number, part in enumerate(message.content):
+        yield _part(part, f"{where}.content.{number}")
+
+
+def _part(part: ContentPart, where: str) -> tuple[str, str]:
+    if part.type == "text" and part.text is not None:
+        return "text", part.text
+    if part.type == "image_url" and part.image_url is not None:
+        return "image", part.image_url if isinstance(part.image_url, str) else part.image_url.url
+    if part.type in ("text", "image_url"):
+        raise RequestError(400, f"{where} has the type {part.type} and no {part.type}", where, "invalid_value")
+    kind = one_line(part.type, 40)
+    raise RequestError(
+        400, f"{where}: parts of type {kind!r} are not there yet: use text or image_url", where, "unsupported"
+    )

@@ -1,0 +1,81 @@
+"""What is sent back: OpenAI's chat.completion, its chunks, what was used, and the list of the one model."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pocketvlm.runtime.stats import Stats
+
+#: why an answer ended, in the runtime's words -> in OpenAI's
+FINISH = {"stop": "stop", "length": "length", "kv_length": "length", "deadline": "length"}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to one request, whole or in chunks."""
+
+    model: str
+    seed: int
+    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, text: str, stats: Stats) -> dict[str, Any]:
+        """A chat.completion. ``stats`` is an addition to OpenAI's form: times, and the seed of the answer."""
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": None,
+            "finish_reason": FINISH.get(stats.finish_reason or ""),
+        }
+        return {
+            **self._head("chat.completion"),
+            "choices": [choice],
+            "usage": usage(stats),
+            "stats": self._stats(stats),
+        }
+
+    def first(self) -> dict[str, Any]:
+        """The chunk that opens a stream: who speaks."""
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def piece(self, text: str) -> dict[str, Any]:
+        """A chunk of text."""
+        return self._chunk({"content": text})
+
+    def last(self, stats: Stats) -> dict[str, Any]:
+        """The chunk that says why the answer ended."""
+        return {**self._chunk({}, FINISH.get(stats.finish_reason or "")), "stats": self._stats(stats)}
+
+    def used(self, stats: Stats) -> dict[str, Any]:
+        """The chunk of ``stream_options.include_usage``, behind all others."""
+        return {**self._head("chat.completion.chunk"), "choices": [], "usage": usage(stats)}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+
+    def _stats(self, stats: Stats) -> dict[str, Any]:
+        return {**stats.as_dict(), "seed": self.seed}
+
+
+def usage(stats: Stats) -> dict[str, Any]:
+    """Tokens of the question, of its images, those that were in a KV cache already, and of the answer."""
+    return {
+        "prompt_tokens": stats.prompt_tokens,
+        "completion_tokens": stats.generated_tokens,
+        "total_tokens": stats.prompt_tokens + stats.generated_tokens,
+        "prompt_tokens_details": {"cached_tokens": stats.reused_tokens, "image_tokens": stats.image_tokens},
+    }
+
+
+def model_entry(name: str, created: int, kv_length: int, *, images: bool) -> dict[str, Any]:
+    """A model of /v1/models; the last two fields are an addition: tokens of its KV cache, whether it takes images."""
+    head = {"id": name, "object": "model", "created": created, "owned_by": "pocketvlm"}
+    return {**head, "context_length": kv_length, "images": images}

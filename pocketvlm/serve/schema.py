@@ -1,0 +1,183 @@
+"""What may stand in a request to /v1/chat/completions, and what of it is not there yet and so refused by name.
+
+Source: https://platform.openai.com/docs/api-reference/chat/create. ``top_k`` and ``repetition_penalty`` are the names
+that other servers of open models have for them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pocketvlm.errors import one_line
+from pocketvlm.serve.errors import RequestError
+from pocketvlm.strict import first_wrong
+
+if TYPE_CHECKING:
+    from pocketvlm.runtime.sampling import GenerationConfig
+
+#: Most brackets, braces and commas of a request: what Python makes of them takes many times their bytes.
+MOST_MARKS = 200_000
+#: Parameters that change nothing here: who asks, for whom, and how the question is billed or kept.
+WITHOUT_EFFECT = (
+    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "parallel_tool_calls",
+)  # fmt: skip
+#: Parameters that would change the answer and cannot be obeyed yet -> the values that ask for nothing.
+NOT_YET: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "n": (1,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+}
+
+
+class _Lenient(BaseModel):
+    """Numbers are numbers, and what is not known is kept, to be refused by name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, strict=True)
+
+
+class ImageUrl(_Lenient):
+    """Where an image is. ``detail`` asks for nothing here: a model has one way to cut an image."""
+
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ContentPart(_Lenient):
+    """A text or an image of a message."""
+
+    type: str
+    text: str | None = None
+    image_url: ImageUrl | str | None = None
+
+
+class ChatMessage(_Lenient):
+    """One turn. An assistant's comes back from clients with all that the API says of it, mostly null."""
+
+    role: str
+    content: str | list[ContentPart] | None = None
+    tool_calls: list[Any] | None = None
+    function_call: Any = None
+
+
+class StreamOptions(_Lenient):
+    """Of a streamed answer."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(_Lenient):
+    """A request to /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    stop: str | list[str] | None = None
+    logit_bias: dict[str, float] | None = None
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with a chunk that says what was used."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+def read_request(body: bytes) -> ChatRequest:
+    """A request's body.
+
+    :raises RequestError: it is no JSON, or naming the parameter that is wrong, unknown, or not obeyed yet
+    """
+    if sum(map(body.count, (b",", b"[", b"{"))) > MOST_MARKS:
+        raise RequestError(400, f"the request has more than {MOST_MARKS} brackets and commas", code="too_complex")
+    try:
+        request = ChatRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["type"] == "json_invalid":
+            raise RequestError(
+                400, f"the body is not JSON: {one_line(first['msg'], 160)}", code="invalid_json"
+            ) from None
+        keys = [str(part) for part in first["loc"]]
+        param = one_line(".".join(keys), 120) if keys else None
+        raise RequestError(400, first_wrong(error, "the body"), param, "invalid_value") from None
+    except (ValueError, RecursionError) as error:
+        raise RequestError(400, f"the body cannot be read: {one_line(error, 160)}", code="invalid_json") from None
+    _check_obeyed(request)
+    return request
+
+
+def _check_obeyed(request: ChatRequest) -> None:
+    for name, value in (request.model_extra or {}).items():
+        if value is None or name in WITHOUT_EFFECT:
+            continue
+        if name not in NOT_YET:
+            raise RequestError(400, f"{one_line(name, 60)}: unknown parameter", one_line(name, 60), "unknown_parameter")
+        if value not in NOT_YET[name]:
+            what = f"{name} is not there yet: this server answers with text alone, without it"
+            raise RequestError(400, what, name, "unsupported_parameter")
+    for index, message in enumerate(request.messages):
+        if message.tool_calls or message.function_call or message.role in ("tool", "function"):
+            what = f"message {index + 1} is of a tool: tools are not there yet"
+            raise RequestError(400, what, f"messages.{index}", "unsupported_parameter")
+
+
+def generation_config(request: ChatRequest, longest: int, vocabulary: int) -> GenerationConfig:
+    """How the answer is generated; ``longest``: tokens of one that names no limit, ``vocabulary``: ids there are.
+
+    Without a temperature it is greedy, as `pocketvlm run` is. With one and no seed, each answer has its own.
+
+    :raises RequestError: a value is out of range
+    """
+    from pocketvlm.runtime.sampling import GenerationConfig
+
+    temperature = 0.0 if request.temperature is None else request.temperature
+    seed = request.seed
+    if seed is None:
+        seed = secrets.randbits(64) if temperature > 0 else 0
+    given = {name: getattr(request, name) for name in ("top_p", "top_k", "repetition_penalty")}
+    limits = (request.max_completion_tokens, request.max_tokens, longest)
+    try:
+        return GenerationConfig(
+            max_new_tokens=next(limit for limit in limits if limit is not None),
+            temperature=temperature,
+            seed=seed % 2**64,
+            stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
+            logit_bias=_biases(request.logit_bias or {}, vocabulary),
+            **{name: value for name, value in given.items() if value is not None},
+        )
+    except ValueError as error:
+        message = one_line(error, 200)
+        raise RequestError(400, message, message.partition(" ")[0], "invalid_value") from None
+
+
+def _biases(given: dict[str, float], vocabulary: int) -> dict[int, float]:
+    for token_id in given:
+        if not (token_id.isascii() and token_id.isdecimal() and len(token_id) < 10 and int(token_id) < vocabulary):
+            what = f"logit_bias has {one_line(token_id, 40)!r}, which is no token id from 0 to {vocabulary - 1}"
+            raise RequestError(400, what, "logit_bias", "invalid_value")
+    if len({int(token_id) for token_id in given}) < len(given):
+        raise RequestError(400, "logit_bias has a token id more than once", "logit_bias", "invalid_value")
+    return {int(token_id): bias for token_id, bias in given.items()}
