@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,6 +242,38 @@ class LitertGraph:
 
     def dequantize(self, value: LitertTensor) -> LitertTensor:
         return self._operator(Code.DEQUANTIZE, [value], value.shape, schema.DequantizeOptionsT(), version=2)
+
+    # Graphs of another file.
+
+    def graft(
+        self, graph: Any, codes: Sequence[Any], buffer: Callable[[int], int], taken: Mapping[int, LitertTensor]
+    ) -> dict[int, LitertTensor]:
+        """The tensors and operators of ``graph``, ``schema.SubGraphT``, whose inputs are ``taken``: its tensors here.
+
+        ``codes`` are its file's operators, ``buffer`` gives the buffer of this file for one of its file's.
+        """
+        values = dict(taken)
+        for index, tensor in enumerate(graph.tensors):
+            if index not in values:
+                dtype = next((name for name, number in TYPES.items() if number == tensor.type), "int4")
+                values[index] = LitertTensor(len(self._graph.tensors), tuple(int(n) for n in tensor.shape), dtype)
+                tensor = copy.copy(tensor)
+                tensor.name, tensor.buffer = f"{self.name}/{tensor.name.decode()}", buffer(tensor.buffer)
+                self._graph.tensors.append(tensor)
+        for index, value in values.items():
+            tensor = self._graph.tensors[value.index]
+            if index not in taken and tensor.quantization is not None and tensor.quantization.details is not None:
+                tensor.quantization = copy.deepcopy(tensor.quantization)
+                tensor.quantization.details.scales = values[tensor.quantization.details.scales].index
+        for node in graph.operators:
+            node = copy.copy(node)
+            node.opcodeIndex = self.program.operator(
+                codes[node.opcodeIndex].builtinCode, codes[node.opcodeIndex].version
+            )
+            node.inputs = [NONE if index == NONE else values[index].index for index in node.inputs]
+            node.outputs = [values[index].index for index in node.outputs]
+            self._graph.operators.append(node)
+        return values
 
     def _unary(self, code: int, value: LitertTensor, options: Any = None) -> LitertTensor:
         return self._operator(code, [value], value.shape, options)

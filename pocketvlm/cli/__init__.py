@@ -29,6 +29,7 @@ COMMANDS = {
     "report": "report",
     "plan": "plan",
     "init": "init",
+    "litertlm": "litertlm",
 }
 
 #: package that the runtime does without -> the extra that brings it

@@ -1,0 +1,259 @@
+"""A .litertlm file: a bundle's LiteRT parts as Google's LiteRT-LM takes them, with tokenizer, chat template and stop
+tokens.
+
+The same graphs with the same weights: prefill and decode, the token embedding, and the vision part as one graph that
+takes pixels from 0 to 1. What LiteRT-LM cannot be told is refused, or noted. docs/litert.md says how to ask it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from pocketvlm.bundle.chat import ChatLayout
+from pocketvlm.errors import ExportError, one_line
+from pocketvlm.export.litert.graph import TYPES, LitertGraph
+from pocketvlm.export.litert.program import Constant, LitertFile
+from pocketvlm.files import check_writable, written_whole
+from pocketvlm.scratch import scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pocketvlm.bundle.manifest import Manifest, Vision
+    from pocketvlm.bundle.open import Bundle
+
+
+class WrittenParts:
+    """The graphs of a bundle's .tflite file, which was held to what exports write when the bundle was opened."""
+
+    def __init__(self, bundle: Bundle, file: str) -> None:
+        self._content, self._file = bundle.mapped(file), file
+        self._model = schema.ModelT.InitFromPackedBuf(self._content, 0)
+        self._signatures = {one.signatureKey.decode(): one for one in self._model.signatureDefs}
+
+    def copy(self, target: LitertFile, name: str, new_name: str | None = None) -> None:
+        """A signature as it is, in another file."""
+        signature, graph = self._signatures[name], LitertGraph(target, new_name or name)
+        tensors = self._model.subgraphs[signature.subgraphIndex].tensors
+        taken = {}
+        for one in signature.inputs:
+            tensor = tensors[one.tensorIndex]
+            dtype = next(kind for kind, number in TYPES.items() if number == tensor.type)
+            step = None if tensor.quantization is None else float(tensor.quantization.scale[0])
+            taken[one.name.decode()] = graph.input(one.name.decode(), tensor.shape, dtype, step)
+        for key, value in self.graft(graph, name, taken).items():
+            graph.output(key, value)
+        graph.finish()
+
+    def graft(self, graph: LitertGraph, name: str, taken: dict[str, Any]) -> dict[str, Any]:
+        """A signature's operators behind ``taken`` in a graph under construction; gives its outputs."""
+        signature = self._signatures[name]
+        inputs = {one.tensorIndex: taken[one.name.decode()] for one in signature.inputs}
+        source = self._model.subgraphs[signature.subgraphIndex]
+        values = graph.graft(source, self._model.operatorCodes, lambda at: self._buffer(graph.program, at), inputs)
+        return {one.name.decode(): values[one.tensorIndex] for one in signature.outputs}
+
+    def _buffer(self, target: LitertFile, index: int) -> int:
+        buffer = self._model.buffers[index]
+        if buffer.size:
+            content = self._content[buffer.offset : buffer.offset + buffer.size]
+            return target.buffer(f"{self._file}/{index}", Constant.of(np.frombuffer(content, np.uint8)))
+        if buffer.data is None:
+            return 0
+        return target.buffer(f"{self._file}/{index}", Constant.of(np.asarray(buffer.data, np.uint8)))
+
+
+def write_litertlm(bundle: Bundle, output: Path, note: Callable[[str], None] = lambda line: None) -> None:
+    """Write a bundle's LiteRT parts as one file for LiteRT-LM; ``note`` gets what a person should know of it.
+
+    :raises ExportError: LiteRT-LM cannot be told something that the bundle says; nothing is left behind
+    """
+    manifest = bundle.for_engine("litert").manifest
+    metadata = _metadata(manifest, bundle)
+    check_writable(output, ExportError)
+    import litert_lm_builder
+
+    with scratch(output.resolve().parent, f".{output.name}.parts-") as directory, _failures():
+        builder = litert_lm_builder.LitertLmFileBuilder()
+        author = litert_lm_builder.Metadata(key="Authors", value="pocketvlm", dtype=litert_lm_builder.DType.STRING)
+        builder.add_system_metadata(author)
+        (directory / "metadata.pb").write_bytes(metadata)
+        builder.add_llm_metadata(str(directory / "metadata.pb"))
+        (directory / "tokenizer.json").write_bytes(bundle.read(manifest.tokenizer))
+        builder.add_hf_tokenizer(str(directory / "tokenizer.json"))
+        for kind, path in _write_parts(bundle, manifest, directory).items():
+            builder.add_tflite_model(str(path), getattr(litert_lm_builder.TfLiteModelType, kind))
+        with written_whole(output) as partial, partial.open("xb") as stream:
+            builder.build(stream)
+    for line in _limits(manifest):
+        note(line)
+
+
+def template_of(chat: ChatLayout, placeholder: str) -> str:
+    """The chat layout in Jinja: literals, and messages as they are.
+
+    An image is its ``placeholder`` alone: what stands around each tile is text of whoever cuts them.
+
+    :raises ExportError: the layout does more
+    """
+    for says, what in (
+        (chat.reasoning is not None, "drops the reasoning of earlier answers"),
+        (chat.images_first, "puts images in front of texts"),
+        (chat.text is not None, "puts something around texts"),
+        (chat.system_joins, "trims a system message and a question as one"),
+        (any(role.prefix_with_image is not None for role in chat.roles.values()), "begins otherwise with an image"),
+    ):
+        if says:
+            raise ExportError(
+                f"the chat layout {what}, which a .litertlm's template cannot: ask the model by run or chat"
+            )
+    lines = [_said(chat.start)]
+    if chat.default_system is not None:
+        role = chat.roles["system"]
+        whole = _said(role.prefix + chat.default_system + role.suffix)
+        lines.append(f"{{%- if messages[0]['role'] != 'system' -%}}{whole}{{%- endif -%}}")
+    lines.append("{%- for message in messages -%}")
+    for index, (name, role) in enumerate(chat.roles.items()):
+        trim = " | trim" if role.strip else ""
+        # Of a message of several parts only one that stands alone is trimmed.
+        alone = "{{- part['text'] | trim if loop.first and loop.last else part['text'] -}}"
+        lines += [
+            f"{{%- {'elif' if index else 'if'} message['role'] == '{name}' -%}}{_said(role.prefix)}",
+            f"{{%- if message['content'] is string -%}}{{{{- message['content']{trim} -}}}}{{%- else -%}}",
+            "{%- for part in message['content'] -%}",
+            f"{{%- if part['type'] == 'image' -%}}{_said(placeholder)}{{%- else -%}}",
+            alone if trim else "{{- part['text'] -}}",
+            "{%- endif -%}{%- endfor -%}{%- endif -%}",
+            _said(role.suffix),
+        ]
+    lines += [
+        "{%- endif -%}{%- endfor -%}",
+        f"{{%- if add_generation_prompt -%}}{_said(chat.generation_prefix)}{{%- endif -%}}",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _said(text: str) -> str:
+    """Jinja that gives a text."""
+    return f"{{{{- {_quoted(text)} -}}}}" if text else ""
+
+
+def _quoted(text: str) -> str:
+    """A string in Jinja."""
+    escaped = (
+        text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    )
+    return f"'{escaped}'"
+
+
+def _metadata(manifest: Manifest, bundle: Bundle) -> bytes:
+    """LiteRT-LM's ``LlmMetadata``: its length, stop tokens, template and, of a model that sees, how images come.
+
+    :raises ExportError: something cannot be told
+    """
+    if "litert" not in manifest.engines:
+        raise ExportError(f"{bundle.location} has no LiteRT parts: export it with --backend litert")
+    if manifest.chat is None:
+        raise ExportError("LiteRT-LM asks for a chat template, and the model has none")
+    if manifest.vision is not None and manifest.vision.packing is not None:
+        raise ExportError("LiteRT-LM has no way to take padding out of a picture's tokens, as this model does")
+    try:
+        from litert_lm_builder.runtime.proto import llm_metadata_pb2
+    except ImportError as error:
+        raise ExportError("litert-lm-builder is not installed: pip install 'pocketvlm[litert]'") from error
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(bundle.read(manifest.tokenizer).decode())
+    metadata = llm_metadata_pb2.LlmMetadata()
+    metadata.max_num_tokens = manifest.kv_cache.length
+    for token in manifest.tokens.stop:
+        metadata.stop_tokens.add().token_str = str(tokenizer.id_to_token(token))
+    generic, placeholder = metadata.llm_model_type.generic_model, ""
+    generic.SetInParent()
+    if manifest.vision is not None and manifest.tokens.image is not None:
+        placeholder = str(tokenizer.id_to_token(manifest.tokens.image))
+        generic.image_enabled = True
+        generic.image_token_regex = re.escape(placeholder)
+        generic.delimiter_regex = f"({re.escape(placeholder)})"
+        generic.image_tensor_height = generic.image_tensor_width = manifest.vision.tile_size
+    metadata.jinja_prompt_template = template_of(manifest.chat, placeholder)
+    content: bytes = metadata.SerializeToString()
+    return content
+
+
+def _write_parts(bundle: Bundle, manifest: Manifest, directory: Path) -> dict[str, Path]:
+    """The files of the container's sections, by their kinds."""
+    parts = manifest.engines["litert"]
+    text = WrittenParts(bundle, parts["decode"].file)
+    decoder, embedder = LitertFile(), LitertFile()
+    for name in parts:
+        if name == "decode" or name.startswith("prefill_"):
+            text.copy(decoder, name)
+    text.copy(embedder, "token_embedding", "embedder")
+    files = {"PREFILL_DECODE": decoder, "EMBEDDER": embedder}
+    if manifest.vision is not None:
+        vision = WrittenParts(bundle, parts["image_tokens"].file)
+        files |= {"VISION_ENCODER": _encoder(vision, manifest.vision), "VISION_ADAPTER": _adapter(manifest)}
+    written = {}
+    for kind, file in files.items():
+        written[kind] = directory / f"{kind.lower()}.tflite"
+        file.write(written[kind])
+    return written
+
+
+def _encoder(vision: WrittenParts, how: Vision) -> LitertFile:
+    """images float32 [1, tile, tile, 3] from 0 to 1 -> features float32 [1, tokens, hidden]"""
+    file, side = LitertFile(), how.tile_size
+    graph = LitertGraph(file, f"vision_{side}")
+    images = graph.input("images", [1, side, side, 3])
+    std = np.array(how.std, np.float64)
+    scale, shift = 255 * how.rescale / std, -np.array(how.mean, np.float64) / std
+    levels = graph.multiply(images, graph.constant("pixel_scale", scale.astype(np.float32)))
+    levels = graph.add(levels, graph.constant("pixel_shift", shift.astype(np.float32)))
+    # [1, tile, tile, 3] -> [1, 3, tile, tile]
+    pixels = graph.transpose(levels, [0, 3, 1, 2])
+    patches = vision.graft(graph, "patch_embedding", {"pixel_values": pixels})["patches"]
+    graph.output("features", vision.graft(graph, "image_tokens", {"patches": patches})["image_embeds"])
+    graph.finish()
+    return file
+
+
+def _adapter(manifest: Manifest) -> LitertFile:
+    """soft_tokens float32 [1, tokens, hidden] -> mm_embedding, the same: the encoder has the projector already."""
+    assert manifest.vision is not None
+    file = LitertFile()
+    graph = LitertGraph(file, "vision_adapter")
+    tokens = graph.input("soft_tokens", [1, manifest.vision.tokens_per_tile, manifest.model.hidden_size])
+    graph.output("mm_embedding", graph.multiply(tokens, graph.scalar(1.0)))
+    graph.finish()
+    return file
+
+
+def _limits(manifest: Manifest) -> Iterator[str]:
+    """What the file does not say of the model."""
+    vision = manifest.vision
+    if vision is not None and (len(vision.candidates) > 1 or vision.thumbnail != "none"):
+        yield (
+            "LiteRT-LM scales each image to one tile: answers are this runtime's where the client cuts a picture's "
+            "tiles and puts the markers between them (docs/litert.md)"
+        )
+    if manifest.chat is not None and any(role.strip for role in manifest.chat.roles.values()):
+        yield "the template trims a message of one text; of one with images it leaves white space at its ends"
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """What the builder prints is left out, what it raises comes as one line."""
+    try:
+        with redirect_stdout(StringIO()):
+            yield
+    except (OSError, ValueError) as error:
+        raise ExportError(f"the .litertlm cannot be written: {one_line(error)}") from error
