@@ -37,6 +37,7 @@ PEERS = {
     "genai": PeerEntry("ONNX Runtime GenAI", "pocketvlm.bench.peers.genai"),
     "executorch": PeerEntry("ExecuTorch (stock)", "pocketvlm.bench.peers.executorch"),
     "pocketvlm-executorch": PeerEntry("pocketvlm (ExecuTorch)", "pocketvlm.bench.peers.executorch_engine"),
+    "pocketvlm-litert": PeerEntry("pocketvlm (LiteRT)", "pocketvlm.bench.peers.litert_engine"),
 }
 #: A peer that is not installed, cannot do what is asked, or ended.
 PeerError = ProcessError

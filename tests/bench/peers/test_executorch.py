@@ -63,7 +63,7 @@ def test_the_own_engine_goes_on_from_what_is_in_its_cache(bundle: Path, tmp_path
 
 
 def test_a_bundle_without_a_program_is_no_peer(tiny_bundles: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(PeerError, match="no ExecuTorch program: export it with --backend onnx --backend executorch"):
+    with pytest.raises(PeerError, match="no parts for executorch: export it with --backend onnx --backend executorch"):
         PeerProcess("pocketvlm-executorch", job_of(tiny_bundles["fp32"], tmp_path))
 
 
