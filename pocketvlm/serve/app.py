@@ -15,12 +15,14 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from pocketvlm.errors import one_line
 from pocketvlm.serve.bodies import Bodies
 from pocketvlm.serve.errors import RequestError
+from pocketvlm.serve.page import page
+from pocketvlm.serve.preview import tiling_of
 from pocketvlm.serve.replies import Reply, model_entry
 from pocketvlm.serve.schema import ChatRequest, read_request
 from pocketvlm.serve.worker import Began, Ended, Queue, Ticket
@@ -35,8 +37,8 @@ T = TypeVar("T")
 
 #: Seconds between two comments in a stream that has nothing to say yet, and those that a reader may take for one part.
 PING_S, SEND_S = 15, 60
-#: Paths that need no key: whether the server is there.
-OPEN = ("/health",)
+#: Paths that need no key: whether the server is there, and the page, which asks for the key.
+OPEN = ("/", "/health")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Api:
     def application(self) -> ASGIApp:
         """For an ASGI server."""
         routes = [
+            Route("/", self._page),
+            Route("/tiling", self._tiling),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/models", self._models),
             Route("/v1/models/{name}", self._models),
@@ -68,6 +72,16 @@ class Api:
         """The one model's name."""
         return self.vlm.manifest.model.name
 
+    async def _page(self, request: Request) -> Response:
+        text, headers = page()
+        return HTMLResponse(text, headers=headers)
+
+    async def _tiling(self, request: Request) -> Response:
+        vision = self.vlm.manifest.vision
+        if vision is None:
+            raise RequestError(404, f"{self.model} takes text only, no images", code="no_images")
+        return JSONResponse(tiling_of(request.query_params, vision))
+
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "model": self.model})
 
@@ -79,9 +93,7 @@ class Api:
         name = request.path_params.get("name")
         if name not in (None, self.model):
             raise _no_model(name, self.model)
-        manifest = self.vlm.manifest
-        images = manifest.vision is not None
-        entry = model_entry(self.model, self.since, manifest.kv_cache.length, images=images)
+        entry = model_entry(self.vlm.manifest, self.since)
         return JSONResponse(entry if name else {"object": "list", "data": [entry]})
 
     async def _chat(self, request: Request) -> Response:

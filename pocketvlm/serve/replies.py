@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pocketvlm.bundle.manifest import Manifest
     from pocketvlm.runtime.stats import Stats
 
 #: why an answer ended, in the runtime's words -> in OpenAI's
@@ -75,7 +76,16 @@ def usage(stats: Stats) -> dict[str, Any]:
     }
 
 
-def model_entry(name: str, created: int, kv_length: int, *, images: bool) -> dict[str, Any]:
-    """A model of /v1/models; the last two fields are an addition: tokens of its KV cache, whether it takes images."""
-    head = {"id": name, "object": "model", "created": created, "owned_by": "pocketvlm"}
-    return {**head, "context_length": kv_length, "images": images}
+def model_entry(manifest: Manifest, created: int) -> dict[str, Any]:
+    """A model of /v1/models. An addition to OpenAI's form: tokens of its KV cache, whether it takes images, and what it
+    cannot do, where its bundle says so."""
+    model = manifest.model
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": created,
+        "owned_by": "pocketvlm",
+        "context_length": manifest.kv_cache.length,
+        "images": manifest.vision is not None,
+        "limits": model.limits,
+    }

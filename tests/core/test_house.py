@@ -166,7 +166,7 @@ def _package_files(repository: Path) -> Iterator[str]:
                 continue
             inside_a_link = folder == "pocketvlm" and path.relative_to(repository / folder).parts[0] in ROOMS
             if (
-                path.suffix in {".py", ".toml", ".json", ".txt", ".cpp", ".jinja"} or path.name == "py.typed"
+                path.suffix in {".py", ".toml", ".json", ".txt", ".cpp", ".jinja", ".html"} or path.name == "py.typed"
             ) and not inside_a_link:
                 yield prefix + path.relative_to(repository).as_posix()
 

@@ -22,6 +22,13 @@ from tests.support.bundles import picture
 from tests.support.waiting import ended, until_equal
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+#: A model that takes its time: half a minute for an answer that nobody ends.
+SLOW = """
+import time
+import pocketvlm.runtime.generation as generation
+one = generation._decode_one
+generation._decode_one = lambda *arguments: (time.sleep(0.05), one(*arguments))[1]
+"""
 
 
 @dataclass(frozen=True)
@@ -101,9 +108,10 @@ def bundle(tiny_bundles: dict[str, Path]) -> Path:
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with pictures, and beside it one that is nobody's business."""
-    directory = tmp_path_factory.mktemp("pictures") / "shown"
+    directory = tmp_path_factory.mktemp("served") / "pictures"
     (directory / "below").mkdir(parents=True)
     picture(140, 70, seed=1).save(directory / "wide.png")
+    picture(140, 70).save(directory / "receipt.png")
     picture(70, 140, seed=2).save(directory / "below" / "tall picture.png")
     picture(70, 70, seed=3).save(directory.parent / "secret.png")
     return directory
@@ -113,6 +121,18 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(start: Start, bundle: Path, pictures: Path) -> Served:
     """One server for all tests that leave it as it was."""
     return start(bundle, "--images", pictures)
+
+
+@pytest.fixture(scope="session")
+def slow(start: Start, bundle: Path) -> Served:
+    """One that takes its time, has little room and no pictures."""
+    return start(bundle, "--queue", "1", "--max-body-mb", "0.1", before=SLOW)
+
+
+@pytest.fixture(scope="session")
+def locked(start: Start, bundle: Path) -> Served:
+    """One whose key is "the key"."""
+    return start(bundle, key="the key")
 
 
 @pytest.fixture(scope="session")

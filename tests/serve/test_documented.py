@@ -15,8 +15,7 @@ import pytest
 
 from pocketvlm.cli import main
 from pocketvlm.serve.schema import NOT_YET, WITHOUT_EFFECT, ChatRequest
-from tests.serve.conftest import REPOSITORY, Served, Start
-from tests.support.bundles import picture
+from tests.serve.conftest import REPOSITORY, Served
 
 PAGE = (REPOSITORY / "docs" / "serve.md").read_text(encoding="utf-8")
 
@@ -25,18 +24,10 @@ def blocks(language: str) -> list[str]:
     return [code for kind, code in re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL) if kind == language]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands are called: a receipt in ``pictures``."""
-    folder = tmp_path_factory.mktemp("documented")
-    (folder / "pictures").mkdir()
-    picture(140, 70).save(folder / "pictures" / "receipt.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def documented(start: Start, bundle: Path, folder: Path) -> Served:
-    return start(bundle, "--images", folder / "pictures")
+@pytest.fixture
+def folder(pictures: Path) -> Path:
+    """Where the commands are called: a receipt is in ``pictures``."""
+    return pictures.parent
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -56,23 +47,23 @@ def test_the_servers_command_lines_are_taken() -> None:
         command.make_context(name, words)
 
 
-def test_the_python_streams_an_answer(documented: Served, folder: Path) -> None:
+def test_the_python_streams_an_answer(served: Served, folder: Path) -> None:
     (code,) = blocks("python")
-    before = documented.metric("image_tokens_total")
-    said = run([sys.executable, "-c", code.replace(":8000", f":{documented.port}")], folder)
+    before = served.metric("image_tokens_total")
+    said = run([sys.executable, "-c", code.replace(":8000", f":{served.port}")], folder)
     assert len(said.encode()) > 20
-    assert documented.metric("image_tokens_total") - before == 75
+    assert served.metric("image_tokens_total") - before == 75
 
 
-def test_the_commands_are_answered(documented: Served, folder: Path) -> None:
+def test_the_commands_are_answered(served: Served, folder: Path) -> None:
     if shutil.which("curl") is None and "CI" not in os.environ:
         pytest.skip("there is no curl")
     (commands,) = blocks("sh")
-    before = documented.metric("requests_total", path="/v1/chat/completions", status="200")
-    said = run(["bash", "-ec", commands.replace(":8000", f":{documented.port}")], folder)
+    before = served.metric("requests_total", path="/v1/chat/completions", status="200")
+    said = run(["bash", "-ec", commands.replace(":8000", f":{served.port}")], folder)
     assert said.count('"object":"chat.completion"') == 2
     assert "pocketvlm_requests_running 0.0" in said
-    assert documented.metric("requests_total", path="/v1/chat/completions", status="200") == before + 2
+    assert served.metric("requests_total", path="/v1/chat/completions", status="200") == before + 2
 
 
 def test_the_page_names_every_parameter() -> None:

@@ -19,16 +19,9 @@ from hypothesis import strategies as st
 
 from pocketvlm.serve.errors import RequestError
 from pocketvlm.serve.pictures import picture_bytes
-from tests.serve.conftest import Served, Start, rest
+from tests.serve.conftest import SLOW, Served, Start, rest
 from tests.support.waiting import until, until_equal
 
-#: A model that takes its time: half a minute for an answer that nobody ends.
-SLOW = """
-import time
-import pocketvlm.runtime.generation as generation
-one = generation._decode_one
-generation._decode_one = lambda *arguments: (time.sleep(0.05), one(*arguments))[1]
-"""
 #: Impatient where the real server gives a slow client some seconds.
 IMPATIENT = """
 import pocketvlm.serve.bodies as bodies, pocketvlm.serve.server as server
@@ -74,11 +67,6 @@ def fine(served: Served) -> bool:
     """Whether a question is answered."""
     status, _, body = split(served.raw(asked(max_tokens=2)))
     return status == 200 and body["usage"]["completion_tokens"] == 2
-
-
-@pytest.fixture(scope="module")
-def slow(start: Start, bundle: Path) -> Served:
-    return start(bundle, "--queue", "1", before=SLOW)
 
 
 # --- Who hangs up, and who comes when there is no room ----------------------------------------------------------------
@@ -189,14 +177,14 @@ def test_without_its_bound_a_slow_head_stays(start: Start, bundle: Path) -> None
             time.sleep(0.5)
             loris.sendall(b"x")
         loris.sendall(b"\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        assert loris.recv(12) == b"HTTP/1.1 404"
+        assert loris.recv(12) == b"HTTP/1.1 200"
 
 
 # --- What no client of OpenAI's would send ----------------------------------------------------------------------------
 
 
-def test_a_large_body_is_refused_before_it_is_there(start: Start, bundle: Path) -> None:
-    served = start(bundle, "--max-body-mb", "0.1")
+def test_a_large_body_is_refused_before_it_is_there(slow: Served) -> None:
+    served = slow
     status, message = refused(served.raw(post(b"", length=10**9)))
     assert (status, message.startswith("the request is larger than 100000 bytes")) == (413, True)
     chunk = b"%x\r\n%s\r\n" % (60_000, b" " * 60_000)
@@ -349,7 +337,7 @@ def shown(url: str) -> bytes:
 
 
 OUTSIDE = [
-    "../secret.png", "below/../../secret.png", "{}/secret.png", "file://{}/secret.png", "file://{}/shown/../secret.png",
+    "../secret.png", "below/../../secret.png", "{}/secret.png", "file://{}/secret.png", "file://{}/pictures/../secret.png",
     "file:///%2e%2e/{}/secret.png", "file:../secret.png", "out.png", "out/secret.png", "FILE://{}/secret.png",
     "..//secret.png",
 ]  # fmt: skip
@@ -358,7 +346,7 @@ OUTSIDE = [
 @pytest.fixture
 def linked(pictures: Path, tmp_path: Path) -> Path:
     """As ``pictures``, with links that lead out, and what is no file."""
-    root = tmp_path / "shown"
+    root = tmp_path / "pictures"
     root.mkdir()
     (tmp_path / "secret.png").write_bytes((pictures.parent / "secret.png").read_bytes())
     (root / "out.png").symlink_to("../secret.png")
@@ -414,15 +402,28 @@ def test_a_picture_of_too_many_pixels_is_refused_by_its_header(served: Served) -
     assert (status, "pixels" in message) == (400, True), message
 
 
-def test_a_key_is_needed_for_all_but_health(start: Start, bundle: Path) -> None:
-    served = start(bundle, key="the key")
+def test_a_tiling_is_of_a_size_that_can_be_opened(served: Served) -> None:
+    def tiling(query: str) -> bytes:
+        return served.raw(f"GET /tiling?{query} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+
+    status, _, found = split(tiling("width=140&height=70"))
+    assert (status, found["across"], found["down"], found["tiles"], found["tokens"]) == (200, 2, 1, 3, 75)
+    for width in ("0", "-1", "1e3", "16385", "%C2%B2", "9" * 5000, ""):
+        assert refused(tiling(f"width={width}&height=1"))[0] == 400
+    for query in ("", "width=1", "width=16384&height=16384"):
+        assert refused(tiling(query))[0] == 400
+    assert split(tiling("width=16384&height=1"))[0] == 200
+
+
+def test_a_key_is_needed_for_all_but_health_and_the_page(locked: Served) -> None:
+    served = locked
     for authorization in (
         "",
         "Authorization: Bearer the\r\n",
         "Authorization: Basic the key\r\n",
         "Authorization: \xff\r\n",
     ):
-        for path in ("/v1/models", "/metrics", "/v1/chat/completions", "/nothing"):
+        for path in ("/v1/models", "/metrics", "/v1/chat/completions", "/tiling", "/nothing"):
             head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{authorization}\r\n"
             assert refused(served.raw(head.encode("latin-1"))) == (
                 401, "this server needs its key: Authorization: Bearer KEY",
@@ -431,6 +432,8 @@ def test_a_key_is_needed_for_all_but_health(start: Start, bundle: Path) -> None:
         served.client("wrong").models.list()
     assert served.client("the key").models.list().data
     assert split(served.raw(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))[0] == 200
+    page = served.raw(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert page.startswith(b"HTTP/1.1 200") and b"the key" not in page
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CHROMIUM = Path("/usr/bin/chromium")
 #: The page of a test and nothing else: what the browser would fetch on its own account is switched off.
 FLAGS = (
@@ -26,6 +28,27 @@ FLAGS = (
 )  # fmt: skip
 #: A shared machine may stall.
 SECONDS = 90
+
+#: Each element that reaches over an edge of the window, with how far it goes.
+OVER_THE_EDGE = """[...document.body.querySelectorAll('*')]
+    .map(one => [one.tagName, one.className.baseVal ?? one.className, one.getBoundingClientRect()])
+    .filter(([tag, kind, box]) => box.width > 0)
+    .filter(([tag, kind, box]) => box.left < -0.5 || box.right > document.documentElement.clientWidth + 0.5)
+    .map(([tag, kind, box]) => `${tag}.${kind} ${box.left} ${box.right}`)"""
+#: Each element whose content is wider than it is itself.
+OVERFULL = """[...document.body.querySelectorAll('*')]
+    .filter(one => !one.closest('svg') && one.clientWidth && one.scrollWidth > one.clientWidth + 1)
+    .map(one => `${one.tagName}.${one.className} ${one.innerText.slice(0, 40)}`)"""
+
+
+def colors_of(words: str) -> str:
+    """An expression: of the elements that a selector finds, the colours of their words and of what is behind them."""
+    return f"""[...document.querySelectorAll('{words}')].map(one => {{
+    const style = getComputedStyle(one);
+    let behind = one;
+    while (getComputedStyle(behind).backgroundColor === 'rgba(0, 0, 0, 0)') behind = behind.parentElement;
+    return [one.namespaceURI.endsWith('svg') ? style.fill : style.color, getComputedStyle(behind).backgroundColor];
+}})"""
 
 
 @dataclass
@@ -50,14 +73,14 @@ class Page:
         assert "error" not in answer, answer
         return answer["result"]
 
-    def show(self, path: Path, width: int, height: int = 844, *, dark: bool = False) -> None:
-        """Load a file into a window of so many CSS pixels, a phone's where it is narrow."""
+    def show(self, place: Path | str, width: int, height: int = 844, *, dark: bool = False) -> None:
+        """Load a file, or what is at a URL, into a window of so many CSS pixels, a phone's where it is narrow."""
         phone = width < 600
         self.events.clear()
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=place if isinstance(place, str) else place.as_uri())
         loaded = "Page.loadEventFired"
         if not any(event["method"] == loaded for event in self.events):
             self._until(lambda said: said.get("method") == loaded)
@@ -67,6 +90,12 @@ class Page:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def press(self, key: str, code: int, text: str = "") -> None:
+        """A key of the keyboard, by its name and Windows' number of it; ``text`` is what it writes."""
+        named = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **named)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **named)
 
     def screenshot(self, path: Path) -> None:
         """The whole page as a PNG."""
@@ -122,3 +151,36 @@ def open_page(profile: Path) -> Iterator[Page]:
             browser.kill()
             browser.wait()
         os.close(from_browser)
+
+
+def complaints(page: Page) -> list[Any]:
+    """What stands in the browser's console."""
+    kinds = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
+    return [event for kind in kinds for event in page.told(kind)]
+
+
+def requests(page: Page) -> list[str]:
+    """What the page asked for, from wherever."""
+    return [event["request"]["url"] for event in page.told("Network.requestWillBeSent")]
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours, WCAG 2.2."""
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of ``rgb(r, g, b)``, WCAG 2.2."""
+    red, green, blue = (int(part) / 255 for part in color.removeprefix("rgb(").removesuffix(")").split(","))
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in (red, green, blue)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def browser_or_skip() -> None:
+    """Where there is no Chromium: a failure in CI, elsewhere a test less."""
+    if not CHROMIUM.exists():
+        missing = f"there is no {CHROMIUM}: make browser installs it (as root, with apt-get)"
+        if "CI" in os.environ:
+            pytest.fail(missing)
+        pytest.skip(missing)

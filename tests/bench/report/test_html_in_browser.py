@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pocketvlm.bench.report.formats.html import render_html
 from pocketvlm.bench.report.schema import Report, Row
-from tests.support.browser import CHROMIUM, Page, open_page
+from tests.support.browser import (
+    OVER_THE_EDGE,
+    OVERFULL,
+    Page,
+    browser_or_skip,
+    colors_of,
+    complaints,
+    contrast,
+    luminance,
+    open_page,
+    requests,
+)
 from tests.support.reports import sample
 
 SCRIPT = "<script>document.title='ran';window.ran=1</script>"
@@ -19,16 +28,6 @@ LONG = "a_row_whose_name_has_no_place_to_break_" * 5
 PHONE, DESK = 390, 1280
 SCREENS = [(PHONE, False), (PHONE, True), (DESK, False), (DESK, True)]
 
-#: Each element that reaches over an edge of the window, with how far it goes.
-OVER_THE_EDGE = """[...document.body.querySelectorAll('*')]
-    .map(one => [one.tagName, one.className.baseVal ?? one.className, one.getBoundingClientRect()])
-    .filter(([tag, kind, box]) => box.width > 0)
-    .filter(([tag, kind, box]) => box.left < -0.5 || box.right > document.documentElement.clientWidth + 0.5)
-    .map(([tag, kind, box]) => `${tag}.${kind} ${box.left} ${box.right}`)"""
-#: Each element whose content is wider than it is itself.
-OVERFULL = """[...document.body.querySelectorAll('*')]
-    .filter(one => !one.closest('svg') && one.clientWidth && one.scrollWidth > one.clientWidth + 1)
-    .map(one => `${one.tagName}.${one.className} ${one.innerText.slice(0, 40)}`)"""
 #: Of each plot its size, and its words that are cut off by its edges or too small to be read.
 PLOTS = """[...document.querySelectorAll('svg')].map(plot => {
     const box = plot.getBoundingClientRect(), words = [...plot.querySelectorAll('text')];
@@ -43,21 +42,12 @@ PLOTS = """[...document.querySelectorAll('svg')].map(plot => {
 })"""
 #: The colours of some words and of what is painted behind them.
 WORDS = "h1, .note, .warning, .card span, td, th, figcaption small, svg text"
-COLORS = f"""[...document.querySelectorAll('{WORDS}')].map(one => {{
-    const style = getComputedStyle(one);
-    let behind = one;
-    while (getComputedStyle(behind).backgroundColor === 'rgba(0, 0, 0, 0)') behind = behind.parentElement;
-    return [one.namespaceURI.endsWith('svg') ? style.fill : style.color, getComputedStyle(behind).backgroundColor];
-}})"""
+COLORS = colors_of(WORDS)
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    if not CHROMIUM.exists():
-        missing = f"there is no {CHROMIUM}: make browser installs it (as root, with apt-get)"
-        if "CI" in os.environ:
-            pytest.fail(missing)
-        pytest.skip(missing)
+    browser_or_skip()
     with open_page(tmp_path_factory.mktemp("profile")) as page:
         yield page
 
@@ -77,16 +67,6 @@ def hostile() -> Report:
         Row(name=SCRIPT, phase="prefill", seconds=(1.0, 2.0), tokens=512),
     ]
     return newest.model_copy(update={"rows": (*newest.rows, *rows)})
-
-
-def complaints(page: Page) -> list[Any]:
-    """What stands in the browser's console."""
-    kinds = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
-    return [event for kind in kinds for event in page.told(kind)]
-
-
-def requests(page: Page) -> list[str]:
-    return [event["request"]["url"] for event in page.told("Network.requestWillBeSent")]
 
 
 @pytest.mark.parametrize(("width", "dark"), SCREENS)
@@ -152,18 +132,6 @@ def test_words_stand_out_from_what_is_behind_them(page: Page, path: Path) -> Non
         assert {pair: ratio for pair in pairs if (ratio := contrast(*pair)) < 4.5} == {}
         grounds.append(luminance(page.run("getComputedStyle(document.body).backgroundColor")))
     assert grounds[0] > 0.8 and grounds[1] < 0.1
-
-
-def contrast(one: str, other: str) -> float:
-    darker, lighter = sorted((luminance(one), luminance(other)))
-    return (lighter + 0.05) / (darker + 0.05)
-
-
-def luminance(color: str) -> float:
-    """Relative luminance of ``rgb(r, g, b)``, WCAG 2.2."""
-    red, green, blue = (int(part) / 255 for part in color.removeprefix("rgb(").removesuffix(")").split(","))
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in (red, green, blue)]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_these_tests_would_notice(page: Page, tmp_path: Path) -> None:
