@@ -101,7 +101,7 @@ def attend(
             rows = graph.quantize(graph.multiply(rows, inverse), STEP)
         present = graph.update(cache, rows, at.start)
         graph.output(name, present)
-        known.append(present if scale is None else graph.dequantize(present))
+        known.append(present if scale is None else graph.codes_as_numbers(present))
     key, value = known
     query = _by_channel(graph, f"query_scale_{layer}", query, scales[0], shared, heads.scale)
     # [1, heads, tokens, head size] -> [1, KV heads, shared * tokens, head size]

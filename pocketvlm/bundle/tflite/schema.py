@@ -38,7 +38,7 @@ TFLITE: Final[Schema] = {
     ],
     "Map": [("name", "text"), ("tensor", "u32")],
     "Empty": [],
-    **dict.fromkeys(("Pad", "Transpose", "Dequantize", "Slice", "Quantize", "DynamicUpdateSlice"), ()),
+    **dict.fromkeys(("Pad", "Transpose", "Slice", "Quantize", "DynamicUpdateSlice"), ()),
     # What operators are told.
     "FullyConnected": [
         ("activation", "i8"), ("format", "i8"), ("keep_dims", "bool"), ("asymmetric", "bool"), ("bias_type", "i8"),
@@ -51,6 +51,7 @@ TFLITE: Final[Schema] = {
     "Reshape": [("shape", "[i32]")],
     "Reducer": [("keep_dims", "bool")],
     "BatchMatMul": [("left_transposed", "bool"), ("right_transposed", "bool"), ("asymmetric", "bool")],
+    "Cast": [("from", "i8"), ("to", "i8")],
     "Gelu": [("approximate", "bool")],
 }  # fmt: skip
 #: Of quantizations' details and operators' options, those that exports write.
@@ -59,7 +60,7 @@ UNIONS: Final[Unions] = {
     "more_options": {0: "Empty"},
     "options": {
         0: "Empty", 8: "FullyConnected", 9: "Softmax", 10: "Concatenation", 11: "Add", 17: "Reshape", 21: "Mul",
-        22: "Pad", 26: "Transpose", 27: "Reducer", 28: "Sub", 38: "Dequantize", 48: "Slice", 89: "Quantize",
+        22: "Pad", 26: "Transpose", 27: "Reducer", 28: "Sub", 37: "Cast", 48: "Slice", 89: "Quantize",
         101: "BatchMatMul", 116: "Gelu", 117: "DynamicUpdateSlice",
     },
 }  # fmt: skip

@@ -12,6 +12,8 @@ from pocketvlm.bundle.programs.flat import Table
 Dims = tuple[int, ...]
 #: Of XNNPACK's operators, the smallest.
 MOST_RANK: Final = 6
+#: Of TensorType.
+FLOAT32, INT8 = 0, 9
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,11 @@ def _quantize(told: Table, taken: Sequence[Operand]) -> Given:
     return (value.dims, "int8") if _floats(value) else None
 
 
-def _dequantize(told: Table, taken: Sequence[Operand]) -> Given:
+def _cast(told: Table, taken: Sequence[Operand]) -> Given:
+    """Codes of a cache, each worth its own number."""
     (value,) = taken
-    return (value.dims, "float32") if value.dtype == "int8" and not value.is_constant else None
+    fits = value.dtype == "int8" and not value.is_constant and (told["from"], told["to"]) == (INT8, FLOAT32)
+    return (value.dims, "float32") if fits else None
 
 
 Rule = Callable[[Table, Sequence[Operand]], Given]
@@ -151,7 +155,6 @@ Rule = Callable[[Table, Sequence[Operand]], Given]
 OPERATORS: Final[dict[int, tuple[tuple[int, ...], str, tuple[int, ...], Rule]]] = {
     0: ((1,), "Add", (2,), _broadcast),
     2: ((1,), "Concatenation", (2, 3, 4), _concatenate),
-    6: ((2,), "Dequantize", (1,), _dequantize),
     7: ((1, 4), "Empty", (2,), _rows),
     9: ((1, 9, 12, 13), "FullyConnected", (2, 3), _fully_connected),
     14: ((1,), "Empty", (1,), _same),
@@ -162,6 +165,7 @@ OPERATORS: Final[dict[int, tuple[tuple[int, ...], str, tuple[int, ...], Rule]]] 
     39: ((1,), "Transpose", (2,), _transpose),
     40: ((1,), "Reducer", (2,), _mean),
     41: ((1,), "Sub", (2,), _broadcast),
+    53: ((1,), "Cast", (1,), _cast),
     65: ((1,), "Slice", (3,), _slice),
     76: ((1,), "Empty", (1,), _same),
     114: ((1,), "Quantize", (1,), _quantize),
