@@ -36,13 +36,19 @@ class Prefixes:
         self._kept: list[Context] = []  # the one used last stands last
 
     def stream(
-        self, prompt: str | Sequence[Message], images: Sequence[Image] = (), config: GenerationConfig | None = None
+        self,
+        prompt: str | Sequence[Message],
+        images: Sequence[Image] = (),
+        config: GenerationConfig | None = None,
+        *,
+        since: float | None = None,
     ) -> Answer:
         """As ``PocketVlm.stream``, with the same answer; ``stats.reused_tokens`` are not computed again.
 
+        ``since``: time.perf_counter() when the question came, where something was done for it before.
         An answer has to be at its end, or closed, before the next question.
         """
-        start, config = time.perf_counter(), config or GenerationConfig()
+        start, config = time.perf_counter() if since is None else since, config or GenerationConfig()
         built = self._vlm.render(prompt, images)
         self._vlm.check_capacity(built)
         spent = time.perf_counter() - start

@@ -40,11 +40,12 @@ class Responder:
 
         :raises RequestError: the request cannot be answered
         """
-        self.meters.waited(time.perf_counter() - ticket.since)
+        start = time.perf_counter()
+        self.meters.waited(start - ticket.since)
         manifest = self.vlm.manifest
         config = generation_config(ticket.request, manifest.kv_cache.length, manifest.model.vocab_size)
         try:
-            answer = self.prefixes.stream(self._messages(ticket), config=config)
+            answer = self.prefixes.stream(self._messages(ticket), config=config, since=start)
         except CapacityError as error:
             raise RequestError(400, str(error), "messages", "context_length_exceeded") from None
         except (ChatError, ImageError) as error:

@@ -8,6 +8,7 @@ import json
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,9 @@ from pocketvlm.serve.worker import Queue
 if TYPE_CHECKING:
     from pocketvlm.runtime import PocketVlm
 
-#: Seconds in which a request's head has to be there, and most connections at once.
-HEAD_S, CONNECTIONS = 10.0, 256
+#: Seconds in which a request's head has to be there, those in which a client may read why it gets no reply but an
+#: error, and most connections at once.
+HEAD_S, LINGER_S, CONNECTIONS = 10.0, 1.0, 256
 #: What a browser or client of this machine calls it.
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -71,14 +73,13 @@ def serve(vlm: PocketVlm, options: ServeOptions, say: Callable[[str], None]) -> 
         api = Api(vlm, queue, meters, Bodies(options.body_bytes), options.key, hosts)
         config = uvicorn.Config(
             api.application(),
-            http=BoundedHead,
+            http=BoundedConnection,
             ws="none",
             lifespan="off",
             log_level="warning",
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=CONNECTIONS,
         )
         server = EndingServer(config, queue)
         host, port = listener.getsockname()[:2]
@@ -117,19 +118,26 @@ class EndingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class BoundedHead(H11Protocol):
-    """Closes a connection on which no whole head of a request comes in ``HEAD_S``, however slowly it trickles.
+class BoundedConnection(H11Protocol):
+    """Closes a connection on which no whole head of a request comes in ``HEAD_S``, however slowly it trickles, and at
+    once one that is more than ``CONNECTIONS``.
 
     uvicorn bounds what lies between two requests, and only until the next byte.
     """
 
     _head: asyncio.TimerHandle | None = None
+    _over = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._wait_for_head()
+        if len(self.connections) > CONNECTIONS:
+            what = f"{CONNECTIONS} connections are open already: try again"
+            self._reply(RequestError(503, what, code="too_many_connections", headers={"retry-after": str(int(HEAD_S))}))
 
     def data_received(self, data: bytes) -> None:
+        if self._over:
+            return
         super().data_received(data)
         if self._answering():
             self._stop_waiting()
@@ -142,10 +150,24 @@ class BoundedHead(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP gets an error in the same form as all others."""
-        body = json.dumps(RequestError(400, msg, code="invalid_http").as_dict()).encode()
-        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
-        self.transport.close()
+        self._reply(RequestError(400, msg, code="invalid_http"))
+
+    def _reply(self, error: RequestError) -> None:
+        """Where there is no request that the application could reply to; the last that is sent."""
+        body = json.dumps(error.as_dict()).encode()
+        fields = {
+            **error.headers,
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+            "connection": "close",
+        }
+        first = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"
+        head = "".join(f"{line}\r\n" for line in (first, *(f"{name}: {value}" for name, value in fields.items()), ""))
+        self.transport.write(head.encode() + body)
+        # Closed at once, with something of the client's unread, it would be reset, and the reply lost on the way.
+        self._over = True
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

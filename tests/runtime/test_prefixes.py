@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,13 @@ def test_an_answer_that_is_ended_early_leaves_a_good_cache(vlm: PocketVlm) -> No
         answer.cancel()
         assert answer.read() == "" and answer.stats.finish_reason == "cancelled"
         assert kept(prefixes, turns(LONG))[0] == fresh(vlm, turns(LONG))
+
+
+def test_times_count_from_when_the_question_came(vlm: PocketVlm) -> None:
+    with Prefixes(vlm, 1) as prefixes:
+        answer = prefixes.stream("hi", config=CONFIG, since=time.perf_counter() - 1000)
+        answer.read()
+    assert answer.stats.preprocess_s > 1000 and answer.stats.time_to_first_token_s > answer.stats.preprocess_s
 
 
 def test_one_cache_at_least_is_kept(vlm: PocketVlm) -> None:

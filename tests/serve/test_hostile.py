@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tests.support.waiting import until, until_equal
 #: Impatient where the real server gives a slow client some seconds.
 IMPATIENT = """
 import pocketvlm.serve.bodies as bodies, pocketvlm.serve.server as server
-server.HEAD_S, bodies.PAUSE_S = 0.5, 0.5
+server.HEAD_S, bodies.PAUSE_S, server.CONNECTIONS = 0.5, 0.5, 60
 """
 #: Never stops by itself: the tiny model's stop token is 256.
 ENDLESS: dict[str, Any] = {"temperature": 3, "seed": 1, "logit_bias": {"256": -100}}
@@ -136,8 +137,23 @@ def test_a_reader_that_does_not_read_holds_up_nobody(slow: Served) -> None:
         assert fine(slow)
 
 
-def test_a_slow_head_or_body_is_ended_and_holds_up_nobody(start: Start, bundle: Path) -> None:
-    served = start(bundle, before=IMPATIENT)
+@pytest.fixture(scope="module")
+def impatient(start: Start, bundle: Path) -> Served:
+    return start(bundle, before=IMPATIENT)
+
+
+def test_one_connection_too_many_is_told_to_come_again(impatient: Served) -> None:
+    with ExitStack() as stack:
+        for _ in range(60):
+            stack.enter_context(closing(impatient.connect()))
+        status, headers, body = split(impatient.raw(b""))
+        assert (status, headers["retry-after"]) == (503, "0")  # of half a second, as this one has it
+        assert body["error"]["message"] == "60 connections are open already: try again"
+        until(lambda: impatient.raw(asked(max_tokens=1)).startswith(b"HTTP/1.1 200"))  # idle ones are closed by then
+
+
+def test_a_slow_head_or_body_is_ended_and_holds_up_nobody(impatient: Served) -> None:
+    served = impatient
     with ExitStack() as stack:
         lorises = [stack.enter_context(closing(served.connect())) for _ in range(40)]
         for number, loris in enumerate(lorises):
@@ -169,7 +185,7 @@ def until_closed_while_trickling(connection: socket.socket) -> None:
 
 def test_without_its_bound_a_slow_head_stays(start: Start, bundle: Path) -> None:
     """What uvicorn alone does, so that the test above is known to see the difference."""
-    served = start(bundle, before=f"{IMPATIENT}server.BoundedHead = server.H11Protocol\n")
+    served = start(bundle, before=f"{IMPATIENT}server.BoundedConnection = server.H11Protocol\n")
     with closing(served.connect()) as loris:
         loris.sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
         for _ in range(4):
@@ -226,6 +242,7 @@ def test_many_small_values_are_refused_before_they_take_memory(served: Served) -
         (b"GET /../etc/passwd HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 404),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
         (b"GET /\r\n\r\n", 400),
+        (post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"zz\r\n", 400),
         (b"GET /" + b"a" * 100_000, 400),
     ],
 )
@@ -286,17 +303,26 @@ def mutated(draw: st.DrawFn) -> bytes:
     return body
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
-@given(body=mutated())
-def test_a_mutated_request_is_answered_or_refused_in_json(served: Served, body: bytes) -> None:
-    reply = served.raw(post(body))
-    head, _, content = reply.partition(b"\r\n\r\n")
-    if not head.startswith(b"HTTP/1.1 200"):
-        assert refused(reply)[0] in (400, 404)
-    elif b"text/event-stream" in head:
-        assert content.replace(b"\r\n", b"\n").rstrip(b"\n0").endswith(b"data: [DONE]")
-    else:
-        assert split(reply)[2]["object"] == "chat.completion"
+def test_a_mutated_request_is_answered_or_refused_in_json(served: Served) -> None:
+    seen: Counter[str] = Counter()
+
+    @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+    @given(body=mutated())
+    def send(body: bytes) -> None:
+        reply = served.raw(post(body))
+        head, _, content = reply.partition(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 200"):
+            assert refused(reply)[0] in (400, 404)
+            seen["refused"] += 1
+        elif b"text/event-stream" in head:
+            assert content.replace(b"\r\n", b"\n").rstrip(b"\n0").endswith(b"data: [DONE]")
+            seen["streamed"] += 1
+        else:
+            assert split(reply)[2]["object"] == "chat.completion"
+            seen["answered"] += 1
+
+    send()
+    assert seen["refused"] > 50 and seen["answered"] > 10, seen
 
 
 def test_after_all_of_them_the_server_is_well(served: Served) -> None:

@@ -117,6 +117,7 @@ def test_a_picture_is_sent_or_named_and_is_the_same_picture(client: Any, vlm: Po
         found = ask(client, [user(shown(url), text("What is it?"))], **SAMPLED)
         assert found.choices[0].message.content == wanted, url
         assert found.usage.prompt_tokens_details.image_tokens == answer.stats.image_tokens == 75
+        assert 0 < found.stats["preprocess_s"] <= found.stats["time_to_first_token_s"]
     two = [{"type": "image", "image": wide}, text("This or"), {"type": "image", "image": tall}, text("?")]
     wanted = vlm.stream([user(*two)], config=CONFIG).read()
     for name in (tall.as_uri(), "below/tall picture.png"):
