@@ -38,8 +38,8 @@ PREFIX = "qnn_"
 ROPE = "qnn_rope.f32"
 #: Weights of what the CPU computes, and of the graphs.
 PATCHES_DATA, TOKENS_DATA, GRAPHS_DATA = "qnn_patches.data", "qnn_tokens.data", "qnn_weights.data"
-#: Weights as the quantizers leave them, on their way into the graphs'.
-VISION_STORE, TEXT_STORE = ".qnn-vision.data", ".qnn-text.data"
+#: Weights as the quantizers leave them, on their way into the graphs', and all of those files.
+VISION_STORE, TEXT_STORE, STORED = ".qnn-vision.data", ".qnn-text.data", ".qnn-*.data"
 
 
 def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> tuple[Recipe, str | None]:
@@ -109,7 +109,7 @@ def stored_weights(job: Job) -> Iterator[WeightStore]:
     """All weights, quantized, for as long as the block lasts: the graphs have them in another order."""
     config, progress = job.checkpoint.config, job.progress
     progress.phase("quantize and write", job.checkpoint.parameters)
-    store = WeightStore(job.checkpoint, job.recipe, job.directory, progress.advance, job.calibrated)
+    store = WeightStore(job.checkpoint, job.recipe, job.directory, progress.advance, job.calibrated, job.split_bytes)
     try:
         if config.vision is not None:
             with store.writing_to(PATCHES_DATA):
@@ -122,8 +122,8 @@ def stored_weights(job: Job) -> Iterator[WeightStore]:
             store_text(store, config.text)
         yield store
     finally:
-        for name in (VISION_STORE, TEXT_STORE):
-            (job.directory / name).unlink(missing_ok=True)
+        for path in job.directory.glob(STORED):
+            path.unlink()
 
 
 def write_program(job: Job, store: WeightStore) -> WrittenProgram:
@@ -139,7 +139,7 @@ def write_program(job: Job, store: WeightStore) -> WrittenProgram:
 
 def write_parts(job: Job, store: WeightStore, scales: Scales, chunks: tuple[range, ...]) -> dict[str, Part]:
     """All graphs, by the names of their parts."""
-    weights = QdqWeights(store)
+    weights = QdqWeights(store, job.split_bytes)
     with weights.writing_to(GRAPHS_DATA):
         graph = functools.partial(arithmetic, weights, scales)
         return parts.write_parts(job, store, PREFIX, chunks, options_of(job.recipe).prefill_tokens, graph)

@@ -95,18 +95,20 @@ def test_a_part_that_lists_too_few_of_its_files_is_refused(split_bundle: Path, t
         open_bundle(tmp_path)
 
 
-def test_a_program_for_an_npu_is_split_as_well(tiny_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("backend", "file"), [("neuropilot", "npu_text"), ("qnn", "qnn_weights")])
+def test_a_program_for_an_npu_is_split_as_well(tiny_checkpoint: Path, tmp_path: Path, backend: str, file: str) -> None:
     recipe = load_recipe("int4-channel")
-    uncompiled = replace(recipe, backends={"neuropilot": {"compiled": False}})
+    uncompiled = replace(recipe, backends={backend: {"compiled": False}})
     bundle = export_bundle(
         tiny_checkpoint,
         tmp_path / "npu",
         recipe=uncompiled,
-        backends=["neuropilot"],
+        backends=[backend],
         max_length=KV_LENGTH,
         split_bytes=SPLIT_BYTES,
     )
-    assert {"npu_text.data", "npu_text-2.data"} < bundle.manifest.files.keys()
+    assert not list((tmp_path / "npu").glob(".*"))
+    assert {f"{file}.data", f"{file}-2.data"} < bundle.manifest.files.keys()
     assert all(entry.bytes <= SPLIT_BYTES for entry in bundle.manifest.files.values())
 
 
