@@ -49,7 +49,7 @@ ENGINES = ("onnx", "executorch", "litert")
 
 @dataclass(frozen=True)
 class Exported:
-    """A checkpoint of transformers', the model it holds, and its bundle for both engines."""
+    """A checkpoint of transformers', the model it holds, and its bundle for each engine."""
 
     checkpoint: Path
     model: torch.nn.Module

@@ -1,4 +1,4 @@
-"""What every family that sees keeps: one contract, beside transformers, on both engines and the native runner.
+"""What every family that sees keeps: one contract, beside transformers, on each engine and the native runner.
 
 A new family is a function and a line in ``tests/support/vision_families.py``.
 """
@@ -45,7 +45,7 @@ PICTURES = tuple(noise(*size, seed=size[0]) for size in ((50, 30), (30, 64), (41
 
 @dataclass(frozen=True)
 class Exported:
-    """A checkpoint of transformers' and its bundle for both engines, of exact weights."""
+    """A checkpoint of transformers' and its bundle for each engine, of exact weights."""
 
     written: Written
     bundle: Bundle
