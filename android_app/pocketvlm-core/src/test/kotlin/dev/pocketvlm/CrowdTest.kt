@@ -74,13 +74,10 @@ class CrowdTest {
                     chat.attachments.value.forEach { it.remove() } // of a question that ended before it was one
                     chat.rewind(chat.messages.value.size)
                     val answer = launch(Dispatchers.Default) {
-                        try {
-                            chat.addImage(picture(case))
-                            chat.ask(case.text("question"), configOf(case))
-                        } finally {
-                            outcomes.incrementAndGet()
-                        }
+                        chat.addImage(picture(case))
+                        chat.ask(case.text("question"), configOf(case))
                     }
+                    answer.invokeOnCompletion { outcomes.incrementAndGet() } // also of one that was cancelled before it began
                     delay(random.nextInt(60).toLong())
                     if (random.nextBoolean()) answer.cancel(CancellationException("random")) else chat.cancel()
                     answer.join()

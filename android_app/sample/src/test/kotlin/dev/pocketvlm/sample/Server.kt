@@ -20,6 +20,9 @@ internal class Server(private val bundle: File) : AutoCloseable {
         start()
     }
 
+    /** Bytes of the largest file that come before [goOn]. */
+    val half: Long = largest.length() / 2
+
     /** Bytes that were asked to be left out, since they were there. */
     @Volatile
     var skipped = 0L
@@ -45,12 +48,10 @@ internal class Server(private val bundle: File) : AutoCloseable {
         exchange.responseHeaders["ETag"] = "\"${file.name}\""
         exchange.responseHeaders["Content-Range"] = "bytes $from-${bytes.size - 1}/${bytes.size}"
         exchange.sendResponseHeaders(if (from > 0) 206 else 200, bytes.size.toLong() - from)
-        val half = if (file == largest && goesOn.count > 0) bytes.size / 2 else bytes.size
-        exchange.responseBody.write(bytes, from, maxOf(half - from, 0))
+        val stops = file == largest && goesOn.count > 0
+        exchange.responseBody.write(bytes, from, (if (stops) half.toInt() else bytes.size) - from)
         exchange.responseBody.flush()
-        if (half == bytes.size) return
-        goesOn.await(5, TimeUnit.MINUTES)
-        exchange.responseBody.write(bytes, half, bytes.size - half)
+        if (stops) goesOn.await(5, TimeUnit.MINUTES) // and ends there: who waited for the rest has gone
     }
 
     private inline fun HttpExchange.use(block: (HttpExchange) -> Unit) = try {

@@ -68,9 +68,12 @@ class SetupTest {
         choosing()
         Server(BUNDLE).use { server ->
             phone.holder.download(server.address, server.digest, allowHttp = true)
-            waitFor("half is there") {
+            waitFor("half of the largest file is there") {
+                phone.application.filesDir.walk().any { it.isFile && it.length() == server.half }
+            }
+            waitFor("it is shown") {
                 val progress = (phone.holder.stage.value as? Stage.Fetching)?.progress
-                progress != null && progress.bytesTotal > 0 && progress.bytesDone > progress.bytesTotal / 4
+                progress != null && progress.bytesDone >= server.half
             }
             phone.touch(R.id.work_pause)
             assertEquals(phone.activity.getString(R.string.resume), phone.text(R.id.work_pause))
