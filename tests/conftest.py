@@ -79,25 +79,17 @@ def split_bundle(tiny_checkpoint: Path, shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def executorch_bundles(shared: Path) -> dict[str, Path]:
     """Both back ends in one bundle of the tiny checkpoint with a head of its own, by recipe. Read only."""
-    from pocketvlm.export import export_bundle
-    from tests.support.bundles import KV_LENGTH
-    from tests.support.checkpoints import tiny_config, write_checkpoint
-
-    recipes = ("fp32", "int4-g32", "bluelm-v-3b")
-
-    def make(root: Path) -> None:
-        write_checkpoint(root / "checkpoint", tiny_config("qwen2", tie_word_embeddings=False))
-        for recipe in recipes:
-            target, backends = root / recipe, ["onnx", "executorch"]
-            export_bundle(root / "checkpoint", target, recipe=recipe, backends=backends, max_length=KV_LENGTH)
-
-    root = once(shared / "executorch-bundles", make)
-    return {recipe: root / recipe for recipe in recipes}
+    return bundles_with(shared, "executorch")
 
 
 @pytest.fixture(scope="session")
 def litert_bundles(shared: Path) -> dict[str, Path]:
     """The same with LiteRT's parts. Read only."""
+    return bundles_with(shared, "litert")
+
+
+def bundles_with(shared: Path, backend: str) -> dict[str, Path]:
+    """Bundles with parts for ONNX Runtime and for another back end, by recipe."""
     from pocketvlm.export import export_bundle
     from tests.support.bundles import KV_LENGTH
     from tests.support.checkpoints import tiny_config, write_checkpoint
@@ -107,10 +99,10 @@ def litert_bundles(shared: Path) -> dict[str, Path]:
     def make(root: Path) -> None:
         write_checkpoint(root / "checkpoint", tiny_config("qwen2", tie_word_embeddings=False))
         for recipe in recipes:
-            target, backends = root / recipe, ["onnx", "litert"]
+            target, backends = root / recipe, ["onnx", backend]
             export_bundle(root / "checkpoint", target, recipe=recipe, backends=backends, max_length=KV_LENGTH)
 
-    root = once(shared / "litert-bundles", make)
+    root = once(shared / f"{backend}-bundles", make)
     return {recipe: root / recipe for recipe in recipes}
 
 

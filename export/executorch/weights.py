@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from pocketvlm.errors import RecipeError
-from pocketvlm.export.store.weights import WeightStore
+from pocketvlm.export.store.weights import StoredVectors
 from pocketvlm.models.checkpoint import ReadWeight
 from pocketvlm.quant import GroupedTensor, GroupQuantizer, quantizer_of
 from pocketvlm.quant.groups import CHANNEL
@@ -59,25 +58,14 @@ class Weights(Protocol):
         """A bias, where the model has it."""
 
 
-class StoredWeights:
+class StoredWeights(StoredVectors):
     """Each weight quantized as the recipe says, once, and kept in a file until the program is written."""
-
-    def __init__(self, store: WeightStore) -> None:
-        self._store = store
 
     def matrix(self, name: str) -> Matrix:
         return self._store.values(self._store.linear(name))
 
     def table(self, name: str) -> Matrix:
         return self._store.values(self._store.table(name))
-
-    def vector(self, name: str) -> Array:
-        values = self._store.values(self._store.vector(name))
-        assert isinstance(values, np.ndarray)
-        return values
-
-    def optional_vector(self, name: str) -> Array | None:
-        return self.vector(name) if name in self._store.checkpoint.tensors else None
 
 
 class FloatWeights:

@@ -12,7 +12,7 @@ import numpy as np
 from pocketvlm.errors import ExportError
 from pocketvlm.export.executorch.weights import with_scales_for_xnnpack
 from pocketvlm.export.litert.program import Array, Constant
-from pocketvlm.export.store.weights import FloatWeight, GroupedWeight, StoredWeight, WeightStore
+from pocketvlm.export.store.weights import FloatWeight, GroupedWeight, StoredVectors, StoredWeight
 from pocketvlm.models.checkpoint import ReadWeight, TensorInfo
 from pocketvlm.quant import GroupQuantizer, quantizer_of
 from pocketvlm.quant.groups import CHANNEL
@@ -82,25 +82,14 @@ class LitertWeights(Protocol):
         """A bias, where the model has it."""
 
 
-class StoredMatrices:
+class StoredMatrices(StoredVectors):
     """Each weight quantized as the recipe says, once, and kept in a file until the parts are written."""
-
-    def __init__(self, store: WeightStore) -> None:
-        self._store = store
 
     def matrix(self, name: str) -> Matrix:
         return self._described(self._store.linear(name))
 
     def table(self, name: str) -> Matrix:
         return self._described(self._store.table(name))
-
-    def vector(self, name: str) -> Array:
-        values = self._store.values(self._store.vector(name))
-        assert isinstance(values, np.ndarray)
-        return values
-
-    def optional_vector(self, name: str) -> Array | None:
-        return self.vector(name) if name in self._store.checkpoint.tensors else None
 
     def _described(self, weight: StoredWeight) -> Matrix:
         if isinstance(weight, FloatWeight):
@@ -109,11 +98,6 @@ class StoredMatrices:
         assert isinstance(weight, GroupedWeight), f"{weight.name} is stored for products of integers"
         per_channel = self._store.is_per_channel(weight)
         return quantized_matrix(weight, per_channel=per_channel, read=lambda: self._store.packed(weight))
-
-    def _floats(self, weight: FloatWeight) -> Array:
-        values = self._store.values(weight)
-        assert isinstance(values, np.ndarray)
-        return values
 
 
 class FloatMatrices:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 
 from pocketvlm.bundle.manifest import Platform
-from pocketvlm.errors import ExportError, one_line
-from pocketvlm.export.npu.options import ProgramOptions
+from pocketvlm.errors import ExportError
+from pocketvlm.export.npu.options import ProgramOptions, options_from, with_table
 from pocketvlm.recipe import Recipe
-from pocketvlm.strict import Strict, checked
+from pocketvlm.strict import Strict
 
 #: Of the back end.
 NAME = "neuropilot"
@@ -42,10 +42,9 @@ def options_of(recipe: Recipe) -> NpuOptions:
 
     :raises ExportError: naming the key that is wrong
     """
-    where = f"recipe {one_line(recipe.name, 60)}: backend.{NAME}"
-    return NpuOptions(**checked(_Table, dict(recipe.backends.get(NAME, {})), where, ExportError).model_dump())
+    return options_from(recipe, NAME, _Table, NpuOptions)
 
 
 def with_options(recipe: Recipe, options: NpuOptions) -> Recipe:
     """The recipe with these options for an NPU."""
-    return replace(recipe, backends={**recipe.backends, NAME: asdict(options)})
+    return with_table(recipe, NAME, options)

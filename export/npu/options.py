@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from typing import TypeVar
 
-from pocketvlm.errors import ExportError
+from pocketvlm.errors import ExportError, one_line
+from pocketvlm.recipe import Recipe
+from pocketvlm.strict import Strict, checked
 
 #: Tokens of a prefill step that the paper compared, one whole prompt left out.
 PREFILL_TOKENS = (32, 128, 512)
@@ -33,3 +36,20 @@ class ProgramOptions:
         chunks = min(self.chunks, count)
         ends = [count // chunks * at + min(at, count % chunks) for at in range(chunks + 1)]
         return tuple(range(first, end) for first, end in pairwise(ends))
+
+
+Options = TypeVar("Options", bound=ProgramOptions)
+
+
+def options_from(recipe: Recipe, backend: str, table: type[Strict], options: type[Options]) -> Options:
+    """What a recipe's table of a back end asks for. ``table`` has the keys of ``options``, with their defaults.
+
+    :raises ExportError: naming the key that is wrong
+    """
+    where = f"recipe {one_line(recipe.name, 60)}: backend.{backend}"
+    return options(**checked(table, dict(recipe.backends.get(backend, {})), where, ExportError).model_dump())
+
+
+def with_table(recipe: Recipe, backend: str, options: ProgramOptions) -> Recipe:
+    """The recipe with these options as its table of a back end."""
+    return replace(recipe, backends={**recipe.backends, backend: asdict(options)})

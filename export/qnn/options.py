@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 
 from pocketvlm.bundle.manifest import Snapdragon
-from pocketvlm.errors import ExportError, one_line
-from pocketvlm.export.npu.options import ProgramOptions
+from pocketvlm.errors import ExportError
+from pocketvlm.export.npu.options import ProgramOptions, options_from, with_table
 from pocketvlm.machine.qnn import CHIPS
 from pocketvlm.recipe import Recipe
-from pocketvlm.strict import Strict, checked
+from pocketvlm.strict import Strict
 
 #: Of the back end.
 NAME = "qnn"
@@ -41,10 +41,9 @@ def options_of(recipe: Recipe) -> QnnOptions:
 
     :raises ExportError: naming the key that is wrong
     """
-    where = f"recipe {one_line(recipe.name, 60)}: backend.{NAME}"
-    return QnnOptions(**checked(_QnnTable, dict(recipe.backends.get(NAME, {})), where, ExportError).model_dump())
+    return options_from(recipe, NAME, _QnnTable, QnnOptions)
 
 
 def with_options(recipe: Recipe, options: QnnOptions) -> Recipe:
     """The recipe with these options for Qualcomm's HTP."""
-    return replace(recipe, backends={**recipe.backends, NAME: asdict(options)})
+    return with_table(recipe, NAME, options)

@@ -350,3 +350,23 @@ def _precision(rule: Rule, tensor: GroupedTensor, bits_per_weight: float) -> Ten
         bits_per_weight=round(bits_per_weight, 4),
         weights=tensor.rows * tensor.columns,
     )
+
+
+class StoredVectors:
+    """What of a store no back end has in a form of its own: numbers that are float32 in each."""
+
+    def __init__(self, store: WeightStore) -> None:
+        self._store = store
+
+    def vector(self, name: str) -> np.ndarray[Any, Any]:
+        """A norm, bias, convolution or position embedding, float32."""
+        return self._floats(self._store.vector(name))
+
+    def optional_vector(self, name: str) -> np.ndarray[Any, Any] | None:
+        """A bias, where the model has it."""
+        return self.vector(name) if name in self._store.checkpoint.tensors else None
+
+    def _floats(self, weight: FloatWeight) -> np.ndarray[Any, Any]:
+        values = self._store.values(weight)
+        assert isinstance(values, np.ndarray)
+        return values

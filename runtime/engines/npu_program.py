@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
 from pocketvlm.machine import exact_sums
-from pocketvlm.runtime.engines.onnx import SILENT, clear_errors, import_onnxruntime
+from pocketvlm.runtime.engines.onnx import SILENT, clear_errors, graph_of, import_onnxruntime
 from pocketvlm.runtime.memory import memory_for, return_freed_memory
 from pocketvlm.runtime.versions import check_minimum
 
@@ -221,16 +221,7 @@ class NpuProgramOnHost(ABC):
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         bundle = self._bundle
         with clear_errors(part.file):
-            graph: str | bytes
-            if bundle.archive is None:
-                graph = str(bundle.path(part.file))
-            else:
-                graph = bundle.read(part.file)
-                weights = [bundle.archive.view(name) for name in part.data]
-                options.add_external_initializers_from_files_in_memory(
-                    list(part.data), weights, [len(content) for content in weights]
-                )
-            session = self._make_session(name, graph, options)
+            session = self._make_session(name, graph_of(bundle, part, options), options)
             for kind, wanted, found in (
                 ("input", part.inputs, session.get_inputs()), ("output", part.outputs, session.get_outputs()),
             ):  # fmt: skip

@@ -21,7 +21,7 @@ from pocketvlm.runtime.memory import memory_for, return_freed_memory, zeros_on_d
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Manifest
+    from pocketvlm.bundle.manifest import Manifest, Part
     from pocketvlm.bundle.open import Bundle
     from pocketvlm.runtime.engines import Cache, Floats
 
@@ -221,16 +221,7 @@ class OnnxEngine:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile_to / name)
         with clear_errors(part.file):
-            graph: str | bytes
-            if bundle.archive is None:
-                graph = str(bundle.path(part.file))
-            else:
-                graph = bundle.read(part.file)
-                weights = [bundle.archive.view(name) for name in part.data]
-                options.add_external_initializers_from_files_in_memory(
-                    list(part.data), weights, [len(content) for content in weights]
-                )
-            return self._checked_session(part.file, name, graph, options)
+            return self._checked_session(part.file, name, graph_of(bundle, part, options), options)
 
     def _open_prepacked(self, bundle: Bundle, threads: int, cache: Path) -> Any:
         """The decoder from its entry in the cache, or as without one where nothing can be kept there."""
@@ -327,6 +318,15 @@ def _check_interface(file: str, kind: str, wanted: Interface, found: list[Any]) 
 
 #: What a kernel says that cannot have its scratch memory; other allocations say it in words.
 OUT_OF_MEMORY = "std::bad_alloc"
+
+
+def graph_of(bundle: Bundle, part: Part, options: Any) -> str | bytes:
+    """What a session of a part is made of: a directory's file, or an archive's bytes, whose weights ``options`` get."""
+    if bundle.archive is None:
+        return str(bundle.path(part.file))
+    weights = [bundle.archive.view(name) for name in part.data]
+    options.add_external_initializers_from_files_in_memory(list(part.data), weights, [len(one) for one in weights])
+    return bundle.read(part.file)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,29 +15,23 @@ import numpy as np
 import pytest
 
 from pocketvlm.bundle.open import describe_files, open_bundle
-from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
+from pocketvlm.errors import BundleError, PocketVlmError
 from pocketvlm.export import export_bundle
 from pocketvlm.machine.cache import private_cache
-from pocketvlm.runtime import GenerationConfig, load
+from pocketvlm.runtime import load
 from pocketvlm.runtime.engines import executorch_library, open_engine
 from pocketvlm.runtime.engines.executorch import BEYOND, ExecutorchCache, ExecutorchEngine
 from pocketvlm.runtime.engines.onnx import OnnxEngine
 from tests.runtime.test_onnx_engine import run
-from tests.support.bundles import KV_LENGTH, picture
+from tests.support import engine_contract as contract
+from tests.support.bundles import KV_LENGTH
 from tests.support.checkpoints import tiny_config, write_checkpoint
+from tests.support.engine_contract import noise
 
 #: Both engines at float precision, relative to the 2-norm.
 TOLERANCE = 1e-5
 #: With weights and activations of few bits: their kernels round activations differently.
 TOLERANCE_OF_INTEGERS = 0.05
-
-
-def relative(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
-
-
-def noise(tokens: int, width: int = 96, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(tokens, width)).astype(np.float32)
 
 
 @pytest.fixture
@@ -89,29 +82,11 @@ def test_a_cache_that_memory_does_not_suffice_for_is_one_line(
     [("fp32", TOLERANCE), ("int4-g32", TOLERANCE_OF_INTEGERS), ("bluelm-v-3b", TOLERANCE_OF_INTEGERS)],
 )
 def test_both_engines_give_the_same_numbers(bundles: dict[str, Path], recipe: str, most: float) -> None:
-    found = []
-    for name in ("onnx", "executorch"):
-        with load(bundles[recipe], engine=name, threads=1) as vlm:
-            image = vlm.encode_images([picture(150, 70)])
-            ids = vlm.tokenize("What is this?", [picture(150, 70)])
-            found.append((image, vlm.logits(ids, [picture(150, 70)])))
-    (image, logits), (other_image, other_logits) = found
-    assert relative(other_image, image) < most
-    assert relative(other_logits, logits) < most
+    contract.check_engines_give_the_same_numbers(bundles[recipe], "executorch", most)
 
 
 def test_both_engines_answer_the_same(bundles: dict[str, Path]) -> None:
-    answers = []
-    for name in ("onnx", "executorch"):
-        with load(bundles["fp32"], engine=name, threads=1) as vlm:
-            assert vlm.engine_description.startswith({"onnx": "onnxruntime"}.get(name, name))
-            with vlm.chat() as chat:
-                replies = [
-                    chat.ask(question, config=GenerationConfig(max_new_tokens=12)) for question in ("Hello", "And now?")
-                ]
-            one = vlm.stream("What is it?", [picture(80, 80)], GenerationConfig(max_new_tokens=12))
-            answers.append([*replies, one.read()])
-    assert answers[0] == answers[1]
+    contract.check_engines_answer_the_same(bundles["fp32"], "executorch", "executorch")
 
 
 def test_a_bundle_with_one_engine_is_opened_with_it(bundles: dict[str, Path], tmp_path: Path) -> None:
@@ -123,51 +98,22 @@ def test_a_bundle_with_one_engine_is_opened_with_it(bundles: dict[str, Path], tm
 
 
 def test_an_archive_gives_what_the_directory_gives(bundles: dict[str, Path], tmp_path: Path) -> None:
-    from pocketvlm.bundle.archive import write_archive
-
-    bundle = open_bundle(bundles["fp32"])
-    write_archive(bundle.location, ["manifest.json", *bundle.manifest.files], tmp_path / "model.zip")
-    ids = np.arange(40, 60)
-    with load(tmp_path / "model.zip", engine="executorch", threads=1) as vlm:
-        found = vlm.logits(ids)
-    with load(bundle.location, engine="executorch", threads=1) as vlm:
-        assert np.array_equal(vlm.logits(ids), found)
+    contract.check_an_archive_gives_what_the_directory_gives(bundles["fp32"], "executorch", tmp_path / "model.zip")
 
 
 @pytest.mark.parametrize("recipe", ["fp32", "bluelm-v-3b"])
 def test_chunks_give_exactly_what_one_step_gives(bundles: dict[str, Path], recipe: str) -> None:
-    engine, states = ExecutorchEngine(open_bundle(bundles[recipe]), threads=1), noise(150)
-    cache = engine.new_cache()
-    whole = engine.step(states, cache, 0)
-    assert whole.shape == (150, 320)
-    assert cache.position == 150
-    for sizes in ((150,), (1, 149), (64, 64, 21, 1), (128, 1, 21)):
-        cache, start = engine.new_cache(), 0
-        for size in sizes:
-            last = engine.step(states[start : start + size], cache, 1)
-            start += size
-        assert np.array_equal(last, whole[-1:])
-    assert np.array_equal(engine.step(states, engine.new_cache(), 5), whole[-5:])
+    splits = ((150,), (1, 149), (64, 64, 21, 1), (128, 1, 21))
+    engine = ExecutorchEngine(open_bundle(bundles[recipe]), threads=1)
+    contract.check_chunks_give_exactly_what_one_step_gives(engine, 150, splits)
 
 
 def test_a_position_set_back_forgets_what_follows(engine: ExecutorchEngine) -> None:
-    cache = engine.new_cache()
-    first = engine.step(noise(20), cache, 0)
-    engine.step(noise(30, seed=1), cache, 1)
-    cache.position = 7
-    again = engine.step(noise(20)[7:], cache, 0)
-    assert np.array_equal(again, first[7:])
+    contract.check_a_position_set_back_forgets_what_follows(engine, more=30)
 
 
 def test_caches_do_not_know_of_each_other(engine: ExecutorchEngine) -> None:
-    states, other = noise(12), noise(12, seed=1)
-    wanted = engine.step(states, engine.new_cache(), 0)
-    caches = [engine.new_cache(), engine.new_cache()]
-    found = []
-    for at in range(12):
-        found.append(engine.step(states[at : at + 1], caches[0], 1))
-        engine.step(other[at : at + 1], caches[1], 1)
-    assert np.array_equal(np.concatenate(found), wanted)
+    contract.check_caches_do_not_know_of_each_other(engine)
 
 
 def test_a_cache_takes_memory_when_it_is_written(engine: ExecutorchEngine) -> None:
@@ -200,87 +146,27 @@ def test_a_cache_of_int8_takes_a_quarter_and_has_the_codes_of_onnx(bundles: dict
 
 
 def test_what_is_not_offered_is_refused(bundles: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(PocketVlmError, match="leave the prepacked cache out") as caught:
-        load(bundles["fp32"], engine="executorch", threads=1, prepacked_cache=tmp_path / "cache")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "cache").exists()
-    with pytest.raises(PocketVlmError, match="take a tuning without an affinity"):
-        open_engine("executorch", open_bundle(bundles["fp32"]), 1, affinity=(0,))
+    contract.check_what_is_not_offered_is_refused(bundles["fp32"], "executorch", tmp_path / "cache")
 
 
 def test_tiles_do_not_change_each_other(engine: ExecutorchEngine) -> None:
-    pixels = np.random.default_rng(0).normal(size=(3, 3, 72, 72)).astype(np.float32)
-    together = engine.encode(engine.patch_embed(pixels))
-    assert together.shape == (3, 25, 96)
-    for index in range(3):
-        assert np.array_equal(engine.encode(engine.patch_embed(pixels[index : index + 1]))[0], together[index])
+    contract.check_tiles_do_not_change_each_other(engine)
 
 
 def test_freed_vision_is_loaded_again_when_it_is_needed(engine: ExecutorchEngine) -> None:
-    pixels = np.random.default_rng(0).normal(size=(2, 3, 72, 72)).astype(np.float32)
-    tokens = engine.encode(engine.patch_embed(pixels))
-    for _ in range(3):
-        engine.free_vision()
-        assert np.array_equal(engine.encode(engine.patch_embed(pixels)), tokens)
+    contract.check_freed_vision_is_loaded_again(engine)
 
 
 def test_threads_run_vision_and_text_at_once(engine: ExecutorchEngine) -> None:
-    pixels = np.random.default_rng(0).normal(size=(2, 3, 72, 72)).astype(np.float32)
-    wanted = engine.encode(engine.patch_embed(pixels)), engine.step(noise(20), engine.new_cache(), 0)
-    failures: list[object] = []
-
-    def work(compute: Callable[[], np.ndarray], right: np.ndarray) -> None:
-        for _ in range(20):
-            try:
-                if not np.array_equal(compute(), right):
-                    failures.append("wrong")
-            except PocketVlmError as error:
-                failures.append(error)
-
-    def see() -> np.ndarray:
-        return engine.encode(engine.patch_embed(pixels))
-
-    def read() -> np.ndarray:
-        return engine.step(noise(20), engine.new_cache(), 0)
-
-    def free() -> np.ndarray:
-        engine.free_vision()
-        return pixels
-
-    tasks = ((see, wanted[0]), (see, wanted[0]), (read, wanted[1]), (read, wanted[1]), (free, pixels))
-    threads = [threading.Thread(target=work, args=task) for task in tasks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    contract.check_threads_run_vision_and_text_at_once(engine, rounds=20)
 
 
 def test_a_run_that_fails_is_one_line_and_leaves_the_engine_usable(
     engine: ExecutorchEngine, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    cache = engine.new_cache()
-    engine.step(noise(3), cache, 1)
-    with pytest.raises(PocketVlmError, match=r"model\.pte: text_decoder: .*shapes failed") as caught:
-        engine.step(noise(3, 95), cache, 1)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(CapacityError, match="193 tokens do not fit into the KV length of 192"):
-        engine.step(noise(190), cache, 1)
-    for ids in ([320], [-1], [5, 1 << 40]):
-        with pytest.raises(PocketVlmError, match="outside the vocabulary of 320"):
-            engine.embed(np.array(ids))
-    with pytest.raises(TypeError, match="not one of this engine"):
-        engine.step(noise(1), object(), 1)  # type: ignore[arg-type]
-    assert cache.position == 3
-    wanted = engine.step(noise(4), engine.new_cache(), 0)
-    fresh = engine.new_cache()
-    assert np.array_equal(engine.step(noise(4), fresh, 0), wanted)
-    engine.close()
-    engine.close()
-    for call in (lambda: engine.step(noise(1), fresh, 1), lambda: engine.embed(np.array([1])), engine.free_vision):
-        with pytest.raises(PocketVlmError, match="was closed"):
-            call()
-    assert capfd.readouterr() == ("", "")
+    contract.check_a_run_that_fails_leaves_the_engine_usable(
+        engine, r"model\.pte: text_decoder: .*shapes failed", capfd
+    )
 
 
 ANSWER = """

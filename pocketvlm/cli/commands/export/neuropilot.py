@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pocketvlm.cli.commands.export.npu import describe_program
+
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest, NpuProgram
     from pocketvlm.bundle.open import Bundle
@@ -24,11 +26,7 @@ def describe(bundle: Bundle, checkpoint: Checkpoint, *, report: bool) -> None:
     """Print what became of the program; with ``report`` which operators are predicted to run where."""
     program = bundle.manifest.neuropilot
     assert program is not None
-    text = program.fidelity.text
-    click.echo(
-        f"NPU program: {len(program.chunks)} chunks of layers, steps of {program.prefill_tokens} and 1 tokens; KL "
-        f"{text.kl_mean:.2g} nats on average, {text.top1_agreement:.1%} of the first choices agree"
-    )
+    describe_program(program)
     if program.compiled:
         click.echo(f"compiled for {program.platform}; it has not run on a phone. There:")
         click.echo(" \\\n    ".join(runner_command(bundle.manifest, checkpoint.config.text)))

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pocketvlm.cli.commands.export.npu import describe_program
+
 if TYPE_CHECKING:
     from pocketvlm.bundle.open import Bundle
 
@@ -14,11 +16,7 @@ def describe(bundle: Bundle) -> None:
     """Print what became of the program."""
     program = bundle.manifest.qnn
     assert program is not None
-    text = program.fidelity.text
-    click.echo(
-        f"NPU program: {len(program.chunks)} chunks of layers, steps of {program.prefill_tokens} and 1 tokens; KL "
-        f"{text.kl_mean:.2g} nats on average, {text.top1_agreement:.1%} of the first choices agree"
-    )
+    describe_program(program)
     if program.compiled:
         click.echo(f"compiled for {program.platform}; it has not run on a phone")
     else:

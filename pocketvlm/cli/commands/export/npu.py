@@ -1,0 +1,19 @@
+"""What ``pocketvlm export`` says of an NPU's program, whoever makes the NPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from pocketvlm.bundle.manifest import StaticProgram
+
+
+def describe_program(program: StaticProgram) -> None:
+    """Print its shape, and how near it is to the original."""
+    text = program.fidelity.text
+    click.echo(
+        f"NPU program: {len(program.chunks)} chunks of layers, steps of {program.prefill_tokens} and 1 tokens; KL "
+        f"{text.kl_mean:.2g} nats on average, {text.top1_agreement:.1%} of the first choices agree"
+    )
