@@ -316,8 +316,8 @@ def _check_interface(file: str, kind: str, wanted: Interface, found: list[Any]) 
         raise BundleError(f"{file} has an unknown input {sorted(required)[0]!r}: update pocketvlm")
 
 
-#: What a kernel says that cannot have its scratch memory; other allocations say it in words.
-OUT_OF_MEMORY = "std::bad_alloc"
+#: What a kernel says that cannot have its scratch memory, and the arena, behind the names of all nodes around it.
+OUT_OF_MEMORY = ("std::bad_alloc", "Failed to allocate memory")
 
 
 def graph_of(bundle: Bundle, part: Part, options: Any) -> str | bytes:
@@ -338,6 +338,6 @@ def clear_errors(what: str) -> Iterator[None]:
     except PocketVlmError:
         raise
     except Exception as error:
-        if OUT_OF_MEMORY in str(error):
+        if any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise PocketVlmError(f"{what}: not enough memory") from error
         raise BundleError(f"{what} failed in ONNX Runtime: {one_line(error)}") from error

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pocketvlm.errors import PocketVlmError
 from pocketvlm.export import export_bundle
+from pocketvlm.runtime.engines.onnx import clear_errors
 from tests.support.checkpoints import tiny_config, write_checkpoint
 from tests.support.starved import SPARE, TRIES
 
@@ -38,3 +40,12 @@ def test_a_failed_allocation_leaves_the_model_usable(tmp_path: Path) -> None:
         assert refused, f"{name} never ran out of memory"
         assert not [row for row in refused if "memory" not in row["said"] or "\n" in row["said"]]
         assert all(row["said"] == wanted for row in tries if row["verdict"] == "answered")
+
+
+@pytest.mark.parametrize("sign", ["std::bad_alloc", "Failed to allocate memory for requested buffer of size 262144"])
+def test_an_allocation_that_fails_deep_in_a_graph_is_said_so(sign: str) -> None:
+    """Behind the names of all the nodes that it happened in, of which a line has no room for."""
+    with pytest.raises(PocketVlmError, match=r"^text_decoder: not enough memory$"), clear_errors("text_decoder"):
+        raise RuntimeError(f"{'Non-zero status code returned while running a node. ' * 10}{sign}")
+    with pytest.raises(PocketVlmError, match="text_decoder failed in ONNX Runtime"), clear_errors("text_decoder"):
+        raise RuntimeError("Non-zero status code returned while running a node.")
