@@ -7,7 +7,6 @@ reader never half-understands a bundle. Every change raises FORMAT_VERSION and i
 from __future__ import annotations
 
 import math
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,17 +19,16 @@ from pydantic import (
 )
 
 from pocketvlm.bundle.chat import ChatLayout, Text
+from pocketvlm.bundle.files import FileName
+from pocketvlm.bundle.native import MropePositions, PatchPictures, native_problem
 from pocketvlm.strict import Closed, dropping_none
 
 #: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's, 3
 #: with a chat layout that does more than put text around messages, pictures that are cut and laid out as no earlier
-#: one could say, or parts for Qualcomm's NPU, 4 with parts for LiteRT.
-FORMAT_VERSION = 4
+#: one could say, or parts for Qualcomm's NPU, 4 with parts for LiteRT, 5 with pictures of native resolution or
+#: positions along three axes.
+FORMAT_VERSION = 5
 
-#: A file of a bundle: a relative POSIX path without empty, dot or dot-dot parts.
-FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
-
-FileName = Annotated[str, StringConstraints(pattern=rf"^{FILE_NAME.pattern}$", max_length=255)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[int, Field(gt=0, le=1 << 40)]
 Size = Annotated[int, Field(ge=0, le=1 << 44)]
@@ -111,7 +109,7 @@ class Model(Closed):
 
 
 #: Rules by which a grid of tiles is chosen.
-Strategy = Literal["relaxed", "llava-next", "internvl", "idefics3", "center-crop"]
+Strategy = Literal["relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize"]
 #: Those of formats 1 and 2.
 FIRST_STRATEGIES = ("relaxed", "llava-next", "internvl")
 #: Those that keep an image's aspect ratio on a canvas.
@@ -142,6 +140,8 @@ class Vision(Closed):
     thumbnail: Literal["first", "last", "none"]
     thumbnail_of_single_tile: bool
     longest_edge: Annotated[int, Field(gt=0, le=4096)] | None = None
+    min_pixels: Positive | None = None
+    max_pixels: Positive | None = None
     resize_filter: Literal["bicubic", "lanczos"]
     pad_color: tuple[int, int, int]
     rescale: Finite
@@ -155,12 +155,15 @@ class Vision(Closed):
     replaces: Name | None = None
     """the way in which the model's own processor cuts pictures, for people, where an export was asked for another"""
     packing: ImagePacking | None = None
+    patches: PatchPictures | None = None
 
-    _serialize = dropping_none("longest_edge", "replaces", "packing")
+    _serialize = dropping_none("longest_edge", "min_pixels", "max_pixels", "replaces", "packing", "patches")
 
     @property
     def format_version(self) -> int:
         """The oldest format that can say it."""
+        if self.patches is not None:
+            return 5
         more = self.longest_edge is not None or self.replaces is not None or self.packing is not None
         return 1 if self.strategy in FIRST_STRATEGIES and self.resize_filter == "bicubic" and not more else 3
 
@@ -168,6 +171,13 @@ class Vision(Closed):
     def tokens_per_side(self) -> int:
         """Of a tile, whose tokens are a square where they are packed."""
         return math.isqrt(self.tokens_per_tile)
+
+    @model_validator(mode="after")
+    def _native_is_whole(self) -> Vision:
+        wrong = native_problem(self)
+        if wrong is not None:
+            raise ValueError(wrong)
+        return self
 
     @model_validator(mode="after")
     def _can_be_packed(self) -> Vision:
@@ -368,7 +378,7 @@ class Manifest(Closed):
     are in ``by_engine`` (``for_engine``).
     """
 
-    format_version: Literal[1, 2, 3, 4]
+    format_version: Literal[1, 2, 3, 4, 5]
     minimum_runtime: MinimumRuntime
     model: Model
     vision: Vision | None
@@ -382,6 +392,7 @@ class Manifest(Closed):
     by_engine: dict[EngineName, OfEngine] = Field(default_factory=dict)
     neuropilot: NpuProgram | None = None
     qnn: QnnProgram | None = None
+    positions: MropePositions | None = None
     recipe: RecipeRecord
     fidelity: Fidelity
     files: dict[FileName, FileEntry]
@@ -395,6 +406,8 @@ class Manifest(Closed):
                 written.pop(engine, None)
         if not self.by_engine:
             written.pop("by_engine", None)
+        if self.positions is None:
+            written.pop("positions", None)
         return written
 
     def program(self, engine: str) -> StaticProgram | None:
@@ -445,7 +458,17 @@ class Manifest(Closed):
         for name in ("model", "vision", "image_layout", "chat"):
             section = getattr(self, name)
             if section is not None and self.format_version < section.format_version:
-                raise ValueError(f"format {self.format_version} cannot say what {name} says; format 3 can")
+                wanted = section.format_version
+                raise ValueError(f"format {self.format_version} cannot say what {name} says; format {wanted} can")
+        return self
+
+    @model_validator(mode="after")
+    def _positions_have_their_table(self) -> Manifest:
+        if self.positions is not None:
+            if self.format_version < 5:
+                raise ValueError("only format 5 has positions")
+            sizes = {name: entry.bytes for name, entry in self.files.items()}
+            self.positions.check_table(self.kv_cache.head_dim // 2, self.kv_cache.length, sizes)
         return self
 
     @model_validator(mode="after")

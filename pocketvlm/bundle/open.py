@@ -209,7 +209,7 @@ def _read_exactly(stream: BinaryIO, offset: int, count: int) -> bytes:
 
 
 def _inside(directory: Path, name: str) -> Path:
-    from pocketvlm.bundle.manifest import FILE_NAME
+    from pocketvlm.bundle.files import FILE_NAME
 
     if not FILE_NAME.fullmatch(name):
         raise BundleError(f"{directory}: {name!r} is not a file name a bundle may use")
@@ -300,7 +300,9 @@ def _sizes(manifest: Manifest, part: str) -> dict[str, int]:
     length = manifest.kv_cache.length
     step = length if part == "token_embedding" else min(length, manifest.prefill_chunk)
     tiles = 1 if manifest.vision is None else manifest.vision.tile_batch
-    return {"batch": 1, "sequence": step, "kept": step, "total": length, "tiles": tiles}
+    sizes = {"batch": 1, "sequence": step, "kept": step, "total": length, "tiles": tiles}
+    native = None if manifest.vision is None else manifest.vision.patches
+    return sizes if native is None else {**sizes, **native.sizes}
 
 
 def _data(bundle: Bundle, part: Part) -> dict[str, int]:

@@ -103,6 +103,10 @@ class Tiling:
     """threshold of the relaxed rule"""
     longest_edge: int | None = None
     """of the idefics3 rule: what the longer side is resized to first, pixels; None: as many as the largest grid has"""
+    min_pixels: int | None = None
+    """of the smart-resize rule: least pixels of an image"""
+    max_pixels: int | None = None
+    """of the smart-resize rule: most pixels of an image"""
     thumbnail: Literal["first", "last", "none"] = "first"
     """where the whole image, squashed to one tile, stands in the sequence"""
     thumbnail_of_single_tile: bool = True
@@ -155,3 +159,8 @@ def fitted_size(width: int, height: int, grid: Grid, tile: int, *, round_up: boo
     if across < down:
         return canvas_width, min(math.ceil(height * across), canvas_height)
     return min(math.ceil(width * down), canvas_width), canvas_height
+
+
+def most_windows(tokens: int, side: int) -> int:
+    """Of a picture of at most so many tiles, whatever its shape."""
+    return max(-(-across // side) * -(-(tokens // across) // side) for across in range(1, tokens + 1))

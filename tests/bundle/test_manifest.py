@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pocketvlm.bundle.manifest import FORMAT_VERSION, ImageLayout
-from pocketvlm.bundle.open import MAX_MANIFEST_VALUES, open_bundle, write_manifest
+from pocketvlm.bundle.open import MAX_MANIFEST_VALUES, open_bundle, parse_manifest, write_manifest
 from pocketvlm.errors import BundleError
 from tests.support.written_bundle import own, refused, save, write_bundle
 
@@ -89,6 +89,37 @@ OF_FORMAT_3: tuple[Callable[[dict[str, Any], int], None], ...] = (
 )
 
 
+PATCHES = {"most_tokens": 40, "head_dim": 16, "rope_theta": 10000.0, "window": 4}
+
+
+def sees_whole(raw: dict[str, Any], version: int, **changes: Any) -> None:
+    """Pictures of native resolution, as format 5 has them."""
+    native = {"strategy": "smart-resize", "min_pixels": 784, "max_pixels": 28 * 784, "tokens_per_tile": 1}
+    shows(raw, version, "vision", **native, thumbnail="none", patches=dict(PATCHES), **changes)
+
+
+def turns(raw: dict[str, Any], version: int, **changes: Any) -> None:
+    """Positions along three axes, whose table is a file that is there."""
+    pairs, size = raw["kv_cache"]["head_dim"] // 2, raw["kv_cache"]["length"]
+    raw["format_version"] = version
+    raw["files"]["rope.bin"] = {**raw["files"]["graph.onnx"], "bytes": 8 * size * pairs}
+    said = {"kind": "mrope", "sections": [pairs, 0, 0], "interleaved": False, "rope": "rope.bin"}
+    raw["positions"] = {**said, **changes}
+
+
+def test_what_format_5_says_is_read_and_written_back(bundle: Path) -> None:
+    raw = json.loads((bundle / "manifest.json").read_text())
+    assert not {"positions", "patches", "min_pixels"} & set(open_bundle(bundle).manifest.model_dump_json().split('"'))
+    sees_whole(raw, 5)
+    turns(raw, 5)
+    manifest = parse_manifest(json.dumps(raw).encode(), bundle)
+    again = json.loads(manifest.model_dump_json())
+    assert again["vision"] == raw["vision"]
+    assert again["positions"] == raw["positions"]
+    assert manifest.vision is not None
+    assert manifest.vision.format_version == 5
+
+
 @pytest.mark.parametrize("more", OF_FORMAT_3)
 def test_what_format_3_says_is_read_and_written_back(bundle: Path, more: Callable[[dict[str, Any], int], None]) -> None:
     raw = json.loads((bundle / "manifest.json").read_text())
@@ -159,9 +190,9 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
     [
         (
             lambda raw: raw.update(format_version=FORMAT_VERSION + 1),
-            "has bundle format 5; this pocketvlm reads up to 4",
+            "has bundle format 6; this pocketvlm reads up to 5",
         ),
-        (lambda raw: raw.update(format_version=10**400), "this pocketvlm reads up to 4: update"),
+        (lambda raw: raw.update(format_version=10**400), "this pocketvlm reads up to 5: update"),
         (lambda raw: raw.update(format_version=0), "not valid: format_version"),
         (lambda raw: raw.update(format_version=True), "not valid: format_version"),
         (lambda raw: raw.update(format_version=1.0), "not valid: format_version"),
@@ -198,6 +229,17 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: shows(raw, 3, "model", limits="x" * 513), "not valid: model.limits"),
         (lambda raw: shows(raw, 3, "model", adapter={"name": "poet", "sha256": "0"}), "not valid: model.adapter"),
         (lambda raw: shows(raw, 3, "vision", longest_edge=4097), "not valid: vision.longest_edge"),
+        (lambda raw: sees_whole(raw, 4), "format 4 cannot say what vision says; format 5 can"),
+        (lambda raw: turns(raw, 4), "only format 5 has positions"),
+        (lambda raw: shows(raw, 5, "vision", min_pixels=784), "min_pixels and patches belong together"),
+        (lambda raw: shows(raw, 5, "vision", patches=dict(PATCHES)), "min_pixels and patches belong together"),
+        (lambda raw: shows(raw, 5, "vision", strategy="smart-resize"), "smart-resize and patches belong together"),
+        (lambda raw: sees_whole(raw, 5, packing=dict(PACKING)), "is one token, without thumbnail and packing"),
+        (lambda raw: shows(raw, 5, "vision", patches={**PATCHES, "window": 0}), "vision.patches.window"),
+        (lambda raw: turns(raw, 5, kind="yarn"), "not valid: positions.kind"),
+        (lambda raw: turns(raw, 5, sections=[9, 1, 1]), "positions.sections has 11 pairs, a head"),
+        (lambda raw: turns(raw, 5, sections=[1, 2, 0], interleaved=True), "has more pairs than the first"),
+        (lambda raw: turns(raw, 5, rope="graph.onnx"), "positions.rope is no file of a cosine"),
         (lambda raw: shows(raw, 3, "vision", longest_edge="8"), "not valid: vision.longest_edge"),
         (lambda raw: shows(raw, 3, "vision", resize_filter="bilinear"), "not valid: vision.resize_filter"),
         (lambda raw: shows(raw, 3, "image_layout", lone=[-1]), "not valid: image_layout.lone.0"),

@@ -96,6 +96,19 @@ def test_what_format_3_says_of_pictures(probe: Probe, bundle: Path, more: Any) -
     assert both(probe, bundle)
 
 
+def test_pictures_as_patches_are_refused_by_name(probe: Probe, bundle: Path) -> None:
+    """Python reads and runs them."""
+    for says, line in (
+        (test_manifest.sees_whole, "patches as input are not yet run here"),
+        (test_manifest.turns, "positions along three axes are not yet computed here"),
+    ):
+        raw = json.loads((bundle / "manifest.json").read_text())
+        says(raw, 5)
+        path = bundle.parent / "manifest.json"
+        path.write_text(json.dumps(raw))
+        assert line in str(probe.refused("manifest", path=path))
+
+
 @pytest.mark.parametrize(
     "change", cases(test_manifest.test_a_wrong_manifest_is_refused_at_its_key), ids=lambda one: one[1]
 )

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.images.rules import RULES, plan_of
+from pocketvlm.images.rules import NATIVE_RULES, RULES, plan_of
 from pocketvlm.images.rules.idefics3 import grids
+from pocketvlm.images.rules.smart_resize import MOST_ASPECT
 from pocketvlm.images.tiling import Tiling, grid_candidates
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden" / "plans"
@@ -45,10 +46,25 @@ FORMS: dict[str, tuple[Tiling, ...]] = {
         replace(LAST, tile_size=364, candidates=grids(4), longest_edge=1400),
         replace(LAST, tile_size=512, candidates=((1, 1),), longest_edge=2048),
     ),
+    "smart-resize": tuple(
+        Tiling(tile_size=tile, candidates=((1, 1),), thumbnail="none", min_pixels=least, max_pixels=most)
+        for tile, least, most in (
+            (28, 56 * 56, 28 * 28 * 1280),  # Qwen2-VL's own
+            (32, 256 * 256, 32 * 32 * 256),
+            (28, 28 * 28 * 16, 28 * 28 * 16),
+        )
+    ),
 }
 SETTINGS = (
     "tile_size", "strategy", "candidates", "alpha", "longest_edge", "thumbnail", "thumbnail_of_single_tile",
 )  # fmt: skip
+#: Of rules of native resolution, beside those.
+BOUNDS = ("min_pixels", "max_pixels")
+
+
+def sizes_of(rule: str) -> tuple[tuple[int, int], ...]:
+    """Those that a rule makes something of."""
+    return SIZES if rule in RULES else tuple(size for size in SIZES if max(size) <= MOST_ASPECT * min(size))
 
 
 def golden(rule: str) -> list[dict[str, Any]]:
@@ -56,8 +72,9 @@ def golden(rule: str) -> list[dict[str, Any]]:
     forms = []
     for form in FORMS[rule]:
         tiling = replace(form, strategy=rule)
-        plans = [{"size": size, **vars(plan_of(size, tiling))} for size in SIZES]
-        forms.append({**{name: getattr(tiling, name) for name in SETTINGS}, "plans": plans})
+        plans = [{"size": size, **vars(plan_of(size, tiling))} for size in sizes_of(rule)]
+        names = SETTINGS if rule in RULES else SETTINGS + BOUNDS
+        forms.append({**{name: getattr(tiling, name) for name in names}, "plans": plans})
     content: list[dict[str, Any]] = json.loads(json.dumps(forms))
     return content
 
@@ -65,7 +82,7 @@ def golden(rule: str) -> list[dict[str, Any]]:
 def write() -> None:
     """One line a size."""
     FOLDER.mkdir(exist_ok=True)
-    for rule in RULES:
+    for rule in (*RULES, *NATIVE_RULES):
         forms = []
         for form in golden(rule):
             plans = ",\n  ".join(json.dumps(plan) for plan in form.pop("plans"))

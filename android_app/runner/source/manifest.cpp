@@ -13,7 +13,7 @@ using json::Members;
 using json::Reader;
 
 // 2 is 1 with parts of other engines, which are checked here and not run; 3 says more of pictures and of the chat layout
-constexpr int64_t kFormat = 4;
+constexpr int64_t kFormat = 5;
 constexpr int64_t kMost = int64_t{1} << 40;  // of a size, as in pocketvlm/bundle/manifest.py
 constexpr int64_t kMaxValues = 1 << 16;      // counted by commas, before any is looked at
 constexpr size_t kName = 512, kText = 1 << 16, kMaxSide = 64, kMaxRank = 16;
@@ -94,12 +94,19 @@ Packing packing(const Reader& value) {
   return result;
 }
 
+// What nothing here computes yet; format 5 may have it.
+void refuse_of_format_5(const Members& of, std::initializer_list<const char*> keys, const char* why) {
+  for (const char* key : keys)
+    if (const auto given = of.optional(key); given && !given->is_null()) given->refuse(why);
+}
+
 Vision vision(const Reader& value, int64_t format) {
   const Members of =
       value.members({"tile_size", "strategy", "candidates", "alpha", "thumbnail", "thumbnail_of_single_tile",
-                     "longest_edge", "resize_filter", "pad_color", "rescale", "mean", "std", "tile_batch",
-                     "patches_per_tile", "vision_hidden_size", "downsample_ratio", "tokens_per_tile", "replaces",
-                     "packing"});
+                     "longest_edge", "min_pixels", "max_pixels", "resize_filter", "pad_color", "rescale", "mean", "std",
+                     "tile_batch", "patches_per_tile", "vision_hidden_size", "downsample_ratio", "tokens_per_tile",
+                     "replaces", "packing", "patches"});
+  refuse_of_format_5(of, {"patches", "min_pixels", "max_pixels"}, "patches as input are not yet run here: use Python");
   Vision result;
   result.tile_size = of["tile_size"].integer(1, 4096);
   result.strategy = format < 3 ? of["strategy"].choice({"relaxed", "llava-next", "internvl"})
@@ -369,11 +376,12 @@ Manifest read_manifest(const Reader& root) {
   const int64_t format = version.integer(1, kFormat);
   const Members top =
       root.members({"format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer",
-                    "chat", "kv_cache", "prefill_chunk", "engines", "by_engine", "neuropilot", "qnn", "recipe", "fidelity",
-                    "files"});
+                    "chat", "kv_cache", "prefill_chunk", "engines", "by_engine", "neuropilot", "qnn", "positions",
+                    "recipe", "fidelity", "files"});
   Manifest manifest;
   read_sections(top, format, manifest);
   if (const Reader seen = top["vision"]; !seen.is_null()) manifest.vision = vision(seen, format);
+  refuse_of_format_5(top, {"positions"}, "positions along three axes are not yet computed here: use Python");
   if (const Reader layout = top["image_layout"]; !layout.is_null()) manifest.layout = image_layout(layout, format);
   if (const Reader chat = top["chat"]; !chat.is_null()) manifest.has_roles = check_chat(chat, format);
   manifest.tokenizer = file_name(top["tokenizer"]);

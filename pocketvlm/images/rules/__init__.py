@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from pocketvlm.images.rules import center_crop, idefics3, internvl, llava_next, relaxed
+from pocketvlm.images.rules import center_crop, idefics3, internvl, llava_next, relaxed, smart_resize
 from pocketvlm.images.tiling import PAPER_CANDIDATES, Grid, PicturePlan, PictureRule, Tiling, positive
 
 RULES: dict[str, PictureRule] = {
@@ -18,6 +18,10 @@ RULES: dict[str, PictureRule] = {
     "internvl": internvl.RULE,
     "idefics3": idefics3.RULE,
     "center-crop": center_crop.RULE,
+}
+#: Of pictures that go through a tower as a whole: their grids are none of candidates.
+NATIVE_RULES: dict[str, PictureRule] = {
+    "smart-resize": smart_resize.RULE,
 }
 
 
@@ -46,7 +50,12 @@ def select_grid(
 
 def plan_of(size: tuple[int, int], tiling: Tiling) -> PicturePlan:
     """What becomes of an image of ``size`` (width, height) pixels, under a tiling that was checked."""
-    return RULES[tiling.strategy].plan(*size, tiling)
+    return rule_of(tiling.strategy).plan(*size, tiling)
+
+
+def rule_of(strategy: str) -> PictureRule:
+    """A rule by its name, of either kind."""
+    return RULES[strategy] if strategy in RULES else NATIVE_RULES[strategy]
 
 
 def check_tiling(tiling: Tiling) -> None:
@@ -54,7 +63,7 @@ def check_tiling(tiling: Tiling) -> None:
 
     :raises ValueError: naming the field that is wrong
     """
-    if tiling.strategy not in RULES:
+    if tiling.strategy not in RULES and tiling.strategy not in NATIVE_RULES:
         raise ValueError(f"unknown tiling strategy {tiling.strategy!r}: choose one of {', '.join(RULES)}")
     alpha = tiling.alpha
     if not (isinstance(alpha, int | float) and math.isfinite(alpha) and alpha >= 0):
@@ -64,7 +73,7 @@ def check_tiling(tiling: Tiling) -> None:
         raise ValueError("no candidate grids to choose from: give at least one (across, down)")
     for grid in tiling.candidates:
         _checked(grid)
-    problem = RULES[tiling.strategy].check(tiling)
+    problem = rule_of(tiling.strategy).check(tiling)
     if problem is not None:
         raise ValueError(problem)
 

@@ -4,7 +4,7 @@ import dev.pocketvlm.PocketVlmException.BundleDamaged
 import dev.pocketvlm.PocketVlmException.BundleTooNew
 
 /** The newest format that is read. */
-private const val FORMAT = 4
+private const val FORMAT = 5
 
 /** Counted by commas, before any value is looked at. */
 private const val MAX_VALUES = 1 shl 16
@@ -43,7 +43,7 @@ private fun formatOf(root: Reader, where: String): Int {
 private class ManifestReader(private val root: Reader, private val format: Int, private val sha256: String) {
     private val top = root.members(
         "format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer", "chat", "kv_cache",
-        "prefill_chunk", "engines", "by_engine", "neuropilot", "qnn", "recipe", "fidelity", "files",
+        "prefill_chunk", "engines", "by_engine", "neuropilot", "qnn", "positions", "recipe", "fidelity", "files",
     )
 
     fun read(): Manifest {
@@ -53,11 +53,13 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
         checkRecipe(top["recipe"])
         checkFidelity(top["fidelity"])
         val pictures = VisionSections(format)
+        val seen = orNull("vision")?.let(pictures::vision)
+        top.given("positions")?.refuse("positions along three axes are not yet computed here: use Python")
         val manifest = Manifest(
             minimumPocketvlm = runtime["pocketvlm"].name(),
             minimumOnnxruntime = runtime.given("onnxruntime")?.name(),
             model = model(top["model"]),
-            vision = orNull("vision")?.let(pictures::vision),
+            vision = seen,
             imageLayout = orNull("image_layout")?.let(pictures::imageLayout),
             stop = tokens["stop"].tokenIds(),
             imageToken = tokens["image"].takeUnless { it.value == null }?.int(0, Int.MAX_VALUE),

@@ -7,9 +7,13 @@ internal class VisionSections(private val format: Int) {
     fun vision(value: Reader): Vision {
         val of = value.members(
             "tile_size", "strategy", "candidates", "alpha", "thumbnail", "thumbnail_of_single_tile", "longest_edge",
-            "resize_filter", "pad_color", "rescale", "mean", "std", "tile_batch", "patches_per_tile",
-            "vision_hidden_size", "downsample_ratio", "tokens_per_tile", "replaces", "packing",
+            "min_pixels", "max_pixels", "resize_filter", "pad_color", "rescale", "mean", "std", "tile_batch",
+            "patches_per_tile", "vision_hidden_size", "downsample_ratio", "tokens_per_tile", "replaces", "packing",
+            "patches",
         )
+        for (key in listOf("patches", "min_pixels", "max_pixels")) {
+            of.given(key)?.refuse("patches as input are not yet run here: use Python")
+        }
         of.inFormat3("replaces", format)?.name() // for people
         of["downsample_ratio"].positive()
         val vision = Vision(

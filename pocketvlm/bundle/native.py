@@ -1,0 +1,76 @@
+"""Sections of a manifest for pictures of native resolution, and for positions of tokens along three axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from pocketvlm.bundle.files import FileName
+from pocketvlm.images.tiling import most_windows
+from pocketvlm.strict import Closed, dropping_none
+
+
+class PatchPictures(Closed):
+    """A picture goes through the tower as a whole, and its tiles, a token each, see one another.
+
+    What graphs take beside pixels follows from the grid of tiles (``pocketvlm.images.patches``): cos and sin of each
+    patch for heads of ``head_dim`` channels at ``rope_theta``, and where ``window`` says so, which tiles stand in a
+    square of so many a side, the only ones that most layers let see each other.
+    """
+
+    most_tokens: Annotated[int, Field(gt=0, le=1 << 16)]
+    head_dim: Annotated[int, Field(gt=0, le=1 << 16, multiple_of=4)]
+    rope_theta: Annotated[float, Field(gt=0, le=1e18)]
+    window: Annotated[int, Field(gt=0, le=64)] | None = None
+
+    _serialize = dropping_none("window")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What the dimensions of graphs that vary with a picture are at most, by name."""
+        most = {"tiles": self.most_tokens}
+        return most if self.window is None else {**most, "windows": most_windows(self.most_tokens, self.window)}
+
+
+class MropePositions(Closed):
+    """A token has a position on each of three axes (``pocketvlm.images.positions``), and each pair of a head's channels
+    turns by one of them: ``sections`` pairs each, one axis after the other or ``interleaved``.
+
+    ``rope`` is a file of float32 [2, KV length, pairs], little-endian: cos, sin by position.
+    """
+
+    kind: Literal["mrope"]
+    sections: Annotated[tuple[Annotated[int, Field(ge=0, le=1 << 15)], ...], Field(min_length=3, max_length=3)]
+    interleaved: bool
+    rope: FileName
+
+    def check_table(self, pairs: int, length: int, sizes: Mapping[str, int]) -> None:
+        """That the table is of heads of ``pairs`` pairs and a KV cache of ``length``; ``sizes``: bytes of each file.
+
+        :raises ValueError: it is not
+        """
+        if sum(self.sections) != pairs:
+            raise ValueError(f"positions.sections has {sum(self.sections)} pairs, a head {pairs}")
+        if sizes.get(self.rope) != 8 * length * pairs:
+            raise ValueError("positions.rope is no file of a cosine and a sine a position and pair")
+
+    @model_validator(mode="after")
+    def _axes_have_room(self) -> MropePositions:
+        if self.interleaved and max(self.sections[1:]) > self.sections[0]:
+            raise ValueError("positions.sections: an axis has more pairs than the first, between whose they lie")
+        return self
+
+
+def native_problem(vision: Any) -> str | None:
+    """What does not fit together of a manifest's ``vision``: of the fields that native resolution alone has."""
+    is_native = vision.patches is not None
+    for name in ("min_pixels", "max_pixels"):
+        if (getattr(vision, name) is not None) != is_native:
+            return f"{name} and patches belong together"
+    if (vision.strategy == "smart-resize") != is_native:
+        return "strategy smart-resize and patches belong together"
+    if is_native and (vision.tokens_per_tile != 1 or vision.packing is not None or vision.thumbnail != "none"):
+        return "a tile of a picture as patches is one token, without thumbnail and packing"
+    return None

@@ -1,0 +1,89 @@
+"""Where the patches of a picture stand that goes through its tower as a whole: what graphs take beside its pixels.
+
+A tile is a block of ``ratio`` x ``ratio`` patches, which become one token; tiles go along the rows of the picture, and
+patches along those of their tile. So a graph need not know how many rows and columns a picture has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.images.tiling import Grid
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+
+def places(grid: Grid, ratio: int) -> Integers:
+    """int64 [tiles, ratio * ratio, 2]: row and column of each patch of a picture of ``grid`` (across, down) tiles."""
+    across, down = grid
+    rows, columns = np.mgrid[: down * ratio, : across * ratio]
+    both = np.stack([rows, columns], axis=-1)
+    # [down * ratio, across * ratio, 2] -> [down, ratio, across, ratio, 2] -> [down, across, ratio, ratio, 2]
+    blocks = both.reshape(down, ratio, across, ratio, 2).swapaxes(1, 2)
+    # -> [down * across, ratio * ratio, 2]
+    return blocks.reshape(down * across, ratio * ratio, 2).astype(np.int64)
+
+
+def axial_rope(grid: Grid, ratio: int, head_dim: int, theta: float) -> tuple[Floats, Floats]:
+    """cos and sin, float32 [tiles, ratio * ratio, head_dim / 2]: the first half turns with the row, the second with
+    the column (transformers: ``compute_axial_rope_parameters``)."""
+    half = head_dim // 2
+    frequencies = theta ** (-np.arange(0, half, 2) / half)
+    # [tiles, patches, 2, 1] * [half / 2] -> [tiles, patches, half]
+    angles = (places(grid, ratio)[..., None] * frequencies).reshape(grid[0] * grid[1], ratio * ratio, half)
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Squares of tiles whose patches see each other alone. Those at the right and the bottom may lack tiles."""
+
+    tiles: Integers
+    """int64 [windows, side * side]: the tile at each place, 0 where there is none"""
+    mask: npt.NDArray[np.int32]
+    """int32 [windows, side * side * ratio * ratio]: 1 where there is a patch"""
+    positions: Integers
+    """int64 [tiles]: where in ``tiles``, read on from window to window, each stands"""
+
+
+def windows(grid: Grid, side: int, ratio: int) -> Windows:
+    """Of a picture of ``grid`` (across, down) tiles, ``side`` x ``side`` of them each (transformers:
+    ``get_vision_window_index``)."""
+    across, down = grid
+    columns, rows = -(-across // side), -(-down // side)
+    whole = np.full((rows * side, columns * side), -1, np.int64)
+    whole[:down, :across] = np.arange(down * across).reshape(down, across)
+    # [rows * side, columns * side] -> [rows, side, columns, side] -> [rows, columns, side, side] -> [windows, tiles]
+    index = whole.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(rows * columns, side * side)
+    is_there = index >= 0
+    positions = np.empty(down * across, np.int64)
+    positions[index[is_there]] = np.flatnonzero(is_there)
+    mask = np.repeat(is_there, ratio * ratio, axis=1).astype(np.int32)
+    return Windows(np.where(is_there, index, 0), mask, positions)
+
+
+def interpolated(grid: Grid, ratio: int, table: Floats) -> Floats:
+    """A learned table of positions [side, side, width] stretched over a picture: float32 [tiles, ratio * ratio, width].
+
+    Bilinear with aligned corners: the table's corners are the picture's (transformers:
+    ``get_vision_interpolation_indices_and_weights``).
+    """
+    side, at = table.shape[0], places(grid, ratio)
+    rows, columns = (_taps(at[..., axis], count * ratio, side) for axis, count in ((0, grid[1]), (1, grid[0])))
+    found = np.zeros((*at.shape[:2], table.shape[-1]), np.float32)
+    for row, share_down in rows:
+        for column, share_across in columns:
+            found += table[row, column] * (share_down * share_across)[..., None]
+    return found
+
+
+def _taps(index: Integers, count: int, side: int) -> tuple[tuple[Integers, Floats], ...]:
+    """The two neighbours in a table of ``side`` of each of ``count`` places, with their shares."""
+    at = index.astype(np.float32) * np.float32(side - 1) / np.float32(max(count - 1, 1))
+    first = at.astype(np.int64)
+    share = at - first.astype(np.float32)
+    return (first, 1 - share), (np.minimum(first + 1, side - 1), share)
