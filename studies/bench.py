@@ -21,7 +21,7 @@ from studies.reader.study import CHECKPOINT
 
 #: The paper's; for peers the one whose KV cache ONNX Runtime GenAI takes.
 RECIPE, PEERS_RECIPE = "bluelm-v-3b", "int4-g128"
-PEERS_BACK_ENDS = ("onnx", "executorch")
+PEERS_BACK_ENDS = ("onnx", "executorch", "litert")
 #: Of presets: decode is measured after 2,048 tokens. The built-in model has 2,048 positions.
 KV_LENGTH = "2304"
 #: Of the gate. `make` ends with 2 whatever it was, so the last line says it.
@@ -64,7 +64,7 @@ def measure(places: Places, preset: str | None, options: tuple[str, ...]) -> Non
 @given
 @click.pass_obj
 def peers(places: Places, preset: str, options: tuple[str, ...]) -> None:
-    """A preset in turns with all peers: llama.cpp, ONNX Runtime GenAI, stock ExecuTorch, the bundle's other engine."""
+    """A preset in turns with all peers: other systems, and the bundle's other engines."""
     bundle = exported(places, preset, of_preset(places, preset), PEERS_RECIPE, KV_LENGTH, PEERS_BACK_ENDS)
     named = [part for name in PEERS for part in ("--peer", name)]
     _bench(places, bundle, f"bench-peers-{preset}", ("--image", "none", *named, *options))

@@ -38,6 +38,7 @@ PEERS = {
     "executorch": PeerEntry("ExecuTorch (stock)", "pocketvlm.bench.peers.executorch"),
     "pocketvlm-executorch": PeerEntry("pocketvlm (ExecuTorch)", "pocketvlm.bench.peers.executorch_engine"),
     "pocketvlm-litert": PeerEntry("pocketvlm (LiteRT)", "pocketvlm.bench.peers.litert_engine"),
+    "litert-lm": PeerEntry("LiteRT-LM", "pocketvlm.bench.peers.litert_lm"),
 }
 #: A peer that is not installed, cannot do what is asked, or ended.
 PeerError = ProcessError
@@ -127,6 +128,14 @@ class SeesPictures(Protocol):
 
     def encode_image(self, size: tuple[int, int]) -> None:
         """A picture of this width and height, from pixels to image tokens."""
+
+
+@runtime_checkable
+class AskedAhead(Protocol):
+    """An opened peer that has to know before ``start`` what comes after it."""
+
+    def expect(self, what: str, tokens: int) -> None:
+        """``prefill`` or ``generate``, of so many tokens."""
 
 
 class PeerModule(Protocol):

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from pocketvlm.bench.peers import ONLY_PREPARE, PEERS, OpenPeer, PeerJob, PeerModule, SeesPictures
+from pocketvlm.bench.peers import ONLY_PREPARE, PEERS, AskedAhead, OpenPeer, PeerJob, PeerModule, SeesPictures
 from pocketvlm.bench.speed.process import answers_of_this_process, settle, write_answer
 from pocketvlm.errors import one_line
 from pocketvlm.runtime.memory import peak_rss_bytes
@@ -43,6 +43,8 @@ def _prepared(peer: OpenPeer, job: PeerJob, request: Mapping[str, Any]) -> Calla
         return partial(peer.encode_image, tuple(request["size"]))
     tokens, depth = request["tokens"], request["depth"]
     ids = np.random.default_rng(SEED).integers(0, job.shape.vocab_size, tokens + depth)
+    if isinstance(peer, AskedAhead):
+        peer.expect(request["what"], tokens)
     peer.start(ids[:depth])
     return partial(peer.prefill if request["what"] == "prefill" else peer.generate, ids[depth:])
 

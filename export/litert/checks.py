@@ -50,9 +50,7 @@ def check_parts(
     walk = check_stages(job, read, stages)
     if walk.image_tokens is not None:
         assert job.reference.pixels is not None
-        vision = LoadedSignatures(parts["vision"])
-        patches = vision.run("patch_embedding", {"pixel_values": job.reference.pixels[:1].numpy()})["patches"]
-        found = vision.run("image_tokens", {"patches": patches})["image_embeds"]
+        found = whole_vision(parts["vision"], job.reference.pixels[:1].numpy())
         walk.compare("image_tokens as a whole", torch.from_numpy(found), walk.image_tokens[:1])
     text, first = LoadedSignatures(parts["text"]), job.sample.first_scored
     # As many prefills as the first token that is scored takes, then two tokens one by one.
@@ -119,6 +117,16 @@ def prefill_of(text: LoadedSignatures) -> tuple[str, int, int]:
     (name,) = (name for name in text.names if name.startswith("prefill_"))
     (_, _, rows, length), _ = text.inputs(name)["mask"]
     return name, rows, length
+
+
+def whole_vision(path: Path, pixels: Array) -> Array:
+    """pixels float32 [1, 3, tile, tile] through the written vision part, which is in memory no longer than that.
+
+    :return: float32 [1, tokens per tile, hidden]
+    """
+    vision = LoadedSignatures(path)
+    patches = vision.run("patch_embedding", {"pixel_values": pixels})["patches"]
+    return vision.run("image_tokens", {"patches": patches})["image_embeds"]
 
 
 def whole_decoder(text: LoadedSignatures, embedded: Array) -> Array:
