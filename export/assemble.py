@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pocketvlm import __version__
 from pocketvlm.bundle import manifest
 from pocketvlm.bundle.open import Bundle, describe_files, open_bundle, write_manifest
+from pocketvlm.bundle.preference import ANYWHERE, PreferredEngine, in_order
 from pocketvlm.errors import ExportError
 from pocketvlm.export.backends import BACKENDS, backend_of
 from pocketvlm.export.cost import disk_bytes
@@ -134,6 +135,7 @@ def _manifest(
     first = next(iter(lowered.values()))
     own = {name: result.section for name, result in lowered.items() if result.section is not None}
     minimum = {runtime: version for result in lowered.values() for runtime, version in result.minimum.items()}
+    preference = preferred(lowered)
     own_files = {TOKENIZER, *({NEWLINE_FILE} if checkpoint.config.packing is not None else ())}
     files = {*own_files, *(file for result in lowered.values() for file in result.files)}
     try:
@@ -155,6 +157,7 @@ def _manifest(
             format_version=max(
                 *(1 if said is None else said.format_version for said in sections),
                 *(result.format_version for result in lowered.values()),
+                4 if preference else 1,
             ),
             minimum_runtime=manifest.MinimumRuntime(pocketvlm=__version__, **minimum),
             model=model,
@@ -170,6 +173,7 @@ def _manifest(
             engines={name: result.parts for name, result in lowered.items()},
             by_engine={name: _of_engine(result) for name, result in lowered.items()} if len(lowered) > 1 else {},
             **own,
+            preference=preference,
             recipe=manifest.RecipeRecord(
                 name=recipe.name,
                 tensors=first.precision,
@@ -187,6 +191,19 @@ def _manifest(
         )
     except ValidationError as error:
         raise ExportError(f"the checkpoint does not fit a bundle: {first_wrong(error)}") from error
+
+
+def preferred(lowered: Mapping[str, Lowered]) -> tuple[PreferredEngine, ...]:
+    """The engines that may be chosen, best first; none where each of them runs wherever its runtime is there, as all
+    did that older formats know."""
+    needs = {name: result.needs for name, result in lowered.items() if result.needs is not None}
+    if all(one == ANYWHERE for one in needs.values()):
+        return ()
+    listed = {
+        name: one.model_copy(update={"versions": {**lowered[name].minimum, **one.versions}})
+        for name, one in needs.items()
+    }
+    return in_order(listed, tuple(BACKENDS))
 
 
 def _of_engine(result: Lowered) -> manifest.OfEngine:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from pocketvlm.bundle.defaults import PREFILL_CHUNK
 from pocketvlm.bundle.manifest import Fidelity, Part, TensorPrecision, Tokens
+from pocketvlm.bundle.preference import ANYWHERE, Needs
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.kv_ranges import for_unseen_text
 from pocketvlm.export.reference.stages import Reference
@@ -92,7 +93,8 @@ class Lowered:
     """The parts that a back end wrote, the files they use and how each weight is stored in them.
 
     prefill_chunk: most tokens of one prefill step; minimum: the oldest version of each runtime that runs them;
-    section: what else the manifest says of them, under the back end's name; format_version: the first that has it all.
+    section: what else the manifest says of them, under the back end's name; format_version: the first that has it all;
+    needs: what a machine needs beside ``minimum`` to run them, None where nobody is to choose them unasked.
     """
 
     parts: dict[str, Part]
@@ -103,3 +105,4 @@ class Lowered:
     prefill_chunk: int = PREFILL_CHUNK
     section: Any = None
     format_version: int = 2
+    needs: Needs | None = ANYWHERE

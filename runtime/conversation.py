@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +182,7 @@ class Chat:
         whole, prompt = self._fitting(whole, config)
         spent = time.perf_counter() - start
         preprocess_s = spent + sum(added.seconds for added in self._pending[:placed])
-        stats = Stats(load_s=self._vlm.load_s, preprocess_s=preprocess_s, time_to_first_token_s=spent)
+        stats = replace(self._vlm.loaded, preprocess_s=preprocess_s, time_to_first_token_s=spent)
         interrupt = Interrupt.of(config, start)
         self._answer = Answer(self._turn(whole, prompt, config, stats, interrupt, placed), stats, interrupt)
         return self._answer

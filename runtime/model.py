@@ -78,9 +78,9 @@ class LoadedModel:
         return self._bundle.manifest
 
     @property
-    def load_s(self) -> float:
-        """Seconds that loading took."""
-        return self._stats.load_s
+    def loaded(self) -> Stats:
+        """What runs it, and what loading cost."""
+        return self._stats
 
     @property
     def prefill_chunk(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ class Prefixes:
         built = self._vlm.render(prompt, images)
         self._vlm.check_capacity(built)
         spent = time.perf_counter() - start
-        stats = Stats(load_s=self._vlm.load_s, preprocess_s=spent, time_to_first_token_s=spent)
+        stats = replace(self._vlm.loaded, preprocess_s=spent, time_to_first_token_s=spent)
         interrupt = Interrupt.of(config, start)
         return Answer(self._pieces(built, config, stats, interrupt), stats, interrupt)
 

@@ -12,6 +12,10 @@ FinishReason = Literal["stop", "length", "kv_length", "deadline", "cancelled"]
 class Stats:
     """Times in seconds, memory in bytes. Each streamed piece carries the values up to then."""
 
+    engine: str = ""
+    """what runs the bundle, as ``load(engine=)`` names it"""
+    skipped_engines: tuple[tuple[str, str], ...] = ()
+    """engines that the bundle prefers to it, each with why it does not run here; none where one was asked for"""
     load_s: float = 0.0
     """opening the bundle: checks, sessions, tokenizer"""
     preprocess_s: float = 0.0

@@ -22,6 +22,7 @@ from pocketvlm.runtime.chat import (
     Prompt,
     check_layout,
 )
+from pocketvlm.runtime.choice import EngineChoice
 from pocketvlm.runtime.conversation import Chat
 from pocketvlm.runtime.engines import Floats, default_engine, for_engine, open_engine
 from pocketvlm.runtime.generation import Answer, Pieces, all_logits
@@ -52,8 +53,9 @@ def load(
 ) -> PocketVlm:
     """Open a bundle, ready to answer.
 
-    ``engine`` is "onnx", "executorch" or "litert", as the bundle was exported for; by default the first of them that it
-    has. "npu-emulation" runs a program for an NPU, exactly and slowly, and only where it is asked for by name.
+    ``engine`` is "onnx", "executorch" or "litert", as the bundle was exported for; by default the best of them by the
+    bundle's preference that runs here (``PocketVlm.skipped_engines`` says why a better one does not). "npu-emulation"
+    runs a program for an NPU, exactly and slowly, and only where it is asked for by name.
     ``threads`` defaults to the physical cores; ``memory_budget`` (bytes) refuses a bundle whose graphs and KV cache
     are larger. Without ``keep_vision`` the vision part is in memory only while an image is encoded. The tokens of the
     images used last are kept in at most ``image_cache_bytes``: the same image is not encoded again.
@@ -81,7 +83,8 @@ def load(
         check_tuning(tuned, manifest)
     check_minimum("pocketvlm", manifest.minimum_runtime.pocketvlm, __version__)
     _check_consistent(manifest)
-    engine = default_engine(bundle) if engine is None else engine
+    choice = default_engine(bundle) if engine is None else EngineChoice(engine)
+    engine = choice.engine
     bundle = for_engine(engine, bundle)
     manifest = bundle.manifest
     check_memory(manifest, engine, memory_budget)
@@ -90,7 +93,7 @@ def load(
     opened = open_engine(engine, bundle, threads, prepacked_cache, () if tuned is None else tuned.affinity)
     if not keep_vision:
         opened.free_vision()
-    stats = Stats(load_s=time.perf_counter() - start)
+    stats = Stats(engine, choice.skipped, load_s=time.perf_counter() - start)
     return PocketVlm(
         bundle,
         opened,
@@ -110,6 +113,16 @@ class PocketVlm(LoadedModel):
     def engine_description(self) -> str:
         """The library, version and device that really run."""
         return self._engine.description
+
+    @property
+    def engine(self) -> str:
+        """The engine that runs it, as ``load(engine=)`` names it."""
+        return self._stats.engine
+
+    @property
+    def skipped_engines(self) -> tuple[tuple[str, str], ...]:
+        """Engines that the bundle prefers to it, each with why it does not run here; none where one was asked for."""
+        return self._stats.skipped_engines
 
     def stream(
         self,

@@ -14,6 +14,7 @@ from pocketvlm.bundle.manifest import NpuProgram, Part
 from pocketvlm.export.job import Job, Lowered
 from pocketvlm.export.neuropilot import compile as neuropilot_compile
 from pocketvlm.export.neuropilot.graph import NpuGraph
+from pocketvlm.export.neuropilot.needs import needs_of
 from pocketvlm.export.neuropilot.options import options_of
 from pocketvlm.export.npu import checks, parts
 from pocketvlm.export.npu.parts import TILE_BATCHES, WrittenProgram
@@ -86,7 +87,10 @@ def lower(job: Job) -> Lowered:
     )
     files |= {ROPE, *programs}
     minimum, chunk = {"onnxruntime": MINIMUM_ONNXRUNTIME}, described.prefill_tokens
-    return Lowered(program.parts, tuple(sorted(files)), store.precision, fidelity, minimum, chunk, described)
+    needs = needs_of(options.platform) if options.compiled else None
+    return Lowered(
+        program.parts, tuple(sorted(files)), store.precision, fidelity, minimum, chunk, described, needs=needs
+    )
 
 
 def store_weights(job: Job) -> WeightStore:

@@ -22,6 +22,7 @@ from pocketvlm.export.npu.weights import for_npu, store_patch_embedding, store_t
 from pocketvlm.export.onnx.lower import MINIMUM_ONNXRUNTIME
 from pocketvlm.export.qnn import compile as qnn_compile
 from pocketvlm.export.qnn.graph import arithmetic
+from pocketvlm.export.qnn.needs import needs_of
 from pocketvlm.export.qnn.options import options_of
 from pocketvlm.export.qnn.weights import QdqWeights
 from pocketvlm.export.read.calibration import DEFAULT_PICTURES
@@ -84,7 +85,8 @@ def lower(job: Job) -> Lowered:
     )
     files = {ROPE, *programs, *(file for part in program.parts.values() for file in (part.file, *part.data))}
     minimum, chunk = {"onnxruntime": MINIMUM_ONNXRUNTIME}, described.prefill_tokens
-    return Lowered(program.parts, tuple(sorted(files)), store.precision, fidelity, minimum, chunk, described, 3)
+    needs = needs_of(options.platform) if options.compiled else None
+    return Lowered(program.parts, tuple(sorted(files)), store.precision, fidelity, minimum, chunk, described, 3, needs)
 
 
 def compile_program(job: Job, written: dict[str, Part]) -> tuple[str, ...]:

@@ -21,12 +21,13 @@ from pydantic import (
 from pocketvlm.bundle.chat import ChatLayout, Text
 from pocketvlm.bundle.files import FileName
 from pocketvlm.bundle.native import MropePositions, PatchPictures, native_problem
+from pocketvlm.bundle.preference import EngineName, PreferredEngine, check_preference
 from pocketvlm.strict import Closed, dropping_none
 
 #: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's, 3
 #: with a chat layout that does more than put text around messages, pictures that are cut and laid out as no earlier
-#: one could say, or parts for Qualcomm's NPU, 4 with parts for LiteRT, 5 with pictures of native resolution or
-#: positions along three axes.
+#: one could say, or parts for Qualcomm's NPU, 4 with parts for LiteRT or a preference, 5 with pictures of native
+#: resolution or positions along three axes.
 FORMAT_VERSION = 5
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -357,7 +358,6 @@ class QnnProgram(StaticProgram):
     platform: Snapdragon
 
 
-EngineName = Literal["onnx", "executorch", "neuropilot", "qnn", "litert"]
 #: Engines whose parts are a static program, which the section of the same name describes; the first format that knows
 #: them.
 NPU_ENGINES: dict[EngineName, int] = {"neuropilot": 2, "qnn": 3}
@@ -393,21 +393,22 @@ class Manifest(Closed):
     neuropilot: NpuProgram | None = None
     qnn: QnnProgram | None = None
     positions: MropePositions | None = None
+    preference: Annotated[tuple[PreferredEngine, ...], Field(max_length=16)] = ()
+    """engines that may be chosen, best first; none: whatever the bundle has, as each runtime likes"""
     recipe: RecipeRecord
     fidelity: Fidelity
     files: dict[FileName, FileEntry]
 
     @model_serializer(mode="wrap")
     def _without_what_format_1_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Format 1 has neither programs of NPUs nor ``by_engine``; a bundle without such parts is written in it."""
+        """Format 1 has no programs of NPUs, ``by_engine`` or ``preference``; a bundle without is written in it."""
         written: dict[str, Any] = handler(self)
         for engine in NPU_ENGINES:
             if self.program(engine) is None:
                 written.pop(engine, None)
-        if not self.by_engine:
-            written.pop("by_engine", None)
-        if self.positions is None:
-            written.pop("positions", None)
+        for section in ("by_engine", "positions", "preference"):
+            if not written.get(section):
+                written.pop(section, None)
         return written
 
     def program(self, engine: str) -> StaticProgram | None:
@@ -442,15 +443,12 @@ class Manifest(Closed):
         return self
 
     @model_validator(mode="after")
-    def _format_1_knows_onnx_alone(self) -> Manifest:
+    def _format_knows_its_engines(self) -> Manifest:
         if self.format_version == 1 and ("executorch" in self.engines or self.minimum_runtime.executorch is not None):
             raise ValueError("format 1 has no ExecuTorch parts")
-        return self
-
-    @model_validator(mode="after")
-    def _format_4_knows_litert(self) -> Manifest:
         if self.format_version < 4 and ("litert" in self.engines or self.minimum_runtime.litert is not None):
             raise ValueError("only format 4 has LiteRT parts")
+        check_preference(self.preference, self.engines.keys(), self.format_version)
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,8 @@ from pocketvlm.errors import BundleError
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
     from pocketvlm.bundle.open import Bundle
+    from pocketvlm.bundle.preference import EngineName, PreferredEngine
+    from pocketvlm.runtime.choice import EngineChoice
 
 #: engine name -> "module:factory"; the factory is called with (bundle, threads, prepacked cache or None, affinity)
 #: and imports its library itself
@@ -29,6 +31,8 @@ ENGINES = {
 
 #: Engines that run another one's parts of a bundle.
 PARTS_OF = {"npu-emulation": "neuropilot", "qnn-emulation": "qnn", "qnn-simulator": "qnn"}
+#: Engines that run parts as they are meant to run.
+REAL = frozenset(ENGINES.keys() - PARTS_OF.keys())
 #: Of a bundle for an NPU alone: the engine that runs its program here, and the page that says what runs it on a phone.
 EMULATIONS = {"neuropilot": ("npu-emulation", "docs/neuropilot.md"), "qnn": ("qnn-emulation", "docs/qnn.md")}
 
@@ -77,16 +81,36 @@ class Engine(Protocol):
         """Free sessions and weights."""
 
 
-def default_engine(bundle: Bundle) -> str:
-    """The first engine that the bundle is for: one that runs its graphs as they are meant to run, never an emulation.
+def preference_of(manifest: Manifest) -> tuple[PreferredEngine, ...]:
+    """The engines that may be chosen, best first: the bundle's own order, or this runtime's where it has none."""
+    from pocketvlm.bundle.preference import PreferredEngine
 
-    :raises BundleError: it is for an NPU alone, which is not here: what can be done with it here
+    if manifest.preference:
+        return manifest.preference
+    known: dict[str, EngineName] = {name: name for name in manifest.engines}
+    return tuple(PreferredEngine(engine=known[name]) for name in ENGINES if name in known)
+
+
+def default_engine(bundle: Bundle) -> EngineChoice:
+    """The best engine of the bundle that runs here as it is meant to run, never an emulation.
+
+    :raises BundleError: none does: each one's reason, and what can be done with a program for an NPU here
     """
+    from pocketvlm.runtime.choice import EngineChoice, choose
+    from pocketvlm.runtime.here import this_machine
+
     manifest = bundle.manifest
-    found = next((name for name in ENGINES if name in manifest.engines), None)
-    if found is None and (npu := next((name for name in EMULATIONS if name in manifest.engines), None)):
+    listed = preference_of(manifest)
+    found, skipped = choose(listed, this_machine(listed, REAL))
+    if found is not None:
+        return EngineChoice(found, tuple(skipped))
+    npu = next((name for name in EMULATIONS if name in manifest.engines), None)
+    if npu is not None and manifest.engines.keys() <= EMULATIONS.keys():
         raise BundleError(f"{bundle.location} is for an NPU alone: {_without_the_phone(manifest, npu)}")
-    return found or "onnx"
+    if skipped:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped)
+        raise BundleError(f"{bundle.location} has no engine that runs here: {reasons}")
+    return EngineChoice("onnx")  # which says what the bundle lacks
 
 
 def _without_the_phone(manifest: Manifest, npu: str) -> str:

@@ -224,7 +224,7 @@ def test_stats_of_a_real_answer(recipe: str) -> None:
         answer.read()
         stats = answer.stats
         assert min(stats.load_s, stats.preprocess_s, stats.encode_s, stats.prefill_s, stats.decode_s) > 0
-        assert stats.load_s == vlm.load_s
+        assert stats.load_s == vlm.loaded.load_s
         assert 30 << 20 < stats.peak_rss_bytes <= peak_rss_bytes()
         assert stats.image_tokens == 2 * 25
         assert "onnxruntime" in vlm.engine_description

@@ -16,6 +16,8 @@ from pocketvlm.machine.cpu import Cpu, parse_cpu_info
 
 #: ABIs that there is a runner for, the better one first.
 ABIS = ("arm64-v8a", "x86_64")
+#: Of a bundle, those that the runner runs.
+RUNNER_ENGINES = frozenset({"onnx"})
 #: Everything on the phone lies below; the shell's user may write and execute there.
 WRITABLE = "/data/local/tmp"
 #: Seconds between two looks at a phone that cools down.
@@ -40,6 +42,8 @@ class Phone:
     saver: bool = False
     cpu: Cpu = field(default_factory=lambda: parse_cpu_info(""))
     frequencies: dict[int, int] = field(default_factory=dict)
+    chip: str | None = None
+    """Android's ro.soc.model, where it says one"""
 
     @property
     def abi(self) -> str | None:
@@ -102,7 +106,17 @@ def describe(adb: Adb) -> Phone:
         saver=ask(adb, "settings get global low_power").strip() == "1",
         cpu=parse_cpu_info(ask(adb, "cat /proc/cpuinfo")),
         frequencies=parsing.parse_frequencies(shell(adb, FREQUENCIES)[0]),
+        chip=first("ro.soc.model") or None,
     )
+
+
+def files_there(adb: Adb, paths: Sequence[str]) -> frozenset[str]:
+    """Those of ``paths``, which have no character that a shell knows, that are on the phone.
+
+    :raises DeviceError: it went away, or does not answer
+    """
+    said = ask(adb, "".join(f"[ -e {path} ] && echo {path}; " for path in paths) + "true") if paths else ""
+    return frozenset(said.split()) & frozenset(paths)
 
 
 def problems(phone: Phone, options: DeviceOptions) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pocketvlm.bench.targets.adb.client import Adb
     from pocketvlm.bench.targets.adb.device import Phone
     from pocketvlm.bench.targets.adb.parsing import Attached
+    from pocketvlm.cli.engines import RunsHow
     from pocketvlm.machine.checkup import Finding
 
 SCHEMA = "pocketvlm-doctor/1"
@@ -51,7 +52,13 @@ class Seen:
     "--runner", "packages", type=click.Path(path_type=Path), metavar="DIR",
     help="The runner's packages.  [default: dist/android/runner]",
 )  # fmt: skip
-def command(*, as_json: bool, only_phones: bool, need: tuple[str, ...], packages: Path | None) -> None:
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), metavar="BUNDLE",
+    help="Say which of this bundle's engines runs here and on each phone, and why no better one.",
+)  # fmt: skip
+def command(
+    *, as_json: bool, only_phones: bool, need: tuple[str, ...], packages: Path | None, bundle: Path | None
+) -> None:
     """Say what this machine and the attached phones can do.
 
     The exit status is 0, whatever is missing: most people need a part of it only. With --need NAME it is 1 unless that
@@ -63,10 +70,14 @@ def command(*, as_json: bool, only_phones: bool, need: tuple[str, ...], packages
     unknown = next((name for name in need if name not in names), None)
     if unknown is not None:
         raise click.UsageError(f"--need {unknown}: choose from {', '.join(names)}")
+    runs = [] if bundle is None else _runs(bundle, adb, phones, packages)
     if as_json:
-        click.echo(json.dumps(as_dict(findings, phones), indent=1))
+        engines = {} if bundle is None else {"engines": [asdict(one) for one in runs]}
+        click.echo(json.dumps({**as_dict(findings, phones), **engines}, indent=1))
     else:
         _print(findings, phones, only_phones=only_phones)
+        for one in runs:
+            click.echo(one)
     broken = [*_broken(findings, phones, need)]
     if broken:
         raise PocketVlmError("; ".join(broken))
@@ -102,6 +113,21 @@ def look_at_phones(adb: Adb) -> list[Seen]:
 
     client.start_server(adb)
     return [_look_at(adb, one) for one in client.devices(adb)]
+
+
+def _runs(path: Path, adb: Adb | None, phones: list[Seen], packages: Path | None) -> list[RunsHow]:
+    """How a bundle runs here, and on each phone that answers."""
+    from pocketvlm.bench.targets.adb.options import PACKAGES
+    from pocketvlm.bundle.open import open_bundle
+    from pocketvlm.cli.engines import runs_here, runs_on
+
+    manifest = open_bundle(path).manifest
+    found, runtimes = [runs_here(manifest)], _runners(packages or PACKAGES)
+    for seen in phones:
+        if adb is not None and seen.phone is not None:
+            asked = adb.of(seen.attached.serial, ANSWER_SECONDS)
+            found.append(runs_on(manifest, asked, seen.phone, runtimes))
+    return found
 
 
 def as_dict(findings: list[Finding], phones: list[Seen]) -> dict[str, Any]:

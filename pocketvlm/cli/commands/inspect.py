@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketvlm.cli.console import print_table
+from pocketvlm.cli.engines import runs_here
 from pocketvlm.cli.printing import rich_console
 from pocketvlm.errors import printable
 
@@ -69,6 +70,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     from pocketvlm.bundle.manifest import NPU_ENGINES
 
     manifest = bundle.manifest
+    here = runs_here(manifest)
     whole = manifest.model_dump(mode="json")
     first, by_engine = _scores(manifest), {name: _scores(manifest.for_engine(name)) for name in manifest.by_engine}
     return {
@@ -86,6 +88,8 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             for engine, parts in whole["engines"].items()
         },
         **{engine: whole[engine] for engine in NPU_ENGINES if engine in whole},
+        "preference": whole.get("preference", []),
+        "here": {"engine": here.engine, "skipped": here.skipped},
         "recipe": manifest.recipe.name,
         **first,
         **({"by_engine": by_engine} if by_engine else {}),
@@ -173,6 +177,7 @@ def _print(console: Console, bundle: Bundle) -> None:
     ):
         facts.add_row(name, _plain(value))
     console.print(facts)
+    _print_preference(console, manifest)
     for engine, parts in manifest.engines.items():
         table = _table("part", "inputs", "outputs", "MB", title=f"graphs for {engine}")
         for name, part in parts.items():
@@ -197,6 +202,20 @@ def _npu_line(program: StaticProgram) -> str:
 def _chunk_line(manifest: Manifest) -> str:
     each = [f"{name}: {own.prefill_chunk}" for name, own in manifest.by_engine.items()]
     return f"{', '.join(each) or manifest.prefill_chunk} tokens"
+
+
+def _print_preference(console: Console, manifest: Manifest) -> None:
+    """Of a bundle that says what its engines need."""
+    if not manifest.preference:
+        return
+    here = runs_here(manifest)
+    table = _table("engine", "for", "system libraries", "at least", "here", title="engines, the best first")
+    for one in manifest.preference:
+        libraries = "\n".join(" or ".join(library.names) for library in one.libraries)
+        versions = "\n".join(f"{name} {version}" for name, version in one.versions.items())
+        said = "runs" if one.engine == here.engine else here.skipped.get(one.engine, "")
+        table.add_row(one.engine, _plain("\n".join((*one.chips, *one.abis))), _plain(libraries), versions, _plain(said))
+    print_table(console, table)
 
 
 def _print_bits(console: Console, manifest: Manifest, whose: str) -> None:

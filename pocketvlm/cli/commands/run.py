@@ -95,6 +95,8 @@ def command(
     ) as vlm:
         if (limits := vlm.manifest.model.limits) is not None and not as_json:
             click.echo(f"note: {one_line(limits, 500)}", err=True)
+        for name, reason in vlm.skipped_engines if not as_json else ():
+            click.echo(f"note: not by the engine {name}: {one_line(reason, 500)}", err=True)
         show = _printer(stats=stats, as_json=as_json)
         if prompt is None:
             with vlm.chat(drop_oldest=drop_oldest) as chat:

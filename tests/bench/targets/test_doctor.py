@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from pocketvlm.bench.targets.adb import client
+from pocketvlm.bench.targets.adb.device import describe, files_there
 from pocketvlm.bench.targets.adb.parsing import Attached
 from pocketvlm.cli import main
 from pocketvlm.errors import DeviceError
@@ -46,6 +49,37 @@ def test_this_machine_and_its_phones(phone: FakePhone) -> None:
     assert phone.serial in table.stdout
     assert "python" in table.stdout
     assert "python" not in doctor("--phones").stdout
+
+
+def test_which_engine_of_a_bundle_runs_where(phone: FakePhone, tiny_bundles: dict[str, Path], tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundles["int4-g32"], bundle)
+    raw = json.loads((bundle / "manifest.json").read_text())
+    library = {"names": ["libno.so"], "places": ["/vendor/lib64", "/system_ext/lib64"]}
+    raw["engines"].update(executorch={})
+    raw.update(
+        format_version=4,
+        preference=[{"engine": "executorch", "chips": ["SM8650"], "libraries": [library]}, {"engine": "onnx"}],
+    )
+    (bundle / "manifest.json").write_text(json.dumps(raw))
+    here, there = seen("--bundle", str(bundle))["engines"]
+    assert (here["where"], here["engine"]) == ("this machine", "onnx")
+    assert "does not say which chip" in here["skipped"]["executorch"]
+    assert (there["where"], there["engine"]) == (phone.serial, "onnx")
+    assert there["skipped"] == {"executorch": "this program has no engine for it"}
+    said = doctor("--phones", "--bundle", str(bundle)).stdout
+    assert f"{phone.serial}: onnx; not by executorch: this program has no engine for it" in said
+    damaged = doctor("--bundle", str(tmp_path / "none"))
+    assert damaged.exit_code == 1
+
+
+def test_a_phone_is_asked_for_its_own_libraries(phone: FakePhone) -> None:
+    (phone.root / "data/local/tmp/libthere.so").touch()
+    asked = ["/data/local/tmp/libthere.so", "/data/local/tmp/libnot.so"]
+    adb = client.find_adb().of(phone.serial, 30.0)
+    assert files_there(adb, asked) == {asked[0]}
+    assert files_there(adb, []) == frozenset()
+    assert describe(adb).chip == "FAKE9300"
 
 
 def test_what_is_wrong_with_a_phone(phone: FakePhone, monkeypatch: pytest.MonkeyPatch) -> None:
