@@ -22,6 +22,7 @@ from pocketvlm.runtime.versions import check_minimum
 from pocketvlm.runtime.vlm import _check_consistent
 from tests.bundle import test_graphs, test_manifest, test_open
 from tests.runner.test_bundles import LINKS, REPLACED, cases
+from tests.runtime import test_choice
 from tests.soak.edits import edited
 from tests.soak.hostile import changed, hostile_json, odd_text
 from tests.soak.manifests import WORST
@@ -102,6 +103,12 @@ def _changes(raw: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for index, more in enumerate(test_manifest.OF_FORMAT_3):
         for version in (1, 2, 3):
             yield changed_by(f"format {version} says {index}", more, version)
+    for test in (
+        test_choice.test_a_wrong_preference_is_refused_at_its_key,
+        test_choice.test_a_preference_comes_back_as_it_was_written,
+    ):
+        for index, one in enumerate(cases(test)):
+            yield changed_by(f"preference {index}", one if callable(one) else one[0])
     for name in cases(test_manifest.test_names_that_could_lead_outside_are_refused):
         yield f"a file {name!r}", {**raw, "files": {**raw["files"], name: raw["files"]["graph.onnx"]}}
         yield f"a tokenizer {name!r}", {**raw, "tokenizer": name}

@@ -34,6 +34,7 @@ from pocketvlm.runtime.vlm import _check_consistent
 from tests.bundle import test_graphs, test_manifest, test_open
 from tests.bundle.test_graphs import relocated
 from tests.runner.native import Probe
+from tests.runtime import test_choice
 from tests.soak.damage import GRAPH_CHANGES
 from tests.soak.graphs import GENTLE
 from tests.soak.manifests import WORST
@@ -117,6 +118,22 @@ def test_a_wrong_manifest(probe: Probe, bundle: Path, change: Any) -> None:
     change[0](raw)
     save(bundle, raw)
     assert not both(probe, bundle)
+
+
+@pytest.mark.parametrize(
+    ("test", "right"),
+    [
+        (test_choice.test_a_wrong_preference_is_refused_at_its_key, False),
+        (test_choice.test_a_preference_comes_back_as_it_was_written, True),
+    ],
+)
+def test_a_preference(probe: Probe, bundle: Path, test: Callable[..., object], *, right: bool) -> None:
+    whole = json.loads((bundle / "manifest.json").read_text())
+    for one in cases(test):
+        raw = copy.deepcopy(whole)
+        (one if callable(one) else one[0])(raw)
+        save(bundle, raw)
+        assert both(probe, bundle) == right, raw.get("preference")
 
 
 @pytest.mark.parametrize("text", cases(test_manifest.test_a_manifest_that_is_no_json_object_is_one_line))

@@ -25,6 +25,7 @@ from pocketvlm.runtime.sampling import GenerationConfig, Sampler
 from tests.images.test_tiling import COLUMNS, enough
 from tests.images.test_tiling import GOLDEN as GRIDS
 from tests.runner.native import Probe
+from tests.support.portable_engines import GOLDEN as ENGINES
 from tests.support.portable_layouts import GOLDEN as LAYOUTS
 from tests.support.portable_packing import GOLDEN as PACKING
 from tests.support.portable_packing import ONEVISION, PACKED, given_tokens
@@ -41,6 +42,12 @@ def grid(probe: Probe, *, tile: int, **given: Any) -> Any:
     """The grid of a plan, whatever its thumbnail."""
     settings = {**vars(Tiling(tile_size=tile)), **given}
     return probe("picture_plan", **settings)["grid"]
+
+
+def test_golden_engines(probe: Probe) -> None:
+    for case in json.loads(ENGINES.read_text(encoding="utf-8")):
+        wanted = {key: case[key] for key in ("chosen", "skipped")}
+        assert probe("choose", engines=case["engines"], machine=case["machine"]) == wanted, case["name"]
 
 
 @pytest.mark.parametrize("rule", RULES)

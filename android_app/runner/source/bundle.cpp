@@ -211,17 +211,7 @@ void check_minimum(const std::string& library, const std::string& minimum, const
   static const std::regex pattern(R"(\d{1,6}(\.\d{1,6}){0,3})");
   if (minimum.size() > 27 || !std::regex_match(minimum, pattern))
     refuse("the manifest's minimum_runtime." + library + " is not a version");
-  const auto numbers = [](const char* text) {
-    std::vector<unsigned long> found;
-    char* end = nullptr;
-    while (*text >= '0' && *text <= '9') {
-      found.push_back(std::strtoul(text, &end, 10));
-      text = *end == '.' ? end + 1 : end;
-    }
-    while (!found.empty() && found.back() == 0) found.pop_back();  // 1.29 is 1.29.0
-    return found;
-  };
-  if (numbers(installed.c_str()) < numbers(minimum.c_str()))
+  if (is_older(installed, minimum))
     refuse("the bundle needs " + library + " " + minimum + " or newer, " + one_line(installed, 40) +
            " is installed: update it");
 }

@@ -377,7 +377,7 @@ Manifest read_manifest(const Reader& root) {
   const Members top =
       root.members({"format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer",
                     "chat", "kv_cache", "prefill_chunk", "engines", "by_engine", "neuropilot", "qnn", "positions",
-                    "recipe", "fidelity", "files"});
+                    "preference", "recipe", "fidelity", "files"});
   Manifest manifest;
   read_sections(top, format, manifest);
   if (const Reader seen = top["vision"]; !seen.is_null()) manifest.vision = vision(seen, format);
@@ -407,6 +407,14 @@ Manifest read_manifest(const Reader& root) {
     if (format < (engine == "qnn" ? 3 : 2))
       root.refuse("format " + std::to_string(format) + " has no parts for an NPU of that kind");
     check_npu(engine, *npu, manifest);
+  }
+  if (const auto given = top.optional("preference")) {
+    manifest.preference = read_preference(*given);
+    if (!manifest.preference.empty() && format < 4) root.refuse("only format 4 has a preference");
+    std::set<std::string> listed;
+    for (const PreferredEngine& one : manifest.preference)
+      if (!listed.insert(one.engine).second || manifest.engines.count(one.engine) == 0)
+        given->refuse("it has an engine twice, or one that engines does not have");
   }
   check_whole(manifest, root);
   return manifest;

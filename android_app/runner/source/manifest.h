@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "preference.h"
+
 namespace pocketvlm {
 
 using TokenIds = std::vector<int32_t>;
@@ -70,6 +72,7 @@ struct Manifest {
   std::map<std::string, std::map<std::string, Part>> engines;
   // Of NPUs' programs, beside their graphs: engine and file.
   std::vector<std::pair<std::string, std::string>> npu_files;
+  std::vector<PreferredEngine> preference;  // engines that may be chosen, best first; empty: any
   std::map<std::string, FileEntry> files;
 };
 

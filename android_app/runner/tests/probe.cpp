@@ -7,6 +7,7 @@
 #include "bundle.h"
 #include "graph.h"
 #include "images.h"
+#include "json.h"
 #include "layout.h"
 #include "packing.h"
 #include "plan.h"
@@ -30,6 +31,21 @@ Json bundle(const Json& asked) {
   if (!opened.manifest.has_roles) throw Error(Failure::bundle, "a role is missing");
   if (opened.manifest.vision) check_vision(*opened.manifest.vision, *opened.manifest.layout);
   return opened.manifest.files.size();
+}
+
+// Of a list of engines as a manifest has it.
+Json chosen(const Json& asked) {
+  const json::Value engines = json::parse(asked["engines"].dump());
+  const Json& given = asked["machine"];
+  MachineFacts machine;
+  machine.engines = given["engines"].get<std::set<std::string>>(), machine.abi = given["abi"];
+  if (!given["chip"].is_null()) machine.chip = given["chip"].get<std::string>();
+  for (const auto& [name, version] : given["versions"].items())
+    machine.versions[name] = version.is_null() ? std::nullopt : std::optional<std::string>(version);
+  machine.files = given["files"].get<std::set<std::string>>();
+  machine.failed = given["failed"].get<std::map<std::string, std::string>>();
+  const EngineChoice choice = choose(read_preference(json::Reader(engines)), machine);
+  return {{"chosen", choice.engine ? Json(*choice.engine) : Json()}, {"skipped", choice.skipped}};
 }
 
 Json graph(const Json& asked) {
@@ -157,6 +173,7 @@ Json answer(const Json& asked) {
   const std::string what = asked["ask"];
   if (what == "manifest") return read_manifest(asked["path"]).files.size();
   if (what == "bundle") return bundle(asked);
+  if (what == "choose") return chosen(asked);
   if (what == "graph") return graph(asked);
   if (what == "plan") return plan(asked);
   if (what == "picture_plan") return picture_plan(asked);
