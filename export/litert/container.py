@@ -1,8 +1,9 @@
 """A .litertlm file: a bundle's LiteRT parts as Google's LiteRT-LM takes them, with tokenizer, chat template and stop
 tokens.
 
-The same graphs with the same weights: prefill and decode, the token embedding, and the vision part as one graph that
-takes pixels from 0 to 1. What LiteRT-LM cannot be told is refused, or noted. docs/litert.md says how to ask it.
+The same graphs with the same weights: prefill and decode, which take tokens where the model does not see, else
+embeddings; then the token embedding, and the vision part as one graph that takes pixels from 0 to 1. What LiteRT-LM
+cannot be told is refused, or noted. docs/litert.md says how to ask it.
 """
 
 from __future__ import annotations
@@ -25,10 +26,19 @@ from pocketvlm.files import check_writable, written_whole
 from pocketvlm.scratch import scratch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from pocketvlm.bundle.chat import Reasoning
     from pocketvlm.bundle.manifest import Manifest, Vision
     from pocketvlm.bundle.open import Bundle
+    from pocketvlm.export.litert.graph import LitertTensor
+
+#: What begins reasoning in an answer, by what ends it: a channel of LiteRT-LM's has both.
+REASONING = {"</think>": "<think>"}
+
+
+#: Makes an input of a signature, of its name and shape, from other ones; None where it stays as it is.
+Change = Callable[[LitertGraph, str, "Sequence[int]"], "LitertTensor | None"]
 
 
 class WrittenParts:
@@ -39,16 +49,16 @@ class WrittenParts:
         self._model = schema.ModelT.InitFromPackedBuf(self._content, 0)
         self._signatures = {one.signatureKey.decode(): one for one in self._model.signatureDefs}
 
-    def copy(self, target: LitertFile, name: str, new_name: str | None = None) -> None:
-        """A signature as it is, in another file."""
+    def copy(self, target: LitertFile, name: str, new_name: str | None = None, change: Change | None = None) -> None:
+        """A signature in another file: as it is, or with inputs that ``change`` makes of others."""
         signature, graph = self._signatures[name], LitertGraph(target, new_name or name)
-        tensors = self._model.subgraphs[signature.subgraphIndex].tensors
-        taken = {}
+        tensors, taken = self._model.subgraphs[signature.subgraphIndex].tensors, {}
         for one in signature.inputs:
-            tensor = tensors[one.tensorIndex]
+            tensor, key = tensors[one.tensorIndex], one.name.decode()
             dtype = next(kind for kind, number in TYPES.items() if number == tensor.type)
             step = None if tensor.quantization is None else float(tensor.quantization.scale[0])
-            taken[one.name.decode()] = graph.input(one.name.decode(), tensor.shape, dtype, step)
+            changed = None if change is None else change(graph, key, tensor.shape)
+            taken[key] = graph.input(key, tensor.shape, dtype, step) if changed is None else changed
         for key, value in self.graft(graph, name, taken).items():
             graph.output(key, value)
         graph.finish()
@@ -78,6 +88,7 @@ def write_litertlm(bundle: Bundle, output: Path, note: Callable[[str], None] = l
     """
     manifest = bundle.for_engine("litert").manifest
     metadata = _metadata(manifest, bundle)
+    content = metadata.SerializeToString()
     check_writable(output, ExportError)
     import litert_lm_builder
 
@@ -85,7 +96,7 @@ def write_litertlm(bundle: Bundle, output: Path, note: Callable[[str], None] = l
         builder = litert_lm_builder.LitertLmFileBuilder()
         author = litert_lm_builder.Metadata(key="Authors", value="pocketvlm", dtype=litert_lm_builder.DType.STRING)
         builder.add_system_metadata(author)
-        (directory / "metadata.pb").write_bytes(metadata)
+        (directory / "metadata.pb").write_bytes(content)
         builder.add_llm_metadata(str(directory / "metadata.pb"))
         (directory / "tokenizer.json").write_bytes(bundle.read(manifest.tokenizer))
         builder.add_hf_tokenizer(str(directory / "tokenizer.json"))
@@ -93,19 +104,22 @@ def write_litertlm(bundle: Bundle, output: Path, note: Callable[[str], None] = l
             builder.add_tflite_model(str(path), getattr(litert_lm_builder.TfLiteModelType, kind))
         with written_whole(output) as partial, partial.open("xb") as stream:
             builder.build(stream)
-    for line in _limits(manifest):
+    for line in _limits(manifest, [stop.token_str for stop in metadata.stop_tokens]):
         note(line)
 
 
-def template_of(chat: ChatLayout, placeholder: str) -> str:
-    """The chat layout in Jinja: literals, and messages as they are.
+def template_of(chat: ChatLayout, placeholder: str, stops: Sequence[str]) -> str:
+    """The chat layout in Jinja: literals, and messages as they are but for an answer's reasoning.
 
-    An image is its ``placeholder`` alone: what stands around each tile is text of whoever cuts them.
+    An image is its ``placeholder`` alone: what stands around each tile is text of whoever cuts them. ``stops`` are the
+    texts of tokens that end an answer. LiteRT-LM gives the model what a rendering has beyond the one before, behind the
+    token that ended the answer; so what follows that token stands in front of the next message.
 
     :raises ExportError: the layout does more
     """
+    reasoning = chat.reasoning
     for says, what in (
-        (chat.reasoning is not None, "drops the reasoning of earlier answers"),
+        (reasoning is not None and reasoning.end not in REASONING, "drops white space in front of earlier answers"),
         (chat.images_first, "puts images in front of texts"),
         (chat.text is not None, "puts something around texts"),
         (chat.system_joins, "trims a system message and a question as one"),
@@ -121,24 +135,50 @@ def template_of(chat: ChatLayout, placeholder: str) -> str:
         whole = _said(role.prefix + chat.default_system + role.suffix)
         lines.append(f"{{%- if messages[0]['role'] != 'system' -%}}{whole}{{%- endif -%}}")
     lines.append("{%- for message in messages -%}")
+    ended, rest = _split_at_stop(chat, stops)
+    if rest:
+        lines.append(f"{{%- if loop.previtem and loop.previtem['role'] == 'assistant' -%}}{_said(rest)}{{%- endif -%}}")
     for index, (name, role) in enumerate(chat.roles.items()):
-        trim = " | trim" if role.strip else ""
-        # Of a message of several parts only one that stands alone is trimmed.
-        alone = "{{- part['text'] | trim if loop.first and loop.last else part['text'] -}}"
-        lines += [
-            f"{{%- {'elif' if index else 'if'} message['role'] == '{name}' -%}}{_said(role.prefix)}",
-            f"{{%- if message['content'] is string -%}}{{{{- message['content']{trim} -}}}}{{%- else -%}}",
-            "{%- for part in message['content'] -%}",
-            f"{{%- if part['type'] == 'image' -%}}{_said(placeholder)}{{%- else -%}}",
-            alone if trim else "{{- part['text'] -}}",
-            "{%- endif -%}{%- endfor -%}{%- endif -%}",
-            _said(role.suffix),
-        ]
+        lines.append(f"{{%- {'elif' if index else 'if'} message['role'] == '{name}' -%}}{_said(role.prefix)}")
+        own = reasoning if name == "assistant" else None
+        lines += _content(placeholder, strip=role.strip) if own is None else _answer(own, strip=role.strip)
+        lines.append(_said(ended if name == "assistant" else role.suffix))
     lines += [
         "{%- endif -%}{%- endfor -%}",
         f"{{%- if add_generation_prompt -%}}{_said(chat.generation_prefix)}{{%- endif -%}}",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _split_at_stop(chat: ChatLayout, stops: Sequence[str]) -> tuple[str, str]:
+    """What stands behind an answer: the token that ends it, and what follows that; all, and nothing, without one."""
+    suffix = chat.roles["assistant"].suffix if "assistant" in chat.roles else ""
+    found = next((stop for stop in stops if suffix.startswith(stop)), None)
+    return (suffix, "") if found is None else (found, suffix[len(found) :])
+
+
+def _content(placeholder: str, *, strip: bool) -> list[str]:
+    """Jinja of a message's content: texts and images. Of several parts only one that stands alone is trimmed."""
+    trim = " | trim" if strip else ""
+    alone = "{{- part['text'] | trim if loop.first and loop.last else part['text'] -}}"
+    return [
+        f"{{%- if message['content'] is string -%}}{{{{- message['content']{trim} -}}}}{{%- else -%}}",
+        "{%- for part in message['content'] -%}",
+        f"{{%- if part['type'] == 'image' -%}}{_said(placeholder)}{{%- else -%}}",
+        alone if trim else "{{- part['text'] -}}",
+        "{%- endif -%}{%- endfor -%}{%- endif -%}",
+    ]
+
+
+def _answer(reasoning: Reasoning, *, strip: bool) -> list[str]:
+    """Jinja of an answer without its reasoning, which LiteRT-LM may have taken out of it as a channel."""
+    assert reasoning.end is not None
+    end, texts = _quoted(reasoning.end), "message['content'] | map(attribute='text') | join('')"
+    kept = f"text.split({end})[-1].lstrip({_quoted(reasoning.trim)}) if {end} in text or message['channels'] else text"
+    return [
+        f"{{%- set text = message['content'] if message['content'] is string else {texts} -%}}",
+        f"{{{{- {f'({kept}) | trim' if strip else kept} -}}}}",
+    ]
 
 
 def _said(text: str) -> str:
@@ -154,7 +194,7 @@ def _quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _metadata(manifest: Manifest, bundle: Bundle) -> bytes:
+def _metadata(manifest: Manifest, bundle: Bundle) -> Any:
     """LiteRT-LM's ``LlmMetadata``: its length, stop tokens, template and, of a model that sees, how images come.
 
     :raises ExportError: something cannot be told
@@ -174,8 +214,9 @@ def _metadata(manifest: Manifest, bundle: Bundle) -> bytes:
     tokenizer = Tokenizer.from_str(bundle.read(manifest.tokenizer).decode())
     metadata = llm_metadata_pb2.LlmMetadata()
     metadata.max_num_tokens = manifest.kv_cache.length
-    for token in manifest.tokens.stop:
-        metadata.stop_tokens.add().token_str = str(tokenizer.id_to_token(token))
+    stops = [str(tokenizer.id_to_token(token)) for token in manifest.tokens.stop]
+    for stop in stops:
+        metadata.stop_tokens.add().token_str = stop
     generic, placeholder = metadata.llm_model_type.generic_model, ""
     generic.SetInParent()
     if manifest.vision is not None and manifest.tokens.image is not None:
@@ -184,29 +225,70 @@ def _metadata(manifest: Manifest, bundle: Bundle) -> bytes:
         generic.image_token_regex = re.escape(placeholder)
         generic.delimiter_regex = f"({re.escape(placeholder)})"
         generic.image_tensor_height = generic.image_tensor_width = manifest.vision.tile_size
-    metadata.jinja_prompt_template = template_of(manifest.chat, placeholder)
-    content: bytes = metadata.SerializeToString()
-    return content
+    metadata.jinja_prompt_template = template_of(manifest.chat, placeholder, stops)
+    reasoning = manifest.chat.reasoning
+    if reasoning is not None and reasoning.end is not None:
+        start = REASONING[reasoning.end]
+        metadata.channels.add(channel_name="thought", start=start, end=reasoning.end, is_reasoning_channel=True)
+    return metadata
 
 
 def _write_parts(bundle: Bundle, manifest: Manifest, directory: Path) -> dict[str, Path]:
     """The files of the container's sections, by their kinds."""
     parts = manifest.engines["litert"]
     text = WrittenParts(bundle, parts["decode"].file)
-    decoder, embedder = LitertFile(), LitertFile()
-    for name in parts:
-        if name == "decode" or name.startswith("prefill_"):
-            text.copy(decoder, name)
-    text.copy(embedder, "token_embedding", "embedder")
-    files = {"PREFILL_DECODE": decoder, "EMBEDDER": embedder}
+    files = {"PREFILL_DECODE": _decoder(text, parts, of_tokens=manifest.vision is None)}
     if manifest.vision is not None:
         vision = WrittenParts(bundle, parts["image_tokens"].file)
         files |= {"VISION_ENCODER": _encoder(vision, manifest.vision), "VISION_ADAPTER": _adapter(manifest)}
+        files["EMBEDDER"] = LitertFile()
+        text.copy(files["EMBEDDER"], "token_embedding", "embedder")
     written = {}
     for kind, file in files.items():
         written[kind] = directory / f"{kind.lower()}.tflite"
         file.write(written[kind])
     return written
+
+
+def _decoder(text: WrittenParts, parts: Mapping[str, Any], *, of_tokens: bool) -> LitertFile:
+    """The signatures prefill_N and decode, of tokens or of embeddings.
+
+    The token that ended an answer comes with the next prefill, as its first. Of a model whose decoder takes embeddings
+    LiteRT-LM 0.18 does not look it up: it writes its number into the first four bytes of a row of zeros. Such a row
+    becomes the token's embedding here.
+    """
+    file = LitertFile()
+    for name in parts:
+        if not (name == "decode" or name.startswith("prefill_")):
+            continue
+
+        def change(graph: LitertGraph, key: str, shape: Sequence[int], name: str = name) -> LitertTensor | None:
+            if key != "embeddings":
+                return None
+            rows = int(shape[1])
+            if of_tokens:
+                tokens = graph.input("tokens", [1, rows], "int32")
+                embedding = "token_embedding" if rows == 1 else f"token_embedding_{rows}"
+                return text.graft(graph, embedding, {"token_ids": tokens})["embeddings"]
+            return None if name == "decode" else _looked_up(text, graph, graph.input(key, shape))
+
+        text.copy(file, name, change=change)
+    return file
+
+
+def _looked_up(text: WrittenParts, graph: LitertGraph, rows: LitertTensor) -> LitertTensor:
+    """embeddings float32 [1, tokens, hidden] -> the same, the first row looked up where it has a token's number."""
+    _, tokens, width = rows.shape
+    first = graph.slice(rows, 1, 0, 1)
+    rest = graph.largest(graph.slice(first, 2, 1, width - 1))  # [1, 1, 1]
+    number = graph.bits(graph.slice(first, 2, 0, 1))
+    bare = graph.equal(rest, graph.scalar(0.0))
+    # What are no numbers of tokens count as 0, and what is looked up for them is not taken.
+    number = graph.multiply(number, graph.cast(bare, "int32"))
+    # [1, 1, 1] -> [1, 1]
+    found = text.graft(graph, "token_embedding", {"token_ids": graph.reshape(number, [1, 1])})["embeddings"]
+    first = graph.add(first, graph.multiply(found, graph.cast(bare, "float32")))
+    return graph.concatenate([first, graph.slice(rows, 1, 1, tokens - 1)], 1)
 
 
 def _encoder(vision: WrittenParts, how: Vision) -> LitertFile:
@@ -237,7 +319,7 @@ def _adapter(manifest: Manifest) -> LitertFile:
     return file
 
 
-def _limits(manifest: Manifest) -> Iterator[str]:
+def _limits(manifest: Manifest, stops: Sequence[str]) -> Iterator[str]:
     """What the file does not say of the model."""
     vision = manifest.vision
     if vision is not None and (len(vision.candidates) > 1 or vision.thumbnail != "none"):
@@ -245,7 +327,15 @@ def _limits(manifest: Manifest) -> Iterator[str]:
             "LiteRT-LM scales each image to one tile: answers are this runtime's where the client cuts a picture's "
             "tiles and puts the markers between them (docs/litert.md)"
         )
-    if manifest.chat is not None and any(role.strip for role in manifest.chat.roles.values()):
+    chat = manifest.chat
+    if chat is not None and _split_at_stop(chat, stops)[0] not in stops:
+        yield "what stands behind an answer begins with no stop token: a second question is not read as this runtime's"
+    if chat is not None and chat.reasoning is not None:
+        yield (
+            "reasoning of earlier answers is dropped where a conversation is made with "
+            "filter_channel_content_from_kv_cache=True; else the model reads it again"
+        )
+    if chat is not None and any(role.strip for role in chat.roles.values()):
         yield "the template trims a message of one text; of one with images it leaves white space at its ends"
 
 

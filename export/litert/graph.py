@@ -22,6 +22,7 @@ TYPES: dict[str, int] = {
     "int32": Type.INT32,
     "int8": Type.INT8,
     "uint8": Type.UINT8,
+    "bool": Type.BOOL,
 }
 #: A missing input.
 NONE = -1
@@ -251,6 +252,33 @@ class LitertGraph:
         options.inDataType, options.outDataType = TYPES[value.dtype], Type.FLOAT32
         return self._operator(Code.CAST, [value], value.shape, options)
 
+    # Bits and tests, for LiteRT-LM.
+
+    def largest(self, value: LitertTensor) -> LitertTensor:
+        """Of the magnitudes along the last axis, [..., 1]"""
+        options = schema.ReducerOptionsT()
+        options.keepDims = True
+        inputs = [self._unary(Code.ABS, value, schema.AbsOptionsT()), self.integers(len(value.shape) - 1)]
+        return self._operator(Code.REDUCE_MAX, inputs, (*value.shape[:-1], 1), options)
+
+    def bits(self, value: LitertTensor) -> LitertTensor:
+        """float32 as int32 of the same bits."""
+        output = self._tensor("", value.shape, "int32")
+        self._node(Code.BITCAST, [value], output, schema.BitcastOptionsT(), 1)
+        return output
+
+    def equal(self, left: LitertTensor, right: LitertTensor) -> LitertTensor:
+        """bool"""
+        output = self._tensor("", np.broadcast_shapes(left.shape, right.shape), "bool")
+        self._node(Code.EQUAL, [left, right], output, schema.EqualOptionsT(), 1)
+        return output
+
+    def cast(self, value: LitertTensor, dtype: str) -> LitertTensor:
+        output, options = self._tensor("", value.shape, dtype), schema.CastOptionsT()
+        options.inDataType, options.outDataType = TYPES[value.dtype], TYPES[dtype]
+        self._node(Code.CAST, [value], output, options, 1)
+        return output
+
     # Graphs of another file.
 
     def graft(
@@ -287,7 +315,9 @@ class LitertGraph:
         return self._operator(code, [value], value.shape, options)
 
     def _binary(self, code: int, left: LitertTensor, right: LitertTensor, options: Any) -> LitertTensor:
-        return self._operator(code, [left, right], np.broadcast_shapes(left.shape, right.shape), options)
+        output = self._tensor("", np.broadcast_shapes(left.shape, right.shape), left.dtype)
+        self._node(code, [left, right], output, options, 1)
+        return output
 
     def _operator(
         self,
