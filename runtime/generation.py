@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pocketvlm.errors import CapacityError
 from pocketvlm.runtime.chat import Prompt
+from pocketvlm.runtime.decoding import Decoding
 from pocketvlm.runtime.engines import Cache, Engine, Floats
 from pocketvlm.runtime.image_encoder import Encoded, result_of
 from pocketvlm.runtime.interrupt import Interrupt
@@ -195,13 +196,14 @@ def generate(
         return replace(stats, finish_reason=interrupt.reason())
     del started, encoded
     sampler = Sampler(config, prompt.token_ids[prompt.picture_index < 0].tolist())
-    return (yield from _decode(decoder, context, sampler, sampler(logits), config, stats, interrupt))
+    known = np.where(prompt.picture_index < 0, prompt.token_ids, -1).tolist() if config.lookup else None
+    decoding = Decoding(decoder.engine, context, sampler, decoder.stop_ids, known)
+    return (yield from _decode(decoder, decoding, sampler(logits), config, stats, interrupt))
 
 
 def _decode(
     decoder: TextDecoder,
-    context: Context,
-    sampler: Sampler,
+    decoding: Decoding,
     token_id: int,
     config: GenerationConfig,
     stats: Stats,
@@ -212,13 +214,15 @@ def _decode(
     decode_s = 0.0
     for generated in range(1, config.max_new_tokens + 1):
         began = time.perf_counter()
-        limit = _limit(generated, config, interrupt, full=context.cache.position >= decoder.kv_length)
+        limit = _limit(generated, config, interrupt, full=decoding.position >= decoder.kv_length)
         text, finish_reason = writer.push(token_id, limit)
         stats = replace(
             stats,
             generated_tokens=generated,
             decode_tokens=generated - 1,
             decode_s=decode_s,
+            drafted_tokens=decoding.drafted,
+            held_tokens=decoding.held,
             peak_rss_bytes=peak_rss_bytes() if finish_reason else stats.peak_rss_bytes,
             finish_reason=finish_reason,
         )
@@ -227,7 +231,9 @@ def _decode(
         if finish_reason is not None:
             break
         began = time.perf_counter()
-        token_id = sampler(_decode_one(decoder, context, token_id))
+        token_id = decoding.after(
+            token_id, min(config.max_new_tokens - generated, decoder.kv_length - decoding.position)
+        )
         decode_s += writing + time.perf_counter() - began
     return stats
 
@@ -284,13 +290,6 @@ def all_logits(
         part = slice(first, min(first + decoder.prefill_chunk, len(prompt)))
         parts.append(decoder.engine.step(embed(decoder.engine, prompt, part, encoded), context.cache, keep=0))
     return np.concatenate(parts)
-
-
-def _decode_one(decoder: TextDecoder, context: Context, token_id: int) -> Floats:
-    """Feed one token; logits [vocabulary] of the next."""
-    logits = decoder.engine.step(decoder.engine.embed(np.array([token_id], np.int64)), context.cache, keep=1)
-    context.keys.append(token_id)
-    return logits[-1]
 
 
 class _Writer:

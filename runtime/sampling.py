@@ -72,7 +72,13 @@ class GenerationConfig:
     logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
     """token id -> -100 to 100, added to its logit; kept as pairs sorted by id"""
 
+    lookup: bool = False
+    """guess the next tokens where the last ones stood before in the prompt or the answer, and check the guess in one
+    step: the same answer sooner where it repeats its prompt"""
+
     def __post_init__(self) -> None:
+        if not isinstance(self.lookup, bool):
+            raise ValueError(f"lookup must be true or false, not {self.lookup!r}")
         _require(_is_int(self.max_new_tokens) and self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "1")
         _require(_is_number(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "0")
         _require(_is_int(self.top_k) and self.top_k >= 0, "top_k", self.top_k, "0")

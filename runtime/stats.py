@@ -38,9 +38,13 @@ class Stats:
     generated_tokens: int = 0
     """tokens of the answer, a stop token included; the first one comes out of the prefill"""
     decode_tokens: int = 0
-    """steps of one token each"""
+    """those after the first"""
     decode_s: float = 0.0
-    """those steps, with sampling and detokenization"""
+    """their steps, with sampling and detokenization"""
+    drafted_tokens: int = 0
+    """tokens that prompt lookup guessed (``GenerationConfig.lookup``)"""
+    held_tokens: int = 0
+    """those of them that were right: each is a decode token without a step of its own"""
     time_to_first_token_s: float = 0.0
     """from the question to its first token: preprocessing, encoding, prefill"""
     peak_rss_bytes: int = 0
@@ -56,7 +60,7 @@ class Stats:
 
     @property
     def decode_tps(self) -> float:
-        """Decode steps a second; 0 before the first one."""
+        """Decode tokens a second; 0 before the first one."""
         return self.decode_tokens / self.decode_s if self.decode_s > 0 else 0.0
 
     def as_dict(self) -> dict[str, Any]:

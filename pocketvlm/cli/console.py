@@ -131,6 +131,9 @@ GENERATION = (
         help="Add -100 (never) to 100 (always) to a token's logit; may be repeated.",
     ),
     answering("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated."),
+    answering(
+        "--lookup", is_flag=True, help="Guess tokens from the question and the answer so far: faster where it repeats."
+    ),
 )
 
 
