@@ -28,6 +28,8 @@ from pocketvlm.models.checkpoint import ReadWeight
 from pocketvlm.models.stages import Stage
 
 PIECE = ".piece.tflite"
+#: Of the head in float32, at a time.
+HEAD_ROWS = 1 << 15
 #: Begins the names of a KV cache's parts.
 CACHE = "kv_cache_"
 #: What is added to the scores of tokens that a token does not see.
@@ -154,10 +156,18 @@ class LitertStages:
     kept_as = "litert"
 
     def run(self, stage: Stage, stream: Tensor, *, floating: bool) -> Tensor:
-        weights = FloatMatrices(self.read, self.job.checkpoint.tensors) if floating else self.shipped
         tokens = stream.shape[1]
         if stage.part == "head":
-            return self._text(weights, tokens, lambda text: text.head(tokens), {"embeddings": stream.numpy()})[0]
+            # A few rows of the largest matrix at a time: in float32 it would be in memory three times.
+            rows = self.job.checkpoint.config.text.vocab_size
+            parts = [range(at, min(at + HEAD_ROWS, rows)) for at in range(0, rows, HEAD_ROWS)] if floating else [None]
+            feeds = {"embeddings": stream.numpy()}
+            heads = [
+                self._text(self._weights(floating, part), tokens, lambda text: text.head(tokens), feeds)
+                for part in parts
+            ]
+            return torch.cat(heads, dim=-1)[0]
+        weights = self._weights(floating)
         if stage.part == "decoder layer":
             # As shipped with the shipped cache: sums of other lengths would round other activations to other codes.
             length = tokens if floating else self.kv.length
@@ -167,6 +177,9 @@ class LitertStages:
         VisionSignatures(program, weights, self.job.checkpoint.config).stage(stage, shape)
         # One tile at a time, as the runtime has them.
         return torch.cat(self._run(program, [{"stream": tile[None].numpy()} for tile in stream]))
+
+    def _weights(self, floating: bool, rows: range | None = None) -> LitertWeights:
+        return FloatMatrices(self.read, self.job.checkpoint.tensors, rows) if floating else self.shipped
 
     def token_embedding(self, token_ids: Tensor) -> Tensor:
         tokens, ids = token_ids.shape[1], {"token_ids": token_ids.to(torch.int32).numpy()}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from pocketvlm.errors import ExportError
 from pocketvlm.export.executorch.weights import with_scales_for_xnnpack
@@ -101,14 +102,23 @@ class StoredMatrices(StoredVectors):
 
 
 class FloatMatrices:
-    """The same numbers in float32: with them the graphs compute what PyTorch does, to rounding."""
+    """The same numbers in float32: with them the graphs compute what PyTorch does, to rounding.
 
-    def __init__(self, read: ReadWeight, tensors: Mapping[str, TensorInfo]) -> None:
-        self._read, self._tensors = read, tensors
+    ``rows``: of each matrix these alone.
+    """
+
+    def __init__(self, read: ReadWeight, tensors: Mapping[str, TensorInfo], rows: range | None = None) -> None:
+        self._read, self._tensors, self._rows = read, tensors, rows
 
     def matrix(self, name: str) -> FloatMatrix:
-        shape = tuple(self._tensors[name].shape)
-        return FloatMatrix(shape, Constant(4 * math.prod(shape), lambda: self.vector(name)))
+        shape, rows = tuple(self._tensors[name].shape), self._rows
+        if rows is None:
+            return FloatMatrix(shape, Constant(4 * math.prod(shape), lambda: self.vector(name)))
+        chosen = torch.arange(rows.start, rows.stop)
+        return FloatMatrix(
+            (len(rows), *shape[1:]),
+            Constant(4 * len(rows) * math.prod(shape[1:]), lambda: self._read(name, chosen).float().numpy()),
+        )
 
     table = matrix
 

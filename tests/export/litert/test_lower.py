@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from pocketvlm.bundle.open import Bundle, open_bundle
 from pocketvlm.errors import ExportError, RecipeError
 from pocketvlm.export import export_bundle
-from pocketvlm.export.litert import attention, weights
+from pocketvlm.export.litert import attention, checks, weights
 from pocketvlm.export.litert import lower as litert
 from pocketvlm.export.litert.checks import LoadedSignatures, step, whole_decoder
 from pocketvlm.export.litert.graph import LitertGraph
@@ -277,6 +278,31 @@ def test_a_wrong_lowering_names_its_layer(
     with pytest.raises(ExportError, match=r"lowering: LiteRT's decoder layer [01] differs from PyTorch"):
         export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe="fp32", backends=["litert"], max_length=192)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_the_head_is_checked_to_its_last_row(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, wrong: bool
+) -> None:
+    """A few rows at a time; what is wrong in the last of them is seen."""
+    right, begun = weights.FloatMatrices.matrix, []
+
+    def matrix(self: weights.FloatMatrices, name: str) -> weights.FloatMatrix:
+        made = right(self, name)
+        if (rows := self._rows) is not None:
+            begun.append(rows.start)
+            if wrong and rows.start > 0 and len(rows) < 100:
+                return replace(made, values=Constant(made.values.size, lambda: -made.values.read()))
+        return made
+
+    monkeypatch.setattr(weights.FloatMatrices, "matrix", matrix)
+    monkeypatch.setattr(checks, "HEAD_ROWS", 100)
+    vocabulary = open_checkpoint(tiny_checkpoint).config.text.vocab_size
+    assert vocabulary % 100
+    refused: AbstractContextManager[Any] = pytest.raises(ExportError, match="lowering: LiteRT's head differs")
+    with refused if wrong else nullcontext():
+        export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe="fp32", backends=["litert"], max_length=192)
+    assert begun == list(range(0, vocabulary, 100))
 
 
 def test_groups_of_eight_bits_become_rows() -> None:
