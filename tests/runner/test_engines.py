@@ -84,7 +84,7 @@ def test_logits_are_pythons(reader: Path, every: list[Asked], tmp_path: Path) ->
 def test_each_kind_of_case_is_timed(reader: Path, every: list[Asked], tmp_path: Path) -> None:
     folder = asking(tmp_path / "plan", every[0]).parent
     ids = [5, 9, 12, 1, 44]
-    cases = [
+    cases: list[dict[str, Any]] = [
         {"name": "load", "phase": "load", "kind": "load warm"},
         {"name": "patches", "phase": "patch embedding", "kind": "patch embedding"},
         {"name": "encoder", "phase": "vision encoder", "kind": "vision encoder"},
