@@ -1,7 +1,8 @@
 """The parity table of docs/support.md: each model family beside transformers, by the contracts' last whole run.
 
 ``make parity`` runs the contracts of tests/models, keeps what they recorded in ``RESULT`` and writes the table between
-its two marks; a test holds the table to the result, and the result's families to the registry.
+its two marks; ``python -m docs.parity JUNIT --add`` adds the families of a run of some, with their own origin. A test
+holds the table to the result, and the result's families to the registry.
 """
 
 from __future__ import annotations
@@ -62,17 +63,22 @@ def with_table(text: str, result: Mapping[str, Any]) -> str:
 
 
 def _both(said: Mapping[str, str], what: str) -> str:
-    return ", ".join(said[f"{what} {engine}"] for engine in ENGINES)
+    return ", ".join(said.get(f"{what} {engine}", "refused") for engine in ENGINES)
 
 
-def main(junit: str) -> None:
-    """Keep a run and write the table."""
+def main(junit: str, *, add: bool = False) -> None:
+    """Keep a run and write the table; ``add``: beside the families that are there."""
     from studies.reader.study import provenance
 
-    result = {**provenance("make parity", 1), "families": recorded(Path(junit).read_text(encoding="utf-8"))}
+    origin, families = provenance("make parity", 1), recorded(Path(junit).read_text(encoding="utf-8"))
+    result: dict[str, Any] = {**origin, "families": families}
+    if add:
+        result = json.loads(RESULT.read_text(encoding="utf-8"))
+        result["families"] |= families
+        result["added"] = {**result.get("added", {}), **dict.fromkeys(families, origin)}
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), result), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], add="--add" in sys.argv)

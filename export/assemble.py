@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from pydantic import ValidationError
 
 from pocketvlm import __version__
 from pocketvlm.bundle import manifest
+from pocketvlm.bundle.native import MropePositions
 from pocketvlm.bundle.open import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.bundle.preference import ANYWHERE, PreferredEngine, in_order
 from pocketvlm.errors import ExportError
@@ -31,9 +33,14 @@ from pocketvlm.export.store.replacing import check_output, replacing
 from pocketvlm.export.store.split import check_sizes, check_split
 from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
+from pocketvlm.models.config import DecoderConfig
+from pocketvlm.models.rope import rope_tables
 from pocketvlm.models.stages import newline
 from pocketvlm.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from pocketvlm.strict import first_wrong
+
+#: A bundle's file of cos and sin by position, where tokens have positions on three axes.
+ROPE_FILE = "rope.bin"
 
 
 def export_bundle(
@@ -110,10 +117,8 @@ def export_bundle(
             split_bytes=split_bytes,
         )
         lowered = {name: backend.lower(job) for name, backend in lowering.items()}
-        (directory / TOKENIZER).write_bytes(tokenizer_content(source.directory))
-        if source.config.packing is not None:
-            row_end = newline(source.config, source.tensor).numpy()
-            (directory / NEWLINE_FILE).write_bytes(row_end.astype("<f4").tobytes())
+        for name, content in _own_files(source, length).items():
+            (directory / name).write_bytes(content)
         described = _manifest(source, chosen, frontend, lowered, length, directory, seen)
         check_sizes(described.files, split_bytes)
         write_manifest(directory, described)
@@ -136,8 +141,7 @@ def _manifest(
     own = {name: result.section for name, result in lowered.items() if result.section is not None}
     minimum = {runtime: version for result in lowered.values() for runtime, version in result.minimum.items()}
     preference = preferred(lowered)
-    own_files = {TOKENIZER, *({NEWLINE_FILE} if checkpoint.config.packing is not None else ())}
-    files = {*own_files, *(file for result in lowered.values() for file in result.files)}
+    files = {*_own_files(checkpoint, length), *(file for result in lowered.values() for file in result.files)}
     try:
         model = manifest.Model(
             name=checkpoint.name,
@@ -158,6 +162,7 @@ def _manifest(
                 *(1 if said is None else said.format_version for said in sections),
                 *(result.format_version for result in lowered.values()),
                 4 if preference else 1,
+                5 if checkpoint.config.has_axes else 1,
             ),
             minimum_runtime=manifest.MinimumRuntime(pocketvlm=__version__, **minimum),
             model=model,
@@ -174,6 +179,7 @@ def _manifest(
             by_engine={name: _of_engine(result) for name, result in lowered.items()} if len(lowered) > 1 else {},
             **own,
             preference=preference,
+            positions=_positions(text) if checkpoint.config.has_axes else None,
             recipe=manifest.RecipeRecord(
                 name=recipe.name,
                 tensors=first.precision,
@@ -204,6 +210,27 @@ def preferred(lowered: Mapping[str, Lowered]) -> tuple[PreferredEngine, ...]:
         for name, one in needs.items()
     }
     return in_order(listed, tuple(BACKENDS))
+
+
+def _own_files(checkpoint: Checkpoint, length: int) -> dict[str, bytes]:
+    """What no back end writes, by its name."""
+    config = checkpoint.config
+    found = {TOKENIZER: tokenizer_content(checkpoint.directory)}
+    if config.packing is not None:
+        found[NEWLINE_FILE] = newline(config, checkpoint.tensor).numpy().astype("<f4").tobytes()
+    if config.has_axes:
+        found[ROPE_FILE] = rope_file(config.text, length)
+    return found
+
+
+def _positions(text: DecoderConfig) -> MropePositions:
+    assert text.mrope_section is not None
+    return MropePositions(kind="mrope", sections=text.mrope_section, interleaved=text.mrope_interleaved, rope=ROPE_FILE)
+
+
+def rope_file(text: DecoderConfig, length: int) -> bytes:
+    """cos and sin by position, float32 [2, length, pairs], little-endian."""
+    return b"".join(table.numpy().astype("<f4").tobytes() for table in rope_tables(text, torch.arange(length)))
 
 
 def _of_engine(result: Lowered) -> manifest.OfEngine:

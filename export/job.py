@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pocketvlm.bundle.defaults import PREFILL_CHUNK
 from pocketvlm.bundle.manifest import Fidelity, Part, TensorPrecision, Tokens
 from pocketvlm.bundle.preference import ANYWHERE, Needs
+from pocketvlm.errors import ExportError
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.kv_ranges import for_unseen_text
 from pocketvlm.export.reference.stages import Reference
@@ -106,3 +107,12 @@ class Lowered:
     section: Any = None
     format_version: int = 2
     needs: Needs | None = ANYWHERE
+
+
+def refuse_native(checkpoint: Checkpoint, what: str) -> None:
+    """That a back end is not asked for pictures of native resolution, which it has no graphs for.
+
+    :raises ExportError: it is
+    """
+    if checkpoint.config.is_native:
+        raise ExportError(f"patches as input are not yet lowered to {what}: export with --backend onnx")

@@ -11,6 +11,7 @@ import binascii
 import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from pocketvlm.errors import CapacityError, ChatError
 from pocketvlm.images.layout import image_tokens as layout_tokens
+from pocketvlm.images.positions import positions_of
 from pocketvlm.runtime.text import Literal, PeopleText, Span, TextTokenizer
 from pocketvlm.runtime.vision import Picture, count_tokens, packed_of
 
@@ -53,6 +55,11 @@ class Prompt:
     @property
     def image_tokens(self) -> int:
         return int(np.count_nonzero(self.picture_index >= 0))
+
+    @cached_property
+    def positions(self) -> npt.NDArray[np.int64]:
+        """[3, tokens]: where they stand, for a model in which a picture's tokens have rows and columns."""
+        return positions_of(self.picture_index, [picture.tiled.grid for picture in self.pictures])
 
     def keys(self) -> list[Hashable]:
         """What tells each token's input apart: its id, or its picture's content and row."""
@@ -169,7 +176,7 @@ def image_tokens(picture: Picture, manifest: Manifest) -> tuple[npt.NDArray[np.i
         layout,
         placeholder=placeholder,
         tokens_per_tile=vision.tokens_per_tile,
-        packed=None if packed_of(picture, vision) is None else tokens,
+        packed=None if vision.patches is None and packed_of(picture, vision) is None else tokens,
     )
 
 

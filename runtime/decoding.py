@@ -58,7 +58,8 @@ class Decoding:
         draft = [] if self._lookup is None or most < 1 else self._lookup.draft(most)
         fed = [token_id, *draft]
         first = self._context.cache.position
-        logits = self._engine.step(self._engine.embed(np.array(fed, np.int64)), self._context.cache, keep=len(fed))
+        embeddings = self._engine.embed(np.array(fed, np.int64))
+        logits = self._context.step(self._engine, embeddings, len(fed), self._context.positions(len(fed)))
         # Until it is known what holds, the context has the first token alone.
         self._context.cache.position = first + 1
         self._context.keys.append(token_id)

@@ -9,15 +9,16 @@ from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import CapacityError
+from pocketvlm.images.positions import AXES
 from pocketvlm.runtime.chat import Prompt
 from pocketvlm.runtime.decoding import Decoding
-from pocketvlm.runtime.engines import Cache, Engine, Floats
+from pocketvlm.runtime.engines import Cache, Engine, Floats, NativeEngine, Positions
 from pocketvlm.runtime.image_encoder import Encoded, result_of
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.memory import peak_rss_bytes
@@ -108,6 +109,21 @@ class Context:
 
     cache: Cache
     keys: list[Hashable] = field(default_factory=list)
+    lag: int | None = None
+    """how far the position of text behind the prompt is behind its place, where tokens have positions on three axes"""
+
+    def positions(self, tokens: int) -> Positions | None:
+        """[3, tokens]: of text that follows; None where a token's position is its place in the cache."""
+        if self.lag is None:
+            return None
+        first = self.cache.position - self.lag
+        return np.tile(np.arange(first, first + tokens), (AXES, 1))
+
+    def step(self, engine: Engine, embeddings: Floats, keep: int, positions: Positions | None) -> Floats:
+        """``Engine.step``, at ``positions`` where they are not the places in the cache."""
+        if positions is None:
+            return engine.step(embeddings, self.cache, keep=keep)
+        return cast("NativeEngine", engine).step_at(embeddings, self.cache, keep, positions)
 
     def rewind(self, position: int) -> None:
         """Forget the tokens from ``position`` on."""
@@ -129,6 +145,12 @@ class TextDecoder:
     stop_ids: frozenset[int]
     prefill_chunk: int
     kv_length: int
+    has_axes: bool = False
+    """whether tokens have positions on three axes"""
+
+    def positions(self, prompt: Prompt, part: slice) -> Positions | None:
+        """Where a part of a prompt stands; None where a token's position is its place in the cache."""
+        return prompt.positions[:, part] if self.has_axes else None
 
     def check_capacity(self, prompt: Prompt, used: int = 0) -> None:
         """``used``: tokens of a conversation before this question.
@@ -264,9 +286,12 @@ def prefill(
         last = min(first + decoder.prefill_chunk, len(prompt))
         embeddings = embed(decoder.engine, prompt, slice(first, last), encoded)
         # The graph computes the logits of one position at least; only those of the last chunk are read.
-        logits = decoder.engine.step(embeddings, context.cache, keep=1)
+        positions = decoder.positions(prompt, slice(first, last))
+        logits = context.step(decoder.engine, embeddings, 1, positions)
         context.keys.extend(keys[first:last])
     assert logits is not None, "a prompt always has a token left to compute"
+    if decoder.has_axes:
+        context.lag = len(prompt) - int(prompt.positions.max()) - 1
     return logits[-1]
 
 
@@ -288,7 +313,8 @@ def all_logits(
     parts = []
     for first in range(0, len(prompt), decoder.prefill_chunk):
         part = slice(first, min(first + decoder.prefill_chunk, len(prompt)))
-        parts.append(decoder.engine.step(embed(decoder.engine, prompt, part, encoded), context.cache, keep=0))
+        embeddings, positions = embed(decoder.engine, prompt, part, encoded), decoder.positions(prompt, part)
+        parts.append(context.step(decoder.engine, embeddings, 0, positions))
     return np.concatenate(parts)
 
 

@@ -60,6 +60,7 @@ class LoadedModel:
             keep_vision=keep_vision,
             cache_bytes=image_cache_bytes,
             pack=vision.pack_of(bundle),
+            settings=settings,
         )  # fmt: skip
         self._decoder = TextDecoder(
             engine,
@@ -67,6 +68,7 @@ class LoadedModel:
             frozenset(bundle.manifest.tokens.stop),
             bundle.manifest.prefill_chunk if tuning is None else tuning.prefill_chunk,
             bundle.manifest.kv_cache.length,
+            bundle.manifest.positions is not None,
         )
         self._spare: list[Context] = []
         self._closed = False

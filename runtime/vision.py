@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,12 @@ import numpy.typing as npt
 from pocketvlm.images.open import ImageSource, open_image
 from pocketvlm.images.packing import PackedImage, pack, packed
 from pocketvlm.images.prepare import Preprocessing, TiledImage, cut_tiles, normalize
+from pocketvlm.runtime.native import place_of
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Vision
     from pocketvlm.bundle.open import Bundle
-    from pocketvlm.runtime.engines import Engine
+    from pocketvlm.runtime.engines import Engine, NativeEngine
 
 Floats = npt.NDArray[np.float32]
 
@@ -58,6 +59,8 @@ def packed_of(picture: Picture, settings: Vision) -> PackedImage | None:
 
 def count_tokens(picture: Picture, settings: Vision) -> int:
     """The image tokens that a picture becomes."""
+    if settings.patches is not None:
+        return len(picture.tiled.pixels)
     plan = packed_of(picture, settings)
     return len(picture.tiled.pixels) * settings.tokens_per_tile if plan is None else plan.tokens
 
@@ -82,12 +85,17 @@ def pack_of(bundle: Bundle) -> Pack:
 
 
 def encode(
-    engine: Engine, picture: Picture, preprocessing: Preprocessing, batch: int, ahead: Executor | None = None
+    engine: Engine,
+    picture: Picture,
+    preprocessing: Preprocessing,
+    batch: int,
+    ahead: Executor | None = None,
+    settings: Vision | None = None,
 ) -> Floats:
     """float32 [image tokens, hidden], tiles in sequence order; at most ``batch`` tiles at a time (9 run as 4+4+1).
 
     ``ahead`` normalizes and patch-embeds the next tiles while the encoder runs these (paper, 3.3); without it all is
-    done in turn.
+    done in turn. ``settings``: the manifest's, which say whether a picture is encoded as a whole.
     """
     pixels = picture.tiled.pixels
 
@@ -95,6 +103,10 @@ def encode(
         return engine.patch_embed(normalize(pixels[first : first + batch], preprocessing))
 
     starts = range(0, len(pixels), batch)
+    if settings is not None and settings.patches is not None:
+        whole = np.concatenate([embed(first) for first in starts])
+        # [tiles, 1, hidden] -> [tiles, hidden]
+        return cast("NativeEngine", engine).encode_picture(whole, place_of(settings, picture.tiled.grid))[:, 0]
     patches = map(embed, starts) if ahead is None else _one_ahead(ahead, embed, starts)
     # [tiles, tokens per tile, hidden] -> [tiles * tokens per tile, hidden]
     return np.concatenate([part.reshape(-1, part.shape[-1]) for part in map(engine.encode, patches)])

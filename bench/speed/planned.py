@@ -16,7 +16,7 @@ from PIL import Image
 
 from pocketvlm.bench.report.schema import Phase
 from pocketvlm.bench.speed.workload import Workload, decode_name, first_token_name, image_name, pair_name, prefill_name
-from pocketvlm.errors import CapacityError
+from pocketvlm.errors import CapacityError, PocketVlmError
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.runtime.vision import prepare
 
@@ -52,7 +52,12 @@ class PlannedCase:
 
 
 def check_fits(manifest: Manifest, workload: Workload) -> None:
-    """:raises CapacityError: the KV cache is too short for a prompt, or for a depth and what is generated after it"""
+    """
+    :raises CapacityError: the KV cache is too short for a prompt, or for a depth and what is generated after it
+    :raises PocketVlmError: pictures go through the tower as a whole, which is not measured yet
+    """
+    if workload.image is not None and manifest.vision is not None and manifest.vision.patches is not None:
+        raise PocketVlmError("patches as input are not yet measured: --image none measures the text")
     if workload.tokens > manifest.kv_cache.length:
         raise CapacityError(
             f"the workload takes {workload.tokens} tokens, {manifest.model.name} has a KV length of "

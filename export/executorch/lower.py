@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pocketvlm.bundle.manifest import Part, TensorSpec
 from pocketvlm.errors import ExportError
 from pocketvlm.export.executorch.weights import StoredWeights, with_scales_for_xnnpack
-from pocketvlm.export.job import Job, Lowered
+from pocketvlm.export.job import Job, Lowered, refuse_native
 from pocketvlm.export.store.as_stored import check_free
 from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.export.store.weights import WeightStore
@@ -43,6 +43,7 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
     :raises ExportError: ExecuTorch is missing or too old
     :raises RecipeError: the recipe asks for what ExecuTorch parts cannot have
     """
+    refuse_native(checkpoint, "ExecuTorch")
     try:
         installed = importlib.metadata.version("executorch")
     except importlib.metadata.PackageNotFoundError as error:

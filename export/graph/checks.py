@@ -21,7 +21,17 @@ from pocketvlm.errors import ExportError
 from pocketvlm.export.job import Job
 from pocketvlm.export.reference.scores import compare_logits, image_scores, judge, relative_error, significant
 from pocketvlm.models.checkpoint import ReadWeight
-from pocketvlm.models.stages import LAYERS, Stage, embed_tokens, first_step, insert_image_tokens, logits, stages_of
+from pocketvlm.models.operators import PicturePlace
+from pocketvlm.models.stages import (
+    LAYERS,
+    Stage,
+    embed_tokens,
+    first_step,
+    insert_image_tokens,
+    logits,
+    place_of,
+    stages_of,
+)
 
 #: Tokens or patches that a layer's lowering is compared on, from the first on: what is wrong is wrong for a few too.
 FEW = 32
@@ -99,7 +109,7 @@ def _vision(job: Job, read: ReadWeight, graphs: Graphs, walk: Walk) -> Tensor:
     for stage, before in zip((stages.patch_embedding, *stages.vision, stages.projection), entering, strict=True):
         is_layer = stage.part in LAYERS
         few = before[:, :FEW] if is_layer and graphs.few_patches else before
-        wanted = _reference(stage.run, read, few)
+        wanted = _reference(stage.run, read, few, *vision_place(job, stage))
         shipped = _checked(job, graphs, walk, stage, (few, wanted, shipped))
     return shipped
 
@@ -114,13 +124,23 @@ def _text(job: Job, read: ReadWeight, graphs: Graphs, walk: Walk) -> TextFidelit
     stages = stages_of(job.checkpoint.config)
     for stage, (before, after) in zip(stages.decoder, pairwise(original.text), strict=True):
         few = before[:, :FEW]
-        wanted = _reference(stage.run, read, few, first_step(config, few.shape[1]))
+        count = few.shape[1]
+        wanted = _reference(stage.run, read, few, first_step(config, count, sample.positions[..., :count]))
         shipped = _checked(job, graphs, walk, stage, (few, wanted, shipped))
         errors.append(significant(relative_error(shipped, after)))
     scored = original.text[-1][:, first:]
     wanted = _reference(logits, config, read, scored)
     walk.logits = _checked(job, graphs, walk, stages.head, (scored, wanted, shipped[:, first:]))
     return compare_logits(original.logits, walk.logits, ids[first + 1 :], tuple(errors))
+
+
+def vision_place(job: Job, stage: Stage) -> tuple[PicturePlace, ...]:
+    """What enters a layer of a tower of native resolution beside its stream: where the patches of the sample stand."""
+    config, grids = job.checkpoint.config, job.sample.grids
+    if stage.part != "vision layer" or not config.is_native:
+        return ()
+    assert config.vision is not None and grids is not None and len(grids) == 1
+    return (place_of(config.vision, grids[0]),)
 
 
 def _reference(compute: Callable[..., Tensor], *arguments: object) -> Callable[[], Tensor]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pocketvlm.bundle.manifest import Part, TensorSpec
 from pocketvlm.errors import ExportError, RecipeError
-from pocketvlm.export.job import Job, Lowered
+from pocketvlm.export.job import Job, Lowered, refuse_native
 from pocketvlm.export.litert.weights import StoredMatrices, with_rows_for_litert
 from pocketvlm.export.store.as_stored import check_free
 from pocketvlm.export.store.kv_layout import KvLayout
@@ -44,6 +44,7 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
     :raises ExportError: LiteRT is missing or too old
     :raises RecipeError: the recipe asks for what LiteRT's parts cannot have
     """
+    refuse_native(checkpoint, "LiteRT")
     try:
         installed = importlib.metadata.version("ai-edge-litert")
     except importlib.metadata.PackageNotFoundError as error:

@@ -34,13 +34,16 @@ QUANTIZED: dict[str, str | int] = {
     "kv_cache_bit_width": 8,
 }
 PARTS = ("key", "value")
+#: Inputs that say how the tokens of a step turn, where their positions are not their places in the cache.
+ROWS = ("rope_cos", "rope_sin")
 
 
 @dataclass(frozen=True)
 class Positions:
     """Values that every layer's attention reads; ``many`` says that there are more than a few tokens (INT8 only).
 
-    Without cos and sin there are no rotary positions.
+    Without cos and sin there are no rotary positions. ``by_token``: they have a row of each of the step's tokens, whose
+    positions are not their places in the cache.
     """
 
     last: ir.Value
@@ -48,15 +51,21 @@ class Positions:
     cos: ir.Value | None
     sin: ir.Value | None
     many: ir.Value | None
+    by_token: bool = False
 
 
-def position_inputs(kv: KvLayout) -> tuple[str, ...]:
+def position_inputs(kv: KvLayout, *, by_token: bool = False) -> tuple[str, ...]:
     """Names of those that hang on the tokens: where a layer is cut out of a graph, they are its inputs."""
+    if by_token:
+        return (*position_inputs(kv), *ROWS)
     return ("last_position", "total_length", *(() if kv.ranges is None else ("many_tokens",)))
 
 
-def positions(graph: GraphBuilder, hidden: ir.Value, config: DecoderConfig, kv: KvLayout) -> Positions:
-    """``hidden`` [1, tokens, hidden] and the graph's input attention_mask say where the tokens stand."""
+def positions(
+    graph: GraphBuilder, hidden: ir.Value, config: DecoderConfig, kv: KvLayout, *, by_token: bool = False
+) -> Positions:
+    """``hidden`` [1, tokens, hidden] and the graph's input attention_mask say where the tokens stand; ``by_token``: two
+    more inputs say how they turn."""
     mask = graph.input("attention_mask", "int64", [1, "total"])
     count = graph.op("ReduceSum", mask, graph.constant("axis_1", np.array([1], np.int64)), keepdims=0)
     last = graph.op("Sub", count, graph.constant("one", np.array([1], np.int64)))
@@ -67,13 +76,18 @@ def positions(graph: GraphBuilder, hidden: ir.Value, config: DecoderConfig, kv: 
         tokens = graph.op("Gather", graph.op("Shape", hidden), index, axis=0)
         few = graph.constant("few_tokens", np.array(FEW_TOKENS, np.int64))
         many = graph.op("Greater", tokens, few, name="many_tokens", dtype="bool")
-    cos, sin = rope_tables(config, torch.arange(kv.length))
+    if by_token:
+        cos, sin = (graph.input(name, "float32", ["sequence", config.head_dim // 2]) for name in ROWS)
+    else:
+        tables = dict(zip(("cos", "sin"), rope_tables(config, torch.arange(kv.length)), strict=True))
+        cos, sin = (graph.constant(f"rope.{name}", table.numpy()) for name, table in tables.items())
     return Positions(
         graph.op("Cast", last, to=ir.DataType.INT32, name="last_position", dtype="int32"),
         graph.op("Cast", total, to=ir.DataType.INT32, name="total_length", dtype="int32"),
-        graph.constant("rope.cos", cos.numpy()),
-        graph.constant("rope.sin", sin.numpy()),
+        cos,
+        sin,
         many,
+        by_token,
     )
 
 
@@ -91,7 +105,13 @@ def attend(
 
     ``rotary``: query and key get their positions here. Adds the layer's KV cache as inputs and outputs of the graph.
     """
-    at = at if rotary else replace(at, cos=None, sin=None)
+    if rotary and at.by_token:
+        first, (query, key, value) = graph.constant("first_row", np.array([0], np.int64)), projected
+        projected = [
+            *(graph.op("RotaryEmbedding", x, first, at.cos, at.sin, domain=MICROSOFT) for x in (query, key)),
+            value,
+        ]
+    at = at if rotary and not at.by_token else replace(at, cos=None, sin=None)
     shape = [1, heads.kv_heads, kv.length, heads.head_dim]
     past = [graph.input(f"past_key_values.{layer}.{part}", kv.dtype, shape) for part in PARTS]
     if kv.ranges is None:

@@ -15,14 +15,16 @@ from torch import Tensor
 
 from pocketvlm.bundle.manifest import Fidelity
 from pocketvlm.bundle.streams import text_stream, vision_stream
-from pocketvlm.export.graph.checks import check_stages, conclude
+from pocketvlm.export.graph.checks import check_stages, conclude, vision_place
 from pocketvlm.export.job import Job
 from pocketvlm.export.onnx.attention import FEW_TOKENS, position_inputs, without_quantized_cache
 from pocketvlm.export.onnx.graph import save_graph
 from pocketvlm.export.onnx.linear import at_float_precision
+from pocketvlm.export.onnx.picture import feeds as place_feeds
 from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.machine import exact_sums, telemetry
 from pocketvlm.models.checkpoint import ReadWeight
+from pocketvlm.models.rope import rope_tables
 from pocketvlm.models.stages import Stage
 
 Array = npt.NDArray[Any]
@@ -70,7 +72,7 @@ class OnnxGraphs:
     few_patches, kept_as = True, None
 
     def __init__(self, job: Job, kv: KvLayout) -> None:
-        self._directory, self._kv, self._config = job.directory, kv, job.checkpoint.config
+        self._job, self._directory, self._kv, self._config = job, job.directory, kv, job.checkpoint.config
         self._opened: dict[str, GraphUnderTest] = {}
 
     def run(self, stage: Stage, stream: Tensor, *, floating: bool) -> Tensor:
@@ -79,7 +81,8 @@ class OnnxGraphs:
             graph, piece = "patch_embedding", GraphPiece("pixel_values", "patches")
         elif stage.part == "vision layer":
             start = vision_stream(stage.index) if stage.index else "patches"
-            graph, piece = "vision_encoder", GraphPiece(start, vision_stream(stage.index + 1))
+            feeds = self._place(stage)
+            graph, piece = "vision_encoder", GraphPiece(start, vision_stream(stage.index + 1), tuple(feeds))
         elif stage.part == "projector":
             assert self._config.vision is not None
             graph, piece = (
@@ -104,6 +107,16 @@ class OnnxGraphs:
     def describe(self, piece: str) -> str:
         return f"the graph of the {piece}"
 
+    def _place(self, stage: Stage) -> dict[str, Array]:
+        """What a layer of a tower of native resolution takes beside its stream."""
+        vision = self._config.vision
+        assert vision is not None
+        windowed = vision.is_windowed(stage.index)
+        found = dict[str, Array]()
+        for place in vision_place(self._job, stage):
+            found |= place_feeds(place, windowed=windowed)
+        return found
+
     def _graph(self, name: str) -> GraphUnderTest:
         """One is held at a time."""
         if name not in self._opened:
@@ -114,13 +127,16 @@ class OnnxGraphs:
         """The position inputs that ``tokens`` from the start on need, and a layer's empty KV cache."""
         text = self._config.text
         shape = (1, text.num_key_value_heads, self._kv.length, text.head_dim)
+        cos, sin = rope_tables(text, self._job.sample.positions[..., :tokens])
         at = {
+            "rope_cos": cos.numpy(),
+            "rope_sin": sin.numpy(),
             "last_position": np.array([tokens - 1], np.int32),
             "total_length": np.array(tokens, np.int32),
             "many_tokens": np.array(tokens > FEW_TOKENS),
         }
         return {
-            **{name: at[name] for name in position_inputs(self._kv)},
+            **{name: at[name] for name in position_inputs(self._kv, by_token=self._config.has_axes)},
             **{f"past_key_values.{layer}.{part}": np.zeros(shape, dtype) for part in ("key", "value")},
         }
 

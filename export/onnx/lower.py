@@ -15,7 +15,7 @@ from pocketvlm.bundle.manifest import Part, TensorSpec
 from pocketvlm.bundle.streams import text_stream, vision_stream
 from pocketvlm.export.graph.lower import lower as lower_stage
 from pocketvlm.export.job import Job, Lowered
-from pocketvlm.export.onnx import attention
+from pocketvlm.export.onnx import attention, picture
 from pocketvlm.export.onnx.checks import check_export
 from pocketvlm.export.onnx.embedding import token_embedding
 from pocketvlm.export.onnx.genai_config import GENAI_CONFIG, write_genai_config
@@ -61,11 +61,12 @@ def lower(job: Job) -> Lowered:
             parts["vision_encoder"] = save_part(vision_encoder(store, config), directory)
     with store.writing_to(TEXT_DATA):
         parts["token_embedding"] = save_part(token_embedding(store, config.text), directory)
-        parts["text_decoder"] = save_part(text_decoder(store, config.text, kv), directory)
+        decoder = text_decoder(store, config.text, kv, by_token=config.has_axes)
+        parts["text_decoder"] = save_part(decoder, directory)
     progress.phase("check layer by layer", len(job.reference.vision) + len(job.reference.text))
     fidelity = check_export(job, store.read, kv)
     files = {file for part in parts.values() for file in (part.file, *part.data)}
-    if kv.dtype == "float32":
+    if kv.dtype == "float32" and not config.has_axes:
         write_genai_config(job, parts, kv.length)
         files.add(GENAI_CONFIG)
     minimum = {"onnxruntime": MINIMUM_ONNXRUNTIME}
@@ -88,8 +89,9 @@ def vision_encoder(store: WeightStore, config: VlmConfig) -> ir.Model:
     vision, stages = config.vision, stages_of(config)
     assert vision is not None and stages.projection is not None
     graph = GraphBuilder("vision_encoder")
-    at = OnnxContext(graph, store, integers=True)
     hidden = graph.input("patches", "float32", ["tiles", vision.rows, vision.hidden_size])
+    place = picture.place_inputs(graph, vision) if config.is_native else None
+    at = OnnxContext(graph, store, integers=True, place=place)
     for stage in stages.vision:
         hidden = value_of(at, lower_stage(stage, TABLE, at, hidden), vision_stream(stage.index + 1))
     tokens = lower_stage(stages.projection, PROJECTOR_TABLE, at, hidden)
@@ -97,19 +99,19 @@ def vision_encoder(store: WeightStore, config: VlmConfig) -> ir.Model:
     return graph.model()
 
 
-def text_decoder(store: WeightStore, config: DecoderConfig, kv: KvLayout) -> ir.Model:
+def text_decoder(store: WeightStore, config: DecoderConfig, kv: KvLayout, *, by_token: bool = False) -> ir.Model:
     """inputs_embeds, attention_mask, past_key_values.* -> logits, present.*: for prefill and decode alike.
 
     Names of inputs and outputs are ONNX Runtime GenAI's. ``logits_to_keep`` (optional input) is the number of last
     positions whose logits are wanted; 0, the default, is all: the meaning it has in transformers, and what ONNX Runtime
-    GenAI expects of a graph.
+    GenAI expects of a graph. ``by_token``: ``rope_cos`` and ``rope_sin`` say how each token of the step turns.
     """
     graph, layers = (
         GraphBuilder("text_decoder", OPSET if kv.ranges is None else attention.OPSET),
         decoder_stages(config),
     )
     hidden = graph.input("inputs_embeds", "float32", [1, "sequence", config.hidden_size])
-    at = OnnxContext(graph, store, kv=kv, positions=attention.positions(graph, hidden, config, kv))
+    at = OnnxContext(graph, store, kv=kv, positions=attention.positions(graph, hidden, config, kv, by_token=by_token))
     hidden = graph.op("Identity", hidden, name=text_stream(0, len(layers)))
     for stage in layers:
         hidden = value_of(at, lower_stage(stage, TABLE, at, hidden), text_stream(stage.index + 1, len(layers)))

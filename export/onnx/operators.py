@@ -12,13 +12,14 @@ import onnx_ir as ir
 
 from pocketvlm.errors import ExportError
 from pocketvlm.export.graph.lower import Call
-from pocketvlm.export.onnx import attention
+from pocketvlm.export.onnx import attention, picture
 from pocketvlm.export.onnx.graph import MICROSOFT, GraphBuilder
 from pocketvlm.export.onnx.linear import linear
 from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.export.store.weights import FloatWeight, WeightStore
 from pocketvlm.models.operators import (
     Attend,
+    AttendPicture,
     Blocks,
     CachedAttend,
     Channels,
@@ -43,7 +44,7 @@ from pocketvlm.models.operators import (
 class OnnxContext:
     """A graph under construction. ``integers``: matrices are stored for products of whole rows of integers.
 
-    ``kv`` and ``positions`` are what a decoder's attention reads.
+    ``kv`` and ``positions`` are what a decoder's attention reads, ``place`` that of a tower of native resolution.
     """
 
     graph: GraphBuilder
@@ -51,6 +52,7 @@ class OnnxContext:
     integers: bool = False
     kv: KvLayout | None = None
     positions: attention.Positions | None = None
+    place: picture.PlaceInputs | None = None
 
 
 class Later:
@@ -202,6 +204,11 @@ def _attend(at: OnnxContext, call: Call, query: ir.Value, key: ir.Value, value: 
     return at.graph.op("MultiHeadAttention", query, key, value, domain=MICROSOFT, num_heads=call.operator.heads)
 
 
+def _attend_picture(at: OnnxContext, call: Call, query: Any, key: Any, value: ir.Value, place: None) -> ir.Value:
+    assert at.place is not None
+    return picture.attend(at.graph, call.operator, at.place, query, key, value)
+
+
 def _rotate(at: OnnxContext, call: Call, states: ir.Value, step: None) -> Rotated:
     return Rotated(states)
 
@@ -277,6 +284,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     QuickGelu: _quick_gelu,
     Silu: _silu,
     Attend: _attend,
+    AttendPicture: _attend_picture,
     Rotate: _rotate,
     CachedAttend: _cached_attend,
     ClassToken: _class_token,

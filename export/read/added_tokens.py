@@ -15,8 +15,8 @@ from pocketvlm.export.read.jinja.source import read_names
 from pocketvlm.export.read.tokenizer import literals_of
 from pocketvlm.export.read.vocabulary import OLDER, SETTINGS, TOKENIZER
 from pocketvlm.files import found, label
-from pocketvlm.models.config import READ
 from pocketvlm.models.directory import read_file, read_json
+from pocketvlm.models.values import READ
 
 #: transformers 5 makes this class' pipeline anew, of the vocabulary and of what the settings say.
 REMADE = ("Qwen2Tokenizer", "Qwen2TokenizerFast")

@@ -13,8 +13,8 @@ from pocketvlm.bundle.chat import ChatLayout
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.export.read.jinja.source import read_names
 from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.models.config import READ
 from pocketvlm.models.directory import read_file, read_json
+from pocketvlm.models.values import READ
 
 GENERATION = "generation_config.json"
 #: Its keys, the option of ``pocketvlm run`` for each, and what transformers takes where it samples and none is said.

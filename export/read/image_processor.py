@@ -15,14 +15,16 @@ from pydantic import BaseModel, Field
 
 from pocketvlm.bundle.defaults import TILE_BATCH
 from pocketvlm.bundle.manifest import ImagePacking, Vision
+from pocketvlm.bundle.native import PatchPictures
 from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.files import found, label
-from pocketvlm.images.rules import check_tiling, idefics3, internvl
+from pocketvlm.images.rules import check_tiling, idefics3, internvl, smart_resize
 from pocketvlm.images.tiling import Tiling
 from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.models.config import READ, TilingConfig, VlmConfig
+from pocketvlm.models.config import TilingConfig, VisionConfig, VlmConfig
 from pocketvlm.models.directory import read_json
 from pocketvlm.models.families import FAMILIES
+from pocketvlm.models.values import READ
 from pocketvlm.strict import checked
 
 #: A bundle's file of the token that ends each row of a packed picture.
@@ -49,12 +51,19 @@ LLAVA = {
     family: tuple(f"{name}ImageProcessor{kind}" for kind in ("", "Fast", "Pil"))
     for family, name in (("llava_next", "LlavaNext"), ("llava_onevision", "LlavaOnevision"))
 }
+QWEN2_VL = tuple(f"{name}ImageProcessor{kind}" for name in ("Qwen2VL", "Qwen2_5_VL") for kind in ("", "Fast", "Pil"))
+#: Tokens of the largest picture that a bundle is made for: the class' own bound. What checkpoints say instead may be 16
+#: times as much, and a tower's time grows with its square.
+MOST_PATCH_TOKENS = 1280
+#: Tiles of a picture of native resolution that are embedded at once.
+PATCH_BATCH = 64
 IDEFICS3 = tuple(f"{name}ImageProcessor{kind}" for name in ("Idefics3", "SmolVLM") for kind in ("", "Fast", "Pil"))
 
 Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
 Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
-Side = Annotated[int, Field(gt=0, le=1 << 20)]
+Side = Annotated[int, Field(gt=0, le=1 << 31)]
 Sides = Side | dict[str, Side | None] | None
+Pixels = Annotated[int, Field(gt=0, le=1 << 31)]
 #: Of a picture; the grids of 40 are 158, and a bundle has 256 at most.
 MostTiles = Annotated[int, Field(gt=0, le=40)]
 
@@ -120,6 +129,18 @@ class GotOcr2Processor(ImageProcessor):
     max_patches: MostTiles = 12
 
 
+class Qwen2VlProcessor(ImageProcessor):
+    """Qwen2-VL's and its heirs': bounds of a picture's pixels, under either of their names."""
+
+    size: Sides = None
+    min_pixels: Pixels | None = None
+    max_pixels: Pixels | None = None
+    image_mean: tuple[Mean, Mean, Mean] | None = CLIP_MEAN
+    image_std: tuple[Scale, Scale, Scale] | None = CLIP_STD
+    patch_size: int | None = None
+    merge_size: int | None = None
+
+
 class InternVlChatProcessor(ImageProcessor):
     """What the code of InternVL's first checkpoints does with a tile, whatever a file says of cropping it."""
 
@@ -141,6 +162,7 @@ def vision_of(config: VlmConfig, raw: Mapping[str, Any], name: str) -> Vision:
     """The same of a processor's keys; ``name``: what to call it."""
     assert config.vision is not None
     read, tiling = READERS[FAMILIES[config.model_type].processor](raw, name, config)
+    tiling, replaced = _held(tiling, config.vision.image_size)
     if read.resample not in FILTERS:
         known = ", ".join(f"{number} ({kind})" for number, kind in FILTERS.items())
         raise ExportError(f"{name}: resample is {read.resample}; what is supported is {known}")
@@ -153,21 +175,47 @@ def vision_of(config: VlmConfig, raw: Mapping[str, Any], name: str) -> Vision:
         thumbnail=tiling.thumbnail,
         thumbnail_of_single_tile=tiling.thumbnail_of_single_tile,
         longest_edge=tiling.longest_edge,
+        min_pixels=tiling.min_pixels,
+        max_pixels=tiling.max_pixels,
         resize_filter=FILTERS[read.resample],
         pad_color=(red, green, blue),
         # of a step that is switched off: what changes nothing
         rescale=_given(read, name, "rescale_factor") if read.do_rescale else 1.0,
         mean=_given(read, name, "image_mean") if read.do_normalize else (0.0, 0.0, 0.0),
         std=_given(read, name, "image_std") if read.do_normalize else (1.0, 1.0, 1.0),
-        tile_batch=TILE_BATCH,
+        tile_batch=TILE_BATCH if not config.is_native else PATCH_BATCH,
         patches_per_tile=config.vision.rows,
         vision_hidden_size=config.vision.hidden_size,
         downsample_ratio=config.downsample_ratio,
         tokens_per_tile=config.tokens_per_tile,
+        replaces=replaced,
         packing=None
         if config.packing is None
         else ImagePacking(kind="anyres", newline=NEWLINE_FILE, most_tiles=config.packing.most_tiles),
+        patches=patches_of(config.vision, tiling),
     )
+
+
+def patches_of(vision: VisionConfig, tiling: TilingConfig) -> PatchPictures | None:
+    """Of a tower of native resolution: what its graphs take beside pixels."""
+    if vision.axial_theta is None:
+        return None
+    own = Tiling(vision.image_size, min_pixels=tiling.min_pixels, max_pixels=tiling.max_pixels)
+    return PatchPictures(
+        most_tokens=smart_resize.most_tokens(own),
+        head_dim=vision.head_dim,
+        rope_theta=vision.axial_theta,
+        window=vision.window,
+    )
+
+
+def _held(tiling: TilingConfig, tile: int) -> tuple[TilingConfig, str | None]:
+    """Pictures of at most as many tokens as a bundle is made for, and what the processor allows where that is more."""
+    if tiling.max_pixels is None or tiling.max_pixels <= MOST_PATCH_TOKENS * tile**2:
+        return tiling, None
+    most = MOST_PATCH_TOKENS * tile**2
+    held = replace(tiling, max_pixels=most, min_pixels=min(tiling.min_pixels or 1, most))
+    return held, f"{tiling.strategy}, at most {tiling.max_pixels // tile**2} tokens"
 
 
 Reader = Callable[[Mapping[str, Any], str, VlmConfig], tuple[ImageProcessor, TilingConfig]]
@@ -259,6 +307,33 @@ def _llava_next(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[I
     return read, config.tiling
 
 
+def _qwen2_vl(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageProcessor, TilingConfig]:
+    """A picture has at least ``shortest_edge`` and at most ``longest_edge`` pixels, whatever those are called."""
+    assert config.vision is not None
+    read = checked(Qwen2VlProcessor, dict(raw), name, CheckpointError)
+    _check_kind(read, name, config, QWEN2_VL, QWEN2_VL[0])
+    vision, said = config.vision, read.size if isinstance(read.size, dict) else {}
+    for key, value, wanted in (
+        ("patch_size", read.patch_size, vision.patch_size),
+        ("merge_size", read.merge_size, config.downsample_ratio),
+    ):
+        if value not in (None, wanted):
+            raise ExportError(f"{name}: {key} is {value}, in config.json it is {wanted}")
+    if isinstance(read.size, int) or set(said) - {"shortest_edge", "longest_edge", "min_pixels", "max_pixels"}:
+        raise ExportError(
+            f"{name}: size is {one_line(read.size, 80)}; what is supported are shortest_edge and longest_edge"
+        )
+    least = read.min_pixels or said.get("shortest_edge") or config.tiling.min_pixels
+    most = read.max_pixels or said.get("longest_edge") or config.tiling.max_pixels
+    tiling = replace(config.tiling, min_pixels=least, max_pixels=most)
+    try:
+        own = Tiling(vision.image_size, "smart-resize", thumbnail="none", min_pixels=least, max_pixels=most)
+        check_tiling(own)
+    except ValueError as error:
+        raise ExportError(f"{name}: {error}") from error
+    return read, tiling
+
+
 READERS: dict[str, Reader] = {
     "siglip": _siglip,
     "idefics3": _idefics3,
@@ -266,6 +341,7 @@ READERS: dict[str, Reader] = {
     "internvl_chat": _internvl_chat,
     "llava": _llava,
     "llava_next": _llava_next,
+    "qwen2_vl": _qwen2_vl,
 }
 
 

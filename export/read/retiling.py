@@ -10,8 +10,8 @@ from pocketvlm.bundle.manifest import Vision
 from pocketvlm.errors import ExportError
 from pocketvlm.images.packing import most_tokens
 from pocketvlm.images.prepare import preprocessing_of, sequence_length
-from pocketvlm.images.rules import RULES, center_crop, idefics3
-from pocketvlm.images.tiling import Grid, grid_candidates
+from pocketvlm.images.rules import RULES, center_crop, idefics3, smart_resize
+from pocketvlm.images.tiling import Grid, Tiling, grid_candidates
 from pocketvlm.strict import first_wrong
 
 
@@ -38,6 +38,8 @@ def retiled(vision: Vision, wanted: Retiling) -> Vision:
     """
     if wanted.strategy is not None and wanted.strategy not in RULES:
         raise ExportError(f"unknown tiling {wanted.strategy!r}: choose one of {', '.join(RULES)}")
+    if vision.patches is not None:
+        return _of_fewer_tokens(vision, wanted)
     strategy = wanted.strategy or vision.strategy
     candidates = _candidates(vision, strategy, wanted)
     if not candidates:
@@ -56,8 +58,30 @@ def retiled(vision: Vision, wanted: Retiling) -> Vision:
         raise ExportError(f"tiling {strategy}: {first_wrong(error)}") from error
 
 
+def _of_fewer_tokens(vision: Vision, wanted: Retiling) -> Vision:
+    """Pictures of native resolution with another bound."""
+    assert vision.patches is not None and vision.max_pixels is not None and vision.min_pixels is not None
+    if wanted.strategy is not None or wanted.max_tiles is not None:
+        raise ExportError("pictures of this model are not cut into tiles: --max-tokens-per-image makes them smaller")
+    own, tile = vision.max_pixels // vision.tile_size**2, vision.tile_size**2
+    if wanted.max_tokens is None or wanted.max_tokens >= own:
+        return vision
+    most = wanted.max_tokens * tile
+    least = min(vision.min_pixels, most)
+    tiling = Tiling(vision.tile_size, min_pixels=least, max_pixels=most)
+    patches = vision.patches.model_copy(update={"most_tokens": smart_resize.most_tokens(tiling)})
+    replaced = vision.replaces or f"{vision.strategy}, at most {own} tokens"
+    return vision.model_copy(update={"min_pixels": least, "max_pixels": most, "patches": patches, "replaces": replaced})
+
+
 def in_words(vision: Vision) -> str:
     """What a person should know of tiles that are not the processor's."""
+    if vision.patches is not None and vision.max_pixels is not None:
+        most = vision.max_pixels // vision.tile_size**2
+        return (
+            f"pictures have at most {most} tokens; the model's own processor, which it was trained with, has "
+            f"{vision.replaces}"
+        )
     return (
         f"pictures are cut by {vision.strategy} into at most {most_tiles(vision.candidates)} tiles; the model's own "
         f"processor, which it was trained with, has {vision.replaces}"
@@ -71,6 +95,8 @@ def most_tiles(candidates: tuple[Grid, ...]) -> int:
 
 def tokens_of(vision: Vision, grid: Grid) -> int:
     """Image tokens of a picture cut into a grid, its thumbnail's among them: the most, where it is packed."""
+    if vision.patches is not None:
+        return vision.patches.most_tokens
     if vision.packing is not None:
         return most_tokens(grid, vision.tokens_per_side, vision.packing.most_tiles)
     return sequence_length(grid, preprocessing_of(vision)) * vision.tokens_per_tile

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from tokenizers import Tokenizer
@@ -15,12 +17,17 @@ from pocketvlm.bundle.manifest import ImageLayout
 from pocketvlm.bundle.tokenizer import library_errors
 from pocketvlm.errors import CheckpointError
 from pocketvlm.images.layout import image_tokens
+from pocketvlm.images.positions import positions_of
 from pocketvlm.images.prepare import Preprocessing, TiledImage, cut_tiles, normalize
+from pocketvlm.images.rules import NATIVE_RULES
+from pocketvlm.images.tiling import Grid
 
 #: Questions with their answers.
 Turns = tuple[tuple[str, str], ...]
 
 CARD_LINES = ("AB42", "7K9X", "H53T")
+#: Along a side of the card in native resolution: no whole number of windows.
+CARD_TOKENS = 9
 #: Enough plain text for at least 32 tokens of any tokenizer.
 TURNS: Turns = (
     ("Read all lines.", "\n".join(CARD_LINES)),
@@ -45,18 +52,35 @@ class ImageSettings:
     placeholder: int
     tokens_per_tile: int
 
+    @property
+    def is_native(self) -> bool:
+        """Whether pictures go through the tower as a whole."""
+        return self.preprocessing.strategy in NATIVE_RULES
+
 
 @dataclass(frozen=True)
 class Sample:
     """pixels: float32 [tiles, 3, size, size], or None without an image; token_ids: int64 [tokens].
 
-    ``image_token`` stands for each image token; scores are taken over the text, from ``first_scored`` on.
+    ``image_token`` stands for each image token; scores are taken over the text, from ``first_scored`` on. ``grids``: of
+    pictures of native resolution, each one's (across, down) in tokens.
     """
 
     pixels: Tensor | None
     token_ids: Tensor
     image_token: int | None
     first_scored: int
+    grids: tuple[Grid, ...] | None = None
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Where the tokens stand: int64 [tokens], or [3, tokens] where pictures have rows and columns."""
+        if self.grids is None or self.image_token is None:
+            return torch.arange(len(self.token_ids))
+        counts = [across * down for across, down in self.grids]
+        index = np.full(len(self.token_ids), -1, np.int64)
+        index[torch.eq(self.token_ids, self.image_token).numpy()] = np.repeat(np.arange(len(counts)), counts)
+        return torch.from_numpy(positions_of(index, self.grids))
 
     @property
     def scored(self) -> int:
@@ -74,8 +98,10 @@ def draw_test_card(size: int) -> Image.Image:
 
 
 def test_card(preprocessing: Preprocessing) -> TiledImage:
-    """The test card as one tile, the whole of it, whatever grids the model has."""
+    """The test card as one tile, the whole of it, whatever grids the model has; of native resolution as it is."""
     tiled = cut_tiles(draw_test_card(preprocessing.tile_size), preprocessing)
+    if preprocessing.strategy in NATIVE_RULES:
+        return cut_tiles(draw_test_card(CARD_TOKENS * preprocessing.tile_size), preprocessing)
     index = tiled.thumbnail_index or 0
     return TiledImage((1, 1), tiled.pixels[index : index + 1], None)
 
@@ -98,6 +124,7 @@ def make_sample(
                 look.layout,
                 placeholder=look.placeholder,
                 tokens_per_tile=look.tokens_per_tile,
+                packed=len(image.pixels) if look.is_native else None,
             )
             shown += placed.tolist()
             pixels.append(torch.from_numpy(normalize(image.pixels, look.preprocessing)))
@@ -110,6 +137,7 @@ def make_sample(
         torch.tensor(ids, dtype=torch.int64),
         None if look is None else look.placeholder,
         first_scored,
+        tuple(image.grid for image in images) if pixels and look is not None and look.is_native else None,
     )
 
 

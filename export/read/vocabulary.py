@@ -21,8 +21,8 @@ from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.export.read.jinja.source import STANDARD, read_names
 from pocketvlm.export.read.sentencepiece import MAX_MODEL_BYTES, read_pieces, tokenizer_of
 from pocketvlm.files import found, label, read_bounded, read_text
-from pocketvlm.models.config import READ
 from pocketvlm.models.directory import read_file, read_json
+from pocketvlm.models.values import READ
 from pocketvlm.strict import parse_json
 
 TOKENIZER, VOCABULARY, MERGES, SENTENCEPIECE = "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model"

@@ -68,7 +68,7 @@ class Activations:
             self._hidden = embed(self._checkpoint.config, self._checkpoint.tensor, self._calibration.samples)
         for stage in self._stages[max(self._layer, 0) : layer]:
             module = stage.loaded(stored)
-            self._hidden = [self._through(module, hidden).hidden for hidden in self._hidden]
+            self._hidden = [self._through(module, place).hidden for place in range(len(self._hidden))]
         self._layer = layer
         self._look_at_head() if layer == len(self._stages) else self._look_at_layer()
 
@@ -78,10 +78,11 @@ class Activations:
         module = stage.loaded(self._checkpoint.tensor)
         groups = stage.traced.same_inputs()
         sums = [_Gram(module.get_submodule(names[0])) for names in groups]
-        for hidden in self._hidden:
-            cache = self._through(module, hidden).cache
+        for place, sample in enumerate(self.samples):
+            cache = self._through(module, place).cache
             if self._kv_length is not None:
-                found = kv_ranges(self._checkpoint.config.text, self._layer, cache, self._kv_length)
+                text, length = self._checkpoint.config.text, self._kv_length
+                found = kv_ranges(text, self._layer, cache, length, sample.positions)
                 before = self._kv_ranges.get(self._layer, found)
                 key, value = (torch.maximum(*pair) for pair in zip(before, found, strict=True))
                 self._kv_ranges[self._layer] = key, value
@@ -100,8 +101,10 @@ class Activations:
             total += states.T @ states
         self._grams = {HEAD: total}
 
-    def _through(self, module: nn.Module, hidden: Tensor) -> LayerOutput:
-        return through_layer(self._checkpoint.config.text, module, hidden)
+    def _through(self, module: nn.Module, place: int) -> LayerOutput:
+        """The sequence at a place."""
+        positions = self.samples[place].positions
+        return through_layer(self._checkpoint.config.text, module, self._hidden[place], positions)
 
 
 class _Gram:

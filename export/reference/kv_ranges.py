@@ -17,13 +17,15 @@ SHARED = 0.5
 ENOUGH_TOKENS = 16384
 
 
-def kv_ranges(config: DecoderConfig, layer: int, cache: KvCache, length: int) -> tuple[Tensor, Tensor]:
+def kv_ranges(
+    config: DecoderConfig, layer: int, cache: KvCache, length: int, positions: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Largest |key| and |value| of each channel of a layer, float32 [KV heads, head size] each.
 
-    ``cache`` has conversations from position 0 on. Its keys count at every position of a cache of ``length``: the
-    largest of a channel that turns slowly may come long after the last position that was seen.
+    ``cache`` has conversations from position 0 on, or at ``positions``. Its keys count at every position of a
+    cache of ``length``: the largest of a channel that turns slowly may come long after the last position that was seen.
     """
-    keys = _largest_turned(config, cache.key, length) if config.is_rotary(layer) else cache.key.abs()
+    keys = _largest_turned(config, cache.key, length, positions) if config.is_rotary(layer) else cache.key.abs()
     # [1, KV heads, tokens, head size] -> [KV heads, head size]
     return keys.amax(dim=(0, 2)), cache.value.abs().amax(dim=(0, 2))
 
@@ -39,7 +41,7 @@ def for_unseen_text(largest: Tensor, tokens: int) -> Tensor:
     return torch.maximum(largest, least) * max(1.0, math.log(ENOUGH_TOKENS) / math.log(max(tokens, 2))) ** 0.5
 
 
-def _largest_turned(config: DecoderConfig, keys: Tensor, length: int) -> Tensor:
+def _largest_turned(config: DecoderConfig, keys: Tensor, length: int, positions: Tensor | None) -> Tensor:
     """The largest magnitudes of turned keys at positions 0 to ``length`` - 1, channel by channel, of the same shape.
 
     A pair of channels moves on a circle. Where its way is half of it or more, either channel gets the whole radius;
@@ -48,8 +50,10 @@ def _largest_turned(config: DecoderConfig, keys: Tensor, length: int) -> Tensor:
     """
     tokens = keys.shape[2]
     cos, sin = rope_tables(config, torch.arange(max(tokens, length)))
-    cos, sin = cos / cos[0], sin / cos[0]  # without the factor on all rotated keys
-    at_first = rotate(keys, cos[:tokens], -sin[:tokens])
+    factor = cos[0]  # on all rotated keys
+    cos, sin = cos / factor, sin / factor
+    turned = (cos, sin) if positions is None else [table / factor for table in rope_tables(config, positions)]
+    at_first = rotate(keys, turned[0][:tokens], -turned[1][:tokens])
     at_last = rotate(at_first, cos[length - 1], sin[length - 1])
     one, other = at_first.chunk(2, dim=-1)  # two of [1, KV heads, tokens, head size / 2]
     radius = torch.hypot(one, other).repeat(1, 1, 1, 2)

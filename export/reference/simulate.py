@@ -64,7 +64,7 @@ def scored_logits(
     ``prepare`` may change each module once it is loaded, and is told the prefix of its weights.
     """
     config = checkpoint.config
-    streams = run_decoder(config, read, embed(config, read, samples, prepare), prepare=prepare)
+    streams = run_decoder(config, read, embed(config, read, samples, prepare), prepare=prepare, samples=samples)
     ends = [states[:, sample.first_scored :] for states, sample in zip(streams, samples, strict=True)]
     return logits(config.text, read, torch.cat(ends, dim=1))
 
@@ -88,7 +88,7 @@ def sensitivities(
     hidden = embed(checkpoint.config, read, samples)
     for stage in decoder_stages(text):
         layer = stage.loaded(read)
-        run = _runner(text, layer, hidden)
+        run = _runner(text, layer, hidden, samples)
         outputs = run()
         for name in (name for names in stage.traced.same_inputs() for name in names):
             weight = layer.get_submodule(name).get_parameter("weight")
@@ -109,10 +109,13 @@ def sensitivities(
     return found
 
 
-def _runner(config: DecoderConfig, layer: nn.Module, hidden: Sequence[Tensor]) -> Callable[[], Tensor]:
+def _runner(
+    config: DecoderConfig, layer: nn.Module, hidden: Sequence[Tensor], samples: Sequence[Sample]
+) -> Callable[[], Tensor]:
     def run() -> Tensor:
         """All sequences through the layer as it is, [1, all tokens, hidden]."""
-        return torch.cat([through_layer(config, layer, states).hidden for states in hidden], dim=1)
+        each = zip(hidden, samples, strict=True)
+        return torch.cat([through_layer(config, layer, states, of.positions).hidden for states, of in each], dim=1)
 
     return run
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.kv_ranges import kv_ranges
+from pocketvlm.images.tiling import Grid
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
 from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.operators import KvCache
@@ -24,6 +25,7 @@ from pocketvlm.models.stages import (
     insert_image_tokens,
     logits,
     stages_of,
+    through_tower,
 )
 
 #: Tiles that go through a layer of the vision tower at once.
@@ -40,6 +42,8 @@ class LayerOutput:
 
 #: Called with a layer, a conversation's place among those given, and the residual stream after that layer.
 Look = Callable[[int, int, Tensor], None]
+#: Of the pictures of a conversation, (across, down) in tokens.
+Grids = Sequence[Grid]
 #: Called with a loaded module, which it may change, and the prefix of its weights' names.
 Prepare = Callable[[nn.Module, str], None]
 
@@ -59,10 +63,12 @@ def encode_tiles(
     pixels: Sequence[Tensor | None],
     look: Look = look_away,
     prepare: Prepare = as_it_is,
+    grids: Sequence[Grids | None] = (),
 ) -> list[Tensor | None]:
     """Image tokens [tiles, tokens per tile, hidden] of the tiles float32 [tiles, 3, size, size] of each conversation.
 
-    ``look`` is shown [tiles, patches, width]. None stays None: a conversation without images.
+    ``look`` is shown [tiles, patches, width]. None stays None: a conversation without images. ``grids``: of each one's
+    pictures, where they are of native resolution.
     """
     patch_embedding = stages_of(config).patch_embedding
     shown = {place: tiles for place, tiles in enumerate(pixels) if tiles is not None}
@@ -70,12 +76,17 @@ def encode_tiles(
         return [None] * len(pixels)
     embedding = patch_embedding.loaded(read)
     embedded = {place: _few_at_a_time(embedding, tiles) for place, tiles in shown.items()}
-    tokens = _encode_patches(config, read, embedded, look, prepare)
+    tokens = _encode_patches(config, read, embedded, look, prepare, dict(enumerate(grids)))
     return [tokens.get(place) for place in range(len(pixels))]
 
 
 def _encode_patches(
-    config: VlmConfig, read: ReadWeight, embedded: Mapping[int, Tensor], look: Look, prepare: Prepare
+    config: VlmConfig,
+    read: ReadWeight,
+    embedded: Mapping[int, Tensor],
+    look: Look,
+    prepare: Prepare,
+    grids: Mapping[int, Grids | None],
 ) -> dict[int, Tensor]:
     """Image tokens of embedded patches [tiles, patches, width], by their conversation's place."""
     stages, streams = stages_of(config), dict(embedded)
@@ -84,7 +95,11 @@ def _encode_patches(
         module = stage.loaded(read)
         prepare(module, stage.prefix)
         for place, patches in streams.items():
-            streams[place] = _few_at_a_time(module, patches)
+            native = grids.get(place) if config.is_native else None
+            if native is not None and config.vision is not None:
+                streams[place] = through_tower(config.vision, module, patches, native)
+            else:
+                streams[place] = _few_at_a_time(module, patches)
             look(stage.index, place, streams[place])
     projection = stages.projection.loaded(read)
     prepare(projection, stages.projection.prefix)
@@ -115,29 +130,37 @@ def run_decoder(
     streams: Sequence[Tensor],
     look: Look = look_away,
     prepare: Prepare = as_it_is,
+    samples: Sequence[Sample] | None = None,
 ) -> list[Tensor]:
-    """The residual streams [1, tokens, hidden] of ``enter_decoder`` after the last layer, as ``look`` is shown them."""
+    """The residual streams [1, tokens, hidden] of ``enter_decoder`` after the last layer, as ``look`` is shown them.
+
+    ``samples`` say where their tokens stand, where it may not be their place.
+    """
     streams = list(streams)
     for stage in decoder_stages(config.text):
         module = stage.loaded(read)
         prepare(module, stage.prefix)
         for place, hidden in enumerate(streams):
-            streams[place] = through_layer(config.text, module, hidden).hidden
+            positions = None if samples is None else samples[place].positions
+            streams[place] = through_layer(config.text, module, hidden, positions).hidden
             look(stage.index, place, streams[place])
     return streams
 
 
 @torch.no_grad()
-def through_layer(config: DecoderConfig, layer: nn.Module, hidden: Tensor) -> LayerOutput:
-    """[1, tokens, hidden] from position 0 on, through a loaded decoder layer."""
-    step = first_step(config, hidden.shape[1])
+def through_layer(
+    config: DecoderConfig, layer: nn.Module, hidden: Tensor, positions: Tensor | None = None
+) -> LayerOutput:
+    """[1, tokens, hidden] from position 0 on, or at ``positions``, through a loaded decoder layer."""
+    step = first_step(config, hidden.shape[1], positions)
     assert step.cache is not None
     return LayerOutput(layer(hidden, step), step.cache)
 
 
 def embed(config: VlmConfig, read: ReadWeight, samples: Sequence[Sample], prepare: Prepare = as_it_is) -> list[Tensor]:
     """What enters the first decoder layer, [1, tokens, hidden] each, its own image tokens included."""
-    tokens = encode_tiles(config, read, [sample.pixels for sample in samples], prepare=prepare)
+    pixels, grids = [sample.pixels for sample in samples], [sample.grids for sample in samples]
+    tokens = encode_tiles(config, read, pixels, prepare=prepare, grids=grids)
     return enter_decoder(config, read, samples, tokens)
 
 
@@ -171,12 +194,12 @@ def run_reference(checkpoint: Checkpoint, sample: Sample, kv_length: int, progre
     patch_embedding, image_tokens = stages_of(config).patch_embedding, None
     if sample.pixels is not None and patch_embedding is not None:
         vision.append(patch_embedding.run(read, sample.pixels))
-        image_tokens = _encode_patches(config, read, {0: vision[0]}, see, as_it_is)[0]
+        image_tokens = _encode_patches(config, read, {0: vision[0]}, see, as_it_is, {0: sample.grids})[0]
     text = enter_decoder(config, read, [sample], [image_tokens])
     for stage in decoder_stages(config.text):
-        output = through_layer(config.text, stage.loaded(read), text[-1])
+        output = through_layer(config.text, stage.loaded(read), text[-1], sample.positions)
         text.append(output.hidden)
-        ranges.append(kv_ranges(config.text, stage.index, output.cache, kv_length))
+        ranges.append(kv_ranges(config.text, stage.index, output.cache, kv_length, sample.positions))
         progress(1)
     scores = logits(config.text, read, text[-1][:, sample.first_scored :])
     return Reference(sample.pixels, tuple(vision), image_tokens, tuple(text), scores, tuple(ranges))

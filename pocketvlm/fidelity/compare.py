@@ -106,19 +106,21 @@ class Compared:
 
         from pocketvlm.export.read.sample import Sample
 
-        manifest, pixels = self._vlm.manifest, None
+        manifest, pixels, grids = self._vlm.manifest, None, None
         if manifest.vision is not None and item.pictures:
             preprocessing = preprocessing_of(manifest.vision)
             tiles = [normalize(picture.tiled.pixels, preprocessing) for picture in item.pictures]
             pixels = torch.from_numpy(np.concatenate(tiles))
-        return Sample(pixels, torch.from_numpy(item.inputs), manifest.tokens.image, item.first_scored)
+            if manifest.vision.patches is not None:
+                grids = tuple(picture.tiled.grid for picture in item.pictures)
+        return Sample(pixels, torch.from_numpy(item.inputs), manifest.tokens.image, item.first_scored, grids)
 
     def _encode(self, group: Group, samples: list[Sample], shipped: list[Floats | None]) -> list[Tensor | None]:
         """The original's image tokens; both sides' are scored on the way."""
         from pocketvlm.export.reference.stages import encode_tiles
 
         traces = [
-            None if sample.pixels is None else self._trace.vision(sample.pixels.numpy())
+            None if sample.pixels is None else self._trace.vision(sample.pixels.numpy(), sample.grids)
             for sample in samples[: group.traced]
         ]
 
@@ -129,7 +131,11 @@ class Compared:
             self._progress(1)
 
         wanted = encode_tiles(
-            self._checkpoint.config, self._checkpoint.tensor, [sample.pixels for sample in samples], look
+            self._checkpoint.config,
+            self._checkpoint.tensor,
+            [sample.pixels for sample in samples],
+            look,
+            grids=[sample.grids for sample in samples],
         )
         wanted = [self._packed(item, tokens) for item, tokens in zip(group.items, wanted, strict=True)]
         for found, tokens in zip(shipped, wanted, strict=True):
@@ -163,7 +169,9 @@ class Compared:
 
         config, read = self._checkpoint.config, self._checkpoint.tensor
         items = list(zip(samples, shipped, strict=True))[: group.traced]
-        traces = [self._trace.text(sample.token_ids.numpy(), tokens) for sample, tokens in items]
+        traces = [
+            self._trace.text(sample.token_ids.numpy(), tokens, sample.positions.numpy()) for sample, tokens in items
+        ]
         placeholder = -1 if self._vlm.manifest.tokens.image is None else self._vlm.manifest.tokens.image
         is_text = [item.inputs != placeholder for item in group.items]
 
@@ -174,7 +182,7 @@ class Compared:
                 self._all[layer] += squared_error(found, exact)
             self._progress(1)
 
-        return run_decoder(config, read, enter_decoder(config, read, samples, wanted), look)
+        return run_decoder(config, read, enter_decoder(config, read, samples, wanted), look, samples=samples)
 
     def _score(self, item: TeacherForced, stream: Tensor) -> TokenScores:
         from pocketvlm.models.stages import logits

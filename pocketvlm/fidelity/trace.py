@@ -5,8 +5,9 @@ The changed graph exists in memory alone and reads the bundle's own weights: not
 
 from __future__ import annotations
 
+import itertools
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -18,7 +19,10 @@ from pocketvlm.bundle.manifest import Part
 from pocketvlm.bundle.open import Bundle
 from pocketvlm.bundle.streams import text_stream, vision_stream
 from pocketvlm.errors import BundleError, one_line
+from pocketvlm.images.positions import AXES
+from pocketvlm.images.tiling import Grid
 from pocketvlm.machine import exact_sums, telemetry
+from pocketvlm.runtime.native import TokenRope, place_of
 
 Array = npt.NDArray[Any]
 
@@ -34,7 +38,7 @@ class Trace:
         parts = manifest.engines.get("onnx")
         if parts is None:
             raise BundleError(f"{bundle.location} has no ONNX graphs: export it with --backend onnx")
-        self._manifest = manifest
+        self._manifest, self._rope = manifest, TokenRope.of(bundle)
         self._text = [text_stream(layer, text_layers) for layer in range(1, text_layers + 1)]
         self._vision = [vision_stream(layer) for layer in range(1, vision_layers + 1)]
         shown: dict[str, Sequence[str]] = {"token_embedding": (), "text_decoder": self._text}
@@ -42,10 +46,13 @@ class Trace:
             shown |= {"patch_embedding": (), "vision_encoder": self._vision}
         self._sessions = {name: _session(bundle, parts[name], values, threads) for name, values in shown.items()}
 
-    def text(self, token_ids: npt.NDArray[np.int64], image_tokens: Array | None) -> list[Array]:
+    def text(
+        self, token_ids: npt.NDArray[np.int64], image_tokens: Array | None, positions: npt.NDArray[np.int64]
+    ) -> list[Array]:
         """Each decoder layer's output, float32 [tokens, hidden], of int64 [tokens] from an empty KV cache on.
 
-        ``image_tokens`` float32 [image tokens, hidden] replace the placeholders, in their order.
+        ``positions``: theirs, [tokens], or [3, tokens] where tokens have them on three axes. ``image_tokens`` float32
+        [image tokens, hidden] replace the placeholders, in their order.
         """
         kv, layers = self._manifest.kv_cache, self._manifest.model.layers
         is_image = token_ids == (-1 if self._manifest.tokens.image is None else self._manifest.tokens.image)
@@ -59,19 +66,26 @@ class Trace:
             "inputs_embeds": embedded,
             "attention_mask": np.ones((1, len(token_ids)), np.int64),
             "logits_to_keep": np.array([1], np.int64),
+            **({} if self._rope is None else self._rope.rows(np.broadcast_to(positions, (AXES, len(token_ids))))),
             **{f"past_key_values.{layer}.{part}": past for layer in range(layers) for part in ("key", "value")},
         }
         # [1, tokens, hidden] -> [tokens, hidden]
         return [hidden[0] for hidden in self._run("text_decoder", self._text, feeds)]
 
-    def vision(self, pixels: Array) -> list[Array]:
-        """Each layer's output, float32 [tiles, patches, width], of tiles float32 [tiles, 3, size, size]."""
-        assert self._manifest.vision is not None
-        batch, parts = self._manifest.vision.tile_batch, []
-        for first in range(0, len(pixels), batch):
-            tiles = {"pixel_values": pixels[first : first + batch]}
+    def vision(self, pixels: Array, grids: Sequence[Grid] | None) -> list[Array]:
+        """Each layer's output, float32 [tiles, patches, width], of tiles float32 [tiles, 3, size, size]; ``grids``: of
+        pictures of native resolution, in tiles (across, down)."""
+        settings, parts, first = self._manifest.vision, list[list[Array]](), 0
+        assert settings is not None
+        batches: Iterable[Grid] = itertools.repeat((settings.tile_batch, 1)) if grids is None else grids
+        for grid in batches:
+            if first >= len(pixels):
+                break
+            count, place = grid[0] * grid[1], {} if grids is None else place_of(settings, grid)
+            tiles = {"pixel_values": pixels[first : first + count]}
+            first += count
             patches = self._run("patch_embedding", ["patches"], tiles)[0]
-            parts.append(self._run("vision_encoder", self._vision, {"patches": patches}))
+            parts.append(self._run("vision_encoder", self._vision, {"patches": patches, **place}))
         return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.files import found, label, readable
-from pocketvlm.models.config import Positive, VlmConfig
+from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.directory import (
     ADAPTER,
     ADAPTER_WEIGHTS,
@@ -38,6 +38,7 @@ from pocketvlm.models.directory import (
 )
 from pocketvlm.models.families.family import Family
 from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD
+from pocketvlm.models.values import Positive
 from pocketvlm.strict import checked
 
 #: Keys that make of an adapter more than two factors a module.

@@ -54,8 +54,8 @@ PACKED = re.compile(r"\.(qweight|qzeros|scales|g_idx|SCB|weight_(scale|packed|sh
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One weight: where it lies, as a tensor or as ``pieces`` of one, of which it may be ``rows`` alone, and how it is
-    used."""
+    """One weight: where it lies, as a tensor, as ``pieces`` of one or as its sum over an axis (``summed``), of which it
+    may be ``rows`` alone, and how it is used."""
 
     name: str
     file: Path
@@ -65,6 +65,7 @@ class TensorInfo:
     rows: Tensor | None = None
     packed: Packed | None = None
     update: LowRank | None = None
+    summed: int | None = None
 
     @property
     def files(self) -> set[Path]:
@@ -117,7 +118,8 @@ class Checkpoint:
         if info.packed is not None:
             tensor = self.packed_matrix(name, rows).weights()
         else:
-            tensor = _chosen(_whole(_read(info), info.pieces).reshape(info.shape), info.rows, rows)
+            read = _read(info) if info.summed is None else _read(info).float().sum(info.summed)
+            tensor = _chosen(_whole(read, info.pieces).reshape(info.shape), info.rows, rows)
         if info.update is not None:
             up, down = _factors(info.update)
             up = _chosen(_whole(up, info.update.pieces), info.rows, rows)
@@ -326,8 +328,9 @@ def _match(directory: Path, family: Family, config: VlmConfig, weights: dict[str
             found_shape = one_line(list(stored.shape), 120)
             raise CheckpointError(f"{shown} has shape {found_shape}, {CONFIG} asks for {list(expected[name])}")
         tensors[name] = TensorInfo(
-            name, stored.file, stored.key, expected[name], stored.pieces, None, stored.packed, stored.update
-        )
+            name, stored.file, stored.key, expected[name], stored.pieces, None, stored.packed, stored.update,
+            stored.summed,
+        )  # fmt: skip
     missing = [name for name in expected if name not in tensors]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

@@ -16,13 +16,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     GetPydanticSchema,
     TypeAdapter,
     ValidationError,
-    model_validator,
 )
 from pydantic import with_config as read_by
 
@@ -32,81 +29,9 @@ from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.images.tiling import PAPER_CANDIDATES
 from pocketvlm.models.dialect import check_whole, decoder_values, vision_values
 from pocketvlm.models.families import DECODERS, FAMILIES
+from pocketvlm.models.rope_scaling import RopeScaling
+from pocketvlm.models.values import READ, Byte, Heads, Layers, Pixels, Positions, Positive, Text, Tiles, Width
 from pocketvlm.strict import first_wrong
-
-#: No conversions, no NaN.
-READ = ConfigDict(strict=True, allow_inf_nan=False)
-
-#: Bounds that keep every product of sizes below what PyTorch can count.
-Width = Annotated[int, Field(gt=0, le=1 << 20)]
-Pixels = Annotated[int, Field(gt=0, le=4096)]
-Layers = Annotated[int, Field(gt=0, le=4096)]
-Heads = Annotated[int, Field(gt=0, le=1 << 16)]
-Positions = Annotated[int, Field(gt=0, le=1 << 31)]
-Positive = Annotated[float, Field(gt=0, le=1e18)]
-Text = Annotated[str, Field(max_length=4096)]
-Tiles = Annotated[int, Field(gt=0, le=64)]
-Byte = Annotated[int, Field(ge=0, le=255)]
-
-
-class LinearRope(BaseModel):
-    """Positions are divided by the factor."""
-
-    model_config = READ
-    rope_type: Literal["linear"]
-    factor: Positive
-
-
-class DynamicRope(BaseModel):
-    """As without scaling up to max_position_embeddings; beyond, frequencies follow from the length of the moment."""
-
-    model_config = READ
-    rope_type: Literal["dynamic"]
-    factor: Positive
-
-
-class YarnRope(BaseModel):
-    """YaRN (arXiv 2309.00071). A factor of None is that of max_position_embeddings to the original length."""
-
-    model_config = READ
-    rope_type: Literal["yarn"]
-    factor: Positive | None
-    original_max_position_embeddings: Positions
-    attention_factor: Positive | None = None
-    beta_fast: Positive | None = None
-    beta_slow: Positive | None = None
-    mscale: Annotated[float, Field(ge=0, le=1e18)] | None = None
-    mscale_all_dim: Annotated[float, Field(ge=0, le=1e18)] | None = None
-    truncate: bool = True
-
-
-class LongRope(BaseModel):
-    """LongRoPE (arXiv 2402.13753): other factors for prompts within the original length than beyond it."""
-
-    model_config = READ
-    rope_type: Literal["longrope"]
-    short_factor: Annotated[tuple[Positive, ...], Field(max_length=1 << 15)]
-    long_factor: Annotated[tuple[Positive, ...], Field(max_length=1 << 15)]
-    original_max_position_embeddings: Annotated[Positions, Field(gt=1)]
-    factor: Positive | None = None
-    attention_factor: Positive | None = None
-
-
-class Llama3Rope(BaseModel):
-    """Llama 3.1's scaling of frequencies."""
-
-    model_config = READ
-    rope_type: Literal["llama3"]
-    factor: Positive
-    low_freq_factor: Positive
-    high_freq_factor: Positive
-    original_max_position_embeddings: Positions
-
-    @model_validator(mode="after")
-    def _factors_are_apart(self) -> Llama3Rope:
-        if not self.low_freq_factor < self.high_freq_factor:
-            raise ValueError("high_freq_factor is not above low_freq_factor")
-        return self
 
 
 def _known_decoder(name: str) -> str:
@@ -116,13 +41,6 @@ def _known_decoder(name: str) -> str:
 
 
 LayerType = Literal["full_attention", "attention", "sliding_attention"]
-AnyRope = Annotated[LinearRope | DynamicRope | YarnRope | LongRope | Llama3Rope, Field(discriminator="rope_type")]
-#: A dictionary to those who compute with it; one of those above where it is read.
-RopeScaling = Annotated[
-    dict[str, Any],
-    AfterValidator(lambda rope: rope.model_dump()),
-    GetPydanticSchema(lambda _, handler: handler(AnyRope)),
-]
 
 
 @read_by(READ)
@@ -138,10 +56,10 @@ class VisionConfig:
     num_attention_heads: Heads = 16
     intermediate_size: Width = 4304
     layer_norm_eps: Positive = 1e-6
-    hidden_act: Literal["gelu_pytorch_tanh", "gelu", "quick_gelu"] = "gelu_pytorch_tanh"
+    hidden_act: Literal["gelu_pytorch_tanh", "gelu", "quick_gelu", "silu"] = "gelu_pytorch_tanh"
     #: Which row of the table of positions a patch has: its own, or that of the bucket which its place falls into
-    #: (``pocketvlm.models.positions``).
-    positions: Literal["own", "bucketized"] = "own"
+    #: (``pocketvlm.models.positions``); "none": there is no table.
+    positions: Literal["own", "bucketized", "none"] = "own"
     #: A learned row, with a position of its own, in front of the patches through all layers, and left out behind them.
     class_token: bool = False
     #: Of the patch embedding.
@@ -157,6 +75,14 @@ class VisionConfig:
     layer_norm: Literal["mean", "rms"] = "mean"
     #: A learned factor a channel on what attention and the MLP add (arXiv 2103.17239).
     layer_scale: bool = False
+    #: SwiGLU in place of two layers.
+    gated_mlp: bool = False
+    #: Pictures of native resolution: all patches of a picture see one another, and each pair of a head's channels turns
+    #: by row or column, at this base (``pocketvlm.images.patches``). A tile is what becomes one token.
+    axial_theta: Positive | None = None
+    #: Then, tiles along a side of the squares whose patches see each other alone, but in ``full_layers`` (from 0).
+    window: Tiles | None = None
+    full_layers: Annotated[tuple[Annotated[int, Field(ge=0, le=4096)], ...], Field(max_length=4096)] = ()
     #: The layers whose outputs are taken, side by side, counted from 1; None: the last one's, of those that run.
     taken: Annotated[tuple[Layers, ...], Field(min_length=1, max_length=16)] | None = None
     #: Layers that a checkpoint has behind the last one that runs.
@@ -173,6 +99,12 @@ class VisionConfig:
             raise ValueError(f"taken: {max(self.taken)} is not the last of {self.num_hidden_layers} layers")
         if self.taken is not None and self.post_norm:
             raise ValueError("taken: the norm behind the last layer is not of several")
+        if self.axial_theta is not None and self.head_dim % 4:
+            raise ValueError(f"head_dim {self.head_dim} is not a multiple of 4: rows and columns turn pairs each")
+
+    def is_windowed(self, layer: int) -> bool:
+        """Whether the patches of a layer, counted from 0, see those of their window alone."""
+        return self.window is not None and layer not in self.full_layers
 
     @property
     def grid_size(self) -> int:
@@ -246,6 +178,10 @@ class DecoderConfig:
     use_sliding_window: bool = False
     max_window_layers: Annotated[int, Field(ge=0, le=1 << 31)] = 0
     layer_types: Annotated[tuple[LayerType, ...], Field(max_length=4096)] | None = None
+    #: Qwen-VL: how many pairs of a head's channels turn by each of three positions, one axis after the other, or
+    #: between one another (``pocketvlm.images.positions``). Where a model takes no pictures all three are the same.
+    mrope_section: Annotated[tuple[Heads, ...], Field(min_length=3, max_length=3)] | None = None
+    mrope_interleaved: bool = False
 
     def __post_init__(self) -> None:
         if self.head_dim == 0:
@@ -262,6 +198,8 @@ class DecoderConfig:
         rope = self.rope_scaling or {"rope_type": "default"}
         if rope["rope_type"] == "longrope" and len(rope["short_factor"]) != self.head_dim // 2:
             raise ValueError(f"rope_scaling.short_factor has {len(rope['short_factor'])} numbers, not half of head_dim")
+        if self.mrope_section is not None and 2 * sum(self.mrope_section) != self.head_dim:
+            raise ValueError(f"mrope_section has {sum(self.mrope_section)} pairs, a head {self.head_dim // 2}")
         if rope["rope_type"] == "yarn" and self.rope_theta <= 1:
             raise ValueError(f"rope_theta {self.rope_theta} is not above 1: YaRN takes its logarithm")
 
@@ -373,6 +311,8 @@ class TilingConfig:
     candidates: Annotated[tuple[tuple[Tiles, Tiles], ...], Field(min_length=1, max_length=256)] = PAPER_CANDIDATES
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.1
     longest_edge: Pixels | None = None
+    min_pixels: Positions | None = None
+    max_pixels: Positions | None = None
     thumbnail: Literal["first", "last", "none"] = "first"
     thumbnail_of_single_tile: bool = True
     pad_color: tuple[Byte, Byte, Byte] = (127, 127, 127)
@@ -395,8 +335,9 @@ class VlmConfig:
     vision: Annotated[VisionConfig | None, Field(validation_alias="vision_config")] = None
     model_type: Text = "bluelm_v"
     #: "mlp": a matrix that merges blocks of tokens, then two layers; "layers": these alone, on each token; "matrix":
-    #: one from blocks to the decoder's width; "normed_mlp": a norm of blocks, then two layers.
-    projector: Literal["mlp", "layers", "matrix", "normed_mlp"] = "mlp"
+    #: one from blocks to the decoder's width; "normed_mlp": a norm of blocks, then two layers; "merger": blocks of
+    #: normed tokens, then two layers of which the first is as wide as a block.
+    projector: Literal["mlp", "layers", "matrix", "normed_mlp", "merger"] = "mlp"
     downsample_ratio: Tiles = 2
     #: Whether the tokens that blocks become go down the columns of a tile, not along its rows.
     blocks_by_column: bool = False
@@ -423,6 +364,16 @@ class VlmConfig:
             raise ValueError(f"vision_config.taken is for a projector of layers alone, not for {self.projector!r}")
         if self.projector == "layers" and self.downsample_ratio != 1:
             raise ValueError(f"downsample_ratio is {self.downsample_ratio}, and no matrix merges blocks of tokens")
+
+    @property
+    def is_native(self) -> bool:
+        """Whether pictures go through the tower as a whole, in their own resolution."""
+        return self.vision is not None and self.vision.axial_theta is not None
+
+    @property
+    def has_axes(self) -> bool:
+        """Whether tokens have positions on three axes that differ."""
+        return self.vision is not None and self.text.mrope_section is not None
 
     @property
     def template_image(self) -> str:

@@ -14,6 +14,8 @@ from pocketvlm.models.quantized import packing_of
 QUANTIZED = ("compression_config", "quantization")
 #: Keys that send transformers elsewhere: to another config, other weights, other values a layer.
 ELSEWHERE = ("configuration_files", "transformers_weights", "per_layer_config")
+#: Of positions along three axes, which families put there.
+AXES = ("mrope_section", "mrope_interleaved")
 #: The only kind of layer there is, also as transformers 4 called it.
 FULL_ATTENTION = ("full_attention", "attention")
 
@@ -63,7 +65,7 @@ def decoder_values(raw: Mapping[str, Any]) -> dict[str, Any]:
         values["num_key_value_heads"] = values["num_attention_heads"]
     if values.get("head_dim") is None:
         values["head_dim"] = 0  # the width by the heads
-    named = {"model_type": raw["model_type"]} if "model_type" in raw else {}
+    named = {key: raw[key] for key in ("model_type", *AXES) if key in raw}
     return {**named, **values, **_rope({**raw, **values})}
 
 

@@ -17,10 +17,11 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.files import check_no_pointer, found, label, read_bounded, readable
-from pocketvlm.models.config import READ, VlmConfig
+from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import family_of
 from pocketvlm.models.families.family import Family, Pieces
 from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, is_unused
+from pocketvlm.models.values import READ
 from pocketvlm.strict import checked, first_wrong, parse_json
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -101,7 +102,8 @@ class LowRank:
 @dataclass(frozen=True)
 class Stored:
     """A tensor of a file: ``start`` and ``end`` are the file's bytes. ``pieces``: where one of several weights in it
-    lies; ``packed``: of a matrix in words; ``shape`` is the weight's own then. ``update``: what an adapter adds."""
+    lies; ``packed``: of a matrix in words; ``summed``: the axis over which the weight is its sum; ``shape`` is the
+    weight's own then. ``update``: what an adapter adds."""
 
     key: str
     file: Path
@@ -112,6 +114,7 @@ class Stored:
     pieces: Pieces | None = None
     packed: Packed | None = None
     update: LowRank | None = None
+    summed: int | None = None
 
 
 def name_of(directory: Path) -> str:
@@ -333,8 +336,15 @@ def named(family: Family, config: VlmConfig, directory: Path, tensors: Mapping[s
             if one in weights:
                 both = f"{one_line(key, 120)} and {one_line(weights[one].key, 120)}"
                 raise CheckpointError(f"{label(directory)}: {both} both claim {one_line(one, 120)}")
-            weights[one] = weight
+            weights[one] = _summed(weight, family.summed[one]) if one in family.summed else weight
     return weights
+
+
+def _summed(tensor: Stored, axis: int) -> Stored:
+    """The weight that is a tensor's sum over an axis; one that has it not is the weight itself."""
+    if len(tensor.shape) <= 4:
+        return tensor
+    return replace(tensor, shape=(*tensor.shape[:axis], *tensor.shape[axis + 1 :]), summed=axis)
 
 
 def _weights_in(tensor: Stored, name: str, fused: Mapping[str, Mapping[str, Pieces]]) -> Iterator[tuple[str, Stored]]:

@@ -48,6 +48,19 @@ class Step:
     cache: KvCache | None = None
 
 
+@dataclass
+class PicturePlace:
+    """Where the patches of one picture stand (``pocketvlm.images.patches``): RoPE's rows of them, [tiles, patches,
+    head_dim / 2]; of windows, which tiles are in each, [windows, tiles of a window], which of their patches there are,
+    bool [windows, tiles of a window * patches], and where among all of them each tile stands, [tiles]."""
+
+    cos: Tensor
+    sin: Tensor
+    window_tiles: Tensor | None = None
+    window_mask: Tensor | None = None
+    window_positions: Tensor | None = None
+
+
 # --- Products and what is added ---------------------------------------------------------------------------------------
 
 
@@ -170,6 +183,41 @@ class Attend(Operator):
         mixed = F.scaled_dot_product_attention(query, key, value)
         # [tiles, heads, patches, head_dim] -> [tiles, patches, width]
         return mixed.transpose(1, 2).flatten(-2)
+
+
+class AttendPicture(Operator):
+    """Full attention among the patches of a picture, or of each of its windows, turned by row and column.
+
+    query, key and value [tiles, patches, width] -> [tiles, patches, width].
+    """
+
+    def __init__(self, heads: int, head_dim: int, *, windowed: bool) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.windowed = heads, head_dim, windowed
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, place: PicturePlace) -> Tensor:
+        # [tiles, patches, width] -> [tiles, patches, heads, head_dim]
+        query, key, value = (states.unflatten(-1, (self.heads, -1)) for states in (query, key, value))
+        # [tiles, patches, head_dim / 2] -> [tiles, patches, 1, head_dim / 2]
+        cos, sin = place.cos[:, :, None], place.sin[:, :, None]
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        if not self.windowed:
+            return self._mix(query[None], key[None], value[None], None)[0]
+        assert place.window_tiles is not None and place.window_mask is not None and place.window_positions is not None
+        # [tiles, ...] -> [windows, tiles of a window, ...]
+        query, key, value = (states[place.window_tiles] for states in (query, key, value))
+        mixed = self._mix(query, key, value, place.window_mask[:, None, None])
+        # [windows, tiles of a window, patches, width] -> [windows * tiles of a window, ...] -> [tiles, patches, width]
+        return mixed.flatten(0, 1)[place.window_positions]
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """[windows, tiles, patches, heads, head_dim] -> [windows, tiles, patches, width]"""
+        tiles, patches = query.shape[1:3]
+        # -> [windows, heads, tiles * patches, head_dim]
+        query, key, value = (states.flatten(1, 2).transpose(1, 2) for states in (query, key, value))
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        # -> [windows, tiles * patches, width] -> [windows, tiles, patches, width]
+        return mixed.transpose(1, 2).flatten(-2).unflatten(1, (tiles, patches))
 
 
 class Rotate(Operator):
@@ -318,6 +366,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     QuickGelu,
     Silu,
     Attend,
+    AttendPicture,
     Rotate,
     CachedAttend,
     ClassToken,

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pocketvlm.images.positions import axis_of_pairs
 from pocketvlm.models.config import DecoderConfig
 
 
 def rope_tables(config: DecoderConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin, each float32 [positions, head_dim / 2], times the factor that YaRN and LongRoPE give attention.
+
+    ``positions``: [positions], or [3, positions] where tokens have one on each axis.
 
     The kinds of scaling are those of transformers' ``modeling_rope_utils``, for conversations of at most
     ``config.positions`` tokens. Computed in float64: at position 4096 float32 angles are already off by 1e-4.
@@ -28,7 +31,13 @@ def rope_tables(config: DecoderConfig, positions: Tensor) -> tuple[Tensor, Tenso
         frequencies, factor = _yarn(frequencies, scaling, config)
     elif scaling.get("rope_type") == "longrope":
         frequencies, factor = _longrope(frequencies, scaling, config)
-    angles = positions.to(torch.float64)[:, None] * frequencies  # [positions, head_dim / 2]
+    if positions.ndim == 2:
+        assert config.mrope_section is not None
+        axes = axis_of_pairs(config.mrope_section, interleaved=config.mrope_interleaved)
+        turned_by = positions[torch.from_numpy(axes)].T  # [3, positions] -> [positions, head_dim / 2]
+    else:
+        turned_by = positions[:, None]
+    angles = turned_by.to(torch.float64) * frequencies  # [positions, head_dim / 2]
     return (angles.cos() * factor).float(), (angles.sin() * factor).float()
 
 

@@ -31,6 +31,10 @@ def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
             yield from _norm("downsampler.norm", merged)
             yield from _linear("projector.linear_1", merged, text.hidden_size)
             yield from _linear("projector.linear_2", text.hidden_size, text.hidden_size)
+        elif config.projector == "merger":
+            yield from _norm("downsampler.norm", width, bias=config.vision.layer_norm == "mean")
+            yield from _linear("projector.linear_1", merged, merged)
+            yield from _linear("projector.linear_2", merged, text.hidden_size)
         else:
             if config.projector == "mlp":
                 yield from _linear("downsampler.linear", merged, width)
@@ -53,7 +57,8 @@ def _tower(config: VisionConfig) -> Iterator[tuple[str, Shape]]:
         yield "vision_tower.embeddings.patch_embedding.bias", (width,)
     if config.class_token:
         yield "vision_tower.embeddings.class_token.weight", (width,)
-    yield POSITIONS, (config.rows, width)
+    if config.positions != "none":
+        yield POSITIONS, (config.rows, width)
     if config.pre_norm:
         yield from _norm("vision_tower.embeddings.pre_layernorm", width)
     for layer in range(config.num_hidden_layers):
@@ -66,13 +71,19 @@ def _tower(config: VisionConfig) -> Iterator[tuple[str, Shape]]:
                 yield f"{prefix}.self_attn.{name}.weight", (width,)
         yield from _linear(f"{prefix}.self_attn.out_proj", width, width)
         yield from _norm(f"{prefix}.layer_norm2", width, bias=config.layer_norm == "mean")
-        yield from _linear(f"{prefix}.mlp.fc1", width, config.intermediate_size)
-        yield from _linear(f"{prefix}.mlp.fc2", config.intermediate_size, width)
+        yield from _tower_mlp(f"{prefix}.mlp", config)
         if config.layer_scale:
             for name in ("attention_scale", "mlp_scale"):
                 yield f"{prefix}.{name}.weight", (width,)
     if config.post_norm:
         yield from _norm("vision_tower.post_layernorm", width)
+
+
+def _tower_mlp(prefix: str, config: VisionConfig) -> Iterator[tuple[str, Shape]]:
+    for name in ("gate_proj", "up_proj") if config.gated_mlp else ("fc1",):
+        yield from _linear(f"{prefix}.{name}", config.hidden_size, config.intermediate_size)
+    down = "down_proj" if config.gated_mlp else "fc2"
+    yield from _linear(f"{prefix}.{down}", config.intermediate_size, config.hidden_size)
 
 
 def is_unused(name: str, config: VlmConfig) -> bool:

@@ -5,7 +5,7 @@ A 3 B model in float32 is 12 GB; a layer of it is 0.25 GB.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -13,12 +13,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
+from pocketvlm.images.patches import axial_rope, windows
+from pocketvlm.images.tiling import Grid
 from pocketvlm.models.blocks.decoder import DecoderLayer, Head
+from pocketvlm.models.blocks.picture import PictureLayer
 from pocketvlm.models.blocks.projector import Projection
 from pocketvlm.models.blocks.vision import VisionEmbeddings, VisionLayer, layer_options
 from pocketvlm.models.checkpoint import ReadWeight, load, shapes_only
 from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
-from pocketvlm.models.operators import KvCache, RmsNorm, Step
+from pocketvlm.models.operators import KvCache, PicturePlace, RmsNorm, Step
 from pocketvlm.models.rope import rope_tables
 from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, NEWLINE
 from pocketvlm.models.trace import Traced, trace
@@ -114,16 +117,17 @@ def stages_of(config: VlmConfig) -> Stages:
     if config.vision is not None:
         patch_embedding = Stage("patch embedding", "vision_tower.embeddings.", Kind.of(VisionEmbeddings, config.vision))
         vision = tuple(
-            Stage(
-                "vision layer",
-                f"vision_tower.encoder.layers.{index}.",
-                Kind.of(VisionLayer, config.vision, **layer_options(config.vision, index)),
-                index,
-            )
+            Stage("vision layer", f"vision_tower.encoder.layers.{index}.", _vision_kind(config.vision, index), index)
             for index in range(config.vision.num_hidden_layers)
         )
         projection = Stage("projector", "", Kind.of(Projection, config))
     return Stages(patch_embedding, vision, projection, decoder_stages(config.text), head_stage(config.text))
+
+
+def _vision_kind(config: VisionConfig, index: int) -> Kind:
+    if config.axial_theta is not None:
+        return Kind.of(PictureLayer, config, windowed=config.is_windowed(index))
+    return Kind.of(VisionLayer, config, **layer_options(config, index))
 
 
 def decoder_stages(config: DecoderConfig) -> tuple[Stage, ...]:
@@ -166,9 +170,26 @@ def insert_image_tokens(
     return embeddings.masked_scatter(places, image_tokens)
 
 
-def first_step(config: DecoderConfig, tokens: int) -> Step:
-    """Of tokens from position 0 on, with an empty cache."""
-    return Step(*rope_tables(config, torch.arange(tokens)), KvCache.empty(config))
+def first_step(config: DecoderConfig, tokens: int, positions: Tensor | None = None) -> Step:
+    """Of the first tokens, with an empty cache; ``positions``: theirs, [3, tokens], where they are not their places."""
+    return Step(*rope_tables(config, torch.arange(tokens) if positions is None else positions), KvCache.empty(config))
+
+
+def place_of(config: VisionConfig, grid: Grid) -> PicturePlace:
+    """Where the patches of a picture of ``grid`` (across, down) tiles stand, of a tower of native resolution."""
+    assert config.axial_theta is not None
+    cos, sin = map(torch.from_numpy, axial_rope(grid, config.grid_size, config.head_dim, config.axial_theta))
+    if config.window is None:
+        return PicturePlace(cos, sin)
+    cut = windows(grid, config.window, config.grid_size)
+    indices = (torch.from_numpy(cut.tiles), torch.from_numpy(cut.mask).bool(), torch.from_numpy(cut.positions))
+    return PicturePlace(cos, sin, *indices)
+
+
+def through_tower(config: VisionConfig, layer: nn.Module, tiles: Tensor, grids: Sequence[Grid]) -> Tensor:
+    """[tiles, patches, width] of pictures of native resolution through a loaded layer, each by itself."""
+    parts = tiles.split([across * down for across, down in grids])
+    return torch.cat([layer(part, place_of(config, grid)) for part, grid in zip(parts, grids, strict=True)])
 
 
 @torch.no_grad()

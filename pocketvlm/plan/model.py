@@ -42,6 +42,8 @@ PREFIXES = (
 MOST_POSITIONS = 1 << 20
 #: A float32 weight has 32 bits; more than this is no weight.
 MOST_BITS = 64
+#: Of pictures that go through a tower as a whole.
+NOT_PLANNED = "patches as input are not yet planned: memory and time would be those of tiles"
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,8 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
     vision, tiling = config.vision, config.tiling
     if vision is None:
         return None
+    if config.is_native:
+        raise CheckpointError(NOT_PLANNED)
     try:
         preprocessing = Preprocessing(
             tile_size=vision.image_size,
@@ -247,6 +251,8 @@ def _vision_of_manifest(manifest: Manifest, counts: Mapping[str, int]) -> Planne
     vision = manifest.vision
     if vision is None:
         return None
+    if vision.patches is not None:
+        raise BundleError(NOT_PLANNED)
     prefix, suffix = "vision_tower.encoder.layers.", ".mlp.fc1.weight"
     return PlannedVision(
         width=vision.vision_hidden_size,

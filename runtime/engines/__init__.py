@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import BundleError
+from pocketvlm.runtime.native import Feeds
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
@@ -29,6 +30,8 @@ ENGINES = {
     "qnn-simulator": "pocketvlm.runtime.engines.qnn:QnnSimulator",
 }
 
+#: Those that run towers of native resolution.
+NATIVE = ("onnx",)
 #: Engines that run another one's parts of a bundle.
 PARTS_OF = {"npu-emulation": "neuropilot", "qnn-emulation": "qnn", "qnn-simulator": "qnn"}
 #: Engines that run parts as they are meant to run.
@@ -37,6 +40,7 @@ REAL = frozenset(ENGINES.keys() - PARTS_OF.keys())
 EMULATIONS = {"neuropilot": ("npu-emulation", "docs/neuropilot.md"), "qnn": ("qnn-emulation", "docs/qnn.md")}
 
 Floats = npt.NDArray[np.float32]
+Positions = npt.NDArray[np.int64]
 
 
 class Cache(Protocol):
@@ -79,6 +83,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free sessions and weights."""
+
+
+class NativeEngine(Engine, Protocol):
+    """One that also runs towers of native resolution, and tokens with positions on three axes."""
+
+    def encode_picture(self, patches: Floats, place: Feeds) -> Floats:
+        """[tiles, patches, vision width] of one picture -> [tiles, tokens per tile, hidden]; ``place``:
+        ``pocketvlm.runtime.native.place_of``."""
+
+    def step_at(self, embeddings: Floats, cache: Cache, keep: int, positions: Positions) -> Floats:
+        """As ``step``, of tokens at int64 [3, tokens]."""
 
 
 def preference_of(manifest: Manifest) -> tuple[PreferredEngine, ...]:
@@ -143,6 +158,9 @@ def open_engine(
     """
     if name not in ENGINES:
         raise BundleError(f"there is no engine {name!r}: choose one of {', '.join(ENGINES)}")
+    vision = bundle.manifest.vision
+    if vision is not None and vision.patches is not None and name not in NATIVE:
+        raise BundleError(f"patches as input are not yet run by the engine {name}: use {' or '.join(NATIVE)}")
     module, _, factory = ENGINES[name].partition(":")
     create: Any = getattr(importlib.import_module(module), factory)
     cache = None if prepacked_cache is None else Path(prepacked_cache)

@@ -18,12 +18,13 @@ from pocketvlm.errors import BundleError, CapacityError, PocketVlmError, one_lin
 from pocketvlm.machine import exact_sums, telemetry
 from pocketvlm.runtime.engines import prepacked
 from pocketvlm.runtime.memory import memory_for, return_freed_memory, zeros_on_demand
+from pocketvlm.runtime.native import Feeds, TokenRope, along_places
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Manifest, Part
+    from pocketvlm.bundle.manifest import Manifest, Part, Vision
     from pocketvlm.bundle.open import Bundle
-    from pocketvlm.runtime.engines import Cache, Floats
+    from pocketvlm.runtime.engines import Cache, Floats, Positions
 
 #: (type, shape) of a graph's input or output; None in a shape is a dimension that varies
 Interface = dict[str, tuple[str, tuple[int | None, ...]]]
@@ -84,6 +85,7 @@ class OnnxEngine:
     ) -> None:
         self._ort = import_onnxruntime()
         self._affinity = affinity
+        self._rope = TokenRope.of(bundle)
         manifest = self._manifest = bundle.manifest
         check_minimum("onnxruntime", manifest.minimum_runtime.onnxruntime, self._ort.__version__)
         parts = manifest.engines.get("onnx")
@@ -114,6 +116,9 @@ class OnnxEngine:
     def encode(self, patches: Floats) -> Floats:
         return self._run("vision_encoder", "image_embeds", {"patches": patches})
 
+    def encode_picture(self, patches: Floats, place: Feeds) -> Floats:
+        return self._run("vision_encoder", "image_embeds", {"patches": patches, **place})
+
     def embed(self, token_ids: npt.NDArray[np.int64]) -> Floats:
         # [tokens] -> [batch = 1, tokens]; [1, tokens, hidden] -> [tokens, hidden]
         return self._run("token_embedding", "inputs_embeds", {"input_ids": token_ids[None]})[0]
@@ -122,9 +127,12 @@ class OnnxEngine:
         return self._new_cache(self._session("text_decoder"))
 
     def step(self, embeddings: Floats, cache: Cache, keep: int) -> Floats:
+        return self.step_at(embeddings, cache, keep, None)
+
+    def step_at(self, embeddings: Floats, cache: Cache, keep: int, positions: Positions | None) -> Floats:
         if not isinstance(cache, OnnxCache):
             raise TypeError(f"the cache is a {type(cache).__name__}, not one of this engine")
-        return self._step(self._session("text_decoder"), embeddings, cache, keep)
+        return self._step(self._session("text_decoder"), embeddings, cache, keep, positions)
 
     def free_vision(self) -> None:
         with self._opening:
@@ -154,7 +162,9 @@ class OnnxEngine:
         with clear_errors("the KV cache"):
             return OnnxCache(self._ort, session, self._manifest)
 
-    def _step(self, session: Any, embeddings: Floats, cache: OnnxCache, keep: int) -> Floats:
+    def _step(
+        self, session: Any, embeddings: Floats, cache: OnnxCache, keep: int, positions: Positions | None = None
+    ) -> Floats:
         tokens = len(embeddings)
         total = cache.position + tokens
         if total > self._manifest.kv_cache.length:
@@ -163,6 +173,7 @@ class OnnxEngine:
             "inputs_embeds": np.ascontiguousarray(embeddings[None], np.float32),
             "attention_mask": np.ones((1, total), np.int64),
             "logits_to_keep": np.array([keep], np.int64),
+            **({} if self._rope is None else self._rope.rows(along_places(cache.position, tokens, positions))),
         }
         logits = np.empty((1, keep or tokens, self._manifest.model.vocab_size), np.float32)
         with clear_errors("text_decoder"):
@@ -287,6 +298,8 @@ def interface(manifest: Manifest, name: str) -> tuple[Interface, Interface]:
             "attention_mask": ("int64", (1, None)),
             "logits_to_keep": ("int64", (1,)),
         }
+        if manifest.positions is not None:
+            inputs |= dict.fromkeys(("rope_cos", "rope_sin"), ("float", (None, kv.head_dim // 2)))
         outputs: Interface = {"logits": ("float", (1, None, model.vocab_size))}
         return (
             inputs | {f"past_key_values.{layer}": buffer for layer in layers},
@@ -296,7 +309,20 @@ def interface(manifest: Manifest, name: str) -> tuple[Interface, Interface]:
     patches: Interface = {"patches": ("float", (None, vision.patches_per_tile, vision.vision_hidden_size))}
     if name == "patch_embedding":
         return {"pixel_values": ("float", (None, 3, vision.tile_size, vision.tile_size))}, patches
-    return patches, {"image_embeds": ("float", (None, vision.tokens_per_tile, model.hidden_size))}
+    return patches | _places(vision), {"image_embeds": ("float", (None, vision.tokens_per_tile, model.hidden_size))}
+
+
+def _places(vision: Vision) -> Interface:
+    """What the encoder takes beside patches, of pictures of native resolution."""
+    native, rows = vision.patches, vision.patches_per_tile
+    if native is None:
+        return {}
+    found: Interface = dict.fromkeys(("rope_cos", "rope_sin"), ("float", (None, rows, native.head_dim // 2)))
+    if native.window is not None:
+        tiles = native.window**2
+        found["window_tiles"], found["window_positions"] = ("int64", (None, tiles)), ("int64", (None,))
+        found["window_mask"] = ("int32", (None, tiles * rows))
+    return found
 
 
 def _check_interface(file: str, kind: str, wanted: Interface, found: list[Any]) -> None:

@@ -26,6 +26,7 @@ from pocketvlm.bundle.open import describe_files, open_bundle
 from pocketvlm.errors import BundleError
 from tests.support.checkpoints import tiny_config, write_checkpoint
 from tests.support.hostile_graphs import ATTACKS, DATA, FINE, GOLDEN, SIZES, make_golden
+from tests.support.qwen_vl import qwen2_5_vl
 
 # --- Alone ------------------------------------------------------------------------------------------------------------
 
@@ -112,7 +113,9 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
             config = replace(config, vision=replace(config.vision, class_token=True))
         write_checkpoint(root / family, config)
     write_checkpoint(root / "smollm3", tiny_config("smollm3", vision=False, no_rope_layer_interval=2))
+    qwen2_5_vl(root / "qwen2_5_vl")  # a picture as a whole, windows, positions along three axes
     exports = [
+        ("qwen2_5_vl", load_recipe("fp32")),
         ("qwen2", load_recipe("fp32")), ("llama", load_recipe("bluelm-v-3b")), ("minicpm", load_recipe("int8")),
         ("qwen3", load_recipe("int4-g128")), ("llama", load_recipe("fp32")), ("qwen2", load_recipe("int4-g32")),
         ("llama", asymmetric(load_recipe("int4-g32"))), ("smollm3", load_recipe("fp32")),
@@ -136,7 +139,8 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Checker, "_in_form", watched)
         for at, (family, recipe) in enumerate(exports):
-            open_bundle(export_bundle(root / family, root / f"{at}", recipe=recipe, max_length=192).location)
+            length = 512 if family == "qwen2_5_vl" else 192
+            open_bundle(export_bundle(root / family, root / f"{at}", recipe=recipe, max_length=length).location)
         for backend in ("neuropilot", "qnn"):
             bundle = export_bundle(root / "qwen2", root / backend, recipe=npu, backends=[backend], max_length=192)
             open_bundle(bundle.location)

@@ -175,12 +175,12 @@ def test_errors_of_layers_are_those_of_the_shipped_graph(file: Path) -> None:
                 )
             here = item.inputs != placeholder
             tokens = vlm.encode_images(item.pictures) if tiles else None
-            for layer, hidden in enumerate(trace.text(item.inputs, tokens)):
+            for layer, hidden in enumerate(trace.text(item.inputs, tokens, np.arange(len(item.inputs)))):
                 exact = seen[layer - 2][0]
                 for name, rows in (("text", here), ("all", slice(None))):
                     found[name, layer].append(hidden[rows].ravel())
                     wanted[name, layer].append(exact[rows].ravel())
-            for layer, hidden in enumerate([] if pixels is None else trace.vision(pixels)):
+            for layer, hidden in enumerate([] if pixels is None else trace.vision(pixels, None)):
                 found["vision", layer].append(hidden.ravel())
                 wanted["vision", layer].append(seen[layer].ravel())
     layers = report(bundle, file)["fidelity"]["layers"]

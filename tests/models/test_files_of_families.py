@@ -14,7 +14,8 @@ from torch import Tensor
 from pocketvlm.models.checkpoint import open_checkpoint
 from tests.support.adapters import factors, merged, write_adapter
 from tests.support.packed import awq_tensors, grouped
-from tests.support.vision_families import WRITERS, Written
+from tests.support.vision_families import WRITERS
+from tests.support.written_family import Written
 
 
 @pytest.fixture(scope="module", params=WRITERS)

@@ -29,7 +29,8 @@ from pocketvlm.recipe import load_recipe
 from pocketvlm.runtime import load
 from tests.models.test_parity import relative
 from tests.support.checkpoints import edited
-from tests.support.vision_families import TEXT, TOWER, WRITERS, Written, randomized
+from tests.support.vision_families import WRITERS
+from tests.support.written_family import TEXT, TOWER, Written, randomized
 
 EDGES = (1, 7, 31, 64, 100, 224, 333, 448, 640, 896, 1344, 4000)
 #: Grids that are equally near, and pictures on either side of half of a grid's pixels.

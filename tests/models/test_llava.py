@@ -33,7 +33,8 @@ from tests.models.test_vision_families import (
     processed,
 )
 from tests.support.checkpoints import edited
-from tests.support.vision_families import WRITERS, Written, granite_vision
+from tests.support.vision_families import WRITERS, granite_vision
+from tests.support.written_family import Written
 
 CONFIG, PROCESSOR = "config.json", "processor_config.json"
 SIZES_OF_A_TOWER = ("hidden_size", "intermediate_size", "image_size", "patch_size", "layer_norm_eps")

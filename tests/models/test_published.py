@@ -26,6 +26,7 @@ from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.models.families import FAMILIES
 from tests.images.test_tiles import noise
 from tests.support.published import NAMES, Published, published_weights
+from tests.support.written_family import in_patches
 
 SEEING = [name for name in NAMES if "vision_config" in Published(name).config]
 
@@ -56,7 +57,7 @@ seeing = pytest.mark.parametrize("opened", SEEING, indirect=True, scope="module"
 
 def test_all_that_are_published_here_are_told_apart() -> None:
     models = [Published(name).said["model"] for name in NAMES]
-    assert len(models) == len(set(models)) == 34
+    assert len(models) == len(set(models)) == 36
 
 
 def test_each_family_that_sees_is_published_here() -> None:
@@ -118,6 +119,8 @@ PROMPTS = {
     "<|start_header_id|>user<|end_header_id|>\n\nWhy?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
     "llava-onevision": "<|im_start|>user []\nWho?<|im_end|><|im_start|>assistant \nMe.<|im_end|>"
     "<|im_start|>user \nWhy?<|im_end|><|im_start|>assistant\n",
+    "qwen2-vl": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n[]Who?<|im_end|>\n"
+    "<|im_start|>assistant\nMe.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
     "granite-vision": "<|system|>\nA chat between a curious user and an artificial intelligence assistant. The "
     "assistant gives helpful, detailed, and polite answers to the user's questions.\n"
     "<|user|>\n[]\nWho?\n<|assistant|>\nMe.<|end_of_text|><|user|>\nWhy?\n<|assistant|>\n",
@@ -168,9 +171,11 @@ def test_pixels_are_those_of_transformers_with_the_published_file(opened: Opened
     settings, picture = preprocessing_of(opened.frontend.vision), noise(70, 40, seed=7)
     wanted = np.asarray(processor(picture, return_tensors="np", **more)["pixel_values"])
     tile = settings.tile_size
-    # [1, tiles, 3, tile, tile] or [tiles, 3, tile, tile] -> the latter
-    wanted = wanted.reshape(-1, 3, tile, tile)
     found = normalize(cut_tiles(picture, settings).pixels, settings)
+    if opened.frontend.vision.patches is not None:
+        found = in_patches(found, opened.frontend.vision.downsample_ratio)
+    # [1, tiles, 3, tile, tile], [tiles, 3, tile, tile] or [patches, all of one] -> as ours
+    wanted = wanted.reshape(-1, 3, *found.shape[2:]) if wanted.ndim == 2 else wanted.reshape(-1, 3, tile, tile)
     assert found.shape == wanted.shape
     assert np.abs(found - wanted).max() < 1e-6
 

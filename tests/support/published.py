@@ -151,7 +151,8 @@ def transformers_weights(one: Published) -> list[Shapes]:
 
     model = _model_of(one.config)
     stored = dict(model.state_dict())
-    if one.said.get("head") is None and model.config.get_text_config().tie_word_embeddings:
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", model.config.tie_word_embeddings)
+    if one.said.get("head") is None and tied:
         del stored[HEAD]
     former = revert_weight_conversion(model, dict(stored))
     named = [stored, former]

@@ -8,75 +8,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
 from tests.support.chat_templates import LLAVA, LLAVA_MISTRAL, LLAVA_ONEVISION
-
-#: Two layers, grouped-query attention, heads of 32 (ONNX Runtime wants multiples of 16).
-TEXT: dict[str, Any] = {
-    "model_type": "llama",
-    "vocab_size": 352,
-    "hidden_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 160,
-    "max_position_embeddings": 1024,
-}
-TOWER: dict[str, Any] = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 136,
-}
-#: What a tokenizer makes one token of: where a layout cuts one of them in two, its ids are wrong.
-MERGES = (("Ċ", "Ċ"), ("Ġ", "t"), ("h", "e"), ("Ġt", "he"), (":", "Ġ"), ("Ċ", "Ġ"))
-
-
-@dataclass(frozen=True)
-class Written:
-    """A checkpoint, the model that it holds in float32, and its processor. ``tile``: pixels of a tile's side.
-
-    ``unused``: weights that are stored and that nothing runs. ``one_by_one``: the processor is given pictures so that
-    each is cut as it is alone, which is not its own way for several.
-    """
-
-    directory: Path
-    model: Any
-    processor: Any
-    tile: int
-    unused: int = 0
-    one_by_one: bool = False
-
-
-def byte_level(specials: Sequence[str]) -> Tokenizer:
-    """Byte-level BPE with a few merges, as GPT-2's and its heirs'."""
-    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in MERGES)]
-    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, list(MERGES)))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
-    return tokenizer
-
-
-def randomized(model: Any, spread: float) -> Any:
-    """Norms and biases away from ones and zeros, so that one that is left out shows. ``spread``: of what a layer makes
-    of its input; it has to outweigh a tied table, or each token would predict itself."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-            else:
-                own = 0.1 if "embed_tokens" in name else spread / parameter[0].numel() ** 0.5
-                parameter.copy_(torch.randn_like(parameter) * own)
-    return model.eval()
-
+from tests.support.qwen_vl import qwen2_5_vl, qwen2_vl
+from tests.support.written_family import TEXT, TOWER, Written, byte_level, randomized
 
 # --- Idefics3 and SmolVLM ---------------------------------------------------------------------------------------------
 
@@ -462,6 +403,8 @@ WRITERS: dict[str, Callable[[Path], Written]] = {
     "llava": llava,
     "llava_next": llava_next,
     "llava_onevision": llava_onevision,
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen2_vl": qwen2_vl,
 }
 
 

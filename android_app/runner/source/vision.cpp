@@ -1,7 +1,5 @@
 #include "vision.h"
 
-#include "session.h"
-
 #include <algorithm>
 #include <future>
 

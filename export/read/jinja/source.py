@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, Field, GetPydanticSchema, model_
 
 from pocketvlm.errors import ExportError, one_line
 from pocketvlm.files import read_text
-from pocketvlm.models.config import READ
 from pocketvlm.models.directory import read_file
+from pocketvlm.models.values import READ
 
 MAX_TEMPLATE_BYTES = 1 << 20
 #: Templates of one checkpoint.

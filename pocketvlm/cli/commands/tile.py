@@ -167,6 +167,8 @@ def _settings_of(model: str, strategy: str | None) -> tuple[list[Preprocessing],
     from pocketvlm.images.prepare import preprocessing_of
 
     own = _vision_of(model)
+    if own.patches is not None and strategy is None:  # no other rule makes whole pictures of it
+        return [preprocessing_of(own)], own.tokens_per_tile, None
     wanted = dict.fromkeys([own.strategy, "relaxed"] if strategy is None else [strategy])
     return [preprocessing_of(retiled(own, Retiling(name))) for name in wanted], own.tokens_per_tile, own.packing
 
@@ -198,7 +200,7 @@ def choose(
     """The grid and the cost of an image of ``image_size`` (width, height) pixels under one strategy."""
     from pocketvlm.images.packing import packed
     from pocketvlm.images.prepare import sequence_length
-    from pocketvlm.images.rules import plan_of
+    from pocketvlm.images.rules import plan_of, rule_of
 
     plan = plan_of(image_size, preprocessing)
     grid = plan.grid
@@ -212,7 +214,7 @@ def choose(
         grid=grid,
         canvas=canvas,
         canvas_to_image_area=round(canvas[0] * canvas[1] / (image_size[0] * image_size[1]), 3),
-        fit=RULES[preprocessing.strategy].fit,
+        fit=rule_of(preprocessing.strategy).fit,
         thumbnail_index=plan.thumbnail_index,
         tiles=tiles,
         tokens=tokens,

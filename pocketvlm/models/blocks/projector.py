@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pocketvlm.models.blocks.vision import after_layers
 from pocketvlm.models.config import VisionConfig, VlmConfig
-from pocketvlm.models.operators import Blocks, Gelu, LayerNorm, Linear, Scale
+from pocketvlm.models.operators import Blocks, Gelu, LayerNorm, Linear, RmsNorm, Scale
 
 
 class Downsampler(nn.Module):
@@ -35,14 +35,29 @@ class NormedBlocks(nn.Module):
         return normed
 
 
-class Projector(nn.Module):
-    """Two-layer MLP from the vision width to the decoder's, times a factor."""
+class BlocksOfNormed(nn.Module):
+    """A norm of each token, and ratio x ratio of them side by side (Qwen2-VL, arXiv 2409.12191)."""
 
-    def __init__(self, vision_size: int, text_size: int, factor: float = 1.0) -> None:
+    def __init__(self, config: VisionConfig, ratio: int) -> None:
         super().__init__()
-        self.linear_1 = Linear(vision_size, text_size)
+        norm = LayerNorm if config.layer_norm == "mean" else RmsNorm
+        self.norm = norm(config.hidden_size, eps=config.layer_norm_eps)
+        self.blocks = Blocks(config.grid_size, config.hidden_size, ratio)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        blocks: Tensor = self.blocks(self.norm(tokens))
+        return blocks
+
+
+class Projector(nn.Module):
+    """Two-layer MLP from the vision width to the decoder's, times a factor; ``inner``: between them, the decoder's."""
+
+    def __init__(self, vision_size: int, text_size: int, factor: float = 1.0, inner: int | None = None) -> None:
+        super().__init__()
+        inner = text_size if inner is None else inner
+        self.linear_1 = Linear(vision_size, inner)
         self.activation = Gelu()
-        self.linear_2 = Linear(text_size, text_size)
+        self.linear_2 = Linear(inner, text_size)
         self.scale = None if factor == 1.0 else Scale(factor)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -73,6 +88,9 @@ def connector(config: VlmConfig) -> dict[str, nn.Module]:
     if config.projector == "normed_mlp":
         normed = NormedBlocks(vision, ratio, by_column=config.blocks_by_column)
         return {"downsampler": normed, "projector": Projector(ratio * ratio * vision.hidden_size, hidden)}
+    if config.projector == "merger":
+        width = ratio * ratio * vision.hidden_size
+        return {"downsampler": BlocksOfNormed(vision, ratio), "projector": Projector(width, hidden, inner=width)}
     if config.projector == "layers":
         return {"projector": Projector(vision.taken_width, hidden, config.image_scale)}
     return {"downsampler": Downsampler(vision, ratio), "projector": Projector(vision.hidden_size, hidden)}

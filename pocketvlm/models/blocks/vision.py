@@ -26,6 +26,7 @@ from pocketvlm.models.operators import (
     Patches,
     QuickGelu,
     RmsNorm,
+    Silu,
 )
 
 
@@ -36,7 +37,8 @@ class VisionEmbeddings(nn.Module):
         super().__init__()
         self.patch_embedding = Patches(config.patch_size, config.hidden_size, bias=config.patch_bias)
         self.class_token = ClassToken(config.hidden_size) if config.class_token else None
-        self.position_embedding = Parameter(config.rows, config.hidden_size)
+        has_table = config.positions != "none"
+        self.position_embedding = Parameter(config.rows, config.hidden_size) if has_table else None
         self.pre_layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.pre_norm else None
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -44,7 +46,8 @@ class VisionEmbeddings(nn.Module):
         rows: Tensor = self.patch_embedding(pixels)
         if self.class_token is not None:
             rows = self.class_token(rows)
-        rows = self.position_embedding(rows)
+        if self.position_embedding is not None:
+            rows = self.position_embedding(rows)
         return rows if self.pre_layernorm is None else self.pre_layernorm(rows)
 
 
@@ -78,7 +81,7 @@ class VisionMlp(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.fc1 = Linear(config.hidden_size, config.intermediate_size)
-        self.activation = _activation(config.hidden_act)
+        self.activation = activation(config.hidden_act)
         self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -86,8 +89,11 @@ class VisionMlp(nn.Module):
         return output
 
 
-def _activation(name: str) -> Operator:
-    return QuickGelu() if name == "quick_gelu" else Gelu("tanh" if name == "gelu_pytorch_tanh" else "none")
+def activation(name: str) -> Operator:
+    """The function that a config names."""
+    if name in ("silu", "quick_gelu"):
+        return Silu() if name == "silu" else QuickGelu()
+    return Gelu("tanh" if name == "gelu_pytorch_tanh" else "none")
 
 
 class VisionLayer(nn.Module):

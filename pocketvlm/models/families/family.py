@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pocketvlm.errors import CheckpointError, one_line
@@ -125,7 +125,9 @@ class Family:
     tensors are several weights: the part of the name that ``rename`` gives them -> the same of each weight, its pieces.
     ``read`` makes a ``config.json`` as it is published one with the keys of
     :class:`~pocketvlm.models.config.VlmConfig`, whose schema then looks at the values; None where it has them.
-    ``processor``: whose image processor it has, a key of ``READERS`` in ``export/read/image_processor.py``.
+    ``summed``: our name of a weight that is the sum of a stored tensor over an axis -> that axis (of a kernel over
+    moments that are alike). ``processor``: whose image processor it has, a key of ``READERS`` in
+    ``export/read/image_processor.py``.
     """
 
     name: str
@@ -134,3 +136,4 @@ class Family:
     fused: Callable[[Any], Mapping[str, Mapping[str, Pieces]]] = nothing_fused
     read: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     processor: str = "siglip"
+    summed: Mapping[str, int] = field(default_factory=dict)

@@ -57,5 +57,4 @@ private fun onAndroid(options: Options, application: Context) = Options(
     verify = options.verify,
     cacheDirectory = options.cacheDirectory ?: File(application.cacheDir, "pocketvlm"),
     kvMemory = if (options.kvMemory === KvMemory.Direct) SharedKvMemory else options.kvMemory,
-    engine = options.engine,
 )

@@ -1,0 +1,97 @@
+"""Attention among the patches of a picture of native resolution in ONNX graphs.
+
+Rows and columns turn queries and keys by rows that the graph is given, so that it need not know a picture's shape. A
+window that lacks tiles is filled up with the first one, which a mask hides; each tile is then taken from its window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from pocketvlm.export.onnx.graph import MICROSOFT, GraphBuilder
+from pocketvlm.models.config import VisionConfig
+from pocketvlm.models.operators import AttendPicture, PicturePlace
+
+ROPE = ("rope_cos", "rope_sin")
+WINDOWS = ("window_tiles", "window_mask", "window_positions")
+
+
+@dataclass(frozen=True)
+class PlaceInputs:
+    """Inputs of a graph that say where patches stand; without windows the last three are none."""
+
+    cos: ir.Value
+    sin: ir.Value
+    patches: int
+    """of a tile"""
+    window_tiles: ir.Value | None = None
+    window_mask: ir.Value | None = None
+    window_positions: ir.Value | None = None
+
+
+def place_inputs(graph: GraphBuilder, config: VisionConfig) -> PlaceInputs:
+    """Add them to a graph."""
+    rows = config.rows
+    cos, sin = (graph.input(name, "float32", ["tiles", rows, config.head_dim // 2]) for name in ROPE)
+    if config.window is None:
+        return PlaceInputs(cos, sin, rows)
+    tiles = config.window**2
+    return PlaceInputs(
+        cos,
+        sin,
+        rows,
+        graph.input("window_tiles", "int64", ["windows", tiles]),
+        graph.input("window_mask", "int32", ["windows", tiles * rows]),
+        graph.input("window_positions", "int64", ["tiles"]),
+    )
+
+
+def feeds(place: PicturePlace, *, windowed: bool) -> dict[str, np.ndarray]:
+    """What a layer's inputs are given."""
+    found = {name: table.numpy() for name, table in zip(ROPE, (place.cos, place.sin), strict=True)}
+    if not windowed:
+        return found
+    assert place.window_tiles is not None and place.window_mask is not None and place.window_positions is not None
+    mask = place.window_mask.numpy().astype(np.int32)
+    values = (place.window_tiles.numpy(), mask, place.window_positions.numpy())
+    return {**found, **dict(zip(WINDOWS, values, strict=True))}
+
+
+def attend(
+    graph: GraphBuilder, heads: AttendPicture, at: PlaceInputs, query: ir.Value, key: ir.Value, value: ir.Value
+) -> ir.Value:
+    """Query, key and value [tiles, patches, width] -> mixed values of that shape."""
+    patches, pairs, width = at.patches, heads.head_dim // 2, heads.heads * heads.head_dim
+    first = graph.constant("first_row", np.array([0], np.int64))
+    # [tiles, patches, pairs] -> [tiles * patches, pairs]
+    cos, sin = graph.once(
+        "rope rows", lambda: tuple(graph.op("Reshape", table, graph.shape(-1, pairs)) for table in (at.cos, at.sin))
+    )
+    # [tiles, patches, width] -> [1, tiles * patches, width]
+    query, key, value = (graph.op("Reshape", states, graph.shape(1, -1, width)) for states in (query, key, value))
+    query, key = (graph.op("RotaryEmbedding", x, first, cos, sin, domain=MICROSOFT) for x in (query, key))
+    if heads.windowed:
+        mixed = _in_windows(graph, heads, at, (query, key, value))
+    else:
+        mixed = graph.op("MultiHeadAttention", query, key, value, domain=MICROSOFT, num_heads=heads.heads)
+    # -> [tiles, patches, width]
+    return graph.op("Reshape", mixed, graph.shape(-1, patches, width))
+
+
+def _in_windows(graph: GraphBuilder, heads: AttendPicture, at: PlaceInputs, states: tuple[ir.Value, ...]) -> ir.Value:
+    """[1, rows, width] each -> [tiles, patches * width]"""
+    width = heads.heads * heads.head_dim
+    cut = []
+    for one in states:
+        # [1, rows, width] -> [tiles, patches * width] -> [windows, tiles of a window, patches * width]
+        tiles = graph.op("Reshape", one, graph.shape(-1, at.patches * width))
+        tiles = graph.op("Gather", tiles, at.window_tiles, axis=0)
+        # -> [windows, rows of a window, width]
+        cut.append(graph.op("Reshape", tiles, graph.shape(0, -1, width)))
+    mixed = graph.op("MultiHeadAttention", *cut, None, at.window_mask, domain=MICROSOFT, num_heads=heads.heads)
+    # -> [windows * tiles of a window, patches * width] -> [tiles, patches * width]
+    mixed = graph.op("Reshape", mixed, graph.shape(-1, at.patches * width))
+    return graph.op("Gather", mixed, at.window_positions, axis=0)

@@ -1,0 +1,60 @@
+"""What graphs take beside pixels and embeddings where pictures have their own resolution, or tokens three positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.images.patches import axial_rope, windows
+from pocketvlm.images.positions import AXES, axis_of_pairs
+from pocketvlm.images.tiling import Grid
+
+if TYPE_CHECKING:
+    from pocketvlm.bundle.manifest import Vision
+    from pocketvlm.bundle.open import Bundle
+
+Feeds = Mapping[str, npt.NDArray[Any]]
+
+
+def place_of(settings: Vision, grid: Grid) -> Feeds:
+    """By the names of the vision encoder's inputs: where the patches of a picture of ``grid`` tiles stand."""
+    native = settings.patches
+    if native is None:
+        return {}
+    cos, sin = axial_rope(grid, settings.downsample_ratio, native.head_dim, native.rope_theta)
+    rope = {"rope_cos": cos, "rope_sin": sin}
+    if native.window is None:
+        return rope
+    cut = windows(grid, native.window, settings.downsample_ratio)
+    return {**rope, "window_tiles": cut.tiles, "window_mask": cut.mask, "window_positions": cut.positions}
+
+
+class TokenRope:
+    """cos and sin of tokens with a position on each of three axes, out of a bundle's table."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        said, kv = bundle.manifest.positions, bundle.manifest.kv_cache
+        assert said is not None
+        table = np.frombuffer(bundle.read(said.rope), "<f4").astype(np.float32, copy=False)
+        self._tables = table.reshape(2, kv.length, kv.head_dim // 2)
+        self._axes = axis_of_pairs(said.sections, interleaved=said.interleaved)
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> TokenRope | None:
+        """None where a token's position is its place in the cache."""
+        return None if bundle.manifest.positions is None else cls(bundle)
+
+    def rows(self, positions: npt.NDArray[np.int64]) -> Feeds:
+        """By the names of the decoder's inputs: of int64 [3, tokens], float32 [tokens, pairs] each."""
+        # [3, tokens] -> [pairs, tokens] -> [tokens, pairs]
+        at = positions[self._axes].T
+        cos, sin = (table[at, np.arange(table.shape[1])] for table in self._tables)
+        return {"rope_cos": cos, "rope_sin": sin}
+
+
+def along_places(first: int, tokens: int, positions: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64]:
+    """int64 [3, tokens]: the positions, or those of text from the place ``first`` in a cache on."""
+    return np.tile(np.arange(first, first + tokens), (AXES, 1)) if positions is None else positions

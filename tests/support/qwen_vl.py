@@ -1,0 +1,74 @@
+"""Tiny checkpoints of Qwen-VL's families, whose pictures have their own resolution."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.support.chat_templates import QWEN_VL
+from tests.support.written_family import TEXT, Written, byte_level, randomized
+
+QWEN_SPECIALS = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+    "<|video_pad|>",
+)  # fmt: skip
+
+
+def _qwen_vl_like(directory: Path, family: str, vision: dict[str, Any], spread: float) -> Written:
+    """Heads of 32 channels in the decoder, of 16 in the tower; tokens of 12 px, pictures of 4 to 40 of them."""
+    import transformers
+    from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    torch.manual_seed(0)
+    patch, tile = 6, 12
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_level(QWEN_SPECIALS),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
+    )
+    size = {"shortest_edge": 4 * tile**2, "longest_edge": 40 * tile**2}
+    processor = getattr(transformers, QWEN_PROCESSORS[family])(
+        Qwen2VLImageProcessorPil(size=size, patch_size=patch),
+        tokenizer,
+        transformers.Qwen2VLVideoProcessor(size=size, patch_size=patch),
+        chat_template=QWEN_VL,
+    )
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end", "image_pad")}
+    config = AutoConfig.for_model(
+        family,
+        vision_config={"depth": 3, "num_heads": 4, "patch_size": patch, **vision},
+        text_config={
+            **{key: value for key, value in TEXT.items() if key != "model_type"},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]},
+        },
+        image_token_id=ids["image_pad"],
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=ids["vision_start"],
+        vision_end_token_id=ids["vision_end"],
+        tie_word_embeddings=False,
+        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+    )
+    model = randomized(AutoModelForImageTextToText.from_config(config), spread)
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    # a matrix of three, and its bias, in each layer
+    split = 4 * config.vision_config.depth
+    return Written(directory, model, processor, tile, split=split, engines=("onnx",))
+
+
+QWEN_PROCESSORS = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen2_vl": "Qwen2VLProcessor"}
+
+
+def qwen2_5_vl(directory: Path) -> Written:
+    """Windows of 2 x 2 tokens in two layers of three, whose pictures are seldom whole windows."""
+    vision = {"hidden_size": 64, "out_hidden_size": TEXT["hidden_size"], "window_size": 24, "intermediate_size": 136}
+    return _qwen_vl_like(directory, "qwen2_5_vl", {**vision, "fullatt_block_indexes": [1]}, 1.2)
+
+
+def qwen2_vl(directory: Path) -> Written:
+    """All patches of a picture see one another; layer norms and two layers with CLIP's GELU."""
+    return _qwen_vl_like(directory, "qwen2_vl", {"embed_dim": 64, "hidden_size": TEXT["hidden_size"]}, 1.2)

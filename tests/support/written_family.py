@@ -1,0 +1,100 @@
+"""What the tiny checkpoints of families that see share: model, processor and tokenizer of transformers' own classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+ENGINES = ("onnx", "executorch", "litert")
+#: Two layers, grouped-query attention, heads of 32 (ONNX Runtime wants multiples of 16).
+TEXT: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 352,
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 160,
+    "max_position_embeddings": 1024,
+}
+TOWER: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 136,
+}
+#: What a tokenizer makes one token of: where a layout cuts one of them in two, its ids are wrong.
+MERGES = (("Ċ", "Ċ"), ("Ġ", "t"), ("h", "e"), ("Ġt", "he"), (":", "Ġ"), ("Ċ", "Ġ"))
+
+
+@dataclass(frozen=True)
+class Written:
+    """A checkpoint, the model that it holds in float32, and its processor. ``tile``: pixels of a tile's side.
+
+    ``unused``: weights that are stored and that nothing runs; ``split``: weights more than are
+    stored, where several lie in one. ``one_by_one``: the processor is given pictures so that
+    each is cut as it is alone, which is not its own way for several. ``engines``: what it is exported for; a family of
+    native resolution is refused by the others.
+    """
+
+    directory: Path
+    model: Any
+    processor: Any
+    tile: int
+    unused: int = 0
+    split: int = 0
+    one_by_one: bool = False
+    engines: tuple[str, ...] = ENGINES
+
+    @property
+    def is_native(self) -> bool:
+        """Whether pictures go through the tower as a whole."""
+        return "image_grid_thw" in self.processor.image_processor.model_input_names
+
+    def planes(self, pixel_values: Any) -> npt.NDArray[np.float32]:
+        """What its image processor gives as float32 [tiles or patches, 3, height, width]."""
+        found = np.asarray(pixel_values)
+        if not self.is_native:
+            # [pictures, tiles, 3, tile, tile] -> [tiles, 3, tile, tile]
+            return found.reshape(-1, 3, self.tile, self.tile)
+        patch = self.processor.image_processor.patch_size
+        # [patches, 3 * 2 * patch * patch], of which the two moments of a film are alike
+        return found.reshape(-1, 3, 2 * patch, patch)
+
+
+def byte_level(specials: Sequence[str]) -> Tokenizer:
+    """Byte-level BPE with a few merges, as GPT-2's and its heirs'."""
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in MERGES)]
+    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, list(MERGES)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
+    return tokenizer
+
+
+def randomized(model: Any, spread: float) -> Any:
+    """Norms and biases away from ones and zeros, so that one that is left out shows. ``spread``: of what a layer makes
+    of its input; it has to outweigh a tied table, or each token would predict itself."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            else:
+                own = 0.1 if "embed_tokens" in name else spread / parameter[0].numel() ** 0.5
+                parameter.copy_(torch.randn_like(parameter) * own)
+    return model.eval()
+
+
+def in_patches(tiles: npt.NDArray[np.float32], ratio: int) -> npt.NDArray[np.float32]:
+    """float32 [tiles, 3, tile, tile] -> [patches, 3, 2 * patch, patch]: each patch twice, one below the other."""
+    patch = tiles.shape[-1] // ratio
+    # [tiles, 3, ratio, patch, ratio, patch] -> [tiles, ratio, ratio, 3, patch, patch] -> [patches, 3, patch, patch]
+    cut = tiles.reshape(-1, 3, ratio, patch, ratio, patch).transpose(0, 2, 4, 1, 3, 5).reshape(-1, 3, patch, patch)
+    return np.concatenate([cut, cut], axis=2)
