@@ -125,8 +125,9 @@ def _gap(answer: Sequence[int], other: Sequence[int], logits: npt.NDArray[np.flo
 # --- The native library -----------------------------------------------------------------------------------------------
 
 
-def native_answers(program: Path, library: Path, bundle: Path, every: Sequence[Asked]) -> list[list[int]]:
-    """From pixels to tokens by the C program, the same conversation emptied for each picture.
+def native_answers(program: Path, library: Path, bundle: Path, every: Sequence[Asked], *engine: str) -> list[list[int]]:
+    """From pixels to tokens by the C program, the same conversation emptied for each picture; by one ``engine``, or
+    the bundle's.
 
     :raises ValueError: it refuses a picture, or lays tokens out in another way than Python does
     """
@@ -135,8 +136,8 @@ def native_answers(program: Path, library: Path, bundle: Path, every: Sequence[A
         for index, one in enumerate(every):
             lines += [*question(one, Path(folder) / f"{index}.rgba"), "history", f"ask {NEW_TOKENS}", "rewind 0"]
         done = subprocess.run(
-            [program, bundle, library], input="".join(f"{line}\n" for line in lines), capture_output=True, text=True,
-            timeout=60 + 10 * len(every), check=True,
+            [program, bundle, library, *engine], input="".join(f"{line}\n" for line in lines), capture_output=True,
+            text=True, timeout=60 + 10 * len(every), check=True,
         )  # fmt: skip
     said = done.stdout.splitlines()[1:]
     answers = []

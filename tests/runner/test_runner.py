@@ -72,8 +72,9 @@ def test_an_answer_and_all_kinds_of_cases(reader_bundles: dict[str, Path], pictu
     kinds = [event["event"] for event in done.events]
     assert kinds[0] == "start"
     assert kinds[-1] == "end"
-    assert kinds[1:8] == ["begin", "memory", "memory", "memory", "memory", "answer", "begin"]
-    assert kinds[7:-1] == ["begin", "row", "state"] * len(told["cases"])
+    assert kinds[1] == "engine"
+    assert kinds[2:9] == ["begin", "memory", "memory", "memory", "memory", "answer", "begin"]
+    assert kinds[8:-1] == ["begin", "row", "state"] * len(told["cases"])
     assert [event["name"] for event in done.all("begin")] == ["answer", *(case["name"] for case in told["cases"])]
     said = done.one("answer")
     assert said["matches"] is True

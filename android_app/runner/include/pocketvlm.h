@@ -50,6 +50,9 @@ typedef struct pocketvlm_options {
   int32_t threads;     /* of the encoder and of the decoder, 1 to 64 */
   int32_t verify;      /* other than 0: hash every file whole */
   int32_t keep_vision; /* 0: the vision part is in memory only while an image is encoded */
+  const char* engine;  /* "onnx", "qnn", "qnn-emulation"; NULL: the best by the bundle's preference that runs here */
+  const char* cache;   /* folder where it is kept which engines end the process that opens them, so that it happens
+                          once; NULL: nowhere */
 } pocketvlm_options;
 
 typedef struct pocketvlm_info {
@@ -91,10 +94,18 @@ POCKETVLM_API const char* pocketvlm_last_error(void);
 /* What greedy decoding takes: temperature 0, top_p 1, no penalty, no bias, 256 tokens. */
 POCKETVLM_API pocketvlm_sampling pocketvlm_default_sampling(void);
 
-/* Opens a bundle's directory. Sets ORT_DISABLE_TELEMETRY=1 in the process's environment before ONNX Runtime is there:
+/* Opens a bundle's directory. An engine with a driver behind it, which the bundle's preference may choose, is first tried
+ * in a forked child process, which it may end: call it while no other thread works with ONNX Runtime. Sets ORT_DISABLE_TELEMETRY=1 in the process's environment before ONNX Runtime is there:
  * call it for the first time while no other thread reads the environment. `options` may be NULL: 4 threads. */
 POCKETVLM_API pocketvlm_status pocketvlm_open(const char* directory, const pocketvlm_options* options,
                                               pocketvlm_model** model);
+
+/* What runs a model: "onnx", "qnn", "qnn-emulation". Valid as long as the model. */
+POCKETVLM_API const char* pocketvlm_engine(const pocketvlm_model* model);
+
+/* Engines that the bundle prefers to it, a line each with why it does not run here: "qnn: libcdsprpc.so is not in ...".
+ * Valid as long as the model. */
+POCKETVLM_API const char* pocketvlm_skipped(const pocketvlm_model* model);
 
 /* Frees a model whose conversations are over; an image that is being encoded ends first, within one batch of tiles.
  * NULL is fine. */

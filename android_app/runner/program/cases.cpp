@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <functional>
 
+#include "session.h"
 #include "vision.h"
 
 namespace pocketvlm {
@@ -52,7 +53,7 @@ const float* run_chunks(Workbench& bench, const float* encoded, int64_t rows, co
 }
 
 void prefill(Workbench& bench, const Ids& ids, int64_t chunk) {
-  bench.cache->position = 0;
+  bench.cache->rewind(0);
   run_chunks(bench, nullptr, 0, ids, chunk);
 }
 
@@ -60,7 +61,7 @@ void prefill(Workbench& bench, const Ids& ids, int64_t chunk) {
 void generate(Workbench& bench, const int64_t* ids, size_t count, int64_t depth) {
   Engine& engine = bench.opened();
   Floats embedding(size_t(engine.manifest().hidden_size));
-  bench.cache->position = depth;
+  bench.cache->rewind(depth);
   for (size_t i = 0; i < count; i++) {
     bench.watch.check();
     engine.embed(&ids[i], 1, embedding.data());
@@ -87,7 +88,7 @@ std::vector<double> time_loads(Workbench& bench, bool cold) {
     bench.watch.check();
     prepare_files(bench.bundle, cold);
     const double start = now();
-    const Engine engine(bench.bundle, bench.library, bench.plan.threads);
+    const auto engine = open_engine(bench.engine_name, bench.bundle, bench.library, bench.plan.threads);
     seconds.push_back(now() - start);
   }
   return seconds;
@@ -123,7 +124,7 @@ Floats encode(Workbench& bench, int64_t batch, bool pipelined) {
 
 Engine& Workbench::opened() {
   if (!engine) {
-    engine = std::make_unique<Engine>(bundle, library, plan.threads);
+    engine = open_engine(engine_name, bundle, library, plan.threads);
     cache = engine->new_cache();
   }
   return *engine;
@@ -157,7 +158,7 @@ Timed run_case(const Case& one, Workbench& bench) {
       return {repeat(bench, warmups,
                      [&] {
                        const Floats encoded = encode(bench, batch, true);
-                       bench.cache->position = 0;
+                       bench.cache->rewind(0);
                        argmax(run_chunks(bench, encoded.data(), image_tokens, ids, chunk), size_t(manifest.vocab_size));
                      }),
               image_tokens + tokens};

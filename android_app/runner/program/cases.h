@@ -16,6 +16,7 @@ struct Workbench {
   const Plan& plan;
   const Bundle& bundle;
   const Library& library;
+  const std::string engine_name;
   const std::vector<uint8_t>& tiles;  // uint8 [count, tile, tile, 3]
   Watch& watch;
   std::unique_ptr<Engine> engine;

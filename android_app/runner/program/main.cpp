@@ -1,4 +1,4 @@
-// pocketvlm-runner BUNDLE PLAN [--library FILE] [--verify full]: answers and times what a plan says, on the device.
+// pocketvlm-runner BUNDLE PLAN [--library FILE] [--verify full] [--engine NAME] [--cache DIR] [--try-limit S]: answers and times what a plan says, on the device.
 // What it takes, prints and exits with is in docs/device-runs.md.
 #include <sched.h>
 
@@ -15,29 +15,38 @@ namespace pocketvlm {
 namespace {
 
 struct Arguments {
-  std::string bundle, plan, library;
-  bool verify = false;
+  std::string bundle, plan;
+  ModelOptions options;
 };
+
+constexpr const char* kUsage =
+    "usage: pocketvlm-runner BUNDLE PLAN [--library FILE] [--verify full] [--engine NAME] [--cache DIR] "
+    "[--try-limit SECONDS]";
+
+// Whether it is a known option with a value that it can have.
+bool take_option(const std::string& name, const std::string& value, ModelOptions& options) {
+  if (name == "--library") options.library = value;
+  else if (name == "--engine") options.engine = value;
+  else if (name == "--cache") options.cache = value;
+  else if (name == "--verify" && value == "full") options.verify = true;
+  else if (name == "--try-limit") options.try_limit_s = std::atof(value.c_str());
+  else return false;
+  return options.try_limit_s > 0 && options.try_limit_s <= 3600;
+}
 
 Arguments parse_arguments(int count, char** values) {
   Arguments arguments;
   std::vector<std::string> places;
   for (int i = 1; i < count; i++) {
     const std::string value = values[i];
-    const bool known = value == "--library" || value == "--verify";
-    if (!known && value.rfind("--", 0) != 0) {
+    if (value.rfind("--", 0) != 0) {
       places.push_back(value);
-    } else if (known && i + 1 < count && (value == "--library" || std::strcmp(values[i + 1], "full") == 0)) {
-      if (value == "--library") arguments.library = values[i + 1];
-      else arguments.verify = true;
-      i++;
-    } else {
+    } else if (i + 1 >= count || !take_option(value, values[++i], arguments.options)) {
       places.clear();
       break;
     }
   }
-  if (places.size() != 2)
-    throw Error(Failure::usage, "usage: pocketvlm-runner BUNDLE PLAN [--library FILE] [--verify full]");
+  if (places.size() != 2) throw Error(Failure::usage, kUsage);
   arguments.bundle = places[0], arguments.plan = places[1];
   return arguments;
 }
@@ -146,28 +155,42 @@ void run_cases(Workbench& bench) {
   }
 }
 
+void print_start(const Library& library) {
+  print_event("start", {{"runner", POCKETVLM_VERSION},
+                        {"onnxruntime", library.version},
+                        {"library", library.path},
+                        {"machine", describe_machine()}});
+}
+
+void print_engine(const SelectedEngine& selected) {
+  nlohmann::json skipped = nlohmann::json::array();
+  for (const auto& [name, reason] : selected.skipped) skipped.push_back({{"engine", name}, {"reason", reason}});
+  print_event("engine", {{"engine", selected.name}, {"skipped", skipped}});
+}
+
 int run(int count, char** values) {
   const Arguments arguments = parse_arguments(count, values);
   const Plan plan = parse_plan(read_file(arguments.plan, kMaxPlanBytes, Failure::usage));
   const size_t slash = arguments.plan.rfind('/');
   const std::string beside = slash == std::string::npos ? "" : arguments.plan.substr(0, slash + 1);
-  Watch watch(plan, plan.stop_file ? beside + *plan.stop_file : "");
   keep_to(plan.cpus);
-  const Library& library = open_library(arguments.library);
-  print_event("start", {{"runner", POCKETVLM_VERSION},
-                        {"onnxruntime", library.version},
-                        {"library", library.path},
-                        {"machine", describe_machine()}});
+  ModelOptions options = arguments.options;
+  options.threads = plan.threads;
+  options.try_limit_s = std::min(options.try_limit_s, plan.time_limit_s);
+  Watch watch(plan, plan.stop_file ? beside + *plan.stop_file : "");
+  const Library& library = open_library(options.library);
+  print_start(library);
   bool matches = true;
   try {
-    auto model = std::make_unique<Model>(arguments.bundle,
-                                         ModelOptions{arguments.library, plan.threads, arguments.verify, true});
+    auto model = std::make_unique<Model>(arguments.bundle, options);
+    print_engine(model->selected());
     const Bundle bundle{arguments.bundle, model->manifest()};
     check_fits(plan, bundle.manifest);
     const std::vector<uint8_t> tiles = read_tiles(plan, beside, bundle.manifest);
     if (plan.answer) matches = answer(*model, plan, tiles, beside, watch);
+    const std::string engine = model->selected().name;
     model.reset();
-    Workbench bench{plan, bundle, library, tiles, watch, nullptr, nullptr};
+    Workbench bench{plan, bundle, library, engine, tiles, watch, nullptr, nullptr};
     run_cases(bench);
   } catch (const Error& error) {
     if (error.failure() != Failure::interrupted || watch.status() == 0) throw;

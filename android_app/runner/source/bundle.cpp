@@ -159,7 +159,10 @@ Bundle open_bundle(const std::string& directory, bool verify) {
     refuse(shown + " is not a bundle: no such directory");
   if (lstat(path.c_str(), &status) != 0 || (!S_ISREG(status.st_mode) && !S_ISLNK(status.st_mode)))
     refuse(shown + " is not a bundle: it has no manifest.json");
-  Bundle bundle{directory, parse_manifest(read_file(path, kMaxManifest, Failure::bundle), path)};
+  const std::string text = read_file(path, kMaxManifest, Failure::bundle);
+  Sha256 digest;
+  digest.update(text);
+  Bundle bundle{directory, parse_manifest(text, path), digest.hexadecimal()};
   for (const auto& [name, entry] : bundle.manifest.files) check_size(bundle.path(name), name, entry);
   for (const auto& [name, entry] : bundle.manifest.files) check_content(bundle.path(name), name, entry, verify);
   for (const auto& engine : bundle.manifest.engines)

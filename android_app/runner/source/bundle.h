@@ -12,6 +12,7 @@ namespace pocketvlm {
 struct Bundle {
   std::string directory;
   Manifest manifest;
+  std::string manifest_sha256 = {};  // what tells bundles apart
   // Where the file of the manifest lies, which is inside the directory. Failure: bundle.
   std::string path(const std::string& name) const;
 };

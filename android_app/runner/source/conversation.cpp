@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "layout.h"
+#include "session.h"
 #include "vision.h"
 
 namespace pocketvlm {
@@ -32,9 +33,9 @@ Model::Model(const std::string& directory, const ModelOptions& options) : keep_v
   check_minimum("pocketvlm", bundle.manifest.minimum_pocketvlm, POCKETVLM_VERSION);
   if (!bundle.manifest.has_roles) throw Error(Failure::bundle, "the manifest's chat layout lacks a role that it needs");
   if (bundle.manifest.vision) check_vision(*bundle.manifest.vision, *bundle.manifest.layout);
-  engine_ = std::make_unique<Engine>(bundle, open_library(options.library), options.threads);
+  selected_ = select_engine(bundle, options);
   if (bundle.manifest.vision && bundle.manifest.vision->packing) newline_ = read_newline(bundle);
-  if (!keep_vision_) engine_->free_vision();
+  if (!keep_vision_) engine().free_vision();
   load_s_ = now() - start;
 }
 
@@ -47,11 +48,11 @@ std::shared_future<Floats> Model::start_encoding(Tiles tiles, std::optional<Pack
       Model* model;
       ~Leave() {
         const std::lock_guard<std::mutex> lock(model->queue_);
-        if (--model->waiting_ == 0 && !model->keep_vision_) model->engine_->free_vision();
+        if (--model->waiting_ == 0 && !model->keep_vision_) model->engine().free_vision();
       }
     } leave{this};
     const int64_t batch = manifest().vision->tile_batch;
-    Floats tokens = encode_tiles(*engine_, tiles.pixels.data(), tiles.count, batch, true, closing_);
+    Floats tokens = encode_tiles(engine(), tiles.pixels.data(), tiles.count, batch, true, closing_);
     return packed ? pack(tokens, *packed, newline_) : tokens;
   };
   last_ = std::async(std::launch::async, std::move(work)).share();
@@ -161,7 +162,7 @@ void Conversation::compute_chunk(int64_t first, int64_t count, Floats& embedding
 }
 
 void Conversation::prefill(Sampling sampling, int64_t max_new_tokens) {
-  const int64_t total = int64_t(ids_.size()), chunk = model_.manifest().prefill_chunk, computed = cache_->position;
+  const int64_t total = int64_t(ids_.size()), chunk = model_.manifest().prefill_chunk, computed = cache_->position();
   if (max_new_tokens < 1) throw Error(Failure::usage, "max_new_tokens must be at least 1");
   if (computed >= total) throw Error(Failure::usage, "there are no new tokens to compute: add some first");
   std::vector<int64_t> seen;
@@ -176,9 +177,9 @@ void Conversation::prefill(Sampling sampling, int64_t max_new_tokens) {
   stats_.encode_wait_s = now() - start;
   start = now();
   Floats embeddings(elements({std::min(chunk, total - computed), model_.manifest().hidden_size}));
-  while (cache_->position < total) {
+  while (cache_->position() < total) {
     if (cancelled_) throw Error(Failure::interrupted, "cancelled while the prompt was computed");
-    compute_chunk(cache_->position, std::min(chunk, total - cache_->position), embeddings);
+    compute_chunk(cache_->position(), std::min(chunk, total - cache_->position()), embeddings);
   }
   stats_.prompt_tokens = total, stats_.prefill_tokens = total - computed;
   stats_.prefill_s = now() - start;
@@ -201,7 +202,7 @@ std::optional<int32_t> Conversation::next() {
   const Manifest& manifest = model_.manifest();
   if (std::find(manifest.stop.begin(), manifest.stop.end(), id) != manifest.stop.end()) stats_.finish = Finish::stop;
   else if (stats_.generated_tokens >= max_new_tokens_) stats_.finish = Finish::length;
-  else if (cache_->position >= manifest.kv_length) stats_.finish = Finish::kv_length;
+  else if (cache_->position() >= manifest.kv_length) stats_.finish = Finish::kv_length;
   ids_.push_back(id);
   sources_.push_back({-1, -1});
   return id;
@@ -210,7 +211,7 @@ std::optional<int32_t> Conversation::next() {
 void Conversation::rewind(int64_t tokens) {
   if (tokens < 0 || tokens > int64_t(ids_.size()))
     throw Error(Failure::usage, "there are " + std::to_string(ids_.size()) + " tokens to go back to");
-  cache_->position = std::min(cache_->position, tokens);
+  cache_->rewind(std::min(cache_->position(), tokens));
   ids_.resize(size_t(tokens));
   sources_.resize(size_t(tokens));
   if (tokens == 0) images_.clear();

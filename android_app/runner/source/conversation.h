@@ -9,15 +9,13 @@
 #include <string>
 #include <vector>
 
-#include "engine.h"
 #include "packing.h"
 #include "sampling.h"
+#include "select.h"
 
 namespace pocketvlm {
 
-struct ModelOptions {
-  std::string library;
-  int threads = 4;
+struct ModelOptions : EngineOptions {
   bool verify = false, keep_vision = true;
 };
 
@@ -26,15 +24,17 @@ class Model {
   // Failure: bundle, library.
   Model(const std::string& directory, const ModelOptions& options);
   ~Model() { closing_ = true; }
-  Engine& engine() { return *engine_; }
-  const Manifest& manifest() const { return engine_->manifest(); }
+  Engine& engine() { return *selected_.engine; }
+  const Manifest& manifest() const { return selected_.engine->manifest(); }
+  // What runs it, and why better engines do not.
+  const SelectedEngine& selected() const { return selected_; }
   double load_s() const { return load_s_; }
   // Encodes tiles in the background, one image after the other, and packs their tokens.
   std::shared_future<Floats> start_encoding(Tiles tiles, std::optional<Packed> packed);
 
  private:
   double load_s_;
-  std::unique_ptr<Engine> engine_;
+  SelectedEngine selected_;
   const bool keep_vision_;
   Floats newline_;  // of images that are packed
   std::atomic<bool> closing_{false};

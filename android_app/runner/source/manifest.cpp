@@ -237,15 +237,15 @@ void check_fidelity(const Reader& value) {
   scores["relative_error_by_layer"].list(finite);
 }
 
-// What holds for the parts of each engine; this runner's own is read.
+// What holds for the parts of each engine.
 void read_by_engine(const Reader& value, Manifest& manifest) {
   value.members({"onnx", "executorch", "neuropilot", "qnn", "litert"});
   const json::Object& given = value.object();
   for (const auto& [engine, own] : given) {
     const Reader reader(own, value, engine);
     const Members of = reader.members({"prefill_chunk", "tensors", "fidelity"});
-    const int64_t chunk = of["prefill_chunk"].integer(1, 1 << 16);
-    if (engine == "onnx") manifest.prefill_chunk = chunk;
+    manifest.prefill_chunks[engine] = of["prefill_chunk"].integer(1, 1 << 16);
+    if (engine == "onnx") manifest.prefill_chunk = manifest.prefill_chunks[engine];
     check_tensors(of["tensors"]);
     check_fidelity(of["fidelity"]);
     if (manifest.engines.count(engine) == 0) value.refuse("by_engine has other engines than engines");
@@ -255,32 +255,33 @@ void read_by_engine(const Reader& value, Manifest& manifest) {
 }
 
 // The static program of an NPU's parts, whose chunks of layers follow one another.
-void check_npu(const std::string& engine, const Reader& value, Manifest& manifest) {
+NpuProgram npu_program(const std::string& engine, const Reader& value, int64_t layers) {
   const Members of = value.members({"platform", "compiled", "programs", "chunks", "prefill_tokens", "tile_batches",
                                     "mask_value", "rope", "fidelity"});
-  if (engine == "qnn")
-    of["platform"].choice({"sm8550", "sm8650", "sm8750", "sm8850"});
-  else
-    of["platform"].choice({"mt6989", "mt6991", "mt6993"});
-  of["prefill_tokens"].integer(2, 4096);
-  of["tile_batches"].list([](const Reader& batch) { return batch.integer(1, 64); });
-  if (const Reader mask = of["mask_value"]; !(mask.number() < 0)) mask.refuse("it must be below 0");
+  NpuProgram read;
+  read.platform = engine == "qnn" ? of["platform"].choice({"sm8550", "sm8650", "sm8750", "sm8850"})
+                                  : of["platform"].choice({"mt6989", "mt6991", "mt6993"});
+  read.prefill_tokens = of["prefill_tokens"].integer(2, 4096);
+  read.tile_batches = of["tile_batches"].list([](const Reader& batch) { return batch.integer(1, 64); });
+  const Reader mask = of["mask_value"];
+  read.mask_value = mask.number();
+  if (!(read.mask_value < 0)) mask.refuse("it must be below 0");
   check_fidelity(of["fidelity"]);
-  std::vector<std::string> files;
-  if (const auto programs = of.optional("programs")) files = programs->list(file_name);
-  if (of["compiled"].boolean() == files.empty()) value.refuse("compiled programs and their files belong together");
-  files.push_back(file_name(of["rope"]));
-  for (const std::string& file : files) manifest.npu_files.emplace_back(engine, file);
+  if (const auto programs = of.optional("programs")) read.programs = programs->list(file_name);
+  read.compiled = of["compiled"].boolean();
+  if (read.compiled == read.programs.empty()) value.refuse("compiled programs and their files belong together");
+  read.rope = file_name(of["rope"]);
   int64_t before = 0;
-  const auto chunk = [&](const Reader& given) {
+  const auto chunk = [&before](const Reader& given) {
     const Array& ends = given.array(2, 2);
     const int64_t first = Reader(ends[0], given, {}, 0).integer(0, 4095), end = positive(Reader(ends[1], given, {}, 1));
     if (first != before || end <= first) given.refuse("chunks do not follow one another");
     before = end;
-    return true;
+    return std::make_pair(first, end);
   };
-  of["chunks"].list(chunk, 1);
-  if (before != manifest.layers) value.refuse("its chunks have another number of layers than the model");
+  read.chunks = of["chunks"].list(chunk, 1);
+  if (before != layers) value.refuse("its chunks have another number of layers than the model");
+  return read;
 }
 
 // What the sections say of each other.
@@ -293,8 +294,12 @@ void check_whole(const Manifest& manifest, const Reader& top) {
         if (manifest.files.count(file) == 0)
           top.refuse(engine + " part " + one_line(name, 80) + " uses " + file + ", which 'files' does not list");
     }
-  for (const auto& [engine, file] : manifest.npu_files)
-    if (manifest.files.count(file) == 0) top.refuse(engine + " uses " + file + ", which 'files' does not list");
+  for (const auto& [engine, program] : manifest.programs) {
+    std::vector<std::string> used = program.programs;
+    used.push_back(program.rope);
+    for (const std::string& file : used)
+      if (manifest.files.count(file) == 0) top.refuse(engine + " uses " + file + ", which 'files' does not list");
+  }
   if (manifest.files.count(manifest.tokenizer) == 0) top.refuse("the tokenizer is not in 'files'");
   if (manifest.vision && manifest.vision->packing) {
     const auto newline = manifest.files.find(manifest.vision->packing->newline);
@@ -406,7 +411,7 @@ Manifest read_manifest(const Reader& root) {
     if (!has_npu) continue;
     if (format < (engine == "qnn" ? 3 : 2))
       root.refuse("format " + std::to_string(format) + " has no parts for an NPU of that kind");
-    check_npu(engine, *npu, manifest);
+    manifest.programs[engine] = npu_program(engine, *npu, manifest.layers);
   }
   if (const auto given = top.optional("preference")) {
     manifest.preference = read_preference(*given);

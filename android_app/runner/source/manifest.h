@@ -58,6 +58,18 @@ struct ImageLayout {
   std::optional<TokenIds> lone, last_row_end;  // what stands there instead of tile[0][0] and of the last row_end
 };
 
+// The static program of an NPU's parts (docs/bundle-format.md).
+struct NpuProgram {
+  std::string platform;
+  bool compiled;
+  std::vector<std::string> programs;                // the vendor's, and the graphs that name them
+  std::vector<std::pair<int64_t, int64_t>> chunks;  // first layer, last layer + 1
+  int64_t prefill_tokens;
+  std::vector<int64_t> tile_batches;
+  double mask_value;
+  std::string rope;  // a file of float32 [2, length, head_dim]: cos, sin
+};
+
 struct Manifest {
   std::string minimum_pocketvlm, model_name, tokenizer, kv_dtype;
   std::optional<std::string> minimum_onnxruntime;
@@ -70,8 +82,8 @@ struct Manifest {
   bool asks_for_litert = false;
   bool has_roles = true;  // false where a chat layout lacks a role that it needs
   std::map<std::string, std::map<std::string, Part>> engines;
-  // Of NPUs' programs, beside their graphs: engine and file.
-  std::vector<std::pair<std::string, std::string>> npu_files;
+  std::map<std::string, int64_t> prefill_chunks;  // by engine, where there are several
+  std::map<std::string, NpuProgram> programs;      // of NPUs, by engine
   std::vector<PreferredEngine> preference;  // engines that may be chosen, best first; empty: any
   std::map<std::string, FileEntry> files;
 };

@@ -9,7 +9,11 @@
 #include "conversation.h"
 
 struct pocketvlm_model {
+  pocketvlm_model(const char* directory, const pocketvlm::ModelOptions& options) : model(directory, options) {
+    for (const auto& [name, reason] : model.selected().skipped) skipped += name + ": " + reason + "\n";
+  }
   pocketvlm::Model model;
+  std::string skipped;
 };
 
 struct pocketvlm_conversation {
@@ -85,10 +89,12 @@ pocketvlm_status pocketvlm_open(const char* directory, const pocketvlm_options* 
     if (given != nullptr) {
       if (given->threads < 1 || given->threads > 64)
         throw pocketvlm::Error(pocketvlm::Failure::usage, "threads must be from 1 to 64");
-      options = {given->library == nullptr ? "" : given->library, given->threads, given->verify != 0,
-                 given->keep_vision != 0};
+      const auto text = [](const char* one) { return std::string(one == nullptr ? "" : one); };
+      options.library = text(given->library), options.threads = given->threads;
+      options.verify = given->verify != 0, options.keep_vision = given->keep_vision != 0;
+      options.engine = text(given->engine), options.cache = text(given->cache);
     }
-    *model = new pocketvlm_model{{directory, options}};
+    *model = new pocketvlm_model(directory, options);
     return POCKETVLM_OK;
   });
 }
@@ -107,6 +113,12 @@ pocketvlm_status pocketvlm_describe(const pocketvlm_model* model, pocketvlm_info
            manifest.image_token.value_or(-1)};
   return POCKETVLM_OK;
 }
+
+const char* pocketvlm_engine(const pocketvlm_model* model) {
+  return model == nullptr ? "" : model->model.selected().name.c_str();
+}
+
+const char* pocketvlm_skipped(const pocketvlm_model* model) { return model == nullptr ? "" : model->skipped.c_str(); }
 
 pocketvlm_status pocketvlm_start(pocketvlm_model* model, pocketvlm_conversation** conversation) {
   if (model == nullptr || conversation == nullptr) return missing("model and conversation");

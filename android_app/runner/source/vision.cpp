@@ -1,5 +1,7 @@
 #include "vision.h"
 
+#include "session.h"
+
 #include <algorithm>
 #include <future>
 

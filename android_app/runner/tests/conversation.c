@@ -86,8 +86,8 @@ static void tell(pocketvlm_conversation* chat, const char* what) {
 }
 
 int main(int argc, char** argv) {
-  if (argc != 3) return 2;
-  pocketvlm_options options = {argv[2], 1, 0, 0};
+  if (argc != 3 && argc != 4) return 2;
+  pocketvlm_options options = {argv[2], 1, 0, 0, argc == 4 ? argv[3] : NULL, NULL};
   pocketvlm_model* model;
   pocketvlm_conversation* chat;
   pocketvlm_info info;

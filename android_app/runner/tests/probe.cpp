@@ -1,14 +1,19 @@
 // What the tests ask the library's readers and rules, a line of JSON each on stdin, answered by one on stdout:
 // {"ok": ...} or {"refused": status, "line": ...}.
+#include <unistd.h>
+
+#include <cstdlib>
 #include <cstring>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "attempt.h"
 #include "bundle.h"
 #include "graph.h"
 #include "images.h"
 #include "json.h"
 #include "layout.h"
+#include "npu_program.h"
 #include "packing.h"
 #include "plan.h"
 #include "sampling.h"
@@ -46,6 +51,38 @@ Json chosen(const Json& asked) {
   machine.failed = given["failed"].get<std::map<std::string, std::string>>();
   const EngineChoice choice = choose(read_preference(json::Reader(engines)), machine);
   return {{"chosen", choice.engine ? Json(*choice.engine) : Json()}, {"skipped", choice.skipped}};
+}
+
+Json npu_program(const Json& asked) {
+  const std::string what = asked["of"];
+  const int64_t position = asked.value("position", 0), length = asked.value("length", 0);
+  if (what == "steps") return npu_steps(position, asked["count"], asked["prefill"], length);
+  if (what == "batches") return npu_batches(asked["tiles"], asked["sizes"].get<std::vector<int64_t>>());
+  if (what == "mask") return npu_mask(position, asked["tokens"], length, asked["hidden"]);
+  auto rows = asked["rows"].get<std::vector<int8_t>>();
+  take_back(rows.data(), asked["heads"], length, asked["size"], asked["count"]);
+  return rows;
+}
+
+// Work that ends in a way of its own, in another process, and what is kept of it.
+Json attempted(const Json& asked) {
+  const std::string how = asked["how"];
+  Verdict verdict(asked.value("folder", ""), asked.value("key", ""));
+  if (verdict.state() == Verdict::unknown) {
+    verdict.begin();
+    if (how == "leave") return "left";  // as a machine that goes down
+    verdict.end(attempt(
+        [&how] {
+          if (how == "crash") *static_cast<volatile int*>(nullptr) = 1;
+          if (how == "abort") std::abort();
+          if (how == "exit") _exit(7);
+          if (how == "error") throw Error(Failure::other, "no such\nkernel");
+          if (how == "print") std::cout << "noise" << std::endl;
+          while (how == "hang") pause();
+        },
+        asked["limit"]));
+  }
+  return {{"works", verdict.state() == Verdict::works}, {"reason", verdict.reason()}};
 }
 
 Json graph(const Json& asked) {
@@ -174,6 +211,8 @@ Json answer(const Json& asked) {
   if (what == "manifest") return read_manifest(asked["path"]).files.size();
   if (what == "bundle") return bundle(asked);
   if (what == "choose") return chosen(asked);
+  if (what == "npu") return npu_program(asked);
+  if (what == "attempt") return attempted(asked);
   if (what == "graph") return graph(asked);
   if (what == "plan") return plan(asked);
   if (what == "picture_plan") return picture_plan(asked);

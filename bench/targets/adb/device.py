@@ -17,7 +17,7 @@ from pocketvlm.machine.cpu import Cpu, parse_cpu_info
 #: ABIs that there is a runner for, the better one first.
 ABIS = ("arm64-v8a", "x86_64")
 #: Of a bundle, those that the runner runs.
-RUNNER_ENGINES = frozenset({"onnx"})
+RUNNER_ENGINES = frozenset({"onnx", "qnn"})
 #: Everything on the phone lies below; the shell's user may write and execute there.
 WRITABLE = "/data/local/tmp"
 #: Seconds between two looks at a phone that cools down.

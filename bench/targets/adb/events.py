@@ -54,6 +54,21 @@ class StartEvent(Closed):
     machine: RunnerMachine
 
 
+class SkippedEngine(Closed):
+    """An engine that the bundle prefers to the one that runs, and why it does not run there."""
+
+    engine: Name
+    reason: Text
+
+
+class EngineEvent(Closed):
+    """What runs the bundle, once it is loaded."""
+
+    event: Literal["engine"]
+    engine: Name
+    skipped: Annotated[tuple[SkippedEngine, ...], Field(max_length=16)]
+
+
 class BeginEvent(Closed):
     """Before a case, or "answer"."""
 
@@ -111,7 +126,9 @@ class ErrorEvent(Closed):
     message: Text
 
 
-Event = StartEvent | BeginEvent | RowEvent | MemoryEvent | AnswerEvent | StateEvent | EndEvent | ErrorEvent
+Event = (
+    StartEvent | EngineEvent | BeginEvent | RowEvent | MemoryEvent | AnswerEvent | StateEvent | EndEvent | ErrorEvent
+)
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 
@@ -157,6 +174,9 @@ def collect(lines: Iterable[str], watch: Callable[[str], None]) -> DeviceRun:
             raise DeviceError("the runner prints something after its end")
         if isinstance(event, BeginEvent):
             watch(event.name)
+        if isinstance(event, EngineEvent):
+            for one in event.skipped:
+                watch(f"not by the engine {one.engine}: {one_line(one.reason, 200)}")
         events.append(event)
     raise DeviceError("the runner's output ends without its exit status")
 

@@ -26,6 +26,8 @@ START = {
     "library": "./libonnxruntime.so.1",
     "machine": MACHINE,
 }
+SKIPPED = {"engine": "qnn", "reason": "libcdsprpc.so is not in /vendor/lib64"}
+ENGINE = {"event": "engine", "engine": "onnx", "skipped": [SKIPPED]}
 BEGIN = {"event": "begin", "name": "pp8"}
 ROW = {"event": "row", "row": {"name": "pp8", "phase": "prefill", "seconds": [0.1, 0.2], "tokens": 8}}
 STATE = {"event": "state", "seconds": 1.5, "resident": 1000, "frequencies": [], "temperatures": {}}
@@ -33,7 +35,7 @@ MEMORY = {"event": "memory", "memory": {"phase": "load", "resident": 3, "anonymo
 ANSWER = {"event": "answer", "token_ids": [1, 2], "seconds": [0.5, 0.1], "encode_s": 0.0, "matches": True}
 END = {"event": "end", "status": "ok", "load_after": 1.0}
 ERROR = {"event": "error", "code": 3, "message": "the bundle is damaged"}
-RUN: list[dict[str, Any]] = [START, BEGIN, MEMORY, ANSWER, ROW, STATE, END]
+RUN: list[dict[str, Any]] = [START, ENGINE, BEGIN, MEMORY, ANSWER, ROW, STATE, END]
 
 
 def lines(*said: dict[str, Any], rc: int | None = 0) -> list[str]:
@@ -43,7 +45,7 @@ def lines(*said: dict[str, Any], rc: int | None = 0) -> list[str]:
 def test_a_run() -> None:
     heard: list[str] = []
     run = collect(lines(*RUN), heard.append)
-    assert heard == ["pp8"]
+    assert heard == ["not by the engine qnn: libcdsprpc.so is not in /vendor/lib64", "pp8"]
     assert [row.seconds for row in run.rows] == [(0.1, 0.2)]
     assert run.memory[0].peak == 3
     assert (run.samples[0].seconds, run.samples[0].resident) == (1.5, 1000)

@@ -15,6 +15,8 @@ import java.nio.ByteOrder
  *   nowhere. On Android it is the app's own cache directory
  * @property verify hash every byte of the bundle's files, not only a sample of them
  * @property kvMemory where KV caches lie
+ * @property engine what is to run it, by the name that the bundle's manifest has; null: the best by the bundle's preference
+ *   that runs here. This library has `onnx`, and refuses others by name
  * @throws IllegalArgumentException a value is out of range; the line names it
  */
 public class Options(
@@ -25,6 +27,7 @@ public class Options(
     public val verify: Boolean = false,
     public val cacheDirectory: File? = null,
     public val kvMemory: KvMemory = KvMemory.Direct,
+    public val engine: String? = null,
 ) {
     init {
         require(threads in 0..MAX_THREADS) { "threads must be from 0 to $MAX_THREADS, not $threads" }
@@ -92,8 +95,16 @@ public enum class Trim {
     IDLE_KV,
 }
 
-/** What really runs a model: a [library] of some [version] on a [device], with so many [threads]. */
+/**
+ * What really runs a model: a [library] of some [version] on a [device], with so many [threads].
+ *
+ * @property engine the name of it that the bundle has
+ * @property skipped engines that the bundle prefers to it, each with why it does not run here, in one line; none where one was
+ *   asked for
+ */
 public class Backend internal constructor(
+    public val engine: String,
+    public val skipped: Map<String, String>,
     public val library: String,
     public val version: String,
     public val device: String,

@@ -14,6 +14,7 @@ import dev.pocketvlm.images.Size
 import dev.pocketvlm.runtime.Interrupt
 import dev.pocketvlm.runtime.LoadedModel
 import dev.pocketvlm.runtime.Meter
+import dev.pocketvlm.runtime.engineOf
 import dev.pocketvlm.runtime.measure
 import dev.pocketvlm.runtime.restoredChat
 import dev.pocketvlm.runtime.secondsSince
@@ -146,7 +147,7 @@ public class PocketVlm private constructor(private val model: LoadedModel, publi
          *
          * @throws BundleDamaged it is damaged, hostile, or no bundle
          * @throws BundleTooNew it needs a newer library
-         * @throws NotPortable another runtime runs it, this library does not
+         * @throws NotPortable another runtime runs it, this library does not; or it has no engine for [Options.engine]
          * @throws NoMemory it needs more than [Options.memoryBudget] or than the device has
          */
         public suspend fun open(
@@ -165,6 +166,7 @@ public class PocketVlm private constructor(private val model: LoadedModel, publi
             onProgress(LoadStep.MANIFEST)
             val opened = openBundle(bundle, options.verify) { onProgress(LoadStep.FILES) }
             checkLoadable(opened.manifest)
+            engineOf(opened.manifest, options.engine)
             val info = infoOf(opened).also(admit)
             currentCoroutineContext().ensureActive()
             val model = LoadedModel.of(opened, options, onProgress)

@@ -57,4 +57,5 @@ private fun onAndroid(options: Options, application: Context) = Options(
     verify = options.verify,
     cacheDirectory = options.cacheDirectory ?: File(application.cacheDir, "pocketvlm"),
     kvMemory = if (options.kvMemory === KvMemory.Direct) SharedKvMemory else options.kvMemory,
+    engine = options.engine,
 )

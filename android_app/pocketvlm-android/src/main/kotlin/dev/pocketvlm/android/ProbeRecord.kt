@@ -12,9 +12,9 @@ import java.security.MessageDigest
 /** Of a record, bytes. */
 private const val MAX_RECORD = 4096L
 
-/** The state of one bundle in [directory]. Another bundle, library, engine or system image starts from nothing. */
-internal class ProbeRecord(private val directory: File, info: BundleInfo) {
-    private val file = File(directory, keyOf(listOf(info.sha256, VERSION, ONNXRUNTIME_VERSION, Build.FINGERPRINT)))
+/** The state of one bundle's [engine] in [directory]. Another bundle, engine, library or system image starts from nothing. */
+internal class ProbeRecord(private val directory: File, info: BundleInfo, engine: String) {
+    private val file = File(directory, keyOf(listOf(info.sha256, engine, VERSION, ONNXRUNTIME_VERSION, Build.FINGERPRINT)))
 
     /** A record that cannot be read says nothing. */
     fun read(): ProbeState = try {

@@ -12,6 +12,7 @@ import android.os.Process
 import android.os.RemoteException
 import dev.pocketvlm.GenerationConfig
 import dev.pocketvlm.Image
+import dev.pocketvlm.Options
 import dev.pocketvlm.PocketVlm
 import dev.pocketvlm.PocketVlmException
 import dev.pocketvlm.PocketVlmException.NoMemory
@@ -19,7 +20,7 @@ import kotlinx.coroutines.runBlocking
 import java.io.File
 import kotlin.concurrent.thread
 
-/** The process `:pocketvlm_probe` of [EngineProbe]; nobody but the app can bind to it. It takes one bundle, then ends. */
+/** The process `:pocketvlm_probe` of [EngineProbe]; nobody but the app can bind to it. It takes one bundle and an engine of it, then ends. */
 public class ProbeService : Service() {
     private val messenger = Messenger(Handler(Looper.getMainLooper()) { question -> begin(Message.obtain(question)) })
 
@@ -33,9 +34,10 @@ public class ProbeService : Service() {
 
     private fun begin(question: Message): Boolean {
         val bundle = File(question.data.getString(PROBE_BUNDLE).orEmpty())
+        val engine = question.data.getString(PROBE_ENGINE)
         val replies = question.replyTo ?: return false
         thread(name = "pocketvlm-probe") {
-            val reply = runBlocking { probe(bundle) }
+            val reply = runBlocking { probe(bundle, engine) }
             try {
                 replies.send(reply)
             } catch (error: RemoteException) {
@@ -45,8 +47,8 @@ public class ProbeService : Service() {
         return true
     }
 
-    private suspend fun probe(bundle: File): Message = try {
-        PocketVlm.open(this, bundle).use { model ->
+    private suspend fun probe(bundle: File, engine: String?): Message = try {
+        PocketVlm.open(this, bundle, Options(engine = engine)).use { model ->
             val images = if (model.info.seesImages) listOf(Image.rgb(ByteArray(3), 1, 1)) else emptyList()
             model.ask("a", images, GenerationConfig(maxNewTokens = 1))
         }

@@ -16,6 +16,7 @@ import kotlinx.coroutines.withTimeoutOrNull
 import java.io.File
 
 internal const val PROBE_BUNDLE = "bundle"
+internal const val PROBE_ENGINE = "engine"
 internal const val PROBE_REASON = "reason"
 internal const val PROBE_ANSWERED = 1
 internal const val PROBE_FAILED = 2
@@ -26,10 +27,10 @@ private const val LIMIT_MILLISECONDS = 10 * 60 * 1000L
 
 /** The app's end of [ProbeService]. */
 internal class RemoteProbe(private val context: Context, private val limit: Long = LIMIT_MILLISECONDS) {
-    /** How the probe of [bundle] ends. The service's process ends with it. */
-    suspend fun run(bundle: File): ProbeEvent {
+    /** How the probe of [bundle] by its [engine] ends. The service's process ends with it. */
+    suspend fun run(bundle: File, engine: String): ProbeEvent {
         val verdict = CompletableDeferred<ProbeEvent>()
-        val connection = ProbeConnection(bundle, verdict)
+        val connection = ProbeConnection(bundle, engine, verdict)
         val intent = Intent(context, ProbeService::class.java)
         try {
             if (!context.bindService(intent, connection, Context.BIND_AUTO_CREATE)) return ProbeEvent.Undecided
@@ -43,13 +44,17 @@ internal class RemoteProbe(private val context: Context, private val limit: Long
 /** Called on the main thread. */
 private class ProbeConnection(
     private val bundle: File,
+    private val engine: String,
     private val verdict: CompletableDeferred<ProbeEvent>,
 ) : ServiceConnection {
     private val replies = Messenger(Handler(Looper.getMainLooper()) { message -> verdict.complete(eventOf(message)) })
 
     override fun onServiceConnected(name: ComponentName, service: IBinder) {
         val question = Message.obtain()
-        question.data = Bundle().apply { putString(PROBE_BUNDLE, bundle.absolutePath) }
+        question.data = Bundle().apply {
+            putString(PROBE_BUNDLE, bundle.absolutePath)
+            putString(PROBE_ENGINE, engine)
+        }
         question.replyTo = replies
         try {
             Messenger(service).send(question)

@@ -49,9 +49,9 @@ class EngineProbeTest {
     /** A process that ends so, time after time. */
     private fun probe(vararg events: ProbeEvent): EngineProbe {
         val left = ArrayDeque(events.toList())
-        return EngineProbe(records) { one ->
+        return EngineProbe(records) { one, engine ->
             probed.add(one)
-            assertTrue(ProbeRecord(records, info).read() is ProbeState.Running) // on the disk before it starts
+            assertTrue(ProbeRecord(records, info, engine).read() is ProbeState.Running) // on the disk before it starts
             left.removeFirst()
         }
     }
@@ -87,9 +87,9 @@ class EngineProbeTest {
         }
         assertEquals(302 + "fails ".length, ProbeState.Fails("a".repeat(9999)).encoded().length - 2)
         records.mkdirs()
-        ProbeRecord(records, info).write(ProbeState.Works)
+        ProbeRecord(records, info, "onnx").write(ProbeState.Works)
         records.listFiles()!!.single().writeText("works".repeat(9999))
-        assertEquals("unknown 0", ProbeRecord(records, info).read().encoded())
+        assertEquals("unknown 0", ProbeRecord(records, info, "onnx").read().encoded())
     }
 
     @Test
@@ -113,9 +113,9 @@ class EngineProbeTest {
 
     @Test
     fun `who finds a probe that nobody saw the end of counts it as dead`() {
-        ProbeRecord(records, info).write(ProbeState.Running(1))
+        ProbeRecord(records, info, "onnx").write(ProbeState.Running(1))
         assertTrue("its process ended" in probe().refusal())
-        ProbeRecord(records, info).write(ProbeState.Running(0))
+        ProbeRecord(records, info, "onnx").write(ProbeState.Running(0))
         assertEquals(bundle, probe(ProbeEvent.Answered).choice().bundle)
     }
 
@@ -128,13 +128,13 @@ class EngineProbeTest {
     @Test
     fun `a probe that is cancelled decides nothing`() {
         repeat(3) {
-            val asking = EngineProbe(records) { awaitCancellation() }
+            val asking = EngineProbe(records) { _, _ -> awaitCancellation() }
             runBlocking {
                 val job = launch(Dispatchers.IO) { asking.firstThatWorks(listOf(bundle)) }
-                waitUntil("it runs") { ProbeRecord(records, info).read() is ProbeState.Running }
+                waitUntil("it runs") { ProbeRecord(records, info, "onnx").read() is ProbeState.Running }
                 job.cancelAndJoin()
             }
-            assertEquals("unknown 0", ProbeRecord(records, info).read().encoded())
+            assertEquals("unknown 0", ProbeRecord(records, info, "onnx").read().encoded())
         }
     }
 
@@ -144,11 +144,34 @@ class EngineProbeTest {
         val manifest = other.resolve("manifest.json")
         manifest.appendText("\n") // another digest
         val choice = runBlocking {
-            EngineProbe(records) { if (it == other) ProbeEvent.Failed("no such kernel") else ProbeEvent.Answered }
+            EngineProbe(records) { one, _ -> if (one == other) ProbeEvent.Failed("no such kernel") else ProbeEvent.Answered }
                 .firstThatWorks(listOf(other, bundle))
         }
         assertEquals(bundle, choice.bundle)
         assertEquals(mapOf(other to "no such kernel"), choice.refused)
+        assertEquals("onnx", choice.engine)
+    }
+
+    @Test
+    fun `a verdict is of one engine`() {
+        probe(ProbeEvent.Failed("no such kernel")).refusal()
+        assertTrue(ProbeRecord(records, info, "onnx").read() is ProbeState.Fails)
+        assertEquals("unknown 0", ProbeRecord(records, info, "qnn").read().encoded())
+    }
+
+    @Test
+    fun `an engine that this library has not is not tried, and the reason is said`() {
+        val other = temporary.newFolder("npu").also { bundle.copyRecursively(it, overwrite = true) }
+        val manifest = other.resolve("manifest.json")
+        val preference = """"preference": [{"engine": "executorch", "chips": ["SM8650"]}, {"engine": "onnx"}], """
+        val text = manifest.readText().replaceFirst(Regex("\"format_version\": *[0-9]+"), "\"format_version\": 4")
+        manifest.writeText(text.replaceFirst(Regex("\"engines\": *\\{"), "$preference\"engines\": {\"executorch\": {}, "))
+        val engines = ArrayList<String>()
+        val asking = EngineProbe(records) { _, engine -> ProbeEvent.Answered.also { engines.add(engine) } }
+        val choice = runBlocking { asking.firstThatWorks(listOf(other)) }
+        assertEquals(listOf("onnx"), engines)
+        assertEquals("onnx", choice.engine)
+        assertEquals(mapOf("executorch" to "this program has no engine for it"), choice.skipped)
     }
 
     @Test
@@ -172,7 +195,7 @@ class EngineProbeTest {
         shadowOf(RuntimeEnvironment.getApplication()).setComponentNameAndServiceForBindService(name, service.get().onBind(intent()))
         val ends = listOf(bundle, File("/nowhere")).map { asked ->
             val end = AtomicReference<ProbeEvent>()
-            thread { end.set(runBlocking { RemoteProbe(context).run(asked) }) }
+            thread { end.set(runBlocking { RemoteProbe(context).run(asked, "onnx") }) }
             waitUntil("a verdict of $asked") {
                 shadowOf(Looper.getMainLooper()).idle()
                 end.get() != null
@@ -192,7 +215,7 @@ class EngineProbeTest {
         val name = ComponentName(context, ProbeService::class.java)
         application.setComponentNameAndServiceForBindService(name, android.os.Binder()) // never answers
         val end = AtomicReference<ProbeEvent>()
-        thread { end.set(runBlocking { RemoteProbe(context).run(bundle) }) }
+        thread { end.set(runBlocking { RemoteProbe(context).run(bundle, "onnx") }) }
         waitUntil("it is bound") {
             shadowOf(Looper.getMainLooper()).idle()
             application.boundServiceConnections.isNotEmpty()

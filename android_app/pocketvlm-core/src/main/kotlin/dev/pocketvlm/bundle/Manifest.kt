@@ -105,6 +105,8 @@ internal class Manifest(
     val prefillChunk: Int,
     /** engine -> part -> graph */
     val engines: Map<String, Map<String, Part>>,
+    /** engines that may be chosen, best first; empty: any */
+    val preference: List<PreferredEngine>,
     val files: Map<String, FileEntry>,
     /** of its own text: what tells bundles apart */
     val sha256: String,

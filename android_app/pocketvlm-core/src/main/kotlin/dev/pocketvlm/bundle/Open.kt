@@ -126,17 +126,9 @@ internal fun checkLoadable(manifest: Manifest) {
     }
 }
 
-private val VERSION_PATTERN = Regex("[0-9]{1,6}(\\.[0-9]{1,6}){0,3}")
-
 private fun checkMinimum(library: String, minimum: String, installed: String) {
     if (!VERSION_PATTERN.matches(minimum)) throw BundleDamaged("the manifest's minimum_runtime.$library is no version")
-    val wanted = minimum.split('.').map { it.toInt() }
-    val given = installed.split('.').map { it.toInt() }
-    for (at in 0 until maxOf(wanted.size, given.size)) {
-        val difference = (given.getOrNull(at) ?: 0) - (wanted.getOrNull(at) ?: 0) // 1.29 is 1.29.0
-        if (difference > 0) return
-        if (difference < 0) {
-            throw BundleTooNew("the bundle needs $library $minimum or newer, $installed is installed: update it")
-        }
+    if (isOlder(installed, minimum)) {
+        throw BundleTooNew("the bundle needs $library $minimum or newer, $installed is installed: update it")
     }
 }

@@ -8,7 +8,8 @@ private const val FORMAT = 5
 
 /** Counted by commas, before any value is looked at. */
 private const val MAX_VALUES = 1 shl 16
-private val ENGINES = arrayOf("onnx", "executorch", "neuropilot", "qnn", "litert")
+/** All that a bundle may have parts of. */
+internal val ENGINES: Array<String> = arrayOf("onnx", "executorch", "neuropilot", "qnn", "litert")
 
 /** Engines whose parts are a static program, and the first format that knows them. */
 private val NPU_ENGINES = mapOf("neuropilot" to 2, "qnn" to 3)
@@ -43,7 +44,8 @@ private fun formatOf(root: Reader, where: String): Int {
 private class ManifestReader(private val root: Reader, private val format: Int, private val sha256: String) {
     private val top = root.members(
         "format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer", "chat", "kv_cache",
-        "prefill_chunk", "engines", "by_engine", "neuropilot", "qnn", "positions", "recipe", "fidelity", "files",
+        "prefill_chunk", "engines", "by_engine", "neuropilot", "qnn", "positions", "preference",
+        "recipe", "fidelity", "files",
     )
 
     fun read(): Manifest {
@@ -68,6 +70,7 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
             kvCache = kvCache(top["kv_cache"]),
             prefillChunk = chunkOf(top["prefill_chunk"].int(1, 1 shl 16), engines),
             engines = engines,
+            preference = preference(engines.keys),
             files = files(top["files"]),
             sha256 = sha256,
         )
@@ -115,6 +118,17 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
         of["inputs"].list(read = ::checkTensorSpec)
         of["outputs"].list(read = ::checkTensorSpec)
         return Part(of["file"].fileName(), of.optional("data")?.list { it.fileName() }.orEmpty())
+    }
+
+    private fun preference(engines: Set<String>): List<PreferredEngine> {
+        val given = top.optional("preference") ?: return emptyList()
+        val listed = readPreference(given)
+        if (listed.isNotEmpty() && format < 4) root.refuse("only format 4 has a preference")
+        val names = listed.map { it.engine }
+        if (names.toSet().size != names.size || !engines.containsAll(names)) {
+            given.refuse("it has an engine twice, or one that engines does not have")
+        }
+        return listed
     }
 
     private fun files(value: Reader): Map<String, FileEntry> = value.entries { name, entry ->

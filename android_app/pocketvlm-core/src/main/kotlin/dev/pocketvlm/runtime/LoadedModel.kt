@@ -77,7 +77,7 @@ internal class LoadedModel private constructor(bundle: Bundle, options: Options,
             },
             manifest.stop + listOfNotNull(manifest.imageToken),
         )
-        val runtime = OnnxRuntime(bundle, options.engineThreads)
+        val runtime = OnnxRuntime(bundle, options.engineThreads, engineOf(manifest, options.engine).skipped)
         backend = runtime.backend
         val vision = manifest.vision?.let { VisionEngine(runtime, it, worker("pocketvlm-patches")) }
         try {

@@ -18,12 +18,12 @@ private const val TELEMETRY = "ORT_DISABLE_TELEMETRY"
 private val X86 = setOf("amd64", "x86_64")
 
 /** What all sessions of a process share. */
-internal class OnnxRuntime(val bundle: Bundle, val threads: Int) {
+internal class OnnxRuntime(val bundle: Bundle, val threads: Int, private val skipped: Map<String, String> = emptyMap()) {
     val environment: OrtEnvironment = quietEnvironment()
-    private val parts = bundle.manifest.engines["onnx"]
+    private val parts = bundle.manifest.engines[ONNX]
         ?: throw NotPortable("the bundle has no ONNX graphs: export it with --backend onnx")
 
-    val backend: Backend get() = Backend("ONNX Runtime", ONNXRUNTIME_VERSION, "CPU", threads)
+    val backend: Backend get() = Backend(ONNX, skipped, "ONNX Runtime", ONNXRUNTIME_VERSION, "CPU", threads)
 
     /** @throws BundleDamaged the part is missing, or does not load */
     fun open(name: String, configure: OrtSession.SessionOptions.() -> Unit = {}): OrtSession {
@@ -60,7 +60,7 @@ internal fun <T> running(name: String, interrupt: Interrupt, run: () -> T): T = 
 /** The parts of a loadable bundle that this device would hold in memory, bytes, with one conversation's KV cache. */
 internal fun neededBytes(bundle: Bundle): Long {
     val manifest = bundle.manifest
-    val files = manifest.engines["onnx"].orEmpty().values.flatMap { listOf(it.file) + it.data }.toSet()
+    val files = manifest.engines[ONNX].orEmpty().values.flatMap { listOf(it.file) + it.data }.toSet()
     return files.sumOf { manifest.files.getValue(it).bytes } + kvBytes(manifest) + RUNTIME_BYTES
 }
 

@@ -51,7 +51,7 @@ class HostileTest {
 
     private fun disagreement(case: Case, said: String?): String? = when {
         said != null && (said.contains('\n') || said.length > 800) -> "$case: not one line: $said"
-        (said != null) != case.flag("refused") -> "$case: ${said ?: "taken"}"
+        (said != null) != case.flag("refused") -> "${case["name"] ?: case["path"]}: ${said ?: "taken"}"
         else -> null
     }
 }

@@ -1,0 +1,55 @@
+// The parts of `engines.onnx` as ONNX Runtime sessions, with the settings of runtime/engines/onnx.py.
+#pragma once
+
+#include <array>
+#include <cstdlib>
+#include <mutex>
+
+#include "engine.h"
+#include "session.h"
+
+namespace pocketvlm {
+
+// A key and a value buffer a layer, [1, heads, length, head_dim], bound once as past and as present. GroupQueryAttention
+// writes new rows in place; rows after `position` are never read.
+class OnnxCache : public Cache {
+ public:
+  void rewind(int64_t position) override { position_ = position; }
+
+ private:
+  friend class OnnxEngine;
+  OnnxCache(const Manifest& manifest, Ort::Session& decoder);
+
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  std::vector<std::unique_ptr<void, Free>> buffers_;
+  std::vector<int64_t> mask_;  // ones
+  Floats logits_;              // of the last token
+  int64_t keep_ = 1, last_tokens_ = 0;
+  Ort::IoBinding binding_;
+};
+
+class OnnxEngine : public Engine {
+ public:
+  OnnxEngine(const Bundle& bundle, const Library& library, int threads);
+  Floats patch_embed(const Floats& pixels, int64_t count) override;
+  void encode(const Floats& patches, int64_t count, float* output) override;
+  void embed(const int64_t* ids, int64_t count, float* output) override;
+  std::unique_ptr<Cache> new_cache() override;
+  const float* step(float* embeddings, int64_t tokens, Cache& cache) override;
+  void free_vision() override;
+
+ private:
+  enum Name { token_embedding, text_decoder, patch_embedding, vision_encoder };
+  Ort::Session& session(Name name);
+  Ort::Session open(Name name);
+  void run(Name name, const char* input, Ort::Value given, const char* output, Ort::Value result);
+
+  const int threads_;
+  std::mutex opening_;
+  std::array<std::unique_ptr<Ort::Session>, 4> sessions_;
+  Ort::RunOptions plain_, shrinking_;
+};
+
+}  // namespace pocketvlm
