@@ -19,6 +19,7 @@ BACKENDS: dict[str, str] = {
     "neuropilot": "pocketvlm.export.neuropilot.lower",
     "qnn": "pocketvlm.export.qnn.lower",
     "litert": "pocketvlm.export.litert.lower",
+    "litert_npu": "pocketvlm.export.litert_npu.lower",
 }
 
 

@@ -88,6 +88,45 @@ def litert_bundles(shared: Path) -> dict[str, Path]:
     return bundles_with(shared, "litert")
 
 
+@pytest.fixture(scope="session")
+def litert_npu_bundle(shared: Path) -> Path:
+    """A tiny model with biases for NPUs behind LiteRT and for MediaTek's emulation, its weights the same. Read only."""
+    from tests.support.bundles import KV_LENGTH
+    from tests.support.checkpoints import tiny_config, write_checkpoint
+
+    def make(root: Path) -> None:
+        write_checkpoint(root / "checkpoint", tiny_config("qwen2", tie_word_embeddings=False))
+        export_npu_program(root / "checkpoint", root / "bundle", KV_LENGTH, prefill_tokens=32)
+
+    return once(shared / "litert-npu-bundle", make) / "bundle"
+
+
+@pytest.fixture(scope="session")
+def litert_npu_reader(repository: Path, shared: Path) -> Path:
+    """The same of the built-in model. Read only."""
+
+    def make(root: Path) -> None:
+        export_npu_program(repository / "examples" / "reader" / "checkpoint", root / "bundle", 640)
+
+    return once(shared / "litert-npu-reader", make) / "bundle"
+
+
+def export_npu_program(checkpoint: Path, bundle: Path, length: int, **options: object) -> None:
+    """In LiteRT's form and in MediaTek's."""
+    from dataclasses import replace
+
+    from pocketvlm.export import export_bundle
+    from pocketvlm.recipe import CalibrationConfig, load_recipe
+
+    table = {**options, "compiled": False, "chunks": 1}
+    recipe = replace(
+        load_recipe("int4-channel"),
+        calibration=CalibrationConfig(sequences=4),
+        backends={"neuropilot": table, "litert_npu": table},
+    )
+    export_bundle(checkpoint, bundle, recipe=recipe, backends=["neuropilot", "litert_npu"], max_length=length)
+
+
 def bundles_with(shared: Path, backend: str) -> dict[str, Path]:
     """Bundles with parts for ONNX Runtime and for another back end, by recipe."""
     from pocketvlm.export import export_bundle

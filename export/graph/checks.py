@@ -75,11 +75,17 @@ class Walk:
 
 def check_stages(job: Job, read: ReadWeight, graphs: Graphs) -> Walk:
     """Send the job's sample through the graphs; ``read`` gives the weights as the bundle has them."""
+    walk = check_vision(job, read, graphs)
+    walk.text = _text(job, read, graphs, walk)
+    return walk
+
+
+def check_vision(job: Job, read: ReadWeight, graphs: Graphs) -> Walk:
+    """The same with the vision part alone, where there is one."""
     walk = Walk()
     if job.reference.image_tokens is not None:
         walk.image_tokens = _vision(job, read, graphs, walk)
         walk.vision = image_scores(walk.image_tokens, job.reference.image_tokens)
-    walk.text = _text(job, read, graphs, walk)
     return walk
 
 

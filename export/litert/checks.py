@@ -3,7 +3,6 @@ and cache."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from pocketvlm.export.litert.program import LitertFile
 from pocketvlm.export.litert.signatures import TextSignatures, VisionSignatures
 from pocketvlm.export.litert.weights import FloatMatrices, LitertWeights
 from pocketvlm.export.store.kv_layout import KvLayout
-from pocketvlm.machine.litert import compiled
+from pocketvlm.machine.litert import compiled, read, write
 from pocketvlm.models.checkpoint import ReadWeight
 from pocketvlm.models.stages import Stage
 
@@ -88,21 +87,19 @@ class LoadedSignatures:
         return {key: self._buffer(name, key) for key in self.inputs(name) if key.startswith(CACHE)}
 
     def run(self, name: str, feeds: Mapping[str, Array], cache: Mapping[str, Any] | None = None) -> dict[str, Array]:
-        """What a signature gives beside its KV cache, which it reads and writes; without one it is empty."""
+        """What a signature gives beside its KV cache, which it reads and may write; without one it is empty."""
         cache = self.empty_cache(name) if cache is None else cache
         details = self._model.get_output_tensor_details(name)
         with _clear_errors(name):
             inputs = {key: self._buffer(name, key, array) for key, array in feeds.items()}
             outputs = {key: self._model.create_output_buffer_by_name(name, key) for key in details if key not in cache}
-            self._model.run_by_name(name, {**inputs, **cache}, {**outputs, **cache})
-            shapes = {key: details[key]["shape"] for key in outputs}
-            return {
-                key: one.read(math.prod(shapes[key]), np.float32).reshape(shapes[key]) for key, one in outputs.items()
-            }
+            kept = {key: buffer for key, buffer in cache.items() if key in details}
+            self._model.run_by_name(name, {**inputs, **cache}, {**outputs, **kept})
+            return {key: read(one, details[key]["shape"], details[key]["dtype"]) for key, one in outputs.items()}
 
     def _buffer(self, name: str, key: str, array: Array | None = None) -> Any:
         buffer = self._model.create_input_buffer_by_name(name, key)
-        buffer.write(np.zeros(*self.inputs(name)[key]) if array is None else np.ascontiguousarray(array))
+        write(buffer, np.zeros(*self.inputs(name)[key]) if array is None else array)
         return buffer
 
 

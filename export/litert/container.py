@@ -81,12 +81,20 @@ class WrittenParts:
         return target.buffer(f"{self._file}/{index}", Constant.of(np.asarray(buffer.data, np.uint8)))
 
 
-def write_litertlm(bundle: Bundle, output: Path, note: Callable[[str], None] = lambda line: None) -> None:
+def write_litertlm(
+    bundle: Bundle, output: Path, note: Callable[[str], None] = lambda line: None, *, npu: bool = False
+) -> None:
     """Write a bundle's LiteRT parts as one file for LiteRT-LM; ``note`` gets what a person should know of it.
+
+    ``npu``: its program for an NPU, for LiteRT-LM's executor of such; of a bundle that has no other parts always.
 
     :raises ExportError: LiteRT-LM cannot be told something that the bundle says; nothing is left behind
     """
-    manifest = bundle.for_engine("litert").manifest
+    engines = bundle.manifest.engines
+    engine = "litert_npu" if npu or ("litert" not in engines and "litert_npu" in engines) else "litert"
+    manifest = bundle.for_engine(engine).manifest
+    if engine not in engines:
+        raise ExportError(f"{bundle.location} has no LiteRT parts: export it with --backend {engine}")
     metadata = _metadata(manifest, bundle)
     content = metadata.SerializeToString()
     check_writable(output, ExportError)
@@ -100,7 +108,11 @@ def write_litertlm(bundle: Bundle, output: Path, note: Callable[[str], None] = l
         builder.add_llm_metadata(str(directory / "metadata.pb"))
         (directory / "tokenizer.json").write_bytes(bundle.read(manifest.tokenizer))
         builder.add_hf_tokenizer(str(directory / "tokenizer.json"))
-        for kind, path in _write_parts(bundle, manifest, directory).items():
+        if engine == "litert_npu":
+            (directory / "executor.pb").write_bytes(_executor(manifest))
+            builder.add_executor_metadata(str(directory / "executor.pb"))
+        write = _write_parts if engine == "litert" else _write_program
+        for kind, path in write(bundle, manifest, directory).items():
             builder.add_tflite_model(str(path), getattr(litert_lm_builder.TfLiteModelType, kind))
         with written_whole(output) as partial, partial.open("xb") as stream:
             builder.build(stream)
@@ -199,8 +211,6 @@ def _metadata(manifest: Manifest, bundle: Bundle) -> Any:
 
     :raises ExportError: something cannot be told
     """
-    if "litert" not in manifest.engines:
-        raise ExportError(f"{bundle.location} has no LiteRT parts: export it with --backend litert")
     if manifest.chat is None:
         raise ExportError("LiteRT-LM asks for a chat template, and the model has none")
     if manifest.vision is not None and manifest.vision.packing is not None:
@@ -248,6 +258,43 @@ def _write_parts(bundle: Bundle, manifest: Manifest, directory: Path) -> dict[st
         written[kind] = directory / f"{kind.lower()}.tflite"
         file.write(written[kind])
     return written
+
+
+def _write_program(bundle: Bundle, manifest: Manifest, directory: Path) -> dict[str, Path]:
+    """The same of a program for an NPU: its files as they are, the decoder compiled where it is."""
+    parts, program = manifest.engines["litert_npu"], manifest.litert_npu
+    assert program is not None
+    decoder = program.programs[0] if program.compiled else parts["decode"].file
+    files = {"PREFILL_DECODE": decoder, "AUX": parts["decode_rope"].file, "EMBEDDER": parts["decode_embedder"].file}
+    written = {}
+    for kind, file in files.items():
+        written[kind] = directory / f"{kind.lower()}.tflite"
+        with bundle.mapped(file) as content:
+            written[kind].write_bytes(content)
+    if manifest.vision is not None:
+        vision = WrittenParts(bundle, parts["image_tokens"].file)
+        made = {"VISION_ENCODER": _encoder(vision, manifest.vision), "VISION_ADAPTER": _adapter(manifest)}
+        for kind, graph in made.items():
+            written[kind] = directory / f"{kind.lower()}.tflite"
+            graph.write(written[kind])
+    return written
+
+
+def _executor(manifest: Manifest) -> bytes:
+    """LiteRT-LM's ``ExecutorMetadata``: the KV cache that its NPU executor keeps."""
+    from litert_lm_builder.runtime.proto import executor_metadata_pb2
+
+    metadata = executor_metadata_pb2.ExecutorMetadata()
+    length = metadata.llm_executor_metadata.max_history_size = manifest.kv_cache.length
+    for layer in range(manifest.model.layers):
+        for kind, part in enumerate("kv", 1):
+            name = f"kv_cache_{part}_{layer}"
+            metadata.llm_executor_metadata.state_buffers.add(
+                prefill_input_name=name, prefill_output_name=name, decode_input_name=name, decode_output_name=name,
+                type=kind, sequence_axis=2, maximum_sequence_length=length,
+            )  # fmt: skip
+    content: bytes = metadata.SerializeToString()
+    return content
 
 
 def _decoder(text: WrittenParts, parts: Mapping[str, Any], *, of_tokens: bool) -> LitertFile:

@@ -19,7 +19,9 @@ Code: Any = schema.BuiltinOperator
 TYPES: dict[str, int] = {
     "float32": Type.FLOAT32,
     "float16": Type.FLOAT16,
+    "int64": Type.INT64,
     "int32": Type.INT32,
+    "int16": Type.INT16,
     "int8": Type.INT8,
     "uint8": Type.UINT8,
     "bool": Type.BOOL,
@@ -32,7 +34,7 @@ FULLY_CONNECTED = {"float": 1, "rows": 9, "pairs": 12, "blocks": 13}
 
 @dataclass(frozen=True)
 class LitertTensor:
-    """A tensor of the graph; ``step`` is what a code of an int8 one counts in."""
+    """A tensor of the graph; ``step`` is what a code of an int8 or int16 one counts in."""
 
     index: int
     shape: tuple[int, ...]
@@ -50,6 +52,8 @@ class LitertGraph:
         self._inputs: dict[str, LitertTensor] = {}
         self._outputs: dict[str, LitertTensor] = {}
         self._constants: dict[str, LitertTensor] = {}
+        #: Composites, and the graphs that they fall back to.
+        self._composites: list[tuple[Any, LitertGraph]] = []
 
     def input(self, name: str, shape: Sequence[int], dtype: str = "float32", step: float | None = None) -> LitertTensor:
         self._inputs[name] = self._tensor(f"{self.name}_{name}", shape, dtype, step=step)
@@ -60,20 +64,29 @@ class LitertGraph:
 
     def finish(self) -> None:
         """Leave out what no output needs, and add the graph as a signature of its name."""
-        self._leave_out_unused()
         inputs = {name: value.index for name, value in self._inputs.items()}
         outputs = {name: value.index for name, value in self._outputs.items()}
-        self._graph.inputs, self._graph.outputs = list(inputs.values()), list(outputs.values())
-        self.program.add(self._graph, self.name, inputs, outputs)
+        self.program.add(self.closed(), self.name, inputs, outputs)
+
+    def closed(self) -> Any:
+        """The graph, ``schema.SubGraphT``, without what no output needs."""
+        self._leave_out_unused()
+        for node, inner in self._composites:
+            if node in self._graph.operators:
+                self.program.attach(node.builtinOptions2, inner.closed())
+        self._graph.inputs = [value.index for value in self._inputs.values()]
+        self._graph.outputs = [value.index for value in self._outputs.values()]
+        return self._graph
 
     # Constants.
 
-    def constant(self, name: str, array: Array) -> LitertTensor:
-        """One tensor a graph and one buffer a program for each name."""
+    def constant(self, name: str, array: Array, step: float | Array | None = None) -> LitertTensor:
+        """One tensor a graph and one buffer a program for each name; codes count in ``step``, one for all or each its
+        own."""
         if name not in self._constants:
             array = np.ascontiguousarray(array)
             buffer = self.program.buffer(name, Constant.of(array))
-            self._constants[name] = self._tensor(name, array.shape, str(array.dtype), buffer)
+            self._constants[name] = self._tensor(name, array.shape, str(array.dtype), buffer, step)
         return self._constants[name]
 
     def integers(self, *numbers: int) -> LitertTensor:
@@ -154,7 +167,7 @@ class LitertGraph:
         options = schema.ReducerOptionsT()
         options.keepDims = True
         axis = self.integers(len(value.shape) - 1)
-        return self._operator(Code.MEAN, [value, axis], (*value.shape[:-1], 1), options)
+        return self.operator(Code.MEAN, [value, axis], (*value.shape[:-1], 1), options)
 
     # Products.
 
@@ -170,20 +183,20 @@ class LitertGraph:
             in_blocks = tensor.quantization.details is not None
             kind = "blocks" if in_blocks else "pairs" if tensor.type == Type.INT4 else "rows"
         inputs, shape = [hidden, weight, bias], (*hidden.shape[:-1], weight.shape[0])
-        return self._operator(Code.FULLY_CONNECTED, inputs, shape, options, version=FULLY_CONNECTED[kind])
+        return self.operator(Code.FULLY_CONNECTED, inputs, shape, options, version=FULLY_CONNECTED[kind])
 
     def product(self, left: LitertTensor, right: LitertTensor, *, transposed: bool = False) -> LitertTensor:
         """[..., rows, inner] times [..., inner, columns], or [..., columns, inner] where it is ``transposed``."""
         options = schema.BatchMatMulOptionsT()
         options.adjX, options.adjY = False, transposed
         columns = right.shape[-2] if transposed else right.shape[-1]
-        return self._operator(Code.BATCH_MATMUL, [left, right], (*left.shape[:-1], columns), options)
+        return self.operator(Code.BATCH_MATMUL, [left, right], (*left.shape[:-1], columns), options)
 
     def rows(self, table: LitertTensor, indices: LitertTensor) -> LitertTensor:
         """table [rows, ...], indices int32 [tokens] -> [tokens, ...], dequantized"""
         quantized = self._graph.tensors[table.index].quantization is not None
         shape, version = (*indices.shape, *table.shape[1:]), 4 if quantized else 1
-        return self._operator(Code.EMBEDDING_LOOKUP, [indices, table], shape, version=version)
+        return self.operator(Code.EMBEDDING_LOOKUP, [indices, table], shape, version=version)
 
     # Shapes.
 
@@ -194,30 +207,30 @@ class LitertGraph:
         assert math.prod(shape) == math.prod(value.shape), f"{value.shape} is not {shape}"
         options = schema.ReshapeOptionsT()
         options.newShape = list(shape)
-        return self._moved(Code.RESHAPE, [value, self.integers(*shape)], shape, options)
+        return self.moved(Code.RESHAPE, [value, self.integers(*shape)], shape, options)
 
     def transpose(self, value: LitertTensor, order: Sequence[int]) -> LitertTensor:
         shape = tuple(value.shape[axis] for axis in order)
         moved = [axis for axis in order if value.shape[axis] != 1]
         if moved == sorted(moved):  # the numbers stay where they are
             return self.reshape(value, shape)
-        return self._moved(Code.TRANSPOSE, [value, self.integers(*order)], shape, schema.TransposeOptionsT())
+        return self.moved(Code.TRANSPOSE, [value, self.integers(*order)], shape, schema.TransposeOptionsT())
 
-    def slice(self, value: LitertTensor, axis: int, first: int, size: int) -> LitertTensor:
+    def slice(self, value: LitertTensor, axis: int, first: int, size: int, version: int = 1) -> LitertTensor:
         """``size`` elements of one axis; of the others everything."""
         if (first, size) == (0, value.shape[axis]):
             return value
         shape = tuple(size if at == axis else length for at, length in enumerate(value.shape))
         begin = (first if at == axis else 0 for at in range(len(shape)))
         inputs = [value, self.integers(*begin), self.integers(*shape)]
-        return self._moved(Code.SLICE, inputs, shape, schema.SliceOptionsT())
+        return self.moved(Code.SLICE, inputs, shape, schema.SliceOptionsT(), version)
 
     def concatenate(self, values: Sequence[LitertTensor], axis: int) -> LitertTensor:
         options, first = schema.ConcatenationOptionsT(), values[0]
         options.axis = axis
         total = sum(value.shape[axis] for value in values)
         shape = tuple(total if at == axis else length for at, length in enumerate(first.shape))
-        return self._moved(Code.CONCATENATION, values, shape, options)
+        return self.moved(Code.CONCATENATION, values, shape, options)
 
     def pad(self, value: LitertTensor, after: Sequence[int]) -> LitertTensor:
         """So many zeros behind each axis."""
@@ -225,7 +238,7 @@ class LitertGraph:
             "pad" + "".join(f"_{count}" for count in after), np.array([(0, n) for n in after], np.int32)
         )
         shape = tuple(length + more for length, more in zip(value.shape, after, strict=True))
-        return self._moved(Code.PAD, [value, pairs], shape, schema.PadOptionsT())
+        return self.moved(Code.PAD, [value, pairs], shape, schema.PadOptionsT())
 
     # The KV cache.
 
@@ -233,13 +246,15 @@ class LitertGraph:
         """The cache with ``rows`` written at ``start``, int32 [rank]."""
         version = 2 if cache.dtype == "int8" else 1
         inputs = [cache, rows, start]
-        return self._moved(Code.DYNAMIC_UPDATE_SLICE, inputs, cache.shape, schema.DynamicUpdateSliceOptionsT(), version)
+        return self.moved(Code.DYNAMIC_UPDATE_SLICE, inputs, cache.shape, schema.DynamicUpdateSliceOptionsT(), version)
 
-    def quantize(self, value: LitertTensor, step: float) -> LitertTensor:
-        """The nearest int8 code for each number; codes are whole steps of ``step``."""
-        output = self._tensor("", value.shape, "int8", step=step)
-        self._node(Code.QUANTIZE, [value], output, schema.QuantizeOptionsT(), 1)
-        return output
+    def quantize(self, value: LitertTensor, step: float, dtype: str = "int8") -> LitertTensor:
+        """The nearest code for each number, or for what each code is worth; codes are whole steps of ``step``."""
+        return self.operator(Code.QUANTIZE, [value], value.shape, schema.QuantizeOptionsT(), dtype=dtype, step=step)
+
+    def dequantize(self, value: LitertTensor) -> LitertTensor:
+        """What codes are worth, float32."""
+        return self.operator(Code.DEQUANTIZE, [value], value.shape, schema.DequantizeOptionsT(), version=2)
 
     def codes_as_numbers(self, value: LitertTensor) -> LitertTensor:
         """int8 codes, in steps of 1, as float32.
@@ -248,9 +263,7 @@ class LitertGraph:
         scores: 33 MB a layer at 14 heads, 128 tokens and 2,048 positions; and a prefill takes a tenth longer.
         """
         assert value.step == 1.0, "codes are worth something else"
-        options = schema.CastOptionsT()
-        options.inDataType, options.outDataType = TYPES[value.dtype], Type.FLOAT32
-        return self._operator(Code.CAST, [value], value.shape, options)
+        return self.cast(value, "float32")
 
     # Bits and tests, for LiteRT-LM.
 
@@ -259,25 +272,21 @@ class LitertGraph:
         options = schema.ReducerOptionsT()
         options.keepDims = True
         inputs = [self._unary(Code.ABS, value, schema.AbsOptionsT()), self.integers(len(value.shape) - 1)]
-        return self._operator(Code.REDUCE_MAX, inputs, (*value.shape[:-1], 1), options)
+        return self.operator(Code.REDUCE_MAX, inputs, (*value.shape[:-1], 1), options)
 
     def bits(self, value: LitertTensor) -> LitertTensor:
         """float32 as int32 of the same bits."""
-        output = self._tensor("", value.shape, "int32")
-        self._node(Code.BITCAST, [value], output, schema.BitcastOptionsT(), 1)
-        return output
+        return self.operator(Code.BITCAST, [value], value.shape, schema.BitcastOptionsT(), dtype="int32")
 
     def equal(self, left: LitertTensor, right: LitertTensor) -> LitertTensor:
         """bool"""
-        output = self._tensor("", np.broadcast_shapes(left.shape, right.shape), "bool")
-        self._node(Code.EQUAL, [left, right], output, schema.EqualOptionsT(), 1)
-        return output
+        shape = np.broadcast_shapes(left.shape, right.shape)
+        return self.operator(Code.EQUAL, [left, right], shape, schema.EqualOptionsT(), dtype="bool")
 
     def cast(self, value: LitertTensor, dtype: str) -> LitertTensor:
-        output, options = self._tensor("", value.shape, dtype), schema.CastOptionsT()
+        options = schema.CastOptionsT()
         options.inDataType, options.outDataType = TYPES[value.dtype], TYPES[dtype]
-        self._node(Code.CAST, [value], output, options, 1)
-        return output
+        return self.operator(Code.CAST, [value], value.shape, options, dtype=dtype)
 
     # Graphs of another file.
 
@@ -312,37 +321,50 @@ class LitertGraph:
         return values
 
     def _unary(self, code: int, value: LitertTensor, options: Any = None) -> LitertTensor:
-        return self._operator(code, [value], value.shape, options)
+        return self.operator(code, [value], value.shape, options)
 
     def _binary(self, code: int, left: LitertTensor, right: LitertTensor, options: Any) -> LitertTensor:
-        output = self._tensor("", np.broadcast_shapes(left.shape, right.shape), left.dtype)
-        self._node(code, [left, right], output, options, 1)
-        return output
+        shape = np.broadcast_shapes(left.shape, right.shape)
+        return self.operator(code, [left, right], shape, options, dtype=left.dtype)
 
-    def _operator(
+    def operator(
         self,
         code: int,
         inputs: Sequence[LitertTensor | None],
         shape: Sequence[int],
         options: Any = None,
         version: int = 1,
+        dtype: str = "float32",
+        step: float | None = None,
     ) -> LitertTensor:
-        """An operator that computes float32 numbers."""
-        output = self._tensor("", shape)
+        """An operator that computes float32 numbers, or codes of ``step``."""
+        output = self._tensor("", shape, dtype, step=step)
         self._node(code, inputs, output, options, version)
         return output
 
-    def _moved(
+    def moved(
         self, code: int, inputs: Sequence[LitertTensor], shape: Sequence[int], options: Any, version: int = 1
     ) -> LitertTensor:
         """An operator that moves the numbers, or codes, of its first input."""
-        output = self._tensor("", shape, inputs[0].dtype, step=inputs[0].step)
-        self._node(code, inputs, output, options, version)
+        return self.operator(code, inputs, shape, options, version, inputs[0].dtype, inputs[0].step)
+
+    def composite(
+        self, name: str, attributes: bytes, inputs: Sequence[LitertTensor], step: float, inner: LitertGraph
+    ) -> LitertTensor:
+        """One operator to who knows its ``name``, and to others what the graph ``inner`` says; gives int16 codes of the
+        first input's shape."""
+        output, options = self._tensor("", inputs[0].shape, "int16", step=step), schema.StableHLOCompositeOptionsT()
+        options.name, options.version = name, 1
+        options.compositeAttributes = list(attributes)
+        node = self._node(Code.STABLEHLO_COMPOSITE, inputs, output, None, 1)
+        node.builtinOptions2 = options
+        node.builtinOptions2Type = schema.BuiltinOptions2.StableHLOCompositeOptions
+        self._composites.append((node, inner))
         return output
 
     def _node(
         self, code: int, inputs: Sequence[LitertTensor | None], output: LitertTensor, options: Any, version: int
-    ) -> None:
+    ) -> Any:
         node = schema.OperatorT()
         node.opcodeIndex = self.program.operator(code, version)
         node.inputs = [NONE if value is None else value.index for value in inputs]
@@ -351,18 +373,25 @@ class LitertGraph:
             name = type(options).__name__.removesuffix("T")
             node.builtinOptions, node.builtinOptionsType = options, getattr(schema.BuiltinOptions, name)
         self._graph.operators.append(node)
+        return node
 
     def _tensor(
-        self, name: str, shape: Sequence[int], dtype: str = "float32", buffer: int = 0, step: float | None = None
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: str = "float32",
+        buffer: int = 0,
+        step: float | Array | None = None,
     ) -> LitertTensor:
         tensor, index = schema.TensorT(), len(self._graph.tensors)
         tensor.name, tensor.type, tensor.buffer = name or f"{self.name}_{index}", TYPES[dtype], buffer
         tensor.shape, tensor.hasRank = [int(length) for length in shape], True
         if step is not None:
+            steps = np.atleast_1d(np.asarray(step, np.float32))
             tensor.quantization = schema.QuantizationParametersT()
-            tensor.quantization.scale, tensor.quantization.zeroPoint = [step], [0]
+            tensor.quantization.scale, tensor.quantization.zeroPoint = steps, np.zeros(len(steps), np.int64)
         self._graph.tensors.append(tensor)
-        return LitertTensor(index, tuple(tensor.shape), dtype, step)
+        return LitertTensor(index, tuple(tensor.shape), dtype, step if isinstance(step, float) else None)
 
     def _leave_out_unused(self) -> None:
         """Of a prefill's last layer nothing is needed but its keys and values."""

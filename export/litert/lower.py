@@ -45,21 +45,37 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
     :raises RecipeError: the recipe asks for what LiteRT's parts cannot have
     """
     refuse_native(checkpoint, "LiteRT")
+    check_installed()
+    check_free(recipe, "LiteRT", "XNNPACK's groups have bfloat16 scales and no zero points")
+    changed = with_rows_for_litert(recipe)
+    check_table(checkpoint, changed)
+    return changed, calibration
+
+
+def check_installed() -> None:
+    """Refuse to begin what cannot be finished.
+
+    :raises ExportError: LiteRT is missing or too old
+    """
     try:
         installed = importlib.metadata.version("ai-edge-litert")
     except importlib.metadata.PackageNotFoundError as error:
         raise ExportError("LiteRT is not installed: pip install 'pocketvlm[litert]'") from error
     if version_numbers(installed) < version_numbers(MINIMUM_LITERT):
         raise ExportError(f"ai-edge-litert {installed} is installed, {MINIMUM_LITERT} or newer is needed: update it")
-    check_free(recipe, "LiteRT", "XNNPACK's groups have bfloat16 scales and no zero points")
-    changed = with_rows_for_litert(recipe)
-    table = quantizer_of(changed.assign(checkpoint.tensors)[EMBEDDING_TABLE])
+
+
+def check_table(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """The token embedding has to be one that LiteRT looks rows up in.
+
+    :raises RecipeError: it is none
+    """
+    table = quantizer_of(recipe.assign(checkpoint.tensors)[EMBEDDING_TABLE])
     if isinstance(table, GroupQuantizer) and table.group_size != CHANNEL:
         raise RecipeError(
             f"recipe {recipe.name}: {EMBEDDING_TABLE} has 4 bits in groups, and LiteRT looks up rows: choose 8 bits, "
             f'or group_size = "{CHANNEL}"'
         )
-    return changed, calibration
 
 
 def memory_bytes(layer: int, disk: int, kv_cache: int) -> int:
@@ -104,7 +120,7 @@ def chunk(length: int) -> int:
 def _write(weights: StoredMatrices, kv: KvLayout, job: Job) -> dict[str, Path]:
     """Both files, the second where the model sees."""
     from pocketvlm.export.litert.program import LitertFile
-    from pocketvlm.export.litert.signatures import TextSignatures, VisionSignatures
+    from pocketvlm.export.litert.signatures import TextSignatures
 
     config, rows, program = job.checkpoint.config, chunk(kv.length), LitertFile()
     written = {"text": job.directory / TEXT}
@@ -115,10 +131,19 @@ def _write(weights: StoredMatrices, kv: KvLayout, job: Job) -> dict[str, Path]:
     text.decoder("decode", 1, head=True)
     program.write(written["text"])
     if config.vision is not None:
-        program, written["vision"] = LitertFile(), job.directory / VISION
-        VisionSignatures(program, weights, config).signatures()
-        program.write(written["vision"])
+        written["vision"] = write_vision(job, weights)
     return written
+
+
+def write_vision(job: Job, weights: StoredMatrices) -> Path:
+    """The file of a model that sees."""
+    from pocketvlm.export.litert.program import LitertFile
+    from pocketvlm.export.litert.signatures import VisionSignatures
+
+    program, path = LitertFile(), job.directory / VISION
+    VisionSignatures(program, weights, job.checkpoint.config).signatures()
+    program.write(path)
+    return path
 
 
 def _parts(config: VlmConfig, kv: KvLayout) -> dict[str, Part]:

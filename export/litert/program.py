@@ -47,12 +47,14 @@ class LitertFile:
     def __init__(self) -> None:
         self._model = schema.ModelT()
         self._model.version, self._model.description = VERSION, "pocketvlm"
-        self._model.operatorCodes, self._model.subgraphs, self._model.signatureDefs = [], [], []
+        self._model.operatorCodes, self._model.signatureDefs = [], []
         # Buffer 0 is empty by convention: that of tensors that are computed.
         self._model.buffers = [schema.BufferT()]
         self._constants: list[Constant] = []
         self._buffers: dict[str, int] = {}
         self._operators: dict[tuple[int, int], int] = {}
+        self._graphs: list[Any] = []
+        self._attached: list[tuple[Any, Any]] = []
 
     def buffer(self, name: str, constant: Constant) -> int:
         """The buffer that keeps a constant, one for each ``name`` whatever asks for it."""
@@ -75,13 +77,20 @@ class LitertFile:
     def add(self, graph: Any, name: str, inputs: dict[str, int], outputs: dict[str, int]) -> None:
         """A finished graph, ``schema.SubGraphT``, as the signature ``name``; its tensors by name."""
         signature = schema.SignatureDefT()
-        signature.signatureKey, signature.subgraphIndex = name, len(self._model.subgraphs)
+        signature.signatureKey, signature.subgraphIndex = name, len(self._graphs)
         signature.inputs, signature.outputs = _tensor_maps(inputs), _tensor_maps(outputs)
-        self._model.subgraphs.append(graph)
+        self._graphs.append(graph)
         self._model.signatureDefs.append(signature)
+
+    def attach(self, options: Any, graph: Any) -> None:
+        """A graph that a composite operator with these options falls back to: behind those of all signatures."""
+        self._attached.append((options, graph))
 
     def write(self, path: Path) -> None:
         """Write the file: the flatbuffer, then what lies behind it."""
+        self._model.subgraphs = [*self._graphs, *(graph for _, graph in self._attached)]
+        for place, (options, _) in enumerate(self._attached, len(self._graphs)):
+            options.decompositionSubgraphIndex = place
         behind = self._place(0)
         # Offsets take the same room whatever they are, so that the first length is the last one's too.
         start = len(self._packed())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pocketvlm.bundle.manifest import Fidelity, Part
+from pocketvlm.bundle.manifest import Fidelity, Part, VisionFidelity
 from pocketvlm.errors import ExportError
 from pocketvlm.export.job import Job
 from pocketvlm.export.npu.ranges import Streams, positions, simulate, simulated_logits
@@ -54,11 +54,19 @@ def check_program(
     vision = None
     if streams.image_tokens is not None and job.reference.image_tokens is not None:
         vision = image_scores(streams.image_tokens, job.reference.image_tokens)
+    return judged(job, streams, error, vision)
+
+
+def judged(job: Job, streams: Streams, error: float, vision: VisionFidelity | None) -> Fidelity:
+    """The scores of a program that went through PyTorch.
+
+    :raises ExportError: naming the score that is over its bound
+    """
     by_layer = tuple(
         significant(relative_error(found, wanted))
         for found, wanted in zip(streams.hidden[1:], job.reference.text[1:], strict=True)
     )
-    targets = sample.token_ids[sample.first_scored + 1 :]
+    targets = job.sample.token_ids[job.sample.first_scored + 1 :]
     text = compare_logits(job.reference.logits, streams.logits.float(), targets, by_layer)
     fidelity = Fidelity(lowering_relative_error=significant(error), vision=vision, text=text)
     judge(fidelity, job.recipe.bounds)

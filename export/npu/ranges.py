@@ -98,10 +98,14 @@ def simulate(
     sample: Sample,
     scales: Scales,
     roundings: Roundings = MEDIATEK,
+    tokens: Tensor | None = None,
 ) -> Streams:
-    """One conversation through the rounded program, all of its tokens in one step."""
+    """One conversation through the rounded program, all of its tokens in one step.
+
+    ``tokens``: what leaves a vision part that is not the program's.
+    """
     arithmetic = SimulatedNpu(read, names, scales, roundings)
-    tokens = _image_tokens(arithmetic, config, sample)
+    tokens = _image_tokens(arithmetic, config, sample) if tokens is None else tokens
     arithmetic.forget()
     hidden = enter_decoder(config, read, [sample], [tokens])
     inputs = positions(config.text, hidden[0].shape[1], scales.mask)

@@ -30,9 +30,9 @@ class Roundings:
     """What one vendor's NPU rounds otherwise than another's; all else of the program is the same for all.
 
     ``probability_step`` and ``probability_top``: of what leaves a softmax, its step and its largest code.
-    ``sigmoid_step``: of SiLU's and QuickGELU's sigmoid, from 0 to 65535 of them; None where it is not rounded by
-    itself. ``norm_at_once``: an RMS norm is one operator, rounded behind its weight only. ``vectors``: weights of norms
-    and biases are INT16 with a scale each, and a product is rounded before its bias is added.
+    ``sigmoid_step``: of SiLU's and QuickGELU's sigmoid, whose largest code is a softmax's; None where it is not rounded
+    by itself. ``norm_at_once``: an RMS norm is one operator, rounded behind its weight only. ``vectors``: weights of
+    norms are INT16 with a scale each. ``biases``: so are biases, and a product is rounded before its bias is added.
     """
 
     probability_step: float
@@ -40,13 +40,16 @@ class Roundings:
     sigmoid_step: float | None
     norm_at_once: bool
     vectors: bool
+    biases: bool
 
 
 #: MediaTek's quantizer in ExecuTorch 1.5, and TFLite's fixed scale of INT16 for softmax.
-MEDIATEK = Roundings(2.0**-15, TOP16, None, norm_at_once=False, vectors=False)
+MEDIATEK = Roundings(2.0**-15, TOP16, None, norm_at_once=False, vectors=False, biases=False)
 #: Qualcomm's HTP: unsigned 16 bits, whose softmax and sigmoid have all of them; every operand of every operator is
 #: fixed point, weights of norms and biases too.
-QUALCOMM = Roundings(2.0**-16, TOP16_UNSIGNED, 2.0**-16, norm_at_once=True, vectors=True)
+QUALCOMM = Roundings(2.0**-16, TOP16_UNSIGNED, 2.0**-16, norm_at_once=True, vectors=True, biases=True)
+#: TensorFlow Lite's INT16: fixed scales of softmax and sigmoid, and biases that are added to a product's sums.
+LITERT = Roundings(2.0**-15, TOP16, 2.0**-15, norm_at_once=True, vectors=True, biases=False)
 
 
 class TensorArithmetic:
@@ -198,7 +201,7 @@ class SimulatedNpu(Observed):
         product = torch.cat([hidden @ rows.double().T for rows in weight.split(ROWS_AT_A_TIME)], dim=-1)
         if bias not in self._names:
             return product * factor
-        if self.roundings.vectors:
+        if self.roundings.biases:
             return self.rounded(f"{name}{PRODUCT}", product * factor) + self.vector(bias, factor)
         return (product + self._weight(bias)) * factor
 
@@ -213,7 +216,7 @@ class SimulatedNpu(Observed):
         step = self.roundings.sigmoid_step
         if step is None:
             return super().silu(numbers, alpha)
-        return numbers * _steps(torch.sigmoid(alpha * numbers), step, TOP16_UNSIGNED) * step
+        return numbers * _steps(torch.sigmoid(alpha * numbers), step, self.roundings.probability_top) * step
 
     def extended(self, name: str, past: Tensor, value: Tensor) -> Tensor:
         return torch.cat([past, _steps(value, self._scales.cache[name], TOP8).to(torch.int8)], dim=2)

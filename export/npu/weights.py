@@ -35,21 +35,21 @@ def store_vision(store: WeightStore, config: VlmConfig) -> None:
         _store_norms(store, stage)
 
 
-def store_text(store: WeightStore, config: DecoderConfig) -> None:
+def store_text(store: WeightStore, config: DecoderConfig, *, integers: bool = True) -> None:
     """Quantize and write the decoder's weights behind its table, its head included, in the order in which a calibrated
-    quantizer has to see them."""
+    quantizer has to see them; those of 8 bits for products of ``integers``, as ``WeightStore.linear`` says."""
     for stage in decoder_stages(config):
-        _store_linears(store, stage)
+        _store_linears(store, stage, integers=integers)
         _store_norms(store, stage)
     head = head_stage(config)
     _store_norms(store, head)
-    _store_linears(store, head)
+    _store_linears(store, head, integers=integers)
 
 
-def _store_linears(store: WeightStore, stage: Stage) -> None:
+def _store_linears(store: WeightStore, stage: Stage, *, integers: bool = True) -> None:
     for node in stage.traced.linears():
         factor = stored_factor(stage.traced, node)
-        store.linear(stage.weight_name(node), factor, integers=True)
+        store.linear(stage.weight_name(node), factor, integers=integers)
         store.optional_vector(stage.weight_name(node, "bias"), factor)
 
 

@@ -7,25 +7,22 @@ it fails, crashes or hangs is deleted, and the export ends with one line.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pocketvlm.bundle.manifest import Part
 from pocketvlm.errors import ExportError, one_line
+from pocketvlm.export.npu import process
 from pocketvlm.export.qnn.worker import CompiledGraph, Task
 from pocketvlm.machine import qnn
 from pocketvlm.machine.module import module_command
 
 WORKER = "pocketvlm.export.qnn.worker"
-#: Most time for one binary: what it takes to begin, and for each byte of weights; twenty times what was measured.
-LEAST_SECONDS, SECONDS_BY_BYTE = 600.0, 5e-6
+#: For people.
+WHO = "Qualcomm's compiler"
 #: Ends the names of compiled graphs.
 COMPILED = "_compiled"
 
@@ -77,36 +74,27 @@ def compile_binary(directory: Path, chip: str, name: str, parts: Mapping[str, Pa
     :raises ExportError: the compiler failed, crashed, hung, left something to the CPU, or had no room
     """
     data = sum((directory / file).stat().st_size for file in {file for part in parts.values() for file in part.data})
-    _check_room(directory, data)
+    process.check_room(directory, data, WHO)
     graphs = {f"{Path(part.file).stem}{COMPILED}": str(directory / part.file) for part in parts.values()}
     with tempfile.TemporaryDirectory(prefix=".qnn-", dir=directory) as folder:
         written = Path(folder) / "written"
         written.mkdir()
-        answer = _run(name, Task(chip, graphs, str(written)), Path(folder), LEAST_SECONDS + SECONDS_BY_BYTE * data)
+        answer = _run(
+            name, Task(chip, graphs, str(written)), Path(folder), process.LEAST_SECONDS + process.SECONDS_BY_BYTE * data
+        )
         if "error" in answer:
-            raise ExportError(f"{name}: Qualcomm's compiler failed: {one_line(answer['error'])}")
+            raise ExportError(f"{name}: {WHO} failed: {one_line(answer['error'])}")
         done = [CompiledGraph(**{**one, "left": tuple(one["left"])}) for one in answer["graphs"]]
         for graph in done:
             if graph.left:
-                raise ExportError(
-                    f"{name}: Qualcomm's compiler leaves to the CPU {one_line(', '.join(graph.left[:3]))}"
-                )
+                raise ExportError(f"{name}: {WHO} leaves to the CPU {one_line(', '.join(graph.left[:3]))}")
         files = sorted(path.name for path in written.iterdir())
         if not {f"{graph}.onnx" for graph in graphs} < set(files):
-            raise ExportError(f"{name}: Qualcomm's compiler wrote {one_line(', '.join(files) or 'nothing')}")
+            raise ExportError(f"{name}: {WHO} wrote {one_line(', '.join(files) or 'nothing')}")
         for file in files:
             (written / file).rename(directory / file)
     size = sum((directory / file).stat().st_size for file in files)
     return CompiledProgram(name, tuple(files), size, tuple(done), answer["cpu_seconds"], answer["peak_bytes"])
-
-
-def _check_room(directory: Path, data: int) -> None:
-    """A binary is as large as its weights, and is written once."""
-    free = shutil.disk_usage(directory).free
-    if free < 2 * data:
-        raise ExportError(
-            f"{directory.parent} has {free / 1e6:,.0f} MB free, Qualcomm's compiler may need {2 * data / 1e6:,.0f} MB"
-        )
 
 
 def _run(name: str, task: Task, folder: Path, seconds: float) -> dict[str, Any]:
@@ -116,32 +104,8 @@ def _run(name: str, task: Task, folder: Path, seconds: float) -> dict[str, Any]:
     """
     job, report = folder / "job.json", folder / "report.json"
     job.write_text(json.dumps(asdict(task)), encoding="utf-8")
-    command, environment = module_command(WORKER, str(job), str(report))
-    with tempfile.TemporaryFile("w+", errors="replace") as said:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environment, start_new_session=True
-        )
-        try:
-            status = process.wait(seconds)
-        except subprocess.TimeoutExpired as error:
-            raise ExportError(f"{name}: Qualcomm's compiler took more than {seconds:,.0f} s and was stopped") from error
-        finally:
-            _end(process)
-        if status != 0 or not report.is_file():
-            how = f"signal {-status}" if status < 0 else f"exit status {status}"
-            raise ExportError(f"{name}: Qualcomm's compiler ended with {how}{_last_line(said)}")
+    ended = process.run(f"{name}: {WHO}", *module_command(WORKER, str(job), str(report)), seconds)
+    if ended.status != 0 or not report.is_file():
+        raise ExportError(f"{name}: {WHO} ended with {ended}")
     answer: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     return answer
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """With all that it started."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _last_line(said: IO[str]) -> str:
-    said.seek(0)
-    lines: Sequence[str] = said.read().strip().splitlines()
-    return f": {one_line(lines[-1], 200)}" if lines else ""

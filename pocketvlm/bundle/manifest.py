@@ -68,7 +68,7 @@ class TensorSpec(Closed):
 
     name: Name
     shape: Annotated[tuple[int | Name, ...], Field(max_length=MAX_RANK)]
-    dtype: Literal["float32", "int64", "int32", "int8", "uint8"]
+    dtype: Literal["float32", "int64", "int32", "int16", "int8", "uint8", "bool"]
 
 
 class Part(Closed):
@@ -317,50 +317,94 @@ Platform = Literal["mt6989", "mt6991", "mt6993"]
 Snapdragon = Literal["sm8550", "sm8650", "sm8750", "sm8850"]
 
 
+#: Chips whose makers have a plugin for LiteRT.
+LitertChip = Platform | Snapdragon
+
+
 class StaticProgram(Closed):
     """The static program of an NPU's parts.
 
     ``compiled``: whether the vendor's compiler made ``programs`` of it; it has run on a phone only if somebody ran it
-    there. ``chunks``: first and last + 1 layer of each part of the decoder. ``mask_value`` is added to the score of
-    what a token does not see. ``rope`` is a file of float32 [2, KV length, head size]: cos, sin.
+    there.
     """
 
     platform: Name
     compiled: bool
     programs: tuple[FileName, ...] = ()
-    chunks: Annotated[tuple[tuple[Annotated[int, Field(ge=0, lt=4096)], Positive], ...], Field(min_length=1)]
     prefill_tokens: Annotated[int, Field(gt=1, le=4096)]
-    tile_batches: tuple[Annotated[int, Field(gt=0, le=64)], ...]
-    mask_value: Annotated[float, Field(lt=0, allow_inf_nan=False)]
-    rope: FileName
     fidelity: Fidelity
 
+    @property
+    def files(self) -> tuple[FileName, ...]:
+        """Those that are of no part."""
+        return self.programs
+
+    def check_layers(self, layers: int) -> None:
+        """Whether it is of a model of so many.
+
+        :raises ValueError: it is not
+        """
+
     @model_validator(mode="after")
-    def _is_whole(self) -> StaticProgram:
-        ends = [0, *(end for _, end in self.chunks)]
-        if any(first != before or end <= first for before, (first, end) in zip(ends, self.chunks, strict=False)):
-            raise ValueError("chunks do not follow one another")
+    def _is_compiled_with_files(self) -> StaticProgram:
         if self.compiled != bool(self.programs):
             raise ValueError("compiled programs and their files belong together")
         return self
 
 
-class NpuProgram(StaticProgram):
+class ChunkedProgram(StaticProgram):
+    """One in pieces, of ONNX graphs.
+
+    ``chunks``: first and last + 1 layer of each part of the decoder. ``mask_value`` is added to the score of what a
+    token does not see. ``rope`` is a file of float32 [2, KV length, head size]: cos, sin.
+    """
+
+    chunks: Annotated[tuple[tuple[Annotated[int, Field(ge=0, lt=4096)], Positive], ...], Field(min_length=1)]
+    tile_batches: tuple[Annotated[int, Field(gt=0, le=64)], ...]
+    mask_value: Annotated[float, Field(lt=0, allow_inf_nan=False)]
+    rope: FileName
+
+    @property
+    def files(self) -> tuple[FileName, ...]:
+        return (self.rope, *self.programs)
+
+    def check_layers(self, layers: int) -> None:
+        if self.chunks[-1][1] != layers:
+            raise ValueError(f"chunks has {self.chunks[-1][1]} layers, the model {layers}")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> ChunkedProgram:
+        ends = [0, *(end for _, end in self.chunks)]
+        if any(first != before or end <= first for before, (first, end) in zip(ends, self.chunks, strict=False)):
+            raise ValueError("chunks do not follow one another")
+        return self
+
+
+class NpuProgram(ChunkedProgram):
     """Of the parts of ``engines.neuropilot`` (docs/neuropilot.md); ``programs`` are MediaTek's .pte files."""
 
     platform: Platform
 
 
-class QnnProgram(StaticProgram):
+class QnnProgram(ChunkedProgram):
     """Of the parts of ``engines.qnn`` (docs/qnn.md); ``programs`` are context binaries of Qualcomm's HTP, and the
     graphs that name them."""
 
     platform: Snapdragon
 
 
+class LitertNpuProgram(StaticProgram):
+    """Of the parts of ``engines.litert_npu`` (docs/litert-npu.md); ``programs`` is the decoder as a plugin of LiteRT
+    compiled it."""
+
+    platform: LitertChip
+
+
 #: Engines whose parts are a static program, which the section of the same name describes; the first format that knows
 #: them.
-NPU_ENGINES: dict[EngineName, int] = {"neuropilot": 2, "qnn": 3}
+NPU_ENGINES: dict[EngineName, int] = {"neuropilot": 2, "qnn": 3, "litert_npu": 4}
+#: Engines whose parts are .tflite files.
+TFLITE_ENGINES: tuple[EngineName, ...] = ("litert", "litert_npu")
 
 
 class OfEngine(Closed):
@@ -392,6 +436,7 @@ class Manifest(Closed):
     by_engine: dict[EngineName, OfEngine] = Field(default_factory=dict)
     neuropilot: NpuProgram | None = None
     qnn: QnnProgram | None = None
+    litert_npu: LitertNpuProgram | None = None
     positions: MropePositions | None = None
     preference: Annotated[tuple[PreferredEngine, ...], Field(max_length=16)] = ()
     """engines that may be chosen, best first; none: whatever the bundle has, as each runtime likes"""
@@ -435,9 +480,11 @@ class Manifest(Closed):
                 continue
             if self.format_version < since:
                 raise ValueError(f"format {self.format_version} has no parts for an NPU of that kind")
-            if program.chunks[-1][1] != self.model.layers:
-                raise ValueError(f"{engine}.chunks has {program.chunks[-1][1]} layers, the model {self.model.layers}")
-            for file in (program.rope, *program.programs):
+            try:
+                program.check_layers(self.model.layers)
+            except ValueError as error:
+                raise ValueError(f"{engine}.{error}") from error
+            for file in program.files:
                 if file not in self.files:
                     raise ValueError(f"{engine} uses {file!r}, which 'files' does not list")
         return self
@@ -446,7 +493,8 @@ class Manifest(Closed):
     def _format_knows_its_engines(self) -> Manifest:
         if self.format_version == 1 and ("executorch" in self.engines or self.minimum_runtime.executorch is not None):
             raise ValueError("format 1 has no ExecuTorch parts")
-        if self.format_version < 4 and ("litert" in self.engines or self.minimum_runtime.litert is not None):
+        has_litert = any(engine in self.engines for engine in TFLITE_ENGINES)
+        if self.format_version < 4 and (has_litert or self.minimum_runtime.litert is not None):
             raise ValueError("only format 4 has LiteRT parts")
         check_preference(self.preference, self.engines.keys(), self.format_version)
         return self

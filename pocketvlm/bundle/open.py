@@ -245,7 +245,7 @@ def _open_archive(location: Path, *, verify: bool) -> Bundle:
 def _check_graphs(bundle: Bundle) -> None:
     """Refuse graphs that no export writes: before an engine sees them, which trusts them."""
     from pocketvlm.bundle.graphs import GraphError, check_graph
-    from pocketvlm.bundle.manifest import NPU_ENGINES
+    from pocketvlm.bundle.manifest import NPU_ENGINES, TFLITE_ENGINES
     from pocketvlm.bundle.programs import ProgramError, check_program
 
     for name, part in bundle.manifest.engines.get("executorch", {}).items():
@@ -259,7 +259,7 @@ def _check_graphs(bundle: Bundle) -> None:
             raise BundleError(f"{file} is not a program that a bundle may have: {error}") from error
     _check_tflite(bundle)
     manifest = bundle.manifest.for_engine("onnx")  # whose prefill chunk its graphs will be given
-    for engine in ("onnx", *NPU_ENGINES):
+    for engine in ("onnx", *(name for name in NPU_ENGINES if name not in TFLITE_ENGINES)):
         for name, part in manifest.engines.get(engine, {}).items():
             if bundle.manifest.files[part.file].bytes > MAX_GRAPH_BYTES:
                 raise BundleError(
@@ -273,10 +273,12 @@ def _check_graphs(bundle: Bundle) -> None:
 
 def _check_tflite(bundle: Bundle) -> None:
     """Refuse .tflite files that no export writes, and parts of which the manifest says something else."""
+    from pocketvlm.bundle.manifest import TFLITE_ENGINES
     from pocketvlm.bundle.tflite import ProgramError, check_tflite
 
-    parts = bundle.manifest.engines.get("litert", {})
-    for file in sorted({part.file for part in parts.values()}):
+    engines = bundle.manifest.engines
+    parts = [one for engine in TFLITE_ENGINES for one in engines.get(engine, {}).items()]
+    for file in sorted({part.file for _, part in parts}):
         if not bundle.manifest.files[file].bytes:
             raise BundleError(f"{file} is not a .tflite file that a bundle may have: it is empty")
         try:
@@ -284,7 +286,7 @@ def _check_tflite(bundle: Bundle) -> None:
                 signatures = check_tflite(content)
         except ProgramError as error:
             raise BundleError(f"{file} is not a .tflite file that a bundle may have: {error}") from error
-        for name, part in parts.items():
+        for name, part in parts:
             if part.file != file:
                 continue
             if part.data or name not in signatures:

@@ -13,7 +13,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, mo
 
 from pocketvlm.strict import Closed
 
-EngineName = Literal["onnx", "executorch", "neuropilot", "qnn", "litert"]
+EngineName = Literal["onnx", "executorch", "neuropilot", "qnn", "litert", "litert_npu"]
 #: As Android names them.
 Abi = Literal["arm64-v8a", "armeabi-v7a", "x86_64", "x86"]
 #: As Android's ro.soc.model has it, in capitals.

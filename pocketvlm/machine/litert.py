@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pocketvlm.machine.quiet import silent_exit, silent_stderr
 
@@ -34,8 +37,20 @@ def compiled(file: Path | bytes, threads: int) -> Any:
         name, signature = next(iter(model.get_signature_list().items()))
         first = signature["inputs"][0]
         one = model.get_input_tensor_details(name)[first]
-        model.create_input_buffer_by_name(name, first).write(np.zeros(one["shape"], one["dtype"]))
+        write(model.create_input_buffer_by_name(name, first), np.zeros(one["shape"], one["dtype"]))
     return model
+
+
+def write(buffer: Any, array: npt.NDArray[Any]) -> None:
+    """Fill a buffer; LiteRT's Python has no INT16, whose bytes go in as those of a type that it has."""
+    array = np.ascontiguousarray(array)
+    buffer.write(array.view(np.float16) if array.dtype == np.int16 else array)
+
+
+def read(buffer: Any, shape: Sequence[int], dtype: str) -> npt.NDArray[Any]:
+    """What a buffer holds."""
+    found: npt.NDArray[Any] = buffer.read(math.prod(shape), np.float16 if dtype == "int16" else np.dtype(dtype).type)
+    return (found.view(np.int16) if dtype == "int16" else found).reshape(shape)
 
 
 @cache

@@ -26,6 +26,7 @@ ENGINES = {
     "executorch": "pocketvlm.runtime.engines.executorch:ExecutorchEngine",
     "litert": "pocketvlm.runtime.engines.litert:LitertEngine",
     "npu-emulation": "pocketvlm.runtime.engines.npu_emulation:NpuEmulation",
+    "litert-npu-emulation": "pocketvlm.runtime.engines.litert_npu:LitertNpuEmulation",
     "qnn-emulation": "pocketvlm.runtime.engines.qnn:QnnEmulation",
     "qnn-simulator": "pocketvlm.runtime.engines.qnn:QnnSimulator",
 }
@@ -33,11 +34,20 @@ ENGINES = {
 #: Those that run towers of native resolution.
 NATIVE = ("onnx",)
 #: Engines that run another one's parts of a bundle.
-PARTS_OF = {"npu-emulation": "neuropilot", "qnn-emulation": "qnn", "qnn-simulator": "qnn"}
+PARTS_OF = {
+    "npu-emulation": "neuropilot",
+    "litert-npu-emulation": "litert_npu",
+    "qnn-emulation": "qnn",
+    "qnn-simulator": "qnn",
+}
 #: Engines that run parts as they are meant to run.
 REAL = frozenset(ENGINES.keys() - PARTS_OF.keys())
 #: Of a bundle for an NPU alone: the engine that runs its program here, and the page that says what runs it on a phone.
-EMULATIONS = {"neuropilot": ("npu-emulation", "docs/neuropilot.md"), "qnn": ("qnn-emulation", "docs/qnn.md")}
+EMULATIONS = {
+    "neuropilot": ("npu-emulation", "docs/neuropilot.md"),
+    "qnn": ("qnn-emulation", "docs/qnn.md"),
+    "litert_npu": ("litert-npu-emulation", "docs/litert-npu.md"),
+}
 
 Floats = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int64]
@@ -131,7 +141,7 @@ def default_engine(bundle: Bundle) -> EngineChoice:
 def _without_the_phone(manifest: Manifest, npu: str) -> str:
     program, (engine, page) = manifest.program(npu), EMULATIONS[npu]
     assert program is not None
-    emulated = f"--engine {engine} (in Python engine=) runs its program here, exactly and slowly"
+    emulated = f"--engine {engine} (in Python engine=) runs its program here, slowly"
     if program.compiled:
         return f"compiled for {program.platform}, it runs on the phone only ({page}); {emulated}"
     return f"{emulated}; it is not compiled for {program.platform}, and compiled parts run on the phone only"

@@ -7,19 +7,20 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError, one_line
-from pocketvlm.machine.litert import compiled
+from pocketvlm.machine.litert import compiled, write
 from pocketvlm.runtime.memory import memory_for, return_freed_memory
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
     from pocketvlm.bundle.open import Bundle
+    from pocketvlm.bundle.preference import EngineName
     from pocketvlm.runtime.engines import Cache, Floats
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -50,36 +51,43 @@ class LitertEngine:
     :raises PocketVlmError: a prepacked cache or an affinity is asked for (docs/litert.md says why there is none)
     """
 
+    #: The bundle's engine.
+    PARTS: ClassVar[EngineName] = "litert"
+    #: The file that embeds tokens, and its signature; a part of each file by which it is found.
+    EMBEDDER: ClassVar[tuple[str, str]] = ("text", "token_embedding_{rows}")
+    FILES: ClassVar[Mapping[str, str]] = {"text": "decode", "vision": "image_tokens"}
+
     def __init__(
         self, bundle: Bundle, threads: int, prepacked_cache: Path | None = None, affinity: tuple[int, ...] = ()
     ) -> None:
         if prepacked_cache is not None:
-            raise PocketVlmError("the litert engine keeps no packed weights on disk: leave the prepacked cache out")
+            raise PocketVlmError("LiteRT keeps no packed weights on disk: leave the prepacked cache out")
         if affinity:
-            raise PocketVlmError("the litert engine's threads keep to no CPUs: take a tuning without an affinity")
+            raise PocketVlmError("LiteRT's threads keep to no CPUs: take a tuning without an affinity")
         version = _installed()
         manifest = self._manifest = bundle.manifest
         check_minimum("litert", manifest.minimum_runtime.litert, version)
-        parts = manifest.engines.get("litert")
-        if parts is None:
-            raise BundleError(f"{bundle.location} has no LiteRT parts: export it with --backend litert")
+        parts = self._parts = manifest.engines.get(self.PARTS, {})
+        if not parts:
+            raise BundleError(f"{bundle.location} has no LiteRT parts: export it with --backend {self.PARTS}")
         rows = self._rows = min(manifest.prefill_chunk, manifest.kv_cache.length)
-        self._prefill, self._embedding = f"prefill_{rows}", f"token_embedding_{rows}"
-        names = (self._embedding, self._prefill, "decode", *(VISION_PARTS if manifest.vision is not None else ()))
-        for name in names:
+        self._prefill, self._embedding = f"prefill_{rows}", self.EMBEDDER[1].format(rows=rows)
+        for name in (*self._needed(), *(VISION_PARTS if manifest.vision is not None else ())):
             if name not in parts:
                 raise BundleError(f"{bundle.location} has no LiteRT part {name}: export the bundle again")
-        self._bundle, self._threads = bundle, threads
-        self._files = {"text": parts["decode"].file}
-        if manifest.vision is not None:
-            self._files["vision"] = parts["image_tokens"].file
+        self._bundle, self._threads, self._version = bundle, threads, version
+        files = {name: part for name, part in self.FILES.items() if name != "vision" or manifest.vision is not None}
+        self._files = {name: parts[part].file for name, part in files.items()}
         self._opening, self._closed = threading.Lock(), False
         self._models = {name: self._open(name) for name in self._files}
-        self._description = f"ai-edge-litert {version}, XNNPACK on the CPU, {threads} threads"
+
+    def _needed(self) -> tuple[str, ...]:
+        """The text's parts."""
+        return (self._embedding, self._prefill, "decode")
 
     @property
     def description(self) -> str:
-        return self._description
+        return f"ai-edge-litert {self._version}, XNNPACK on the CPU, {self._threads} threads"
 
     def patch_embed(self, pixels: Floats) -> Floats:
         return self._each("patch_embedding", "pixel_values", pixels, "patches")
@@ -90,7 +98,7 @@ class LitertEngine:
     def embed(self, token_ids: npt.NDArray[np.int64]) -> Floats:
         if token_ids.size and not 0 <= token_ids.min() <= token_ids.max() < self._manifest.model.vocab_size:
             raise PocketVlmError(f"a token id lies outside the vocabulary of {self._manifest.model.vocab_size}")
-        model, rows = self._model("text"), self._rows
+        model, rows = self._model(self.EMBEDDER[0]), self._rows
         result = np.empty((len(token_ids), self._manifest.model.hidden_size), np.float32)
         for start in range(0, len(token_ids), rows):
             part = token_ids[start : start + rows]
@@ -188,11 +196,14 @@ class LitertEngine:
     def _open(self, name: str) -> LoadedFile:
         file = self._files[name]
         model = LoadedFile(self._bundle, file, self._threads)
-        parts = self._manifest.engines["litert"]
-        for part in parts:
-            if parts[part].file == file:
-                model.check(part, *interface(self._manifest, part))
+        for part in self._parts:
+            if self._parts[part].file == file:
+                model.check(part, *self._interface(part))
         return model
+
+    def _interface(self, part: str) -> tuple[Interface, Interface]:
+        """What a part must have."""
+        return interface(self._manifest, part)
 
 
 class LoadedFile:
@@ -228,18 +239,20 @@ class LoadedFile:
                     )
 
     def run(self, name: str, feeds: Arrays, output: str | None, states: Mapping[str, Any] | None = None) -> Floats:
-        """Run a signature; ``states`` are buffers that it reads and writes. Gives one of its outputs, or nothing."""
+        """Run a signature; ``states`` are buffers that it reads, or writes, or both. Gives one of its outputs, or
+        nothing."""
         states, found = states or {}, np.empty(0, np.float32)
         with self._running, clear_errors(f"{self._file}: {name}"), memory_for(name):
-            inputs = {key: self._buffer(name, key, is_input=True) for key in feeds}
-            outputs = {
-                key: self._buffer(name, key, is_input=False)
-                for key in self._signatures[name]["outputs"]
-                if key not in states
-            }
+            inputs, outputs = (
+                {
+                    key: states.get(key) or self._buffer(name, key, is_input=is_input)
+                    for key in self._signatures[name][kind]
+                }
+                for kind, is_input in (("inputs", True), ("outputs", False))
+            )
             for key, array in feeds.items():
-                inputs[key].write(np.ascontiguousarray(array))
-            self._model.run_by_name(name, {**inputs, **states}, {**outputs, **states})
+                write(inputs[key], array)
+            self._model.run_by_name(name, inputs, outputs)
             if output is not None:
                 shape = self._model.get_output_tensor_details(name)[output]["shape"]
                 found = outputs[output].read(int(np.prod(shape)), np.float32).reshape(shape)
@@ -252,7 +265,7 @@ class LoadedFile:
             for key, one in self._model.get_input_tensor_details(name).items():
                 if key.startswith(prefix):
                     buffers[key] = self._model.create_input_buffer_by_name(name, key)
-                    buffers[key].write(np.zeros(one["shape"], one["dtype"]))
+                    write(buffers[key], np.zeros(one["shape"], one["dtype"]))
         return buffers
 
     def _buffer(self, name: str, key: str, *, is_input: bool) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from pocketvlm.runtime.versions import check_minimum
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pocketvlm.bundle.manifest import Manifest, Part, StaticProgram
+    from pocketvlm.bundle.manifest import ChunkedProgram, Manifest, Part
     from pocketvlm.bundle.open import Bundle
     from pocketvlm.runtime.engines import Cache, Floats
 
@@ -93,10 +93,9 @@ class NpuProgramOnHost(ABC):
         self._ort = import_onnxruntime()
         manifest = self._manifest = bundle.manifest
         check_minimum("onnxruntime", manifest.minimum_runtime.onnxruntime, self._ort.__version__)
-        program = manifest.program(self.PARTS)
-        if program is None:
+        if manifest.program(self.PARTS) is None:
             raise BundleError(f"{bundle.location} has no program for an NPU: export it with --backend {self.PARTS}")
-        self._program: StaticProgram = program
+        program = self._program = cast("ChunkedProgram", manifest.program(self.PARTS))
         self._parts: dict[str, Part] = next(parts for name, parts in manifest.engines.items() if name == self.PARTS)
         names = part_names(manifest, program)
         for name in names:
@@ -232,7 +231,7 @@ class NpuProgramOnHost(ABC):
         return session
 
 
-def part_names(manifest: Manifest, program: StaticProgram) -> list[str]:
+def part_names(manifest: Manifest, program: ChunkedProgram) -> list[str]:
     """The parts that a bundle's program has."""
     names = ["token_embedding"]
     names += [f"text_decoder_{chunk}_{tokens}" for chunk in range(len(program.chunks))
@@ -280,7 +279,7 @@ def causal_mask(position: int, tokens: int, length: int, hidden: float) -> Float
     return mask[None, None]
 
 
-def _read_rope(bundle: Bundle, program: StaticProgram, manifest: Manifest) -> Floats:
+def _read_rope(bundle: Bundle, program: ChunkedProgram, manifest: Manifest) -> Floats:
     shape = (2, manifest.kv_cache.length, manifest.kv_cache.head_dim)
     size = 4 * shape[0] * shape[1] * shape[2]
     if manifest.files[program.rope].bytes != size or size > MAX_ROPE_BYTES:
@@ -290,7 +289,7 @@ def _read_rope(bundle: Bundle, program: StaticProgram, manifest: Manifest) -> Fl
     return np.frombuffer(bundle.read(program.rope), "<f4").reshape(shape).astype(np.float32, copy=False)
 
 
-def _check_part(name: str, part: Part, manifest: Manifest, program: StaticProgram) -> None:
+def _check_part(name: str, part: Part, manifest: Manifest, program: ChunkedProgram) -> None:
     """A part's inputs and outputs are those of the manifest's sizes.
 
     :raises BundleError: naming the one that is not
@@ -304,7 +303,7 @@ def _check_part(name: str, part: Part, manifest: Manifest, program: StaticProgra
         raise BundleError(f"{part.file} has an unknown input or output {min(unknown)!r}: update pocketvlm")
 
 
-def interface(name: str, manifest: Manifest, program: StaticProgram) -> dict[str, tuple[str, tuple[int | str, ...]]]:
+def interface(name: str, manifest: Manifest, program: ChunkedProgram) -> dict[str, tuple[str, tuple[int | str, ...]]]:
     """Type and shape of each input and output that a part must have."""
     model, vision, kv = manifest.model, manifest.vision, manifest.kv_cache
     if name == "token_embedding":

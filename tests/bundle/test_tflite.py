@@ -15,12 +15,14 @@ from pocketvlm.bundle.tflite.schema import TFLITE, UNIONS
 from pocketvlm.bundle.tflite.shapes import OPERATORS
 
 FILES = ("text.tflite", "vision.tflite")
+NPU_FILES = ("npu_decoder.tflite", "npu_auxiliary.tflite", "npu_embedder.tflite")
 
 
 @pytest.fixture
-def files(litert_bundles: dict[str, Path]) -> list[Path]:
+def files(litert_bundles: dict[str, Path], litert_npu_bundle: Path) -> list[Path]:
     """Exported ones."""
-    return [path / file for path in litert_bundles.values() for file in FILES]
+    on_cpu = [path / file for path in litert_bundles.values() for file in FILES]
+    return [*on_cpu, *(litert_npu_bundle / file for file in NPU_FILES)]
 
 
 def places(content: bytes) -> list[tuple[int, str, str]]:
@@ -33,8 +35,8 @@ def places(content: bytes) -> list[tuple[int, str, str]]:
 def test_files_that_exports_write_are_taken(files: list[Path]) -> None:
     for path in files:
         signatures = check_tflite(memoryview(path.read_bytes()))
-        wanted = "decode" if path.name == "text.tflite" else "image_tokens"
-        assert wanted in signatures
+        wanted = {"vision": "image_tokens", "npu_auxiliary": "decode_rope", "npu_embedder": "decode_embedder"}
+        assert wanted.get(path.stem, "decode") in signatures
 
 
 def test_exports_call_every_operator_of_the_table(files: list[Path]) -> None:
@@ -59,7 +61,7 @@ CHANGES: dict[str, tuple[str, int, str]] = {
     "a tensor of another shape": ("Tensor.shape", 3, "shapes do not fit|another size"),
     "a tensor that is too large": ("Tensor.shape", (1 << 31) - 1, "shapes do not fit|another size|memory"),
     "a tensor of a negative size": ("Tensor.shape", -1, "none that exports write"),
-    "a tensor of another type": ("Tensor.type", 7, "none that exports write"),
+    "a tensor of another type": ("Tensor.type", 10, "none that exports write"),
     "codes as numbers": ("Tensor.type", 2, "another size|scaled|shapes"),
     "a tensor's buffer behind the last": ("Tensor.buffer", 1 << 20, "lies nowhere"),
     "a tensor's buffer of another": ("Tensor.buffer", 1, "another size|shapes|something else|scales"),
@@ -79,6 +81,9 @@ CHANGES: dict[str, tuple[str, int, str]] = {
     "another shape": ("Reshape.shape", 7, "shapes do not fit"),
     "rows that are not kept": ("FullyConnected.keep_dims", 0, "shapes do not fit"),
     "another factor of a softmax": ("Softmax.beta", 2, "shapes do not fit"),
+    "a composite's graph of another": ("Composite.graph", 0, "are not the same"),
+    "a composite's graph behind the last": ("Composite.graph", 1 << 20, "are not the same"),
+    "another version of a composite": ("Composite.version", 2, "no composite that exports write"),
     "options of another operator": ("options", 11, "told something else|shapes"),
     "options that no export writes": ("options", 99, "no export writes"),
 }
@@ -103,6 +108,33 @@ def test_what_leads_elsewhere_is_refused(files: list[Path], change: str) -> None
                 assert said[-1].isprintable()
                 return
     pytest.fail(f"not refused with these words: {said}")
+
+
+@pytest.mark.parametrize("operator", ["reshape", "softmax", "cache update"])
+def test_codes_that_count_in_something_else_are_refused(litert_npu_bundle: Path, operator: str) -> None:
+    """What moves codes gives them as they were; softmax's have TensorFlow Lite's steps."""
+    file, number = {"reshape": (0, 22), "softmax": (0, 25), "cache update": (1, 151)}[operator]
+    content = bytearray((litert_npu_bundle / NPU_FILES[file]).read_bytes())
+    raw = FlatBuffer(memoryview(content), TFLITE, UNIONS).root("Model")
+    codes = [max(one["code"], one["deprecated"]) for one in raw["codes"]]
+    tensor = next(
+        graph["tensors"][node["outputs"][0]]
+        for graph in raw["graphs"]
+        for node in graph["operators"]
+        if codes[node["code"]] == number and graph["tensors"][node["outputs"][0]]["quantization"]
+    )
+    struct.pack_into("<f", tensor["quantization"]["scale"], 0, 0.75)
+    with pytest.raises(ProgramError, match="codes count in something else"):
+        check_tflite(memoryview(content))
+
+
+def test_another_composite_is_refused(litert_npu_bundle: Path) -> None:
+    """Who knows a composite by its name need not look at the graph that hangs on it."""
+    whole = (litert_npu_bundle / NPU_FILES[0]).read_bytes()
+    for found, other in ((b"odml.rms_norm", b"odml.l2__norm"), (b"epsilon\0", b"epsilom\0")):
+        assert found in whole
+        with pytest.raises(ProgramError, match="no composite that exports write"):
+            check_tflite(memoryview(whole.replace(found, other, 1)))
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])

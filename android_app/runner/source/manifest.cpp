@@ -50,7 +50,7 @@ bool check_tensor(const Reader& value) {
     return true;
   };
   of["shape"].list(check_size, 0, kMaxRank);
-  of["dtype"].choice({"float32", "int64", "int32", "int8", "uint8"});
+  of["dtype"].choice({"float32", "int64", "int32", "int16", "int8", "uint8", "bool"});
   return true;
 }
 
@@ -239,7 +239,7 @@ void check_fidelity(const Reader& value) {
 
 // What holds for the parts of each engine.
 void read_by_engine(const Reader& value, Manifest& manifest) {
-  value.members({"onnx", "executorch", "neuropilot", "qnn", "litert"});
+  value.members({"onnx", "executorch", "neuropilot", "qnn", "litert", "litert_npu"});
   const json::Object& given = value.object();
   for (const auto& [engine, own] : given) {
     const Reader reader(own, value, engine);
@@ -254,22 +254,36 @@ void read_by_engine(const Reader& value, Manifest& manifest) {
     value.refuse("by_engine has other engines than engines");
 }
 
-// The static program of an NPU's parts, whose chunks of layers follow one another.
-NpuProgram npu_program(const std::string& engine, const Reader& value, int64_t layers) {
-  const Members of = value.members({"platform", "compiled", "programs", "chunks", "prefill_tokens", "tile_batches",
-                                    "mask_value", "rope", "fidelity"});
-  NpuProgram read;
-  read.platform = engine == "qnn" ? of["platform"].choice({"sm8550", "sm8650", "sm8750", "sm8850"})
-                                  : of["platform"].choice({"mt6989", "mt6991", "mt6993"});
+// What is said of any NPU's program.
+NpuProgram any_program(const Members& of, const Reader& value) {
+  NpuProgram read{};
   read.prefill_tokens = of["prefill_tokens"].integer(2, 4096);
-  read.tile_batches = of["tile_batches"].list([](const Reader& batch) { return batch.integer(1, 64); });
-  const Reader mask = of["mask_value"];
-  read.mask_value = mask.number();
-  if (!(read.mask_value < 0)) mask.refuse("it must be below 0");
   check_fidelity(of["fidelity"]);
   if (const auto programs = of.optional("programs")) read.programs = programs->list(file_name);
   read.compiled = of["compiled"].boolean();
   if (read.compiled == read.programs.empty()) value.refuse("compiled programs and their files belong together");
+  return read;
+}
+
+// The program of an NPU behind LiteRT, in one piece.
+NpuProgram litert_npu_program(const Reader& value) {
+  const Members of = value.members({"platform", "compiled", "programs", "prefill_tokens", "fidelity"});
+  NpuProgram read = any_program(of, value);
+  read.platform = of["platform"].choice({"mt6989", "mt6991", "mt6993", "sm8550", "sm8650", "sm8750", "sm8850"});
+  return read;
+}
+
+// The static program of an NPU's parts, whose chunks of layers follow one another.
+NpuProgram npu_program(const std::string& engine, const Reader& value, int64_t layers) {
+  const Members of = value.members({"platform", "compiled", "programs", "chunks", "prefill_tokens", "tile_batches",
+                                    "mask_value", "rope", "fidelity"});
+  NpuProgram read = any_program(of, value);
+  read.platform = engine == "qnn" ? of["platform"].choice({"sm8550", "sm8650", "sm8750", "sm8850"})
+                                  : of["platform"].choice({"mt6989", "mt6991", "mt6993"});
+  read.tile_batches = of["tile_batches"].list([](const Reader& batch) { return batch.integer(1, 64); });
+  const Reader mask = of["mask_value"];
+  read.mask_value = mask.number();
+  if (!(read.mask_value < 0)) mask.refuse("it must be below 0");
   read.rope = file_name(of["rope"]);
   int64_t before = 0;
   const auto chunk = [&before](const Reader& given) {
@@ -296,7 +310,7 @@ void check_whole(const Manifest& manifest, const Reader& top) {
     }
   for (const auto& [engine, program] : manifest.programs) {
     std::vector<std::string> used = program.programs;
-    used.push_back(program.rope);
+    if (engine != "litert_npu") used.push_back(program.rope);
     for (const std::string& file : used)
       if (manifest.files.count(file) == 0) top.refuse(engine + " uses " + file + ", which 'files' does not list");
   }
@@ -312,7 +326,7 @@ void check_whole(const Manifest& manifest, const Reader& top) {
 }
 
 void read_engines(const Reader& engines, Manifest& manifest) {
-  engines.members({"onnx", "executorch", "neuropilot", "qnn", "litert"});
+  engines.members({"onnx", "executorch", "neuropilot", "qnn", "litert", "litert_npu"});
   for (const auto& [engine, parts] : engines.object()) {
     const Reader of(parts, engines, engine);
     std::map<std::string, Part> read;
@@ -381,8 +395,8 @@ Manifest read_manifest(const Reader& root) {
   const int64_t format = version.integer(1, kFormat);
   const Members top =
       root.members({"format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer",
-                    "chat", "kv_cache", "prefill_chunk", "engines", "by_engine", "neuropilot", "qnn", "positions",
-                    "preference", "recipe", "fidelity", "files"});
+                    "chat", "kv_cache", "prefill_chunk", "engines", "by_engine", "neuropilot", "qnn", "litert_npu",
+                    "positions", "preference", "recipe", "fidelity", "files"});
   Manifest manifest;
   read_sections(top, format, manifest);
   if (const Reader seen = top["vision"]; !seen.is_null()) manifest.vision = vision(seen, format);
@@ -397,21 +411,22 @@ Manifest read_manifest(const Reader& root) {
   read_files(top["files"], manifest);
   if (format == 1 && (manifest.asks_for_executorch || manifest.engines.count("executorch") != 0))
     root.refuse("format 1 has no ExecuTorch parts");
-  if (format < 4 && (manifest.asks_for_litert || manifest.engines.count("litert") != 0))
-    root.refuse("only format 4 has LiteRT parts");
+  const bool has_litert = manifest.engines.count("litert") != 0 || manifest.engines.count("litert_npu") != 0;
+  if (format < 4 && (manifest.asks_for_litert || has_litert)) root.refuse("only format 4 has LiteRT parts");
   if (const auto given = top.optional("by_engine")) {
     read_by_engine(*given, manifest);
     if (format == 1 && !given->object().empty()) root.refuse("format 1 has no by_engine");
   }
-  for (const std::string engine : {"neuropilot", "qnn"}) {
+  for (const std::string engine : {"neuropilot", "qnn", "litert_npu"}) {
     const auto npu = top.optional(engine);
     const bool has_npu = npu && !npu->is_null();
     if (has_npu != (manifest.engines.count(engine) != 0))
       root.refuse(engine + " and engines." + engine + " belong together");
     if (!has_npu) continue;
-    if (format < (engine == "qnn" ? 3 : 2))
+    if (format < (engine == "litert_npu" ? 4 : engine == "qnn" ? 3 : 2))
       root.refuse("format " + std::to_string(format) + " has no parts for an NPU of that kind");
-    manifest.programs[engine] = npu_program(engine, *npu, manifest.layers);
+    manifest.programs[engine] = engine == "litert_npu" ? litert_npu_program(*npu)
+                                                       : npu_program(engine, *npu, manifest.layers);
   }
   if (const auto given = top.optional("preference")) {
     manifest.preference = read_preference(*given);

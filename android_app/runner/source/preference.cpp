@@ -47,7 +47,7 @@ std::map<std::string, std::string> versions(const Reader& value) {
 PreferredEngine preferred(const Reader& value) {
   const Members of = value.members({"engine", "abis", "chips", "libraries", "versions"});
   PreferredEngine read;
-  read.engine = of["engine"].choice({"onnx", "executorch", "neuropilot", "qnn", "litert"});
+  read.engine = of["engine"].choice({"onnx", "executorch", "neuropilot", "qnn", "litert", "litert_npu"});
   if (const auto given = of.optional("abis")) read.abis = given->list(abi, 0, 4);
   if (const auto given = of.optional("chips")) read.chips = given->list(chip, 0, 64);
   if (const auto given = of.optional("libraries")) read.libraries = given->list(library, 0, 8);

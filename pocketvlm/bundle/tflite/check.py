@@ -11,12 +11,31 @@ import numpy as np
 
 from pocketvlm.bundle.programs.flat import FlatBuffer, ProgramError, Table
 from pocketvlm.bundle.tflite.schema import TFLITE, UNIONS
-from pocketvlm.bundle.tflite.shapes import MOST_RANK, OPERATORS, Dims, Operand
+from pocketvlm.bundle.tflite.shapes import (
+    COMPOSITE,
+    FIXED_STEPS,
+    INT16_VERSIONS,
+    MOST_RANK,
+    MOVING,
+    OPERATORS,
+    Dims,
+    Operand,
+)
 
 MAGIC: Final = b"TFL3"
 VERSION: Final = 3
 #: TensorType -> its name and the bits of an element.
-TYPES: Final = {0: ("float32", 32), 1: ("float16", 16), 2: ("int32", 32), 9: ("int8", 8), 17: ("int4", 4)}
+TYPES: Final = {
+    0: ("float32", 32), 1: ("float16", 16), 2: ("int32", 32), 4: ("int64", 64), 6: ("bool", 8), 7: ("int16", 16),
+    9: ("int8", 8), 17: ("int4", 4),
+}  # fmt: skip
+#: Types of what is computed, and of those the ones that are codes.
+COMPUTED: Final = ("float32", "int32", "bool", "int8", "int16")
+CODES: Final = ("int8", "int16")
+#: The only composite, and the flexbuffer {"epsilon": double} that goes with it, around the number.
+RMS_NORM: Final = "odml.rms_norm"
+BEFORE_EPSILON: Final = b"epsilon\0\1\t" + bytes(6) + b"\7" + bytes(7) + b"\1" + bytes(7) + b"\1" + bytes(7)
+AFTER_EPSILON: Final = b"\x0f\t'\1"
 #: Small int32 constants, which say how an operator moves numbers, are looked into.
 MOST_NUMBERS: Final = 64
 #: Blocks are multiples of this.
@@ -66,8 +85,29 @@ def check_tflite(content: memoryview) -> dict[str, Signature]:
             raise ProgramError(f"graph {at}: {error}") from error
     signatures = {one["key"]: _signature(one, graphs) for one in raw["signatures"]}
     wrong = len(signatures) != len(raw["signatures"]) or None in signatures
-    _refuse(wrong or len(graphs) != len(signatures), "its graphs and its signatures are not the same")
+    _check_attached(graphs, len(signatures))
+    _refuse(wrong, "its graphs and its signatures are not the same")
     return signatures
+
+
+def _check_attached(graphs: Sequence[_Graph], signatures: int) -> None:
+    """Behind the graphs of signatures are those of their composites, of each its own."""
+    asked = [at for graph in graphs[:signatures] for at in graph.attached]
+    _refuse(sorted(asked) != list(range(signatures, len(graphs))), "its graphs and its signatures are not the same")
+    for graph in graphs[:signatures]:
+        for at, (taken, gives) in graph.attached.items():
+            inner = graphs[at]
+            inputs, outputs = ([inner.operands[one] for one in side] for side in (inner.inputs, inner.outputs))
+            _refuse(bool(inner.attached), "a composite's graph has composites")
+            same = [_described(one) for one in inputs] == [_described(one) for one in taken]
+            _refuse(
+                not same or [_described(one) for one in outputs] != [_described(gives)],
+                "a composite's graph is another",
+            )
+
+
+def _described(operand: Operand) -> tuple[Dims, str, float | None]:
+    return operand.dims, operand.dtype, operand.step
 
 
 def _refuse(condition: bool, why: str) -> None:
@@ -88,6 +128,8 @@ class _Graph:
 
     def __init__(self, raw: Table, file: _File) -> None:
         self._file, self._tensors = file, raw["tensors"]
+        #: Graphs of composites: what they take and give.
+        self.attached: dict[int, tuple[Sequence[Operand], Operand]] = {}
         self.operands = [self._operand(tensor) for tensor in self._tensors]
         self._check_blocks()
         constants = {at for at, one in enumerate(self.operands) if one.is_constant}
@@ -114,12 +156,13 @@ class _Graph:
         (dtype, _), data = TYPES[tensor["type"]], buffers[tensor["buffer"]]
         operand = Operand(dims, dtype, data is not None)
         if data is None:
-            _refuse(dtype not in ("float32", "int32", "int8"), "a tensor is none that exports write")
-            _refuse(dtype == "int8" and not _is_whole_steps(quantization), "codes count in something else")
-            _refuse(dtype != "int8" and quantization is not None, "numbers are scaled")
-            return operand
-        _refuse(len(data) != _bytes_of(operand), "a constant has another size")
-        if dtype in ("int8", "int4"):
+            _refuse(dtype not in COMPUTED, "a tensor is none that exports write")
+            _refuse(dtype not in CODES and quantization is not None, "numbers are scaled")
+            return Operand(dims, dtype, step=_step(quantization) if dtype in CODES else None)
+        _refuse(len(data) != _bytes_of(operand) or dtype == "bool", "a constant has another size")
+        if dtype == "int16":
+            return Operand(dims, dtype, True, step=_step(quantization))
+        if dtype in ("int8", "int4", "int64"):
             return Operand(dims, dtype, True, None, _kind_of_scales(dims, dtype, quantization))
         _refuse(quantization is not None, "numbers are scaled")
         small = dtype == "int32" and math.prod(dims) <= MOST_NUMBERS
@@ -152,23 +195,49 @@ class _Graph:
         _, wanted, counts, rule = OPERATORS[number]
         kind, told = node["options"]
         more = node["custom"] or node["mutating"] or node["intermediates"] or node["large_offset"] or node["large_size"]
-        _refuse(kind != wanted or bool(more) or node["more_options"][0] != "Empty" or bool(node["more_options"][1]),
-                "it is told something else")  # fmt: skip
+        composed, said = node["more_options"]
+        more = bool(more) or composed != ("Composite" if number == COMPOSITE else "Empty")
+        _refuse(kind != wanted or more or (composed == "Empty" and bool(said)), "it is told something else")
         inputs = node["inputs"][:-1] if wanted == "FullyConnected" and node["inputs"][-1:] == [NONE] else node["inputs"]
         _refuse(len(inputs) not in counts or len(node["outputs"]) != 1, "it takes or gives another number of tensors")
         self._check_indices(inputs, self._known)
         (output,) = node["outputs"]
         self._check_indices([output], set(range(len(self.operands))) - self._known)
         taken, gives = [self.operands[at] for at in inputs], self.operands[output]
-        _refuse(rule(told, taken) != (gives.dims, gives.dtype), "shapes do not fit")
+        dims, dtypes = rule(told, taken) or ((), ())
+        kinds = (dtypes,) if isinstance(dtypes, str) else dtypes
+        _refuse(dims != gives.dims or gives.dtype not in kinds, "shapes do not fit")
         _check_version(number, version, taken)
+        _check_steps(number, taken, gives)
+        if number == COMPOSITE:
+            self._attach(said, taken, gives)
         self._known.add(output)
+
+    def _attach(self, said: Table, taken: Sequence[Operand], gives: Operand) -> None:
+        """A norm of whose epsilon nothing else is said."""
+        attributes = bytes(said["attributes"])
+        is_epsilon = attributes.startswith(BEFORE_EPSILON) and attributes.endswith(AFTER_EPSILON)
+        is_epsilon &= len(attributes) == len(BEFORE_EPSILON) + 8 + len(AFTER_EPSILON)
+        known = said["name"] == RMS_NORM and said["version"] == 1 and not said["attributes_format"]
+        _refuse(not known or not is_epsilon or said["graph"] in self.attached, "it is no composite that exports write")
+        self.attached[said["graph"]] = taken, gives
 
 
 def _check_version(number: int, version: int, taken: Sequence[Operand]) -> None:
     """Where an operator's version says of what kind its weights are."""
-    kinds = {9: {1: "", 9: "rows", 12: "rows", 13: "blocks"}, 7: {1: "", 4: "rows"}}
+    kinds = {9: {1: "", 9: "rows", 11: "rows", 12: "rows", 13: "blocks"}, 7: {1: "", 4: "rows"}}
     _refuse(number in kinds and taken[1].kind != kinds[number][version], "its version is for other weights")
+    is_int16 = taken[0].dtype == "int16"
+    wrong = number in INT16_VERSIONS and (version == INT16_VERSIONS[number]) != is_int16
+    _refuse(wrong, "its version is for other values")
+
+
+def _check_steps(number: int, taken: Sequence[Operand], gives: Operand) -> None:
+    """What moves codes gives them in the steps that it takes them in; softmax and sigmoid have steps of their own."""
+    moved = taken if number == 2 else taken[:2] if number == 151 else taken[:1]
+    wrong = number in MOVING and any(one.step != gives.step for one in moved)
+    wrong |= number in FIXED_STEPS and gives.dtype == "int16" and gives.step != FIXED_STEPS[number]
+    _refuse(wrong, "codes count in something else")
 
 
 def _bytes_of(operand: Operand) -> int:
@@ -176,17 +245,20 @@ def _bytes_of(operand: Operand) -> int:
     return -(-math.prod(operand.dims) * bits // 8)
 
 
-def _is_whole_steps(quantization: Table | None) -> bool:
-    """Codes of a KV cache: each is worth its own number."""
-    if quantization is None or quantization["details"][0] != "Empty":
-        return False
+def _step(quantization: Table | None) -> float:
+    """What codes of one scale count in, around zero."""
+    _refuse(quantization is None or quantization["details"][0] != "Empty", "codes count in something else")
+    assert quantization is not None
     scale, zero = np.frombuffer(quantization["scale"], "<f4"), np.frombuffer(quantization["zero_point"], "<i8")
-    return scale.tolist() == [1.0] and zero.tolist() == [0] and not quantization["min"] and not quantization["max"]
+    more = bool(quantization["min"] or quantization["max"] or quantization["dimension"])
+    _refuse(scale.size != 1 or zero.tolist() != [0] or more, "codes count in something else")
+    _check_scales(scale)
+    return float(scale[0])
 
 
 def _kind_of_scales(dims: Dims, dtype: str, quantization: Table | None) -> str:
-    """Of a weight [rows, columns]: "rows" with a scale each and no zero points, or "blocks"."""
-    _refuse(quantization is None or len(dims) != 2, "a weight has no scales")
+    """Of a weight [rows, columns] or a bias [rows]: "rows" with a scale each and no zero points, or "blocks"."""
+    _refuse(quantization is None or len(dims) != (1 if dtype == "int64" else 2), "a weight has no scales")
     assert quantization is not None
     _refuse(bool(quantization["min"] or quantization["max"] or quantization["dimension"]), "a weight has other scales")
     scale, zero = np.frombuffer(quantization["scale"], "<f4"), np.frombuffer(quantization["zero_point"], "<i8")

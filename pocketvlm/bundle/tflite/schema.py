@@ -38,7 +38,9 @@ TFLITE: Final[Schema] = {
     ],
     "Map": [("name", "text"), ("tensor", "u32")],
     "Empty": [],
-    **dict.fromkeys(("Pad", "Transpose", "Slice", "Quantize", "DynamicUpdateSlice"), ()),
+    **dict.fromkeys(
+        ("Pad", "Transpose", "Slice", "Quantize", "Dequantize", "DynamicUpdateSlice", "Less", "Maximum"), ()
+    ),
     # What operators are told.
     "FullyConnected": [
         ("activation", "i8"), ("format", "i8"), ("keep_dims", "bool"), ("asymmetric", "bool"), ("bias_type", "i8"),
@@ -53,14 +55,19 @@ TFLITE: Final[Schema] = {
     "BatchMatMul": [("left_transposed", "bool"), ("right_transposed", "bool"), ("asymmetric", "bool")],
     "Cast": [("from", "i8"), ("to", "i8")],
     "Gelu": [("approximate", "bool")],
+    "Gather": [("axis", "i32"), ("batch_dims", "i32")],
+    "Composite": [
+        ("name", "text"), ("graph", "i32"), ("attributes", "{u8}"), ("attributes_format", "i8"), ("version", "i32"),
+    ],
 }  # fmt: skip
 #: Of quantizations' details and operators' options, those that exports write.
 UNIONS: Final[Unions] = {
     "details": {0: "Empty", 2: "Blocks"},
-    "more_options": {0: "Empty"},
+    "more_options": {0: "Empty", 21: "Composite"},
     "options": {
         0: "Empty", 8: "FullyConnected", 9: "Softmax", 10: "Concatenation", 11: "Add", 17: "Reshape", 21: "Mul",
-        22: "Pad", 26: "Transpose", 27: "Reducer", 28: "Sub", 37: "Cast", 48: "Slice", 89: "Quantize",
+        22: "Pad", 23: "Gather", 26: "Transpose", 27: "Reducer", 28: "Sub", 37: "Cast", 38: "Dequantize",
+        39: "Maximum", 41: "Less", 48: "Slice", 89: "Quantize",
         101: "BatchMatMul", 116: "Gelu", 117: "DynamicUpdateSlice",
     },
 }  # fmt: skip

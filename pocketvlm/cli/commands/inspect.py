@@ -195,8 +195,11 @@ def _print(console: Console, bundle: Bundle) -> None:
 
 
 def _npu_line(program: StaticProgram) -> str:
+    from pocketvlm.bundle.manifest import ChunkedProgram
+
     state = "compiled" if program.compiled else "NOT compiled"
-    return f"{program.platform}, {state}; {len(program.chunks)} chunks, steps of {program.prefill_tokens} and 1 tokens"
+    pieces = f"{len(program.chunks)} chunks" if isinstance(program, ChunkedProgram) else "one piece"
+    return f"{program.platform}, {state}; {pieces}, steps of {program.prefill_tokens} and 1 tokens"
 
 
 def _chunk_line(manifest: Manifest) -> str:

@@ -12,7 +12,8 @@ import click
 @click.option(
     "--output", "-o", required=True, type=click.Path(path_type=Path), help="Where the .litertlm goes; it is replaced."
 )
-def command(*, bundle: Path, output: Path) -> None:
+@click.option("--npu", is_flag=True, help="The program for an NPU, where the bundle has a CPU's parts too.")
+def command(*, bundle: Path, output: Path, npu: bool) -> None:
     """Write BUNDLE's LiteRT parts as a .litertlm, which Google's LiteRT-LM and its apps open.
 
     With the bundle's weights, tokenizer, chat layout and stop tokens. What LiteRT-LM cannot be told is refused or said.
@@ -20,5 +21,5 @@ def command(*, bundle: Path, output: Path) -> None:
     from pocketvlm.bundle.open import open_bundle
     from pocketvlm.export.litert.container import write_litertlm
 
-    write_litertlm(open_bundle(bundle), output, lambda line: click.echo(f"note: {line}", err=True))
+    write_litertlm(open_bundle(bundle), output, lambda line: click.echo(f"note: {line}", err=True), npu=npu)
     click.echo(f"{output}: {output.stat().st_size / 1e6:,.1f} MB")

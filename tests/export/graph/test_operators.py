@@ -19,7 +19,7 @@ from pocketvlm.models.trace import trace
 from tests.support.checkpoints import tiny_config
 
 #: Whose static program has one table, whatever it is computed with.
-NPUS = ("neuropilot", "qnn")
+NPUS = ("neuropilot", "qnn", "litert_npu")
 
 
 def table_of(backend: str) -> dict[Any, Any]:

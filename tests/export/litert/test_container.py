@@ -36,11 +36,13 @@ ASK = """
 import json, sys
 import litert_lm
 path, sees, most, more = sys.argv[1], sys.argv[2] == "sees", int(sys.argv[3]), json.loads(sys.argv[4])
-cpu = litert_lm.Backend.CPU(thread_count=1)
+npu = sys.argv[5] == "npu"
+# Without a library of a vendor's its executor for NPUs runs what is not compiled on the CPU.
+backend = litert_lm.Backend.NPU(litert_dispatch_lib_dir="") if npu else litert_lm.Backend.CPU(thread_count=1)
 options = {"vision_backend": litert_lm.Backend.CPU(), "max_num_images": 16} if sees else {}
 greedy = litert_lm.SamplerConfig(top_k=1, temperature=0.0, seed=1)
 answers = []
-with litert_lm.Engine(path, backend=cpu, **options) as engine:
+with litert_lm.Engine(path, backend=backend, **options) as engine:
     for turns in json.load(sys.stdin):
         with engine.create_conversation(sampler_config=greedy, max_output_tokens=most, **more) as conversation:
             messages = [conversation.send_message({"role": "user", "content": content}) for content in turns]
@@ -51,10 +53,13 @@ print(json.dumps(answers))
 HEAD_NORM = 2.5
 
 
-def talked(path: Path, dialogues: list[list[Any]], most: int, *, sees: bool, **more: Any) -> list[list[str]]:
+def talked(
+    path: Path, dialogues: list[list[Any]], most: int, *, sees: bool, npu: bool = False, **more: Any
+) -> list[list[str]]:
     """What the stock LiteRT-LM answers to the questions of each dialogue; ``more`` is said of each conversation."""
+    said = [str(path), "sees" if sees else "reads", str(most), json.dumps(more), "npu" if npu else "cpu"]
     done = subprocess.run(
-        [sys.executable, "-c", ASK, str(path), "sees" if sees else "reads", str(most), json.dumps(more)],
+        [sys.executable, "-c", ASK, *said],
         input=json.dumps(dialogues), capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

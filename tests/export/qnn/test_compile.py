@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pocketvlm.bundle.manifest import Part
 from pocketvlm.errors import ExportError
 from pocketvlm.export import export_bundle
+from pocketvlm.export.npu import process
 from pocketvlm.export.qnn import compile as qnn_compile
 from pocketvlm.export.qnn import lower as qnn_lower
 from pocketvlm.export.qnn.compile import compile_binary, shared_binaries
@@ -149,7 +150,7 @@ def test_a_compiler_that_breaks_leaves_one_line_and_nothing_else(
     folder.mkdir()
     parts = with_float_operator(folder, "Tanh")
     monkeypatch.setattr(qnn_compile, "WORKER", "tests.support.qnn")
-    monkeypatch.setattr(qnn_compile, "LEAST_SECONDS", 5.0 if how == "hang" else 600.0)
+    monkeypatch.setattr(process, "LEAST_SECONDS", 5.0 if how == "hang" else 600.0)
     monkeypatch.setenv("BROKEN_COMPILER", how)
     monkeypatch.setenv("BROKEN_COMPILER_STARTED", str(tmp_path / "started"))
     with pytest.raises(ExportError, match=f"^odd: Qualcomm's compiler {line}$"):

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
 
 #: The chips of each NPU's back end, by the vendor's names.
-PLATFORMS = {"neuropilot": ("mt6989", "mt6991", "mt6993"), "qnn": ("sm8550", "sm8650", "sm8750", "sm8850")}
+DIMENSITY, SNAPDRAGON = ("mt6989", "mt6991", "mt6993"), ("sm8550", "sm8650", "sm8750", "sm8850")
+PLATFORMS = {"neuropilot": DIMENSITY, "qnn": SNAPDRAGON, "litert_npu": (*DIMENSITY, *SNAPDRAGON)}
 weights, checked = below("How weights are stored"), below("What it is held to")
 pictures = below("How pictures are cut, where not as the model's own processor does")
-on_npu = below("With --backend neuropilot or qnn")
+on_npu = below("With --backend neuropilot, qnn or litert_npu")
 
 
 @headed("export")
@@ -76,8 +77,15 @@ on_npu = below("With --backend neuropilot or qnn")
 )
 @on_npu(
     "--platform",
-    type=click.Choice([name for names in PLATFORMS.values() for name in names]),
+    type=click.Choice([*DIMENSITY, *SNAPDRAGON]),
     help="Dimensity 9300, 9400, 9500; Snapdragon 8 Gen 2, Gen 3, Elite, Elite Gen 5.  [default: mt6989, sm8650]",
+)
+@on_npu(
+    "--compile",
+    "compiled_for",
+    metavar="CHIP",
+    type=click.Choice([*DIMENSITY, *SNAPDRAGON]),
+    help="With --backend litert: also --backend litert_npu, for this chip.",
 )
 @on_npu("--chunks", type=click.IntRange(1, 64), help="Pieces that the layers are cut into.  [default: 4]")
 @on_npu(
@@ -125,6 +133,7 @@ def command(
     max_tiles: int | None,
     max_tokens_per_image: int | None,
     platform: str | None,
+    compiled_for: str | None,
     chunks: int | None,
     prefill: str | None,
     uncompiled: bool,
@@ -147,6 +156,7 @@ def command(
 
     keep_freed_memory()
     keep_to_quota()
+    backends = _with_program(backends, compiled_for)
     source, chosen = _opened(checkpoint, lora, recipe)
     if max_kl is not None:
         chosen = replace(chosen, bounds=replace(chosen.bounds, kl_mean=max_kl))
@@ -157,7 +167,7 @@ def command(
         with ConsoleProgress() as progress:
             chosen = recipe_of_bits(source, chosen, calibration or default_source(source.config), target_bits, progress)
     chosen = _with_npu_options(
-        chosen, backends, platform, chunks=chunks, prefill_tokens=prefill and int(prefill),
+        chosen, backends, (platform, compiled_for), chunks=chunks, prefill_tokens=prefill and int(prefill),
         compiled=False if uncompiled else None,
     )  # fmt: skip
     click.echo(f"{checkpoint}: {source.family.name}, {source.parameters / 1e6:,.1f} M parameters, recipe {chosen.name}")
@@ -191,14 +201,24 @@ def command(
     _report(output, bundle, time.monotonic() - started)
     for line in progress.notes:
         click.echo(f"note: {line}")
-    if bundle.manifest.neuropilot is not None:
+    _describe_programs(bundle, source, report=report)
+
+
+def _describe_programs(bundle: Bundle, source: Checkpoint, *, report: bool) -> None:
+    """What became of the programs for NPUs."""
+    manifest = bundle.manifest
+    if manifest.neuropilot is not None:
         from pocketvlm.cli.commands.export.neuropilot import describe
 
         describe(bundle, source, report=report)
-    if bundle.manifest.qnn is not None:
+    if manifest.qnn is not None:
         from pocketvlm.cli.commands.export.qnn import describe as describe_qnn
 
         describe_qnn(bundle)
+    if manifest.litert_npu is not None:
+        from pocketvlm.cli.commands.export.litert_npu import describe as describe_litert_npu
+
+        describe_litert_npu(bundle)
 
 
 def _opened(checkpoint: Path, lora: Path | None, recipe: str) -> tuple[Checkpoint, Recipe]:
@@ -213,14 +233,28 @@ def _opened(checkpoint: Path, lora: Path | None, recipe: str) -> tuple[Checkpoin
     return source, with_stored(wanted, source)
 
 
-def _with_npu_options(recipe: Recipe, backends: Sequence[str], platform: str | None, **said: object) -> Recipe:
-    """What the options leave open, None, is the recipe's to say. A platform is of the one back end that knows it."""
+def _with_program(backends: tuple[str, ...], compiled_for: str | None) -> tuple[str, ...]:
+    """What runs on any CPU, and with a chip to compile for, the program for it as well."""
+    if compiled_for is None or "litert_npu" in backends:
+        return backends
+    if "litert" not in backends:
+        raise click.UsageError("--compile is for --backend litert, whose program LiteRT's plugins compile")
+    return (*backends, "litert_npu")
+
+
+def _with_npu_options(
+    recipe: Recipe, backends: Sequence[str], chips: tuple[str | None, str | None], **said: object
+) -> Recipe:
+    """What the options leave open, None, is the recipe's to say. A platform is of the back ends that know it; ``chips``
+    are those of --platform and of --compile."""
+    (platform, compiled_for), tables = chips, dict(recipe.backends)
     given = {key: value for key, value in said.items() if value is not None}
-    tables = dict(recipe.backends)
     if platform is not None and not any(platform in PLATFORMS.get(backend, ()) for backend in backends):
         raise click.UsageError(f"--platform {platform} is of none of the back ends: {', '.join(backends)}")
     for backend, names in PLATFORMS.items():
         table = {**tables.get(backend, {}), **given, **({"platform": platform} if platform in names else {})}
+        if backend == "litert_npu" and compiled_for is not None:
+            table["platform"] = compiled_for
         if backend in backends and table:
             tables[backend] = table
     return replace(recipe, backends=tables)

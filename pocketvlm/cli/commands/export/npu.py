@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
 def describe_program(program: StaticProgram) -> None:
     """Print its shape, and how near it is to the original."""
+    from pocketvlm.bundle.manifest import ChunkedProgram
+
     text = program.fidelity.text
+    pieces = f"{len(program.chunks)} chunks of layers" if isinstance(program, ChunkedProgram) else "all layers as one"
     click.echo(
-        f"NPU program: {len(program.chunks)} chunks of layers, steps of {program.prefill_tokens} and 1 tokens; KL "
+        f"NPU program: {pieces}, steps of {program.prefill_tokens} and 1 tokens; KL "
         f"{text.kl_mean:.2g} nats on average, {text.top1_agreement:.1%} of the first choices agree"
     )

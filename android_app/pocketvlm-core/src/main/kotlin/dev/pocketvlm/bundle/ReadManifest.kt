@@ -9,10 +9,10 @@ private const val FORMAT = 5
 /** Counted by commas, before any value is looked at. */
 private const val MAX_VALUES = 1 shl 16
 /** All that a bundle may have parts of. */
-internal val ENGINES: Array<String> = arrayOf("onnx", "executorch", "neuropilot", "qnn", "litert")
+internal val ENGINES: Array<String> = arrayOf("onnx", "executorch", "neuropilot", "qnn", "litert", "litert_npu")
 
 /** Engines whose parts are a static program, and the first format that knows them. */
-private val NPU_ENGINES = mapOf("neuropilot" to 2, "qnn" to 3)
+private val NPU_ENGINES = mapOf("neuropilot" to 2, "qnn" to 3, "litert_npu" to 4)
 
 /**
  * Reads and checks the text of a `manifest.json`; [where] is its path, for the error.
@@ -44,7 +44,7 @@ private fun formatOf(root: Reader, where: String): Int {
 private class ManifestReader(private val root: Reader, private val format: Int, private val sha256: String) {
     private val top = root.members(
         "format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer", "chat", "kv_cache",
-        "prefill_chunk", "engines", "by_engine", "neuropilot", "qnn", "positions", "preference",
+        "prefill_chunk", "engines", "by_engine", "neuropilot", "qnn", "litert_npu", "positions", "preference",
         "recipe", "fidelity", "files",
     )
 
@@ -77,7 +77,8 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
         val asksForExecutorch = runtime.given("executorch")?.name() != null
         if (format == 1 && (asksForExecutorch || "executorch" in engines)) root.refuse("format 1 has no ExecuTorch parts")
         val asksForLitert = runtime.given("litert")?.name() != null
-        if (format < 4 && (asksForLitert || "litert" in engines)) root.refuse("only format 4 has LiteRT parts")
+        val hasLitert = "litert" in engines || "litert_npu" in engines
+        if (format < 4 && (asksForLitert || hasLitert)) root.refuse("only format 4 has LiteRT parts")
         checkFiles(manifest, npuFiles(manifest))
         return manifest
     }
@@ -160,7 +161,8 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
             root.refuse("$engine and engines.$engine belong together")
         }
         if (program != null && format < since) root.refuse("format $format has no parts for an NPU of that kind")
-        program?.let { checkNpu(engine, it, manifest.model.layers) }.orEmpty()
+        val layers = manifest.model.layers
+        program?.let { if (engine == "litert_npu") checkLitertNpu(it) else checkNpu(engine, it, layers) }.orEmpty()
     }
 
     /** What the sections say of each other. */

@@ -48,7 +48,25 @@ internal fun checkTensorSpec(value: Reader) {
     of["shape"].list(0, 16) { size ->
         if (size.value is String) size.name() else if (!size.isWhole) size.refuse("it must be a whole number or a string")
     }
-    of["dtype"].choice("float32", "int64", "int32", "int8", "uint8")
+    of["dtype"].choice("float32", "int64", "int32", "int16", "int8", "uint8", "bool")
+}
+
+/** What is said of any NPU's program: gives its files. */
+private fun checkProgram(of: Members, value: Reader): List<String> {
+    of["prefill_tokens"].int(2, 4096)
+    checkFidelity(of["fidelity"])
+    val programs = of.optional("programs")?.list { it.fileName() }.orEmpty()
+    if (of["compiled"].boolean() == programs.isEmpty()) {
+        value.refuse("compiled programs and their files belong together")
+    }
+    return programs
+}
+
+/** The program of an NPU behind LiteRT, in one piece: gives the files that it names. */
+internal fun checkLitertNpu(value: Reader): List<String> {
+    val of = value.members("platform", "compiled", "programs", "prefill_tokens", "fidelity")
+    of["platform"].choice("mt6989", "mt6991", "mt6993", "sm8550", "sm8650", "sm8750", "sm8850")
+    return checkProgram(of, value)
 }
 
 /** The static program of an NPU's parts, whose chunks of layers follow one another: gives the files that it names. */
@@ -61,14 +79,9 @@ internal fun checkNpu(engine: String, value: Reader, layers: Int): List<String> 
     } else {
         of["platform"].choice("mt6989", "mt6991", "mt6993")
     }
-    of["prefill_tokens"].int(2, 4096)
     of["tile_batches"].list { it.int(1, 64) }
     if (of["mask_value"].number() >= 0) of["mask_value"].refuse("it must be below 0")
-    checkFidelity(of["fidelity"])
-    val programs = of.optional("programs")?.list { it.fileName() }.orEmpty()
-    if (of["compiled"].boolean() == programs.isEmpty()) {
-        value.refuse("compiled programs and their files belong together")
-    }
+    val programs = checkProgram(of, value)
     var before = 0L
     of["chunks"].list(1) { chunk ->
         val ends = chunk.list(2, 2) { it.long(0, 1L shl 40) }

@@ -1,0 +1,27 @@
+"""What ``pocketvlm export --backend litert_npu`` says at its end: how to run the program."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pocketvlm.cli.commands.export.npu import describe_program
+
+if TYPE_CHECKING:
+    from pocketvlm.bundle.open import Bundle
+
+
+def describe(bundle: Bundle) -> None:
+    """Print what became of the program."""
+    program = bundle.manifest.litert_npu
+    assert program is not None
+    describe_program(program)
+    if program.compiled:
+        click.echo(f"compiled for {program.platform}; it has not run on a phone")
+    else:
+        click.echo(f"NOT compiled for {program.platform}: nothing of it runs on an NPU")
+    click.echo(
+        f"here it runs by pocketvlm run {bundle.location} --engine litert-npu-emulation, and in LiteRT-LM as what "
+        "pocketvlm litertlm --npu makes of it"
+    )
