@@ -174,9 +174,6 @@ def collect(lines: Iterable[str], watch: Callable[[str], None]) -> DeviceRun:
             raise DeviceError("the runner prints something after its end")
         if isinstance(event, BeginEvent):
             watch(event.name)
-        if isinstance(event, EngineEvent):
-            for one in event.skipped:
-                watch(f"not by the engine {one.engine}: {one_line(one.reason, 200)}")
         events.append(event)
     raise DeviceError("the runner's output ends without its exit status")
 

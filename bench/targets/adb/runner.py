@@ -23,8 +23,8 @@ from pocketvlm.errors import DeviceError
 #: What lies on the phone: the runner by ABI, bundles by name, and what one run needs.
 ROOT = f"{WRITABLE}/pocketvlm"
 RUN = f"{ROOT}/run"
-#: Where the runner keeps which engines end the process that opens them.
-VERDICTS = f"{ROOT}/engines"
+#: What is measured, here as there, whatever the bundle prefers on that phone.
+ENGINE = "onnx"
 #: Seconds that a run may take beyond the limit that its plan gives it: it looks at that between two steps.
 GRACE_SECONDS = 60.0
 #: How long a runner needs at most to see its stop file.
@@ -52,7 +52,7 @@ def run_plan(
     """
     with _run_directory(adb):
         _place(adb, plan)
-        command = " ".join(map(shlex.quote, (*installed.start, installed.bundle, f"{RUN}/{PLAN}", "--cache", VERDICTS)))
+        command = " ".join(map(shlex.quote, (*installed.start, installed.bundle, f"{RUN}/{PLAN}", "--engine", ENGINE)))
         limit = plan.content["time_limit_s"] + GRACE_SECONDS
         printed = lines(adb, f"cd {installed.runner} && {command} 2>{RUN}/{STDERR}", limit)
         try:
