@@ -35,7 +35,7 @@ TELL_EVERY = 50
 
 def make_bundles(folder: Path, parts: Collection[str] = PARTS) -> dict[str, Path]:
     """What these parts change: the built-in model with INT4 weights and INT8 cache, and a tiny one of random weights in
-    float32, as an NPU's program, and as ExecuTorch programs with either cache."""
+    float32, as an NPU's program, and for ExecuTorch and LiteRT with either cache."""
     from pocketvlm.export import export_bundle
     from pocketvlm.export.neuropilot.options import NpuOptions, with_options
     from pocketvlm.recipe import load_recipe
@@ -52,6 +52,8 @@ def make_bundles(folder: Path, parts: Collection[str] = PARTS) -> dict[str, Path
             ("program", load_recipe("fp32"), "executorch"),
             ("program-int8", load_recipe("bluelm-v-3b"), "executorch"),
         ]
+    if "tflites" in parts:
+        made += [("tflite", load_recipe("fp32"), "litert"), ("tflite-int8", load_recipe("bluelm-v-3b"), "litert")]
     for name, recipe, engine in made:
         export_bundle(folder / "checkpoint", folder / name, recipe=recipe, backends=[engine])
     return {name: folder / name for name in ("reader", *(name for name, _, _ in made))}
@@ -133,6 +135,7 @@ def kept(output: Path | None) -> dict[str, Any]:
 @click.option("--graphs", default=2000, show_default=True, type=click.IntRange(0))
 @click.option("--programs", default=1000, show_default=True, type=click.IntRange(0))
 @click.option("--sources", default=1000, show_default=True, type=click.IntRange(0))
+@click.option("--tflites", default=1000, show_default=True, type=click.IntRange(0))
 @click.option("--no-others", is_flag=True, help="Only the parts that are named here.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--only", callback=parse_only, metavar="PART:INDEX", help="Run this case alone and show it.")

@@ -17,7 +17,7 @@ Verdict = Literal["right", "refused", "another", "weights", "wrong", "hung", "cr
 #: Each is a module of this package with ``cases`` (Setup -> Cases) and ``LIMITS``.
 PARTS = (
     "images", "bundles", "prompts", "turns", "tokenizers", "templates", "terminal", "sizes", "checkpoints", "configs",
-    "graphs", "programs", "sources",
+    "graphs", "programs", "sources", "tflites",
 )  # fmt: skip
 #: What a part's cases change, unless its module names others as ``BUNDLES``.
 BUNDLES = ("reader", "tiny")

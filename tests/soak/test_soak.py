@@ -31,6 +31,7 @@ COUNTS = {
     "graphs": 48,
     "programs": 32,
     "sources": 60,
+    "tflites": 48,
 }
 
 
