@@ -137,7 +137,7 @@ def test_another_composite_is_refused(litert_npu_bundle: Path) -> None:
             check_tflite(memoryview(whole.replace(found, other, 1)))
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("scale", [0.0, -1.0, 4.6e-41, float("nan"), float("inf")])
 def test_a_scale_that_is_no_positive_number_is_refused(litert_bundles: dict[str, Path], scale: float) -> None:
     content = bytearray((litert_bundles["int4-g32"] / "vision.tflite").read_bytes())
     raw = FlatBuffer(memoryview(content), TFLITE, UNIONS).root("Model")

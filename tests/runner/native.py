@@ -148,6 +148,7 @@ CONFIG = {
     "seed": 0,
     "repetition_penalty": 1.0,
     "logit_bias": [],
+    "lookup": False,
 }
 ANSWER: dict[str, Any] = {"token_ids": [1, 2, 3, 4, 5], "config": CONFIG, "expected": None, "logits": 0}
 

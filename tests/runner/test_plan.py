@@ -34,7 +34,8 @@ WHOLE: dict[str, Any] = {
     "answer": {
         "token_ids": [1, 2],
         "config": {"max_new_tokens": 4, "temperature": 0.5, "top_k": 3, "top_p": 0.9, "seed": 2**64 - 1,
-                   "repetition_penalty": 1.1, "logit_bias": [[1, -100], [2, 0.5]]},
+                   "repetition_penalty": 1.1, "logit_bias": [[1, -100], [2, 0.5]],
+                   "lookup": True},
         "expected": [1],
         "logits": 2,
     },
@@ -74,6 +75,7 @@ WRONG: dict[str, Change] = {
     "a top_p above 1": lambda raw: raw["answer"]["config"].update(top_p=1.01),
     "a seed beyond 64 bits": lambda raw: raw["answer"]["config"].update(seed=2**64),
     "a seed below 0": lambda raw: raw["answer"]["config"].update(seed=-1),
+    "a lookup of 1": lambda raw: raw["answer"]["config"].update(lookup=1),
     "a penalty of 0": lambda raw: raw["answer"]["config"].update(repetition_penalty=0),
     "a bias of 101": lambda raw: raw["answer"]["config"].update(logit_bias=[[1, 101]]),
     "a bias twice": lambda raw: raw["answer"]["config"].update(logit_bias=[[1, 1], [1, 2]]),
@@ -126,7 +128,7 @@ def test_each_key_is_needed_and_has_a_type(probe: Probe, tmp_path: Path, place: 
         else:
             inside[place[-1]] = value
         nullable = place[-1] in {"tiles", "answer", "stop_file", "expected", "batch", "chunk"}
-        fits = (value is None and nullable) or (value is True and place[-1] == "pipelined")
+        fits = (value is None and nullable) or (value is True and place[-1] in {"pipelined", "lookup"})
         fits |= value == "x" and place[-1] in {"stop_file", "file", "name"}
         line = refused(probe, tmp_path / "plan.json", raw)
         assert (line is None) == fits, (value, line)

@@ -21,6 +21,7 @@ from pocketvlm.images.prepare import RESIZE_FILTERS, Preprocessing, cut_tiles, n
 from pocketvlm.images.rules import RULES, check_tiling, plan_of, select_grid
 from pocketvlm.images.rules.idefics3 import grids as idefics3_grids
 from pocketvlm.images.tiling import PAPER_CANDIDATES, Tiling
+from pocketvlm.runtime.lookup import Lookup, Pace
 from pocketvlm.runtime.sampling import GenerationConfig, Sampler
 from tests.images.test_tiling import COLUMNS, enough
 from tests.images.test_tiling import GOLDEN as GRIDS
@@ -203,6 +204,22 @@ def test_golden_sequences(probe: Probe, sequence: dict[str, Any]) -> None:
     tables, count = GOLDEN["logits"][sequence["logits"]], len(sequence["tokens"])
     found = probe("sample", logits=tables, seed=int(sequence["seed"]), count=count, **asked)
     assert found == sequence["tokens"]
+
+
+@given(tokens=st.lists(st.integers(-1, 4), max_size=40), most=st.integers(0, 20))
+@settings(deadline=None)
+def test_drafts_are_pythons(probe: Probe, tokens: list[int], most: int) -> None:
+    assert probe("drafts", tokens=tokens, most=most) == Lookup(tokens).draft(most)
+
+
+@given(steps=st.lists(st.tuples(st.floats(0.5, 3), st.integers(0, 16)), max_size=60))
+@settings(deadline=None)
+def test_drafts_are_as_long_as_pythons(probe: Probe, steps: list[tuple[float, int]]) -> None:
+    pace, most = Pace(), [0]
+    for seconds, held in steps:
+        pace.took(seconds, most[-1], min(held, most[-1]))
+        most.append(pace.most())
+    assert probe("paces", steps=steps) == most
 
 
 @pytest.mark.parametrize("case", GOLDEN["adjustments"], ids=lambda case: case["name"])

@@ -124,6 +124,19 @@ def test_text_is_pythons(tiny_bundles: dict[str, Path], tmp_path: Path, config: 
     assert np.abs(logits - theirs).max() < 1e-4
 
 
+@pytest.mark.parametrize("config", [{}, {"temperature": 0.3, "seed": 7}], ids=["greedy", "sampled"])
+def test_looked_up_text_is_the_same(tiny_bundles: dict[str, Path], tmp_path: Path, config: dict[str, Any]) -> None:
+    """Of steps of one token, and so are the logits."""
+    asked = [*TOKENS, *TOKENS, *TOKENS[:3]]
+    wanted, logits = expected(tiny_bundles["fp32"], asked, max_new_tokens=40, **config), []
+    for lookup in (False, True):
+        told = answer(token_ids=asked, expected=wanted, logits=40, max_new_tokens=40, lookup=lookup, **config)
+        done = run(tiny_bundles["fp32"], plan(tmp_path, answer=told))
+        assert (done.status, done.one("answer")["token_ids"]) == (0, wanted)
+        logits.append(np.fromfile(tmp_path / "logits.f32", np.float32).reshape(-1, 320))
+    assert np.abs(logits[0] - logits[1]).max() < 1e-4
+
+
 def test_an_answer_that_is_another_is_said_at_the_end(tiny_bundles: dict[str, Path], tmp_path: Path) -> None:
     cases = [{"name": "pp", "phase": "prefill", "kind": "prefill", "token_ids": TOKENS, "chunk": None}]
     done = run(tiny_bundles["fp32"], plan(tmp_path, answer=answer(expected=[1, 2]), cases=cases))

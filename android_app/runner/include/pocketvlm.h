@@ -72,6 +72,7 @@ typedef struct pocketvlm_sampling {
   const int32_t* bias_ids; /* logit_bias: `biases` ids, each once, and what is added to their logits (-100 to 100) */
   const double* bias_values;
   size_t biases;
+  int32_t lookup; /* other than 0: guess tokens where the last ones stood before, and check the guess in one step */
 } pocketvlm_sampling;
 
 /* Times in seconds; of the answer begun last, `load_s` of the model. */
@@ -82,6 +83,8 @@ typedef struct pocketvlm_stats {
   int64_t generated_tokens;
   int64_t kv_tokens_left; /* room in the KV cache */
   int64_t peak_rss_bytes; /* of the process */
+  int64_t drafted_tokens; /* that lookup guessed, and those of them that were right */
+  int64_t held_tokens;
   pocketvlm_finish finish;
 } pocketvlm_stats;
 

@@ -55,8 +55,8 @@ PlannedTiles tiles(const Reader& value) {
 PlannedAnswer answer(const Reader& value) {
   const Members of = value.members({"token_ids", "config", "expected", "logits"});
   const Reader given = of["config"], expected = of["expected"];
-  const Members config =
-      given.members({"max_new_tokens", "temperature", "top_k", "top_p", "seed", "repetition_penalty", "logit_bias"});
+  const Members config = given.members({"max_new_tokens", "temperature", "top_k", "top_p", "seed",
+                                        "repetition_penalty", "logit_bias", "lookup"});
   PlannedAnswer result;
   result.token_ids = token_ids(of["token_ids"], 1);
   result.max_new_tokens = config["max_new_tokens"].integer(1, int64_t(kMaxTokens));
@@ -68,6 +68,7 @@ PlannedAnswer answer(const Reader& value) {
   sampling.top_p = config["top_p"].number(DBL_TRUE_MIN, 1);
   sampling.seed = config["seed"].unsigned_integer();
   sampling.repetition_penalty = config["repetition_penalty"].number(DBL_TRUE_MIN, DBL_MAX);
+  sampling.lookup = config["lookup"].boolean();
   config["logit_bias"].list(
       [&](const Reader& pair) {
         const json::Array& both = pair.array(2, 2);

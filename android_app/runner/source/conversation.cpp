@@ -162,6 +162,7 @@ void Conversation::compute_chunk(int64_t first, int64_t count, Floats& embedding
 }
 
 void Conversation::prefill(Sampling sampling, int64_t max_new_tokens) {
+  forget_ahead();
   const int64_t total = int64_t(ids_.size()), chunk = model_.manifest().prefill_chunk, computed = cache_->position();
   if (max_new_tokens < 1) throw Error(Failure::usage, "max_new_tokens must be at least 1");
   if (computed >= total) throw Error(Failure::usage, "there are no new tokens to compute: add some first");
@@ -169,6 +170,12 @@ void Conversation::prefill(Sampling sampling, int64_t max_new_tokens) {
   for (size_t i = 0; i < ids_.size(); i++)
     if (sources_[i].image < 0) seen.push_back(ids_[i]);
   sampler_.reset();
+  lookup_.reset();
+  pace_ = {};
+  if (sampling.lookup && model_.engine().keeps_several()) {
+    lookup_.emplace();
+    for (size_t i = 0; i < ids_.size(); i++) lookup_->see(sources_[i].image < 0 ? ids_[i] : -1);
+  }
   Sampler sampler(std::move(sampling), seen, model_.manifest().vocab_size);
   cancelled_ = false;
   stats_ = {};
@@ -187,22 +194,59 @@ void Conversation::prefill(Sampling sampling, int64_t max_new_tokens) {
   max_new_tokens_ = max_new_tokens;
 }
 
+bool Conversation::is_stop(int64_t id) const {
+  const auto& stop = model_.manifest().stop;
+  return std::find(stop.begin(), stop.end(), id) != stop.end();
+}
+
+void Conversation::compute_token() {
+  const Manifest& manifest = model_.manifest();
+  const double start = now();
+  const int64_t before = cache_->position();
+  const int64_t room = std::min(max_new_tokens_ - stats_.generated_tokens, manifest.kv_length - before);
+  std::vector<int64_t> fed = lookup_ ? lookup_->draft(std::min(pace_.most(), room - 1)) : std::vector<int64_t>();
+  const auto drafted = int64_t(fed.size());
+  fed.insert(fed.begin(), ids_.back());
+  embedded_.resize(elements({drafted + 1, manifest.hidden_size}));
+  model_.engine().embed(fed.data(), drafted + 1, embedded_.data());
+  logits_ = next_logits_ = model_.engine().step(embedded_.data(), drafted + 1, *cache_, drafted + 1);
+  int64_t held = 0;
+  try {
+    for (;; held++) {
+      chosen_.push_back(sampler_->choose(logits_ + held * manifest.vocab_size));
+      if (held == drafted || chosen_.back() != fed[size_t(held + 1)] || is_stop(chosen_.back())) break;
+    }
+  } catch (...) {
+    chosen_.clear();
+    cache_->rewind(before + 1);
+    throw;
+  }
+  cache_->rewind(before + 1 + held);
+  stats_.drafted_tokens += drafted, stats_.held_tokens += held;
+  pace_.took(now() - start, drafted, held);
+}
+
+void Conversation::forget_ahead() {
+  cache_->rewind(cache_->position() - int64_t(chosen_.size()));
+  chosen_.clear();
+}
+
 std::optional<int32_t> Conversation::next() {
   if (!sampler_) throw Error(Failure::usage, "there is no answer going on: prefill first");
   if (stats_.finish == Finish::none && cancelled_) stats_.finish = Finish::cancelled;
   if (stats_.finish != Finish::none) return std::nullopt;
   const double start = now();
-  if (stats_.generated_tokens > 0) {
-    embedding_.resize(size_t(model_.manifest().hidden_size));
-    model_.engine().embed(&ids_.back(), 1, embedding_.data());
-    logits_ = model_.engine().step(embedding_.data(), 1, *cache_);
-  }
-  const int32_t id = sampler_->choose(logits_);
-  if (++stats_.generated_tokens > 1) stats_.decode_s += now() - start;
   const Manifest& manifest = model_.manifest();
-  if (std::find(manifest.stop.begin(), manifest.stop.end(), id) != manifest.stop.end()) stats_.finish = Finish::stop;
+  if (stats_.generated_tokens == 0) chosen_.push_back(sampler_->choose(logits_));
+  else if (chosen_.empty()) compute_token();
+  else logits_ = next_logits_ += manifest.vocab_size;
+  const int32_t id = chosen_.front();
+  chosen_.pop_front();
+  if (lookup_) lookup_->see(id);
+  if (++stats_.generated_tokens > 1) stats_.decode_s += now() - start;
+  if (is_stop(id)) stats_.finish = Finish::stop;
   else if (stats_.generated_tokens >= max_new_tokens_) stats_.finish = Finish::length;
-  else if (cache_->position() >= manifest.kv_length) stats_.finish = Finish::kv_length;
+  else if (cache_->position() - int64_t(chosen_.size()) >= manifest.kv_length) stats_.finish = Finish::kv_length;
   ids_.push_back(id);
   sources_.push_back({-1, -1});
   return id;
@@ -211,6 +255,7 @@ std::optional<int32_t> Conversation::next() {
 void Conversation::rewind(int64_t tokens) {
   if (tokens < 0 || tokens > int64_t(ids_.size()))
     throw Error(Failure::usage, "there are " + std::to_string(ids_.size()) + " tokens to go back to");
+  forget_ahead();
   cache_->rewind(std::min(cache_->position(), tokens));
   ids_.resize(size_t(tokens));
   sources_.resize(size_t(tokens));

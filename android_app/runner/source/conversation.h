@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <future>
 #include <memory>
 #include <mutex>
@@ -9,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "lookup.h"
 #include "packing.h"
 #include "sampling.h"
 #include "select.h"
@@ -47,7 +49,7 @@ enum class Finish { none, stop, length, kv_length, cancelled };
 
 struct AnswerStats {
   double encode_wait_s = 0, prefill_s = 0, decode_s = 0;
-  int64_t prompt_tokens = 0, prefill_tokens = 0, generated_tokens = 0;
+  int64_t prompt_tokens = 0, prefill_tokens = 0, generated_tokens = 0, drafted_tokens = 0, held_tokens = 0;
   Finish finish = Finish::none;
 };
 
@@ -81,6 +83,11 @@ class Conversation {
   void add_placeholders(int32_t image, int64_t first_row, int64_t rows);
   void wait_for_images(size_t first);
   void compute_chunk(int64_t first, int64_t count, Floats& embeddings);
+  bool is_stop(int64_t id) const;
+  // Computes the last token, and a draft behind it; what the sampler then chooses is `chosen_`.
+  void compute_token();
+  // Forgets what was chosen and not given out: the cache has what it has without drafts.
+  void forget_ahead();
 
   Model& model_;
   std::unique_ptr<Cache> cache_;
@@ -91,7 +98,12 @@ class Conversation {
   const float* logits_ = nullptr;
   int64_t max_new_tokens_ = 0;
   AnswerStats stats_;
-  Floats embedding_;  // of one token
+  Floats embedded_;  // of one token, or of one and a draft
+  // Tokens that were chosen, the next one first, and the logits of each behind the one before.
+  std::deque<int32_t> chosen_;
+  const float* next_logits_ = nullptr;
+  std::optional<Lookup> lookup_;  // where there are drafts
+  Pace pace_;
   std::atomic<bool> cancelled_{false};
 };
 

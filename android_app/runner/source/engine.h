@@ -37,9 +37,11 @@ class Engine {
   // [tokens] -> float32 [tokens, hidden], into `output`
   virtual void embed(const int64_t* ids, int64_t count, float* output) = 0;
   virtual std::unique_ptr<Cache> new_cache() = 0;
-  // Runs tokens float32 [tokens, hidden] behind those in the cache; logits [vocabulary] of the last one, valid until
-  // the cache's next step. Failure: misfit, where the cache has no room; it is left as it was.
-  virtual const float* step(float* embeddings, int64_t tokens, Cache& cache) = 0;
+  // Runs tokens float32 [tokens, hidden] behind those in the cache; logits [keep, vocabulary] of the last ones, valid
+  // until the cache's next step. Failure: misfit, where the cache has no room; it is left as it was.
+  virtual const float* step(float* embeddings, int64_t tokens, Cache& cache, int64_t keep = 1) = 0;
+  // Whether a step gives the logits of more than its last token.
+  virtual bool keeps_several() const { return false; }
   // Frees the vision part; the next image loads it again.
   virtual void free_vision() = 0;
 

@@ -223,7 +223,8 @@ std::unique_ptr<Cache> NpuEngine::new_cache() {
   return clear_errors("the KV cache", Failure::other, [&] { return std::make_unique<NpuCache>(manifest()); });
 }
 
-const float* NpuEngine::step(float* embeddings, int64_t tokens, Cache& given) {
+const float* NpuEngine::step(float* embeddings, int64_t tokens, Cache& given, int64_t keep) {
+  if (keep != 1) throw Error(Failure::usage, "the NPU's program gives the logits of the last token alone");
   NpuCache& cache = static_cast<NpuCache&>(given);  // of this engine, whose only caches they are
   const int64_t start = cache.position_, length = manifest().kv_length;
   check_room(start + tokens);

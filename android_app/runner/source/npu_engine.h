@@ -32,7 +32,7 @@ class NpuEngine : public Engine {
   void encode(const Floats& patches, int64_t count, float* output) override;
   void embed(const int64_t* ids, int64_t count, float* output) override;
   std::unique_ptr<Cache> new_cache() override;
-  const float* step(float* embeddings, int64_t tokens, Cache& cache) override;
+  const float* step(float* embeddings, int64_t tokens, Cache& cache, int64_t keep) override;
   void free_vision() override;
 
  private:

@@ -1,5 +1,7 @@
 #include "onnx_engine.h"
 
+#include <algorithm>
+
 namespace pocketvlm {
 namespace {
 
@@ -120,12 +122,18 @@ std::unique_ptr<Cache> OnnxEngine::new_cache() {
                       [&] { return std::unique_ptr<Cache>(new OnnxCache(manifest(), session(text_decoder))); });
 }
 
-const float* OnnxEngine::step(float* embeddings, int64_t tokens, Cache& given) {
+const float* OnnxEngine::step(float* embeddings, int64_t tokens, Cache& given, int64_t keep) {
   OnnxCache& cache = static_cast<OnnxCache&>(given);  // of this engine, whose only caches they are
   const int64_t total = cache.position_ + tokens;
   check_room(total);
   Ort::Session& decoder = session(text_decoder);
   clear_errors("text_decoder", Failure::other, [&] {
+    if (keep != cache.keep_) {
+      cache.keep_ = keep;
+      cache.logits_.resize(std::max(cache.logits_.size(), elements({keep, manifest().vocab_size})));
+      cache.binding_.BindInput("logits_to_keep", tensor(&cache.keep_, {1}));
+      cache.binding_.BindOutput("logits", tensor(cache.logits_.data(), {1, keep, manifest().vocab_size}));
+    }
     cache.binding_.BindInput("inputs_embeds", tensor(embeddings, {1, tokens, manifest().hidden_size}));
     cache.binding_.BindInput("attention_mask", tensor(cache.mask_.data(), {1, total}));
     // What a chunk's activations took stays in ONNX Runtime's arena; the answer's first step gives it back.

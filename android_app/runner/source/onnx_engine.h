@@ -25,7 +25,7 @@ class OnnxCache : public Cache {
   };
   std::vector<std::unique_ptr<void, Free>> buffers_;
   std::vector<int64_t> mask_;  // ones
-  Floats logits_;              // of the last token
+  Floats logits_;              // of the last `keep_` tokens
   int64_t keep_ = 1, last_tokens_ = 0;
   Ort::IoBinding binding_;
 };
@@ -37,7 +37,8 @@ class OnnxEngine : public Engine {
   void encode(const Floats& patches, int64_t count, float* output) override;
   void embed(const int64_t* ids, int64_t count, float* output) override;
   std::unique_ptr<Cache> new_cache() override;
-  const float* step(float* embeddings, int64_t tokens, Cache& cache) override;
+  const float* step(float* embeddings, int64_t tokens, Cache& cache, int64_t keep) override;
+  bool keeps_several() const override { return true; }
   void free_vision() override;
 
  private:

@@ -61,6 +61,7 @@ Sampling sampling_of(const pocketvlm_sampling& given) {
   Sampling sampling;
   sampling.temperature = given.temperature, sampling.top_p = given.top_p, sampling.top_k = given.top_k;
   sampling.repetition_penalty = given.repetition_penalty, sampling.seed = given.seed;
+  sampling.lookup = given.lookup != 0;
   if (given.biases > 1024 || (given.biases > 0 && (given.bias_ids == nullptr || given.bias_values == nullptr)))
     throw Error(Failure::usage, "logit_bias has more than 1024 entries, or none where some are promised");
   for (size_t i = 0; i < given.biases; i++)
@@ -79,7 +80,7 @@ const char* pocketvlm_version(void) { return POCKETVLM_VERSION; }
 
 const char* pocketvlm_last_error(void) { return pocketvlm::last_error.c_str(); }
 
-pocketvlm_sampling pocketvlm_default_sampling(void) { return {0, 1, 1, 0, 0, 256, nullptr, nullptr, 0}; }
+pocketvlm_sampling pocketvlm_default_sampling(void) { return {0, 1, 1, 0, 0, 256, nullptr, nullptr, 0, 0}; }
 
 pocketvlm_status pocketvlm_open(const char* directory, const pocketvlm_options* given, pocketvlm_model** model) {
   if (directory == nullptr || model == nullptr) return missing("directory and model");
@@ -203,6 +204,8 @@ pocketvlm_status pocketvlm_get_stats(const pocketvlm_conversation* conversation,
             answer.generated_tokens,
             conversation->conversation.kv_tokens_left(),
             pocketvlm::peak_rss_bytes(),
+            answer.drafted_tokens,
+            answer.held_tokens,
             pocketvlm_finish(answer.finish)};
   return POCKETVLM_OK;
 }

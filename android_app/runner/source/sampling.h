@@ -14,6 +14,7 @@ struct Sampling {
   int64_t top_k = 0;
   uint64_t seed = 0;
   std::map<int32_t, double> logit_bias;
+  bool lookup = false;  // chooses nothing: how tokens are computed (lookup.h)
 };
 
 // Failure: usage, where a field is out of range.

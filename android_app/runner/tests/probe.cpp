@@ -2,6 +2,7 @@
 // {"ok": ...} or {"refused": status, "line": ...}.
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +15,7 @@
 #include "images.h"
 #include "json.h"
 #include "layout.h"
+#include "lookup.h"
 #include "npu_program.h"
 #include "packing.h"
 #include "plan.h"
@@ -207,11 +209,31 @@ Json numbers(const Json& asked) {
   return outputs;
 }
 
+Json drafts(const Json& asked) {
+  Lookup lookup;
+  for (const int64_t token : asked["tokens"].get<std::vector<int64_t>>()) lookup.see(token);
+  return lookup.draft(asked["most"]);
+}
+
+// How long drafts may be, before each step and behind the last; whether each holds to so many tokens.
+Json paces(const Json& asked) {
+  Pace pace;
+  Json most = Json::array({pace.most()});
+  for (const Json& step : asked["steps"]) {
+    const int64_t drafted = pace.most();
+    pace.took(step[0], drafted, std::min(drafted, step[1].get<int64_t>()));
+    most.push_back(pace.most());
+  }
+  return most;
+}
+
 Json answer(const Json& asked) {
   const std::string what = asked["ask"];
   if (what == "manifest") return read_manifest(asked["path"]).files.size();
   if (what == "bundle") return bundle(asked);
   if (what == "choose") return chosen(asked);
+  if (what == "drafts") return drafts(asked);
+  if (what == "paces") return paces(asked);
   if (what == "npu") return npu_program(asked);
   if (what == "attempt") return attempted(asked);
   if (what == "graph") return graph(asked);

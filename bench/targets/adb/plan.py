@@ -28,7 +28,8 @@ SCHEMA = "pocketvlm-device-plan/1"
 PLAN, STOP, TILES, LOGITS = "plan.json", "stop", "tiles", "logits.f32"
 NOT_THERE = "the host prepares the tiles"
 #: What the runner knows of sampling, as GenerationConfig has it: greedy.
-GREEDY = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0, "repetition_penalty": 1.0, "logit_bias": []}
+GREEDY = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0, "repetition_penalty": 1.0, "logit_bias": [],
+          "lookup": False}  # fmt: skip
 
 
 @dataclass(frozen=True)

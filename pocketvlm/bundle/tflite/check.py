@@ -271,7 +271,9 @@ def _kind_of_scales(dims: Dims, dtype: str, quantization: Table | None) -> str:
 
 
 def _check_scales(scales: np.ndarray) -> None:
-    _refuse(not (np.isfinite(scales) & (scales > 0)).all(), "a scale is no positive number")
+    """XNNPACK takes no smaller numbers than normal ones, and says so on stderr when tensors are allocated."""
+    smallest = np.finfo(np.float32).smallest_normal
+    _refuse(not (np.isfinite(scales) & (scales >= smallest)).all(), "a scale is no positive number")
 
 
 def _signature(raw: Table, graphs: Sequence[_Graph]) -> Signature:
