@@ -47,6 +47,13 @@ class Backend(Protocol):
         """Peak memory, of a model whose largest layer takes ``layer``, its bundle and its cache so many bytes."""
 
 
+def compiler_bytes(name: str, checkpoint: Checkpoint, recipe: Recipe) -> int:
+    """Peak memory of a vendor's compiler beside the export itself: what a back end that has one says by a function of
+    this name, 0 of others."""
+    of_backend = getattr(backend_of(name), "compiler_bytes", None)
+    return 0 if of_backend is None else int(of_backend(checkpoint, recipe))
+
+
 def backend_of(name: str) -> Backend:
     """A back end by its name.
 

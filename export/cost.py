@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pocketvlm.bundle.kv import kv_cache_bytes
-from pocketvlm.export.backends import backend_of
+from pocketvlm.export.backends import backend_of, compiler_bytes
 from pocketvlm.export.read.calibration import default_source, is_calibrated, most_sequences, most_tokens
 from pocketvlm.export.store.as_stored import with_stored
 from pocketvlm.models.checkpoint import Checkpoint
@@ -99,7 +99,10 @@ def estimate(
     seconds += 2 * products / (SHARE_OF_MATMUL * matmul_flops())
     most = max(LAYER_BYTES * max(layers.values()), matrix)
     cache = _kv_cache_bytes(checkpoint, recipe, kv_length)
-    most = max(backend_of(name).memory_bytes(most, disk, cache) for name in backends)
+    most = max(
+        max(backend_of(name).memory_bytes(most, disk, cache), compiler_bytes(name, checkpoint, recipe))
+        for name in backends
+    )
     return Estimate(seconds, times * disk, BASE_BYTES + most)
 
 

@@ -81,7 +81,10 @@ class Gptq(GroupQuantizer):
         """The grid of each group of [rows, columns]; a search's copies stay in a core's cache if it sees few rows."""
         import torch
 
-        few = [self.storable(self.fit(self.grouped(rows[part]), importance)) for part in parts_of_rows(*rows.shape)]
+        def searched_for(groups: Tensor) -> Grid:
+            return self.storable(groups, self.fit(groups, importance), importance)
+
+        few = [searched_for(self.grouped(rows[part])) for part in parts_of_rows(*rows.shape)]
         scale, zero_point = (torch.cat([getattr(grid, name) for grid in few]) for name in ("scale", "zero_point"))
         return Grid(scale, zero_point, self.bits)
 

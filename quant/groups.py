@@ -16,6 +16,7 @@ import numpy as np
 
 from pocketvlm.errors import RecipeError
 from pocketvlm.quant.grids import Grid
+from pocketvlm.quant.multiples import in_multiples
 from pocketvlm.quant.tensors import MOST_COLUMNS, Floats, GroupedTensor
 
 if TYPE_CHECKING:
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
 #: The blocks that ONNX Runtime 1.29's MatMulNBits knows.
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 #: What a scale may be.
-SCALES = ("float32", "positive", "bfloat16")
+SCALES = ("float32", "positive", "bfloat16", "multiples")
+#: Why no bundle has groups of 4 bits for two kinds of back ends.
+APART = (
+    "whose scales are bfloat16 numbers for XNNPACK and multiples of one a row for Qualcomm's NPU: export a bundle for "
+    'each, or choose group_size = "channel"'
+)
 #: From here on float16 holds each of bfloat16's numbers, up to 65280: its smallest are multiples of 2 ** -24, and a
 #: number of bfloat16 has eight digits.
 SMALLEST_HALF = 2.0**-17
@@ -44,7 +50,8 @@ class GroupQuantizer(ABC):
 
     ``scales`` says what a scale may be: "float32" any number, "positive" one above zero, "bfloat16" one above zero that
     bfloat16 holds exactly, and float16 too. XNNPACK asks for the second where a row has one scale, and for the third in
-    groups; a .tflite file has those as float16.
+    groups; a .tflite file has those as float16. "multiples" is one above zero that is a whole multiple, up to 16 times,
+    of one number of its row, a sixteenth of the row's largest scale: Qualcomm's low power block quantization.
     """
 
     #: What one core fits, for an export's estimate, where it is far slower than reading and writing.
@@ -55,7 +62,7 @@ class GroupQuantizer(ABC):
     bits: Literal[4, 8]
     group_size: int | Literal["channel"]
     symmetric: bool = True
-    scales: Literal["float32", "positive", "bfloat16"] = field(default="float32", kw_only=True)
+    scales: Literal["float32", "positive", "bfloat16", "multiples"] = field(default="float32", kw_only=True)
 
     def __post_init__(self) -> None:
         if not _whole(self.bits) or self.bits not in (4, 8):
@@ -76,14 +83,19 @@ class GroupQuantizer(ABC):
 
     def grid(self, groups: Tensor) -> Grid:
         """The grid that weights are rounded to, as it will be stored: so no scale is rounded after its codes are."""
-        return self.storable(self.fit(groups))
+        return self.storable(groups, self.fit(groups))
 
-    def storable(self, fitted: Grid) -> Grid:
-        """A grid whose scales are what ``scales`` says."""
+    def storable(self, groups: Tensor, fitted: Grid, importance: Tensor | None = None) -> Grid:
+        """The grid that was fitted to some groups, with scales that are what ``scales`` says.
+
+        ``importance`` [1, groups, group_size] weighs the columns' errors where there is a choice.
+        """
         if self.scales == "float32":
             return fitted
         if self.scales == "bfloat16":
             return replace(fitted, scale=fitted.scale.clamp(min=SMALLEST_HALF).bfloat16().float())
+        if self.scales == "multiples":
+            return in_multiples(groups, fitted, importance)
         # A subnormal scale is flushed to zero on the way.
         return replace(fitted, scale=fitted.scale.clamp(min=float(np.finfo(np.float32).tiny)))
 

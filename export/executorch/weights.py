@@ -13,7 +13,7 @@ from pocketvlm.errors import RecipeError
 from pocketvlm.export.store.weights import StoredVectors
 from pocketvlm.models.checkpoint import ReadWeight
 from pocketvlm.quant import GroupedTensor, GroupQuantizer, quantizer_of
-from pocketvlm.quant.groups import CHANNEL
+from pocketvlm.quant.groups import APART, CHANNEL
 from pocketvlm.recipe import Recipe
 
 Array = npt.NDArray[Any]
@@ -37,6 +37,8 @@ def with_scales_for_xnnpack(recipe: Recipe) -> Recipe:
                     "weights have none: choose a symmetric quantizer"
                 )
             in_groups = quantizer.bits == 4 and quantizer.group_size != CHANNEL
+            if in_groups and quantizer.scales == "multiples":
+                raise RecipeError(f"{rule.match[0]} is in groups, {APART}")
             rule = replace(rule, options={**rule.options, "scales": "bfloat16" if in_groups else "positive"})
         rules.append(rule)
     return replace(recipe, rules=tuple(rules))

@@ -13,9 +13,9 @@ from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.operators import ChannelScale, LayerNorm, RmsNorm
 from pocketvlm.models.stages import Stage, decoder_stages, head_stage, linear_weights, stages_of
-from pocketvlm.quant import GroupQuantizer, quantizer_of
-from pocketvlm.quant.groups import CHANNEL
-from pocketvlm.recipe import Recipe
+from pocketvlm.quant import GroupQuantizer, Quantizer, quantizer_of
+from pocketvlm.quant.groups import APART, CHANNEL
+from pocketvlm.recipe import Recipe, Rule
 
 
 def store_patch_embedding(store: WeightStore, config: VlmConfig) -> None:
@@ -65,18 +65,23 @@ def _store_vectors(store: WeightStore, stage: Stage, node: fx.Node, factor: floa
         store.vector(stage.weight_name(node, part), factor)
 
 
-def for_npu(checkpoint: Checkpoint, recipe: Recipe) -> Recipe:
+def for_npu(checkpoint: Checkpoint, recipe: Recipe, groups: tuple[int, ...] = ()) -> Recipe:
     """The recipe with the INT8 KV cache that the program has, and with scales above zero, which are all NPUs know.
+
+    ``groups``: the sizes of groups of 4 bits that this one takes, whose scales are multiples of their row's. Where it
+    takes some, 8 bits get one scale a row.
 
     :raises ExportError: naming a weight that it stores as no NPU takes it
     """
+    if groups:
+        recipe = replace(recipe, rules=tuple(_for_blocks(rule) for rule in recipe.rules))
     stages, rules = stages_of(checkpoint.config), recipe.assign(checkpoint.tensors)
     for name in (name for stage in (*stages.decoder, *stages.encoder, stages.head) for name in linear_weights(stage)):
-        quantizer = quantizer_of(rules[name])
-        if not isinstance(quantizer, GroupQuantizer) or quantizer.group_size != CHANNEL or not quantizer.symmetric:
+        if not _taken(quantizer_of(rules[name]), groups):
+            more = f", or INT4 in groups of {', '.join(map(str, groups))}" if groups else ""
             raise ExportError(
                 f"recipe {recipe.name} stores {name} as the NPU cannot take it: it takes INT4 or INT8 with one scale a "
-                'row (group_size = "channel", symmetric): --recipe int4-channel or gptq-channel'
+                f'row (group_size = "channel", symmetric){more}: --recipe int4-channel or gptq-channel'
             )
     positive = tuple(
         replace(rule, options={**rule.options, "scales": _above_zero(rule.options.get("scales"))})
@@ -89,4 +94,26 @@ def for_npu(checkpoint: Checkpoint, recipe: Recipe) -> Recipe:
 
 def _above_zero(scales: object) -> str:
     """What another back end asked for may be above zero already."""
-    return "bfloat16" if scales == "bfloat16" else "positive"
+    return str(scales) if scales in ("bfloat16", "multiples") else "positive"
+
+
+def _taken(quantizer: Quantizer, groups: tuple[int, ...]) -> bool:
+    """Whether an NPU takes such a matrix."""
+    if not isinstance(quantizer, GroupQuantizer) or not quantizer.symmetric:
+        return False
+    return quantizer.group_size == CHANNEL or (quantizer.bits == 4 and quantizer.group_size in groups)
+
+
+def _for_blocks(rule: Rule) -> Rule:
+    """A rule whose 4 bits in groups have scales that are multiples, and whose 8 bits have one scale a row.
+
+    :raises ExportError: another back end has asked for other scales of groups
+    """
+    quantizer = quantizer_of(rule)
+    if not isinstance(quantizer, GroupQuantizer) or quantizer.group_size == CHANNEL:
+        return rule
+    if quantizer.bits == 8:
+        return replace(rule, options={**rule.options, "group_size": CHANNEL})
+    if quantizer.scales == "bfloat16":
+        raise ExportError(f"{rule.match[0]} is in groups, {APART}")
+    return replace(rule, options={**rule.options, "scales": "multiples"})

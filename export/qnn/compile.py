@@ -23,6 +23,9 @@ from pocketvlm.machine.module import module_command
 WORKER = "pocketvlm.export.qnn.worker"
 #: For people.
 WHO = "Qualcomm's compiler"
+#: Of the compiler's process before any weight, and by a byte of a binary: of the decoder's (INT4), and of the vision
+#: part's, whose graph for four tiles has more activations. Measured at 2 to 500 MB (bench/results/npu-proof.json).
+BASE_BYTES, BYTES_BY_BYTE, VISION_BYTES_BY_BYTE = 0.2e9, 11.0, 17.8
 #: Ends the names of compiled graphs.
 COMPILED = "_compiled"
 
@@ -48,6 +51,11 @@ class CompiledProgram:
             f"{self.name}: {operators} operators, nothing left to the CPU, {self.bytes / 1e6:,.1f} MB in "
             f"{self.seconds:,.1f} s and {self.peak_bytes / 1e9:.1f} GB"
         )
+
+
+def peak_bytes(weights: int, *, vision: bool = False) -> int:
+    """About what the compiler's process takes for a binary of so many bytes of weights."""
+    return round(BASE_BYTES + weights * (VISION_BYTES_BY_BYTE if vision else BYTES_BY_BYTE))
 
 
 def check_tools() -> None:

@@ -95,11 +95,18 @@ class QdqGraph:
         return self.builder.op("MatMul", self.floats(left), self.floats(right))
 
     def _dequantized(self, name: str, factor: float) -> ir.Value:
-        """A weight [columns, rows] as float32, a scale a row."""
+        """A weight [columns, rows] as float32: a scale a row, or a multiple of it a group (Qualcomm's LPBQ)."""
         matrix = self.weights.matrix(name, factor)
         dtype, shape = (ir.DataType.INT4 if matrix.bits == 4 else ir.DataType.INT8), (matrix.columns, matrix.rows)
         codes = self.builder.packed_weight(f"{name}.codes", matrix.codes, dtype, shape)
         scales = self.builder.weight(f"{name}.scales", matrix.scales)
+        if matrix.multiples is not None and matrix.group_size is not None:
+            multiples, groups = self.builder.weight(f"{name}.multiples", matrix.multiples), matrix.multiples.shape[0]
+            none = self.builder.constant(f"zeros_u8_{matrix.rows}", np.zeros(matrix.rows, np.uint8))
+            scales = self.builder.op("DequantizeLinear", multiples, scales, none, axis=1)
+            zeros = np.zeros((groups, matrix.rows), dtype.numpy())
+            zero = self.builder.constant(f"zeros_4_{groups}_{matrix.rows}", zeros)
+            return self.builder.op("DequantizeLinear", codes, scales, zero, axis=0, block_size=matrix.group_size)
         return self.builder.op("DequantizeLinear", codes, scales, self._zeros(matrix, dtype), axis=1)
 
     def _zeros(self, matrix: QdqMatrix, dtype: ir.DataType) -> ir.Value:

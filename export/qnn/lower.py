@@ -24,12 +24,13 @@ from pocketvlm.export.qnn import compile as qnn_compile
 from pocketvlm.export.qnn.graph import arithmetic
 from pocketvlm.export.qnn.needs import needs_of
 from pocketvlm.export.qnn.options import options_of
-from pocketvlm.export.qnn.weights import QdqWeights
+from pocketvlm.export.qnn.weights import GROUPS, QdqWeights
 from pocketvlm.export.read.calibration import DEFAULT_PICTURES
 from pocketvlm.export.store.as_stored import check_free
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.shapes import EMBEDDING_TABLE
+from pocketvlm.quant.sizes import INTEGER_PARTS, stored_bytes
 from pocketvlm.recipe import Recipe
 
 #: The bundle's, and those on their way into it.
@@ -51,14 +52,32 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
     refuse_native(checkpoint, "Qualcomm's NPU")
     if options_of(recipe).compiled:
         qnn_compile.check_tools()
-    check_free(recipe, "Qualcomm's NPU", "it takes one scale a row")
+    check_free(recipe, "Qualcomm's NPU", "its groups have no zero points, and scales that are multiples of one a row")
     pictures = checkpoint.config.vision is not None
-    return for_npu(checkpoint, recipe), calibration or (DEFAULT_PICTURES if pictures else None)
+    return for_npu(checkpoint, recipe, GROUPS), calibration or (DEFAULT_PICTURES if pictures else None)
 
 
 def memory_bytes(layer: int, disk: int, kv_cache: int) -> int:
     """One layer at a time."""
     return layer
+
+
+def compiler_bytes(checkpoint: Checkpoint, recipe: Recipe) -> int:
+    """Of the largest binary, where the program is compiled."""
+    options, text = options_of(recipe), checkpoint.config.text
+    if not options.compiled:
+        return 0
+    rules = recipe.assign(checkpoint.tensors)
+    head = EMBEDDING_TABLE if text.tie_word_embeddings else "lm_head.weight"
+
+    def size(*prefixes: str) -> int:
+        chosen = (name for name in checkpoint.tensors if name.startswith(prefixes))
+        return sum(stored_bytes(name, checkpoint.tensors[name].shape, rules[name]) for name in chosen)
+
+    chunks = options.layers(text.num_hidden_layers)
+    sizes = [size(*(f"model.layers.{layer}." for layer in chunk)) for chunk in chunks]
+    sizes[-1] += size(head)
+    return max(qnn_compile.peak_bytes(max(sizes)), qnn_compile.peak_bytes(size(*INTEGER_PARTS), vision=True))
 
 
 def lower(job: Job) -> Lowered:

@@ -144,6 +144,11 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
         for backend in ("neuropilot", "qnn"):
             bundle = export_bundle(root / "qwen2", root / backend, recipe=npu, backends=[backend], max_length=192)
             open_bundle(bundle.location)
+        # Groups divide the columns of a model whose are 96 and 160.
+        write_checkpoint(root / "in groups", tiny_config("llama", vision=False))
+        npu = replace(load_recipe("int4-g32"), backends=npu.backends)
+        bundle = export_bundle(root / "in groups", root / "groups", recipe=npu, backends=["qnn"], max_length=192)
+        open_bundle(bundle.location)
     return seen
 
 

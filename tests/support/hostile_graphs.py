@@ -95,6 +95,23 @@ def table(bits: int, block_size: int, columns: int = 16) -> bytes:
     return of(node, initializer=tensors, inputs=inputs, outputs=outputs)
 
 
+def column_blocks(groups: int, block_size: int = 32) -> bytes:
+    """A weight [64, 8] in groups of columns, each with a multiple of its row's scale."""
+    tensors = [
+        weight("codes", (64, 8), TensorProto.INT4, length=256), weight("multiples", (groups, 8), TensorProto.UINT8),
+        weight("scales", (8,), offset=4096), numpy_helper.from_array(np.zeros(8, np.uint8), "none"),
+        helper.make_tensor("zeros", TensorProto.INT4, [groups, 8], bytes(groups * 4), raw=True),
+    ]  # fmt: skip
+    return of(
+        op("DequantizeLinear", "multiples scales none", "of_groups", axis=1),
+        op("DequantizeLinear", "codes of_groups zeros", "w", axis=0, block_size=block_size),
+        op("MatMul", "x w", "y"),
+        initializer=tensors,
+        inputs=[value("x", (1, "sequence", 64))],
+        outputs=[value("y", (1, "sequence", 8))],
+    )
+
+
 def attention(
     *,
     one: int = 1,
@@ -322,6 +339,8 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     },
     "blocks of other weights": lambda: linear((16, 2, 8)),
     "a count of nothing": nothing,
+    "fewer groups of columns than there are": lambda: column_blocks(1),
+    "groups of columns that no compiler takes": lambda: column_blocks(4, 16),
     "no columns": lambda: linear(K=0),
     "other rows than there are": lambda: linear(N=17),
     "attention that reaches back": lambda: attention(one=-1000),
@@ -441,6 +460,7 @@ FINE: dict[str, Callable[[], bytes]] = {
     "a linear layer": linear,
     "a table": lambda: table(8, 16),
     "a table of 4 bits": lambda: table(4, 16, 8),
+    "groups of columns": lambda: column_blocks(2),
     "attention": attention,
     "attention without positions": lambda: attention(rotary=0),
     "attention over codes": lambda: attention(kinds="PER_CHANNEL PER_CHANNEL", scales=8),

@@ -39,16 +39,24 @@ class Written:
         return tuple(values)
 
 
-def written(directory: Path, family: str = "llama", *, chunks: int = 1, length: int = 128) -> Written:
-    """Weights by the recipe int4-channel, and scales from the test card."""
+def written(
+    directory: Path,
+    family: str = "llama",
+    *,
+    chunks: int = 1,
+    length: int = 128,
+    recipe: str = "int4-channel",
+    groups: tuple[int, ...] = (),
+) -> Written:
+    """Weights by a recipe, and scales from the test card; ``groups`` that the NPU takes."""
     write_checkpoint(directory / "checkpoint", tiny_config(family, tie_word_embeddings=family == "llama"))
     checkpoint = open_checkpoint(directory / "checkpoint")
     frontend = read_frontend(checkpoint)
     options = NpuOptions(chunks=chunks, prefill_tokens=32, compiled=False)
-    recipe = for_npu(checkpoint, with_options(load_recipe("int4-channel"), options))
+    chosen = for_npu(checkpoint, with_options(load_recipe(recipe), options), groups)
     reference = run_reference(checkpoint, frontend.sample, length, lambda _: None)
     finished, tokens = Finished(directory / "finished"), frontend.tokens
-    job = Job(checkpoint, recipe, directory, length, tokens, frontend.sample, reference, Silent(), finished)
+    job = Job(checkpoint, chosen, directory, length, tokens, frontend.sample, reference, Silent(), finished)
     store = neuropilot.store_weights(job)
     ranges = observe(checkpoint.config, store.read, checkpoint.tensors, [frontend.sample])
-    return Written(job, store, scales_of(ranges, recipe.kv_cache.headroom))
+    return Written(job, store, scales_of(ranges, chosen.kv_cache.headroom))

@@ -78,6 +78,12 @@ Given rows_of_blocks(Bound& bound) {
   return {};
 }
 
+// Codes [columns, rows] of whole groups of columns, scales [groups, rows].
+Given column_blocks(Bound& bound) {
+  refuse_if(bound.sizes.at("G") * bound.attribute("block_size") != bound.sizes.at("K"), kNoBlocks);
+  return {};
+}
+
 // A convolution whose kernel steps by its own size.
 Given patches(Bound& bound) {
   const Dims kernel = {bound.sizes.at("P"), bound.sizes.at("Q")};
@@ -234,7 +240,7 @@ const std::map<std::string, std::function<Given(Bound&)>> kRules = {
     {"heads", heads},         {"scores", scores},         {"grouped", grouped},               {"rotary", rotary},
     {"element", element},     {"reduced", reduced},       {"shape_of", shape_of},             {"sliced", sliced},
     {"halves", halves},       {"joined", joined},         {"reshaped", reshaped},             {"transposed", transposed},
-    {"last_axis", last_axis}, {"padded", padded},         {"counted", counted},
+    {"last_axis", last_axis}, {"padded", padded},         {"counted", counted},               {"column_blocks", column_blocks},
 };
 
 }  // namespace

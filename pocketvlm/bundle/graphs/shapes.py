@@ -154,6 +154,11 @@ def _rows_of_blocks(bound: BoundNode) -> None:
     bound.sizes["C"] = columns
 
 
+def _column_blocks(bound: BoundNode) -> None:
+    """Codes [columns, rows] of whole groups of columns, scales [groups, rows]."""
+    refuse(bound.sizes["G"] * bound.attributes["block_size"] != bound.sizes["K"], "its blocks do not fit")
+
+
 def _patches(bound: BoundNode) -> list[Dims]:
     """A convolution whose kernel steps by its own size."""
     kernel = (bound.sizes["P"], bound.sizes["Q"])
@@ -284,10 +289,11 @@ def _counted(bound: BoundNode) -> list[Dims]:
 
 #: Rule -> the dimensions of the outputs (and, behind them, of what is held meanwhile), or None where the patterns say.
 RULES: Final[dict[str, Callable[[BoundNode], list[Dims] | None]]] = {
-    "broadcast": _broadcast, "blocks": _blocks, "rows_of_blocks": _rows_of_blocks, "patches": _patches, "heads": _heads,
-    "scores": _scores, "grouped": _grouped, "rotary": _rotary, "element": _element, "reduced": _reduced,
-    "shape_of": _shape_of, "sliced": _sliced, "halves": _halves, "joined": _joined, "reshaped": _reshaped,
-    "transposed": _transposed, "last_axis": _last_axis, "padded": _padded, "counted": _counted,
+    "broadcast": _broadcast, "blocks": _blocks, "rows_of_blocks": _rows_of_blocks, "column_blocks": _column_blocks,
+    "patches": _patches, "heads": _heads, "scores": _scores, "grouped": _grouped, "rotary": _rotary,
+    "element": _element, "reduced": _reduced, "shape_of": _shape_of, "sliced": _sliced, "halves": _halves,
+    "joined": _joined, "reshaped": _reshaped, "transposed": _transposed, "last_axis": _last_axis, "padded": _padded,
+    "counted": _counted,
 }  # fmt: skip
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,13 +16,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pocketvlm.bundle.manifest import Part
 from pocketvlm.errors import ExportError
-from pocketvlm.export import export_bundle
+from pocketvlm.export import cost, export_bundle
 from pocketvlm.export.npu import process
 from pocketvlm.export.qnn import compile as qnn_compile
 from pocketvlm.export.qnn import lower as qnn_lower
 from pocketvlm.export.qnn.compile import compile_binary, shared_binaries
+from pocketvlm.export.qnn.options import QnnOptions, with_options
+from pocketvlm.export.qnn.weights import GROUPS
 from pocketvlm.machine import qnn
 from pocketvlm.machine.qnn import CHIPS
+from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.recipe import CalibrationConfig, load_recipe
 from tests.support.npu_programs import Written, written
 from tests.support.qnn import need_wheel
@@ -74,6 +79,15 @@ def test_a_decoder_is_compiled_for_each_chip_with_one_copy_of_its_weights(
     assert len({graph.operators for graph in done.graphs}) == 1
     assert done.graphs[0].operators > 80
     assert "nothing left to the CPU" in str(done)
+
+
+def test_weights_in_groups_are_compiled_whole(tmp_path: Path) -> None:
+    need_wheel()
+    one = written(tmp_path, recipe="int4-g32", groups=GROUPS)
+    parts = qnn_lower.write_parts(one.job, one.store, one.scales, (range(2),))
+    chosen = {name: parts[name] for name in shared_binaries(parts)["text_decoder_0"]}
+    done = compile_binary(one.job.directory, "sm8650", "text_decoder_0", chosen)
+    assert [graph.left for graph in done.graphs] == [(), ()]
 
 
 def test_one_binary_is_smaller_than_two(copied: tuple[Path, dict[str, Part]]) -> None:
@@ -194,3 +208,42 @@ def test_an_export_that_the_compiler_breaks_leaves_nothing(
         export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe=recipe, backends=["qnn"], max_length=256)
     assert not (tmp_path / "bundle").exists()
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".onnx", ".bin", ".data")]
+
+
+# --- What it takes ----------------------------------------------------------------------------------------------------
+
+
+def measured(repository: Path) -> list[dict[str, Any]]:
+    """Each binary of the proof whose compiler had more memory than the process that started it."""
+    compiled = json.loads((repository / "bench" / "results" / "npu-proof.json").read_text())["compiled"]
+    return [row for rows in compiled.values() for row in rows if row["peak_bytes"] > 1e9]
+
+
+def test_the_compilers_memory_is_what_was_measured(repository: Path) -> None:
+    rows = measured(repository)
+    assert len({row["bytes"] // 10**7 for row in rows}) > 3
+    for row in rows:
+        said = qnn_compile.peak_bytes(row["bytes"], vision=row["name"] == "vision_encoder")
+        assert 0.9 * row["peak_bytes"] < said < 1.25 * row["peak_bytes"], row["name"]
+
+
+def test_the_compilers_memory_is_its_own(tmp_path: Path) -> None:
+    """Not that of the process that starts it, which was larger once."""
+    need_wheel()
+    np.ones(3 << 28, np.uint8).sum()
+    done = compile_binary(tmp_path, "sm8650", "odd", with_float_operator(tmp_path, "Tanh"))
+    assert 50e6 < done.peak_bytes < 3 << 28
+
+
+def test_an_export_says_the_compilers_memory(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the largest binary: fewer chunks are larger ones."""
+    checkpoint, recipe = open_checkpoint(tiny_checkpoint), load_recipe("int4-channel")
+
+    def said(**options: Any) -> int:
+        chosen = with_options(recipe, QnnOptions(**options))
+        return cost.estimate(checkpoint, chosen, 256, ["qnn"]).memory_bytes - cost.BASE_BYTES
+
+    assert said(compiled=False) < qnn_compile.BASE_BYTES < said(chunks=2)
+    monkeypatch.setattr(qnn_compile, "VISION_BYTES_BY_BYTE", 0.0)
+    weights = {chunks: said(chunks=chunks) - qnn_compile.BASE_BYTES for chunks in (1, 2)}
+    assert 1.2 * weights[2] < weights[1] < 2 * weights[2]

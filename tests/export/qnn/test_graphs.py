@@ -16,15 +16,17 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from pocketvlm.bundle.manifest import Part
-from pocketvlm.errors import ExportError
+from pocketvlm.errors import ExportError, RecipeError
+from pocketvlm.export.executorch.weights import with_scales_for_xnnpack
 from pocketvlm.export.neuropilot import lower as neuropilot
 from pocketvlm.export.npu import program
 from pocketvlm.export.npu.checks import check_program
 from pocketvlm.export.npu.rounding import MEDIATEK, QUALCOMM, TOP16
+from pocketvlm.export.npu.weights import for_npu
 from pocketvlm.export.qnn import lower as qnn
 from pocketvlm.export.qnn.options import QnnOptions, options_of, with_options
-from pocketvlm.export.qnn.weights import MIDDLE16, QdqWeights, in_nibbles
-from pocketvlm.export.store.weights import IntegerWeight
+from pocketvlm.export.qnn.weights import GROUPS, MIDDLE16, QdqWeights, in_nibbles, taken_apart
+from pocketvlm.export.store.weights import IntegerWeight, Region
 from pocketvlm.machine.qnn import CHIPS
 from pocketvlm.models.stages import decoder_stages
 from pocketvlm.recipe import load_recipe
@@ -138,6 +140,61 @@ def test_a_wrong_scale_is_seen(programs: dict[str, Any]) -> None:
     wrong = replace(one.scales, values={**one.scales.values, name: one.scales.values[name] / 50})
     with pytest.raises(ExportError, match=r"text_decoder_1_128 differs from PyTorch"):
         check_program(one.job, one.store, parts, wrong, LAYERS, QUALCOMM)
+
+
+@pytest.fixture(scope="module")
+def in_groups(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """Of 32 columns: the model's 96 and 160 are whole ones."""
+    return written(tmp_path_factory.mktemp("groups"), recipe="int4-g32", groups=GROUPS)
+
+
+def test_groups_of_columns_are_the_program_in_pytorch(in_groups: Written) -> None:
+    """A group's scale is computed by an operator of its own, which Qualcomm calls low power block quantization."""
+    parts = qnn.write_parts(in_groups.job, in_groups.store, in_groups.scales, LAYERS)
+    fidelity = check_program(in_groups.job, in_groups.store, parts, in_groups.scales, LAYERS, QUALCOMM)
+    assert fidelity.lowering_relative_error < 2e-3
+    for name, graph in graphs(in_groups, parts).items():
+        assert alone_in_fixed_point(graph) == []
+        sizes = [one.i for node in graph.node for one in node.attribute if one.name == "block_size"]
+        # seven matrices a layer; the head is the table, which has 8 bits and one scale a row
+        assert sizes == ([32] * 7 if name.startswith("text") else [])
+
+
+def test_groups_are_taken_apart_as_they_were_put_together(in_groups: Written) -> None:
+    name, weights = "model.layers.0.mlp.down_proj.weight", QdqWeights(in_groups.store)
+    with weights.writing_to("groups.data"):
+        matrix = weights.matrix(name, 1.0)
+
+    def stored(region: Region) -> np.ndarray:
+        path = in_groups.job.directory / "groups.data"
+        return np.memmap(path, region.dtype, "r", region.offset, region.shape)
+
+    assert matrix.multiples is not None
+    raw = stored(matrix.codes).reshape(-1)
+    signed = (np.stack([raw & 15, raw >> 4], axis=-1).reshape(-1).astype(np.int8) ^ 8) - 8
+    scales = np.repeat(stored(matrix.multiples) * stored(matrix.scales), 32, axis=0)
+    found = (signed.reshape(matrix.columns, matrix.rows) * scales).T
+    assert found == pytest.approx(in_groups.store.read(name).numpy(), rel=1e-6)
+    assert len(np.unique(stored(matrix.multiples))) > 3
+
+
+def test_groups_that_are_no_multiples_or_not_whole_are_refused_by_name(
+    tmp_path: Path, programs: dict[str, Any]
+) -> None:
+    scales = np.array([[16.0, 4.0], [16.0, 4.1]], np.float32)
+    assert taken_apart("w", scales[:1])[1].tolist() == [[16, 4]]
+    with pytest.raises(ExportError, match=r'^w has groups whose scales are no multiples of one: .* "multiples"$'):
+        taken_apart("w", scales)
+    one = written(tmp_path, "qwen2", recipe="int4-g128", groups=GROUPS)
+    with pytest.raises(ExportError, match=r"q_proj\.weight has 96 columns, which groups of 128 do not divide"):
+        qnn.write_parts(one.job, one.store, one.scales, LAYERS)
+    checkpoint = programs["llama"][0].job.checkpoint
+    with pytest.raises(ExportError, match=r"stores .* or INT4 in groups of 32, 64, 128: "):
+        for_npu(checkpoint, load_recipe("fp32"), GROUPS)
+    with pytest.raises(ExportError, match=r"is in groups, whose scales are bfloat16 numbers for XNNPACK and multiples"):
+        for_npu(checkpoint, with_scales_for_xnnpack(load_recipe("int4-g32")), GROUPS)
+    with pytest.raises(RecipeError, match=r"is in groups, whose scales are bfloat16 numbers for XNNPACK and multiples"):
+        with_scales_for_xnnpack(for_npu(checkpoint, load_recipe("int4-g32"), GROUPS))
 
 
 def test_each_vendors_roundings_are_its_own(programs: dict[str, Any]) -> None:

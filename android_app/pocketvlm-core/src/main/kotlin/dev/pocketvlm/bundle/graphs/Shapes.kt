@@ -17,6 +17,7 @@ internal fun applyRule(rule: String, bound: BoundNode): List<Dims>? = when (rule
     "broadcast" -> broadcast(bound)
     "blocks" -> checked { blocks(bound) }
     "rows_of_blocks" -> checked { rowsOfBlocks(bound) }
+    "column_blocks" -> checked { if (bound["G"] * bound.attribute("block_size") != bound["K"]) refuse(NO_BLOCKS) }
     "patches" -> patches(bound)
     "heads" -> heads(bound)
     "scores" -> scores(bound)

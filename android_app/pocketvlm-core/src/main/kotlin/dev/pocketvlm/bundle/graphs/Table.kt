@@ -43,7 +43,8 @@ internal const val TABLE: String = """{
   "DequantizeLinear": {"forms": [
    {"inputs": ["T[*]", "float32."], "outputs": ["float32[*]"], "types": ["int8", "int16"]},
    {"inputs": ["T[*]", "float32[]", "T[]"], "outputs": ["float32[*]"], "types": ["uint16", "int8"]},
-   {"attributes": {"axis": [1]}, "inputs": ["T[K N]", "float32[N]", "T[N]"], "outputs": ["float32[K N]"], "types": ["int4", "int8"]}
+   {"attributes": {"axis": [1]}, "inputs": ["T[K N]", "float32[N]", "T[N]"], "outputs": ["float32[K N]"], "types": ["int4", "int8", "uint8"]},
+   {"attributes": {"axis": [0], "block_size": [32, 64, 128]}, "inputs": ["int4[K N]", "float32[G N]", "int4[G N]"], "outputs": ["float32[K N]"], "rule": "column_blocks"}
   ]},
   "Div": {"forms": [
    {"inputs": ["T", "T"], "outputs": ["T"], "rule": "broadcast", "types": ["float32"]}
