@@ -27,7 +27,7 @@ from tokenizers import Tokenizer
 from pocketvlm.bench.accuracy.paired import compare
 from pocketvlm.bundle.open import Bundle, open_bundle
 from pocketvlm.export.litert.container import write_litertlm
-from pocketvlm.images.prepare import Preprocessing, TiledImage, cut_tiles
+from pocketvlm.images.prepare import Preprocessing, TiledImage, cut_tiles, preprocessing_of
 from pocketvlm.images.rules import plan_of
 from pocketvlm.images.tiling import Grid, Size
 from pocketvlm.runtime import litert_lm
@@ -39,6 +39,8 @@ WORK, RECIPE, SEED, NEW_TOKENS = Path("build") / "litertlm", "int4-g32", "test",
 COMMAND = "python -m studies.litert_lm.pictures"
 #: Tiles of a picture, as its budget of patches.
 MOST_TILES = 8
+#: The name of all causes together.
+ALL = "all of it"
 
 Resize = Callable[[Image.Image, Size], Image.Image]
 Cut = Callable[[Image.Image, Preprocessing], TiledImage]
@@ -130,7 +132,7 @@ def ways() -> dict[str, Cut]:
         "scaled to eight tiles, padded": way(grid=True),
         "scaled to eight tiles, stretched": way(grid=True, stretch=True),
         "scaled, stretched, thumbnail of that": way(grid=True, stretch=True, enlarged=True),
-        "all of it": way(grid=True, stretch=True, stb=True, enlarged=True),
+        ALL: way(grid=True, stretch=True, stb=True, enlarged=True),
     }
 
 
@@ -149,6 +151,32 @@ def contents(bundle: Bundle, cutting: Cut, count: int) -> list[list[Any]]:
     bundle = Bundle(bundle.location, bundle.manifest.model_copy(update={"image_layout": larger}))
     with mock.patch.object(litert_lm, "cut_tiles", cutting):
         return [[litert_lm.message_parts(bundle, one.question, [one.image])] for one in held_out(SEED, count)]
+
+
+def kind_of(size: Size, preprocessing: Preprocessing) -> str:
+    """What LiteRT-LM's grid of a picture is beside the rule's."""
+    own, other = plan_of(size, preprocessing).grid, patch_grid(size, preprocessing.tile_size)
+    if own == other:
+        return "the same grid"
+    if max(other) > max(side for grid in preprocessing.candidates for side in grid):
+        return "more tiles a side than the model was trained on"
+    return "more tiles" if math.prod(other) > math.prod(own) else "no more tiles"
+
+
+def by_kind(report: dict[str, Any], bundle: Bundle) -> dict[str, dict[str, int]]:
+    """Pictures by what their grid becomes: how many, and how many are right as they are cut here and by all of it."""
+    assert bundle.manifest.vision is not None
+    preprocessing = preprocessing_of(bundle.manifest.vision)
+    own, other = (report["ways"][name]["right"] for name in (next(iter(report["ways"])), ALL))
+    found: dict[str, dict[str, int]] = {}
+    for at, one in enumerate(held_out(SEED, report["questions"])):
+        row = found.setdefault(
+            kind_of(one.image.size, preprocessing), {"pictures": 0, "right": 0, "right by all of it": 0}
+        )
+        row["pictures"] += 1
+        row["right"] += own[at]
+        row["right by all of it"] += other[at]
+    return found
 
 
 def table(report: dict[str, Any]) -> str:
@@ -189,7 +217,9 @@ def main(questions: int, output: Path | None) -> None:
             "answers": said,
         }
         click.echo(f"{name}: {sum(right)} of {questions}", err=True)
+    report["grids"] = by_kind(report, bundle)
     click.echo(table(report))
+    click.echo(str(report["grids"]))
     if output is not None:
         write(report, output)
 
