@@ -23,6 +23,7 @@ from pocketvlm.export.npu.operators import KEY, VALUE
 from pocketvlm.export.npu.program import MASK, ROPE, decoder_head, decoder_layers
 from pocketvlm.export.npu.rounding import TOP16, Scales
 from pocketvlm.models.config import DecoderConfig
+from pocketvlm.models.operators import CachedAttend
 from pocketvlm.models.rope import rope_tables
 from pocketvlm.models.shapes import EMBEDDING_TABLE
 from pocketvlm.models.stages import decoder_stages
@@ -99,9 +100,9 @@ class ProgramSignatures:
                 yield f"kv_{kind}_{part}_{layer}", shape, self.scales.cache[self._scale_name(layer, end)]
 
     def _scale_name(self, layer: int, end: str) -> str:
-        prefix = decoder_stages(self.config)[layer].prefix
-        (name,) = (name for name in self.scales.cache if name.startswith(prefix) and name.endswith(end))
-        return name
+        stage = decoder_stages(self.config)[layer]
+        (attend,) = (node for node in stage.traced.calls if isinstance(stage.traced.operator(node), CachedAttend))
+        return f"{stage.value_name(attend)}{end}"
 
     # --- What is around it --------------------------------------------------------------------------------------------
 

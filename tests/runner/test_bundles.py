@@ -67,11 +67,36 @@ def bundle(tmp_path: Path) -> Path:
     return tmp_path / "tiny"
 
 
-def test_a_whole_bundle_opens(probe: Probe, bundle: Path, tiny_bundles: dict[str, Path]) -> None:
+def test_a_whole_bundle_opens(
+    probe: Probe, bundle: Path, tiny_bundles: dict[str, Path], litert_npu_bundle: Path
+) -> None:
     assert both(probe, bundle)
-    for path in tiny_bundles.values():
+    for path in (*tiny_bundles.values(), litert_npu_bundle):
         assert both(probe, path, verify=True)
     assert both(probe, Path(os.path.relpath(bundle)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw.pop("litert_npu"),
+        lambda raw: raw.update(format_version=3),
+        lambda raw: raw["litert_npu"].update(platform="mt6853"),
+        lambda raw: raw["litert_npu"].update(compiled=True),
+        lambda raw: raw["litert_npu"].update(compiled=True, programs=["no.tflite"]),
+        lambda raw: raw["litert_npu"].update(prefill_tokens=1),
+        lambda raw: raw["litert_npu"].update(chunks=[[0, 2]]),
+        lambda raw: raw["engines"]["litert_npu"]["decode"]["inputs"][0].update(dtype="int4"),
+    ],
+)
+def test_a_program_behind_litert_is_checked(
+    probe: Probe, litert_npu_bundle: Path, tmp_path: Path, change: Callable[[Any], object]
+) -> None:
+    shutil.copytree(litert_npu_bundle, tmp_path / "bundle")
+    raw = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    change(raw)
+    save(tmp_path / "bundle", raw)
+    assert not both(probe, tmp_path / "bundle")
 
 
 def test_what_holds_for_an_engine_is_checked(probe: Probe, bundle: Path) -> None:

@@ -1,48 +1,28 @@
-"""A recorder in the place of MediaTek's SDK: LiteRT's plugin is the real one, what it gives to the SDK is counted."""
+"""The recorder of ``studies.neuron`` as an installed SDK."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from pocketvlm.machine import litert_plugins, qnn
-
-SOURCE = Path(__file__).with_name("neuron_recorder.c")
-
-
-@dataclass(frozen=True)
-class Recorder:
-    """An SDK that takes everything and compiles nothing; ``said`` is what it writes down."""
-
-    folder: Path
-    said: Path
-
-    @property
-    def models(self) -> list[int]:
-        """The operations of each model that the plugin made, in its order."""
-        lines = self.said.read_text().splitlines() if self.said.is_file() else []
-        return [int(line.split()[1]) for line in lines]
+from studies.neuron import Recorder
+from studies.neuron import build as build_recorder
 
 
 def build(folder: Path) -> Recorder:
     """Compile it into a folder."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
+    recorder = build_recorder(folder)
+    if recorder is None:
         pytest.skip("there is no C compiler: install cc")
-    target = folder / litert_plugins.ADAPTER
-    command = [compiler, "-std=gnu11", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(target), str(SOURCE)]
-    subprocess.run(command, check=True)
-    return Recorder(folder, folder / "said.txt")
+    return recorder
 
 
 def install(monkeypatch: pytest.MonkeyPatch, recorder: Recorder, version: str = litert_plugins.SDK_VERSION) -> None:
-    """Let everything find it as the SDK."""
+    """Let everything find it as the SDK of a version."""
     package = ModuleType(litert_plugins.SDK_MODULE)
     package.path_to_sdk_libs = lambda neuropilot: recorder.folder  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, litert_plugins.SDK_MODULE, package)

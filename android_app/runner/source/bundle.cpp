@@ -168,7 +168,7 @@ Bundle open_bundle(const std::string& directory, bool verify) {
   for (const auto& engine : bundle.manifest.engines)
     for (const auto& [name, part] : engine.second)
       if (engine.first == "executorch") check_program(bundle, name, part);
-      else if (engine.first != "litert") check_part(bundle, name, part);  // which is not run here
+      else if (engine.first.rfind("litert", 0) != 0) check_part(bundle, name, part);  // LiteRT's are not run here
   return bundle;
 }
 

@@ -17,8 +17,8 @@ from pocketvlm.export.litert_npu.compile import COMPILED, PluginSignature, compi
 from pocketvlm.export.npu import process
 from pocketvlm.machine import litert_plugins, qnn
 from pocketvlm.machine.litert_plugins import CHIPS
+from studies.neuron import VERSIONS, Recorder
 from tests.support import neuron
-from tests.support.neuron import Recorder
 from tests.support.qnn import need_wheel
 
 DIMENSITY = tuple(name for name, chip in CHIPS.items() if chip.make == "MediaTek")
@@ -53,15 +53,15 @@ def test_the_plugin_takes_all_of_the_program_in_one_piece_a_signature(
 ) -> None:
     """Of the built-in model; what the SDK is given is counted on its own side: to NeuroPilot 8.0 the plugin gives a few
     operators in more pieces than to 9."""
-    version, wanted = {"v8": ("8.0.10", [197, 243]), "v9": ("9.0.3", [174, 214])}[CHIPS[chip].neuropilot or ""]
-    monkeypatch.setenv("NEURON_VERSION", version)
+    neuropilot = CHIPS[chip].neuropilot or ""
+    monkeypatch.setenv("NEURON_VERSION", VERSIONS[neuropilot])
     model = Path(shutil.copy(litert_npu_reader / DECODER, tmp_path))
     done = compile_decoder(model, chip)
     assert [(one.name, one.partitions, one.left) for one in done.signatures] == [
         ("prefill_128", 1, ()), ("decode", 1, ()),
     ]  # fmt: skip
     assert [one.operators for one in done.signatures] == [174, 214]
-    assert recorder.models[-2:] == wanted
+    assert recorder.models[-2:] == {"v8": [197, 243], "v9": [174, 214]}[neuropilot]
     assert "nothing left to the CPU" in str(done)
     assert {path.name for path in tmp_path.iterdir()} == {DECODER, COMPILED}
 
