@@ -37,8 +37,10 @@ from studies.reader.study import CHECKPOINT, export, provenance, write
 
 WORK, RECIPE, SEED, NEW_TOKENS = Path("build") / "litertlm", "int4-g32", "test", 48
 COMMAND = "python -m studies.litert_lm.pictures"
-#: Tiles of a picture, as its budget of patches.
-MOST_TILES = 8
+#: Tiles of a picture, as its budget of patches: as many as the model's rule has at most, and half as many again.
+MOST_TILES, MORE_TILES = 8, 12
+#: Tiles a side that there are markers of.
+MARKERS = 8
 #: The name of all causes together.
 ALL = "all of it"
 
@@ -46,15 +48,15 @@ Resize = Callable[[Image.Image, Size], Image.Image]
 Cut = Callable[[Image.Image, Preprocessing], TiledImage]
 
 
-def patch_grid(size: Size, tile: int) -> Grid:
+def patch_grid(size: Size, tile: int, most: int = MOST_TILES) -> Grid:
     """Tiles across and down that LiteRT-LM scales a picture to (``GetAspectRatioPreservingSize``, Gemma 4's rule)."""
     width, height = size
-    factor = math.sqrt(MOST_TILES * tile * tile / (width * height))
+    factor = math.sqrt(most * tile * tile / (width * height))
     across, down = (math.floor(factor * side / tile) for side in size)
     if down == 0:
-        return min(width // height, MOST_TILES), 1
+        return min(width // height, most), 1
     if across == 0:
-        return 1, min(height // width, MOST_TILES)
+        return 1, min(height // width, most)
     return across, down
 
 
@@ -95,12 +97,13 @@ def _cubic(x: float) -> float:
 
 
 def cut(
-    image: Image.Image, preprocessing: Preprocessing, *, grid: bool, stretch: bool, resize: Resize, enlarged: bool
+    image: Image.Image, preprocessing: Preprocessing, *, grid: int, stretch: bool, resize: Resize, enlarged: bool
 ) -> TiledImage:
-    """Tiles and thumbnail with some of LiteRT-LM's ways: its ``grid``, ``stretch`` over it, ``resize``, and a thumbnail
-    of what was scaled (``enlarged``), which a picture of one tile gets too."""
+    """Tiles and thumbnail with some of LiteRT-LM's ways: its ``grid`` of at most so many tiles (0: the rule's),
+    ``stretch`` over it, ``resize``, and a thumbnail of what was scaled (``enlarged``), which a picture of one tile gets
+    too."""
     tile, plan = preprocessing.tile_size, plan_of(image.size, preprocessing)
-    across, down = patch_grid(image.size, tile) if grid else plan.grid
+    across, down = patch_grid(image.size, tile, grid) if grid else plan.grid
     whole = (across * tile, down * tile)
     if stretch:
         canvas = resize(image, whole)
@@ -120,7 +123,7 @@ def cut(
 def ways() -> dict[str, Cut]:
     """What is done to pictures, by name."""
 
-    def way(*, grid: bool = False, stretch: bool = False, stb: bool = False, enlarged: bool = False) -> Cut:
+    def way(*, grid: int = 0, stretch: bool = False, stb: bool = False, enlarged: bool = False) -> Cut:
         return functools.partial(
             cut, grid=grid, stretch=stretch, resize=catmull_rom if stb else pillow, enlarged=enlarged
         )
@@ -129,10 +132,11 @@ def ways() -> dict[str, Cut]:
         "as this runtime cuts them": cut_tiles,
         "filter in linear light": way(stb=True),
         "stretched over the rule's grid": way(stretch=True),
-        "scaled to eight tiles, padded": way(grid=True),
-        "scaled to eight tiles, stretched": way(grid=True, stretch=True),
-        "scaled, stretched, thumbnail of that": way(grid=True, stretch=True, enlarged=True),
-        ALL: way(grid=True, stretch=True, stb=True, enlarged=True),
+        "scaled to eight tiles, padded": way(grid=MOST_TILES),
+        "scaled to eight tiles, stretched": way(grid=MOST_TILES, stretch=True),
+        "scaled, stretched, thumbnail of that": way(grid=MOST_TILES, stretch=True, enlarged=True),
+        ALL: way(grid=MOST_TILES, stretch=True, stb=True, enlarged=True),
+        "all of it, twelve tiles": way(grid=MORE_TILES, stretch=True, stb=True, enlarged=True),
     }
 
 
@@ -143,7 +147,7 @@ def contents(bundle: Bundle, cutting: Cut, count: int) -> list[list[Any]]:
         Tokenizer.from_str(bundle.read(bundle.manifest.tokenizer).decode()),
     )
     rows, columns = (
-        [tokenizer.token_to_id(f"<|{kind}_{at + 1}|>") for at in range(MOST_TILES)] for kind in ("row", "column")
+        [tokenizer.token_to_id(f"<|{kind}_{at + 1}|>") for at in range(MARKERS)] for kind in ("row", "column")
     )
     assert layout is not None
     # The rule's grids have at most four tiles a side; LiteRT-LM's have up to eight, and there are markers of so many.
