@@ -21,7 +21,7 @@ from pocketvlm.export.cost import disk_bytes
 from pocketvlm.export.job import Job, Lowered, Progress, Silent
 from pocketvlm.export.read.calibration import CalibrationSet, default_source, is_calibrated, read_calibration
 from pocketvlm.export.read.frontend import Frontend, read_frontend
-from pocketvlm.export.read.image_processor import NEWLINE_FILE
+from pocketvlm.export.read.image_processor import NEWLINE_FILE, TABLE_FILE
 from pocketvlm.export.read.length import kv_length, notes_on_length
 from pocketvlm.export.read.retiling import Retiling
 from pocketvlm.export.read.vocabulary import TOKENIZER, tokenizer_content
@@ -35,6 +35,7 @@ from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.models.config import DecoderConfig
 from pocketvlm.models.rope import rope_tables
+from pocketvlm.models.shapes import POSITIONS
 from pocketvlm.models.stages import newline
 from pocketvlm.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from pocketvlm.strict import first_wrong
@@ -218,6 +219,8 @@ def _own_files(checkpoint: Checkpoint, length: int) -> dict[str, bytes]:
     found = {TOKENIZER: tokenizer_content(checkpoint.directory)}
     if config.packing is not None:
         found[NEWLINE_FILE] = newline(config, checkpoint.tensor).numpy().astype("<f4").tobytes()
+    if config.vision is not None and config.vision.table_side is not None:
+        found[TABLE_FILE] = checkpoint.tensor(POSITIONS).float().numpy().astype("<f4").tobytes()
     if config.has_axes:
         found[ROPE_FILE] = rope_file(config.text, length)
     return found

@@ -22,6 +22,7 @@ from pocketvlm.runtime.engines import Cache, Engine, Floats, NativeEngine, Posit
 from pocketvlm.runtime.image_encoder import Encoded, result_of
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.memory import peak_rss_bytes
+from pocketvlm.runtime.native import widened
 from pocketvlm.runtime.sampling import GenerationConfig, Sampler
 from pocketvlm.runtime.stats import FinishReason, Stats
 from pocketvlm.runtime.text import Detokenizer, StopStrings, TextTokenizer
@@ -302,6 +303,7 @@ def embed(engine: Engine, prompt: Prompt, part: slice, encoded: dict[int, Floats
     embeddings = engine.embed(np.where(index < 0, prompt.token_ids[part], 0))
     for picture in set(index.tolist()) - {-1}:
         here = index == picture
+        embeddings = widened(embeddings, encoded[picture].shape[1])
         embeddings[here] = encoded[picture][row[here]]
     return embeddings
 

@@ -13,9 +13,9 @@ from pocketvlm.errors import PocketVlmError
 from pocketvlm.runtime import vision
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Vision
     from pocketvlm.images.prepare import Preprocessing
     from pocketvlm.runtime.engines import Engine, Floats
+    from pocketvlm.runtime.native import NativeVision
 
 #: Image tokens that are kept for another conversation: some eight screens of a 3 B model.
 DEFAULT_CACHE_BYTES = 128 << 20
@@ -34,7 +34,8 @@ class ImageEncoder:
 
     The tokens of the images used last are kept by the content of what the model sees, in at most ``cache_bytes``.
     Without ``keep_vision`` the vision part's memory is freed whenever no image waits for it. ``pack`` makes an image's
-    tokens of its tiles'; ``settings``: the manifest's.
+    tokens of its tiles'; ``native``: of pictures that are encoded as
+    a whole.
     """
 
     def __init__(
@@ -47,14 +48,14 @@ class ImageEncoder:
         cache_bytes: int,
         pipelined: bool = True,
         pack: vision.Pack = vision.as_they_are,
-        settings: Vision | None = None,
+        native: NativeVision | None = None,
     ) -> None:
         self._engine = engine
         self._preprocessing = preprocessing
         self._tile_batch = tile_batch
         self._pipelined = pipelined
         self._pack = pack
-        self._settings = settings
+        self._native = native
         self._keep_vision = keep_vision
         self._cache_bytes = cache_bytes
         self._lock = threading.Lock()
@@ -93,7 +94,7 @@ class ImageEncoder:
         result: Encoded | None = None
         try:
             ahead = self._ahead if self._pipelined else None
-            tokens = vision.encode(self._engine, picture, self._preprocessing, self._tile_batch, ahead, self._settings)
+            tokens = vision.encode(self._engine, picture, self._preprocessing, self._tile_batch, ahead, self._native)
             tokens = self._pack(picture, tokens)
             tokens.flags.writeable = False
             result = Encoded(tokens, time.perf_counter() - start)

@@ -20,6 +20,7 @@ from pocketvlm.runtime.engines import Engine
 from pocketvlm.runtime.generation import Context, Pieces, TextDecoder, generate
 from pocketvlm.runtime.image_encoder import DEFAULT_CACHE_BYTES, Encoded, ImageEncoder
 from pocketvlm.runtime.interrupt import Interrupt
+from pocketvlm.runtime.native import NativeVision
 from pocketvlm.runtime.sampling import GenerationConfig
 from pocketvlm.runtime.stats import Stats
 from pocketvlm.runtime.text import Literal, Span, TextTokenizer
@@ -60,7 +61,7 @@ class LoadedModel:
             keep_vision=keep_vision,
             cache_bytes=image_cache_bytes,
             pack=vision.pack_of(bundle),
-            settings=settings,
+            native=NativeVision.of(bundle),
         )  # fmt: skip
         self._decoder = TextDecoder(
             engine,

@@ -8,28 +8,52 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.images.patches import axial_rope, windows
+from pocketvlm.images.patches import axial_rope, interpolated, windows
 from pocketvlm.images.positions import AXES, axis_of_pairs
 from pocketvlm.images.tiling import Grid
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Vision
+    from pocketvlm.bundle.native import PatchPictures
     from pocketvlm.bundle.open import Bundle
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 
 
-def place_of(settings: Vision, grid: Grid) -> Feeds:
-    """By the names of the vision encoder's inputs: where the patches of a picture of ``grid`` tiles stand."""
-    native = settings.patches
-    if native is None:
-        return {}
-    cos, sin = axial_rope(grid, settings.downsample_ratio, native.head_dim, native.rope_theta)
-    rope = {"rope_cos": cos, "rope_sin": sin}
-    if native.window is None:
-        return rope
-    cut = windows(grid, native.window, settings.downsample_ratio)
-    return {**rope, "window_tiles": cut.tiles, "window_mask": cut.mask, "window_positions": cut.positions}
+class NativeVision:
+    """What a tower of native resolution takes beside a picture's tiles."""
+
+    def __init__(self, bundle: Bundle, settings: Vision, native: PatchPictures) -> None:
+        self._native, self._ratio, self._table = native, settings.downsample_ratio, None
+        if native.table is not None and native.table_side is not None:
+            table = np.frombuffer(bundle.read(native.table), "<f4").astype(np.float32, copy=False)
+            self._table = table.reshape(native.table_side, native.table_side, -1)
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> NativeVision | None:
+        """None where a bundle's pictures are cut into tiles that do not see each other."""
+        settings = bundle.manifest.vision
+        return None if settings is None or settings.patches is None else cls(bundle, settings, settings.patches)
+
+    def rows(self, grid: Grid) -> npt.NDArray[np.float32] | None:
+        """What is added to the patches of a picture of ``grid`` tiles, float32 [tiles, patches, vision width]."""
+        return None if self._table is None else interpolated(grid, self._ratio, self._table)
+
+    def place(self, grid: Grid) -> Feeds:
+        """By the names of the vision encoder's inputs: where the patches of a picture of ``grid`` tiles stand."""
+        native = self._native
+        cos, sin = axial_rope(grid, self._ratio, native.head_dim, native.rope_theta)
+        rope = {"rope_cos": cos, "rope_sin": sin}
+        if native.window is None:
+            return rope
+        cut = windows(grid, native.window, self._ratio)
+        return {**rope, "window_tiles": cut.tiles, "window_mask": cut.mask, "window_positions": cut.positions}
+
+
+def widened(embeddings: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
+    """[tokens, hidden or width] -> [tokens, width]: rows that layers add later are zeros where there are none."""
+    missing = width - embeddings.shape[1]
+    return np.pad(embeddings, ((0, 0), (0, missing))) if missing > 0 else embeddings
 
 
 class TokenRope:

@@ -14,12 +14,12 @@ import numpy.typing as npt
 from pocketvlm.images.open import ImageSource, open_image
 from pocketvlm.images.packing import PackedImage, pack, packed
 from pocketvlm.images.prepare import Preprocessing, TiledImage, cut_tiles, normalize
-from pocketvlm.runtime.native import place_of
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Vision
     from pocketvlm.bundle.open import Bundle
     from pocketvlm.runtime.engines import Engine, NativeEngine
+    from pocketvlm.runtime.native import NativeVision
 
 Floats = npt.NDArray[np.float32]
 
@@ -90,23 +90,28 @@ def encode(
     preprocessing: Preprocessing,
     batch: int,
     ahead: Executor | None = None,
-    settings: Vision | None = None,
+    native: NativeVision | None = None,
 ) -> Floats:
     """float32 [image tokens, hidden], tiles in sequence order; at most ``batch`` tiles at a time (9 run as 4+4+1).
 
     ``ahead`` normalizes and patch-embeds the next tiles while the encoder runs these (paper, 3.3); without it all is
-    done in turn. ``settings``: the manifest's, which say whether a picture is encoded as a whole.
+    done in turn. ``native``: of pictures that are encoded as a whole.
     """
     pixels = picture.tiled.pixels
 
+    rows = None if native is None else native.rows(picture.tiled.grid)
+
     def embed(first: int) -> Floats:
-        return engine.patch_embed(normalize(pixels[first : first + batch], preprocessing))
+        tiles = normalize(pixels[first : first + batch], preprocessing)
+        if rows is None:
+            return engine.patch_embed(tiles)
+        return cast("NativeEngine", engine).patch_embed_at(tiles, rows[first : first + batch])
 
     starts = range(0, len(pixels), batch)
-    if settings is not None and settings.patches is not None:
+    if native is not None:
         whole = np.concatenate([embed(first) for first in starts])
         # [tiles, 1, hidden] -> [tiles, hidden]
-        return cast("NativeEngine", engine).encode_picture(whole, place_of(settings, picture.tiled.grid))[:, 0]
+        return cast("NativeEngine", engine).encode_picture(whole, native.place(picture.tiled.grid))[:, 0]
     patches = map(embed, starts) if ahead is None else _one_ahead(ahead, embed, starts)
     # [tiles, tokens per tile, hidden] -> [tiles * tokens per tile, hidden]
     return np.concatenate([part.reshape(-1, part.shape[-1]) for part in map(engine.encode, patches)])

@@ -154,14 +154,15 @@ class PocketVlm(LoadedModel):
         return Chat(self, drop_oldest=drop_oldest)
 
     def encode_images(self, images: Sequence[Image]) -> Floats:
-        """float32 [image tokens, hidden]: the images one after the other, each with its tiles in sequence order.
+        """float32 [image tokens, hidden]: the images one after the other, each with its tiles in sequence order; beside
+        a token lie the rows that the decoder's first layers add, where they do.
 
         :raises ImageError: an image cannot be opened
         :raises ChatError: the model takes text only
         """
         started = [self.start_encoding(self.prepare(image)) for image in several_images(images)]
         parts = [result_of(future).tokens for future in started]
-        return np.concatenate(parts) if parts else np.empty((0, self.manifest.model.hidden_size), np.float32)
+        return np.concatenate(parts) if parts else np.empty((0, self.manifest.entering_width), np.float32)
 
     def logits(self, token_ids: Sequence[int] | npt.NDArray[np.int64], images: Sequence[Image] = ()) -> Floats:
         """float32 [tokens, vocabulary]: the logits after each token. ``token_ids`` has one placeholder an image token.

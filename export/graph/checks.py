@@ -26,6 +26,7 @@ from pocketvlm.models.stages import (
     LAYERS,
     Stage,
     embed_tokens,
+    entering,
     first_step,
     insert_image_tokens,
     logits,
@@ -126,6 +127,7 @@ def _text(job: Job, read: ReadWeight, graphs: Graphs, walk: Walk) -> TextFidelit
     ids, first = sample.token_ids, sample.first_scored
     embedded = graphs.token_embedding(ids[None])  # [tokens] -> [1, tokens]
     walk.compare("token embedding", embedded, embed_tokens(config, read, ids))
+    embedded = entering(config, embedded)
     shipped = walk.embedded = insert_image_tokens(embedded, walk.image_tokens, ids, sample.image_token)
     stages = stages_of(job.checkpoint.config)
     for stage, (before, after) in zip(stages.decoder, pairwise(original.text), strict=True):
@@ -141,12 +143,12 @@ def _text(job: Job, read: ReadWeight, graphs: Graphs, walk: Walk) -> TextFidelit
 
 
 def vision_place(job: Job, stage: Stage) -> tuple[PicturePlace, ...]:
-    """What enters a layer of a tower of native resolution beside its stream: where the patches of the sample stand."""
+    """What enters a stage of a tower of native resolution beside its stream: where the patches of the sample stand."""
     config, grids = job.checkpoint.config, job.sample.grids
-    if stage.part != "vision layer" or not config.is_native:
+    if len(stage.traced.inputs) < 2 or not config.is_native:
         return ()
     assert config.vision is not None and grids is not None and len(grids) == 1
-    return (place_of(config.vision, grids[0]),)
+    return (place_of(config.vision, grids[0], job.checkpoint.tensor if stage.part == "patch embedding" else None),)
 
 
 def _reference(compute: Callable[..., Tensor], *arguments: object) -> Callable[[], Tensor]:

@@ -78,7 +78,8 @@ class OnnxGraphs:
     def run(self, stage: Stage, stream: Tensor, *, floating: bool) -> Tensor:
         layers, feeds = self._config.text.num_hidden_layers, {}
         if stage.part == "patch embedding":
-            graph, piece = "patch_embedding", GraphPiece("pixel_values", "patches")
+            feeds = self._place(stage)
+            graph, piece = "patch_embedding", GraphPiece("pixel_values", "patches", tuple(feeds))
         elif stage.part == "vision layer":
             start = vision_stream(stage.index) if stage.index else "patches"
             feeds = self._place(stage)

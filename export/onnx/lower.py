@@ -79,7 +79,10 @@ def patch_embedding(store: WeightStore, config: VlmConfig) -> ir.Model:
     assert vision is not None and stage is not None
     graph = GraphBuilder("patch_embedding")
     pixels = graph.input("pixel_values", "float32", ["tiles", 3, vision.image_size, vision.image_size])
-    patches = lower_stage(stage, TABLE, OnnxContext(graph, store), pixels)
+    rows = None
+    if vision.table_side is not None:
+        rows = graph.input(picture.ROWS, "float32", ["tiles", vision.rows, vision.hidden_size])
+    patches = lower_stage(stage, TABLE, OnnxContext(graph, store, rows=rows), pixels)
     graph.output(patches, "patches", "float32", ["tiles", vision.rows, vision.hidden_size])
     return graph.model()
 
@@ -95,7 +98,8 @@ def vision_encoder(store: WeightStore, config: VlmConfig) -> ir.Model:
     for stage in stages.vision:
         hidden = value_of(at, lower_stage(stage, TABLE, at, hidden), vision_stream(stage.index + 1))
     tokens = lower_stage(stages.projection, PROJECTOR_TABLE, at, hidden)
-    graph.output(tokens, "image_embeds", "float32", ["tiles", config.tokens_per_tile, config.text.hidden_size])
+    tokens = value_of(at, tokens)
+    graph.output(tokens, "image_embeds", "float32", ["tiles", config.tokens_per_tile, config.image_width])
     return graph.model()
 
 
@@ -110,7 +114,7 @@ def text_decoder(store: WeightStore, config: DecoderConfig, kv: KvLayout, *, by_
         GraphBuilder("text_decoder", OPSET if kv.ranges is None else attention.OPSET),
         decoder_stages(config),
     )
-    hidden = graph.input("inputs_embeds", "float32", [1, "sequence", config.hidden_size])
+    hidden = graph.input("inputs_embeds", "float32", [1, "sequence", config.entering_width])
     at = OnnxContext(graph, store, kv=kv, positions=attention.positions(graph, hidden, config, kv, by_token=by_token))
     hidden = graph.op("Identity", hidden, name=text_stream(0, len(layers)))
     for stage in layers:

@@ -32,6 +32,7 @@ from pocketvlm.models.operators import (
     Linear,
     Parameter,
     Patches,
+    PositionRows,
     QuickGelu,
     RmsNorm,
     Rotate,
@@ -44,7 +45,8 @@ from pocketvlm.models.operators import (
 class OnnxContext:
     """A graph under construction. ``integers``: matrices are stored for products of whole rows of integers.
 
-    ``kv`` and ``positions`` are what a decoder's attention reads, ``place`` that of a tower of native resolution.
+    ``kv`` and ``positions`` are what a decoder's attention reads, ``place`` that of a tower of native resolution,
+    ``rows`` what its patch embedding adds.
     """
 
     graph: GraphBuilder
@@ -53,6 +55,7 @@ class OnnxContext:
     kv: KvLayout | None = None
     positions: attention.Positions | None = None
     place: picture.PlaceInputs | None = None
+    rows: ir.Value | None = None
 
 
 class Later:
@@ -158,6 +161,11 @@ def _patches(at: OnnxContext, call: Call, pixels: ir.Value) -> ir.Value:
 
 def _parameter(at: OnnxContext, call: Call, values: ir.Value) -> ir.Value:
     return at.graph.op("Add", values, _vector(at, call))
+
+
+def _position_rows(at: OnnxContext, call: Call, values: ir.Value, place: None) -> ir.Value:
+    assert at.rows is not None
+    return at.graph.op("Add", values, at.rows)
 
 
 def _channel_scale(at: OnnxContext, call: Call, values: Any) -> ir.Value:
@@ -276,6 +284,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     Linear: _linear,
     Patches: _patches,
     Parameter: _parameter,
+    PositionRows: _position_rows,
     ChannelScale: _channel_scale,
     Scale: _scale,
     LayerNorm: _layer_norm,

@@ -16,6 +16,7 @@ from pocketvlm.models.config import VisionConfig
 from pocketvlm.models.operators import AttendPicture, PicturePlace
 
 ROPE = ("rope_cos", "rope_sin")
+ROWS = "position_rows"
 WINDOWS = ("window_tiles", "window_mask", "window_positions")
 
 
@@ -50,7 +51,9 @@ def place_inputs(graph: GraphBuilder, config: VisionConfig) -> PlaceInputs:
 
 
 def feeds(place: PicturePlace, *, windowed: bool) -> dict[str, np.ndarray]:
-    """What a layer's inputs are given."""
+    """What a stage's inputs are given: the patch embedding's, or a layer's."""
+    if place.rows is not None:
+        return {ROWS: place.rows.numpy()}
     found = {name: table.numpy() for name, table in zip(ROPE, (place.cos, place.sin), strict=True)}
     if not windowed:
         return found

@@ -29,6 +29,8 @@ from pocketvlm.strict import checked
 
 #: A bundle's file of the token that ends each row of a packed picture.
 NEWLINE_FILE = "image_newline.bin"
+#: Of a table of positions that is laid over pictures.
+TABLE_FILE = "image_positions.bin"
 SELECTED = "vision_feature_select_strategy"
 ALONE, WHOLE = "preprocessor_config.json", "processor_config.json"
 #: Pillow's and transformers' numbers for the filters that there are.
@@ -51,7 +53,9 @@ LLAVA = {
     family: tuple(f"{name}ImageProcessor{kind}" for kind in ("", "Fast", "Pil"))
     for family, name in (("llava_next", "LlavaNext"), ("llava_onevision", "LlavaOnevision"))
 }
-QWEN2_VL = tuple(f"{name}ImageProcessor{kind}" for name in ("Qwen2VL", "Qwen2_5_VL") for kind in ("", "Fast", "Pil"))
+QWEN2_VL = tuple(
+    f"{name}ImageProcessor{kind}" for name in ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL") for kind in ("", "Fast", "Pil")
+)
 #: Tokens of the largest picture that a bundle is made for: the class' own bound. What checkpoints say instead may be 16
 #: times as much, and a tower's time grows with its square.
 MOST_PATCH_TOKENS = 1280
@@ -206,6 +210,9 @@ def patches_of(vision: VisionConfig, tiling: TilingConfig) -> PatchPictures | No
         head_dim=vision.head_dim,
         rope_theta=vision.axial_theta,
         window=vision.window,
+        table=None if vision.table_side is None else TABLE_FILE,
+        table_side=vision.table_side,
+        deep=len(vision.deep) or None,
     )
 
 

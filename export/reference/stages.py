@@ -21,6 +21,7 @@ from pocketvlm.models.operators import KvCache
 from pocketvlm.models.stages import (
     decoder_stages,
     embed_tokens,
+    entering,
     first_step,
     insert_image_tokens,
     logits,
@@ -75,9 +76,20 @@ def encode_tiles(
     if patch_embedding is None or not shown:
         return [None] * len(pixels)
     embedding = patch_embedding.loaded(read)
-    embedded = {place: _few_at_a_time(embedding, tiles) for place, tiles in shown.items()}
+    embedded = {
+        place: _embedded(config, read, embedding, tiles, grids[place : place + 1]) for place, tiles in shown.items()
+    }
     tokens = _encode_patches(config, read, embedded, look, prepare, dict(enumerate(grids)))
     return [tokens.get(place) for place in range(len(pixels))]
+
+
+def _embedded(
+    config: VlmConfig, read: ReadWeight, embedding: nn.Module, tiles: Tensor, grids: Sequence[Grids | None]
+) -> Tensor:
+    """Patches [tiles, patches, width] of a conversation's pictures, whose grids stand alone in ``grids``."""
+    if config.vision is not None and config.vision.table_side is not None and grids and grids[0] is not None:
+        return through_tower(config.vision, embedding, tiles, grids[0], read)
+    return _few_at_a_time(embedding, tiles)
 
 
 def _encode_patches(
@@ -117,7 +129,10 @@ def enter_decoder(
     """What enters the first decoder layer, [1, tokens, hidden] each; ``image_tokens`` are those of ``encode_tiles``."""
     return [
         insert_image_tokens(
-            embed_tokens(config.text, read, sample.token_ids), tokens, sample.token_ids, sample.image_token
+            entering(config.text, embed_tokens(config.text, read, sample.token_ids)),
+            tokens,
+            sample.token_ids,
+            sample.image_token,
         )
         for sample, tokens in zip(samples, image_tokens, strict=True)
     ]
@@ -193,7 +208,7 @@ def run_reference(checkpoint: Checkpoint, sample: Sample, kv_length: int, progre
 
     patch_embedding, image_tokens = stages_of(config).patch_embedding, None
     if sample.pixels is not None and patch_embedding is not None:
-        vision.append(patch_embedding.run(read, sample.pixels))
+        vision.append(_embedded(config, read, patch_embedding.loaded(read), sample.pixels, [sample.grids]))
         image_tokens = _encode_patches(config, read, {0: vision[0]}, see, as_it_is, {0: sample.grids})[0]
     text = enter_decoder(config, read, [sample], [image_tokens])
     for stage in decoder_stages(config.text):

@@ -20,7 +20,7 @@ from pydantic import (
 
 from pocketvlm.bundle.chat import ChatLayout, Text
 from pocketvlm.bundle.files import FileName
-from pocketvlm.bundle.native import MropePositions, PatchPictures, native_problem
+from pocketvlm.bundle.native import MropePositions, PatchPictures, check_tables, native_problem
 from pocketvlm.bundle.preference import EngineName, PreferredEngine, check_preference
 from pocketvlm.strict import Closed, dropping_none
 
@@ -461,6 +461,12 @@ class Manifest(Closed):
         found: StaticProgram | None = getattr(self, engine) if engine in NPU_ENGINES else None
         return found
 
+    @property
+    def entering_width(self) -> int:
+        """Channels of a token as it enters the decoder."""
+        native = None if self.vision is None else self.vision.patches
+        return self.model.hidden_size * (1 + (0 if native is None else native.deep or 0))
+
     def for_engine(self, name: str) -> Manifest:
         """The same, with what holds for the parts of one engine at the top."""
         own = next((own for engine, own in self.by_engine.items() if engine == name), None)
@@ -510,11 +516,7 @@ class Manifest(Closed):
 
     @model_validator(mode="after")
     def _positions_have_their_table(self) -> Manifest:
-        if self.positions is not None:
-            if self.format_version < 5:
-                raise ValueError("only format 5 has positions")
-            sizes = {name: entry.bytes for name, entry in self.files.items()}
-            self.positions.check_table(self.kv_cache.head_dim // 2, self.kv_cache.length, sizes)
+        check_tables(self)
         return self
 
     @model_validator(mode="after")

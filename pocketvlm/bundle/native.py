@@ -17,15 +17,34 @@ class PatchPictures(Closed):
 
     What graphs take beside pixels follows from the grid of tiles (``pocketvlm.images.patches``): cos and sin of each
     patch for heads of ``head_dim`` channels at ``rope_theta``, and where ``window`` says so, which tiles stand in a
-    square of so many a side, the only ones that most layers let see each other.
+    square of so many a side, the only ones that most layers let see each other. ``table``: a file of float32
+    [table_side, table_side, vision width], little-endian, laid over a picture and added to its patches. ``deep``: how
+    many of the decoder's first layers add rows of their own behind them, which lie behind each token's embedding.
     """
 
     most_tokens: Annotated[int, Field(gt=0, le=1 << 16)]
     head_dim: Annotated[int, Field(gt=0, le=1 << 16, multiple_of=4)]
     rope_theta: Annotated[float, Field(gt=0, le=1e18)]
     window: Annotated[int, Field(gt=0, le=64)] | None = None
+    table: FileName | None = None
+    table_side: Annotated[int, Field(gt=0, le=4096)] | None = None
+    deep: Annotated[int, Field(gt=0, le=16)] | None = None
 
-    _serialize = dropping_none("window")
+    _serialize = dropping_none("window", "table", "table_side", "deep")
+
+    @model_validator(mode="after")
+    def _table_has_its_side(self) -> PatchPictures:
+        if (self.table is None) != (self.table_side is None):
+            raise ValueError("table and table_side belong together")
+        return self
+
+    def check_table(self, width: int, sizes: Mapping[str, int]) -> None:
+        """That the table is of a tower of this width; ``sizes``: bytes of each file.
+
+        :raises ValueError: it is not
+        """
+        if self.table is not None and sizes.get(self.table) != 4 * (self.table_side or 0) ** 2 * width:
+            raise ValueError("vision.patches.table is no file of as many float32 as its side and the tower's width say")
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -74,3 +93,17 @@ def native_problem(vision: Any) -> str | None:
     if is_native and (vision.tokens_per_tile != 1 or vision.packing is not None or vision.thumbnail != "none"):
         return "a tile of a picture as patches is one token, without thumbnail and packing"
     return None
+
+
+def check_tables(manifest: Any) -> None:
+    """That the files of a ``Manifest``'s positions are as large as it says.
+
+    :raises ValueError: one is not
+    """
+    sizes = {name: entry.bytes for name, entry in manifest.files.items()}
+    if manifest.vision is not None and manifest.vision.patches is not None:
+        manifest.vision.patches.check_table(manifest.vision.vision_hidden_size, sizes)
+    if manifest.positions is not None:
+        if manifest.format_version < 5:
+            raise ValueError("only format 5 has positions")
+        manifest.positions.check_table(manifest.kv_cache.head_dim // 2, manifest.kv_cache.length, sizes)

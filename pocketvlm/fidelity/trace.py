@@ -22,7 +22,7 @@ from pocketvlm.errors import BundleError, one_line
 from pocketvlm.images.positions import AXES
 from pocketvlm.images.tiling import Grid
 from pocketvlm.machine import exact_sums, telemetry
-from pocketvlm.runtime.native import TokenRope, place_of
+from pocketvlm.runtime.native import NativeVision, TokenRope, widened
 
 Array = npt.NDArray[Any]
 
@@ -38,7 +38,7 @@ class Trace:
         parts = manifest.engines.get("onnx")
         if parts is None:
             raise BundleError(f"{bundle.location} has no ONNX graphs: export it with --backend onnx")
-        self._manifest, self._rope = manifest, TokenRope.of(bundle)
+        self._manifest, self._rope, self._native = manifest, TokenRope.of(bundle), NativeVision.of(bundle)
         self._text = [text_stream(layer, text_layers) for layer in range(1, text_layers + 1)]
         self._vision = [vision_stream(layer) for layer in range(1, vision_layers + 1)]
         shown: dict[str, Sequence[str]] = {"token_embedding": (), "text_decoder": self._text}
@@ -58,11 +58,12 @@ class Trace:
         is_image = token_ids == (-1 if self._manifest.tokens.image is None else self._manifest.tokens.image)
         # The placeholder's id need not be in the table.
         ids = np.where(is_image, 0, token_ids)[None]  # [tokens] -> [1, tokens]
-        embedded = self._run("token_embedding", ["inputs_embeds"], {"input_ids": ids})[0]
+        rows = self._run("token_embedding", ["inputs_embeds"], {"input_ids": ids})[0][0]
+        embedded = widened(rows, self._manifest.entering_width)[None]  # [tokens, width] -> [1, tokens, width]
         if image_tokens is not None:
             embedded[0, is_image] = image_tokens
         past = np.zeros((1, kv.heads, kv.length, kv.head_dim), kv.dtype)
-        feeds = {
+        feeds: dict[str, Array] = {
             "inputs_embeds": embedded,
             "attention_mask": np.ones((1, len(token_ids)), np.int64),
             "logits_to_keep": np.array([1], np.int64),
@@ -81,8 +82,12 @@ class Trace:
         for grid in batches:
             if first >= len(pixels):
                 break
-            count, place = grid[0] * grid[1], {} if grids is None else place_of(settings, grid)
-            tiles = {"pixel_values": pixels[first : first + count]}
+            count = grid[0] * grid[1]
+            place: Mapping[str, Array] = {} if self._native is None else self._native.place(grid)
+            tiles: dict[str, Array] = {"pixel_values": pixels[first : first + count]}
+            rows = None if self._native is None else self._native.rows(grid)
+            if rows is not None:
+                tiles["position_rows"] = rows
             first += count
             patches = self._run("patch_embedding", ["patches"], tiles)[0]
             parts.append(self._run("vision_encoder", self._vision, {"patches": patches, **place}))

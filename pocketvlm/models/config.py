@@ -58,8 +58,10 @@ class VisionConfig:
     layer_norm_eps: Positive = 1e-6
     hidden_act: Literal["gelu_pytorch_tanh", "gelu", "quick_gelu", "silu"] = "gelu_pytorch_tanh"
     #: Which row of the table of positions a patch has: its own, or that of the bucket which its place falls into
-    #: (``pocketvlm.models.positions``); "none": there is no table.
-    positions: Literal["own", "bucketized", "none"] = "own"
+    #: (``pocketvlm.models.positions``); "none": there is no table; "stretched": a mean of its rows, since a table of
+    #: ``table_side`` squared is laid over a picture of native resolution.
+    positions: Literal["own", "bucketized", "none", "stretched"] = "own"
+    table_side: Pixels | None = None
     #: A learned row, with a position of its own, in front of the patches through all layers, and left out behind them.
     class_token: bool = False
     #: Of the patch embedding.
@@ -83,6 +85,9 @@ class VisionConfig:
     #: Then, tiles along a side of the squares whose patches see each other alone, but in ``full_layers`` (from 0).
     window: Tiles | None = None
     full_layers: Annotated[tuple[Annotated[int, Field(ge=0, le=4096)], ...], Field(max_length=4096)] = ()
+    #: Layers, counted from 1, whose outputs become tokens too, each by a projector of its own (DeepStack, arXiv
+    #: 2406.04334), which lie behind the picture's own in one row.
+    deep: Annotated[tuple[Layers, ...], Field(max_length=16)] = ()
     #: The layers whose outputs are taken, side by side, counted from 1; None: the last one's, of those that run.
     taken: Annotated[tuple[Layers, ...], Field(min_length=1, max_length=16)] | None = None
     #: Layers that a checkpoint has behind the last one that runs.
@@ -99,6 +104,10 @@ class VisionConfig:
             raise ValueError(f"taken: {max(self.taken)} is not the last of {self.num_hidden_layers} layers")
         if self.taken is not None and self.post_norm:
             raise ValueError("taken: the norm behind the last layer is not of several")
+        if (self.positions == "stretched") != (self.table_side is not None):
+            raise ValueError("table_side and positions that are stretched belong together")
+        if self.deep and (sorted(set(self.deep)) != list(self.deep) or self.deep[-1] > self.num_hidden_layers):
+            raise ValueError(f"deep: {self.deep} are not some of {self.num_hidden_layers} layers in their order")
         if self.axial_theta is not None and self.head_dim % 4:
             raise ValueError(f"head_dim {self.head_dim} is not a multiple of 4: rows and columns turn pairs each")
 
@@ -127,6 +136,8 @@ class VisionConfig:
 
     def kept(self, layer: int) -> tuple[int, ...]:
         """The layers, counted from 1, whose outputs go past the one with this index, counted from 0, to be taken."""
+        if self.deep:
+            return tuple(number for number in self.deep if number <= layer)
         before = min(layer, self.num_hidden_layers - 1)
         return tuple(sorted(number for number in set(self.taken or ()) if number <= before))
 
@@ -182,6 +193,8 @@ class DecoderConfig:
     #: between one another (``pocketvlm.images.positions``). Where a model takes no pictures all three are the same.
     mrope_section: Annotated[tuple[Heads, ...], Field(min_length=3, max_length=3)] | None = None
     mrope_interleaved: bool = False
+    #: Layers behind each of which so many more rows are added, a layer's each, which enter beside the embeddings.
+    deep_layers: Annotated[int, Field(ge=0, le=16)] = 0
 
     def __post_init__(self) -> None:
         if self.head_dim == 0:
@@ -198,10 +211,17 @@ class DecoderConfig:
         rope = self.rope_scaling or {"rope_type": "default"}
         if rope["rope_type"] == "longrope" and len(rope["short_factor"]) != self.head_dim // 2:
             raise ValueError(f"rope_scaling.short_factor has {len(rope['short_factor'])} numbers, not half of head_dim")
+        if self.deep_layers > self.num_hidden_layers:
+            raise ValueError(f"deep_layers: {self.deep_layers} of {self.num_hidden_layers} layers")
         if self.mrope_section is not None and 2 * sum(self.mrope_section) != self.head_dim:
             raise ValueError(f"mrope_section has {sum(self.mrope_section)} pairs, a head {self.head_dim // 2}")
         if rope["rope_type"] == "yarn" and self.rope_theta <= 1:
             raise ValueError(f"rope_theta {self.rope_theta} is not above 1: YaRN takes its logarithm")
+
+    @property
+    def entering_width(self) -> int:
+        """Channels that enter the first layer: the embeddings', and those of rows that are added later."""
+        return self.hidden_size * (1 + self.deep_layers)
 
     @property
     def qkv_bias(self) -> bool:
@@ -386,6 +406,11 @@ class VlmConfig:
     def image_scale(self) -> float:
         """Factor on image tokens: transformers' decoders multiply all embeddings, whatever they are of."""
         return self.text.embedding_scale if self.projector == "layers" else 1.0
+
+    @property
+    def image_width(self) -> int:
+        """Channels of an image token: the decoder's, and those of rows that its first layers add."""
+        return self.text.entering_width
 
     @property
     def tokens_per_tile(self) -> int:

@@ -14,8 +14,8 @@ from pocketvlm.models.quantized import packing_of
 QUANTIZED = ("compression_config", "quantization")
 #: Keys that send transformers elsewhere: to another config, other weights, other values a layer.
 ELSEWHERE = ("configuration_files", "transformers_weights", "per_layer_config")
-#: Of positions along three axes, which families put there.
-AXES = ("mrope_section", "mrope_interleaved")
+#: Of positions along three axes, and rows that are added behind layers, which families put there.
+AXES = ("mrope_section", "mrope_interleaved", "deep_layers")
 #: The only kind of layer there is, also as transformers 4 called it.
 FULL_ATTENTION = ("full_attention", "attention")
 

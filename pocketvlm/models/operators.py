@@ -52,13 +52,16 @@ class Step:
 class PicturePlace:
     """Where the patches of one picture stand (``pocketvlm.images.patches``): RoPE's rows of them, [tiles, patches,
     head_dim / 2]; of windows, which tiles are in each, [windows, tiles of a window], which of their patches there are,
-    bool [windows, tiles of a window * patches], and where among all of them each tile stands, [tiles]."""
+    bool [windows, tiles of a window * patches], and where among all of them each tile stands, [tiles]; ``rows`` are
+    added to the patches at the beginning, [tiles, patches, width].
+    """
 
     cos: Tensor
     sin: Tensor
     window_tiles: Tensor | None = None
     window_mask: Tensor | None = None
     window_positions: Tensor | None = None
+    rows: Tensor | None = None
 
 
 # --- Products and what is added ---------------------------------------------------------------------------------------
@@ -89,6 +92,14 @@ class Parameter(Operator):
 
     def forward(self, values: Tensor) -> Tensor:
         return values + self.weight
+
+
+class PositionRows(Operator):
+    """Adds rows that follow from where a picture's patches stand, on [tiles, patches, width]."""
+
+    def forward(self, values: Tensor, place: PicturePlace) -> Tensor:
+        assert place.rows is not None
+        return values + place.rows
 
 
 class ChannelScale(Operator):
@@ -358,6 +369,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     Linear,
     Patches,
     Parameter,
+    PositionRows,
     ChannelScale,
     Scale,
     LayerNorm,

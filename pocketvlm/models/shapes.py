@@ -32,9 +32,7 @@ def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
             yield from _linear("projector.linear_1", merged, text.hidden_size)
             yield from _linear("projector.linear_2", text.hidden_size, text.hidden_size)
         elif config.projector == "merger":
-            yield from _norm("downsampler.norm", width, bias=config.vision.layer_norm == "mean")
-            yield from _linear("projector.linear_1", merged, merged)
-            yield from _linear("projector.linear_2", merged, text.hidden_size)
+            yield from _merger(config.vision, merged, text.hidden_size)
         else:
             if config.projector == "mlp":
                 yield from _linear("downsampler.linear", merged, width)
@@ -58,7 +56,7 @@ def _tower(config: VisionConfig) -> Iterator[tuple[str, Shape]]:
     if config.class_token:
         yield "vision_tower.embeddings.class_token.weight", (width,)
     if config.positions != "none":
-        yield POSITIONS, (config.rows, width)
+        yield POSITIONS, (config.rows if config.table_side is None else config.table_side**2, width)
     if config.pre_norm:
         yield from _norm("vision_tower.embeddings.pre_layernorm", width)
     for layer in range(config.num_hidden_layers):
@@ -77,6 +75,18 @@ def _tower(config: VisionConfig) -> Iterator[tuple[str, Shape]]:
                 yield f"{prefix}.{name}.weight", (width,)
     if config.post_norm:
         yield from _norm("vision_tower.post_layernorm", width)
+
+
+def _merger(vision: VisionConfig, merged: int, hidden: int) -> Iterator[tuple[str, Shape]]:
+    norm, own = ("projector.downsampler", "projector.mlp") if vision.deep else ("downsampler", "projector")
+    yield from _norm(f"{norm}.norm", vision.hidden_size, bias=vision.layer_norm == "mean")
+    yield from _linear(f"{own}.linear_1", merged, merged)
+    yield from _linear(f"{own}.linear_2", merged, hidden)
+    for place in range(len(vision.deep)):
+        yield from _norm(f"projector.norms.{place}", merged)
+    for place in range(len(vision.deep)):
+        yield from _linear(f"projector.mlps.{place}.linear_1", merged, merged)
+        yield from _linear(f"projector.mlps.{place}.linear_2", merged, hidden)
 
 
 def _tower_mlp(prefix: str, config: VisionConfig) -> Iterator[tuple[str, Shape]]:

@@ -13,17 +13,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from pocketvlm.images.patches import axial_rope, windows
+from pocketvlm.images.patches import axial_rope, interpolated, windows
 from pocketvlm.images.tiling import Grid
-from pocketvlm.models.blocks.decoder import DecoderLayer, Head
-from pocketvlm.models.blocks.picture import PictureLayer
+from pocketvlm.models.blocks.decoder import DecoderLayer, Head, decoder_options
+from pocketvlm.models.blocks.picture import PictureLayer, PlacedEmbeddings
 from pocketvlm.models.blocks.projector import Projection
 from pocketvlm.models.blocks.vision import VisionEmbeddings, VisionLayer, layer_options
 from pocketvlm.models.checkpoint import ReadWeight, load, shapes_only
 from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
 from pocketvlm.models.operators import KvCache, PicturePlace, RmsNorm, Step
 from pocketvlm.models.rope import rope_tables
-from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, NEWLINE
+from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, NEWLINE, POSITIONS
 from pocketvlm.models.trace import Traced, trace
 
 Part = Literal["patch embedding", "vision layer", "projector", "decoder layer", "head"]
@@ -115,7 +115,8 @@ def stages_of(config: VlmConfig) -> Stages:
     patch_embedding, projection = None, None
     vision: tuple[Stage, ...] = ()
     if config.vision is not None:
-        patch_embedding = Stage("patch embedding", "vision_tower.embeddings.", Kind.of(VisionEmbeddings, config.vision))
+        embeddings = PlacedEmbeddings if config.vision.table_side is not None else VisionEmbeddings
+        patch_embedding = Stage("patch embedding", "vision_tower.embeddings.", Kind.of(embeddings, config.vision))
         vision = tuple(
             Stage("vision layer", f"vision_tower.encoder.layers.{index}.", _vision_kind(config.vision, index), index)
             for index in range(config.vision.num_hidden_layers)
@@ -126,15 +127,19 @@ def stages_of(config: VlmConfig) -> Stages:
 
 def _vision_kind(config: VisionConfig, index: int) -> Kind:
     if config.axial_theta is not None:
-        return Kind.of(PictureLayer, config, windowed=config.is_windowed(index))
+        return Kind.of(PictureLayer, config, windowed=config.is_windowed(index), **layer_options(config, index))
     return Kind.of(VisionLayer, config, **layer_options(config, index))
 
 
 def decoder_stages(config: DecoderConfig) -> tuple[Stage, ...]:
     """The decoder's layers."""
-    kinds = {rotary: Kind.of(DecoderLayer, config, rotary=rotary) for rotary in (False, True)}
     return tuple(
-        Stage("decoder layer", f"model.layers.{index}.", kinds[config.is_rotary(index)], index)
+        Stage(
+            "decoder layer",
+            f"model.layers.{index}.",
+            Kind.of(DecoderLayer, config, **decoder_options(config, index)),
+            index,
+        )
         for index in range(config.num_hidden_layers)
     )
 
@@ -152,6 +157,11 @@ def head_stage(config: DecoderConfig) -> Stage:
 def embed_tokens(config: DecoderConfig, read: ReadWeight, token_ids: Tensor) -> Tensor:
     """int64 [tokens] -> [1, tokens, hidden]"""
     return read(EMBEDDING_TABLE, token_ids).float()[None] * config.embedding_scale
+
+
+def entering(config: DecoderConfig, embeddings: Tensor) -> Tensor:
+    """Embeddings [1, tokens, hidden] as they enter the first layer, where later ones add rows: with none, zeros."""
+    return nn.functional.pad(embeddings, (0, config.entering_width - config.hidden_size))
 
 
 @torch.no_grad()
@@ -175,21 +185,34 @@ def first_step(config: DecoderConfig, tokens: int, positions: Tensor | None = No
     return Step(*rope_tables(config, torch.arange(tokens) if positions is None else positions), KvCache.empty(config))
 
 
-def place_of(config: VisionConfig, grid: Grid) -> PicturePlace:
-    """Where the patches of a picture of ``grid`` (across, down) tiles stand, of a tower of native resolution."""
+def place_of(config: VisionConfig, grid: Grid, read: ReadWeight | None = None) -> PicturePlace:
+    """Where the patches of a picture of ``grid`` (across, down) tiles stand, of a tower of native resolution.
+
+    ``read``: the weights, of which the patch embedding needs a table.
+    """
     assert config.axial_theta is not None
     cos, sin = map(torch.from_numpy, axial_rope(grid, config.grid_size, config.head_dim, config.axial_theta))
     if config.window is None:
-        return PicturePlace(cos, sin)
+        return PicturePlace(cos, sin, rows=_rows_of(config, grid, read))
     cut = windows(grid, config.window, config.grid_size)
     indices = (torch.from_numpy(cut.tiles), torch.from_numpy(cut.mask).bool(), torch.from_numpy(cut.positions))
     return PicturePlace(cos, sin, *indices)
 
 
-def through_tower(config: VisionConfig, layer: nn.Module, tiles: Tensor, grids: Sequence[Grid]) -> Tensor:
-    """[tiles, patches, width] of pictures of native resolution through a loaded layer, each by itself."""
+def _rows_of(config: VisionConfig, grid: Grid, read: ReadWeight | None) -> Tensor | None:
+    if config.table_side is None or read is None:
+        return None
+    # [side * side, width] -> [side, side, width]
+    table = read(POSITIONS).float().unflatten(0, (config.table_side, -1))
+    return torch.from_numpy(interpolated(grid, config.grid_size, table.numpy()))
+
+
+def through_tower(
+    config: VisionConfig, module: nn.Module, tiles: Tensor, grids: Sequence[Grid], read: ReadWeight | None = None
+) -> Tensor:
+    """[tiles, ...] of pictures of native resolution through a loaded stage of their tower, each by itself."""
     parts = tiles.split([across * down for across, down in grids])
-    return torch.cat([layer(part, place_of(config, grid)) for part, grid in zip(parts, grids, strict=True)])
+    return torch.cat([module(part, place_of(config, grid, read)) for part, grid in zip(parts, grids, strict=True)])
 
 
 @torch.no_grad()

@@ -98,6 +98,9 @@ class Engine(Protocol):
 class NativeEngine(Engine, Protocol):
     """One that also runs towers of native resolution, and tokens with positions on three axes."""
 
+    def patch_embed_at(self, pixels: Floats, rows: Floats) -> Floats:
+        """[tiles, 3, tile, tile], and what a table of positions adds, [tiles, patches, vision width] -> the latter"""
+
     def encode_picture(self, patches: Floats, place: Feeds) -> Floats:
         """[tiles, patches, vision width] of one picture -> [tiles, tokens per tile, hidden]; ``place``:
         ``pocketvlm.runtime.native.place_of``."""

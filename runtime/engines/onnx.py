@@ -18,7 +18,7 @@ from pocketvlm.errors import BundleError, CapacityError, PocketVlmError, one_lin
 from pocketvlm.machine import exact_sums, telemetry
 from pocketvlm.runtime.engines import prepacked
 from pocketvlm.runtime.memory import memory_for, return_freed_memory, zeros_on_demand
-from pocketvlm.runtime.native import Feeds, TokenRope, along_places
+from pocketvlm.runtime.native import Feeds, TokenRope, along_places, widened
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
@@ -113,6 +113,9 @@ class OnnxEngine:
     def patch_embed(self, pixels: Floats) -> Floats:
         return self._run("patch_embedding", "patches", {"pixel_values": pixels})
 
+    def patch_embed_at(self, pixels: Floats, rows: Floats) -> Floats:
+        return self._run("patch_embedding", "patches", {"pixel_values": pixels, "position_rows": rows})
+
     def encode(self, patches: Floats) -> Floats:
         return self._run("vision_encoder", "image_embeds", {"patches": patches})
 
@@ -170,7 +173,7 @@ class OnnxEngine:
         if total > self._manifest.kv_cache.length:
             raise CapacityError(f"{total} tokens do not fit into the KV length of {self._manifest.kv_cache.length}")
         feeds = {
-            "inputs_embeds": np.ascontiguousarray(embeddings[None], np.float32),
+            "inputs_embeds": np.ascontiguousarray(widened(embeddings, self._manifest.entering_width)[None], np.float32),
             "attention_mask": np.ones((1, total), np.int64),
             "logits_to_keep": np.array([keep], np.int64),
             **({} if self._rope is None else self._rope.rows(along_places(cache.position, tokens, positions))),
@@ -260,7 +263,7 @@ class OnnxEngine:
 
     def _probe(self, session: Any) -> Floats:
         """Logits of some random embeddings, [tokens, vocabulary]: every weight of the decoder takes part in them."""
-        shape = (PROBE_TOKENS, self._manifest.model.hidden_size)
+        shape = (PROBE_TOKENS, self._manifest.entering_width)
         embeddings = np.random.default_rng(0).standard_normal(shape, np.float32)
         return self._step(session, embeddings, self._new_cache(session), keep=0)
 
@@ -294,7 +297,7 @@ def interface(manifest: Manifest, name: str) -> tuple[Interface, Interface]:
         buffer = ("float" if kv.dtype == "float32" else "int8", (1, kv.heads, kv.length, kv.head_dim))
         layers = [f"{layer}.{kind}" for layer in range(model.layers) for kind in ("key", "value")]
         inputs: Interface = {
-            "inputs_embeds": ("float", (1, None, model.hidden_size)),
+            "inputs_embeds": ("float", (1, None, manifest.entering_width)),
             "attention_mask": ("int64", (1, None)),
             "logits_to_keep": ("int64", (1,)),
         }
@@ -308,8 +311,17 @@ def interface(manifest: Manifest, name: str) -> tuple[Interface, Interface]:
     assert vision is not None
     patches: Interface = {"patches": ("float", (None, vision.patches_per_tile, vision.vision_hidden_size))}
     if name == "patch_embedding":
-        return {"pixel_values": ("float", (None, 3, vision.tile_size, vision.tile_size))}, patches
-    return patches | _places(vision), {"image_embeds": ("float", (None, vision.tokens_per_tile, model.hidden_size))}
+        pixels: Interface = {"pixel_values": ("float", (None, 3, vision.tile_size, vision.tile_size))}
+        return pixels | _rows(vision), patches
+    width = manifest.entering_width
+    return patches | _places(vision), {"image_embeds": ("float", (None, vision.tokens_per_tile, width))}
+
+
+def _rows(vision: Vision) -> Interface:
+    """What the patch embedding takes beside pixels, where a table of positions is laid over pictures."""
+    if vision.patches is None or vision.patches.table is None:
+        return {}
+    return {"position_rows": ("float", (None, vision.patches_per_tile, vision.vision_hidden_size))}
 
 
 def _places(vision: Vision) -> Interface:

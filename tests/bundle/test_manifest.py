@@ -93,9 +93,10 @@ PATCHES = {"most_tokens": 40, "head_dim": 16, "rope_theta": 10000.0, "window": 4
 
 
 def sees_whole(raw: dict[str, Any], version: int, **changes: Any) -> None:
-    """Pictures of native resolution, as format 5 has them."""
+    """Pictures of native resolution, as format 5 has them, with changes of their section or of ``vision``."""
+    patches = {key: changes.pop(key) for key in ("deep", "table", "table_side") if key in changes}
     native = {"strategy": "smart-resize", "min_pixels": 784, "max_pixels": 28 * 784, "tokens_per_tile": 1}
-    shows(raw, version, "vision", **native, thumbnail="none", patches=dict(PATCHES), **changes)
+    shows(raw, version, "vision", **native, thumbnail="none", patches={**PATCHES, **patches}, **changes)
 
 
 def turns(raw: dict[str, Any], version: int, **changes: Any) -> None:
@@ -236,6 +237,12 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: shows(raw, 5, "vision", strategy="smart-resize"), "smart-resize and patches belong together"),
         (lambda raw: sees_whole(raw, 5, packing=dict(PACKING)), "is one token, without thumbnail and packing"),
         (lambda raw: shows(raw, 5, "vision", patches={**PATCHES, "window": 0}), "vision.patches.window"),
+        (lambda raw: sees_whole(raw, 5, deep=0), "vision.patches.deep"),
+        (lambda raw: sees_whole(raw, 5, table="graph.onnx"), "table and table_side belong together"),
+        (
+            lambda raw: sees_whole(raw, 5, table="graph.onnx", table_side=4),
+            "vision.patches.table is no file of as many",
+        ),
         (lambda raw: turns(raw, 5, kind="yarn"), "not valid: positions.kind"),
         (lambda raw: turns(raw, 5, sections=[9, 1, 1]), "positions.sections has 11 pairs, a head"),
         (lambda raw: turns(raw, 5, sections=[1, 2, 0], interleaved=True), "has more pairs than the first"),

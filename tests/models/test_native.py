@@ -25,19 +25,20 @@ from pocketvlm.export.read.image_processor import MOST_PATCH_TOKENS, vision_of
 from pocketvlm.export.read.length import kv_length
 from pocketvlm.export.read.retiling import Retiling
 from pocketvlm.export.reference.stages import through_layer
+from pocketvlm.images.patches import interpolated
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.operators import AttendPicture, PicturePlace
 from pocketvlm.models.stages import decoder_stages, place_of
 from pocketvlm.plan.model import model_of_config, model_of_manifest
 from pocketvlm.recipe import load_recipe
-from pocketvlm.runtime import load
+from pocketvlm.runtime import generation, load
 from tests.images.test_tiles import noise
 from tests.models.test_vision_families import Exported, Messages, distance, processed, said
 from tests.support.vision_families import WRITERS
 
 KV_LENGTH, TOLERANCE = 512, 1e-4
-NATIVE = ("qwen2_5_vl", "qwen2_vl")
+NATIVE = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 #: Of other shapes: a row and a column of tokens, whole windows, and what lies beside them.
 SHAPES = ((12, 140), (150, 13), (48, 24), (60, 36), (61, 83), (30, 31))
 
@@ -88,12 +89,36 @@ def test_a_picture_of_each_shape_has_its_tokens_in_windows_that_it_fills_or_not(
 
 
 FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "axes change places": lambda raw: raw["positions"].update(sections=raw["positions"]["sections"][::-1]),
+    "an axis has other pairs": lambda raw: raw["positions"].update(sections=[12, 2, 2]),
     "axes lie between one another": lambda raw: raw["positions"].update(
         sections=[6, 5, 5], interleaved=not raw["positions"]["interleaved"]
     ),
     "the tower turns otherwise": lambda raw: raw["vision"]["patches"].update(rope_theta=100.0),
 }
+
+
+def without_rows(one: Exported, bundle: Path, rows: str) -> float:
+    """The distance of logits where the table of positions, or what DeepStack adds, is zeros."""
+    name = "pocketvlm.runtime.native.interpolated" if rows == "table" else "pocketvlm.runtime.generation.embed"
+    own = generation.embed
+
+    def emptied(*given: Any) -> np.ndarray:
+        found = own(*given)
+        found[:, one.bundle.manifest.model.hidden_size :] = 0
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(name, (lambda *given: np.zeros_like(interpolated(*given))) if rows == "table" else emptied)
+        return logits_of(one, bundle, (SHAPES[4],))
+
+
+def test_a_table_and_rows_for_later_layers_count_where_there_are_some(one: Exported) -> None:
+    vision = one.bundle.manifest.vision
+    assert vision is not None and vision.patches is not None
+    assert (vision.patches.table is None) == (vision.patches.deep is None) == (one.bundle.manifest.model.layers == 2)
+    for rows in ("table", "deep"):
+        found = without_rows(one, one.bundle.location, rows)
+        assert (found < TOLERANCE) if vision.patches.deep is None else (found > 10 * TOLERANCE), rows
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -142,7 +167,8 @@ def test_calibration_and_ranges_of_an_int8_cache_turn_keys_as_the_model_does(one
     sample = read_frontend(checkpoint).sample
     assert sample.positions.shape == (3, len(sample.token_ids))
     stage = decoder_stages(checkpoint.config.text)[0]
-    hidden, layer = torch.randn(1, len(sample.token_ids), 128), stage.loaded(checkpoint.tensor)
+    hidden = torch.randn(1, len(sample.token_ids), checkpoint.config.text.entering_width)
+    layer = stage.loaded(checkpoint.tensor)
     turned, as_places = (
         through_layer(checkpoint.config.text, layer, hidden, at).cache.key for at in (sample.positions, None)
     )

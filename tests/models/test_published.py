@@ -57,7 +57,7 @@ seeing = pytest.mark.parametrize("opened", SEEING, indirect=True, scope="module"
 
 def test_all_that_are_published_here_are_told_apart() -> None:
     models = [Published(name).said["model"] for name in NAMES]
-    assert len(models) == len(set(models)) == 36
+    assert len(models) == len(set(models)) == 37
 
 
 def test_each_family_that_sees_is_published_here() -> None:
@@ -119,6 +119,8 @@ PROMPTS = {
     "<|start_header_id|>user<|end_header_id|>\n\nWhy?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
     "llava-onevision": "<|im_start|>user []\nWho?<|im_end|><|im_start|>assistant \nMe.<|im_end|>"
     "<|im_start|>user \nWhy?<|im_end|><|im_start|>assistant\n",
+    "qwen3-vl": "<|im_start|>user\n[]Who?<|im_end|>\n<|im_start|>assistant\nMe.<|im_end|>\n"
+    "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
     "qwen2-vl": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n[]Who?<|im_end|>\n"
     "<|im_start|>assistant\nMe.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
     "granite-vision": "<|system|>\nA chat between a curious user and an artificial intelligence assistant. The "

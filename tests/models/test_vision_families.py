@@ -294,7 +294,10 @@ def test_special_tokens_that_people_write_are_text(one: Exported) -> None:
 def features_of(written: Written, inputs: dict[str, torch.Tensor]) -> npt.NDArray[np.float32]:
     """transformers' image tokens of a prompt's pictures, float32 [tokens, hidden]."""
     pictures = {key: value for key, value in inputs.items() if key not in ("input_ids", "mm_token_type_ids")}
-    found: npt.NDArray[np.float32] = torch.cat(list(written.model.get_image_features(**pictures).pooler_output)).numpy()
+    given = written.model.get_image_features(**pictures)
+    deep = getattr(given, "deepstack_features", None) or ()  # rows for the decoder's first layers, beside each token
+    rows = [torch.cat(list(pictures)) for pictures in (given.pooler_output, *deep)]
+    found: npt.NDArray[np.float32] = torch.cat(rows, dim=-1).numpy()
     return found
 
 

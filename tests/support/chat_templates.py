@@ -51,6 +51,13 @@ QWEN_VL = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+#: As Qwen3-VL's have it where no tools are given: without a system message of their own.
+QWEN3_VL = QWEN_VL.replace(
+    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant.<|im_end|>\n{% endif %}",
+    "",
+)
+
 
 @dataclass(frozen=True)
 class Kind:

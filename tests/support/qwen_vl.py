@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tests.support.chat_templates import QWEN_VL
+from tests.support.chat_templates import QWEN3_VL, QWEN_VL
 from tests.support.written_family import TEXT, Written, byte_level, randomized
 
 QWEN_SPECIALS = (
@@ -16,7 +16,9 @@ QWEN_SPECIALS = (
 )  # fmt: skip
 
 
-def _qwen_vl_like(directory: Path, family: str, vision: dict[str, Any], spread: float) -> Written:
+def _qwen_vl_like(
+    directory: Path, family: str, vision: dict[str, Any], text: dict[str, Any], spread: float = 1.2
+) -> Written:
     """Heads of 32 channels in the decoder, of 16 in the tower; tokens of 12 px, pictures of 4 to 40 of them."""
     import transformers
     from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
@@ -31,11 +33,12 @@ def _qwen_vl_like(directory: Path, family: str, vision: dict[str, Any], spread: 
         extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
     )
     size = {"shortest_edge": 4 * tile**2, "longest_edge": 40 * tile**2}
+    videos = transformers.Qwen3VLVideoProcessor if family == "qwen3_vl" else transformers.Qwen2VLVideoProcessor
     processor = getattr(transformers, QWEN_PROCESSORS[family])(
         Qwen2VLImageProcessorPil(size=size, patch_size=patch),
         tokenizer,
-        transformers.Qwen2VLVideoProcessor(size=size, patch_size=patch),
-        chat_template=QWEN_VL,
+        videos(size=size, patch_size=patch),
+        chat_template=QWEN3_VL if family == "qwen3_vl" else QWEN_VL,
     )
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end", "image_pad")}
     config = AutoConfig.for_model(
@@ -44,6 +47,7 @@ def _qwen_vl_like(directory: Path, family: str, vision: dict[str, Any], spread: 
         text_config={
             **{key: value for key, value in TEXT.items() if key != "model_type"},
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]},
+            **text,
         },
         image_token_id=ids["image_pad"],
         video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
@@ -60,15 +64,24 @@ def _qwen_vl_like(directory: Path, family: str, vision: dict[str, Any], spread: 
     return Written(directory, model, processor, tile, split=split, engines=("onnx",))
 
 
-QWEN_PROCESSORS = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen2_vl": "Qwen2VLProcessor"}
+QWEN_PROCESSORS = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen2_vl": "Qwen2VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
 
 
 def qwen2_5_vl(directory: Path) -> Written:
     """Windows of 2 x 2 tokens in two layers of three, whose pictures are seldom whole windows."""
     vision = {"hidden_size": 64, "out_hidden_size": TEXT["hidden_size"], "window_size": 24, "intermediate_size": 136}
-    return _qwen_vl_like(directory, "qwen2_5_vl", {**vision, "fullatt_block_indexes": [1]}, 1.2)
+    return _qwen_vl_like(directory, "qwen2_5_vl", {**vision, "fullatt_block_indexes": [1]}, {})
 
 
 def qwen2_vl(directory: Path) -> Written:
     """All patches of a picture see one another; layer norms and two layers with CLIP's GELU."""
-    return _qwen_vl_like(directory, "qwen2_vl", {"embed_dim": 64, "hidden_size": TEXT["hidden_size"]}, 1.2)
+    return _qwen_vl_like(directory, "qwen2_vl", {"embed_dim": 64, "hidden_size": TEXT["hidden_size"]}, {})
+
+
+def qwen3_vl(directory: Path) -> Written:
+    """A table of 5 x 5 positions, rows of two layers for the decoder's first two of three, axes between one another."""
+    vision = {"hidden_size": 64, "out_hidden_size": TEXT["hidden_size"], "intermediate_size": 136}
+    vision |= {"num_position_embeddings": 25, "deepstack_visual_indexes": [0, 1]}
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
+    text = {"head_dim": 32, "rope_parameters": rope, "num_hidden_layers": 3}
+    return _qwen_vl_like(directory, "qwen3_vl", vision, text)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
 from tests.support.chat_templates import LLAVA, LLAVA_MISTRAL, LLAVA_ONEVISION
-from tests.support.qwen_vl import qwen2_5_vl, qwen2_vl
+from tests.support.qwen_vl import qwen2_5_vl, qwen2_vl, qwen3_vl
 from tests.support.written_family import TEXT, TOWER, Written, byte_level, randomized
 
 # --- Idefics3 and SmolVLM ---------------------------------------------------------------------------------------------
@@ -405,6 +405,7 @@ WRITERS: dict[str, Callable[[Path], Written]] = {
     "llava_onevision": llava_onevision,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen2_vl": qwen2_vl,
+    "qwen3_vl": qwen3_vl,
 }
 
 

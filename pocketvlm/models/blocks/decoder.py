@@ -6,11 +6,13 @@ Parameter names are those of transformers' ``LlamaForCausalLM``; the differences
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from pocketvlm.models.config import DecoderConfig
-from pocketvlm.models.operators import CachedAttend, KvCache, Linear, RmsNorm, Rotate, Scale, Silu, Step
+from pocketvlm.models.operators import CachedAttend, Channels, Join, KvCache, Linear, RmsNorm, Rotate, Scale, Silu, Step
 from pocketvlm.models.rope import rope_tables
 
 
@@ -63,20 +65,38 @@ class Mlp(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A pre-norm block; the scale of what it adds is MiniCPM's or Granite's, 1 elsewhere."""
+    """A pre-norm block; the scale of what it adds is MiniCPM's or Granite's, 1 elsewhere.
 
-    def __init__(self, config: DecoderConfig, *, rotary: bool = True) -> None:
+    ``deep``: rows that enter beside the stream, of which this layer adds the first to its output and lets the rest by
+    (DeepStack, arXiv 2406.04334).
+    """
+
+    def __init__(self, config: DecoderConfig, *, rotary: bool = True, deep: int = 0) -> None:
         super().__init__()
         self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, rotary=rotary)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = Mlp(config)
         self.residual_scale = Scale(config.residual_scale)
+        self.adds, self.passes, size = deep > 0, deep > 1, config.hidden_size
+        if deep > 0:
+            self.own, self.added = Channels(0, size), Channels(size, size)
+        if deep > 1:
+            self.past, self.join = Channels(2 * size, (deep - 1) * size), Join()
 
-    def forward(self, hidden: Tensor, step: Step) -> Tensor:
+    def forward(self, stream: Tensor, step: Step) -> Tensor:
+        hidden = self.own(stream) if self.adds else stream
         hidden = hidden + self.residual_scale(self.self_attn(self.input_layernorm(hidden), step))
         output: Tensor = hidden + self.residual_scale(self.mlp(self.post_attention_layernorm(hidden)))
-        return output
+        if self.adds:
+            output = output + self.added(stream)
+        return self.join(output, self.past(stream)) if self.passes else output
+
+
+def decoder_options(config: DecoderConfig, index: int) -> dict[str, Any]:
+    """How the layer with this index differs from others of its decoder."""
+    deep = max(config.deep_layers - index, 0)
+    return {"rotary": config.is_rotary(index), **({"deep": deep} if deep else {})}
 
 
 class Head(nn.Module):
@@ -103,7 +123,7 @@ class Decoder(nn.Module):
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         layers = range(config.num_hidden_layers)
-        self.layers = nn.ModuleList(DecoderLayer(config, rotary=config.is_rotary(layer)) for layer in layers)
+        self.layers = nn.ModuleList(DecoderLayer(config, **decoder_options(config, layer)) for layer in layers)
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
     def embed(self, token_ids: Tensor) -> Tensor:

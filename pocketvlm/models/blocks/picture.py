@@ -10,7 +10,31 @@ from torch import Tensor, nn
 
 from pocketvlm.models.blocks.vision import VisionMlp, activation
 from pocketvlm.models.config import VisionConfig
-from pocketvlm.models.operators import AttendPicture, LayerNorm, Linear, PicturePlace, RmsNorm
+from pocketvlm.models.operators import (
+    AttendPicture,
+    Channels,
+    Join,
+    LayerNorm,
+    Linear,
+    Patches,
+    PicturePlace,
+    PositionRows,
+    RmsNorm,
+)
+
+
+class PlacedEmbeddings(nn.Module):
+    """Patch embedding, and what a table that is laid over the picture has at each patch."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.patch_embedding = Patches(config.patch_size, config.hidden_size, bias=config.patch_bias)
+        self.position_rows = PositionRows()
+
+    def forward(self, pixels: Tensor, place: PicturePlace) -> Tensor:
+        """float [tiles, 3, size, size] -> [tiles, patches, hidden]"""
+        rows: Tensor = self.position_rows(self.patch_embedding(pixels), place)
+        return rows
 
 
 class PictureAttention(nn.Module):
@@ -46,18 +70,26 @@ class GatedMlp(nn.Module):
 
 
 class PictureLayer(nn.Module):
-    """A pre-norm transformer block."""
+    """A pre-norm transformer block. Outputs of earlier layers that are ``passing`` go past it, and where it is ``kept``
+    its own is added behind them, as in ``blocks.vision``."""
 
-    def __init__(self, config: VisionConfig, *, windowed: bool) -> None:
+    def __init__(self, config: VisionConfig, *, windowed: bool, passing: int = 0, kept: bool = False) -> None:
         super().__init__()
         norm, width = LayerNorm if config.layer_norm == "mean" else RmsNorm, config.hidden_size
         self.layer_norm1 = norm(width, eps=config.layer_norm_eps)
         self.self_attn = PictureAttention(config, windowed=windowed)
         self.layer_norm2 = norm(width, eps=config.layer_norm_eps)
         self.mlp = GatedMlp(config) if config.gated_mlp else VisionMlp(config)
+        self.passing, self.kept = passing > 0, kept
+        if passing:
+            self.own, self.past, self.behind = Channels(0, width), Channels(width, passing * width), Join()
+        if kept:
+            self.join = Join()
 
-    def forward(self, hidden: Tensor, place: PicturePlace) -> Tensor:
-        """[tiles, patches, hidden] -> the same"""
+    def forward(self, stream: Tensor, place: PicturePlace) -> Tensor:
+        """[tiles, patches, width of the stream] -> the same, wider where this layer's output is kept"""
+        hidden = self.own(stream) if self.passing else stream
         hidden = hidden + self.self_attn(self.layer_norm1(hidden), place)
         output: Tensor = hidden + self.mlp(self.layer_norm2(hidden))
-        return output
+        widened = self.behind(output, self.past(stream)) if self.passing else output
+        return self.join(widened, output) if self.kept else widened

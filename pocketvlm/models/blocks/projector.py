@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pocketvlm.models.blocks.vision import after_layers
 from pocketvlm.models.config import VisionConfig, VlmConfig
-from pocketvlm.models.operators import Blocks, Gelu, LayerNorm, Linear, RmsNorm, Scale
+from pocketvlm.models.operators import Blocks, Channels, Gelu, Join, LayerNorm, Linear, RmsNorm, Scale
 
 
 class Downsampler(nn.Module):
@@ -49,6 +49,32 @@ class BlocksOfNormed(nn.Module):
         return blocks
 
 
+class DeepProjectors(nn.Module):
+    """The projector's tokens of the last layer, and beside them those of earlier ones, each by blocks, a norm and two
+    layers of its own."""
+
+    def __init__(self, config: VisionConfig, ratio: int, text_size: int) -> None:
+        super().__init__()
+        width, merged = config.hidden_size, ratio * ratio * config.hidden_size
+        self.own = Channels(0, width)
+        self.downsampler = BlocksOfNormed(config, ratio)
+        self.mlp = Projector(merged, text_size, inner=merged)
+        places = range(1, 1 + len(config.deep))
+        self.channels = nn.ModuleList(Channels(place * width, width) for place in places)
+        self.blocks = nn.ModuleList(Blocks(config.grid_size, width, ratio) for _ in places)
+        self.norms = nn.ModuleList(LayerNorm(merged, eps=config.layer_norm_eps) for _ in places)
+        self.mlps = nn.ModuleList(Projector(merged, text_size, inner=merged) for _ in places)
+        self.joins = nn.ModuleList(Join() for _ in places)
+
+    def forward(self, stream: Tensor) -> Tensor:
+        """[tiles, patches, (1 + deep) * width] -> [tiles, tokens, (1 + deep) * hidden]"""
+        tokens: Tensor = self.mlp(self.downsampler(self.own(stream)))
+        parts = zip(self.channels, self.blocks, self.norms, self.mlps, self.joins, strict=True)
+        for channels, blocks, norm, mlp, join in parts:
+            tokens = join(tokens, mlp(norm(blocks(channels(stream)))))
+        return tokens
+
+
 class Projector(nn.Module):
     """Two-layer MLP from the vision width to the decoder's, times a factor; ``inner``: between them, the decoder's."""
 
@@ -88,6 +114,8 @@ def connector(config: VlmConfig) -> dict[str, nn.Module]:
     if config.projector == "normed_mlp":
         normed = NormedBlocks(vision, ratio, by_column=config.blocks_by_column)
         return {"downsampler": normed, "projector": Projector(ratio * ratio * vision.hidden_size, hidden)}
+    if config.projector == "merger" and vision.deep:
+        return {"projector": DeepProjectors(vision, ratio, hidden)}
     if config.projector == "merger":
         width = ratio * ratio * vision.hidden_size
         return {"downsampler": BlocksOfNormed(vision, ratio), "projector": Projector(width, hidden, inner=width)}

@@ -37,7 +37,7 @@ class VisionEmbeddings(nn.Module):
         super().__init__()
         self.patch_embedding = Patches(config.patch_size, config.hidden_size, bias=config.patch_bias)
         self.class_token = ClassToken(config.hidden_size) if config.class_token else None
-        has_table = config.positions != "none"
+        has_table = config.positions in ("own", "bucketized")
         self.position_embedding = Parameter(config.rows, config.hidden_size) if has_table else None
         self.pre_layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.pre_norm else None
 

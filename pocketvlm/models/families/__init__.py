@@ -26,6 +26,7 @@ from pocketvlm.models.families import (
     qwen2_5_vl,
     qwen2_vl,
     qwen3,
+    qwen3_vl,
     smollm3,
     smolvlm,
 )
@@ -44,6 +45,7 @@ FAMILIES: dict[str, Family] = {
         llava_onevision,
         qwen2_5_vl,
         qwen2_vl,
+        qwen3_vl,
         llama,
         qwen2,
         minicpm,

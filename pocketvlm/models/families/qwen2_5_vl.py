@@ -41,7 +41,7 @@ VISION_DEFAULTS: dict[str, Any] = {
 THETA, SECTIONS = 1000000.0, [16, 24, 24]
 IMAGE_TOKEN_ID = 151655
 #: What a picture is to a Qwen-VL, beside its tower and decoder. (The bounds are the processor's, where nobody asks it.)
-SEEN = {
+SEEN: dict[str, Any] = {
     "projector": "merger",
     "image_token": "<|image_pad|>",
     "image_layout": {"image_start": "<|vision_start|>", "image_end": "<|vision_end|>"},
@@ -100,14 +100,16 @@ def read(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
-def decoder(raw: Mapping[str, Any], kind: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def decoder(
+    raw: Mapping[str, Any], kind: str, defaults: Mapping[str, Any], sections: Any = tuple(SECTIONS)
+) -> dict[str, Any]:
     """The keys of a decoder of this ``kind``, which stand at the top or in a text_config, with its positions' axes."""
     given = section(raw, "text_config")
     inner = {key: value for key, value in raw.items() if key != "vision_config"} if given is None else given
     text = {**defaults, **inner, "model_type": kind}
     text["tie_word_embeddings"] = bool(raw.get("tie_word_embeddings")) or bool(inner.get("tie_word_embeddings"))
     rope = dict(section(text, "rope_scaling") or section(text, "rope_parameters") or {})
-    text["mrope_section"] = rope.pop("mrope_section", SECTIONS)
+    text["mrope_section"] = rope.pop("mrope_section", list(sections))
     text["mrope_interleaved"] = bool(rope.pop("mrope_interleaved", False))
     for key in ("type", "rope_type"):
         if rope.get(key) == "mrope":
