@@ -27,10 +27,12 @@ from pocketvlm.export.litert_npu.options import options_of
 from pocketvlm.export.litert_npu.signatures import ProgramSignatures, step_names
 from pocketvlm.export.npu.ranges import observe, scales_of
 from pocketvlm.export.npu.rounding import Scales
-from pocketvlm.export.npu.weights import for_npu, store_text
+from pocketvlm.export.npu.weights import for_npu, head_name, size_of, store_text
+from pocketvlm.export.qnn.compile import peak_bytes
 from pocketvlm.export.read.calibration import DEFAULT_PICTURES
 from pocketvlm.export.store.as_stored import check_free
 from pocketvlm.export.store.weights import WeightStore
+from pocketvlm.machine.litert_plugins import CHIPS, QUALCOMM
 from pocketvlm.models.shapes import EMBEDDING_TABLE
 
 if TYPE_CHECKING:
@@ -63,6 +65,14 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
 def memory_bytes(layer: int, disk: int, kv_cache: int) -> int:
     """One layer at a time; then LiteRT has all of the decoder."""
     return max(layer, 2 * disk + kv_cache)
+
+
+def compiler_bytes(checkpoint: Checkpoint, recipe: Recipe) -> int:
+    """Of the decoder, by Qualcomm's compiler; what MediaTek's takes is not known."""
+    options = options_of(recipe)
+    if not options.compiled or CHIPS[options.platform].make != QUALCOMM:
+        return 0
+    return peak_bytes(size_of(checkpoint, recipe, "model.layers.", head_name(checkpoint.config.text)))
 
 
 def lower(job: Job) -> Lowered:

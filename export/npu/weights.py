@@ -12,9 +12,11 @@ from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.operators import ChannelScale, LayerNorm, RmsNorm
+from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD
 from pocketvlm.models.stages import Stage, decoder_stages, head_stage, linear_weights, stages_of
 from pocketvlm.quant import GroupQuantizer, Quantizer, quantizer_of
 from pocketvlm.quant.groups import APART, CHANNEL
+from pocketvlm.quant.sizes import stored_bytes
 from pocketvlm.recipe import Recipe, Rule
 
 
@@ -63,6 +65,17 @@ def _store_vectors(store: WeightStore, stage: Stage, node: fx.Node, factor: floa
     operator = stage.traced.operator(node)
     for part, _ in operator.named_parameters() if operator is not None else ():
         store.vector(stage.weight_name(node, part), factor)
+
+
+def size_of(checkpoint: Checkpoint, recipe: Recipe, *prefixes: str) -> int:
+    """Bytes that the weights take whose names begin so, as the recipe stores them."""
+    rules, tensors = recipe.assign(checkpoint.tensors), checkpoint.tensors
+    return sum(stored_bytes(name, tensors[name].shape, rules[name]) for name in tensors if name.startswith(prefixes))
+
+
+def head_name(config: DecoderConfig) -> str:
+    """Of the head's weight."""
+    return EMBEDDING_TABLE if config.tie_word_embeddings else HEAD
 
 
 def for_npu(checkpoint: Checkpoint, recipe: Recipe, groups: tuple[int, ...] = ()) -> Recipe:

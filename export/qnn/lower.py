@@ -18,7 +18,7 @@ from pocketvlm.export.npu import checks, parts
 from pocketvlm.export.npu.parts import TILE_BATCHES, WrittenProgram
 from pocketvlm.export.npu.ranges import observe, scales_of
 from pocketvlm.export.npu.rounding import QUALCOMM, Scales
-from pocketvlm.export.npu.weights import for_npu, store_patch_embedding, store_text, store_vision
+from pocketvlm.export.npu.weights import for_npu, head_name, size_of, store_patch_embedding, store_text, store_vision
 from pocketvlm.export.onnx.lower import MINIMUM_ONNXRUNTIME
 from pocketvlm.export.qnn import compile as qnn_compile
 from pocketvlm.export.qnn.graph import arithmetic
@@ -30,7 +30,7 @@ from pocketvlm.export.store.as_stored import check_free
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.shapes import EMBEDDING_TABLE
-from pocketvlm.quant.sizes import INTEGER_PARTS, stored_bytes
+from pocketvlm.quant.sizes import INTEGER_PARTS
 from pocketvlm.recipe import Recipe
 
 #: The bundle's, and those on their way into it.
@@ -67,17 +67,11 @@ def compiler_bytes(checkpoint: Checkpoint, recipe: Recipe) -> int:
     options, text = options_of(recipe), checkpoint.config.text
     if not options.compiled:
         return 0
-    rules = recipe.assign(checkpoint.tensors)
-    head = EMBEDDING_TABLE if text.tie_word_embeddings else "lm_head.weight"
-
-    def size(*prefixes: str) -> int:
-        chosen = (name for name in checkpoint.tensors if name.startswith(prefixes))
-        return sum(stored_bytes(name, checkpoint.tensors[name].shape, rules[name]) for name in chosen)
-
     chunks = options.layers(text.num_hidden_layers)
-    sizes = [size(*(f"model.layers.{layer}." for layer in chunk)) for chunk in chunks]
-    sizes[-1] += size(head)
-    return max(qnn_compile.peak_bytes(max(sizes)), qnn_compile.peak_bytes(size(*INTEGER_PARTS), vision=True))
+    sizes = [size_of(checkpoint, recipe, *(f"model.layers.{layer}." for layer in chunk)) for chunk in chunks]
+    sizes[-1] += size_of(checkpoint, recipe, head_name(text))
+    vision = size_of(checkpoint, recipe, *INTEGER_PARTS)
+    return max(qnn_compile.peak_bytes(max(sizes)), qnn_compile.peak_bytes(vision, vision=True))
 
 
 def lower(job: Job) -> Lowered:

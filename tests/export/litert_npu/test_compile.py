@@ -14,6 +14,7 @@ from pocketvlm.export import export_bundle
 from pocketvlm.export.litert.graph import Code, LitertGraph, LitertTensor
 from pocketvlm.export.litert.program import LitertFile
 from pocketvlm.export.litert_npu.compile import COMPILED, PluginSignature, compile_decoder
+from pocketvlm.export.litert_npu.options import LitertNpuOptions, with_options
 from pocketvlm.export.npu import process
 from pocketvlm.machine import litert_plugins, qnn
 from pocketvlm.machine.litert_plugins import CHIPS
@@ -218,6 +219,22 @@ def test_an_export_without_the_sdk_or_with_one_that_breaks_leaves_nothing(
     with pytest.raises(ExportError, match=r"backend\.litert_npu: platform is 'mt6853', expected 'mt6989'"):
         exported(tiny_checkpoint, tmp_path / "bundle", "mt6853")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_the_estimate_has_the_memory_of_qualcomms_compiler(tiny_checkpoint: Path) -> None:
+    """It was measured; MediaTek's never ran."""
+    from pocketvlm.export.backends import compiler_bytes
+    from pocketvlm.models.checkpoint import open_checkpoint
+    from pocketvlm.recipe import load_recipe
+
+    checkpoint, recipe = open_checkpoint(tiny_checkpoint), load_recipe("int4-channel")
+
+    def needed(platform: str, *, compiled: bool) -> int:
+        options = LitertNpuOptions(platform=platform, compiled=compiled)  # type: ignore[arg-type]
+        return compiler_bytes("litert_npu", checkpoint, with_options(recipe, options))
+
+    assert needed("sm8650", compiled=True) > 2e8
+    assert needed("sm8650", compiled=False) == needed("mt6989", compiled=True) == 0
 
 
 def test_the_chips_are_those_of_the_wheel() -> None:
