@@ -57,7 +57,7 @@ class Needs(Closed):
     @model_serializer(mode="wrap")
     def _without_what_is_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = handler(self)
-        return {key: value for key, value in written.items() if value}
+        return {key: written[key] for key in sorted(written, key=lambda key: key != "engine") if written[key]}
 
 
 #: Of an engine that needs its runtime alone.
