@@ -1,8 +1,8 @@
 """The checks of the program in LiteRT: each layer on its CPU beside PyTorch, the written files beside their layers.
 
 LiteRT's kernels round as the program does but for sums, in which they are a step off, and softmax and sigmoid, which
-they take from tables. That of softmax ends at e ** -10, one code of INT16: each hidden row of a cache is counted
-as so much, so layers are compared with PyTorch on a few tokens, and scores are of what PyTorch computes.
+they take from tables. That of softmax ends near e ** -10: each hidden row of a cache is counted as two codes of INT16,
+so layers are compared with PyTorch on a few tokens, and scores are of what PyTorch computes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The program of ``engines.litert_npu`` on the host: LiteRT's kernels for INT16 on the CPU.
 
 What LiteRT-LM's NPU executor does with it: embeddings by one file, mask and RoPE by another, a step by the decoder,
-whose new rows the second file puts into the cache. Softmax is not an NPU's: TensorFlow Lite's table ends at e ** -10,
-one code of INT16, so that each hidden row of the cache is counted as so much.
+whose new rows the second file puts into the cache. Softmax is not an NPU's: TensorFlow Lite's table ends near e ** -10,
+so that each hidden row of the cache is counted as two codes of INT16.
 """
 
 from __future__ import annotations

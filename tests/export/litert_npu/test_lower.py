@@ -14,6 +14,8 @@ from pocketvlm.bundle.open import open_bundle
 from pocketvlm.errors import ExportError
 from pocketvlm.export import export_bundle
 from pocketvlm.export.litert.checks import LoadedSignatures
+from pocketvlm.export.litert.graph import Code, LitertGraph
+from pocketvlm.export.litert.program import LitertFile
 from pocketvlm.export.litert_npu.graph import FixedPointGraph
 from pocketvlm.export.litert_npu.options import LitertNpuOptions, with_options
 from pocketvlm.export.litert_npu.signatures import ProgramSignatures
@@ -100,6 +102,23 @@ def test_the_mask_hides_what_was_not_yet_said(litert_npu_bundle: Path) -> None:
     assert np.array_equal(mask[:, length:] == 0, np.tri(32, dtype=bool))
     with pytest.raises(ExportError, match="LiteRT does not run decode_rope"):
         file.run("decode_rope", {"input_pos": np.array([length], np.int32)})
+
+
+def test_litert_counts_each_hidden_row_on_a_cpu(tmp_path: Path) -> None:
+    """What docs/litert-npu.md says of its table for INT16: one row that is seen, 2,047 that a mask of -100 hides."""
+    file, step = LitertFile(), 100 / 32767
+    graph = LitertGraph(file, "softmax")
+    options = schema.SoftmaxOptionsT()
+    options.beta = 1.0
+    scores = graph.quantize(graph.input("scores", [1, 1, 1, 2048]), step, "int16")
+    shares = graph.operator(Code.SOFTMAX, [scores], scores.shape, options, 3, "int16", 2.0**-15)
+    graph.output("shares", graph.dequantize(shares))
+    graph.finish()
+    file.write(tmp_path / "softmax.tflite")
+    hidden = np.full((1, 1, 1, 2048), -100, np.float32)
+    hidden[..., 0] = 0
+    found = LoadedSignatures(tmp_path / "softmax.tflite").run("softmax", {"scores": hidden})["shares"]
+    assert found[0, 0, 0, 0] == pytest.approx(1 / (1 + 2047 * 2 / 32767), rel=1e-3)
 
 
 @pytest.mark.parametrize(
