@@ -4,7 +4,9 @@ python -m studies.qnn_blocks --output bench/results/qnn-blocks.json
 
 Of each recipe the mean KL divergence of logits from the original's over held-out dialogues, of the weights alone in
 PyTorch: with scales that are multiples of their row's, as the NPU has them, and with any. Then its program is
-compiled, and asked on the CPU and in Qualcomm's simulator. GPTQ sees 32 sequences. Rows that are there are kept.
+compiled, and asked on the CPU and in Qualcomm's simulator. GPTQ sees 32 sequences. With --smollm2 the weights of
+SmolLM2-135M-Instruct (studies/smollm2) as well, by clip search, which needs no data; groups of 128 do not divide its
+576 columns. Rows that are there are kept.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from pocketvlm.export.npu.weights import for_npu
 from pocketvlm.export.qnn.compile import compile_binary, shared_binaries
 from pocketvlm.export.qnn.options import QnnOptions, with_options
 from pocketvlm.export.qnn.weights import GROUPS
-from pocketvlm.export.read.calibration import default_source, read_calibration
+from pocketvlm.export.read.calibration import default_source, is_calibrated, read_calibration
 from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.export.reference.scores import kl_divergence
 from pocketvlm.export.reference.simulate import Simulated, scored_logits
@@ -36,7 +38,7 @@ from pocketvlm.questions.data import open_data
 from pocketvlm.recipe import CalibrationConfig, Recipe, load_recipe
 from pocketvlm.runtime import load
 from studies.reader.study import CHECKPOINT, provenance, write
-from studies.recipe_costs import reader
+from studies.recipe_costs import reader, smollm2
 
 WORK, KV_LENGTH, SEED, NEW_TOKENS = Path("build") / "qnn-blocks", 768, "npu", 48
 CHIP: Snapdragon = "sm8650"
@@ -46,24 +48,30 @@ SIZES: tuple[int | str, ...] = ("channel", *reversed(GROUPS))
 SMALLEST = min(GROUPS)
 
 
-def recipe_of(size: int | str) -> Recipe:
-    """GPTQ with groups of that size in the decoder."""
-    base = load_recipe("gptq-channel")
+def recipe_of(size: int | str, base: str = "gptq-channel") -> Recipe:
+    """A recipe with groups of that size in the decoder."""
+    recipe = load_recipe(base)
     rules = tuple(
-        replace(rule, options={**rule.options, "group_size": size}) if rule.quantizer == "gptq" else rule
-        for rule in base.rules
+        replace(rule, options={**rule.options, "group_size": size}) if rule.options.get("bits") == 4 else rule
+        for rule in recipe.rules
     )
-    named = replace(base, name=f"gptq-{size}", rules=rules, calibration=CalibrationConfig(sequences=SEQUENCES))
+    named = replace(recipe, name=f"gptq-{size}", rules=rules, calibration=CalibrationConfig(sequences=SEQUENCES))
     return with_options(named, QnnOptions(platform=CHIP, chunks=1, compiled=False))
 
 
-def divergence(size: int | str, *, multiples: bool) -> dict[str, Any]:
+def divergence(size: int | str, *, multiples: bool, text: bool = False) -> dict[str, Any]:
     """The weights alone: mean KL divergence, and the share of first choices that agree."""
-    model, recipe = reader(), recipe_of(size)
+    model = smollm2(Path("build") / "smollm2") if text else reader()
+    recipe = recipe_of(size, "int4-channel" if text else "gptq-channel")
     if multiples:
         recipe = for_npu(model.checkpoint, recipe, GROUPS)
-    source, positions = default_source(model.checkpoint.config), model.checkpoint.config.text.max_position_embeddings
-    calibration = read_calibration(source, read_frontend(model.checkpoint), recipe, positions)
+    calibration = None
+    if is_calibrated(recipe):
+        source, positions = (
+            default_source(model.checkpoint.config),
+            model.checkpoint.config.text.max_position_embeddings,
+        )
+        calibration = read_calibration(source, read_frontend(model.checkpoint), recipe, positions)
     simulated = Simulated(model.checkpoint, recipe, calibration)
     for name in model.checkpoint.tensors:  # in the layers' order, which GPTQ asks for
         simulated.quantized(name)
@@ -105,8 +113,9 @@ def answers(size: int | str, engine: str, questions: int) -> dict[str, Any]:
 @click.command(help=__doc__)
 @click.option("--questions", default=100, show_default=True, help="To the programs on the CPU.")
 @click.option("--simulated", default=10, show_default=True, help="To the smallest groups, in the simulator.")
+@click.option("--smollm2", "text", is_flag=True, help="Its weights as well.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The report, JSON.")
-def main(questions: int, simulated: int, output: Path) -> None:
+def main(questions: int, simulated: int, output: Path, *, text: bool) -> None:
     if why := problem():
         raise click.ClickException(why)
     torch.set_num_threads(1)
@@ -122,6 +131,10 @@ def main(questions: int, simulated: int, output: Path) -> None:
             click.echo(f"{size}, {name}: {str(row[name])[:200]}", err=True)
             write(report, output)
 
+    for size in ("channel", 64, 32) if text else ():
+        kept(f"SmolLM2 {size}", "weights", partial(divergence, size, multiples=True, text=True))
+        if size != "channel":
+            kept(f"SmolLM2 {size}", "weights, any scales", partial(divergence, size, multiples=False, text=True))
     for size in SIZES:
         kept(size, "weights", partial(divergence, size, multiples=True))
         if size != "channel":

@@ -231,6 +231,11 @@ def test_reasoning_of_earlier_answers_is_dropped(
     assert (first, second) == (wanted[0][0][-1:], wanted[0][1])
 
 
+def test_what_no_template_mends_is_noted(reader: Bundle) -> None:
+    assert len(list(container._limits(reader.manifest, ["<|im_end|>"]))) == 1
+    assert any("begins with no stop token" in line for line in container._limits(reader.manifest, ["</s>"]))
+
+
 def test_tiles_come_with_the_markers_of_the_layout(reader: Bundle) -> None:
     parts = message_parts(reader, "Which?", [picture(300, 150)])
     assert [part["type"] for part in parts[:3]] == ["text", "image", "text"]
