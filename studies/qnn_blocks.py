@@ -43,7 +43,7 @@ from studies.recipe_costs import reader, smollm2
 WORK, KV_LENGTH, SEED, NEW_TOKENS = Path("build") / "qnn-blocks", 768, "npu", 48
 CHIP: Snapdragon = "sm8650"
 SEQUENCES = 32
-COMMAND = "python -m studies.qnn_blocks"
+COMMAND = "python -m studies.qnn_blocks --smollm2"
 SIZES: tuple[int | str, ...] = ("channel", *reversed(GROUPS))
 SMALLEST = min(GROUPS)
 
