@@ -17,6 +17,7 @@ from PIL import Image
 
 from pocketvlm.bench.speed.planned import check_fits
 from pocketvlm.bench.speed.workload import Workload
+from pocketvlm.bundle.graphs.wire import LIMITS
 from pocketvlm.cli import main
 from pocketvlm.errors import BundleError, CheckpointError, ExportError, ImageError, PocketVlmError
 from pocketvlm.export import export_bundle
@@ -205,6 +206,13 @@ def test_a_processor_that_allows_more_is_held_to_what_a_bundle_is_made_for() -> 
     assert vision.replaces == "smart-resize, at most 16384 tokens"
     assert vision.patches is not None
     assert vision.patches.most_tokens == MOST_PATCH_TOKENS
+
+
+@pytest.mark.parametrize(("family", "heads"), [("Qwen2-VL and 2.5", 16), ("Qwen3-VL", 16)])
+def test_the_scores_of_the_largest_picture_are_what_a_graph_may_hold(family: str, heads: int) -> None:
+    """All heads' at once, as the check of graphs counts them; half as many tokens again would be refused."""
+    bits = [32 * heads * (4 * tokens) ** 2 for tokens in (MOST_PATCH_TOKENS, MOST_PATCH_TOKENS * 3 // 2)]
+    assert bits[0] <= LIMITS["value_bits"] < bits[1], family
 
 
 def test_the_kv_length_has_room_for_the_largest_picture(one: Exported) -> None:

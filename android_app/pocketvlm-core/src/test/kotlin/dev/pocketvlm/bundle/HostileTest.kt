@@ -31,6 +31,20 @@ class HostileTest {
     }
 
     @Test
+    fun `patches as input and positions along three axes are refused by name`() {
+        val lines = cases.resolve("manifests.jsonl").readLines().map { Case(parseJson(it.toByteArray())) }
+        val taken = lines.filter { !it.flag("refused") }.map { String(Base64.getDecoder().decode(it.text("text"))) }
+        val vision = Regex("\"vision\"\\s*:\\s*\\{")
+        val text = taken.first { vision.containsMatchIn(it) }
+        val patches = vision.replaceFirst(text, "\"vision\":{\"patches\":{},")
+        val axes = text.replaceFirst("{", "{\"positions\":{},")
+        for ((changed, line) in listOf(patches to "patches as input are not yet run", axes to "along three axes are not yet")) {
+            val said = refusal { parseManifest(changed.toByteArray(), "manifest.json") }
+            assertTrue("$said", said != null && said.contains(line))
+        }
+    }
+
+    @Test
     fun `bundles are refused where Python refuses them`() {
         val list = (parseJson(cases.resolve("bundles.json").readBytes()) as List<*>).map { Case(it) }
         assertTrue(list.size > 40)
