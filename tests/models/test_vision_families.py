@@ -411,6 +411,7 @@ def test_the_npus_program_sees_and_answers(one: Exported, tmp_path: Path) -> Non
     if one.written.is_native:
         assert one.refuses("neuropilot", tmp_path)
         assert one.refuses("qnn", tmp_path)
+        assert one.refuses("litert_npu", tmp_path)
         return
     bundle = export_bundle(
         one.written.directory,
