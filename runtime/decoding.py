@@ -13,8 +13,8 @@ from pocketvlm.runtime.lookup import Lookup, Pace
 from pocketvlm.runtime.sampling import Sampler
 
 if TYPE_CHECKING:
+    from pocketvlm.runtime.context import Context
     from pocketvlm.runtime.engines import Engine
-    from pocketvlm.runtime.generation import Context
 
 
 class Decoding:

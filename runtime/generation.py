@@ -7,18 +7,18 @@ import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import CapacityError
-from pocketvlm.images.positions import AXES
 from pocketvlm.runtime.chat import Prompt
+from pocketvlm.runtime.context import Context
 from pocketvlm.runtime.decoding import Decoding
-from pocketvlm.runtime.engines import Cache, Engine, Floats, NativeEngine, Positions
+from pocketvlm.runtime.engines import Engine, Floats, Positions
 from pocketvlm.runtime.image_encoder import Encoded, result_of
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.memory import peak_rss_bytes
@@ -102,39 +102,6 @@ class Answer(Iterator[Piece]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-@dataclass
-class Context:
-    """A KV cache and what it holds. ``keys[i]`` tells what was computed at position i (``Prompt.keys``)."""
-
-    cache: Cache
-    keys: list[Hashable] = field(default_factory=list)
-    lag: int | None = None
-    """how far the position of text behind the prompt is behind its place, where tokens have positions on three axes"""
-
-    def positions(self, tokens: int) -> Positions | None:
-        """[3, tokens]: of text that follows; None where a token's position is its place in the cache."""
-        if self.lag is None:
-            return None
-        first = self.cache.position - self.lag
-        return np.tile(np.arange(first, first + tokens), (AXES, 1))
-
-    def step(self, engine: Engine, embeddings: Floats, keep: int, positions: Positions | None) -> Floats:
-        """``Engine.step``, at ``positions`` where they are not the places in the cache."""
-        if positions is None:
-            return engine.step(embeddings, self.cache, keep=keep)
-        return cast("NativeEngine", engine).step_at(embeddings, self.cache, keep, positions)
-
-    def rewind(self, position: int) -> None:
-        """Forget the tokens from ``position`` on."""
-        self.cache.position = position
-        del self.keys[position:]
-
-    def common_prefix(self, keys: Sequence[Hashable]) -> int:
-        """How many tokens of a prompt are here already. Its last one never counts: its logits are needed."""
-        limit = min(len(self.keys), len(keys) - 1)
-        return next((index for index in range(limit) if self.keys[index] != keys[index]), limit)
 
 
 @dataclass(frozen=True)

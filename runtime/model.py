@@ -16,8 +16,9 @@ from pocketvlm.images.open import ImageSource
 from pocketvlm.images.prepare import Preprocessing
 from pocketvlm.runtime import vision
 from pocketvlm.runtime.chat import ImageSpan, Message, Prompt, build_prompt, checked_messages, content_of, spans_of
+from pocketvlm.runtime.context import Context
 from pocketvlm.runtime.engines import Engine
-from pocketvlm.runtime.generation import Context, Pieces, TextDecoder, generate
+from pocketvlm.runtime.generation import Pieces, TextDecoder, generate
 from pocketvlm.runtime.image_encoder import DEFAULT_CACHE_BYTES, Encoded, ImageEncoder
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.native import NativeVision

@@ -21,7 +21,7 @@ from pocketvlm.runtime.stats import Stats
 
 if TYPE_CHECKING:
     from pocketvlm.runtime.chat import Message, Prompt
-    from pocketvlm.runtime.generation import Context
+    from pocketvlm.runtime.context import Context
     from pocketvlm.runtime.model import Image, LoadedModel
 
 

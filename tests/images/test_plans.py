@@ -19,7 +19,7 @@ from pocketvlm.images.rules import NATIVE_RULES, RULES, check_tiling, plan_of
 from pocketvlm.images.rules.idefics3 import grids
 from pocketvlm.images.tiling import Tiling
 from tests.images.test_tiles import noise
-from tests.support.portable_plans import FOLDER, FORMS, LAST, SIZES, golden
+from tests.support.portable_plans import FORMS, LAST, SIZES, golden, path_of
 
 SMALL = Preprocessing(
     **{
@@ -35,7 +35,7 @@ SMALL = Preprocessing(
 
 @pytest.mark.parametrize("rule", [*RULES, *NATIVE_RULES])
 def test_the_golden_plans_are_what_their_generator_writes_and_have_variety(rule: str) -> None:
-    content = json.loads((FOLDER / f"{rule}.json").read_text(encoding="utf-8"))
+    content = json.loads(path_of(rule).read_text(encoding="utf-8"))
     assert content == golden(rule)
     assert len(SIZES) >= 60
     for form in content:
