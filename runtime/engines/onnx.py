@@ -172,8 +172,10 @@ class OnnxEngine:
         total = cache.position + tokens
         if total > self._manifest.kv_cache.length:
             raise CapacityError(f"{total} tokens do not fit into the KV length of {self._manifest.kv_cache.length}")
+        is_text = embeddings.shape[1] == self._manifest.model.hidden_size
+        entering = widened(embeddings, self._manifest.entering_width) if is_text else embeddings
         feeds = {
-            "inputs_embeds": np.ascontiguousarray(widened(embeddings, self._manifest.entering_width)[None], np.float32),
+            "inputs_embeds": np.ascontiguousarray(entering[None], np.float32),
             "attention_mask": np.ones((1, total), np.int64),
             "logits_to_keep": np.array([keep], np.int64),
             **({} if self._rope is None else self._rope.rows(along_places(cache.position, tokens, positions))),

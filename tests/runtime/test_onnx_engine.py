@@ -58,11 +58,10 @@ def test_no_telemetry_file_appears_and_no_torch_is_imported(tmp_path: Path) -> N
 def test_the_switch_is_set_before_onnxruntime_is_imported(tmp_path: Path) -> None:
     code = """
 import os, sys
-class Watch:
-    def find_spec(self, name, path=None, target=None):
-        if name == "onnxruntime":
-            print("imported with", os.environ.get("ORT_DISABLE_TELEMETRY"))
-sys.meta_path.insert(0, Watch())
+def watch(event, told):
+    if event == "import" and told[0] == "onnxruntime":
+        print("imported with", os.environ.get("ORT_DISABLE_TELEMETRY"))
+sys.addaudithook(watch)
 from pocketvlm.runtime import load
 load(sys.argv[1], threads=1).close()
 """
