@@ -151,7 +151,7 @@ def test_what_does_not_come_is_one_line(hub: Hub, checkpoint: Path, tmp_path: Pa
     for said, words in zip(lines, REFUSED.values(), strict=True):
         assert said.startswith("error: ")
         assert words in said
-        assert len(said) < 400
+        assert len(said.partition("known families:")[0]) < 300  # which are many
     assert not hub.fetched() & {"model.safetensors", "pytorch_model.bin"}
 
 

@@ -25,9 +25,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 #: A model that takes its time: half a minute for an answer that nobody ends.
 SLOW = """
 import time
-import pocketvlm.runtime.generation as generation
-one = generation._decode_one
-generation._decode_one = lambda *arguments: (time.sleep(0.05), one(*arguments))[1]
+from pocketvlm.runtime.decoding import Decoding
+after = Decoding.after
+Decoding.after = lambda *arguments: (time.sleep(0.05), after(*arguments))[1]
 """
 
 

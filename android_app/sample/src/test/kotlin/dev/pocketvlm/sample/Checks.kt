@@ -71,7 +71,7 @@ internal fun faultsUnderBars(activity: Activity, bars: Rect): List<String> {
 internal fun draw(activity: Activity): Bitmap {
     val decor = activity.window.decorView
     for (view in shownViews(decor)) if (view is TextView && nameOf(view) in CHANGING) {
-        view.text = view.text.replace(Regex("""[0-9٠-٩]+([.,٫][0-9٠-٩]+)*"""), "0").replace(Regex("\\b[kMG]?B\\b"), "MB")
+        view.text = view.text.replace(Regex("""[0-9٠-٩]+([.,٫٬][0-9٠-٩]+)*"""), "0").replace(Regex("\\b[kMG]?B\\b"), "MB")
     }
     for (view in shownViews(decor)) if (view is ProgressBar && !view.isIndeterminate) view.progress = view.max / 2
     val pushed = decor.findViewById<TextView>(R.id.no_bundle_what)
