@@ -6,8 +6,8 @@
 namespace pocketvlm {
 namespace {
 
-// So many last tokens are looked up, the longest first.
-constexpr size_t kNgrams[] = {3, 2};
+// So many last tokens are looked up.
+constexpr size_t kNgram = 3;
 // Tokens of a draft: one; after each that holds whole, the next.
 constexpr int64_t kLengths[] = {1, 3, 7, 15};
 constexpr size_t kLongest = std::size(kLengths) - 1;
@@ -18,32 +18,28 @@ constexpr double kNewest = 0.2;
 
 }  // namespace
 
-std::optional<std::vector<int64_t>> Lookup::last(size_t size) const {
-  if (tokens_.size() < size) return std::nullopt;
-  std::vector<int64_t> ngram(tokens_.end() - ptrdiff_t(size), tokens_.end());
+std::optional<std::vector<int64_t>> Lookup::last() const {
+  if (tokens_.size() < kNgram) return std::nullopt;
+  std::vector<int64_t> ngram(tokens_.end() - ptrdiff_t(kNgram), tokens_.end());
   if (*std::min_element(ngram.begin(), ngram.end()) < 0) return std::nullopt;
   return ngram;
 }
 
 void Lookup::see(int64_t token) {
-  for (const size_t size : kNgrams)
-    if (const auto ngram = last(size)) behind_[*ngram] = tokens_.size();
+  if (const auto ngram = last()) behind_[*ngram] = tokens_.size();
   tokens_.push_back(token);
 }
 
 std::vector<int64_t> Lookup::draft(int64_t most) const {
   std::vector<int64_t> drafted;
-  for (const size_t size : kNgrams) {
-    const auto ngram = last(size);
-    const auto found = ngram ? behind_.find(*ngram) : behind_.end();
-    if (found == behind_.end()) continue;
-    for (size_t source = found->second; int64_t(drafted.size()) < most; source++) {
-      // A text that repeats itself goes on with what was drafted.
-      const int64_t token = source < tokens_.size() ? tokens_[source] : drafted[source - tokens_.size()];
-      if (token < 0) break;
-      drafted.push_back(token);
-    }
-    break;
+  const auto ngram = last();
+  const auto found = ngram ? behind_.find(*ngram) : behind_.end();
+  if (found == behind_.end()) return drafted;
+  for (size_t source = found->second; int64_t(drafted.size()) < most; source++) {
+    // A text that repeats itself goes on with what was drafted.
+    const int64_t token = source < tokens_.size() ? tokens_[source] : drafted[source - tokens_.size()];
+    if (token < 0) break;
+    drafted.push_back(token);
   }
   return drafted;
 }

@@ -17,7 +17,7 @@ class Lookup {
   std::vector<int64_t> draft(int64_t most) const;
 
  private:
-  std::optional<std::vector<int64_t>> last(size_t size) const;
+  std::optional<std::vector<int64_t>> last() const;
   std::vector<int64_t> tokens_;
   std::map<std::vector<int64_t>, size_t> behind_;
 };
