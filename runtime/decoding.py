@@ -60,15 +60,16 @@ class Decoding:
         first = self._context.cache.position
         embeddings = self._engine.embed(np.array(fed, np.int64))
         logits = self._context.step(self._engine, embeddings, len(fed), self._context.positions(len(fed)))
-        # Until it is known what holds, the context has the first token alone.
-        self._context.cache.position = first + 1
-        self._context.keys.append(token_id)
-        for row, follows in zip(logits, [*draft, None], strict=True):
-            self._chosen.append(self._sampler(row))
-            if self._chosen[-1] != follows or follows in self._stop_ids:
-                break
-            self._context.cache.position += 1
-            self._context.keys.append(follows)
-        held = len(self._chosen) - 1
+        held = 0
+        try:
+            for row, follows in zip(logits, [*draft, None], strict=True):
+                self._chosen.append(self._sampler(row))
+                if self._chosen[-1] != follows or follows in self._stop_ids:
+                    break
+                held += 1
+        finally:
+            # Once: what a cache has forgotten does not come back.
+            self._context.cache.position = first + 1 + held
+            self._context.keys += fed[: 1 + held]
         self.drafted, self.held = self.drafted + len(draft), self.held + held
         self._pace.took(time.perf_counter() - began, len(draft), held)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pocketvlm.runtime import GenerationConfig, load
 from pocketvlm.runtime.lookup import LENGTHS, NGRAM, Lookup, Pace
 from tests.runtime.test_generation import ids_of, kv, model, saying
+from tests.runtime.test_npu_emulation import npu_bundle
 from tests.support.bundles import picture
 from tests.support.doubles import ScriptedCache
 
@@ -226,3 +227,16 @@ def test_a_loaded_model_says_the_same(tiny_bundles: dict[str, Path], temperature
             held = answer.stats.held_tokens
     assert said[0] == said[1]
     assert held > 0 or temperature > 0
+
+
+def test_a_cache_that_cannot_go_forward_has_what_held() -> None:
+    """An NPU's program forgets what lies behind its position."""
+    said, held = [], 0
+    with load(npu_bundle(), engine="npu-emulation", threads=1) as vlm, drafting():
+        for lookup in (False, True):
+            config = GenerationConfig(max_new_tokens=40, lookup=lookup)
+            answer = vlm.stream("again and again and again", images=[picture(60, 40)], config=config)
+            said.append([piece.token_id for piece in answer])
+            held = answer.stats.held_tokens
+    assert said[0] == said[1]
+    assert held > 0
