@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketvlm.cli.commands.export.npu import describe_program
+from pocketvlm.cli.commands.export.npu import describe_compiled, describe_program
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.open import Bundle
@@ -17,10 +17,7 @@ def describe(bundle: Bundle) -> None:
     program = bundle.manifest.litert_npu
     assert program is not None
     describe_program(program)
-    if program.compiled:
-        click.echo(f"compiled for {program.platform}; it has not run on a phone")
-    else:
-        click.echo(f"NOT compiled for {program.platform}: nothing of it runs on an NPU")
+    describe_compiled(program)
     click.echo(
         f"here it runs by pocketvlm run {bundle.location} --engine litert-npu-emulation, and in LiteRT-LM as what "
         "pocketvlm litertlm --npu makes of it"

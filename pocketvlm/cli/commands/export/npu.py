@@ -20,3 +20,11 @@ def describe_program(program: StaticProgram) -> None:
         f"NPU program: {pieces}, steps of {program.prefill_tokens} and 1 tokens; KL "
         f"{text.kl_mean:.2g} nats on average, {text.top1_agreement:.1%} of the first choices agree"
     )
+
+
+def describe_compiled(program: StaticProgram) -> None:
+    """Print whether a phone has anything of it."""
+    if program.compiled:
+        click.echo(f"compiled for {program.platform}; it has not run on a phone")
+    else:
+        click.echo(f"NOT compiled for {program.platform}: nothing of it runs on an NPU")
