@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pocketvlm.bundle.files import FileName
+from pocketvlm.images.rules.smart_resize import most_tokens
 from pocketvlm.images.tiling import most_windows
 from pocketvlm.strict import Closed, dropping_none
 
@@ -92,6 +93,8 @@ def native_problem(vision: Any) -> str | None:
         return "strategy smart-resize and patches belong together"
     if is_native and (vision.tokens_per_tile != 1 or vision.packing is not None or vision.thumbnail != "none"):
         return "a tile of a picture as patches is one token, without thumbnail and packing"
+    if is_native and vision.patches.most_tokens < most_tokens(vision):  # as many as graphs are checked for
+        return "patches.most_tokens is less than a picture can have"
     return None
 
 

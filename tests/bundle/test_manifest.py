@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from pocketvlm.bundle.manifest import FORMAT_VERSION, ImageLayout
 from pocketvlm.bundle.open import MAX_MANIFEST_VALUES, open_bundle, parse_manifest, write_manifest
 from pocketvlm.errors import BundleError
-from tests.support.written_bundle import own, refused, save, write_bundle
+from tests.support.written_bundle import CONTENT, MANIFEST, own, refused, save, write_bundle
 
 
 def _part(raw: dict[str, Any]) -> dict[str, Any]:
@@ -89,14 +90,15 @@ OF_FORMAT_3: tuple[Callable[[dict[str, Any], int], None], ...] = (
 )
 
 
+ENTRY = {"bytes": 7, "sha256": "0" * 64, "sample_sha256": "1" * 64}
 PATCHES = {"most_tokens": 40, "head_dim": 16, "rope_theta": 10000.0, "window": 4}
 
 
 def sees_whole(raw: dict[str, Any], version: int, **changes: Any) -> None:
     """Pictures of native resolution, as format 5 has them, with changes of their section or of ``vision``."""
-    patches = {key: changes.pop(key) for key in ("deep", "table", "table_side") if key in changes}
+    patches = {key: changes.pop(key) for key in (*PATCHES, "deep", "table", "table_side") if key in changes}
     native = {"strategy": "smart-resize", "min_pixels": 784, "max_pixels": 28 * 784, "tokens_per_tile": 1}
-    shows(raw, version, "vision", **native, thumbnail="none", patches={**PATCHES, **patches}, **changes)
+    shows(raw, version, "vision", **{**native, "thumbnail": "none", "patches": {**PATCHES, **patches}, **changes})
 
 
 def turns(raw: dict[str, Any], version: int, **changes: Any) -> None:
@@ -106,6 +108,59 @@ def turns(raw: dict[str, Any], version: int, **changes: Any) -> None:
     raw["files"]["rope.bin"] = {**raw["files"]["graph.onnx"], "bytes": 8 * size * pairs}
     said = {"kind": "mrope", "sections": [pairs, 0, 0], "interleaved": False, "rope": "rope.bin"}
     raw["positions"] = {**said, **changes}
+
+
+def turns_far(raw: dict[str, Any]) -> None:
+    """Of heads and a KV length whose table is larger than any file may be."""
+    raw["kv_cache"].update(length=1 << 20, head_dim=6 << 15)
+    turns(raw, 5, sections=[1 << 15] * 3)
+    raw["files"]["rope.bin"]["bytes"] = 8
+
+
+def turns_and_sees(raw: dict[str, Any], version: int) -> None:
+    """Both, with axes between one another, of which one has no pairs."""
+    sees_whole(raw, version)
+    turns(raw, version, sections=[1, 0, 1], interleaved=True)
+
+
+def laid_over(raw: dict[str, Any], version: int) -> None:
+    """A table of positions, which is a file that is there."""
+    sees_whole(raw, version, table="table.bin", table_side=5)
+    raw["files"]["table.bin"] = {**raw["files"]["graph.onnx"], "bytes": 4 * 25 * raw["vision"]["vision_hidden_size"]}
+
+
+#: What format 5 alone can say, each with a value.
+OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
+    sees_whole,
+    turns,
+    lambda raw, version: sees_whole(raw, version, window=None, deep=3),
+    lambda raw, version: sees_whole(raw, version, most_tokens=30),
+    laid_over,
+    turns_and_sees,
+)
+
+
+def of_native_resolution() -> dict[str, Any]:
+    """A manifest that says all that format 5 can."""
+    raw = copy.deepcopy({**MANIFEST, "files": dict.fromkeys(CONTENT, ENTRY)})
+    laid_over(raw, 5)
+    raw["vision"]["patches"]["deep"] = 2
+    turns(raw, 5, sections=[1, 1, 0])
+    found: dict[str, Any] = json.loads(json.dumps(raw))
+    return found
+
+
+@pytest.mark.parametrize("more", OF_FORMAT_5)
+def test_what_format_5_alone_says(bundle: Path, more: Callable[[dict[str, Any], int], None]) -> None:
+    for version in (3, 4, 5):
+        raw = json.loads((bundle / "manifest.json").read_text())
+        more(raw, version)
+        text = json.dumps(raw).encode()
+        if version < 5:
+            with pytest.raises(BundleError, match="format 5"):
+                parse_manifest(text, bundle)
+        else:
+            parse_manifest(text, bundle)
 
 
 def test_what_format_5_says_is_read_and_written_back(bundle: Path) -> None:
@@ -238,6 +293,24 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: sees_whole(raw, 5, packing=dict(PACKING)), "is one token, without thumbnail and packing"),
         (lambda raw: shows(raw, 5, "vision", patches={**PATCHES, "window": 0}), "vision.patches.window"),
         (lambda raw: sees_whole(raw, 5, deep=0), "vision.patches.deep"),
+        (lambda raw: sees_whole(raw, 5, deep=17), "vision.patches.deep"),
+        (lambda raw: sees_whole(raw, 5, window=65), "vision.patches.window"),
+        (lambda raw: sees_whole(raw, 5, head_dim=6), "vision.patches.head_dim"),
+        (lambda raw: sees_whole(raw, 5, head_dim=1 << 17), "vision.patches.head_dim"),
+        (lambda raw: sees_whole(raw, 5, rope_theta=0), "vision.patches.rope_theta"),
+        (lambda raw: sees_whole(raw, 5, rope_theta=1e19), "vision.patches.rope_theta"),
+        (lambda raw: sees_whole(raw, 5, most_tokens=(1 << 16) + 1), "vision.patches.most_tokens"),
+        (lambda raw: sees_whole(raw, 5, most_tokens=29), "patches.most_tokens is less than a picture can have"),
+        (lambda raw: sees_whole(raw, 5, max_pixels=1 << 40), "patches.most_tokens is less than a picture can have"),
+        (lambda raw: sees_whole(raw, 5, max_pixels=1 << 41), "vision.max_pixels"),
+        (lambda raw: sees_whole(raw, 5, min_pixels=0), "vision.min_pixels"),
+        (
+            # whose bytes are 2 ** 64: none in 64 bits
+            lambda raw: sees_whole(raw, 5, table="other", table_side=4096, vision_hidden_size=1 << 38),
+            "vision.patches.table is no file of as many",
+        ),
+        (lambda raw: sees_whole(raw, 5, table="../x", table_side=4), "vision.patches.table"),
+        (lambda raw: sees_whole(raw, 5, table="graph.onnx", table_side=4097), "vision.patches.table_side"),
         (lambda raw: sees_whole(raw, 5, table="graph.onnx"), "table and table_side belong together"),
         (
             lambda raw: sees_whole(raw, 5, table="graph.onnx", table_side=4),
@@ -247,6 +320,13 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: turns(raw, 5, sections=[9, 1, 1]), "positions.sections has 11 pairs, a head"),
         (lambda raw: turns(raw, 5, sections=[1, 2, 0], interleaved=True), "has more pairs than the first"),
         (lambda raw: turns(raw, 5, rope="graph.onnx"), "positions.rope is no file of a cosine"),
+        (lambda raw: turns(raw, 5, rope="nowhere"), "positions.rope is no file of a cosine"),
+        (lambda raw: turns(raw, 5, sections=[1, 1]), "not valid: positions.sections"),
+        (lambda raw: turns(raw, 5, sections=[1, -1, 2]), "not valid: positions.sections.1"),
+        (lambda raw: turns(raw, 5, sections=[1 << 16, 0, 0]), "not valid: positions.sections.0"),
+        (lambda raw: turns(raw, 5, interleaved=0), "not valid: positions.interleaved"),
+        (lambda raw: turns(raw, 5, more=1), "not valid: positions.more"),
+        (turns_far, "positions.rope is no file of a cosine"),
         (lambda raw: shows(raw, 3, "vision", longest_edge="8"), "not valid: vision.longest_edge"),
         (lambda raw: shows(raw, 3, "vision", resize_filter="bilinear"), "not valid: vision.resize_filter"),
         (lambda raw: shows(raw, 3, "image_layout", lone=[-1]), "not valid: image_layout.lone.0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -19,12 +20,20 @@ from pocketvlm.images.rules import check_tiling, plan_of
 from pocketvlm.images.rules.smart_resize import most_tokens
 from pocketvlm.images.tiling import Tiling, most_windows
 from tests.images.test_tiles import noise
+from tests.support.portable_native import GOLDEN, GRIDS, PROMPTS, ROPES, TABLE_GRIDS, golden, pictures_of
 
-#: (across, down) in tokens: one, rows, columns, whole windows and what lies beside them.
-GRIDS = ((1, 1), (1, 7), (9, 1), (4, 4), (5, 4), (4, 5), (8, 3), (13, 9))
 SMALL = Preprocessing(
     tile_size=12, strategy="smart-resize", candidates=((1, 1),), thumbnail="none", min_pixels=600, max_pixels=6000
 )
+
+
+def test_the_golden_places_are_what_their_generator_writes_and_have_variety() -> None:
+    content = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    assert content == golden()
+    assert {grid for grid, *_ in ROPES} | set(TABLE_GRIDS) <= set(GRIDS)
+    assert {sum(one["mask"]) < len(one["mask"]) for one in content["windows"]} == {True, False}
+    assert max(len(one["grids"]) for one in content["positions"]) == 3
+    assert {one["interleaved"] for one in content["axes"]} == {True, False}
 
 
 def thw(grid: tuple[int, int], ratio: int = 2) -> torch.Tensor:
@@ -168,18 +177,10 @@ def their_positions(kinds: list[int], grids: list[tuple[int, int]]) -> torch.Ten
     return found[:, 0]
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [
-        [5], [(3, 2)], [2, (3, 2), 4], [2, (2, 5), 1, (7, 1), 3], [1, (1, 1), 6, (4, 4), 2, (1, 9), 1],
-    ],
-)  # fmt: skip
-def test_positions_are_transformers(layout: list[Any]) -> None:
-    grids = [part for part in layout if isinstance(part, tuple)]
-    index: list[int] = []
-    for part in layout:
-        count = math.prod(part) if isinstance(part, tuple) else part
-        index += [grids.index(part) if isinstance(part, tuple) else -1] * count
+@pytest.mark.parametrize("prompt", [one for one in PROMPTS if not isinstance(one[0], tuple) or len(one) == 1])
+def test_positions_are_transformers(prompt: Any) -> None:
+    """Where text stands between pictures, as it does in each chat template; theirs takes two in a row for one."""
+    index, grids = pictures_of(prompt)
     found = positions_of(np.array(index, np.int64), grids)
     assert found.tolist() == their_positions([int(at >= 0) for at in index], grids).tolist()
     # the table of RoPE need not be longer than the cache

@@ -122,17 +122,53 @@ def test_what_format_3_says_of_pictures(probe: Probe, bundle: Path, more: Any) -
     assert both(probe, bundle)
 
 
-def test_pictures_as_patches_are_refused_by_name(probe: Probe, bundle: Path) -> None:
-    """Python reads and runs them."""
-    for says, line in (
-        (test_manifest.sees_whole, "patches as input are not yet run here"),
-        (test_manifest.turns, "positions along three axes are not yet computed here"),
-    ):
+@pytest.mark.parametrize("more", test_manifest.OF_FORMAT_5)
+def test_what_format_5_says_of_pictures_and_positions(probe: Probe, bundle: Path, more: Any) -> None:
+    path = bundle.parent / "manifest.json"
+    for version in (3, 4, 5):
         raw = json.loads((bundle / "manifest.json").read_text())
-        says(raw, 5)
-        path = bundle.parent / "manifest.json"
+        more(raw, version)
         path.write_text(json.dumps(raw))
-        assert line in str(probe.refused("manifest", path=path))
+        assert (probe.refused("manifest", path=path) is None) == (version == 5)
+
+
+def in_both_words(probe: Probe, bundle: Path, change: Callable[[Any], object]) -> bool:
+    """Whether both readers refuse a manifest, and for the same reason."""
+    raw = json.loads((bundle / "manifest.json").read_text())
+    change(raw)
+    path = bundle.parent / "manifest.json"
+    path.write_text(json.dumps(raw))
+    with pytest.raises(BundleError) as python:
+        parse_manifest(path.read_bytes(), path)
+    native = str(probe.refused("manifest", path=path))
+    return native.rsplit(": ", maxsplit=1)[-1] in str(python.value)
+
+
+#: What sections say of each other, in the words of both.
+SAID_ALIKE = (
+    "belong together",
+    "is one token",
+    "less than a picture can have",
+    "is no file of as many float32 as its",
+    "pairs, a head",
+    "more pairs than the first",
+    "is no file of a cosine",
+    "only format 5 has positions",
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change
+        for change, line in cases(test_manifest.test_a_wrong_manifest_is_refused_at_its_key)
+        if any(said in line or line in said for said in SAID_ALIKE)
+    ],
+)
+def test_what_does_not_fit_together_is_said_in_the_same_words(
+    probe: Probe, bundle: Path, change: Callable[[Any], object]
+) -> None:
+    assert in_both_words(probe, bundle, change)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.bundle.test_manifest import of_native_resolution
 from tests.runner.native import ANSWER, PLAN, Probe
 from tests.support.written_bundle import places
 
@@ -166,6 +167,19 @@ UNFITTING: dict[str, dict[str, Any]] = {
     "an image without tiles": case("image", batch=1, pipelined=True),
     "tiles without placeholders": {"answer": ANSWER, "tiles": {"file": "t", "count": 1, "name": "t"}},
 }
+
+
+def test_tiles_of_a_picture_of_native_resolution_are_not_measured_yet(probe: Probe, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(of_native_resolution()))
+    for plan, fits in (
+        (case("prefill", token_ids=[1] * 9, chunk=4), True),
+        (case("image", batch=1, pipelined=True), False),
+    ):
+        tiles = None if fits else {"file": "t", "count": 1, "name": "t"}
+        (tmp_path / "plan.json").write_text(json.dumps({**PLAN, **plan, "tiles": tiles}))
+        line = probe.refused("plan", path=tmp_path / "plan.json", manifest=tmp_path / "manifest.json")
+        assert (line is None) == fits
+        assert fits or "patches as input are not yet measured" in str(line)
 
 
 @pytest.mark.parametrize("what", UNFITTING)

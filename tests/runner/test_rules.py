@@ -15,11 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketvlm.bundle.open import file_sample_sha256
+from pocketvlm.errors import ImageError
 from pocketvlm.images.open import open_image
 from pocketvlm.images.packing import pack, packed
+from pocketvlm.images.patches import axial_rope, interpolated, windows
+from pocketvlm.images.positions import axis_of_pairs, positions_of
 from pocketvlm.images.prepare import RESIZE_FILTERS, Preprocessing, cut_tiles, normalize
-from pocketvlm.images.rules import RULES, check_tiling, plan_of, select_grid
+from pocketvlm.images.rules import NATIVE_RULES, RULES, check_tiling, plan_of, select_grid
 from pocketvlm.images.rules.idefics3 import grids as idefics3_grids
+from pocketvlm.images.rules.smart_resize import MOST_ASPECT
 from pocketvlm.images.tiling import PAPER_CANDIDATES, Tiling
 from pocketvlm.runtime.lookup import Lookup, Pace
 from pocketvlm.runtime.sampling import GenerationConfig, Sampler
@@ -28,9 +32,12 @@ from tests.images.test_tiling import GOLDEN as GRIDS
 from tests.runner.native import Probe
 from tests.support.portable_engines import GOLDEN as ENGINES
 from tests.support.portable_layouts import GOLDEN as LAYOUTS
+from tests.support.portable_native import GOLDEN as PLACES
+from tests.support.portable_native import pictures_of
+from tests.support.portable_native import table as learned_table
 from tests.support.portable_packing import GOLDEN as PACKING
 from tests.support.portable_packing import ONEVISION, PACKED, given_tokens
-from tests.support.portable_plans import FOLDER as PLANS
+from tests.support.portable_plans import path_of
 from tests.support.portable_sampling import GOLDEN as SAMPLING
 from tests.support.portable_tiles import GOLDEN as TILES
 from tests.support.portable_tiles import pixels
@@ -51,9 +58,9 @@ def test_golden_engines(probe: Probe) -> None:
         assert probe("choose", engines=case["engines"], machine=case["machine"]) == wanted, case["name"]
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [*RULES, *NATIVE_RULES])
 def test_golden_plans(probe: Probe, rule: str) -> None:
-    for form in json.loads((PLANS / f"{rule}.json").read_text(encoding="utf-8")):
+    for form in json.loads(path_of(rule).read_text(encoding="utf-8")):
         for plan in form.pop("plans"):
             width, height = plan.pop("size")
             assert probe("picture_plan", width=width, height=height, **form) == plan, (form, width, height)
@@ -75,6 +82,126 @@ def test_a_tiling_that_no_rule_can_follow_is_refused(probe: Probe, changes: dict
     with pytest.raises(ValueError, match=r"longest_edge|candidates"):
         check_tiling(Tiling(**{**form, **changes}))
     assert probe.refused("picture_plan", width=8, height=8, **{**form, **changes}) is not None
+
+
+SMART: dict[str, Any] = {
+    **vars(Tiling(tile_size=28, strategy="smart-resize", candidates=((1, 1),), thumbnail="none")),
+    "min_pixels": 784,
+    "max_pixels": 78400,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"min_pixels": None},
+        {"max_pixels": None},
+        {"min_pixels": 0},
+        {"min_pixels": 78401},
+        {"min_pixels": 1, "max_pixels": 783},
+        {"thumbnail": "last"},
+    ],
+)
+def test_bounds_that_smart_resize_cannot_follow_are_refused_in_pythons_words(
+    probe: Probe, changes: dict[str, Any]
+) -> None:
+    assert probe.refused("picture_plan", width=8, height=8, **SMART) is None
+    with pytest.raises(ValueError, match=r"pixels|thumbnail") as refused:
+        check_tiling(Tiling(**{**SMART, **changes}))
+    assert probe.refused("picture_plan", width=8, height=8, **{**SMART, **changes}) == str(refused.value)
+
+
+@settings(max_examples=300)
+@given(
+    size=st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+    tile=st.sampled_from([12, 28, 32]),
+    least=st.integers(1, 100),
+    more=st.integers(0, 3000),
+)
+def test_whole_pictures_are_resized_as_python_does(
+    probe: Probe, size: tuple[int, int], tile: int, least: int, more: int
+) -> None:
+    bounds = {"min_pixels": 100 * least, "max_pixels": 100 * least + 500 * more + tile**2}
+    asked: dict[str, Any] = {**SMART, "tile_size": tile, **bounds}
+    if max(size) > MOST_ASPECT * min(size):
+        with pytest.raises(ImageError) as refused:
+            plan_of(size, Tiling(**asked))
+        assert probe.refused("picture_plan", width=size[0], height=size[1], **asked) == str(refused.value)
+        return
+    wanted = plan_of(size, Tiling(**asked))
+    found = probe("picture_plan", width=size[0], height=size[1], **asked)
+    assert (tuple(found["grid"]), [tuple(one) for one in found["resizes"]]) == (wanted.grid, list(wanted.resizes))
+
+
+def place(probe: Probe, of: str, case: dict[str, Any]) -> Any:
+    keys = ("grid", "ratio", "side", "head_dim", "theta")
+    given_: dict[str, Any] = {key: case[key] for key in keys if key in case}
+    if of == "table":
+        given_["table"] = learned_table(case["side"]).ravel().tolist()
+    return probe("picture_place", of=of, **given_)
+
+
+def test_golden_places(probe: Probe) -> None:
+    golden = json.loads(PLACES.read_text(encoding="utf-8"))
+    for case in golden["rope"]:
+        for found, wanted in zip(place(probe, "rope", case), (case["cos"], case["sin"]), strict=True):
+            assert len(found) == len(wanted)
+            assert np.abs(np.array(found) - wanted).max() < 1e-7, case["grid"]
+    for case in golden["windows"]:
+        assert place(probe, "windows", case) == {key: case[key] for key in ("count", "tiles", "mask", "positions")}
+    for case in golden["tables"]:
+        assert (np.array(place(probe, "table", case), "<f4") == np.array(case["values"], "<f4")).all(), case["grid"]
+    for case in golden["most_windows"]:
+        assert probe("most_windows", tokens=case["tokens"], side=case["side"]) == case["windows"]
+
+
+def test_golden_positions(probe: Probe) -> None:
+    golden = json.loads(PLACES.read_text(encoding="utf-8"))
+    for case in golden["positions"]:
+        assert probe("positions", pictures=case["pictures"], grids=case["grids"]) == case["positions"]
+    for case in golden["axes"]:
+        assert probe("axes", sections=case["sections"], interleaved=case["interleaved"]) == case["axes"]
+
+
+def test_text_behind_a_picture_that_a_rewind_cut_goes_on_behind_what_is_left_of_it(probe: Probe) -> None:
+    found = probe("positions", pictures=[-1, 0, 0, 0, -1], grids=[(2, 9)])
+    assert found == [[0, 0, 0], [1, 1, 1], [1, 1, 2], [1, 2, 1], [3, 3, 3]]
+    wide = probe("positions", pictures=[0] * 6 + [-1], grids=[(5, 9)])
+    assert wide[-2:] == [[0, 1, 0], [5, 5, 5]], "the last token does not have the largest of them"
+
+
+@settings(max_examples=60)
+@given(
+    grid=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    ratio=st.integers(1, 3),
+    side=st.integers(1, 9),
+    pairs=st.integers(1, 5),
+)
+def test_places_are_pythons(probe: Probe, grid: tuple[int, int], ratio: int, side: int, pairs: int) -> None:
+    case = {"grid": grid, "ratio": ratio, "side": side, "head_dim": 4 * pairs, "theta": 1e4}
+    found, wanted = place(probe, "rope", case), axial_rope(grid, ratio, 4 * pairs, 1e4)
+    assert all(np.abs(np.array(one) - other.ravel()).max() < 1e-7 for one, other in zip(found, wanted, strict=True))
+    cut, own = place(probe, "windows", case), windows(grid, side, ratio)
+    assert cut["count"] == len(own.tiles)
+    assert all(cut[name] == getattr(own, name).ravel().tolist() for name in ("tiles", "mask", "positions"))
+    laid = np.array(place(probe, "table", case), "<f4")
+    assert (laid == interpolated(grid, ratio, learned_table(side)).ravel()).all()
+
+
+@settings(max_examples=60)
+@given(
+    prompt=st.lists(st.integers(1, 5) | st.tuples(st.integers(1, 6), st.integers(1, 6)), max_size=6).map(tuple),
+    sections=st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)),
+    interleaved=st.booleans(),
+)
+def test_positions_are_pythons(
+    probe: Probe, prompt: tuple[Any, ...], sections: tuple[int, int, int], interleaved: bool
+) -> None:
+    index, grids = pictures_of(prompt)
+    found = probe("positions", pictures=index, grids=grids)
+    assert found == positions_of(np.array(index, np.int64), grids).T.tolist()
+    wanted = axis_of_pairs(sections, interleaved=interleaved).tolist()
+    assert probe("axes", sections=sections, interleaved=interleaved) == wanted
 
 
 def test_golden_layouts(probe: Probe) -> None:

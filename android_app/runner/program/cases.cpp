@@ -38,15 +38,15 @@ void prepare_files(const Bundle& bundle, bool cold) {
 // Runs tokens from the cache's position on, in chunks; the logits of the last one.
 const float* run_chunks(Workbench& bench, const float* encoded, int64_t rows, const Ids& ids, int64_t chunk) {
   Engine& engine = bench.opened();
-  const int64_t hidden = engine.manifest().hidden_size, total = rows + int64_t(ids.size());
+  const int64_t width = engine.manifest().entering_width(), total = rows + int64_t(ids.size());
   const float* logits = nullptr;
-  Floats embeddings(elements({std::min(chunk, total), hidden}));
+  Floats embeddings(elements({std::min(chunk, total), width}));
   for (int64_t first = 0; first < total; first += chunk) {
     bench.watch.check();
     const int64_t count = std::min(chunk, total - first), images = std::clamp<int64_t>(rows - first, 0, count);
-    std::copy_n(encoded + std::min(first, rows) * hidden, images * hidden, embeddings.begin());
+    std::copy_n(encoded + std::min(first, rows) * width, images * width, embeddings.begin());
     if (images < count)
-      engine.embed(&ids[size_t(first + images - rows)], count - images, &embeddings[size_t(images * hidden)]);
+      engine.enter(&ids[size_t(first + images - rows)], count - images, &embeddings[size_t(images * width)]);
     logits = engine.step(embeddings.data(), count, *bench.cache);
   }
   return logits;
@@ -60,11 +60,11 @@ void prefill(Workbench& bench, const Ids& ids, int64_t chunk) {
 // Runs tokens one by one behind the first `depth` of the cache: embedding included, sampling not.
 void generate(Workbench& bench, const int64_t* ids, size_t count, int64_t depth) {
   Engine& engine = bench.opened();
-  Floats embedding(size_t(engine.manifest().hidden_size));
+  Floats embedding(size_t(engine.manifest().entering_width()));
   bench.cache->rewind(depth);
   for (size_t i = 0; i < count; i++) {
     bench.watch.check();
-    engine.embed(&ids[i], 1, embedding.data());
+    engine.enter(&ids[i], 1, embedding.data());
     engine.step(embedding.data(), 1, *bench.cache);
   }
 }

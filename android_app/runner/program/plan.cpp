@@ -172,6 +172,7 @@ void check_fits(const Plan& plan, const Manifest& manifest) {
   int64_t image_tokens = 0;
   if (plan.tiles) {
     if (!manifest.vision) misfit("it has tiles, the model takes text only");
+    if (manifest.vision->patches) misfit("it has tiles, and patches as input are not yet measured");
     const int64_t tile = manifest.vision->tile_size;
     if (plan.tiles->count * tile * tile > 4 * kMaxPixels) misfit("it has more than 256 Mi pixels of tiles");
     if (__builtin_mul_overflow(plan.tiles->count, manifest.vision->tokens_per_tile, &image_tokens))

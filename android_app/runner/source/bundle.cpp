@@ -13,6 +13,7 @@
 
 #include "graph.h"
 #include "sha256.h"
+#include "tiling.h"
 
 namespace pocketvlm {
 namespace {
@@ -114,7 +115,14 @@ std::map<std::string, int64_t> sizes_of(const Manifest& manifest, const std::str
   const int64_t length = manifest.kv_length;
   const int64_t step = name == "token_embedding" ? length : std::min(length, manifest.prefill_chunk);
   const int64_t tiles = manifest.vision ? manifest.vision->tile_batch : 1;
-  return {{"batch", 1}, {"sequence", step}, {"kept", step}, {"total", length}, {"tiles", tiles}};
+  std::map<std::string, int64_t> sizes = {
+      {"batch", 1}, {"sequence", step}, {"kept", step}, {"total", length}, {"tiles", tiles}};
+  if (manifest.vision && manifest.vision->patches) {
+    const PatchPictures& native = *manifest.vision->patches;
+    sizes["tiles"] = native.most_tokens;
+    if (native.window) sizes["windows"] = most_windows(native.most_tokens, *native.window);
+  }
+  return sizes;
 }
 
 // Refuses graphs that no export writes: before ONNX Runtime sees them, which trusts them.

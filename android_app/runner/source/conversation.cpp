@@ -35,6 +35,7 @@ Model::Model(const std::string& directory, const ModelOptions& options) : keep_v
   if (bundle.manifest.vision) check_vision(*bundle.manifest.vision, *bundle.manifest.layout);
   selected_ = select_engine(bundle, options);
   if (bundle.manifest.vision && bundle.manifest.vision->packing) newline_ = read_newline(bundle);
+  if (bundle.manifest.vision && bundle.manifest.vision->patches) native_.emplace(bundle);
   if (!keep_vision_) engine().free_vision();
   load_s_ = now() - start;
 }
@@ -52,6 +53,7 @@ std::shared_future<Floats> Model::start_encoding(Tiles tiles, std::optional<Pack
       }
     } leave{this};
     const int64_t batch = manifest().vision->tile_batch;
+    if (native_) return encode_picture(engine(), *native_, tiles.pixels.data(), tiles.grid, batch, closing_);
     Floats tokens = encode_tiles(engine(), tiles.pixels.data(), tiles.count, batch, true, closing_);
     return packed ? pack(tokens, *packed, newline_) : tokens;
   };
@@ -86,6 +88,7 @@ void Conversation::add_image(const Rgb& given) {
     packed = pocketvlm::packed(size, tiles.grid, vision.tokens_per_side(), vision.packing->most_tiles);
     count = packed->tokens();
   }
+  if (vision.patches) count = tiles.count;
   check_room(count ? size_t(*count) : elements({tiles.count, vision.tokens_per_tile}));
   const size_t before = ids_.size();
   const auto image = int32_t(images_.size());
@@ -98,7 +101,8 @@ void Conversation::add_image(const Rgb& given) {
       next_row += rows;
     }
     check_room(0);
-    images_.push_back(model_.start_encoding(std::move(tiles), packed));
+    const Grid grid = tiles.grid;
+    images_.push_back({model_.start_encoding(std::move(tiles), packed), grid});
   } catch (...) {
     ids_.resize(before);
     sources_.resize(before);
@@ -128,7 +132,7 @@ void Conversation::add_prompt(const std::vector<int32_t>& ids, Floats encoded) {
   std::promise<Floats> ready;
   ready.set_value(std::move(encoded));
   const auto image = int32_t(images_.size());
-  images_.push_back(ready.get_future().share());
+  images_.push_back({ready.get_future().share(), {1, 1}});
   int64_t row = 0;
   for (const int32_t id : ids)
     if (wanted > 0 && id == *manifest.image_token) add_placeholders(image, row++, 1);
@@ -138,7 +142,7 @@ void Conversation::add_prompt(const std::vector<int32_t>& ids, Floats encoded) {
 void Conversation::wait_for_images(size_t first) {
   for (size_t i = first; i < sources_.size(); i++) {
     if (sources_[i].image < 0) continue;
-    const auto& image = images_[size_t(sources_[i].image)];
+    const auto& image = images_[size_t(sources_[i].image)].tokens;
     while (image.wait_for(std::chrono::milliseconds(20)) != std::future_status::ready)
       if (cancelled_) throw Error(Failure::interrupted, "cancelled while an image was encoded");
     image.get();  // or its error
@@ -146,19 +150,39 @@ void Conversation::wait_for_images(size_t first) {
 }
 
 void Conversation::compute_chunk(int64_t first, int64_t count, Floats& embeddings) {
-  const auto hidden = size_t(model_.manifest().hidden_size);
+  const auto width = size_t(model_.manifest().entering_width());
   std::vector<int64_t> ids(ids_.begin() + first, ids_.begin() + first + count);
   // The placeholder's id need not be in the table.
   for (int64_t i = 0; i < count; i++)
     if (sources_[size_t(first + i)].image >= 0) ids[size_t(i)] = 0;
-  model_.engine().embed(ids.data(), count, embeddings.data());
+  model_.engine().enter(ids.data(), count, embeddings.data());
   for (int64_t i = 0; i < count; i++) {
     const Source source = sources_[size_t(first + i)];
     if (source.image >= 0)
-      std::memcpy(&embeddings[size_t(i) * hidden], &images_[size_t(source.image)].get()[size_t(source.row) * hidden],
-                  hidden * sizeof(float));
+      std::memcpy(&embeddings[size_t(i) * width],
+                  &images_[size_t(source.image)].tokens.get()[size_t(source.row) * width], width * sizeof(float));
   }
-  logits_ = model_.engine().step(embeddings.data(), count, *cache_);
+  logits_ = step(embeddings, count, 1);
+}
+
+const float* Conversation::step(Floats& embeddings, int64_t count, int64_t keep) {
+  if (!model_.manifest().positions) return model_.engine().step(embeddings.data(), count, *cache_, keep);
+  const int64_t place = cache_->position();
+  const Positions here = place < int64_t(positions_.size())
+                             ? Positions(positions_.begin() + place, positions_.begin() + place + count)
+                             : along_text(place - lag_, count);
+  return model_.engine().step_at(embeddings.data(), *cache_, keep, here);
+}
+
+void Conversation::find_positions() {
+  std::vector<int32_t> pictures;
+  std::vector<Grid> grids;
+  for (const Source& source : sources_) pictures.push_back(source.image);
+  for (const Image& image : images_) grids.push_back(image.grid);
+  positions_ = positions_of(pictures, grids);
+  int64_t largest = -1;
+  for (const auto& one : positions_) largest = std::max(largest, *std::max_element(one.begin(), one.end()));
+  lag_ = int64_t(positions_.size()) - largest - 1;
 }
 
 void Conversation::prefill(Sampling sampling, int64_t max_new_tokens) {
@@ -183,7 +207,8 @@ void Conversation::prefill(Sampling sampling, int64_t max_new_tokens) {
   wait_for_images(size_t(computed));
   stats_.encode_wait_s = now() - start;
   start = now();
-  Floats embeddings(elements({std::min(chunk, total - computed), model_.manifest().hidden_size}));
+  if (model_.manifest().positions) find_positions();
+  Floats embeddings(elements({std::min(chunk, total - computed), model_.manifest().entering_width()}));
   while (cache_->position() < total) {
     if (cancelled_) throw Error(Failure::interrupted, "cancelled while the prompt was computed");
     compute_chunk(cache_->position(), std::min(chunk, total - cache_->position()), embeddings);
@@ -207,9 +232,9 @@ void Conversation::compute_token() {
   std::vector<int64_t> fed = lookup_ ? lookup_->draft(std::min(pace_.most(), room - 1)) : std::vector<int64_t>();
   const auto drafted = int64_t(fed.size());
   fed.insert(fed.begin(), ids_.back());
-  embedded_.resize(elements({drafted + 1, manifest.hidden_size}));
-  model_.engine().embed(fed.data(), drafted + 1, embedded_.data());
-  logits_ = next_logits_ = model_.engine().step(embedded_.data(), drafted + 1, *cache_, drafted + 1);
+  embedded_.resize(elements({drafted + 1, manifest.entering_width()}));
+  model_.engine().enter(fed.data(), drafted + 1, embedded_.data());
+  logits_ = next_logits_ = step(embedded_, drafted + 1, drafted + 1);
   int64_t held = 0;
   try {
     for (;; held++) {

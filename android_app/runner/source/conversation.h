@@ -31,7 +31,7 @@ class Model {
   // What runs it, and why better engines do not.
   const SelectedEngine& selected() const { return selected_; }
   double load_s() const { return load_s_; }
-  // Encodes tiles in the background, one image after the other, and packs their tokens.
+  // Encodes tiles in the background, one image after the other, and packs their tokens, or all of a picture together.
   std::shared_future<Floats> start_encoding(Tiles tiles, std::optional<Packed> packed);
 
  private:
@@ -39,6 +39,7 @@ class Model {
   SelectedEngine selected_;
   const bool keep_vision_;
   Floats newline_;  // of images that are packed
+  std::optional<NativeVision> native_;
   std::atomic<bool> closing_{false};
   std::mutex queue_;
   int waiting_ = 0;
@@ -79,10 +80,17 @@ class Conversation {
   struct Source {
     int32_t image, row;  // -1: text
   };
+  struct Image {
+    std::shared_future<Floats> tokens;
+    Grid grid;
+  };
   void check_room(size_t more) const;
   void add_placeholders(int32_t image, int64_t first_row, int64_t rows);
   void wait_for_images(size_t first);
   void compute_chunk(int64_t first, int64_t count, Floats& embeddings);
+  // The next tokens, those of the prompt at its positions and those behind it at text's, where the model has them.
+  const float* step(Floats& embeddings, int64_t count, int64_t keep);
+  void find_positions();
   bool is_stop(int64_t id) const;
   // Computes the last token, and a draft behind it; what the sampler then chooses is `chosen_`.
   void compute_token();
@@ -93,7 +101,9 @@ class Conversation {
   std::unique_ptr<Cache> cache_;
   std::vector<int64_t> ids_;
   std::vector<Source> sources_;  // where each token's embedding comes from
-  std::vector<std::shared_future<Floats>> images_;
+  std::vector<Image> images_;
+  Positions positions_;  // of the prompt, where tokens have them
+  int64_t lag_ = 0;      // how far those of text behind it are behind their places
   std::optional<Sampler> sampler_;
   const float* logits_ = nullptr;
   int64_t max_new_tokens_ = 0;

@@ -1,5 +1,7 @@
 #include "engine.h"
 
+#include <algorithm>
+
 #include "npu_engine.h"
 #include "onnx_engine.h"
 
@@ -14,7 +16,25 @@ Bundle for_engine(const Bundle& bundle, const std::string& parts) {
   return own;
 }
 
+// What open_engine refuses by name.
+[[noreturn]] void no_native() { throw Error(Failure::usage, "this engine has no pictures of native resolution"); }
+
 }  // namespace
+
+Floats Engine::patch_embed_at(const Floats&, int64_t, const float*) { no_native(); }
+void Engine::encode_picture(const Floats&, const PicturePlace&, float*) { no_native(); }
+const float* Engine::step_at(float*, Cache&, int64_t, const Positions&) { no_native(); }
+
+void Engine::enter(const int64_t* ids, int64_t count, float* output) {
+  const int64_t hidden = manifest().hidden_size, width = manifest().entering_width();
+  embed(ids, count, output);
+  if (width == hidden) return;
+  // [count, hidden] -> [count, width] in place, the last first
+  for (int64_t token = count - 1; token >= 0; token--) {
+    std::copy_backward(output + token * hidden, output + (token + 1) * hidden, output + token * width + hidden);
+    std::fill(output + token * width + hidden, output + (token + 1) * width, 0.0f);
+  }
+}
 
 void Engine::check_room(int64_t total) const {
   if (total > manifest().kv_length)
@@ -33,6 +53,9 @@ std::unique_ptr<Engine> open_engine(const std::string& name, const Bundle& bundl
       throw Error(Failure::library, error.what());
     }
   }
+  const bool is_native = bundle.manifest.positions || (bundle.manifest.vision && bundle.manifest.vision->patches);
+  if (is_native && name != "onnx" && std::find(std::begin(kEngines), std::end(kEngines), name) != std::end(kEngines))
+    throw Error(Failure::bundle, "patches as input are not yet run by the engine " + name + ": use onnx");
   if (name == "onnx") return std::make_unique<OnnxEngine>(for_engine(bundle, "onnx"), library, threads);
   if (name == "qnn" || name == "qnn-emulation")
     return std::make_unique<NpuEngine>(for_engine(bundle, "qnn"), library, threads, name == "qnn");

@@ -9,6 +9,7 @@
 #include "bundle.h"
 #include "images.h"
 #include "library.h"
+#include "native.h"
 
 namespace pocketvlm {
 
@@ -34,12 +35,20 @@ class Engine {
   virtual Floats patch_embed(const Floats& pixels, int64_t count) = 0;
   // float32 [tiles, patches, vision width] -> [tiles, tokens per tile, hidden], into `output`
   virtual void encode(const Floats& patches, int64_t count, float* output) = 0;
+  // patch_embed of a model with a table of positions, of which `rows` [tiles, patches, vision width] are added.
+  virtual Floats patch_embed_at(const Floats& pixels, int64_t count, const float* rows);
+  // float32 [tiles, patches, vision width] of one picture of native resolution -> [tiles, entering width], into `output`
+  virtual void encode_picture(const Floats& patches, const PicturePlace& place, float* output);
   // [tokens] -> float32 [tokens, hidden], into `output`
   virtual void embed(const int64_t* ids, int64_t count, float* output) = 0;
   virtual std::unique_ptr<Cache> new_cache() = 0;
-  // Runs tokens float32 [tokens, hidden] behind those in the cache; logits [keep, vocabulary] of the last ones, valid
+  // [tokens] -> float32 [tokens, entering width], into `output`: zeros where layers add rows later.
+  void enter(const int64_t* ids, int64_t count, float* output);
+  // Runs tokens float32 [tokens, entering width] behind those in the cache; logits [keep, vocabulary] of the last ones, valid
   // until the cache's next step. Failure: misfit, where the cache has no room; it is left as it was.
   virtual const float* step(float* embeddings, int64_t tokens, Cache& cache, int64_t keep = 1) = 0;
+  // The same of tokens at positions on three axes, where the model has them; a step's are those of text.
+  virtual const float* step_at(float* embeddings, Cache& cache, int64_t keep, const Positions& positions);
   // Whether a step gives the logits of more than its last token.
   virtual bool keeps_several() const { return false; }
   // Frees the vision part; the next image loads it again.

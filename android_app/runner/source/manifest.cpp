@@ -4,6 +4,7 @@
 
 #include "error.h"
 #include "json.h"
+#include "manifest_native.h"
 
 namespace pocketvlm {
 namespace {
@@ -94,10 +95,24 @@ Packing packing(const Reader& value) {
   return result;
 }
 
-// What nothing here computes yet; format 5 may have it.
-void refuse_of_format_5(const Members& of, std::initializer_list<const char*> keys, const char* why) {
-  for (const char* key : keys)
-    if (const auto given = of.optional(key); given && !given->is_null()) given->refuse(why);
+// Of the rules by which images are cut, those that the format knows.
+std::string strategy(const Reader& value, int64_t format) {
+  if (format < 3) return value.choice({"relaxed", "llava-next", "internvl"});
+  if (format < 5) return value.choice({"relaxed", "llava-next", "internvl", "idefics3", "center-crop"});
+  return value.choice({"relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize"});
+}
+
+// Pictures of native resolution, which format 5 alone has.
+void read_native(const Members& of, int64_t format, Vision& vision) {
+  const auto pixels = [&of](const char* key) {
+    const auto given = of.optional(key);
+    return given && !given->is_null() ? std::optional<int64_t>(positive(*given)) : std::nullopt;
+  };
+  vision.min_pixels = pixels("min_pixels"), vision.max_pixels = pixels("max_pixels");
+  if (const auto given = of.optional("patches"); given && !given->is_null()) {
+    if (format < 5) given->refuse("only format 5 has it");
+    vision.patches = read_patches(*given);
+  }
 }
 
 Vision vision(const Reader& value, int64_t format) {
@@ -106,11 +121,9 @@ Vision vision(const Reader& value, int64_t format) {
                      "longest_edge", "min_pixels", "max_pixels", "resize_filter", "pad_color", "rescale", "mean", "std",
                      "tile_batch", "patches_per_tile", "vision_hidden_size", "downsample_ratio", "tokens_per_tile",
                      "replaces", "packing", "patches"});
-  refuse_of_format_5(of, {"patches", "min_pixels", "max_pixels"}, "patches as input are not yet run here: use Python");
   Vision result;
   result.tile_size = of["tile_size"].integer(1, 4096);
-  result.strategy = format < 3 ? of["strategy"].choice({"relaxed", "llava-next", "internvl"})
-                               : of["strategy"].choice({"relaxed", "llava-next", "internvl", "idefics3", "center-crop"});
+  result.strategy = strategy(of["strategy"], format);
   result.resize_filter =
       format < 3 ? of["resize_filter"].choice({"bicubic"}) : of["resize_filter"].choice({"bicubic", "lanczos"});
   if (const auto replaced = in_format_3(of, "replaces", format)) name_of(*replaced);  // for people
@@ -128,8 +141,10 @@ Vision vision(const Reader& value, int64_t format) {
   result.hidden_size = positive(of["vision_hidden_size"]);
   result.downsample_ratio = positive(of["downsample_ratio"]);
   result.tokens_per_tile = of["tokens_per_tile"].integer(1, 1 << 16);
-  if (const auto given = in_format_3(of, "packing", format)) {
-    result.packing = packing(*given);
+  if (const auto given = in_format_3(of, "packing", format)) result.packing = packing(*given);
+  read_native(of, format, result);
+  if (const auto problem = native_problem(result)) value.refuse(*problem);
+  if (result.packing) {
     if (result.thumbnail != "first" || !result.thumbnail_of_single_tile)
       value.refuse("packing begins with a thumbnail, which not every image has first");
     if (result.strategy != "relaxed" && result.strategy != "llava-next")
@@ -322,6 +337,7 @@ void check_whole(const Manifest& manifest, const Reader& top) {
     if (newline == manifest.files.end() || newline->second.bytes != 4 * manifest.hidden_size)
       top.refuse("packing.newline is no file of as many float32 as the model is wide");
   }
+  if (const auto problem = table_problem(manifest)) top.refuse(*problem);
   if (manifest.vision.has_value() != manifest.layout.has_value() ||
       manifest.vision.has_value() != manifest.image_token.has_value())
     top.refuse("vision, image_layout and tokens.image belong together");
@@ -402,7 +418,10 @@ Manifest read_manifest(const Reader& root) {
   Manifest manifest;
   read_sections(top, format, manifest);
   if (const Reader seen = top["vision"]; !seen.is_null()) manifest.vision = vision(seen, format);
-  refuse_of_format_5(top, {"positions"}, "positions along three axes are not yet computed here: use Python");
+  if (const auto given = top.optional("positions"); given && !given->is_null()) {
+    if (format < 5) given->refuse("only format 5 has positions");
+    manifest.positions = read_positions(*given);
+  }
   if (const Reader layout = top["image_layout"]; !layout.is_null()) manifest.layout = image_layout(layout, format);
   if (const Reader chat = top["chat"]; !chat.is_null()) manifest.has_roles = check_chat(chat, format);
   manifest.tokenizer = file_name(top["tokenizer"]);

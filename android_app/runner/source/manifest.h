@@ -34,6 +34,16 @@ struct Packing {
   std::optional<int64_t> most_tiles;
 };
 
+// A picture that goes through its tower as a whole, each of whose tiles is one token (patches.h).
+struct PatchPictures {
+  int64_t most_tokens, head_dim;
+  double rope_theta;
+  std::optional<int64_t> window;  // tiles a side of the squares that most layers let see each other alone
+  std::string table;              // a file of float32 [table_side, table_side, vision width]; "": none
+  std::optional<int64_t> table_side;
+  std::optional<int64_t> deep;  // how many of the decoder's first layers add rows, which lie behind each embedding
+};
+
 struct Vision {
   int64_t tile_size;
   std::string strategy;
@@ -41,13 +51,14 @@ struct Vision {
   double alpha;
   std::string thumbnail;
   bool thumbnail_of_single_tile;
-  std::optional<int64_t> longest_edge;
+  std::optional<int64_t> longest_edge, min_pixels, max_pixels;
   std::string resize_filter;
   std::vector<int64_t> pad_color;  // 3; -1 stands for what is no byte
   double rescale;
   std::vector<double> mean, std;  // 3 each
   int64_t tile_batch, patches_per_tile, hidden_size, downsample_ratio, tokens_per_tile;
   std::optional<Packing> packing;
+  std::optional<PatchPictures> patches;
   // Of a tile, whose tokens are a square where they are packed.
   int64_t tokens_per_side() const { return int64_t(std::sqrt(double(tokens_per_tile))); }
 };
@@ -70,6 +81,13 @@ struct NpuProgram {
   std::string rope;  // a file of float32 [2, length, head_dim]: cos, sin
 };
 
+// A token has a position on each of three axes (positions.h).
+struct MropePositions {
+  std::vector<int64_t> sections;  // pairs of a head's channels that turn by each axis
+  bool interleaved;
+  std::string rope;  // a file of float32 [2, KV length, pairs]: cos, sin
+};
+
 struct Manifest {
   std::string minimum_pocketvlm, model_name, tokenizer, kv_dtype;
   std::optional<std::string> minimum_onnxruntime;
@@ -84,8 +102,13 @@ struct Manifest {
   std::map<std::string, std::map<std::string, Part>> engines;
   std::map<std::string, int64_t> prefill_chunks;  // by engine, where there are several
   std::map<std::string, NpuProgram> programs;      // of NPUs, by engine
+  std::optional<MropePositions> positions;
   std::vector<PreferredEngine> preference;  // engines that may be chosen, best first; empty: any
   std::map<std::string, FileEntry> files;
+  // Channels of a token as it enters the decoder.
+  int64_t entering_width() const {
+    return hidden_size * (1 + (vision && vision->patches ? vision->patches->deep.value_or(0) : 0));
+  }
 };
 
 // Whether a bundle may name a file so: a relative path without empty, dot or dot-dot parts, at most 255 characters.

@@ -7,15 +7,35 @@ namespace {
 
 constexpr const char* kNames[] = {"token_embedding", "text_decoder", "patch_embedding", "vision_encoder"};
 
+// What the patch embedding takes beside pixels, where a table of positions is laid over pictures.
+void add_rows(Interface& inputs, const Vision& vision) {
+  if (vision.patches && !vision.patches->table.empty())
+    inputs["position_rows"] = {kFloat, {-1, vision.patches_per_tile, vision.hidden_size}};
+}
+
+// What the encoder takes beside patches, of pictures of native resolution.
+void add_places(Interface& inputs, const Vision& vision) {
+  if (!vision.patches) return;
+  for (const char* name : {"rope_cos", "rope_sin"})
+    inputs[name] = {kFloat, {-1, vision.patches_per_tile, vision.patches->head_dim / 2}};
+  if (!vision.patches->window) return;
+  const int64_t tiles = *vision.patches->window * *vision.patches->window;
+  inputs["window_tiles"] = {kInt64, {-1, tiles}};
+  inputs["window_positions"] = {kInt64, {-1}};
+  inputs["window_mask"] = {kInt32, {-1, tiles * vision.patches_per_tile}};
+}
+
 // Inputs and outputs that a part must have for this manifest.
 std::pair<Interface, Interface> interface_of(const Manifest& manifest, const std::string& name) {
   const int64_t hidden = manifest.hidden_size;
   if (name == "token_embedding")
     return {{{"input_ids", {kInt64, {-1, -1}}}}, {{"inputs_embeds", {kFloat, {-1, -1, hidden}}}}};
   if (name == "text_decoder") {
-    Interface inputs = {{"inputs_embeds", {kFloat, {1, -1, hidden}}},
+    Interface inputs = {{"inputs_embeds", {kFloat, {1, -1, manifest.entering_width()}}},
                         {"attention_mask", {kInt64, {1, -1}}},
                         {"logits_to_keep", {kInt64, {1}}}};
+    if (manifest.positions)
+      for (const char* name : {"rope_cos", "rope_sin"}) inputs[name] = {kFloat, {-1, manifest.head_dim / 2}};
     Interface outputs = {{"logits", {kFloat, {1, -1, manifest.vocab_size}}}};
     const Kind buffer{manifest.kv_dtype == "int8" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : kFloat,
                       {1, manifest.kv_heads, manifest.kv_length, manifest.head_dim}};
@@ -28,9 +48,14 @@ std::pair<Interface, Interface> interface_of(const Manifest& manifest, const std
   }
   const Vision& vision = *manifest.vision;
   const Interface patches = {{"patches", {kFloat, {-1, vision.patches_per_tile, vision.hidden_size}}}};
-  if (name == "patch_embedding")
-    return {{{"pixel_values", {kFloat, {-1, 3, vision.tile_size, vision.tile_size}}}}, patches};
-  return {patches, {{"image_embeds", {kFloat, {-1, vision.tokens_per_tile, hidden}}}}};
+  if (name == "patch_embedding") {
+    Interface pixels = {{"pixel_values", {kFloat, {-1, 3, vision.tile_size, vision.tile_size}}}};
+    add_rows(pixels, vision);
+    return {pixels, patches};
+  }
+  Interface inputs = patches;
+  add_places(inputs, vision);
+  return {inputs, {{"image_embeds", {kFloat, {-1, vision.tokens_per_tile, manifest.entering_width()}}}}};
 }
 
 }  // namespace
@@ -56,7 +81,9 @@ OnnxCache::OnnxCache(const Manifest& manifest, Ort::Session& decoder)
 }
 
 OnnxEngine::OnnxEngine(const Bundle& bundle, const Library& library, int threads)
-    : Engine(bundle, library), threads_(threads) {
+    : Engine(bundle, library),
+      threads_(threads),
+      rope_(bundle.manifest.positions ? std::optional<TokenRope>(bundle) : std::nullopt) {
   shrinking_.AddConfigEntry("memory.enable_memory_arena_shrinkage", "cpu:0");
   for (const Name name : {token_embedding, text_decoder}) session(name);
   if (manifest().vision)
@@ -88,33 +115,62 @@ Ort::Session OnnxEngine::open(Name name) {
   });
 }
 
-// One input, one output, both in memory that is there already.
-void OnnxEngine::run(Name name, const char* input, Ort::Value given, const char* output, Ort::Value result) {
+// One output, all in memory that is there already.
+void OnnxEngine::run(Name name, Inputs given, const char* output, Ort::Value result) {
   Ort::Session& part = session(name);
-  clear_errors(kNames[name], Failure::other, [&] { part.Run(plain_, &input, &given, 1, &output, &result, 1); });
+  std::vector<const char*> names;
+  std::vector<Ort::Value> values;
+  for (auto& [input, value] : given) names.push_back(input), values.push_back(std::move(value));
+  clear_errors(kNames[name], Failure::other,
+               [&] { part.Run(plain_, names.data(), values.data(), values.size(), &output, &result, 1); });
 }
 
-Floats OnnxEngine::patch_embed(const Floats& pixels, int64_t count) {
+Floats OnnxEngine::patch_embed(const Floats& pixels, int64_t count) { return patch_embed_at(pixels, count, nullptr); }
+
+Floats OnnxEngine::patch_embed_at(const Floats& pixels, int64_t count, const float* rows) {
   const Vision& vision = *manifest().vision;
+  const std::vector<int64_t> shape = {count, vision.patches_per_tile, vision.hidden_size};
   return clear_errors("patch_embedding", Failure::other, [&] {
-    Floats patches(elements({count, vision.patches_per_tile, vision.hidden_size}));
-    run(patch_embedding, "pixel_values",
-        tensor(const_cast<float*>(pixels.data()), {count, 3, vision.tile_size, vision.tile_size}), "patches",
-        tensor(patches.data(), {count, vision.patches_per_tile, vision.hidden_size}));
+    Floats patches(elements(shape));
+    Inputs given;
+    given.emplace_back("pixel_values",
+                       constant(pixels.data(), {count, 3, vision.tile_size, vision.tile_size}));
+    if (rows != nullptr) given.emplace_back("position_rows", constant(rows, shape));
+    run(patch_embedding, std::move(given), "patches", tensor(patches.data(), shape));
     return patches;
   });
 }
 
 void OnnxEngine::encode(const Floats& patches, int64_t count, float* output) {
   const Vision& vision = *manifest().vision;
-  run(vision_encoder, "patches",
-      tensor(const_cast<float*>(patches.data()), {count, vision.patches_per_tile, vision.hidden_size}), "image_embeds",
+  Inputs given;
+  given.emplace_back("patches", constant(patches.data(), {count, vision.patches_per_tile, vision.hidden_size}));
+  run(vision_encoder, std::move(given), "image_embeds",
       tensor(output, {count, vision.tokens_per_tile, manifest().hidden_size}));
 }
 
+void OnnxEngine::encode_picture(const Floats& patches, const PicturePlace& place, float* output) {
+  const Vision& vision = *manifest().vision;
+  const int64_t count = place.tiles, rows = vision.patches_per_tile, pairs = vision.patches->head_dim / 2;
+  Inputs given;
+  given.emplace_back("patches", constant(patches.data(), {count, rows, vision.hidden_size}));
+  given.emplace_back("rope_cos", constant(place.cos.data(), {count, rows, pairs}));
+  given.emplace_back("rope_sin", constant(place.sin.data(), {count, rows, pairs}));
+  if (place.windows) {
+    const Windows& cut = *place.windows;
+    const int64_t tiles = int64_t(cut.tiles.size()) / cut.count;
+    given.emplace_back("window_tiles", constant(cut.tiles.data(), {cut.count, tiles}));
+    given.emplace_back("window_mask", constant(cut.mask.data(), {cut.count, tiles * rows}));
+    given.emplace_back("window_positions", constant(cut.positions.data(), {count}));
+  }
+  run(vision_encoder, std::move(given), "image_embeds",
+      tensor(output, {count, vision.tokens_per_tile, manifest().entering_width()}));
+}
+
 void OnnxEngine::embed(const int64_t* ids, int64_t count, float* output) {
-  run(token_embedding, "input_ids", tensor(const_cast<int64_t*>(ids), {1, count}), "inputs_embeds",
-      tensor(output, {1, count, manifest().hidden_size}));
+  Inputs given;
+  given.emplace_back("input_ids", constant(ids, {1, count}));
+  run(token_embedding, std::move(given), "inputs_embeds", tensor(output, {1, count, manifest().hidden_size}));
 }
 
 std::unique_ptr<Cache> OnnxEngine::new_cache() {
@@ -122,8 +178,20 @@ std::unique_ptr<Cache> OnnxEngine::new_cache() {
                       [&] { return std::unique_ptr<Cache>(new OnnxCache(manifest(), session(text_decoder))); });
 }
 
+// Caches are of this engine, whose only ones they are.
 const float* OnnxEngine::step(float* embeddings, int64_t tokens, Cache& given, int64_t keep) {
-  OnnxCache& cache = static_cast<OnnxCache&>(given);  // of this engine, whose only caches they are
+  OnnxCache& cache = static_cast<OnnxCache&>(given);
+  if (!rope_) return run_step(embeddings, tokens, cache, keep, nullptr);
+  check_room(cache.position_ + tokens);
+  return step_at(embeddings, cache, keep, along_text(cache.position_, tokens));
+}
+
+const float* OnnxEngine::step_at(float* embeddings, Cache& given, int64_t keep, const Positions& positions) {
+  return run_step(embeddings, int64_t(positions.size()), static_cast<OnnxCache&>(given), keep, &positions);
+}
+
+const float* OnnxEngine::run_step(float* embeddings, int64_t tokens, OnnxCache& cache, int64_t keep,
+                                  const Positions* positions) {
   const int64_t total = cache.position_ + tokens;
   check_room(total);
   Ort::Session& decoder = session(text_decoder);
@@ -134,7 +202,12 @@ const float* OnnxEngine::step(float* embeddings, int64_t tokens, Cache& given, i
       cache.binding_.BindInput("logits_to_keep", tensor(&cache.keep_, {1}));
       cache.binding_.BindOutput("logits", tensor(cache.logits_.data(), {1, keep, manifest().vocab_size}));
     }
-    cache.binding_.BindInput("inputs_embeds", tensor(embeddings, {1, tokens, manifest().hidden_size}));
+    cache.binding_.BindInput("inputs_embeds", tensor(embeddings, {1, tokens, manifest().entering_width()}));
+    if (rope_ && positions != nullptr) {
+      rope_->rows(*positions, cache.cos_, cache.sin_);
+      cache.binding_.BindInput("rope_cos", tensor(cache.cos_.data(), {tokens, rope_->pairs()}));
+      cache.binding_.BindInput("rope_sin", tensor(cache.sin_.data(), {tokens, rope_->pairs()}));
+    }
     cache.binding_.BindInput("attention_mask", tensor(cache.mask_.data(), {1, total}));
     // What a chunk's activations took stays in ONNX Runtime's arena; the answer's first step gives it back.
     decoder.Run(tokens == 1 && cache.last_tokens_ > 1 ? shrinking_ : plain_, cache.binding_);

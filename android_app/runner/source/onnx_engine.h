@@ -27,6 +27,7 @@ class OnnxCache : public Cache {
   std::vector<int64_t> mask_;  // ones
   Floats logits_;              // of the last `keep_` tokens
   int64_t keep_ = 1, last_tokens_ = 0;
+  Floats cos_, sin_;  // of a step's tokens, where they have positions on three axes
   Ort::IoBinding binding_;
 };
 
@@ -35,9 +36,12 @@ class OnnxEngine : public Engine {
   OnnxEngine(const Bundle& bundle, const Library& library, int threads);
   Floats patch_embed(const Floats& pixels, int64_t count) override;
   void encode(const Floats& patches, int64_t count, float* output) override;
+  Floats patch_embed_at(const Floats& pixels, int64_t count, const float* rows) override;
+  void encode_picture(const Floats& patches, const PicturePlace& place, float* output) override;
   void embed(const int64_t* ids, int64_t count, float* output) override;
   std::unique_ptr<Cache> new_cache() override;
   const float* step(float* embeddings, int64_t tokens, Cache& cache, int64_t keep) override;
+  const float* step_at(float* embeddings, Cache& cache, int64_t keep, const Positions& positions) override;
   bool keeps_several() const override { return true; }
   void free_vision() override;
 
@@ -45,9 +49,12 @@ class OnnxEngine : public Engine {
   enum Name { token_embedding, text_decoder, patch_embedding, vision_encoder };
   Ort::Session& session(Name name);
   Ort::Session open(Name name);
-  void run(Name name, const char* input, Ort::Value given, const char* output, Ort::Value result);
+  using Inputs = std::vector<std::pair<const char*, Ort::Value>>;
+  void run(Name name, Inputs given, const char* output, Ort::Value result);
+  const float* run_step(float* embeddings, int64_t tokens, OnnxCache& cache, int64_t keep, const Positions* positions);
 
   const int threads_;
+  const std::optional<TokenRope> rope_;
   std::mutex opening_;
   std::array<std::unique_ptr<Ort::Session>, 4> sessions_;
   Ort::RunOptions plain_, shrinking_;

@@ -58,8 +58,8 @@ void first_step(const std::string& name, const Bundle& bundle, const EngineOptio
   const auto engine = open_engine(name, bundle, open_library(options.library), options.threads);
   const Manifest& manifest = engine->manifest();
   const int64_t id = 0;
-  Floats embedding(size_t(manifest.hidden_size));
-  engine->embed(&id, 1, embedding.data());
+  Floats embedding(size_t(manifest.entering_width()));
+  engine->enter(&id, 1, embedding.data());
   const auto cache = engine->new_cache();
   engine->step(embedding.data(), 1, *cache);
   if (!manifest.vision) return;

@@ -24,6 +24,12 @@ Ort::Value tensor(Element* data, const std::vector<int64_t>& shape) {
   return Ort::Value::CreateTensor<Element>(cpu(), data, elements(shape), shape.data(), shape.size());
 }
 
+// The same of what is only read.
+template <typename Element>
+Ort::Value constant(const Element* data, const std::vector<int64_t>& shape) {
+  return tensor(const_cast<Element*>(data), shape);
+}
+
 // An exception of ONNX Runtime's as one line, with the failure that it is of: `failure`, unless it lacks an operator.
 Error clear_error(const std::string& what, Failure failure, const Ort::Exception& error);
 
@@ -51,6 +57,7 @@ struct Kind {
 using Interface = std::map<std::string, Kind>;
 inline constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 inline constexpr auto kInt64 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+inline constexpr auto kInt32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
 inline constexpr auto kInt8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
 
 // A session must have these inputs and outputs, and no other input. Failure: bundle, naming `file`.

@@ -5,11 +5,14 @@
 #include <limits>
 #include <tuple>
 
+#include "error.h"
+
 namespace pocketvlm {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int64_t kMaxEdge = 4096;  // what Idefics3's processor clips to
+constexpr int64_t kMostAspect = 200;  // of smart-resize: the longer side by the shorter one
 
 // (width, height) at which an image fills a grid with its aspect ratio kept.
 Size fitted_size(int64_t width, int64_t height, const Grid& grid, int64_t tile, bool round_up) {
@@ -120,6 +123,37 @@ PicturePlan center_crop(int64_t width, int64_t height, const Vision& vision) {
   return {{1, 1}, {size}, {-((size.first - tile) / 2), -((size.second - tile) / 2)}, std::nullopt};
 }
 
+// Whole tokens a side, halves to the even multiple, within the bounds of pixels: transformers' smart_resize.
+PicturePlan smart_resize(int64_t width, int64_t height, const Vision& vision) {
+  const auto tile = double(vision.tile_size), wide = double(width), high = double(height);
+  if (double(std::max(width, height)) / double(std::min(width, height)) > double(kMostAspect))
+    throw Error(Failure::usage, "a picture of " + std::to_string(width) + " x " + std::to_string(height) +
+                                    " pixels is too narrow: one side is at most " + std::to_string(kMostAspect) +
+                                    " times the other");
+  const auto tokens = [&](double side) { return std::max<int64_t>(1, int64_t(std::floor(side / tile))); };
+  int64_t down = int64_t(std::nearbyint(high / tile)), across = int64_t(std::nearbyint(wide / tile));
+  const int64_t pixels = down * across * vision.tile_size * vision.tile_size;
+  if (pixels > *vision.max_pixels) {
+    const double share = std::sqrt(double(height * width) / double(*vision.max_pixels));
+    down = tokens(high / share), across = tokens(wide / share);
+  } else if (pixels < *vision.min_pixels) {
+    const double share = std::sqrt(double(*vision.min_pixels) / double(height * width));
+    down = int64_t(std::ceil(high * share / tile)), across = int64_t(std::ceil(wide * share / tile));
+  }
+  return {{across, down}, {{across * vision.tile_size, down * vision.tile_size}}, {0, 0}, std::nullopt};
+}
+
+std::optional<std::string> bounds_problem(const Vision& vision) {
+  if (!vision.min_pixels || !vision.max_pixels) return "min_pixels and max_pixels: smart-resize needs both";
+  const int64_t least = *vision.min_pixels, most = *vision.max_pixels, token = vision.tile_size * vision.tile_size;
+  if (least < 1 || least > most)
+    return "min_pixels: " + std::to_string(least) + " is not from 1 to max_pixels, " + std::to_string(most);
+  if (most < token)
+    return "max_pixels: " + std::to_string(most) + " are less than a token's, " + std::to_string(token);
+  if (vision.thumbnail != "none") return "thumbnail: smart-resize has none";
+  return std::nullopt;
+}
+
 PicturePlan of_grid(int64_t width, int64_t height, const Vision& vision) {
   const int64_t tile = vision.tile_size;
   if (vision.strategy == "internvl") {
@@ -138,7 +172,23 @@ PicturePlan of_grid(int64_t width, int64_t height, const Vision& vision) {
 
 }  // namespace
 
+int64_t most_tokens(const Vision& vision) {
+  const auto token = double(vision.tile_size * vision.tile_size), aspect = std::sqrt(double(kMostAspect));
+  const double least = double(*vision.min_pixels) / token, most = double(*vision.max_pixels) / token;
+  const double rounded_up = least + std::sqrt(least) * (aspect + 1 / aspect) + 1;
+  return std::max({int64_t(most), int64_t(std::ceil(std::sqrt(most * double(kMostAspect)))),
+                   int64_t(std::ceil(rounded_up))});
+}
+
+int64_t most_windows(int64_t tokens, int64_t side) {
+  int64_t most = 0;
+  for (int64_t across = 1; across <= tokens; across++)
+    most = std::max(most, tiles_over(across, side) * tiles_over(tokens / across, side));
+  return most;
+}
+
 std::optional<std::string> tiling_problem(const Vision& vision) {
+  if (vision.strategy == "smart-resize") return bounds_problem(vision);
   const auto known = [&](const Grid& grid) {
     return std::find(vision.candidates.begin(), vision.candidates.end(), grid) != vision.candidates.end();
   };
@@ -154,9 +204,10 @@ std::optional<std::string> tiling_problem(const Vision& vision) {
 }
 
 PicturePlan plan_of(int64_t width, int64_t height, const Vision& vision) {
-  PicturePlan plan = vision.strategy == "idefics3"      ? idefics3(width, height, vision)
-                     : vision.strategy == "center-crop" ? center_crop(width, height, vision)
-                                                        : of_grid(width, height, vision);
+  PicturePlan plan = vision.strategy == "idefics3"       ? idefics3(width, height, vision)
+                     : vision.strategy == "center-crop"  ? center_crop(width, height, vision)
+                     : vision.strategy == "smart-resize" ? smart_resize(width, height, vision)
+                                                         : of_grid(width, height, vision);
   const int64_t tiles = plan.grid.first * plan.grid.second;
   if (vision.thumbnail != "none" && (tiles > 1 || vision.thumbnail_of_single_tile))
     plan.thumbnail = vision.thumbnail == "first" ? 0 : tiles;

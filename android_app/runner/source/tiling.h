@@ -23,10 +23,16 @@ struct PicturePlan {
   size_t thumbnail_of = 0;
 };
 
+// Of any picture of smart-resize, at most: its tokens, which are its tiles.
+int64_t most_tokens(const Vision& vision);
+
+// Of a picture of at most so many tiles, whatever its shape: squares of `side` a side.
+int64_t most_windows(int64_t tokens, int64_t side);
+
 // What the manifest's vision says of tiles is what a rule can follow; the reason where it is not.
 std::optional<std::string> tiling_problem(const Vision& vision);
 
-// Of an image of width x height pixels, from 1 to 2**31 - 1.
+// Of an image of width x height pixels, from 1 to 2**31 - 1. Failure: usage, where it is too narrow for smart-resize.
 PicturePlan plan_of(int64_t width, int64_t height, const Vision& vision);
 
 }  // namespace pocketvlm

@@ -36,4 +36,26 @@ Floats encode_tiles(Engine& engine, const uint8_t* tiles, int64_t count, int64_t
   return tokens;
 }
 
+Floats encode_picture(Engine& engine, const NativeVision& native, const uint8_t* tiles, const Grid& grid, int64_t batch,
+                      const std::atomic<bool>& cancelled) {
+  const Vision& vision = *engine.manifest().vision;
+  const PicturePlace place = native.place(grid);
+  const auto rows = native.rows(grid);
+  const int64_t tile_bytes = vision.tile_size * vision.tile_size * 3, count = place.tiles;
+  const int64_t tile_floats = vision.patches_per_tile * vision.hidden_size;
+  Floats patches;
+  patches.reserve(elements({count, vision.patches_per_tile, vision.hidden_size}));
+  for (int64_t first = 0; first < count; first += batch) {
+    if (cancelled) throw Error(Failure::interrupted, "cancelled while an image was encoded");
+    const int64_t here = std::min(batch, count - first);
+    const Floats pixels = normalized(vision, tiles + first * tile_bytes, here);
+    const Floats part = rows ? engine.patch_embed_at(pixels, here, &(*rows)[size_t(first * tile_floats)])
+                             : engine.patch_embed(pixels, here);
+    patches.insert(patches.end(), part.begin(), part.end());
+  }
+  Floats tokens(elements({count, engine.manifest().entering_width()}));
+  engine.encode_picture(patches, place, tokens.data());
+  return tokens;
+}
+
 }  // namespace pocketvlm

@@ -5,6 +5,7 @@
  *   tokens ID ID ...
  *   ask COUNT                    greedy, at most so many tokens: "answer ID ID ... finish REASON"
  *   ask-and-cancel COUNT         the same, while another thread cancels after the first token
+ *   ask-with-drafts COUNT        the same, with guesses: "answer ID ID ... finish REASON drafted COUNT held COUNT"
  *   rewind TOKENS | history | stats | logits (the first four) */
 #include <pthread.h>
 #include <stdio.h>
@@ -46,12 +47,13 @@ static void* cancel(void* chat) {
   return NULL;
 }
 
-static void ask(pocketvlm_conversation* chat, long count, int cancelled) {
+static void ask(pocketvlm_conversation* chat, long count, int cancelled, int lookup) {
   pocketvlm_sampling sampling = pocketvlm_default_sampling();
   pocketvlm_stats stats;
   pocketvlm_status status;
   int32_t id;
   sampling.max_new_tokens = count;
+  sampling.lookup = lookup;
   if (!check(pocketvlm_prefill(chat, &sampling))) return;
   printf("answer");
   while ((status = pocketvlm_next_token(chat, &id)) == POCKETVLM_OK) {
@@ -63,7 +65,9 @@ static void ask(pocketvlm_conversation* chat, long count, int cancelled) {
     }
   }
   if (status != POCKETVLM_END || !check(pocketvlm_get_stats(chat, &stats))) exit(2);
-  printf(" finish %d\n", (int)stats.finish);
+  printf(" finish %d", (int)stats.finish);
+  if (lookup) printf(" drafted %ld held %ld", (long)stats.drafted_tokens, (long)stats.held_tokens);
+  printf("\n");
 }
 
 static void tell(pocketvlm_conversation* chat, const char* what) {
@@ -102,8 +106,9 @@ int main(int argc, char** argv) {
     if (arguments != NULL) *arguments++ = '\0';
     if (strcmp(line, "image") == 0) add_image(chat, arguments);
     else if (strcmp(line, "tokens") == 0) add_tokens(chat, arguments);
-    else if (strcmp(line, "ask") == 0) ask(chat, atol(arguments), 0);
-    else if (strcmp(line, "ask-and-cancel") == 0) ask(chat, atol(arguments), 1);
+    else if (strcmp(line, "ask") == 0) ask(chat, atol(arguments), 0, 0);
+    else if (strcmp(line, "ask-with-drafts") == 0) ask(chat, atol(arguments), 0, 1);
+    else if (strcmp(line, "ask-and-cancel") == 0) ask(chat, atol(arguments), 1, 0);
     else if (strcmp(line, "rewind") == 0 && check(pocketvlm_rewind(chat, atol(arguments)))) printf("rewound\n");
     else if (strcmp(line, "rewind") != 0) tell(chat, line);
     fflush(stdout);

@@ -18,7 +18,9 @@
 #include "lookup.h"
 #include "npu_program.h"
 #include "packing.h"
+#include "patches.h"
 #include "plan.h"
+#include "positions.h"
 #include "sampling.h"
 #include "sha256.h"
 #include "tiling.h"
@@ -105,6 +107,8 @@ Vision tiling(const Json& asked) {
   vision.candidates = asked["candidates"].get<std::vector<Grid>>();
   vision.thumbnail = asked["thumbnail"], vision.thumbnail_of_single_tile = asked["thumbnail_of_single_tile"];
   if (const Json longest = asked.value("longest_edge", Json()); !longest.is_null()) vision.longest_edge = longest;
+  if (const Json least = asked.value("min_pixels", Json()); !least.is_null()) vision.min_pixels = least;
+  if (const Json most = asked.value("max_pixels", Json()); !most.is_null()) vision.max_pixels = most;
   if (const auto problem = tiling_problem(vision)) throw Error(Failure::bundle, *problem);
   return vision;
 }
@@ -153,6 +157,21 @@ Json packing(const Json& asked) {
 
 Json pack_tokens(const Json& asked) {
   return pack(asked["given"].get<std::vector<float>>(), packing_of(asked), asked["newline"].get<std::vector<float>>());
+}
+
+// Of a picture of native resolution: what its tower takes beside its tiles.
+Json picture_place(const Json& asked) {
+  const std::string what = asked["of"];
+  const auto grid = asked["grid"].get<Grid>();
+  const int64_t ratio = asked["ratio"];
+  if (what == "rope") return axial_rope(grid, ratio, asked["head_dim"], asked["theta"]);
+  if (what == "table") return interpolated(grid, ratio, asked["table"].get<std::vector<float>>(), asked["side"]);
+  const Windows cut = windows_of(grid, asked["side"], ratio);
+  return {{"count", cut.count}, {"tiles", cut.tiles}, {"mask", cut.mask}, {"positions", cut.positions}};
+}
+
+Json positions(const Json& asked) {
+  return positions_of(asked["pictures"].get<std::vector<int32_t>>(), asked["grids"].get<std::vector<Grid>>());
 }
 
 Json tiles(const Json& asked) {
@@ -241,6 +260,10 @@ Json answer(const Json& asked) {
   if (what == "picture_plan") return picture_plan(asked);
   if (what == "image_tokens") return image_tokens(asked);
   if (what == "packing") return packing(asked);
+  if (what == "picture_place") return picture_place(asked);
+  if (what == "positions") return positions(asked);
+  if (what == "axes") return axis_of_pairs(asked["sections"].get<std::vector<int64_t>>(), asked["interleaved"]);
+  if (what == "most_windows") return most_windows(asked["tokens"], asked["side"]);
   if (what == "pack") return pack_tokens(asked);
   if (what == "tiles") return tiles(asked);
   if (what == "sample") return sample(asked);

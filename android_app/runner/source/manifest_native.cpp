@@ -1,0 +1,91 @@
+#include "manifest_native.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "tiling.h"
+
+namespace pocketvlm {
+namespace {
+
+using json::Members;
+using json::Reader;
+
+std::string file_name(const Reader& value) {
+  if (!is_file_name(value.text())) value.refuse("it is not a file name that a bundle may use");
+  return value.text();
+}
+
+std::optional<int64_t> size_or_none(const Members& of, const char* key, int64_t most) {
+  const auto given = of.optional(key);
+  return !given || given->is_null() ? std::nullopt : std::optional<int64_t>(given->integer(1, most));
+}
+
+// Whether a listed file has as many float32 as these sizes say, whose product may be beyond 64 bits.
+bool has_floats(const Manifest& manifest, const std::string& name, std::initializer_list<int64_t> sizes) {
+  const auto entry = manifest.files.find(name);
+  int64_t bytes = sizeof(float);
+  for (const int64_t size : sizes)
+    if (__builtin_mul_overflow(bytes, size, &bytes)) return false;
+  return entry != manifest.files.end() && entry->second.bytes == bytes;
+}
+
+}  // namespace
+
+PatchPictures read_patches(const Reader& value) {
+  const Members of = value.members({"most_tokens", "head_dim", "rope_theta", "window", "table", "table_side", "deep"});
+  PatchPictures read;
+  read.most_tokens = of["most_tokens"].integer(1, 1 << 16);
+  read.head_dim = of["head_dim"].integer(1, 1 << 16);
+  if (read.head_dim % 4 != 0) of["head_dim"].refuse("it must be a multiple of 4");
+  read.rope_theta = of["rope_theta"].number(0, 1e18);
+  if (!(read.rope_theta > 0)) of["rope_theta"].refuse("it must be above 0");
+  read.window = size_or_none(of, "window", 64);
+  if (const auto table = of.optional("table"); table && !table->is_null()) read.table = file_name(*table);
+  read.table_side = size_or_none(of, "table_side", 4096);
+  read.deep = size_or_none(of, "deep", 16);
+  if (read.table.empty() == read.table_side.has_value()) value.refuse("table and table_side belong together");
+  return read;
+}
+
+MropePositions read_positions(const Reader& value) {
+  const Members of = value.members({"kind", "sections", "interleaved", "rope"});
+  of["kind"].choice({"mrope"});
+  MropePositions read;
+  read.sections = of["sections"].list([](const Reader& pairs) { return pairs.integer(0, 1 << 15); }, 3, 3);
+  read.interleaved = of["interleaved"].boolean();
+  read.rope = file_name(of["rope"]);
+  if (read.interleaved && std::max(read.sections[1], read.sections[2]) > read.sections[0])
+    of["sections"].refuse("an axis has more pairs than the first, between whose they lie");
+  return read;
+}
+
+std::optional<std::string> native_problem(const Vision& vision) {
+  const bool is_native = vision.patches.has_value();
+  if (vision.min_pixels.has_value() != is_native) return "min_pixels and patches belong together";
+  if (vision.max_pixels.has_value() != is_native) return "max_pixels and patches belong together";
+  if ((vision.strategy == "smart-resize") != is_native) return "strategy smart-resize and patches belong together";
+  if (!is_native) return std::nullopt;
+  if (vision.tokens_per_tile != 1 || vision.packing || vision.thumbnail != "none")
+    return "a tile of a picture as patches is one token, without thumbnail and packing";
+  if (vision.patches->most_tokens < most_tokens(vision)) return "patches.most_tokens is less than a picture can have";
+  return std::nullopt;
+}
+
+std::optional<std::string> table_problem(const Manifest& manifest) {
+  if (manifest.vision && manifest.vision->patches && !manifest.vision->patches->table.empty()) {
+    const PatchPictures& native = *manifest.vision->patches;
+    if (!has_floats(manifest, native.table, {*native.table_side, *native.table_side, manifest.vision->hidden_size}))
+      return "vision.patches.table is no file of as many float32 as its side and the tower's width say";
+  }
+  if (!manifest.positions) return std::nullopt;
+  const std::vector<int64_t>& sections = manifest.positions->sections;
+  const int64_t pairs = std::accumulate(sections.begin(), sections.end(), int64_t{0}), wanted = manifest.head_dim / 2;
+  if (pairs != wanted)
+    return "positions.sections has " + std::to_string(pairs) + " pairs, a head " + std::to_string(wanted);
+  if (!has_floats(manifest, manifest.positions->rope, {2, manifest.kv_length, pairs}))
+    return "positions.rope is no file of a cosine and a sine a position and pair";
+  return std::nullopt;
+}
+
+}  // namespace pocketvlm
