@@ -116,3 +116,15 @@ def refuse_native(checkpoint: Checkpoint, what: str) -> None:
     """
     if checkpoint.config.is_native:
         raise ExportError(f"patches as input are not yet lowered to {what}: export with --backend onnx")
+
+
+def refuse_windows(checkpoint: Checkpoint, what: str) -> None:
+    """That a back end with one mask and one RoPE for all layers is not asked for layers of two kinds.
+
+    :raises ExportError: it is
+    """
+    if checkpoint.config.text.has_local:
+        raise ExportError(
+            f"layers that see a window (sliding_attention) are not yet lowered to {what}: "
+            "export with --backend onnx or executorch"
+        )

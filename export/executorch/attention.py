@@ -10,7 +10,7 @@ multiplied into the query, a value's into what was mixed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,13 +31,18 @@ STEP = 1.0
 
 @dataclass(frozen=True)
 class MethodStep:
-    """What all layers of a method read: cache rows to write, rows of RoPE, the mask, the number of tokens known."""
+    """What all layers of a method read: cache rows to write, rows of RoPE (cos and sin), the mask, the number of tokens
+    known; ``local``: RoPE and mask of layers that see a window."""
 
     rows: Slot
-    cos: Slot
-    sin: Slot
+    turns: tuple[Slot, Slot]
     mask: Slot
     total: int
+    local: tuple[tuple[Slot, Slot], Slot] | None = None
+
+    def of_layer(self, *, local: bool) -> tuple[tuple[Slot, Slot], Slot]:
+        """RoPE and mask of a layer."""
+        return (self.turns, self.mask) if self.local is None or not local else self.local
 
 
 class AttentionInputs(NamedTuple):
@@ -78,28 +83,50 @@ class XnnpackAttention:
         method.call("executorch_prim::add.Scalar", first, count, total)
         positions = method.tensor([tokens], "int64")
         method.call("aten::arange.start_out", first, total, one, positions)
-        cos, sin = (
-            _rows_at(method, f"rope.{name}", table.numpy(), positions)
-            for name, table in zip(("cos", "sin"), rope_tables(self.config, torch.arange(length)), strict=True)
-        )
         # Query heads that share a KV head stand below each other: row r of the scores is token r // shared.
         repeated, end = method.computed_number(), method.computed_number()
         method.call("executorch_prim::mul.Scalar", first, method.number(shared), repeated)
         method.call("executorch_prim::mul.Scalar", total, method.number(shared), end)
+        known = method.tensor([length], "int64")
+        method.call("aten::arange.start_out", zero, total, one, known)
+        seen = self._up_to(method, known, tokens, (repeated, end))
+        mask = method.tensor([tokens * shared, length])
+        unseen = method.constant(f"level_{UNSEEN:g}", np.array(UNSEEN, np.float32))
+        method.call("aten::where.self_out", seen, method.constant("level_0", np.array(0.0, np.float32)), unseen, mask)
+        step = MethodStep(self._rows_of_heads(method, positions), self._turns(method, "rope", positions), mask, total)
+        if not self.config.has_local:
+            return step
+        assert self.config.sliding_window is not None
+        before = method.number(-self.config.sliding_window * shared)
+        bounds = method.computed_number(), method.computed_number()
+        for bound, shifted in zip((repeated, end), bounds, strict=True):
+            method.call("executorch_prim::add.Scalar", bound, before, shifted)
+        forgotten, local = self._up_to(method, known, tokens, bounds), method.tensor([tokens * shared, length])
+        method.call("aten::where.self_out", forgotten, unseen, mask, local)
+        return replace(step, local=(self._turns(method, "rope_local", positions), local))
+
+    def _turns(self, method: Method, name: str, positions: Slot) -> tuple[Slot, Slot]:
+        """cos and sin at ``positions`` [tokens], [tokens, half a head] each"""
+        tables = rope_tables(self.config, torch.arange(self.kv.length), local=name == "rope_local")
+        cos, sin = (
+            _rows_at(method, f"{name}.{part}", table.numpy(), positions)
+            for part, table in zip(("cos", "sin"), tables, strict=True)
+        )
+        return cos, sin
+
+    def _up_to(self, method: Method, known: Slot, tokens: int, bounds: tuple[int, int]) -> Slot:
+        """Which of the ``known`` [total] a row of the scores has reached, bool [tokens * shared, total]: those up to
+        its number, by the heads that share a KV head; numbers go from the first of ``bounds`` to before the second."""
+        shared = self.shared
         rows = method.tensor([tokens * shared], "int64")
-        method.call("aten::arange.start_out", repeated, end, one, rows)
+        method.call("aten::arange.start_out", *bounds, method.number(1), rows)
         token_of_row = method.tensor([tokens * shared], "int64")
         method.call("aten::floor_divide.out", rows, method.constant("shared", np.array(shared)), token_of_row)
         column = method.tensor([tokens * shared, 1], "int64")
-        method.call("aten::unsqueeze_copy.out", token_of_row, one, column)
-        known = method.tensor([length], "int64")
-        method.call("aten::arange.start_out", zero, total, one, known)
-        seen = method.tensor([tokens * shared, length], "bool")
+        method.call("aten::unsqueeze_copy.out", token_of_row, method.number(1), column)
+        seen = method.tensor([tokens * shared, self.kv.length], "bool")
         method.call("aten::le.Tensor_out", known, column, seen)
-        mask = method.tensor([tokens * shared, length])
-        levels = [method.constant(f"level_{level:g}", np.array(level, np.float32)) for level in (0.0, UNSEEN)]
-        method.call("aten::where.self_out", seen, *levels, mask)
-        return MethodStep(self._rows_of_heads(method, positions), cos, sin, mask, total)
+        return seen
 
     def _rows_of_heads(self, method: Method, positions: Slot) -> Slot:
         """positions int64 [tokens] -> the rows that they are in a cache's heads, [KV heads * tokens]"""

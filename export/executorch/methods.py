@@ -166,13 +166,14 @@ class TextMethods:
             hidden = method.tensor([tokens, config.hidden_size], place=f"hidden.{turn}")
             query = method.tensor([tokens, config.num_attention_heads * config.head_dim], place=f"query.{turn}")
             rows = [attention.new_rows(method, tokens, part, stage.index) for part in PARTS]
-            method.delegate(graph, *inputs, step.cos, step.sin, hidden, query, *rows)
+            turns, mask = step.of_layer(local=config.is_local(stage.index))
+            method.delegate(graph, *inputs, *turns, hidden, query, *rows)
             views = [
                 view
                 for part, new in zip(PARTS, rows, strict=True)
                 for view in attention.put(method, stage.index, part, new, step)
             ]
-            inputs = [hidden, query, *views, step.mask]
+            inputs = [hidden, query, *views, mask]
         hidden = method.tensor([tokens, config.hidden_size], place=f"hidden.{(stages[-1].index + 1) % 2}")
         method.delegate(last, *inputs, hidden)
         return hidden

@@ -43,7 +43,7 @@ class Positions:
     """Values that every layer's attention reads; ``many`` says that there are more than a few tokens (INT8 only).
 
     Without cos and sin there are no rotary positions. ``by_token``: they have a row of each of the step's tokens, whose
-    positions are not their places in the cache.
+    positions are not their places in the cache. ``local``: cos and sin for layers that see a window.
     """
 
     last: ir.Value
@@ -52,6 +52,13 @@ class Positions:
     sin: ir.Value | None
     many: ir.Value | None
     by_token: bool = False
+    local: tuple[ir.Value, ir.Value] | None = None
+
+    def turned(self, *, rotary: bool, local: bool) -> Positions:
+        """As a layer's attention reads it, which may rotate at the local base or not at all."""
+        if not rotary or self.by_token:
+            return replace(self, cos=None, sin=None)
+        return self if self.local is None or not local else replace(self, cos=self.local[0], sin=self.local[1])
 
 
 def position_inputs(kv: KvLayout, *, by_token: bool = False) -> tuple[str, ...]:
@@ -79,8 +86,7 @@ def positions(
     if by_token:
         cos, sin = (graph.input(name, "float32", ["sequence", config.head_dim // 2]) for name in ROWS)
     else:
-        tables = dict(zip(("cos", "sin"), rope_tables(config, torch.arange(kv.length)), strict=True))
-        cos, sin = (graph.constant(f"rope.{name}", table.numpy()) for name, table in tables.items())
+        cos, sin = _tables(graph, "rope", config, kv, local=False)
     return Positions(
         graph.op("Cast", last, to=ir.DataType.INT32, name="last_position", dtype="int32"),
         graph.op("Cast", total, to=ir.DataType.INT32, name="total_length", dtype="int32"),
@@ -88,7 +94,15 @@ def positions(
         sin,
         many,
         by_token,
+        _tables(graph, "rope_local", config, kv, local=True) if config.has_local else None,
     )
+
+
+def _tables(
+    graph: GraphBuilder, name: str, config: DecoderConfig, kv: KvLayout, *, local: bool
+) -> tuple[ir.Value, ir.Value]:
+    cos, sin = rope_tables(config, torch.arange(kv.length), local=local)
+    return graph.constant(f"{name}.cos", cos.numpy()), graph.constant(f"{name}.sin", sin.numpy())
 
 
 def attend(
@@ -100,10 +114,12 @@ def attend(
     at: Positions,
     *,
     rotary: bool,
+    local: bool = False,
 ) -> ir.Value:
     """Query, key and value, ``projected`` [1, tokens, heads * head size] each -> mixed values of the query's shape.
 
-    ``rotary``: query and key get their positions here. Adds the layer's KV cache as inputs and outputs of the graph.
+    ``rotary``: query and key get their positions here, at the base of layers that see a window if ``local``. Adds
+    the layer's KV cache as inputs and outputs of the graph.
     """
     if rotary and at.by_token:
         first, (query, key, value) = graph.constant("first_row", np.array([0], np.int64)), projected
@@ -111,7 +127,7 @@ def attend(
             *(graph.op("RotaryEmbedding", x, first, at.cos, at.sin, domain=MICROSOFT) for x in (query, key)),
             value,
         ]
-    at = at if rotary and not at.by_token else replace(at, cos=None, sin=None)
+    at = at.turned(rotary=rotary, local=local)
     shape = [1, heads.kv_heads, kv.length, heads.head_dim]
     past = [graph.input(f"past_key_values.{layer}.{part}", kv.dtype, shape) for part in PARTS]
     if kv.ranges is None:
@@ -153,6 +169,7 @@ def _grouped(
         kv_num_heads=heads.kv_heads,
         scale=heads.scale,
         do_rotary=int(at.cos is not None),
+        **({} if heads.window is None else {"local_window_size": heads.window}),
         **quantization,
     )
 
@@ -210,7 +227,7 @@ def _dequantized(
         "Attention",
         _by_head(graph, scaled(query, "query", by_query["key"]), heads.heads, heads.head_dim),
         *known,
-        _causal_mask(graph, first, end, total),
+        _mask(graph, first, end, total, heads.window),
         scale=heads.scale,
     )
     # [1, heads, tokens, head size] -> [1, tokens, heads, head size] -> [1, tokens, heads * head size]
@@ -232,14 +249,18 @@ def _first_rows(graph: GraphBuilder, cache: ir.Value, end: ir.Value) -> ir.Value
     return graph.op("Slice", cache, start, end, axis)
 
 
-def _causal_mask(graph: GraphBuilder, first: ir.Value, end: ir.Value, total: ir.Value) -> ir.Value:
-    """bool [tokens, total]: a token sees itself and those before it."""
+def _mask(graph: GraphBuilder, first: ir.Value, end: ir.Value, total: ir.Value, window: int | None) -> ir.Value:
+    """bool [tokens, total]: a token sees itself and those before it, of a window so many with itself."""
     zero, one = (graph.constant(f"scalar_{number}", np.array(number, np.int64)) for number in (0, 1))
     columns = graph.op("Range", zero, total, one)
     rows = graph.op("Slice", columns, first, end)
     # [tokens] -> [tokens, 1]
     rows = graph.op("Unsqueeze", rows, graph.constant("axis_1", np.array([1], np.int64)))
-    return graph.op("LessOrEqual", columns, rows)
+    seen = graph.op("LessOrEqual", columns, rows)
+    if window is None:
+        return seen
+    behind = graph.op("Sub", rows, graph.constant("kv_window", np.array(window, np.int64)))
+    return graph.op("And", seen, graph.op("Less", behind, columns))
 
 
 def without_quantized_cache(model: ir.Model) -> ir.Model:

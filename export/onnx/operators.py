@@ -122,9 +122,10 @@ class Joined(Later):
 
 @dataclass(frozen=True)
 class Rotated:
-    """Query or key that the attention rotates."""
+    """Query or key that the attention rotates; ``local``: at the base of layers that see a window."""
 
     states: ir.Value
+    local: bool = False
 
 
 def value_of(at: OnnxContext, given: ir.Value | Later, name: str | None = None) -> ir.Value:
@@ -218,7 +219,7 @@ def _attend_picture(at: OnnxContext, call: Call, query: Any, key: Any, value: ir
 
 
 def _rotate(at: OnnxContext, call: Call, states: ir.Value, step: None) -> Rotated:
-    return Rotated(states)
+    return Rotated(states, call.operator.local)
 
 
 def _cached_attend(at: OnnxContext, call: Call, query: Any, key: Any, value: ir.Value, step: None) -> ir.Value:
@@ -227,7 +228,8 @@ def _cached_attend(at: OnnxContext, call: Call, query: Any, key: Any, value: ir.
         raise ExportError(f"{call.name}: attention with positions of queries or of keys alone is not lowered to ONNX")
     assert at.kv is not None and at.positions is not None
     projected = [states.states if isinstance(states, Rotated) else states for states in (query, key, value)]
-    return attention.attend(at.graph, call.operator, at.kv, call.stage.index, projected, at.positions, rotary=rotary)
+    given = at.kv, call.stage.index, projected, at.positions
+    return attention.attend(at.graph, call.operator, *given, rotary=rotary, local=rotary and query.local)
 
 
 def _class_token(at: OnnxContext, call: Call, rows: ir.Value) -> ir.Value:

@@ -25,7 +25,10 @@ def kv_ranges(
     ``cache`` has conversations from position 0 on, or at ``positions``. Its keys count at every position of a
     cache of ``length``: the largest of a channel that turns slowly may come long after the last position that was seen.
     """
-    keys = _largest_turned(config, cache.key, length, positions) if config.is_rotary(layer) else cache.key.abs()
+    local = config.is_local(layer)
+    keys = cache.key.abs()
+    if config.is_rotary(layer):
+        keys = _largest_turned(config, cache.key, length, positions, local=local)
     # [1, KV heads, tokens, head size] -> [KV heads, head size]
     return keys.amax(dim=(0, 2)), cache.value.abs().amax(dim=(0, 2))
 
@@ -41,7 +44,9 @@ def for_unseen_text(largest: Tensor, tokens: int) -> Tensor:
     return torch.maximum(largest, least) * max(1.0, math.log(ENOUGH_TOKENS) / math.log(max(tokens, 2))) ** 0.5
 
 
-def _largest_turned(config: DecoderConfig, keys: Tensor, length: int, positions: Tensor | None) -> Tensor:
+def _largest_turned(
+    config: DecoderConfig, keys: Tensor, length: int, positions: Tensor | None, *, local: bool
+) -> Tensor:
     """The largest magnitudes of turned keys at positions 0 to ``length`` - 1, channel by channel, of the same shape.
 
     A pair of channels moves on a circle. Where its way is half of it or more, either channel gets the whole radius;
@@ -49,10 +54,13 @@ def _largest_turned(config: DecoderConfig, keys: Tensor, length: int, positions:
     value at one of the ends otherwise.
     """
     tokens = keys.shape[2]
-    cos, sin = rope_tables(config, torch.arange(max(tokens, length)))
+    cos, sin = rope_tables(config, torch.arange(max(tokens, length)), local=local)
     factor = cos[0]  # on all rotated keys
     cos, sin = cos / factor, sin / factor
-    turned = (cos, sin) if positions is None else [table / factor for table in rope_tables(config, positions)]
+    turned = cos, sin
+    if positions is not None:
+        there = rope_tables(config, positions, local=local)
+        turned = there[0] / factor, there[1] / factor
     at_first = rotate(keys, turned[0][:tokens], -turned[1][:tokens])
     at_last = rotate(at_first, cos[length - 1], sin[length - 1])
     one, other = at_first.chunk(2, dim=-1)  # two of [1, KV heads, tokens, head size / 2]

@@ -55,7 +55,7 @@ PACKED = re.compile(r"\.(qweight|qzeros|scales|g_idx|SCB|weight_(scale|packed|sh
 @dataclass(frozen=True)
 class TensorInfo:
     """One weight: where it lies, as a tensor, as ``pieces`` of one or as its sum over an axis (``summed``), of which it
-    may be ``rows`` alone, and how it is used."""
+    may be ``rows`` alone, or one less than it is (``less_one``), and how it is used."""
 
     name: str
     file: Path
@@ -66,6 +66,7 @@ class TensorInfo:
     packed: Packed | None = None
     update: LowRank | None = None
     summed: int | None = None
+    less_one: bool = False
 
     @property
     def files(self) -> set[Path]:
@@ -108,7 +109,8 @@ class Checkpoint:
     adapter: Adapter | None = None
 
     def tensor(self, name: str, rows: slice | Tensor | None = None) -> Tensor:
-        """The weight, or some of its rows, as stored (fp16, bf16 or fp32), mapped from its file.
+        """The weight, or some of its rows, as stored (fp16, bf16 or fp32), mapped from its file; in fp32 where what is
+        stored is less than it.
 
         The file is opened anew each time: while a mapping lives, what was read of it counts as this process's memory.
 
@@ -125,6 +127,8 @@ class Checkpoint:
             up = _chosen(_whole(up, info.update.pieces), info.rows, rows)
             # [rows, columns] + scale * [rows, rank] x [rank, columns]
             tensor = tensor.float().addmm(up, down, alpha=info.update.scale)
+        if info.less_one:
+            tensor = one_more(tensor)
         # the ends of the range are NaN where one value is; 25 times as fast as asking each value
         if tensor.numel() and not all(torch.isfinite(end) for end in torch.aminmax(tensor)):
             raise CheckpointError(f"{info.file.name}: {info.key} has NaN or infinite values; it cannot be quantized")
@@ -229,6 +233,11 @@ def _zero_points(packed: Packed) -> npt.NDArray[np.uint8]:
     return zero_points_of(packed, _read(packed.zeros).numpy().view(np.uint32))
 
 
+def one_more(tensor: Tensor) -> Tensor:
+    """A weight that is stored less one, as Gemma's norms are, in fp32, as they compute it."""
+    return 1.0 + tensor.float()
+
+
 def pieces_of(tensor: Tensor, pieces: Pieces) -> Tensor:
     """A weight out of a tensor [blocks * size, ...] that holds several, [blocks * (stop - start), ...]."""
     # [blocks * size, ...] -> [blocks, stop - start, ...] -> [blocks * (stop - start), ...]
@@ -329,7 +338,7 @@ def _match(directory: Path, family: Family, config: VlmConfig, weights: dict[str
             raise CheckpointError(f"{shown} has shape {found_shape}, {CONFIG} asks for {list(expected[name])}")
         tensors[name] = TensorInfo(
             name, stored.file, stored.key, expected[name], stored.pieces, None, stored.packed, stored.update,
-            stored.summed,
+            stored.summed, stored.less_one,
         )  # fmt: skip
     missing = [name for name in expected if name not in tensors]
     if missing:

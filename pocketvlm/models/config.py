@@ -30,7 +30,19 @@ from pocketvlm.images.tiling import PAPER_CANDIDATES
 from pocketvlm.models.dialect import check_whole, decoder_values, vision_values
 from pocketvlm.models.families import DECODERS, FAMILIES
 from pocketvlm.models.rope_scaling import RopeScaling
-from pocketvlm.models.values import READ, Byte, Heads, Layers, Pixels, Positions, Positive, Text, Tiles, Width
+from pocketvlm.models.values import (
+    READ,
+    Byte,
+    Heads,
+    Layers,
+    Pixels,
+    Positions,
+    Positive,
+    Text,
+    Tiles,
+    Width,
+    rounded_to,
+)
 from pocketvlm.strict import first_wrong
 
 
@@ -164,6 +176,8 @@ class DecoderConfig:
     rope_theta: Positive = 10000.0
     rope_scaling: RopeScaling | None = None
     hidden_act: Literal["silu"] = "silu"
+    #: Gemma's name for hidden_act.
+    hidden_activation: Literal["silu", "gelu_pytorch_tanh"] | None = None
     attention_bias: bool = False
     mlp_bias: bool = False
     #: InternLM2's name for attention_bias.
@@ -189,6 +203,16 @@ class DecoderConfig:
     use_sliding_window: bool = False
     max_window_layers: Annotated[int, Field(ge=0, le=1 << 31)] = 0
     layer_types: Annotated[tuple[LayerType, ...], Field(max_length=4096)] | None = None
+    #: Gemma 3: without layer_types each interval's last layer sees all. Those that see a window have RoPE at a base of
+    #: their own. The root of the scalar divides the scores, in place of head_dim's.
+    sliding_window_pattern: Annotated[int, Field(ge=0, le=1 << 16)] = 0
+    rope_local_base_freq: Positive | None = None
+    query_pre_attn_scalar: Positive | None = None
+    final_logit_softcapping: None = None
+    attn_logit_softcapping: None = None
+    use_bidirectional_attention: Literal[False] | None = None
+    #: That weights are stored in: transformers rounds the factor on embeddings to it.
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
     #: Qwen-VL: how many pairs of a head's channels turn by each of three positions, one axis after the other, or
     #: between one another (``pocketvlm.images.positions``). Where a model takes no pictures all three are the same.
     mrope_section: Annotated[tuple[Heads, ...], Field(min_length=3, max_length=3)] | None = None
@@ -215,8 +239,18 @@ class DecoderConfig:
             raise ValueError(f"deep_layers: {self.deep_layers} of {self.num_hidden_layers} layers")
         if self.mrope_section is not None and 2 * sum(self.mrope_section) != self.head_dim:
             raise ValueError(f"mrope_section has {sum(self.mrope_section)} pairs, a head {self.head_dim // 2}")
+        if DECODERS[self.model_type].sliding:
+            self._check_windows()
         if rope["rope_type"] == "yarn" and self.rope_theta <= 1:
             raise ValueError(f"rope_theta {self.rope_theta} is not above 1: YaRN takes its logarithm")
+
+    def _check_windows(self) -> None:
+        if self.layer_types is not None and len(self.layer_types) < self.num_hidden_layers:
+            raise ValueError(f"layer_types has {len(self.layer_types)} of {self.num_hidden_layers} layers")
+        if self.layer_types is None and self.sliding_window_pattern == 0:
+            raise ValueError("sliding_window_pattern is 0, and there are no layer_types")
+        if self.sliding_window is None:
+            raise ValueError("sliding_window is None, and some layers see one")
 
     @property
     def entering_width(self) -> int:
@@ -237,9 +271,15 @@ class DecoderConfig:
         return DECODERS[self.model_type].qk_norm
 
     @property
+    def sandwiched(self) -> bool:
+        """Whether what attention and the MLP add is normed."""
+        return DECODERS[self.model_type].sandwiched
+
+    @property
     def embedding_scale(self) -> float:
         """Factor on the embeddings of tokens."""
-        return self.scale_emb * self.embedding_multiplier
+        root = rounded_to(self.dtype, math.sqrt(self.hidden_size)) if DECODERS[self.model_type].rooted else 1.0
+        return self.scale_emb * self.embedding_multiplier * root
 
     @property
     def residual_scale(self) -> float:
@@ -250,7 +290,7 @@ class DecoderConfig:
     @property
     def attention_scale(self) -> float:
         """Factor on the products of queries and keys."""
-        return self.attention_multiplier or 1 / math.sqrt(self.head_dim)
+        return self.attention_multiplier or 1 / math.sqrt(self.query_pre_attn_scalar or self.head_dim)
 
     @property
     def logits_scale(self) -> float:
@@ -263,9 +303,23 @@ class DecoderConfig:
             return self.no_rope_layers[layer] == 1
         return self.no_rope_layer_interval == 0 or (layer + 1) % self.no_rope_layer_interval != 0
 
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer sees ``sliding_window`` tokens, its own among them, and turns at ``rope_local_base_freq``."""
+        if not DECODERS[self.model_type].sliding:
+            return False
+        if self.layer_types is not None:
+            return self.layer_types[layer] == "sliding_attention"
+        return (layer + 1) % self.sliding_window_pattern != 0
+
+    @property
+    def has_local(self) -> bool:
+        """Whether some layers are."""
+        return any(map(self.is_local, range(self.num_hidden_layers)))
+
     @property
     def window(self) -> int | None:
-        """Tokens that some layer sees at most; None where each sees all."""
+        """Tokens of a conversation up to which a window changes nothing, in a family whose windows bundles do not have;
+        None where there is none."""
         is_used = DECODERS[self.model_type].windowed or self.use_sliding_window
         if self.layer_types is not None:
             is_used &= "sliding_attention" in self.layer_types

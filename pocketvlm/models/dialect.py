@@ -59,20 +59,41 @@ def decoder_values(raw: Mapping[str, Any]) -> dict[str, Any]:
     check_whole(raw)
     if not raw.get("is_causal", True):
         raise CheckpointError("text_config.is_causal: only causal attention is supported")
-    _check_layer_types(raw, windows="layer_types" in known.defaults and bool(raw.get("use_sliding_window")))
+    windows = known.sliding or ("layer_types" in known.defaults and bool(raw.get("use_sliding_window")))
+    _check_layer_types(raw, windows=windows)
     values = {key: raw.get(key, default) for key, default in known.defaults.items()}
     if values["num_key_value_heads"] is None:
         values["num_key_value_heads"] = values["num_attention_heads"]
     if values.get("head_dim") is None:
         values["head_dim"] = 0  # the width by the heads
     named = {key: raw[key] for key in ("model_type", *AXES) if key in raw}
-    return {**named, **values, **_rope({**raw, **values})}
+    if known.rooted:
+        named["dtype"] = raw.get("dtype") or raw.get("torch_dtype")  # as transformers 4 called it
+    return {**named, **values, **(_ropes if known.sliding else _rope)({**raw, **values})}
 
 
 def _check_layer_types(raw: Mapping[str, Any], *, windows: bool) -> None:
     known, kinds = (*FULL_ATTENTION, *(("sliding_attention",) if windows else ())), raw.get("layer_types")
     if kinds is not None and not (isinstance(kinds, list) and all(kind in known for kind in kinds)):
-        raise CheckpointError(f"text_config.layer_types: only {FULL_ATTENTION[0]} is supported")
+        said = f"{FULL_ATTENTION[0]} and sliding_attention are" if windows else f"{FULL_ATTENTION[0]} is"
+        raise CheckpointError(f"text_config.layer_types: only {said} supported")
+
+
+def _ropes(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The same where layers that see a window have another (``Gemma3TextConfig.convert_rope_params_to_dict``)."""
+    given = raw.get("rope_parameters")
+    by_kind = given if isinstance(given, Mapping) else {}
+    whole, local = (by_kind.get(kind) or {} for kind in ("full_attention", "sliding_attention"))
+    wrong = next((key for key, value in by_kind.items() if not isinstance(value, Mapping) and value is not None), None)
+    if wrong is not None or not isinstance(given or {}, Mapping):
+        raise CheckpointError(f"text_config.rope_parameters: {one_line(wrong, 60)} is no RoPE of a kind of layer")
+    if local.get("rope_type", "default") != "default":
+        raise CheckpointError("text_config.rope_parameters.sliding_attention.rope_type: only default is supported")
+    scaling = raw.get("rope_scaling") or {}
+    if not isinstance(scaling, Mapping):
+        return {"rope_scaling": scaling}
+    found = _rope({**raw, "rope_parameters": None, "rope_scaling": {**whole, **scaling}})
+    return {**found, "rope_local_base_freq": local.get("rope_theta", raw["rope_local_base_freq"])}
 
 
 def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:

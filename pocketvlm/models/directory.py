@@ -103,7 +103,7 @@ class LowRank:
 class Stored:
     """A tensor of a file: ``start`` and ``end`` are the file's bytes. ``pieces``: where one of several weights in it
     lies; ``packed``: of a matrix in words; ``summed``: the axis over which the weight is its sum; ``shape`` is the
-    weight's own then. ``update``: what an adapter adds."""
+    weight's own then. ``update``: what an adapter adds. ``less_one``: one more is the weight."""
 
     key: str
     file: Path
@@ -115,6 +115,7 @@ class Stored:
     packed: Packed | None = None
     update: LowRank | None = None
     summed: int | None = None
+    less_one: bool = False
 
 
 def name_of(directory: Path) -> str:
@@ -336,6 +337,7 @@ def named(family: Family, config: VlmConfig, directory: Path, tensors: Mapping[s
             if one in weights:
                 both = f"{one_line(key, 120)} and {one_line(weights[one].key, 120)}"
                 raise CheckpointError(f"{label(directory)}: {both} both claim {one_line(one, 120)}")
+            weight = replace(weight, less_one=family.is_less_one(one))
             weights[one] = _summed(weight, family.summed[one]) if one in family.summed else weight
     return weights
 

@@ -41,11 +41,13 @@ class KvCache:
 
 @dataclass
 class Step:
-    """Where the tokens of a decoder's step stand: RoPE's rows of them, and the layer's cache (None: they are all)."""
+    """Where the tokens of a decoder's step stand: RoPE's rows of them, the layer's cache (None: they are all), and the
+    rows for layers that see a window, where there are some."""
 
     cos: Tensor
     sin: Tensor
     cache: KvCache | None = None
+    local: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass
@@ -232,32 +234,36 @@ class AttendPicture(Operator):
 
 
 class Rotate(Operator):
-    """Rotary embeddings (arXiv 2104.09864) on [batch, tokens, heads * head_dim], heads side by side."""
+    """Rotary embeddings (arXiv 2104.09864) on [batch, tokens, heads * head_dim], heads side by side; ``local``: at the
+    base of layers that see a window."""
 
-    def __init__(self, heads: int, head_dim: int) -> None:
+    def __init__(self, heads: int, head_dim: int, *, local: bool = False) -> None:
         super().__init__()
-        self.heads, self.head_dim = heads, head_dim
+        self.heads, self.head_dim, self.local = heads, head_dim, local
 
     def forward(self, states: Tensor, step: Step) -> Tensor:
+        cos, sin = (step.cos, step.sin) if step.local is None or not self.local else step.local
         # [batch, tokens, heads * head_dim] -> [batch, heads, tokens, head_dim]
         by_head = states.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
         # and back
-        return rotate(by_head, step.cos, step.sin).transpose(1, 2).flatten(-2)
+        return rotate(by_head, cos, sin).transpose(1, 2).flatten(-2)
 
 
 class CachedAttend(Operator):
     """Causal grouped-query attention over a layer's cache, which it extends.
 
     query [batch, tokens, heads * head_dim], key and value [batch, tokens, kv_heads * head_dim] -> the query's shape.
-    ``scale``: factor on the products of queries and keys.
+    ``scale``: factor on the products of queries and keys; ``window``: tokens that one sees at most, itself among them
+    (None: all up to itself).
     """
 
-    def __init__(self, heads: int, kv_heads: int, head_dim: int, scale: float) -> None:
+    def __init__(self, heads: int, kv_heads: int, head_dim: int, scale: float, window: int | None = None) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim, self.scale = heads, kv_heads, head_dim, scale
+        self.window = window
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, step: Step) -> Tensor:
-        tokens, mask = query.shape[1], None
+        tokens, past = query.shape[1], 0
         # [batch, tokens, heads * head_dim] -> [batch, heads, tokens, head_dim]
         query, key, value = (
             states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for states in (query, key, value)
@@ -266,12 +272,13 @@ class CachedAttend(Operator):
             past = step.cache.key.shape[2]
             step.cache.append(key, value)
             key, value = step.cache.key, step.cache.value
-            # token i sees the past and itself: [tokens, past + tokens]
-            mask = torch.ones(tokens, past + tokens, dtype=torch.bool).tril(past)
+        # token i sees the past and itself, of them those in its window: [tokens, past + tokens]
+        mask = torch.ones(tokens, past + tokens, dtype=torch.bool).tril(past)
+        if self.window is not None:
+            mask = mask.triu(past - self.window + 1)
         mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, scale=self.scale,
-            enable_gqa=self.heads != self.kv_heads,
-        )  # fmt: skip
+            query, key, value, attn_mask=mask, scale=self.scale, enable_gqa=self.heads != self.kv_heads
+        )
         # [batch, heads, tokens, head_dim] -> [batch, tokens, heads * head_dim]
         return mixed.transpose(1, 2).flatten(-2)
 

@@ -12,17 +12,20 @@ from pocketvlm.images.positions import axis_of_pairs
 from pocketvlm.models.config import DecoderConfig
 
 
-def rope_tables(config: DecoderConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
+def rope_tables(config: DecoderConfig, positions: Tensor, *, local: bool = False) -> tuple[Tensor, Tensor]:
     """cos and sin, each float32 [positions, head_dim / 2], times the factor that YaRN and LongRoPE give attention.
 
-    ``positions``: [positions], or [3, positions] where tokens have one on each axis.
+    ``positions``: [positions], or [3, positions] where tokens have one on each axis. ``local``: of layers that see a
+    window.
 
     The kinds of scaling are those of transformers' ``modeling_rope_utils``, for conversations of at most
     ``config.positions`` tokens. Computed in float64: at position 4096 float32 angles are already off by 1e-4.
     """
     half = torch.arange(0, config.head_dim, 2, dtype=torch.float64)
-    frequencies = config.rope_theta ** (-half / config.head_dim)
-    scaling, factor = config.rope_scaling or {}, 1.0
+    theta = config.rope_local_base_freq if local else config.rope_theta
+    assert theta is not None
+    frequencies = theta ** (-half / config.head_dim)
+    scaling, factor = {} if local else config.rope_scaling or {}, 1.0
     if scaling.get("rope_type") == "linear":
         frequencies = frequencies / float(scaling["factor"])
     elif scaling.get("rope_type") == "llama3":

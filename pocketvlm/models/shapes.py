@@ -120,6 +120,9 @@ def _decoder_layer(prefix: str, config: DecoderConfig) -> Iterator[tuple[str, Sh
             yield f"{prefix}.self_attn.{name}.weight", (config.head_dim,)
     yield from _linear(f"{prefix}.self_attn.o_proj", queries, hidden, bias=config.output_bias)
     yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
+    if config.sandwiched:
+        yield f"{prefix}.pre_feedforward_layernorm.weight", (hidden,)
+        yield f"{prefix}.post_feedforward_layernorm.weight", (hidden,)
     for name, columns, rows in (("gate", hidden, inner), ("up", hidden, inner), ("down", inner, hidden)):
         yield from _linear(f"{prefix}.mlp.{name}_proj", columns, rows, bias=config.mlp_bias)
 

@@ -15,14 +15,13 @@ from torch import Tensor, fx, nn
 
 from pocketvlm.images.patches import axial_rope, interpolated, windows
 from pocketvlm.images.tiling import Grid
-from pocketvlm.models.blocks.decoder import DecoderLayer, Head, decoder_options
+from pocketvlm.models.blocks.decoder import DecoderLayer, Head, decoder_options, step_at
 from pocketvlm.models.blocks.picture import PictureLayer, PlacedEmbeddings
 from pocketvlm.models.blocks.projector import Projection
 from pocketvlm.models.blocks.vision import VisionEmbeddings, VisionLayer, layer_options
 from pocketvlm.models.checkpoint import ReadWeight, load, shapes_only
 from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
 from pocketvlm.models.operators import KvCache, PicturePlace, RmsNorm, Step
-from pocketvlm.models.rope import rope_tables
 from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, NEWLINE, POSITIONS
 from pocketvlm.models.trace import Traced, trace
 
@@ -182,7 +181,7 @@ def insert_image_tokens(
 
 def first_step(config: DecoderConfig, tokens: int, positions: Tensor | None = None) -> Step:
     """Of the first tokens, with an empty cache; ``positions``: theirs, [3, tokens], where they are not their places."""
-    return Step(*rope_tables(config, torch.arange(tokens) if positions is None else positions), KvCache.empty(config))
+    return step_at(config, torch.arange(tokens) if positions is None else positions, KvCache.empty(config))
 
 
 def place_of(config: VisionConfig, grid: Grid, read: ReadWeight | None = None) -> PicturePlace:

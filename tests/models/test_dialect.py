@@ -22,9 +22,14 @@ def test_what_a_decoder_leaves_out_is_transformers(name: str) -> None:
     from transformers import AutoConfig
 
     theirs = AutoConfig.for_model(name)
+    ropes = theirs.rope_parameters if DECODERS[name].sliding else {"full_attention": theirs.rope_parameters}
     for key, value in DECODERS[name].defaults.items():
         if key == "rope_theta":
-            assert theirs.rope_parameters["rope_theta"] == value
+            assert ropes["full_attention"]["rope_theta"] == value
+        elif key == "rope_local_base_freq":
+            assert ropes["sliding_attention"]["rope_theta"] == value
+        elif key == "sliding_window_pattern":
+            assert theirs._sliding_window_pattern == value
         else:
             assert getattr(type(theirs), key, None) == value, key
     ours = VlmConfig.from_dict({"model_type": name}).text
@@ -32,7 +37,7 @@ def test_what_a_decoder_leaves_out_is_transformers(name: str) -> None:
     assert ours.head_dim == getattr(theirs, "head_dim", theirs.hidden_size // theirs.num_attention_heads)
     small = {"hidden_size": 96, "num_attention_heads": 4, "num_key_value_heads": None}
     assert VlmConfig.from_dict({"model_type": name, **small}).text.num_key_value_heads == 4
-    if name != "mistral":  # whose class refuses None
+    if name not in ("mistral", "gemma3_text"):  # whose classes refuse None
         assert AutoConfig.for_model(name, **small).num_key_value_heads == 4
 
 
@@ -82,6 +87,55 @@ def test_ropes_keys_stand_where_transformers_looks(name: str, keys: dict[str, An
     assert theirs["rope_type"] == found["rope_type"]
 
 
+LINEAR = {"rope_type": "linear", "factor": 8.0}
+#: Where Gemma's keys stand: flat, as it was published, and a dictionary a kind of layer, as transformers 5 writes them.
+TWO_ROPES: list[dict[str, Any]] = [
+    {},
+    {"rope_theta": 5e5, "rope_local_base_freq": 7e3, "rope_scaling": LINEAR},
+    {"rope_theta": 5e5, "rope_scaling": None, "rope_parameters": {"full_attention": LINEAR}},
+    {"rope_parameters": {"full_attention": {**LINEAR, "rope_theta": 3e6}, "sliding_attention": {"rope_theta": 7e3}}},
+    {"rope_parameters": {"full_attention": None, "sliding_attention": {"rope_type": "default"}}},
+    {"rope_parameters": {"full_attention": {"rope_theta": 3e6}}, "rope_scaling": LINEAR, "rope_theta": 9.0},
+]
+
+
+@pytest.mark.parametrize("keys", TWO_ROPES, ids=str)
+def test_ropes_of_two_kinds_of_layers_stand_where_transformers_looks(keys: dict[str, Any]) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model("gemma3_text", **copy.deepcopy(keys))
+    config.standardize_rope_params()
+    whole, local = (config.rope_parameters[kind] for kind in ("full_attention", "sliding_attention"))
+    ours = VlmConfig.from_dict({"model_type": "gemma3_text", **keys}).text
+    assert (ours.rope_theta, ours.rope_local_base_freq) == (whole["rope_theta"], local["rope_theta"])
+    assert local["rope_type"] == "default"
+    scaling = ours.rope_scaling or {"rope_type": "default"}
+    assert scaling == {key: value for key, value in whole.items() if key != "rope_theta"}
+
+
+@pytest.mark.parametrize("keys", [{}, {"sliding_window_pattern": 3}, {"layer_types": ["full_attention"] * 26}], ids=str)
+def test_the_layers_that_see_a_window_are_transformers(keys: dict[str, Any]) -> None:
+    from transformers import AutoConfig
+
+    ours = VlmConfig.from_dict({"model_type": "gemma3_text", **keys}).text
+    kinds = AutoConfig.for_model("gemma3_text", **keys).layer_types
+    assert [ours.is_local(layer) for layer in range(26)] == [kind == "sliding_attention" for kind in kinds]
+    assert ours.has_local == ("sliding_attention" in kinds)
+    assert ours.limit == (131072, "max_position_embeddings")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("width", [640, 1152, 2560, 3840, 5376, 3072])
+def test_the_factor_on_embeddings_is_rounded_as_transformers_rounds_it(dtype: str, width: int) -> None:
+    """Of the 3072 wide ones 55.4256 becomes 55.5 in bfloat16."""
+    import torch
+
+    raw = {"model_type": "gemma3_text", "hidden_size": width, "num_key_value_heads": 1, "torch_dtype": dtype}
+    wanted = torch.tensor(width**0.5).to(getattr(torch, dtype))
+    assert VlmConfig.from_dict(raw).text.embedding_scale == float(wanted)
+
+
+GEMMA = {"model_type": "gemma3_text"}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"quantization_config": {"load_in_4bit": True}}, r"quantized already \(bitsandbytes\)"),
     ({"quantization": {"group_size": 64, "bits": 4}}, "quantization: quantized already; export the original"),
@@ -111,6 +165,17 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rope_scaling": {**LONGROPE, "type": "longrope", "short_factor": [1.0] * 63}}, "short_factor has 63 numbers"),
     ({"rope_scaling": {"rope_type": "proportional"}}, "rope_scaling.* 'proportional' found using 'rope_type'"),
     ({"text_config": {"model_type": "llama"}}, "text_config: a llama has none"),
+    ({**GEMMA, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
+    ({**GEMMA, "final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
+    ({**GEMMA, "use_bidirectional_attention": True}, "use_bidirectional_attention is True, expected False"),
+    ({**GEMMA, "hidden_activation": "gelu"}, "hidden_activation is 'gelu', expected 'silu' or 'gelu_pytorch_tanh'"),
+    ({**GEMMA, "sliding_window": None}, "sliding_window is None, and some layers see one"),
+    ({**GEMMA, "sliding_window_pattern": 0}, "sliding_window_pattern is 0, and there are no layer_types"),
+    ({**GEMMA, "layer_types": ["full_attention"]}, "layer_types has 1 of 26 layers"),
+    ({**GEMMA, "layer_types": ["chunked_attention"]}, "layer_types: only full_attention and sliding_attention are"),
+    ({**GEMMA, "torch_dtype": "float64"}, "dtype is 'float64', expected 'float32', 'float16' or 'bfloat16'"),
+    ({**GEMMA, "rope_parameters": {"rope_theta": 1e4}}, "rope_parameters: rope_theta is no RoPE of a kind of layer"),
+    ({**GEMMA, "rope_parameters": {"sliding_attention": LINEAR}}, "sliding_attention.rope_type: only default is"),
 ]
 
 

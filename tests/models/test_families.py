@@ -29,6 +29,8 @@ from pocketvlm.models.checkpoint import open_checkpoint, shapes_only
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import DECODERS, FAMILIES
 from pocketvlm.models.families.family import Family
+from pocketvlm.models.operators import CachedAttend, Silu, Step
+from pocketvlm.models.rope import rope_tables
 from pocketvlm.models.shapes import expected_shapes
 from pocketvlm.models.stages import embed_tokens
 from pocketvlm.recipe import load_recipe
@@ -55,6 +57,10 @@ class Exported:
     model: torch.nn.Module
     bundle: Bundle
 
+    @property
+    def engines(self) -> tuple[str, ...]:
+        return tuple(self.bundle.manifest.engines)
+
     @cached_property
     def answer(self) -> list[int]:
         """Its twenty likeliest tokens behind ``TOKENS``."""
@@ -65,8 +71,9 @@ class Exported:
 def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     directory = tmp_path_factory.mktemp(request.param)
     model = write_decoder(directory / "checkpoint", request.param)
+    engines = ENGINES[:2] if DECODERS[request.param].sliding else ENGINES
     bundle = export_bundle(
-        directory / "checkpoint", directory / "bundle", recipe="fp32", backends=ENGINES, max_length=LIMIT
+        directory / "checkpoint", directory / "bundle", recipe="fp32", backends=engines, max_length=LIMIT
     )
     return Exported(directory / "checkpoint", model, bundle)
 
@@ -120,6 +127,16 @@ def error_of_pytorch(checkpoint: Path, model: torch.nn.Module) -> float:
     return relative(ours(ours.embed_tokens(ids))[0].numpy(), model(input_ids=ids).logits[0].numpy())
 
 
+GEMMA = "gemma3_text"
+
+
+def attends(more: int) -> Callable[..., CachedAttend]:
+    """Attention whose window is so many tokens more."""
+    return lambda heads, kv_heads, size, scale, window: CachedAttend(
+        heads, kv_heads, size, scale, window and window + more
+    )
+
+
 #: What somebody could have got wrong, in the family that shows it: a place, and what stands there instead.
 FAULTS: dict[str, tuple[str, str, object]] = {
     "YaRN's factor on attention": ("mistral", "models.rope._mscale", lambda stretch, scale: 1.0),
@@ -135,6 +152,23 @@ FAULTS: dict[str, tuple[str, str, object]] = {
         "internlm2", "models.checkpoint.pieces_of",
         lambda tensor, pieces: tensor.roll(-pieces.start, 0)[: pieces.blocks * (pieces.stop - pieces.start)],
     ),
+    "a window with one more": (GEMMA, "models.blocks.decoder.CachedAttend", attends(1)),
+    "a window with one less": (GEMMA, "models.blocks.decoder.CachedAttend", attends(-1)),
+    "a window for the other layer": (
+        GEMMA, "models.config.DecoderConfig.is_local", lambda config, layer: layer == 1,
+    ),
+    "one RoPE for all layers": (
+        GEMMA, "models.blocks.decoder.step_at",
+        lambda config, positions, cache: Step(*rope_tables(config, positions), cache),
+    ),
+    "RoPE that is not stretched": (
+        GEMMA, "models.blocks.decoder.rope_tables",
+        lambda config, positions, **kind: rope_tables(replace(config, rope_scaling=None), positions, **kind),
+    ),
+    "norms as they are stored": (GEMMA, "models.checkpoint.one_more", torch.Tensor.float),
+    "embeddings without the root": (GEMMA, "models.config.DecoderConfig.embedding_scale", 1.0),
+    "scores by the size of a head": (GEMMA, "models.config.DecoderConfig.attention_scale", 48**-0.5),
+    "a gate of SiLU": (GEMMA, "models.blocks.decoder.Gelu", lambda kind: Silu()),
 }  # fmt: skip
 
 
@@ -177,7 +211,7 @@ def test_logits_of_pytorch_and_both_engines_are_transformers(
     assert error < 1e-4
     with torch.no_grad():
         wanted = one.model(input_ids=torch.tensor([TOKENS])).logits[0].numpy()
-    for engine in ENGINES:
+    for engine in one.engines:
         with load(one.bundle.location, threads=1, engine=engine) as vlm:
             error = relative(vlm.logits(TOKENS), wanted)
         record_property(f"logits {engine}", f"{error:.1e}")
@@ -197,7 +231,7 @@ def answer_of(engine: Engine, chunk: int) -> list[int]:
 
 
 def test_twenty_greedy_tokens_of_both_engines_are_transformers(one: Exported) -> None:
-    for name in ENGINES:
+    for name in one.engines:
         engine = open_engine(name, one.bundle, threads=1)
         for chunk in CHUNKS:
             assert answer_of(engine, chunk) == one.answer, (name, chunk)
@@ -212,10 +246,10 @@ def test_twenty_greedy_tokens_of_the_native_runner_are_transformers(one: Exporte
 
 def test_with_four_bits_and_a_cache_of_int8_both_engines_are_one_model(one: Exported, tmp_path: Path) -> None:
     """Inside the recipe's bounds, which the export holds; prompts and single tokens take two ways over the cache."""
-    bundle = export_bundle(one.checkpoint, tmp_path / "b", recipe="bluelm-v-3b", backends=ENGINES, max_length=128)
+    bundle = export_bundle(one.checkpoint, tmp_path / "b", recipe="bluelm-v-3b", backends=one.engines, max_length=128)
     assert bundle.manifest.kv_cache.dtype == "int8"
     found = []
-    for name in ENGINES:
+    for name in one.engines:
         engine = open_engine(name, bundle, threads=1)
         cache = engine.new_cache()
         parts = [TOKENS[:40], *([token] for token in TOKENS[40:48])]
@@ -227,6 +261,8 @@ def test_with_four_bits_and_a_cache_of_int8_both_engines_are_one_model(one: Expo
 
 def test_the_npus_program_is_the_model(one: Exported, tmp_path: Path) -> None:
     """By the export's own checks: its graphs beside PyTorch, and that beside the original."""
+    if one.engines != ENGINES:
+        return  # test_layers_with_a_window_are_refused_by_name_where_one_mask_is_for_all
     recipe = load_recipe("int4-channel")
     recipe = replace(recipe, bounds=replace(recipe.bounds, kl_mean=2.0))
     options = NpuOptions(chunks=2, prefill_tokens=32, compiled=False)
@@ -241,6 +277,14 @@ def test_the_npus_program_is_the_model(one: Exported, tmp_path: Path) -> None:
     np.testing.assert_allclose(rope, wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("backend", ["litert", "litert_npu", "neuropilot", "qnn"])
+def test_layers_with_a_window_are_refused_by_name_where_one_mask_is_for_all(backend: str, tmp_path: Path) -> None:
+    write_decoder(tmp_path / "checkpoint", GEMMA)
+    recipe = "fp32" if backend == "litert" else "int4-channel"
+    with pytest.raises(ExportError, match=r"layers that see a window \(sliding_attention\) are not yet lowered to"):
+        export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", recipe=recipe, backends=[backend])
+
+
 @torch.no_grad()
 def error_of_npu(checkpoint: Path, model: torch.nn.Module) -> float:
     """The program that an NPU runs, in float32 without its roundings, beside the model that a checkpoint holds."""
@@ -253,6 +297,8 @@ def error_of_npu(checkpoint: Path, model: torch.nn.Module) -> float:
 
 
 def test_the_npus_program_without_roundings_is_transformers(one: Exported) -> None:
+    if one.engines != ENGINES:
+        return  # test_layers_with_a_window_are_refused_by_name_where_one_mask_is_for_all
     assert error_of_npu(one.checkpoint, one.model) < 1e-4
 
 
@@ -270,6 +316,23 @@ def test_a_fault_of_the_npus_program_is_seen(
     model = write_decoder(tmp_path, name)
     monkeypatch.setattr(f"pocketvlm.{place}", instead)
     assert error_of_npu(tmp_path, model) > 1e-2
+
+
+def test_a_cache_that_was_set_back_forgets_also_within_a_window(tmp_path: Path) -> None:
+    """Other tokens behind the first 60, and these again: a window is a mask, and no row was overwritten by it."""
+    model = write_decoder(tmp_path / "checkpoint", GEMMA)
+    bundle = export_bundle(
+        tmp_path / "checkpoint", tmp_path / "bundle", recipe="fp32", backends=ENGINES[:2], max_length=LIMIT
+    )
+    with torch.no_grad():
+        wanted = model(input_ids=torch.tensor([TOKENS])).logits[0].numpy()
+    for name in ENGINES[:2]:
+        engine = open_engine(name, bundle, threads=1)
+        cache = engine.new_cache()
+        for tokens, keep in ((TOKENS[:100], 1), (TOKENS[30:60], 1), (TOKENS[60:], 0)):
+            logits = engine.step(engine.embed(np.array(tokens, np.int64)), cache, keep=keep)
+            cache.position = min(cache.position, 60)
+        assert relative(logits, wanted[60:]) < 1e-4, name
 
 
 @pytest.mark.parametrize("name", WRITTEN)

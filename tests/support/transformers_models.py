@@ -23,6 +23,8 @@ SHAPE: dict[str, Any] = {
 }
 #: Tokens that a window or an original length leaves to those who have one.
 LIMIT = 192
+#: Tokens that a layer with a window sees: less than a prompt has, and no whole number of chunks.
+WINDOW = 21
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 LONGROPE: dict[str, Any] = {
     "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": LIMIT,
@@ -38,6 +40,17 @@ OWN: dict[str, dict[str, Any]] = {
     "granite": {**MULTIPLIERS, **BIASES, "rope_parameters": LONGROPE},
     "smollm3": {**BIASES, "no_rope_layer_interval": 2, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2},
     "internlm2": {"attention_bias": True, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+    "gemma3_text": {
+        "head_dim": 48,
+        "query_pre_attn_scalar": 40,
+        "attention_bias": True,
+        "sliding_window": WINDOW,
+        "sliding_window_pattern": 2,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    },
 }
 #: Families whose classes come with their checkpoints, and the model_type that computes the same.
 TWINS = {"internlm2": "llama"}

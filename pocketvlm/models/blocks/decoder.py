@@ -6,20 +6,33 @@ Parameter names are those of transformers' ``LlamaForCausalLM``; the differences
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pocketvlm.models.config import DecoderConfig
-from pocketvlm.models.operators import CachedAttend, Channels, Join, KvCache, Linear, RmsNorm, Rotate, Scale, Silu, Step
+from pocketvlm.models.operators import (
+    CachedAttend,
+    Channels,
+    Gelu,
+    Join,
+    KvCache,
+    Linear,
+    RmsNorm,
+    Rotate,
+    Scale,
+    Silu,
+    Step,
+)
 from pocketvlm.models.rope import rope_tables
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention; not ``rotary``: without positions."""
+    """Causal grouped-query attention; not ``rotary``: without positions; ``local``: within a window."""
 
-    def __init__(self, config: DecoderConfig, *, rotary: bool = True) -> None:
+    def __init__(self, config: DecoderConfig, *, rotary: bool = True, local: bool = False) -> None:
         super().__init__()
         query_size = config.num_attention_heads * config.head_dim
         kv_size = config.num_key_value_heads * config.head_dim
@@ -32,10 +45,10 @@ class Attention(nn.Module):
             self.k_norm = RmsNorm(config.head_dim, config.rms_norm_eps, config.num_key_value_heads)
         self.is_rotary = rotary
         if rotary:
-            self.query_rotate = Rotate(config.num_attention_heads, config.head_dim)
-            self.key_rotate = Rotate(config.num_key_value_heads, config.head_dim)
-        heads = config.num_attention_heads, config.num_key_value_heads
-        self.attend = CachedAttend(*heads, config.head_dim, config.attention_scale)
+            self.query_rotate = Rotate(config.num_attention_heads, config.head_dim, local=local)
+            self.key_rotate = Rotate(config.num_key_value_heads, config.head_dim, local=local)
+        heads, window = (config.num_attention_heads, config.num_key_value_heads), config.sliding_window
+        self.attend = CachedAttend(*heads, config.head_dim, config.attention_scale, window if local else None)
         self.o_proj = Linear(query_size, config.hidden_size, bias=config.output_bias)
 
     def forward(self, hidden: Tensor, step: Step) -> Tensor:
@@ -50,13 +63,13 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """SwiGLU (arXiv 2002.05202)."""
+    """SwiGLU (arXiv 2002.05202), or the same with GELU."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.activation = Silu()
+        self.activation = Gelu("tanh") if config.hidden_activation == "gelu_pytorch_tanh" else Silu()
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -68,14 +81,19 @@ class DecoderLayer(nn.Module):
     """A pre-norm block; the scale of what it adds is MiniCPM's or Granite's, 1 elsewhere.
 
     ``deep``: rows that enter beside the stream, of which this layer adds the first to its output and lets the rest by
-    (DeepStack, arXiv 2406.04334).
+    (DeepStack, arXiv 2406.04334). ``local``: attention is within a window. Of a sandwiched one
+    ``post_attention_layernorm`` is of what attention adds, and the MLP has two norms of its own.
     """
 
-    def __init__(self, config: DecoderConfig, *, rotary: bool = True, deep: int = 0) -> None:
+    def __init__(self, config: DecoderConfig, *, rotary: bool = True, local: bool = False, deep: int = 0) -> None:
         super().__init__()
         self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config, rotary=rotary)
+        self.self_attn = Attention(config, rotary=rotary, local=local)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.is_sandwiched = config.sandwiched
+        if config.sandwiched:
+            self.pre_feedforward_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+            self.post_feedforward_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = Mlp(config)
         self.residual_scale = Scale(config.residual_scale)
         self.adds, self.passes, size = deep > 0, deep > 1, config.hidden_size
@@ -86,8 +104,13 @@ class DecoderLayer(nn.Module):
 
     def forward(self, stream: Tensor, step: Step) -> Tensor:
         hidden = self.own(stream) if self.adds else stream
-        hidden = hidden + self.residual_scale(self.self_attn(self.input_layernorm(hidden), step))
-        output: Tensor = hidden + self.residual_scale(self.mlp(self.post_attention_layernorm(hidden)))
+        added = self.self_attn(self.input_layernorm(hidden), step)
+        if self.is_sandwiched:
+            hidden = hidden + self.post_attention_layernorm(added)
+            output: Tensor = hidden + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(hidden)))
+        else:
+            hidden = hidden + self.residual_scale(added)
+            output = hidden + self.residual_scale(self.mlp(self.post_attention_layernorm(hidden)))
         if self.adds:
             output = output + self.added(stream)
         return self.join(output, self.past(stream)) if self.passes else output
@@ -95,8 +118,18 @@ class DecoderLayer(nn.Module):
 
 def decoder_options(config: DecoderConfig, index: int) -> dict[str, Any]:
     """How the layer with this index differs from others of its decoder."""
-    deep = max(config.deep_layers - index, 0)
-    return {"rotary": config.is_rotary(index), **({"deep": deep} if deep else {})}
+    deep, local = max(config.deep_layers - index, 0), config.is_local(index)
+    return {
+        "rotary": config.is_rotary(index),
+        **({"local": local} if local else {}),
+        **({"deep": deep} if deep else {}),
+    }
+
+
+def step_at(config: DecoderConfig, positions: Tensor, cache: KvCache | None) -> Step:
+    """Of tokens at ``positions``: [tokens], or [3, tokens] where they have one on each axis."""
+    local = rope_tables(config, positions, local=True) if config.has_local else None
+    return Step(*rope_tables(config, positions), cache, local)
 
 
 class Head(nn.Module):
@@ -136,9 +169,9 @@ class Decoder(nn.Module):
 
         With ``cache`` (one entry a layer, holding ``position`` tokens) its entries grow by these tokens.
         """
-        cos, sin = rope_tables(self.config, torch.arange(position, position + embeddings.shape[1]))
+        step = step_at(self.config, torch.arange(position, position + embeddings.shape[1]), None)
         hidden = embeddings
         for index, layer in enumerate(self.layers):
-            hidden = layer(hidden, Step(cos, sin, cache[index] if cache is not None else None))
+            hidden = layer(hidden, replace(step, cache=cache[index] if cache is not None else None))
         normalized: Tensor = self.norm(hidden) * self.config.logits_scale
         return normalized

@@ -11,6 +11,7 @@ from pathlib import Path
 from pocketvlm.errors import CheckpointError
 from pocketvlm.models.families import (
     bluelm_v,
+    gemma3_text,
     granite,
     idefics3,
     internlm2,
@@ -54,6 +55,7 @@ FAMILIES: dict[str, Family] = {
         granite,
         smollm3,
         internlm2,
+        gemma3_text,
     )
 }
 #: What may stand as a ``text_config``, or alone.

@@ -45,12 +45,19 @@ class DecoderTraits:
     all others are ignored. None for ``num_key_value_heads`` is as many as there are heads, for ``head_dim`` the width
     by the heads. qkv_bias: Q, K and V have biases whatever attention_bias says; qk_norm: an RMS norm over each head of
     Q and K; windowed: ``sliding_window`` is each layer's, whatever use_sliding_window says.
+
+    sliding: layers of the kind ``sliding_attention`` see ``sliding_window`` tokens and turn at rope_local_base_freq,
+    the others see all; sandwiched: what attention and the MLP add goes through a norm of its own; rooted: embeddings
+    times the root of the width, in the type that the weights are stored in.
     """
 
     defaults: Mapping[str, Any]
     qkv_bias: bool = False
     qk_norm: bool = False
     windowed: bool = False
+    sliding: bool = False
+    sandwiched: bool = False
+    rooted: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,11 @@ def without_rope_tables(key: str) -> str | None:
 def nothing_fused(config: Any) -> Mapping[str, Mapping[str, Pieces]]:
     """Each stored tensor is one weight."""
     return {}
+
+
+def never(name: str) -> bool:
+    """What is stored is the weight."""
+    return False
 
 
 def section(raw: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
@@ -126,8 +138,8 @@ class Family:
     ``read`` makes a ``config.json`` as it is published one with the keys of
     :class:`~pocketvlm.models.config.VlmConfig`, whose schema then looks at the values; None where it has them.
     ``summed``: our name of a weight that is the sum of a stored tensor over an axis -> that axis (of a kernel over
-    moments that are alike). ``processor``: whose image processor it has, a key of ``READERS`` in
-    ``export/read/image_processor.py``.
+    moments that are alike). ``is_less_one``: of our name of a weight, whether one has to be added to what is stored.
+    ``processor``: whose image processor it has, a key of ``READERS`` in ``export/read/image_processor.py``.
     """
 
     name: str
@@ -137,3 +149,4 @@ class Family:
     read: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     processor: str = "siglip"
     summed: Mapping[str, int] = field(default_factory=dict)
+    is_less_one: Callable[[str], bool] = never

@@ -45,7 +45,7 @@ def written(path: Path, config: DecoderConfig, kv: KvLayout, moved: tuple[str, i
     before.output(attention.as_rows(before, 0, "value", value))
     asked = method.tensor([LENGTH, widths[0]])
     rows = [attention.new_rows(method, LENGTH, part, 0) for part in PARTS]
-    method.delegate(program.add_graph(before.serialized()), projected, step.cos, step.sin, asked, *rows)
+    method.delegate(program.add_graph(before.serialized()), projected, *step.turns, asked, *rows)
     views = [view for part, new in zip(PARTS, rows, strict=True) for view in attention.put(method, 0, part, new, step)]
     after = XnnpackGraph(program.constants)
     after.output(attention.attend(after, 0, attention.inputs(after, 0, LENGTH)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,8 @@ LARGEST = (1.5, 6.0)
 PARTS = ("key", "value")
 
 
-def decoder(**changes: Any) -> DecoderConfig:
-    return tiny_config("qwen2", **changes).text
+def decoder(family: str = "qwen2", **changes: Any) -> DecoderConfig:
+    return tiny_config(family, **changes).text
 
 
 def model(config: DecoderConfig) -> ir.Model:
@@ -41,7 +41,8 @@ def model(config: DecoderConfig) -> ir.Model:
         graph.input(name, "float32", [1, "sequence", heads * config.head_dim])
         for name, heads in zip(("query", *PARTS), counts, strict=True)
     ]
-    mixed = attend(graph, heads_of(config), kv, 0, projected, at, rotary=config.is_rotary(0))
+    kind = {"rotary": config.is_rotary(0), "local": config.is_local(0)}
+    mixed = attend(graph, heads_of(config), kv, 0, projected, at, **kind)
     graph.output(mixed, "mixed", "float32", [1, "sequence", "width"])
     return graph.model()
 
@@ -54,7 +55,9 @@ def ranges(config: DecoderConfig) -> tuple[np.ndarray, np.ndarray]:
 
 
 def heads_of(config: DecoderConfig) -> CachedAttend:
-    return CachedAttend(config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.attention_scale)
+    counts = config.num_attention_heads, config.num_key_value_heads
+    window = config.sliding_window if config.is_local(0) else None
+    return CachedAttend(*counts, config.head_dim, config.attention_scale, window)
 
 
 def session(made: ir.Model) -> Any:
@@ -114,7 +117,10 @@ def in_pytorch(config: DecoderConfig, values: dict[str, np.ndarray]) -> tuple[Te
     scales = tuple(torch.from_numpy(largest)[:, None] / LARGEST_CODE for largest in ranges(config))
     step.cache = cache = QuantizedCache(step.cache.key, step.cache.value, scales)
     query, key, value = (torch.from_numpy(states)[None] for states in values.values())
-    query, key = (Rotate(states.shape[-1] // config.head_dim, config.head_dim)(states, step) for states in (query, key))
+    query, key = (
+        Rotate(states.shape[-1] // config.head_dim, config.head_dim, local=config.is_local(0))(states, step)
+        for states in (query, key)
+    )
     return heads_of(config)(query, key, value, step)[0], cache.codes
 
 
@@ -134,6 +140,22 @@ def assert_as_in_pytorch(made: ir.Model, config: DecoderConfig, tokens: int) -> 
 def test_both_branches_compute_what_pytorch_does_with_a_scale_a_channel(kv_heads: int) -> None:
     config = decoder(num_key_value_heads=kv_heads)
     assert_as_in_pytorch(model(config), config, FEW_TOKENS + 20)
+
+
+@pytest.mark.parametrize("window", [1, 2, FEW_TOKENS, LENGTH])
+def test_both_branches_have_a_window_as_the_layer_has(window: int) -> None:
+    config = decoder("gemma3_text", sliding_window=window, rope_local_base_freq=300.0)
+    assert_as_in_pytorch(model(config), config, FEW_TOKENS + 40)
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_window_of_another_size_is_seen_in_each_branch(more: int) -> None:
+    config = decoder("gemma3_text", sliding_window=9)
+    other, values = session(model(replace(config, sliding_window=9 + more))), random_values(config, 60)
+    wanted, _ = in_pytorch(config, values)
+    for steps in ((60,), (1,) * 60):
+        found, _ = run(other, config, values, steps)
+        assert np.linalg.norm(found - wanted.numpy()) / np.linalg.norm(wanted.numpy()) > 0.05
 
 
 def test_a_scale_of_another_channel_is_seen() -> None:

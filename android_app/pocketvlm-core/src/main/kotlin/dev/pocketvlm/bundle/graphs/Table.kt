@@ -28,6 +28,9 @@ internal const val TABLE: String = """{
   "Add": {"forms": [
    {"inputs": ["T", "T"], "outputs": ["T"], "rule": "broadcast", "types": ["float32", "float64", "int64", "int16"]}
   ]},
+  "And": {"forms": [
+   {"inputs": ["bool[R C]", "bool[R C]"], "outputs": ["bool[R C]"]}
+  ]},
   "Attention": {"forms": [
    {"attributes": {"scale": "positive"}, "inputs": ["float32[B H S D]", "float32[B K L D]", "float32[B K L D]", "bool[M L]"], "outputs": ["float32[B H S D]"], "rule": "scores", "times": ["L"]}
   ]},
@@ -67,9 +70,11 @@ internal const val TABLE: String = """{
   ]},
   "GroupQueryAttention": {"domain": "com.microsoft", "forms": [
    {"attributes": {"num_heads": "size", "kv_num_heads": "size", "scale": "positive", "do_rotary": [1]}, "inputs": ["float32[1 S Q]", "float32[1 S W]", "float32[1 S W]", "T[1 H L D]", "T[1 H L D]", "int32[1]", "int32[]", "float32[R C]", "float32[R C]"], "outputs": ["float32[1 S Q]", "T[1 H L D]", "T[1 H L D]"], "rule": "grouped", "types": ["float32"], "times": ["L"]},
+   {"attributes": {"num_heads": "size", "kv_num_heads": "size", "scale": "positive", "do_rotary": [1], "local_window_size": "size"}, "inputs": ["float32[1 S Q]", "float32[1 S W]", "float32[1 S W]", "T[1 H L D]", "T[1 H L D]", "int32[1]", "int32[]", "float32[R C]", "float32[R C]"], "outputs": ["float32[1 S Q]", "T[1 H L D]", "T[1 H L D]"], "rule": "grouped", "types": ["float32"], "times": ["L"]},
    {"attributes": {"num_heads": "size", "kv_num_heads": "size", "scale": "positive", "do_rotary": [0]}, "inputs": ["float32[1 S Q]", "float32[1 S W]", "float32[1 S W]", "T[1 H L D]", "T[1 H L D]", "int32[1]", "int32[]", "-", "-"], "outputs": ["float32[1 S Q]", "T[1 H L D]", "T[1 H L D]"], "rule": "grouped", "types": ["float32"], "times": ["L"]},
    {"attributes": {"num_heads": "size", "kv_num_heads": "size", "scale": "positive", "do_rotary": [1], "k_quant_type": ["PER_TENSOR"], "v_quant_type": ["PER_TENSOR"], "kv_cache_bit_width": [8]}, "inputs": ["float32[1 S Q]", "float32[1 S W]", "float32[1 S W]", "T[1 H L D]", "T[1 H L D]", "int32[1]", "int32[]", "float32[R C]", "float32[R C]", "-", "-", "-", "float32[1]", "float32[1]"], "outputs": ["float32[1 S Q]", "T[1 H L D]", "T[1 H L D]"], "rule": "grouped", "types": ["int8"], "times": ["L"]},
    {"attributes": {"num_heads": "size", "kv_num_heads": "size", "scale": "positive", "do_rotary": [1], "k_quant_type": ["PER_CHANNEL"], "v_quant_type": ["PER_CHANNEL"], "kv_cache_bit_width": [8]}, "inputs": ["float32[1 S Q]", "float32[1 S W]", "float32[1 S W]", "T[1 H L D]", "T[1 H L D]", "int32[1]", "int32[]", "float32[R C]", "float32[R C]", "-", "-", "-", "float32[W]", "float32[W]"], "outputs": ["float32[1 S Q]", "T[1 H L D]", "T[1 H L D]"], "rule": "grouped", "types": ["int8"], "times": ["L"]},
+   {"attributes": {"num_heads": "size", "kv_num_heads": "size", "scale": "positive", "do_rotary": [1], "local_window_size": "size", "k_quant_type": ["PER_CHANNEL"], "v_quant_type": ["PER_CHANNEL"], "kv_cache_bit_width": [8]}, "inputs": ["float32[1 S Q]", "float32[1 S W]", "float32[1 S W]", "T[1 H L D]", "T[1 H L D]", "int32[1]", "int32[]", "float32[R C]", "float32[R C]", "-", "-", "-", "float32[W]", "float32[W]"], "outputs": ["float32[1 S Q]", "T[1 H L D]", "T[1 H L D]"], "rule": "grouped", "types": ["int8"], "times": ["L"]},
    {"attributes": {"num_heads": "size", "kv_num_heads": "size", "scale": "positive", "do_rotary": [0], "k_quant_type": ["PER_CHANNEL"], "v_quant_type": ["PER_CHANNEL"], "kv_cache_bit_width": [8]}, "inputs": ["float32[1 S Q]", "float32[1 S W]", "float32[1 S W]", "T[1 H L D]", "T[1 H L D]", "int32[1]", "int32[]", "-", "-", "-", "-", "-", "float32[W]", "float32[W]"], "outputs": ["float32[1 S Q]", "T[1 H L D]", "T[1 H L D]"], "rule": "grouped", "types": ["int8"], "times": ["L"]}
   ]},
   "Identity": {"forms": [
@@ -80,6 +85,9 @@ internal const val TABLE: String = """{
   ]},
   "LayerNormalization": {"forms": [
    {"attributes": {"axis": [-1], "epsilon": "positive"}, "inputs": ["float32[* D]", "float32[D]", "float32[D]"], "outputs": ["float32[* D]"]}
+  ]},
+  "Less": {"forms": [
+   {"inputs": ["int64[R 1]", "int64[C]"], "outputs": ["bool[R C]"]}
   ]},
   "LessOrEqual": {"forms": [
    {"inputs": ["int64[C]", "int64[R 1]"], "outputs": ["bool[R C]"]}
