@@ -116,6 +116,7 @@ def export_bundle(
             calibrated=calibrated,
             bos=frontend.bos,
             split_bytes=split_bytes,
+            vision=frontend.vision,
         )
         lowered = {name: backend.lower(job) for name, backend in lowering.items()}
         for name, content in _own_files(source, length).items():

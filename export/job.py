@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pocketvlm.bundle.defaults import PREFILL_CHUNK
-from pocketvlm.bundle.manifest import Fidelity, Part, TensorPrecision, Tokens
+from pocketvlm.bundle.manifest import Fidelity, Part, TensorPrecision, Tokens, Vision
 from pocketvlm.bundle.preference import ANYWHERE, Needs
 from pocketvlm.errors import ExportError
 from pocketvlm.export.read.sample import Sample
@@ -67,6 +67,7 @@ class Job:
     calibrated: Calibrated | None = None
     bos: int | None = None
     split_bytes: int | None = None
+    vision: Vision | None = None
 
     def kv_layout(self, read: ReadWeight) -> KvLayout:
         """The cache; an INT8 one has the calibration's ranges, or the sample's where nothing is calibrated.
@@ -115,7 +116,7 @@ def refuse_native(checkpoint: Checkpoint, what: str) -> None:
     :raises ExportError: it is
     """
     if checkpoint.config.is_native:
-        raise ExportError(f"patches as input are not yet lowered to {what}: export with --backend onnx")
+        raise ExportError(f"patches as input are not yet lowered to {what}: export with --backend onnx or executorch")
 
 
 def refuse_windows(checkpoint: Checkpoint, what: str) -> None:

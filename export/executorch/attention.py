@@ -73,8 +73,9 @@ class XnnpackAttention:
 
     # In a method.
 
-    def step(self, method: Method, embeds: Slot, position: Slot) -> MethodStep:
-        """What follows from the number of tokens in ``embeds`` [1, tokens, hidden] and from their first position."""
+    def step(self, method: Method, embeds: Slot, position: Slot, turns: tuple[Slot, Slot] | None = None) -> MethodStep:
+        """What follows from the number of tokens in ``embeds`` [1, tokens, width] and from their first place in the
+        cache; ``turns``: cos and sin of each token, where these do not follow from it."""
         tokens, length, shared = embeds.shape[1], self.kv.length, self.shared
         first, count, total = (method.computed_number() for _ in range(3))
         zero, one = method.number(0), method.number(1)
@@ -93,7 +94,8 @@ class XnnpackAttention:
         mask = method.tensor([tokens * shared, length])
         unseen = method.constant(f"level_{UNSEEN:g}", np.array(UNSEEN, np.float32))
         method.call("aten::where.self_out", seen, method.constant("level_0", np.array(0.0, np.float32)), unseen, mask)
-        step = MethodStep(self._rows_of_heads(method, positions), self._turns(method, "rope", positions), mask, total)
+        turns = turns or self._turns(method, "rope", positions)
+        step = MethodStep(self._rows_of_heads(method, positions), turns, mask, total)
         if not self.config.has_local:
             return step
         assert self.config.sliding_window is not None
@@ -170,23 +172,6 @@ class XnnpackAttention:
         )
         return AttentionInputs(query, keys, values, graph.input((tokens * self.shared, self.kv.length)))
 
-    def rotated(self, graph: XnnpackGraph, states: Value, turns: Sequence[Value]) -> Value:
-        """[tokens, heads * head size] -> the same, turned by cos and sin [tokens, 1, half a head]"""
-        tokens, size = states.shape[0], self.config.head_dim
-        cos, sin = turns
-        # [tokens, heads * head size] -> [tokens, heads, head size]
-        shape = [tokens, states.shape[1] // size, size]
-        shaped = graph.reshape(states, [0, *shape[1:]], shape)
-        first, second = (graph.slice(shaped, 2, start, size // 2) for start in (0, size // 2))
-        turned = graph.concatenate(
-            [
-                graph.subtract(graph.multiply(first, cos), graph.multiply(second, sin)),
-                graph.add(graph.multiply(second, cos), graph.multiply(first, sin)),
-            ]
-        )
-        # [tokens, heads, head size] -> [tokens, heads * head size]
-        return graph.reshape(turned, [0, states.shape[1]], states.shape)
-
     def as_rows(self, graph: XnnpackGraph, layer: int, part: str, states: Value) -> Value:
         """Keys or values [tokens, KV heads * head size] -> rows of the cache, [KV heads * tokens, head size]"""
         tokens, heads, size = states.shape[0], self.config.num_key_value_heads, self.config.head_dim
@@ -236,6 +221,24 @@ class XnnpackAttention:
         if inverse:
             return graph.multiply(rows, graph.constant(f"kv_inverse_scale.{layer}.{part}", np.reciprocal(scales)))
         return graph.multiply(rows, graph.constant(f"kv_scale.{layer}.{part}", scales))
+
+
+def rotated(graph: XnnpackGraph, states: Value, turns: Sequence[Value], size: int) -> Value:
+    """[tokens, heads * size] -> the same, each head turned by cos and sin [tokens, 1, size / 2]"""
+    tokens = states.shape[0]
+    cos, sin = turns
+    # [tokens, heads * size] -> [tokens, heads, size]
+    shape = [tokens, states.shape[1] // size, size]
+    shaped = graph.reshape(states, [0, *shape[1:]], shape)
+    first, second = (graph.slice(shaped, 2, start, size // 2) for start in (0, size // 2))
+    turned = graph.concatenate(
+        [
+            graph.subtract(graph.multiply(first, cos), graph.multiply(second, sin)),
+            graph.add(graph.multiply(second, cos), graph.multiply(first, sin)),
+        ]
+    )
+    # [tokens, heads, size] -> [tokens, heads * size]
+    return graph.reshape(turned, [0, states.shape[1]], states.shape)
 
 
 def _rows_at(method: Method, name: str, table: np.ndarray, positions: Slot) -> Slot:

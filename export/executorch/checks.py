@@ -10,15 +10,20 @@ import torch
 from torch import Tensor
 
 from pocketvlm.bundle.manifest import Fidelity
-from pocketvlm.export.executorch.methods import TextMethods, VisionMethods
+from pocketvlm.export.executorch import picture
+from pocketvlm.export.executorch.methods import PictureMethods, TextMethods, VisionMethods
 from pocketvlm.export.executorch.program import Program
 from pocketvlm.export.executorch.schema import run_method
 from pocketvlm.export.executorch.weights import FloatWeights, Weights
-from pocketvlm.export.graph.checks import check_stages, conclude
+from pocketvlm.export.graph.checks import check_stages, conclude, vision_place
 from pocketvlm.export.job import Job
+from pocketvlm.export.read.image_processor import PATCH_BATCH
 from pocketvlm.export.store.kv_layout import KvLayout
+from pocketvlm.images.patches import window_by_window
 from pocketvlm.models.checkpoint import ReadWeight
-from pocketvlm.models.stages import Stage
+from pocketvlm.models.operators import PicturePlace
+from pocketvlm.models.rope import rope_tables
+from pocketvlm.models.stages import Stage, stages_of
 
 PIECE = ".piece.pte"
 
@@ -33,11 +38,42 @@ def check_program(job: Job, read: ReadWeight, weights: Weights, kv: KvLayout, pr
     graphs = ProgramStages(job, read, weights, kv)
     walk = check_stages(job, read, graphs)
     if walk.image_tokens is not None and job.reference.pixels is not None:
-        found = run_method(program, "vision_encoder", job.reference.pixels)[0]
+        found = _image_tokens(job, program, job.reference.pixels)
         walk.compare("vision_encoder as a whole", found, walk.image_tokens)
-    found = run_method(program, "text_decoder", walk.embedded, torch.tensor([0]))[0]
+    found = run_method(program, "text_decoder", walk.embedded, torch.tensor([0]), *_turns(job, len(walk.embedded[0])))[
+        0
+    ]
     walk.compare("text_decoder as a whole", found[0], walk.logits[-1])
     return conclude(job, graphs, walk)
+
+
+def _image_tokens(job: Job, program: Path, pixels: Tensor) -> Tensor:
+    """What the written program makes of the sample's picture."""
+    stages = stages_of(job.checkpoint.config)
+    if not job.checkpoint.config.is_native:
+        return run_method(program, "vision_encoder", pixels)[0]
+    assert stages.patch_embedding is not None
+    rows = [place.rows for place in vision_place(job, stages.patch_embedding) if place.rows is not None]
+    batches = zip(*(values.split(PATCH_BATCH) for values in (pixels, *rows)), strict=True)
+    patches = torch.cat([run_method(program, "patch_embedding", *batch)[0] for batch in batches])
+    (place,) = vision_place(job, stages.vision[0])
+    return _of_all_tiles(lambda *values: run_method(program, "image_tokens", *values)[0], patches, place)
+
+
+def _of_all_tiles(run: Callable[..., Tensor], stream: Tensor, place: PicturePlace | None) -> Tensor:
+    """[tiles, ...] through a method in whose eyes they stand window by window, where there are windows."""
+    given = [] if place is None else picture.feeds(place)
+    if place is None or place.window_tiles is None:
+        return run(stream, *given)
+    assert place.window_positions is not None
+    ordered = window_by_window(stream.numpy(), place.window_tiles.numpy())
+    return run(torch.from_numpy(ordered), *given)[place.window_positions]
+
+
+def _turns(job: Job, count: int) -> tuple[Tensor, ...]:
+    """cos and sin of the sample's first tokens, where a program takes them."""
+    config = job.checkpoint.config
+    return rope_tables(config.text, job.sample.positions[..., :count]) if config.has_axes else ()
 
 
 @dataclass
@@ -55,14 +91,28 @@ class ProgramStages:
         weights = FloatWeights(self.read, self.job.checkpoint.tensors) if floating else self.shipped
         if stage.part == "decoder layer":
             count = stream.shape[1]
-            kept = self._text(weights, count, lambda text: text.layer(stage.index, count), stream, torch.tensor([0]))
-            return kept[None]  # [tokens, hidden] -> [1, tokens, hidden]
+            given = (stream, torch.tensor([0]), *_turns(self.job, count))
+            kept = self._text(weights, count, lambda text: text.layer(stage.index, count), *given)
+            return kept[None]  # [tokens, width] -> [1, tokens, width]
         if stage.part == "head":
             rows = stream[0]  # [1, tokens, hidden] -> [tokens, hidden]
             return self._text(weights, len(rows), lambda text: text.head(len(rows)), rows)
+        if self.job.checkpoint.config.is_native:
+            return self._picture(stage, weights, stream)
         program = Program()
         VisionMethods(program, weights, self.job.checkpoint.config).stage(stage)
         return self._run(program, stream)
+
+    def _picture(self, stage: Stage, weights: Weights, stream: Tensor) -> Tensor:
+        """A stage of a tower of native resolution."""
+        place = next(iter(vision_place(self.job, stage)), None)
+        tiles = len(stream) if place is None or place.window_tiles is None else place.window_tiles.numel()
+        program = Program()
+        PictureMethods(program, weights, self.job.checkpoint.config, tiles, tiles).stage(stage)
+        if stage.part == "patch embedding":
+            rows = [] if place is None or place.rows is None else [place.rows]
+            return self._run(program, stream, *rows)
+        return _of_all_tiles(lambda *values: self._run(program, *values), stream, place)
 
     def token_embedding(self, token_ids: Tensor) -> Tensor:
         return self._text(self.shipped, token_ids.shape[1], lambda text: text.token_embedding(), token_ids)
@@ -73,7 +123,8 @@ class ProgramStages:
     def _text(self, weights: Weights, length: int, add: Callable[[TextMethods], None], *arguments: Tensor) -> Tensor:
         program = Program()
         kv = replace(self.kv, length=length) if weights is self.shipped else KvLayout(length, "float32")
-        add(TextMethods(program, weights, self.job.checkpoint.config.text, kv))
+        config = self.job.checkpoint.config
+        add(TextMethods(program, weights, config.text, kv, by_token=config.has_axes))
         return self._run(program, *arguments)
 
     def _run(self, program: Program, *arguments: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from pocketvlm.bundle.manifest import Part, TensorSpec
 from pocketvlm.errors import ExportError
 from pocketvlm.export.executorch.weights import StoredWeights, with_scales_for_xnnpack
-from pocketvlm.export.job import Job, Lowered, refuse_native
+from pocketvlm.export.job import Job, Lowered
+from pocketvlm.export.read.image_processor import PATCH_BATCH
 from pocketvlm.export.store.as_stored import check_free
 from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.export.store.weights import WeightStore
@@ -22,13 +23,15 @@ from pocketvlm.recipe import Recipe
 
 if TYPE_CHECKING:
     from pocketvlm.models.checkpoint import Checkpoint
-    from pocketvlm.models.config import VlmConfig
+    from pocketvlm.models.config import VisionConfig, VlmConfig
 
 #: The version that these programs were made and tested with.
 MINIMUM_EXECUTORCH = "1.5.1"
 PROGRAM = "model.pte"
 #: The most tokens whose logits are asked for at once (paper, section 3.3: t128).
 CHUNK = 128
+#: Inputs that say how tokens, or a picture's patches, turn.
+ROPE = ("rope_cos", "rope_sin")
 #: Weights on their way into the program.
 WEIGHTS = ".executorch-weights.data"
 
@@ -43,7 +46,6 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
     :raises ExportError: ExecuTorch is missing or too old
     :raises RecipeError: the recipe asks for what ExecuTorch parts cannot have
     """
-    refuse_native(checkpoint, "ExecuTorch")
     try:
         installed = importlib.metadata.version("executorch")
     except importlib.metadata.PackageNotFoundError as error:
@@ -66,7 +68,7 @@ def lower(job: Job) -> Lowered:
     """
     from pocketvlm.export.executorch.checks import check_program
 
-    config, progress = job.checkpoint.config, job.progress
+    progress = job.progress
     progress.phase("quantize and write", job.checkpoint.parameters)
     store = WeightStore(job.checkpoint, job.recipe, job.directory, progress.advance, job.calibrated)
     weights, kv = StoredWeights(store), job.kv_layout(store.read)
@@ -78,22 +80,25 @@ def lower(job: Job) -> Lowered:
     finally:
         (job.directory / WEIGHTS).unlink(missing_ok=True)
     minimum = {"executorch": MINIMUM_EXECUTORCH}
-    return Lowered(_parts(config, job.kv_length), (PROGRAM,), store.precision, fidelity, minimum)
+    return Lowered(_parts(job), (PROGRAM,), store.precision, fidelity, minimum)
 
 
 def _write_program(weights: StoredWeights, kv: KvLayout, job: Job) -> None:
     """All methods; the program, with all constants, is in memory no longer than this takes."""
-    from pocketvlm.export.executorch.methods import TextMethods, VisionMethods
+    from pocketvlm.export.executorch.methods import PictureMethods, TextMethods, VisionMethods
     from pocketvlm.export.executorch.program import Program
 
     config, length, program = job.checkpoint.config, kv.length, Program()
-    if config.vision is not None:
+    if config.is_native:
+        PictureMethods(program, weights, config, PATCH_BATCH, _most_tiles(job)).methods()
+    elif config.vision is not None:
         VisionMethods(program, weights, config).methods()
-    text = TextMethods(program, weights, config.text, kv)
+    text = TextMethods(program, weights, config.text, kv, by_token=config.has_axes)
     text.token_embedding()
     text.text_decoder()
     text.all_logits(min(CHUNK, length))
-    text.forward()
+    if not config.has_axes:  # the stock runners know of one position a token
+        text.forward()
     constants: dict[str, int | tuple[int, ...]] = {
         "get_vocab_size": config.text.vocab_size,
         # What the runners call so is the KV length, and the most tokens that one call takes.
@@ -111,28 +116,52 @@ def _write_program(weights: StoredWeights, kv: KvLayout, job: Job) -> None:
     program.write(job.directory / PROGRAM)
 
 
-def _parts(config: VlmConfig, length: int) -> dict[str, Part]:
+def _most_tiles(job: Job) -> int:
+    """Of a picture of native resolution, where there are windows as they are filled up."""
+    native = None if job.vision is None else job.vision.patches
+    assert native is not None
+    return native.sizes["tiles"] if native.window is None else native.sizes["windows"] * native.window**2
+
+
+def _parts(job: Job) -> dict[str, Part]:
     """The methods that this project's runtime and the stock runners call."""
-    hidden, vocabulary = config.text.hidden_size, config.text.vocab_size
-    ids, embeds = _spec("input_ids", 1, "sequence", dtype="int64"), _spec("inputs_embeds", 1, "sequence", hidden)
+    config = job.checkpoint.config
+    text, vocabulary = config.text, config.text.vocab_size
+    ids, embeds = (
+        _spec("input_ids", 1, "sequence", dtype="int64"),
+        _spec("inputs_embeds", 1, "sequence", text.hidden_size),
+    )
     position = _spec("cache_position", 1, dtype="int64")
+    step = [_spec("inputs_embeds", 1, "sequence", text.entering_width), position]
+    if config.has_axes:
+        step += [_spec(name, "sequence", text.head_dim // 2) for name in ROPE]
     parts = {
         "token_embedding": _part([ids], embeds),
-        "text_decoder": _part([embeds, position], _spec("logits", 1, vocabulary)),
-        "text_decoder_all_logits": _part([embeds, position], _spec("logits", "sequence", vocabulary)),
-        "forward": _part([ids, position], _spec("logits", 1, vocabulary)),
+        "text_decoder": _part(step, _spec("logits", 1, vocabulary)),
+        "text_decoder_all_logits": _part(step, _spec("logits", "sequence", vocabulary)),
     }
-    if config.vision is not None:
-        vision = config.vision
-        pixels = _spec("pixel_values", 1, 3, vision.image_size, vision.image_size)
-        patches = _spec("patches", 1, vision.rows, vision.hidden_size)
-        tokens = _spec("image_embeds", 1, config.tokens_per_tile, hidden)
-        parts |= {
+    if not config.has_axes:
+        parts["forward"] = _part([ids, position], _spec("logits", 1, vocabulary))
+    return parts | ({} if config.vision is None else _vision_parts(config, config.vision))
+
+
+def _vision_parts(config: VlmConfig, vision: VisionConfig) -> dict[str, Part]:
+    tiles: int | str = "tiles" if config.is_native else 1
+    pixels = _spec("pixel_values", tiles, 3, vision.image_size, vision.image_size)
+    patches = _spec("patches", tiles, vision.rows, vision.hidden_size)
+    tokens = _spec("image_embeds", tiles, config.tokens_per_tile, config.image_width)
+    if not config.is_native:
+        return {
             "vision_encoder": _part([pixels], tokens),
             "patch_embedding": _part([pixels], patches),
             "image_tokens": _part([patches], tokens),
         }
-    return parts
+    rows, place = [], [_spec(name, tiles, vision.rows, vision.head_dim // 2) for name in ROPE]
+    if vision.table_side is not None:
+        rows = [_spec("position_rows", tiles, vision.rows, vision.hidden_size)]
+    if vision.window is not None:
+        place.append(_spec("window_mask", "windows", vision.window**2 * vision.rows))
+    return {"patch_embedding": _part([pixels, *rows], patches), "image_tokens": _part([patches, *place], tokens)}
 
 
 def _part(inputs: list[TensorSpec], output: TensorSpec) -> Part:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pocketvlm.export.executorch import picture
 from pocketvlm.export.executorch.attention import PARTS, XnnpackAttention
-from pocketvlm.export.executorch.operators import TABLE, Segments, XnnpackContext
+from pocketvlm.export.executorch.operators import TABLE, Segment, Segments, XnnpackContext
 from pocketvlm.export.executorch.program import Method, Program, Slot
 from pocketvlm.export.executorch.weights import Weights
 from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
@@ -30,14 +31,16 @@ LAST = (1 << 63) - 1
 class TextMethods:
     """Adds the text methods to a program; graphs that several of them call are made once.
 
-    A step takes at most as many tokens as the KV cache does.
+    A step takes at most as many tokens as the KV cache does. ``by_token``: cos and sin of RoPE, float32 [tokens,
+    head_dim / 2] each, are inputs behind a step's place in the cache, since tokens have other positions than that.
     """
 
     program: Program
     weights: Weights
     config: DecoderConfig
     kv: KvLayout
-    _segments: dict[range, tuple[int, ...]] = field(default_factory=dict)
+    by_token: bool = False
+    _segments: dict[range, tuple[Segment, ...]] = field(default_factory=dict)
     _head: int | None = None
     _attention: XnnpackAttention = field(init=False)
     _stages: tuple[Stage, ...] = field(init=False)
@@ -53,9 +56,9 @@ class TextMethods:
         self.program.add_method(method)
 
     def text_decoder(self) -> None:
-        """inputs_embeds float32 [1, 1..length, hidden], cache_position int64 [1] -> the last logits [1, vocabulary]"""
+        """inputs_embeds float32 [1, 1..length, width], cache_position int64 [1] -> the last logits [1, vocabulary]"""
         method = Method(self.program, "text_decoder")
-        embeds = method.take(method.tensor([1, self.kv.length, self.config.hidden_size]))
+        embeds = method.take(method.tensor([1, self.kv.length, self.config.entering_width]))
         hidden = self._layers(method, embeds, self._stages)
         method.give(self._last_logits(method, hidden))
         self.program.add_method(method)
@@ -63,7 +66,7 @@ class TextMethods:
     def all_logits(self, tokens: int) -> None:
         """As ``text_decoder`` for at most ``tokens`` tokens -> logits [tokens, vocabulary] of each of them."""
         method = Method(self.program, "text_decoder_all_logits")
-        embeds = method.take(method.tensor([1, tokens, self.config.hidden_size]))
+        embeds = method.take(method.tensor([1, tokens, self.config.entering_width]))
         hidden = self._layers(method, embeds, self._stages)
         logits = method.tensor([tokens, self.config.vocab_size])
         method.delegate(self._head_graph(), hidden, logits)
@@ -81,9 +84,9 @@ class TextMethods:
         self.program.add_method(method)
 
     def layer(self, index: int, tokens: int) -> None:
-        """The method "layer": [1, tokens, hidden], cache_position [1] -> [tokens, hidden], one layer alone."""
+        """The method "layer": [1, tokens, width], cache_position [1] -> [tokens, width behind it], one layer alone."""
         method = Method(self.program, "layer")
-        embeds = method.take(method.tensor([1, tokens, self.config.hidden_size]))
+        embeds = method.take(method.tensor([1, tokens, self.config.stream_width(index)]))
         method.give(self._layers(method, embeds, self._stages[index : index + 1]))
         self.program.add_method(method)
 
@@ -153,32 +156,34 @@ class TextMethods:
         return output
 
     def _layers(self, method: Method, embeds: Slot, stages: Sequence[Stage], position: Slot | None = None) -> Slot:
-        """Run layers over ``embeds`` [1, tokens, hidden]; gives the residual stream [tokens, hidden]."""
+        """Run layers over ``embeds`` [1, tokens, width]; gives the residual stream [tokens, width]."""
         config, tokens, attention = self.config, embeds.shape[1], self._attention
         if position is None:
             position = method.take(method.tensor([1], "int64", dynamic=False))
-        step = attention.step(method, embeds, position)
-        *graphs, last = self._graphs(stages, tokens)
+        half = config.head_dim // 2
+        turns = [method.take(method.tensor([tokens, half])) for _ in range(2)] if self.by_token else None
+        step = attention.step(method, embeds, position, None if turns is None else (turns[0], turns[1]))
+        *segments, last = self._graphs(stages, tokens)
         inputs = [embeds]
         # Even and odd layers take turns in two places of memory.
-        for stage, graph in zip(stages, graphs, strict=True):
+        for stage, segment in zip(stages, segments, strict=True):
             turn = stage.index % 2
-            hidden = method.tensor([tokens, config.hidden_size], place=f"hidden.{turn}")
+            passing = _passing(method, tokens, segment, turn)
             query = method.tensor([tokens, config.num_attention_heads * config.head_dim], place=f"query.{turn}")
             rows = [attention.new_rows(method, tokens, part, stage.index) for part in PARTS]
-            turns, mask = step.of_layer(local=config.is_local(stage.index))
-            method.delegate(graph, *inputs, *turns, hidden, query, *rows)
+            (cos, sin), mask = step.of_layer(local=config.is_local(stage.index))
+            method.delegate(segment.graph, *inputs, cos, sin, *passing, query, *rows)
             views = [
                 view
                 for part, new in zip(PARTS, rows, strict=True)
                 for view in attention.put(method, stage.index, part, new, step)
             ]
-            inputs = [hidden, query, *views, mask]
-        hidden = method.tensor([tokens, config.hidden_size], place=f"hidden.{(stages[-1].index + 1) % 2}")
-        method.delegate(last, *inputs, hidden)
-        return hidden
+            inputs = [*passing, query, *views, mask]
+        (stream,) = _passing(method, tokens, last, (stages[-1].index + 1) % 2)
+        method.delegate(last.graph, *inputs, stream)
+        return stream
 
-    def _graphs(self, stages: Sequence[Stage], tokens: int) -> tuple[int, ...]:
+    def _graphs(self, stages: Sequence[Stage], tokens: int) -> tuple[Segment, ...]:
         key = range(stages[0].index, stages[-1].index + 1)
         if key not in self._segments:
             self._segments[key] = Segments(self.program, self.weights, self._attention, tokens).lower(stages)
@@ -260,6 +265,77 @@ class VisionMethods:
         method.delegate(graph, values, output)
         method.give(output)
         self._program.add_method(method)
+
+
+class PictureMethods:
+    """Adds the vision methods of a tower of native resolution: tiles of pixels in, and a picture's tokens out.
+
+    Patches are embedded at most ``batch`` tiles at a time. All of a picture are encoded at once: at most ``tiles``, as
+    many as stand in its windows where there are some.
+    """
+
+    def __init__(self, program: Program, weights: Weights, config: VlmConfig, batch: int, tiles: int) -> None:
+        assert config.vision is not None
+        self._program, self._weights, self._stages = program, weights, stages_of(config)
+        self._vision, self._width, self._batch, self._tiles = config.vision, config.image_width, batch, tiles
+
+    def methods(self) -> None:
+        """patch_embedding: float32 [1..batch, 3, tile, tile] (and a table's rows at them) -> [tiles, patches, width];
+        image_tokens: that and where the patches stand (``executorch.picture``) -> [tiles, 1, width of a token]"""
+        assert self._stages.patch_embedding is not None
+        self._embedding("patch_embedding", self._stages.patch_embedding, self._batch)
+        vision = self._vision
+        self._encoding("image_tokens", self._stages.encoder, vision.hidden_size, [1, self._width])
+
+    def stage(self, stage: Stage) -> None:
+        """The method "stage": one of the vision part's stages alone, for at most ``tiles``."""
+        vision, layers = self._vision, self._vision.num_hidden_layers
+        if stage.part == "patch embedding":
+            self._embedding("stage", stage, self._tiles)
+        elif stage.part == "projector":
+            self._encoding("stage", [stage], vision.stream_width(layers), [1, self._width])
+        else:
+            given = [vision.rows, vision.stream_width(stage.index + 1)]
+            self._encoding("stage", [stage], vision.stream_width(stage.index), given)
+
+    def _embedding(self, name: str, stage: Stage, tiles: int) -> None:
+        vision, graph = self._vision, XnnpackGraph(self._program.constants)
+        shapes, count = [[tiles, 3, vision.image_size, vision.image_size]], tiles * vision.rows
+        given = [vision.rows, vision.hidden_size]
+        if vision.table_side is not None:
+            shapes.append([tiles, *given])
+        pixels, *tables = (graph.input(shape) for shape in shapes)
+        # [tiles, patches, width] -> [tiles * patches, width]
+        rows = [graph.reshape(table, [0, given[1]], [count, given[1]]) for table in tables]
+        place = picture.PlaceValues(rows=rows[0] if rows else None)
+        patches = lower(stage, TABLE, XnnpackContext(graph, self._weights, place), pixels)
+        self._finish(name, graph, shapes, graph.reshape(patches, [0, *given], [tiles, *given]))
+
+    def _encoding(self, name: str, stages: Sequence[Stage], width: int, given: list[int]) -> None:
+        vision, graph, tiles = self._vision, XnnpackGraph(self._program.constants), self._tiles
+        shapes, count = [[tiles, vision.rows, width]], tiles * vision.rows
+        stream = graph.reshape(graph.input(shapes[0]), [0, width], [count, width])
+        place = picture.PlaceValues()
+        if any(len(stage.traced.inputs) > 1 for stage in stages):
+            shapes += picture.place_shapes(vision, tiles)
+            place = picture.place_values(graph, vision, tiles)
+        for stage in stages:
+            stream = lower(stage, TABLE, XnnpackContext(graph, self._weights, place), stream)
+        self._finish(name, graph, shapes, graph.reshape(stream, [0, *given], [tiles, *given]))
+
+    def _finish(self, name: str, graph: XnnpackGraph, shapes: list[list[int]], output: Value) -> None:
+        method, given = Method(self._program, name), graph.output(output).shape
+        inputs = [method.take(method.tensor(shape)) for shape in shapes]
+        result = method.tensor(given)
+        method.delegate(self._program.add_graph(graph.serialized()), *inputs, result)
+        method.give(result)
+        self._program.add_method(method)
+
+
+def _passing(method: Method, tokens: int, segment: Segment, turn: int) -> list[Slot]:
+    """Where a graph puts what passes its attention by, [tokens, width] each."""
+    places = enumerate(segment.passing)
+    return [method.tensor([tokens, width], place=f"hidden.{turn}.{place}") for place, width in places]
 
 
 def _static(method: Method, shape: list[int]) -> Slot:

@@ -10,18 +10,20 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pocketvlm.errors import ExportError
-from pocketvlm.export.executorch.attention import PARTS, XnnpackAttention
+from pocketvlm.export.executorch import picture
+from pocketvlm.export.executorch.attention import PARTS, XnnpackAttention, rotated
 from pocketvlm.export.executorch.program import Program
 from pocketvlm.export.executorch.weights import Weights
 from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
 from pocketvlm.export.graph.lower import Call, lower
 from pocketvlm.models.operators import (
     Attend,
+    AttendPicture,
     Blocks,
     CachedAttend,
     Channels,
@@ -34,6 +36,7 @@ from pocketvlm.models.operators import (
     Linear,
     Parameter,
     Patches,
+    PositionRows,
     QuickGelu,
     RmsNorm,
     Rotate,
@@ -44,10 +47,18 @@ from pocketvlm.models.stages import Stage
 
 
 class XnnpackContext:
-    """An XNNPACK graph under construction and where weights come from."""
+    """An XNNPACK graph under construction and where weights come from; ``place``: where a picture's patches stand."""
 
-    def __init__(self, graph: XnnpackGraph, weights: Weights) -> None:
-        self.graph, self.weights = graph, weights
+    def __init__(self, graph: XnnpackGraph, weights: Weights, place: picture.PlaceValues | None = None) -> None:
+        self.graph, self.weights, self.place = graph, weights, place
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A graph of the program, and the widths of what it gives beside a query and new rows: [tokens, width] each."""
+
+    graph: int
+    passing: tuple[int, ...]
 
 
 class Segments(XnnpackContext):
@@ -59,17 +70,18 @@ class Segments(XnnpackContext):
         self._turns: list[Value] = []
         self._cos_sin: list[Value] = []
         self._left = 0
-        self._finished: list[int] = []
+        self._finished: list[Segment] = []
 
-    def lower(self, stages: Sequence[Stage]) -> tuple[int, ...]:
+    def lower(self, stages: Sequence[Stage]) -> tuple[Segment, ...]:
         """The program's graphs: one a layer, and what follows the last attention."""
-        hidden, self._left = self.attention.config.hidden_size, len(stages)
-        embeds = self.graph.input([1, self._tokens, hidden])
+        config, self._left = self.attention.config, len(stages)
+        width = config.stream_width(stages[0].index)
+        embeds = self.graph.input([1, self._tokens, width])
         self._take_turns()
-        stream = self.graph.reshape(embeds, [0, hidden], [self._tokens, hidden])
+        stream = self.graph.reshape(embeds, [0, width], [self._tokens, width])
         for stage in stages:
             stream = lower(stage, TABLE, self, stream)
-        self._finish(stream)
+        self._finish([stream])
         return tuple(self._finished)
 
     def rotated(self, states: Value) -> Value:
@@ -78,31 +90,34 @@ class Segments(XnnpackContext):
             tokens, half = self._turns[0].shape
             # [tokens, half] -> [tokens, 1, half]
             self._cos_sin = [self.graph.reshape(turn, [0, 1, half], [tokens, 1, half]) for turn in self._turns]
-        return self.attention.rotated(self.graph, states, self._cos_sin)
+        return rotated(self.graph, states, self._cos_sin, self.attention.config.head_dim)
 
-    def attend(self, layer: int, stream: Value, query: Value, key: Value, value: Value) -> tuple[Value, Value]:
-        """End the graph with a query and new rows of a cache; gives stream and mixed values in the next graph."""
+    def attend(
+        self, layer: int, passing: Sequence[Value], query: Value, key: Value, value: Value
+    ) -> tuple[list[Value], Value]:
+        """End the graph with a query and new rows of a cache; gives what passes by and mixed values in the next one."""
         rows = [
             self.attention.as_rows(self.graph, layer, part, states)
             for part, states in zip(PARTS, (key, value), strict=True)
         ]
         self._left -= 1
-        self._finish(stream, query, *rows)
+        self._finish(passing, query, *rows)
         self.graph = XnnpackGraph(self._program.constants)
-        residual = self.graph.input(stream.shape)
+        passed = [self.graph.input(one.shape) for one in passing]
         asked = self.attention.inputs(self.graph, layer, self._tokens)
         self._take_turns()
-        return residual, self.attention.attend(self.graph, layer, asked)
+        return passed, self.attention.attend(self.graph, layer, asked)
 
     def _take_turns(self) -> None:
         half = self.attention.config.head_dim // 2
         self._turns = [self.graph.input([self._tokens, half]) for _ in range(2)] if self._left else []
         self._cos_sin = []
 
-    def _finish(self, *outputs: Value) -> None:
-        for output in outputs:
+    def _finish(self, passing: Sequence[Value], *outputs: Value) -> None:
+        for output in (*passing, *outputs):
             self.graph.output(output)
-        self._finished.append(self._program.add_graph(self.graph.serialized()))
+        widths = tuple(one.shape[-1] for one in passing)
+        self._finished.append(Segment(self._program.add_graph(self.graph.serialized()), widths))
 
 
 def _add(at: XnnpackContext, call: Call, left: Value, right: Value) -> Value:
@@ -131,15 +146,16 @@ def _by_head(at: XnnpackContext, states: Value, heads: int) -> Value:
 def _patches(at: XnnpackContext, call: Call, pixels: Value) -> Value:
     """A convolution whose stride is its kernel's side: each patch times one matrix."""
     graph, (size, _), width, name = at.graph, call.operator.kernel_size, call.operator.out_channels, call.weight()
-    side = pixels.shape[-1]
+    tiles, side = pixels.shape[0], pixels.shape[-1]
     grid = side // size
-    # [1, 3, tile, tile] -> [3, tile, tile], and without what is beyond the last whole patch
-    pixels = graph.reshape(pixels, pixels.shape[1:])
+    # [tiles, 3, tile, tile] without what is beyond the last whole patch
     if grid * size != side:
-        pixels = graph.slice(graph.slice(pixels, 1, 0, grid * size), 2, 0, grid * size)
-    # [3, grid * size, grid * size] -> [3, grid, size, grid, size] -> [grid, grid, 3, size, size]
-    patches = graph.transpose(graph.reshape(pixels, [3, grid, size, grid, size]), [1, 3, 0, 2, 4])
-    patches = graph.reshape(patches, [grid * grid, 3 * size * size])
+        pixels = graph.slice(graph.slice(pixels, 2, 0, grid * size), 3, 0, grid * size)
+    # -> [tiles, 3, grid, size, grid, size] -> [tiles, grid, grid, 3, size, size]
+    cut = [3, grid, size, grid, size]
+    patches = graph.transpose(graph.reshape(pixels, [0, *cut], [tiles, *cut]), [0, 2, 4, 1, 3, 5])
+    # -> [tiles * patches, 3 * size * size]
+    patches = graph.reshape(patches, [0, 3 * size * size], [tiles * grid * grid, 3 * size * size])
     # [width, 3, size, size] -> [width, 3 * size * size]
     kernel = at.weights.vector(name).reshape(width, -1)
     return graph.linear(name, patches, kernel, at.weights.optional_vector(call.weight("bias")))
@@ -203,11 +219,19 @@ def _rotate(at: Segments, call: Call, states: Value, step: None) -> Value:
 
 
 def _cached_attend(at: Segments, call: Call, query: Value, key: Value, value: Value, step: None) -> Value:
-    if len(call.live) != 1:
-        raise ExportError(f"{call.name}: {len(call.live)} values pass this attention by; ExecuTorch's graphs take one")
-    (node,) = call.live
-    call.values[node], mixed = at.attend(call.stage.index, call.values[node], query, key, value)
+    passing, mixed = at.attend(call.stage.index, [call.values[node] for node in call.live], query, key, value)
+    call.values.update(zip(call.live, passing, strict=True))
     return mixed
+
+
+def _attend_picture(at: XnnpackContext, call: Call, query: Value, key: Value, value: Value, place: None) -> Value:
+    assert at.place is not None
+    return picture.attend(at.graph, call.operator, at.place, (query, key, value))
+
+
+def _position_rows(at: XnnpackContext, call: Call, values: Value, place: None) -> Value:
+    assert at.place is not None and at.place.rows is not None
+    return at.graph.add(values, at.place.rows)
 
 
 def _class_token(at: XnnpackContext, call: Call, rows: Value) -> Value:
@@ -233,6 +257,10 @@ def _blocks(at: XnnpackContext, call: Call, tokens: Value) -> Value:
     graph, grid, width, ratio = at.graph, call.operator.grid, call.operator.width, call.operator.ratio
     padding = -grid % ratio
     side = call.operator.side
+    if grid == ratio:
+        # a tile is one block: [tiles * patches, width] -> [tiles, patches * width]
+        merged = ratio * ratio * width
+        return graph.reshape(tokens, [0, merged], [tokens.shape[0] // (ratio * ratio), merged])
     tokens = graph.reshape(tokens, [grid, grid, width])  # [patches, width] -> [rows, columns, width]
     if padding:
         tokens = graph.pad(tokens, [padding, padding, 0])
@@ -248,6 +276,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     Linear: _linear,
     Patches: _patches,
     Parameter: _parameter,
+    PositionRows: _position_rows,
     ChannelScale: _channel_scale,
     Scale: _scale,
     LayerNorm: _layer_norm,
@@ -256,6 +285,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     QuickGelu: _quick_gelu,
     Silu: _silu,
     Attend: _attend,
+    AttendPicture: _attend_picture,
     Rotate: _rotate,
     CachedAttend: _cached_attend,
     ClassToken: _class_token,

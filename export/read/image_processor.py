@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from pocketvlm.bundle.defaults import TILE_BATCH
+from pocketvlm.bundle.defaults import MOST_PATCH_TOKENS, TILE_BATCH
 from pocketvlm.bundle.manifest import ImagePacking, Vision
 from pocketvlm.bundle.native import PatchPictures
 from pocketvlm.errors import CheckpointError, ExportError, one_line
@@ -56,9 +56,6 @@ LLAVA = {
 QWEN2_VL = tuple(
     f"{name}ImageProcessor{kind}" for name in ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL") for kind in ("", "Fast", "Pil")
 )
-#: Tokens of the largest picture that a bundle is made for: the class' own bound. What checkpoints say instead may be 16
-#: times as much, and a tower's time grows with its square.
-MOST_PATCH_TOKENS = 1280
 #: Tiles of a picture of native resolution that are embedded at once.
 PATCH_BATCH = 64
 IDEFICS3 = tuple(f"{name}ImageProcessor{kind}" for name in ("Idefics3", "SmolVLM") for kind in ("", "Fast", "Pil"))

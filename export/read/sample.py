@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,8 @@ from pocketvlm.images.tiling import Grid
 Turns = tuple[tuple[str, str], ...]
 
 CARD_LINES = ("AB42", "7K9X", "H53T")
-#: Along a side of the card in native resolution: no whole number of windows.
+#: Along a side of the card in native resolution, where pictures have room for them; an odd number, so that windows of
+#: 2 or 4 tokens a side are not all whole.
 CARD_TOKENS = 9
 #: Enough plain text for at least 32 tokens of any tokenizer.
 TURNS: Turns = (
@@ -99,9 +101,11 @@ def draw_test_card(size: int) -> Image.Image:
 
 def test_card(preprocessing: Preprocessing) -> TiledImage:
     """The test card as one tile, the whole of it, whatever grids the model has; of native resolution as it is."""
-    tiled = cut_tiles(draw_test_card(preprocessing.tile_size), preprocessing)
+    tile, most = preprocessing.tile_size, preprocessing.max_pixels
     if preprocessing.strategy in NATIVE_RULES:
-        return cut_tiles(draw_test_card(CARD_TOKENS * preprocessing.tile_size), preprocessing)
+        side = CARD_TOKENS if most is None else min(CARD_TOKENS, math.isqrt(most) // tile)
+        return cut_tiles(draw_test_card((side - 1 + side % 2) * tile), preprocessing)
+    tiled = cut_tiles(draw_test_card(tile), preprocessing)
     index = tiled.thumbnail_index or 0
     return TiledImage((1, 1), tiled.pixels[index : index + 1], None)
 

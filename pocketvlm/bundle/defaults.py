@@ -6,3 +6,6 @@ from __future__ import annotations
 KV_LENGTH = 2048
 #: Tokens of a prefill step, tiles that are encoded at once: the paper's (section 3.3), on the Dimensity 9300.
 PREFILL_CHUNK, TILE_BATCH = 128, 4
+#: Tokens of the largest picture of native resolution: the bound of the processor's class. What checkpoints say instead
+#: may be 16 times as much, and a tower's time grows with its square.
+MOST_PATCH_TOKENS = 1280

@@ -66,6 +66,14 @@ def windows(grid: Grid, side: int, ratio: int) -> Windows:
     return Windows(np.where(is_there, index, 0), mask, positions)
 
 
+def window_by_window(values: Floats, tiles: Integers) -> Floats:
+    """[tiles, ...] as ``Windows.tiles`` has them, one window after the other: [windows * side * side, ...]
+
+    What graphs give that gather nothing is read back at ``Windows.positions``.
+    """
+    return values[tiles.reshape(-1)]
+
+
 def interpolated(grid: Grid, ratio: int, table: Floats) -> Floats:
     """A learned table of positions [side, side, width] stretched over a picture: float32 [tiles, ratio * ratio, width].
 

@@ -255,7 +255,11 @@ class DecoderConfig:
     @property
     def entering_width(self) -> int:
         """Channels that enter the first layer: the embeddings', and those of rows that are added later."""
-        return self.hidden_size * (1 + self.deep_layers)
+        return self.stream_width(0)
+
+    def stream_width(self, layer: int) -> int:
+        """Channels that enter the layer with this index: each adds the first of the rows beside its stream."""
+        return self.hidden_size * (1 + max(self.deep_layers - layer, 0))
 
     @property
     def qkv_bias(self) -> bool:

@@ -32,7 +32,7 @@ ENGINES = {
 }
 
 #: Those that run towers of native resolution.
-NATIVE = ("onnx",)
+NATIVE = ("onnx", "executorch")
 #: Engines that run another one's parts of a bundle.
 PARTS_OF = {
     "npu-emulation": "neuropilot",

@@ -11,15 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
+from pocketvlm.images.patches import window_by_window
 from pocketvlm.runtime.engines.executorch_library import LoadedProgram, find_package, set_threads, states_of
 from pocketvlm.runtime.memory import memory_for, return_freed_memory, zeros_on_demand
+from pocketvlm.runtime.native import Feeds, TokenRope, along_places, widened
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Manifest
+    from pocketvlm.bundle.manifest import Manifest, Vision
+    from pocketvlm.bundle.native import PatchPictures
     from pocketvlm.bundle.open import Bundle
-    from pocketvlm.runtime.engines import Cache, Floats
+    from pocketvlm.runtime.engines import Cache, Floats, Positions
 
+Array = npt.NDArray[Any]
 TEXT_METHODS = ("token_embedding", "text_decoder")
 VISION_METHODS = ("patch_embedding", "image_tokens")
 #: Logits of more than the last token; loaded when they are asked for, with weights shared.
@@ -87,6 +91,7 @@ class ExecutorchEngine:
                 if name != ALL_LOGITS:
                     self._program.load(name)
             _check_program(self._program, file, manifest)
+        self._rope = TokenRope.of(bundle)
         self._description = f"executorch {package.version}, XNNPACK on the CPU, {threads} threads"
 
     @property
@@ -96,12 +101,26 @@ class ExecutorchEngine:
     def patch_embed(self, pixels: Floats) -> Floats:
         vision = self._manifest.vision
         assert vision is not None
+        if vision.patches is not None:
+            shape = (len(pixels), vision.patches_per_tile, vision.vision_hidden_size)
+            return self._picture("patch_embedding", (pixels,), shape)
         return self._each("patch_embedding", pixels, (vision.patches_per_tile, vision.vision_hidden_size))
+
+    def patch_embed_at(self, pixels: Floats, rows: Floats) -> Floats:
+        return self._picture("patch_embedding", (pixels, rows), rows.shape)
 
     def encode(self, patches: Floats) -> Floats:
         vision = self._manifest.vision
         assert vision is not None
         return self._each("image_tokens", patches, (vision.tokens_per_tile, self._manifest.model.hidden_size))
+
+    def encode_picture(self, patches: Floats, place: Feeds) -> Floats:
+        given, width = (patches, place["rope_cos"], place["rope_sin"]), self._manifest.entering_width
+        tiles = place.get("window_tiles")
+        if tiles is None:
+            return self._picture("image_tokens", given, (len(patches), 1, width))
+        ordered = (*(window_by_window(values, tiles) for values in given), place["window_mask"].astype(np.float32))
+        return self._picture("image_tokens", ordered, (tiles.size, 1, width))[place["window_positions"]]
 
     def embed(self, token_ids: npt.NDArray[np.int64]) -> Floats:
         length, hidden = self._manifest.kv_cache.length, self._manifest.model.hidden_size
@@ -119,6 +138,9 @@ class ExecutorchEngine:
             return ExecutorchCache(self._manifest)
 
     def step(self, embeddings: Floats, cache: Cache, keep: int) -> Floats:
+        return self.step_at(embeddings, cache, keep, None)
+
+    def step_at(self, embeddings: Floats, cache: Cache, keep: int, positions: Positions | None) -> Floats:
         if not isinstance(cache, ExecutorchCache):
             raise TypeError(f"the cache is a {type(cache).__name__}, not one of this engine")
         tokens, manifest = len(embeddings), self._manifest
@@ -127,18 +149,26 @@ class ExecutorchEngine:
             raise CapacityError(f"{total} tokens do not fit into the KV length of {manifest.kv_cache.length}")
         wanted = min(keep or tokens, tokens)
         logits = np.empty((wanted, manifest.model.vocab_size), np.float32)
+        step = self._arguments(embeddings, cache, positions)
         if wanted == 1:
-            self._decode("text_decoder", embeddings, cache, cache.position, logits)
+            self._decode("text_decoder", step, slice(0, tokens), cache, logits)
         else:
             first = tokens - wanted
             if first:
-                self._decode("text_decoder", embeddings[:first], cache, cache.position, logits[:1])
+                self._decode("text_decoder", step, slice(0, first), cache, logits[:1])
             for start in range(first, tokens, manifest.prefill_chunk):
-                part = embeddings[start : start + manifest.prefill_chunk]
-                room = logits[start - first : start - first + len(part)]
-                self._decode(ALL_LOGITS, part, cache, cache.position + start, room)
+                part = slice(start, min(start + manifest.prefill_chunk, tokens))
+                self._decode(ALL_LOGITS, step, part, cache, logits[start - first : part.stop - first])
         cache.position = total
         return logits
+
+    def _arguments(self, embeddings: Floats, cache: Cache, positions: Positions | None) -> tuple[Array, ...]:
+        """What a method takes of each token: its row, its place in the cache, and how it turns where that is given."""
+        place = np.arange(cache.position, cache.position + len(embeddings))
+        if self._rope is None:
+            return embeddings, place
+        rows = self._rope.rows(along_places(cache.position, len(embeddings), positions))
+        return widened(embeddings, self._manifest.entering_width), place, rows["rope_cos"], rows["rope_sin"]
 
     def free_vision(self) -> None:
         for name in VISION_METHODS:
@@ -148,10 +178,18 @@ class ExecutorchEngine:
     def close(self) -> None:
         self._program = None
 
-    def _decode(self, method: str, embeddings: Floats, cache: ExecutorchCache, position: int, room: Floats) -> None:
-        # [tokens, hidden] -> [1, tokens, hidden]
-        arguments = (np.ascontiguousarray(embeddings[None], np.float32), np.array([position], np.int64))
-        self._run(method, arguments, room, cache.states)
+    def _decode(self, method: str, step: tuple[Array, ...], part: slice, cache: ExecutorchCache, room: Floats) -> None:
+        """Some tokens of a step."""
+        embeddings, place, *turns = (values[part] for values in step)
+        # [tokens, width] -> [1, tokens, width]
+        arguments = (np.ascontiguousarray(embeddings[None], np.float32), place[:1].astype(np.int64))
+        self._run(method, (*arguments, *map(np.ascontiguousarray, turns)), room, cache.states)
+
+    def _picture(self, method: str, values: tuple[Array, ...], shape: tuple[int, ...]) -> Floats:
+        """Run a method on tiles of a picture together."""
+        result = np.empty(shape, np.float32)
+        self._run(method, tuple(np.ascontiguousarray(one, np.float32) for one in values), result)
+        return result
 
     def _each(self, method: str, batch: Floats, shape: tuple[int, int]) -> Floats:
         """Run a method tile by tile: what one gives does not depend on the others."""
@@ -183,13 +221,18 @@ def _check_program(program: LoadedProgram, file: str, manifest: Manifest) -> Non
     wanted: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {
         ("token_embedding", "input 0"): ("int64", (1, kv.length)),
         ("token_embedding", "output 0"): ("float32", (1, kv.length, hidden)),
-        ("text_decoder", "input 0"): ("float32", (1, kv.length, hidden)),
+        ("text_decoder", "input 0"): ("float32", (1, kv.length, manifest.entering_width)),
         ("text_decoder", "input 1"): ("int64", (1,)),
         ("text_decoder", "output 0"): ("float32", (1, model.vocab_size)),
         **{("text_decoder", f"kv_cache.{at}.{part}"): cache for at in range(model.layers) for part in ("key", "value")},
         ("text_decoder", f"kv_cache.0.key.{kv.heads - 1}"): one_head,
     }
-    if vision is not None:
+    if manifest.positions is not None:
+        turns = ("float32", (kv.length, kv.head_dim // 2))
+        wanted |= {("text_decoder", f"input {at}"): turns for at in (2, 3)}
+    if vision is not None and vision.patches is not None:
+        wanted |= _of_pictures(vision, vision.patches, manifest.entering_width)
+    elif vision is not None:
         patches = ("float32", (1, vision.patches_per_tile, vision.vision_hidden_size))
         wanted |= {
             ("patch_embedding", "input 0"): ("float32", (1, 3, vision.tile_size, vision.tile_size)),
@@ -205,6 +248,30 @@ def _check_program(program: LoadedProgram, file: str, manifest: Manifest) -> Non
             raise BundleError(f"{file}: {method}, {name}: {is_there}, the manifest asks for {dtype} {list(shape)}")
     if program.state("text_decoder", f"kv_cache.{model.layers}.key") is not None:
         raise BundleError(f"{file}: text_decoder has more layers than the manifest's {model.layers}")
+
+
+def _of_pictures(
+    vision: Vision, native: PatchPictures, width: int
+) -> dict[tuple[str, str], tuple[str, tuple[int, ...]]]:
+    """The same of a tower of native resolution."""
+    rows, tiles, batch = vision.patches_per_tile, native.most_tokens, vision.tile_batch
+    if native.window is not None:
+        windows, tiles = native.sizes["windows"], native.sizes["windows"] * native.window**2
+    embedded = rows, vision.vision_hidden_size
+    turns = (tiles, rows, native.head_dim // 2)
+    wanted: dict[tuple[str, str], tuple[int, ...]] = {
+        ("patch_embedding", "input 0"): (batch, 3, vision.tile_size, vision.tile_size),
+        ("patch_embedding", "output 0"): (batch, *embedded),
+        ("image_tokens", "input 0"): (tiles, *embedded),
+        ("image_tokens", "input 1"): turns,
+        ("image_tokens", "input 2"): turns,
+        ("image_tokens", "output 0"): (tiles, vision.tokens_per_tile, width),
+    }
+    if native.table is not None:
+        wanted["patch_embedding", "input 1"] = (batch, *embedded)
+    if native.window is not None:
+        wanted["image_tokens", "input 3"] = (windows, native.window**2 * rows)
+    return {name: ("float32", shape) for name, shape in wanted.items()}
 
 
 @contextmanager

@@ -17,12 +17,13 @@ from PIL import Image
 
 from pocketvlm.bench.speed.planned import check_fits
 from pocketvlm.bench.speed.workload import Workload
+from pocketvlm.bundle.defaults import MOST_PATCH_TOKENS
 from pocketvlm.bundle.graphs.wire import LIMITS
 from pocketvlm.cli import main
 from pocketvlm.errors import BundleError, CheckpointError, ExportError, ImageError, PocketVlmError
 from pocketvlm.export import export_bundle
 from pocketvlm.export.read.frontend import read_frontend
-from pocketvlm.export.read.image_processor import MOST_PATCH_TOKENS, vision_of
+from pocketvlm.export.read.image_processor import vision_of
 from pocketvlm.export.read.length import kv_length
 from pocketvlm.export.read.retiling import Retiling
 from pocketvlm.export.reference.stages import through_layer

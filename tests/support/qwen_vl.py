@@ -61,7 +61,7 @@ def _qwen_vl_like(
     processor.save_pretrained(directory)
     # a matrix of three, and its bias, in each layer
     split = 4 * config.vision_config.depth
-    return Written(directory, model, processor, tile, split=split, engines=("onnx",))
+    return Written(directory, model, processor, tile, split=split, engines=("onnx", "executorch"))
 
 
 QWEN_PROCESSORS = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen2_vl": "Qwen2VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketvlm.export.executorch.attention import XnnpackAttention
+from pocketvlm.export.executorch.attention import XnnpackAttention, rotated
 from pocketvlm.export.executorch.program import Method, Program
 from pocketvlm.export.executorch.xnnpack import XnnpackGraph
 from pocketvlm.export.onnx.attention import without_quantized_cache
@@ -40,8 +40,8 @@ def written(path: Path, config: DecoderConfig, kv: KvLayout, moved: tuple[str, i
     joined = before.reshape(before.input([1, LENGTH, sum(widths)]), [0, sum(widths)], [LENGTH, sum(widths)])
     turns = [before.reshape(before.input([LENGTH, half]), [0, 1, half], [LENGTH, 1, half]) for _ in range(2)]
     query, key, value = (before.slice(joined, 1, sum(widths[:at]), width) for at, width in enumerate(widths))
-    before.output(attention.rotated(before, query, turns))
-    before.output(attention.as_rows(before, 0, "key", attention.rotated(before, key, turns)))
+    before.output(rotated(before, query, turns, size))
+    before.output(attention.as_rows(before, 0, "key", rotated(before, key, turns, size)))
     before.output(attention.as_rows(before, 0, "value", value))
     asked = method.tensor([LENGTH, widths[0]])
     rows = [attention.new_rows(method, LENGTH, part, 0) for part in PARTS]

@@ -1,0 +1,96 @@
+"""Pictures of native resolution in an ExecuTorch program: any number of tiles, which see one another.
+
+XNNPACK takes shapes as they come, up to a bound, and so no bucket of sizes is filled up. It gathers nothing: where some
+layers look at windows, the host puts a picture's tiles window by window (``pocketvlm.images.patches.Windows``) before
+the first layer, so that a window is a piece of them, and takes their tokens from there behind the last. A window that
+lacks tiles is filled up with the first one, which a mask hides from the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pocketvlm.export.executorch.attention import UNSEEN, rotated
+from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
+from pocketvlm.images.patches import window_by_window
+from pocketvlm.models.config import VisionConfig
+from pocketvlm.models.operators import AttendPicture, PicturePlace
+
+
+@dataclass(frozen=True)
+class PlaceValues:
+    """What a graph is given of where patches stand.
+
+    ``turns``: cos and sin, [tiles * patches, 1, head_dim / 2]. Added to scores: ``of_window``, [windows, 1, patches of
+    a window], and ``of_all``, the same as [1, 1, tiles * patches]. ``rows``: [tiles * patches, width], of the patch
+    embedding.
+    """
+
+    turns: Sequence[Value] = ()
+    of_window: Value | None = None
+    of_all: Value | None = None
+    rows: Value | None = None
+
+
+def place_shapes(config: VisionConfig, tiles: int) -> list[list[int]]:
+    """Of the inputs of a graph for at most so many tiles."""
+    half = config.head_dim // 2
+    found = [[tiles, config.rows, half] for _ in range(2)]
+    if config.window is not None:
+        found.append([tiles // config.window**2, config.window**2 * config.rows])
+    return found
+
+
+def place_values(graph: XnnpackGraph, config: VisionConfig, tiles: int) -> PlaceValues:
+    """Add these inputs to a graph."""
+    cos, sin, *masks = (graph.input(shape) for shape in place_shapes(config, tiles))
+    half, count = config.head_dim // 2, tiles * config.rows
+    # [tiles, patches, half] -> [tiles * patches, 1, half]
+    turns = [graph.reshape(turn, [0, 1, half], [count, 1, half]) for turn in (cos, sin)]
+    if not masks:
+        return PlaceValues(turns)
+    windows, rows = masks[0].shape
+    # 1 where there is a patch, else 0 -> 0, else UNSEEN
+    added = graph.scaled(graph.subtract(masks[0], graph.scalar(1.0)), -UNSEEN)
+    of_window = graph.reshape(added, [0, 1, rows], [windows, 1, rows])
+    return PlaceValues(turns, of_window, graph.reshape(added, [1, 1, 0], [1, 1, count]))
+
+
+def attend(graph: XnnpackGraph, heads: AttendPicture, place: PlaceValues, states: tuple[Value, Value, Value]) -> Value:
+    """Query, key and value [tiles * patches, width] -> mixed values of that shape.
+
+    A head at a time: the scores of all heads of a large picture would be gigabytes.
+    """
+    query, key, value = states
+    (rows, width), size = query.shape, heads.head_dim
+    query, key = (rotated(graph, states, place.turns, size) for states in (query, key))
+    query = graph.scaled(query, 1 / math.sqrt(size))
+    mask = place.of_window if heads.windowed else place.of_all
+    batch = 1 if mask is None else mask.shape[0]
+    seen = rows // batch if heads.windowed else rows
+    # [tiles * patches, width] -> [windows, patches of a window, width]; all of a picture are one
+    known = [0, seen, width] if heads.windowed else [1, 0, width]
+    query, key, value = (graph.reshape(states, known, [batch, seen, width]) for states in (query, key, value))
+    mixed = []
+    for head in range(heads.heads):
+        asked, keys, values = (graph.slice(states, 2, head * size, size) for states in (query, key, value))
+        scores = graph.matrix_product(asked, keys, transposed=True)
+        shares = graph.softmax(scores if mask is None else graph.add(scores, mask))
+        mixed.append(graph.matrix_product(shares, values))
+    # [windows, patches of a window, width] -> [tiles * patches, width]
+    return graph.reshape(graph.concatenate(mixed), [0, width], [rows, width])
+
+
+def feeds(place: PicturePlace) -> list[Tensor]:
+    """What a graph of layers is given beside its stream, tiles standing window by window where there are windows."""
+    if place.window_tiles is None:
+        return [place.cos, place.sin]
+    assert place.window_mask is not None
+    tiles = place.window_tiles.numpy()
+    tables = [torch.from_numpy(window_by_window(table.numpy(), tiles)) for table in (place.cos, place.sin)]
+    return [*tables, place.window_mask.float()]
