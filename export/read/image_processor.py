@@ -19,7 +19,7 @@ from pocketvlm.bundle.native import PatchPictures
 from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.files import found, label
 from pocketvlm.images.rules import check_tiling, idefics3, internvl, smart_resize
-from pocketvlm.images.tiling import Tiling
+from pocketvlm.images.tiling import ResizeFilter, Tiling
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import TilingConfig, VisionConfig, VlmConfig
 from pocketvlm.models.directory import read_json
@@ -34,7 +34,7 @@ TABLE_FILE = "image_positions.bin"
 SELECTED = "vision_feature_select_strategy"
 ALONE, WHOLE = "preprocessor_config.json", "processor_config.json"
 #: Pillow's and transformers' numbers for the filters that there are.
-FILTERS: dict[int, Literal["bicubic", "lanczos"]] = {3: "bicubic", 1: "lanczos"}
+FILTERS: dict[int, ResizeFilter] = {3: "bicubic", 1: "lanczos", 2: "bilinear"}
 BICUBIC, LANCZOS = 3, 1
 #: Whose keys no file has to say: the model's code does.
 CODE = ("internvl_chat",)

@@ -22,6 +22,7 @@ from pocketvlm.bundle.chat import ChatLayout, Text
 from pocketvlm.bundle.files import FileName
 from pocketvlm.bundle.native import MropePositions, PatchPictures, check_tables, native_problem
 from pocketvlm.bundle.preference import EngineName, PreferredEngine, check_preference
+from pocketvlm.images.tiling import ResizeFilter
 from pocketvlm.strict import Closed, dropping_none
 
 #: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's, 3
@@ -143,7 +144,7 @@ class Vision(Closed):
     longest_edge: Annotated[int, Field(gt=0, le=4096)] | None = None
     min_pixels: Positive | None = None
     max_pixels: Positive | None = None
-    resize_filter: Literal["bicubic", "lanczos"]
+    resize_filter: ResizeFilter
     pad_color: tuple[int, int, int]
     rescale: Finite
     mean: tuple[Finite, Finite, Finite]
@@ -163,7 +164,7 @@ class Vision(Closed):
     @property
     def format_version(self) -> int:
         """The oldest format that can say it."""
-        if self.patches is not None:
+        if self.patches is not None or self.resize_filter == "bilinear":
             return 5
         more = self.longest_edge is not None or self.replaces is not None or self.packing is not None
         return 1 if self.strategy in FIRST_STRATEGIES and self.resize_filter == "bicubic" and not more else 3

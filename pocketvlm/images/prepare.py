@@ -7,7 +7,7 @@ platforms are measured against.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from PIL import Image
 from pocketvlm.errors import BundleError, ImageError
 from pocketvlm.images.open import MAX_PIXELS, MAX_SIDE, open_image
 from pocketvlm.images.rules import check_tiling, plan_of
-from pocketvlm.images.tiling import Grid, PicturePlan, Size, Tiling, thumbnail_index
+from pocketvlm.images.tiling import Grid, PicturePlan, ResizeFilter, Size, Tiling, thumbnail_index
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Vision
@@ -26,7 +26,11 @@ MAX_TILES = 1024
 #: most that means, and factors and their inverses, may be: what they make of a byte is finite in float32
 MAX_SCALE = 1e6
 
-RESIZE_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+RESIZE_FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "bilinear": Image.Resampling.BILINEAR,
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Preprocessing(Tiling):
     :raises ValueError: a field is out of range; the line names the field and the value.
     """
 
-    resize_filter: Literal["bicubic", "lanczos"] = "bicubic"
+    resize_filter: ResizeFilter = "bicubic"
     """Pillow's filter of this name"""
     pad_color: tuple[int, int, int] = (0, 0, 0)
     """red, green, blue of the canvas around an image that is padded"""

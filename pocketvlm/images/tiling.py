@@ -15,6 +15,8 @@ from typing import Literal
 Grid = tuple[int, int]
 Size = tuple[int, int]
 Fit = Literal["pad", "stretch", "crop"]
+#: Pillow's filters that every platform has.
+ResizeFilter = Literal["bicubic", "lanczos", "bilinear"]
 #: width, height, tile, the candidates and alpha -> the grid
 Choose = Callable[[int, int, int, Sequence[Grid], float], Grid]
 
@@ -53,7 +55,7 @@ class PictureRule:
     thumbnail: Literal["first", "last", "none"]
     thumbnail_of_single_tile: bool
     check: Callable[[Tiling], str | None] = lambda tiling: None
-    resize_filter: Literal["bicubic", "lanczos"] = "bicubic"
+    resize_filter: ResizeFilter = "bicubic"
 
 
 def positive(name: str, value: int, most: int = MAX_NUMBER) -> int:

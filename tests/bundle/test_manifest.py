@@ -137,6 +137,7 @@ OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
     lambda raw, version: sees_whole(raw, version, most_tokens=30),
     laid_over,
     turns_and_sees,
+    lambda raw, version: shows(raw, version, "vision", resize_filter="bilinear"),
 )
 
 
@@ -328,7 +329,7 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: turns(raw, 5, more=1), "not valid: positions.more"),
         (turns_far, "positions.rope is no file of a cosine"),
         (lambda raw: shows(raw, 3, "vision", longest_edge="8"), "not valid: vision.longest_edge"),
-        (lambda raw: shows(raw, 3, "vision", resize_filter="bilinear"), "not valid: vision.resize_filter"),
+        (lambda raw: shows(raw, 3, "vision", resize_filter="nearest"), "not valid: vision.resize_filter"),
         (lambda raw: shows(raw, 3, "image_layout", lone=[-1]), "not valid: image_layout.lone.0"),
         (lambda raw: shows(raw, 3, "image_layout", last_row_end=7), "not valid: image_layout.last_row_end"),
         (lambda raw: shows(raw, 3, "chat", image={"prefix": ""}), "not valid: chat.image.suffix"),

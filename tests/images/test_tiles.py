@@ -54,6 +54,23 @@ def test_llava_next_tiles_agree_with_transformers() -> None:
         assert np.abs(ours - reference).max() < 1e-6, (width, height)
 
 
+def test_a_picture_squashed_by_the_bilinear_filter_is_gemma3s() -> None:
+    """By its own processor, to the byte; another filter is not it."""
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    tile, grey = 56, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    form = Preprocessing(
+        tile_size=tile, strategy="internvl", candidates=((1, 1),), thumbnail="none", resize_filter="bilinear", **grey
+    )
+    bicubic = dataclasses.replace(form, resize_filter="bicubic")
+    processor = Gemma3ImageProcessorPil(size={"height": tile, "width": tile}, do_normalize=False, do_rescale=False)
+    for width, height in SIZES:
+        image = noise(width, height, seed=width)
+        wanted = processor(image, return_tensors="np")["pixel_values"].transpose(0, 2, 3, 1).astype(np.uint8)
+        np.testing.assert_array_equal(cut_tiles(image, form).pixels, wanted)
+        assert not np.array_equal(cut_tiles(image, bicubic).pixels, wanted)
+
+
 def test_internvl_tiles_agree_with_transformers() -> None:
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 

@@ -118,7 +118,7 @@ def images(**changes: Any) -> Callable[[dict[str, Any]], object]:
         (PROCESSOR, images(image_grid_pinpoints=[[15, 30]]), "image_grid_pinpoints are [[15, 30]], config.json has"),
         (PROCESSOR, images(image_processor_type="CLIPImageProcessor"), "image_processor_type is CLIPImageProcessor"),
         (PROCESSOR, images(do_resize=False), "do_resize"),
-        (PROCESSOR, images(resample=2), "resample is 2"),
+        (PROCESSOR, images(resample=0), "resample is 0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_had_is_one_line(

@@ -191,7 +191,7 @@ def test_pixels_are_those_of_transformers_with_the_published_file(opened: Opened
         ("config.json", "image_token_id", 49191, "image_token_id is 49191, the tokenizer's <image> is 49190"),
         ("config.json", "scale_factor", 2, "modality_projection.* has shape"),
         ("preprocessor_config.json", "max_image_size", {"longest_edge": 384}, "max_image_size is 384"),
-        ("preprocessor_config.json", "resample", 2, "resample is 2"),
+        ("preprocessor_config.json", "resample", 0, "resample is 0"),
         ("processor_config.json", "image_seq_len", 81, "image_seq_len is 81"),
     ],
 )

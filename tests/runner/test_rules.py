@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import PIL
@@ -24,7 +24,7 @@ from pocketvlm.images.prepare import RESIZE_FILTERS, Preprocessing, cut_tiles, n
 from pocketvlm.images.rules import NATIVE_RULES, RULES, check_tiling, plan_of, select_grid
 from pocketvlm.images.rules.idefics3 import grids as idefics3_grids
 from pocketvlm.images.rules.smart_resize import MOST_ASPECT
-from pocketvlm.images.tiling import PAPER_CANDIDATES, Tiling
+from pocketvlm.images.tiling import PAPER_CANDIDATES, ResizeFilter, Tiling
 from pocketvlm.runtime.lookup import Lookup, Pace
 from pocketvlm.runtime.sampling import GenerationConfig, Sampler
 from tests.images.test_tiling import COLUMNS, enough
@@ -289,7 +289,7 @@ def test_tiles_of_noise_are_pillows(
     seed: int,
     tile: int,
     strategy: str,
-    resize_filter: Literal["bicubic", "lanczos"],
+    resize_filter: ResizeFilter,
 ) -> None:
     rgba = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 4), np.uint8)
     path = tmp_path_factory.getbasetemp() / "noise"

@@ -43,6 +43,8 @@ FORMS: tuple[dict[str, Any], ...] = (
     {"tile_size": 60, "strategy": "idefics3", "candidates": ((1, 1),), "longest_edge": 256, "thumbnail": "last",
      "thumbnail_of_single_tile": False, "resize_filter": "lanczos", **SIGLIP},
     {"tile_size": 45, "strategy": "center-crop", "candidates": ((1, 1),), "thumbnail": "none", **CLIP},
+    {"tile_size": 56, "strategy": "internvl", "candidates": ((1, 1),), "thumbnail": "none",
+     "resize_filter": "bilinear", **SIGLIP},
 )  # fmt: skip
 SIZES = ((1, 1), (1, 300), (72, 72), (71, 73), (144, 143), (500, 37), (333, 512), (640, 480), (1080, 2400))
 

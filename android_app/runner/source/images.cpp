@@ -37,12 +37,19 @@ double sinc(double x) {
 
 double lanczos(double x) { return -3.0 <= x && x < 3.0 ? sinc(x) * sinc(x / 3) : 0.0; }
 
+// Pillow's bilinear: a triangle.
+double bilinear(double x) {
+  x = std::abs(x);
+  return x < 1.0 ? 1.0 - x : 0.0;
+}
+
 struct Filter {
   double (*weight)(double);
   double support;
 };
 
 Filter filter_of(const std::string& name) {
+  if (name == "bilinear") return Filter{bilinear, 1.0};
   return name == "lanczos" ? Filter{lanczos, 3.0} : Filter{bicubic, 2.0};
 }
 

@@ -124,8 +124,9 @@ Vision vision(const Reader& value, int64_t format) {
   Vision result;
   result.tile_size = of["tile_size"].integer(1, 4096);
   result.strategy = strategy(of["strategy"], format);
-  result.resize_filter =
-      format < 3 ? of["resize_filter"].choice({"bicubic"}) : of["resize_filter"].choice({"bicubic", "lanczos"});
+  result.resize_filter = format < 3   ? of["resize_filter"].choice({"bicubic"})
+                         : format < 5 ? of["resize_filter"].choice({"bicubic", "lanczos"})
+                                      : of["resize_filter"].choice({"bicubic", "lanczos", "bilinear"});
   if (const auto replaced = in_format_3(of, "replaces", format)) name_of(*replaced);  // for people
   if (const auto longest = in_format_3(of, "longest_edge", format)) result.longest_edge = longest->integer(1, 4096);
   result.candidates = of["candidates"].list(grid, 1, 256);

@@ -44,7 +44,7 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("preprocessor_config.json", "image_std", [0, 0, 0], "image_std.0 is 0, expected greater than"),
     ("preprocessor_config.json", "image_std", [1, 1], "image_std.2: Field required"),
     ("preprocessor_config.json", "resample", "x" * 5000, "resample is 'xxx"),
-    ("preprocessor_config.json", "resample", 2, "resample is 2; what is supported is 3 (bicubic)"),
+    ("preprocessor_config.json", "resample", 0, "resample is 0; what is supported is 3 (bicubic)"),
     ("generation_config.json", "eos_token_id", "</s>", "eos_token_id is '</s>', expected a valid integer"),
     ("generation_config.json", "eos_token_id", True, "eos_token_id is True, expected a valid integer"),
     ("generation_config.json", "eos_token_id", -1, "eos_token_id is -1, expected greater than"),

@@ -30,8 +30,11 @@ internal class VisionSections(private val format: Int) {
 
     private fun preprocessing(of: Members) = Preprocessing(
         tiling(of),
-        resizeFilter = if (format < 3) of["resize_filter"].choice("bicubic")
-        else of["resize_filter"].choice("bicubic", "lanczos"),
+        resizeFilter = when {
+            format < 3 -> of["resize_filter"].choice("bicubic")
+            format < 5 -> of["resize_filter"].choice("bicubic", "lanczos")
+            else -> of["resize_filter"].choice("bicubic", "lanczos", "bilinear")
+        },
         padColor = of["pad_color"].list(3, 3, ::color),
         rescale = of["rescale"].number(),
         mean = of["mean"].list(3, 3) { it.number() },

@@ -17,7 +17,7 @@ internal class Rgb(val width: Int, val height: Int, val pixels: ByteArray)
 /**
  * The picture as Pillow resizes it, to the byte (src/libImaging/Resample.c), rows over all cores.
  *
- * [filter] is `bicubic` or `lanczos`; a side that does not change is not filtered.
+ * [filter] is `bicubic`, `lanczos` or `bilinear`; a side that does not change is not filtered.
  */
 internal fun resize(image: Rgb, size: Size, filter: String): Rgb {
     val kernel = KERNELS.getValue(filter)
@@ -32,7 +32,9 @@ internal fun resize(image: Rgb, size: Size, filter: String): Rgb {
 
 private class Kernel(val support: Double, val weight: (Double) -> Double)
 
-private val KERNELS = mapOf("bicubic" to Kernel(2.0, ::bicubic), "lanczos" to Kernel(3.0, ::lanczos))
+private val KERNELS = mapOf(
+    "bicubic" to Kernel(2.0, ::bicubic), "lanczos" to Kernel(3.0, ::lanczos), "bilinear" to Kernel(1.0, ::bilinear),
+)
 
 /** With a = -0.5. */
 private fun bicubic(at: Double): Double {
@@ -47,6 +49,9 @@ private fun sinc(x: Double): Double = if (x == 0.0) 1.0 else sin(x * PI) / (x * 
 
 /** A sinc of three lobes, by another one. */
 private fun lanczos(x: Double): Double = if (-3.0 <= x && x < 3.0) sinc(x) * sinc(x / 3) else 0.0
+
+/** A triangle. */
+private fun bilinear(at: Double): Double = max(1.0 - abs(at), 0.0)
 
 /** Which inputs make one output, and by which fixed-point weights. */
 private class Window(val first: Int, val weights: IntArray)
