@@ -58,9 +58,9 @@ def test_a_picture_squashed_by_the_bilinear_filter_is_gemma3s() -> None:
     """By its own processor, to the byte; another filter is not it."""
     from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
-    tile, grey = 56, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    tile = 56
     form = Preprocessing(
-        tile_size=tile, strategy="internvl", candidates=((1, 1),), thumbnail="none", resize_filter="bilinear", **grey
+        tile_size=tile, strategy="internvl", candidates=((1, 1),), thumbnail="none", resize_filter="bilinear"
     )
     bicubic = dataclasses.replace(form, resize_filter="bicubic")
     processor = Gemma3ImageProcessorPil(size={"height": tile, "width": tile}, do_normalize=False, do_rescale=False)
