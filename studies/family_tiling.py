@@ -173,7 +173,7 @@ def _in_words(cost: Cost) -> tuple[str, str]:
 def main(output: Path, sizes: Path) -> None:
     seconds = seconds_by_preset(sizes)
     pictures = {"photos": PHOTOS, "screenshots": SCREENS, "1,200 golden sizes": golden_sizes()}
-    published = [preset for preset in PRESETS.values() if preset.published is not None]
+    published = [one for one in PRESETS.values() if one.published is not None and not one.config.is_native]
     rows = [row(preset, pictures, seconds.get(preset.name)) for preset in published]
     write({**provenance("python -m studies.family_tiling", 1), "rows": rows}, output)
     write_whole(output.with_suffix(".png"), draw(rows))

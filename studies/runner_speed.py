@@ -79,7 +79,7 @@ def python(bundle: Path) -> None:
     opened = open_bundle(bundle)
     engine = open_engine("onnx", opened, WORKLOAD.threads)
     with ThreadPoolExecutor(1) as ahead:
-        rows = list(measure_cases(cases(engine, opened.manifest, WORKLOAD, ahead), WORKLOAD, lambda name: None))
+        rows = list(measure_cases(cases(engine, opened, WORKLOAD, ahead), WORKLOAD, lambda name: None))
     engine.close()
     click.echo(json.dumps({row.name: median(row.seconds) for row in rows}))
 

@@ -147,7 +147,7 @@ def _load(path: str, workload: Workload, ahead: Executor) -> tuple[Engine, dict[
     check_fits(bundle.manifest, workload)
     cpus = cpus_to_pin(workload.threads)
     engine = open_engine("onnx", bundle, workload.threads, workload.prepacked_cache, cpus)
-    found = cases(engine, bundle.manifest, workload, ahead)
+    found = cases(engine, bundle, workload, ahead)
     return engine, {case.name: case for case in found if case.missing is None}
 
 

@@ -17,6 +17,7 @@ from pocketvlm.bundle.manifest import Manifest
 from pocketvlm.bundle.open import open_bundle
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.runtime.engines import Cache, Engine, open_engine
+from pocketvlm.runtime.native import NativeVision
 from pocketvlm.runtime.vision import encode
 from pocketvlm.runtime.vision import prepare as prepare_picture
 
@@ -30,6 +31,7 @@ class OwnEngine:
     manifest: Manifest
     cache: Cache
     ahead: Executor
+    native: NativeVision | None = None
     started: int = 0
 
     def start(self, token_ids: npt.NDArray[np.int64]) -> None:
@@ -53,7 +55,8 @@ class OwnEngine:
         vision = self.manifest.vision
         assert vision is not None
         preprocessing = preprocessing_of(vision)
-        encode(self.engine, prepare_picture(noise(size), preprocessing), preprocessing, vision.tile_batch, self.ahead)
+        picture = prepare_picture(noise(size), preprocessing)
+        encode(self.engine, picture, preprocessing, vision.tile_batch, self.ahead, self.native)
 
 
 def check_parts(job: PeerJob, engine: str) -> None:
@@ -74,4 +77,4 @@ def open_own(job: PeerJob, name: str) -> Iterator[OwnEngine]:
             weights="the bundle's own, vision part included",
             bytes=sum(manifest.files[file].bytes for file in files),
         )
-        yield OwnEngine(about, engine, manifest, engine.new_cache(), ahead)
+        yield OwnEngine(about, engine, manifest, engine.new_cache(), ahead, NativeVision.of(bundle))

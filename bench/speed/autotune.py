@@ -23,12 +23,14 @@ from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.machine.quota import cpu_quota
 from pocketvlm.runtime.engines import open_engine
 from pocketvlm.runtime.memory import physical_cores
+from pocketvlm.runtime.native import NativeVision
 from pocketvlm.runtime.tuning import Tuning, this_device
 from pocketvlm.runtime.vision import encode, prepare
 
 if TYPE_CHECKING:
     from pocketvlm.bench.speed.watch import Watch
     from pocketvlm.bench.speed.workload import Workload
+    from pocketvlm.bundle.manifest import Manifest
     from pocketvlm.bundle.open import Bundle
     from pocketvlm.runtime.engines import Engine
 
@@ -95,6 +97,7 @@ class Answering:
         )
         self._cache = self._engine.new_cache()
         self._ahead = ThreadPoolExecutor(1)
+        self._native = NativeVision.of(bundle)
         self._image = None if workload.image is None or self._manifest.vision is None else noise(workload.image)
 
     def image(self, settings: Settings) -> None:
@@ -103,7 +106,8 @@ class Answering:
         if self._image is not None and vision is not None:
             preprocessing = preprocessing_of(vision)
             ahead = self._ahead if settings.pipelined else None
-            encode(self._engine, prepare(self._image, preprocessing), preprocessing, settings.tile_batch, ahead)
+            picture = prepare(self._image, preprocessing)
+            encode(self._engine, picture, preprocessing, settings.tile_batch, ahead, self._native)
 
     def prefill(self, settings: Settings) -> None:
         """The longest of the prompts."""
@@ -131,7 +135,7 @@ def tune(bundle: Bundle, workload: Workload, watch: Watch) -> Autotuned:
     tile_batch = 1 if manifest.vision is None else manifest.vision.tile_batch
     own = best = Settings(workload.threads, tile_batch, manifest.prefill_chunk)
     trials: list[Trial] = []
-    for phase, change in candidates(own, with_image=workload.image is not None and manifest.vision is not None):
+    for phase, change in candidates(own, with_image=workload.image is not None and _in_batches(manifest)):
         changed = replace(best, **change)
         if changed == best:
             continue
@@ -147,6 +151,11 @@ def tune(bundle: Bundle, workload: Workload, watch: Watch) -> Autotuned:
         best, after = own, before
     found = Tuning(device=this_device(), model=manifest.model.revision, **asdict(best))
     return Autotuned(found, tuple(trials), before, after)
+
+
+def _in_batches(manifest: Manifest) -> bool:
+    """Whether a picture's tiles go through the encoder some at a time."""
+    return manifest.vision is not None and manifest.vision.patches is None
 
 
 def candidates(own: Settings, *, with_image: bool) -> list[tuple[Phase, dict[str, Any]]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,15 @@ from PIL import Image
 from pocketvlm.bench.report.schema import Phase, Row
 from pocketvlm.bench.speed.planned import PlannedCase, noise, planned_cases, random_tokens
 from pocketvlm.images.prepare import Preprocessing, normalize, preprocessing_of
+from pocketvlm.images.tiling import Grid
+from pocketvlm.runtime.native import Feeds, NativeVision, widened
 from pocketvlm.runtime.vision import encode, prepare
 
 if TYPE_CHECKING:
     from pocketvlm.bench.speed.workload import Workload
     from pocketvlm.bundle.manifest import Manifest, Vision
-    from pocketvlm.runtime.engines import Cache, Engine
+    from pocketvlm.bundle.open import Bundle
+    from pocketvlm.runtime.engines import Cache, Engine, NativeEngine
 
 
 def _nothing() -> None:
@@ -51,7 +54,8 @@ class Case:
 class Workbench:
     """What cases run on; they share the KV cache, so a case is run to its end before the next is set up.
 
-    ``ahead`` embeds patches beside the encoder. ``tiles`` and ``patches``: what a phase gives to the next, by batch.
+    ``ahead`` embeds patches beside the encoder. ``native``: of pictures that are encoded as a whole. ``tiles`` and
+    ``patches``: what a phase gives to the next, by batch; ``grids``: the picture's.
     """
 
     engine: Engine
@@ -59,6 +63,8 @@ class Workbench:
     ahead: Executor
     cache: Cache
     image: Image.Image | None
+    native: NativeVision | None = None
+    grids: list[Grid] = field(default_factory=list)
     tiles: list[npt.NDArray[np.float32]] = field(default_factory=list)
     patches: list[npt.NDArray[np.float32]] = field(default_factory=list)
 
@@ -72,13 +78,15 @@ class Workbench:
         return preprocessing_of(self.vision)
 
 
-def cases(engine: Engine, manifest: Manifest, workload: Workload, ahead: Executor) -> Iterator[Case]:
-    """All of a workload but loads, in order. ``ahead`` embeds patches beside the encoder.
+def cases(engine: Engine, bundle: Bundle, workload: Workload, ahead: Executor) -> Iterator[Case]:
+    """All of a workload but loads, in order, of the bundle's ``engine``. ``ahead`` embeds patches beside the encoder.
 
     The KV cache is shared: a case is run to its end before the next is set up.
     """
+    manifest = bundle.manifest
     image = None if workload.image is None or manifest.vision is None else noise(workload.image)
-    bench = Workbench(engine, manifest, ahead, engine.new_cache(), image)
+    native = None if image is None else NativeVision.of(bundle)
+    bench = Workbench(engine, manifest, ahead, engine.new_cache(), image, native)
     for planned in planned_cases(manifest, workload):
         set_up, run = _functions(planned, bench)
         yield Case(planned.name, planned.phase, planned.tokens, run, set_up, planned.missing, planned.depth)
@@ -132,13 +140,21 @@ def measure_cases(every: Iterable[Case], workload: Workload, watch: Callable[[st
 
 
 def _preprocess(bench: Workbench) -> None:
-    pixels, batch = prepare(_picture(bench), bench.preprocessing).tiled.pixels, bench.vision.tile_batch
+    tiled, batch = prepare(_picture(bench), bench.preprocessing).tiled, bench.vision.tile_batch
+    pixels, bench.grids[:] = tiled.pixels, [tiled.grid]
     parts = (pixels[first : first + batch] for first in range(0, len(pixels), batch))
     bench.tiles[:] = [normalize(part, bench.preprocessing) for part in parts]
 
 
 def _embed_patches(bench: Workbench) -> None:
-    bench.patches[:] = [bench.engine.patch_embed(part) for part in bench.tiles]
+    """Of a picture with a table of positions, together with what that has at its patches."""
+    rows = None if bench.native is None else bench.native.rows(bench.grids[0])
+    if rows is None:
+        bench.patches[:] = [bench.engine.patch_embed(part) for part in bench.tiles]
+        return
+    engine, starts = cast("NativeEngine", bench.engine), range(0, len(rows), bench.vision.tile_batch)
+    parts = (rows[first : first + bench.vision.tile_batch] for first in starts)
+    bench.patches[:] = [engine.patch_embed_at(tiles, part) for tiles, part in zip(bench.tiles, parts, strict=True)]
 
 
 def _prepare_patches(bench: Workbench) -> None:
@@ -147,6 +163,10 @@ def _prepare_patches(bench: Workbench) -> None:
 
 
 def _encode_patches(bench: Workbench) -> None:
+    place: Feeds | None = None if bench.native is None else bench.native.place(bench.grids[0])
+    if place is not None:
+        cast("NativeEngine", bench.engine).encode_picture(np.concatenate(bench.patches), place)
+        return
     for part in bench.patches:
         bench.engine.encode(part)
 
@@ -154,13 +174,14 @@ def _encode_patches(bench: Workbench) -> None:
 def _encode_image(bench: Workbench, batch: int, ahead: Executor | None) -> npt.NDArray[np.float32]:
     """The whole as the runtime does it, from pixels to image tokens [image tokens, hidden]."""
     picture = prepare(_picture(bench), bench.preprocessing)
-    return encode(bench.engine, picture, bench.preprocessing, batch, ahead)
+    return encode(bench.engine, picture, bench.preprocessing, batch, ahead, bench.native)
 
 
 def _first_token(bench: Workbench, question: npt.NDArray[np.int64]) -> None:
     """An image with a short question, from pixels to the likeliest first token."""
     encoded = _encode_image(bench, bench.vision.tile_batch, bench.ahead)
-    embeddings = np.concatenate([encoded, bench.engine.embed(question)])
+    asked = widened(bench.engine.embed(question), bench.manifest.entering_width)
+    embeddings = np.concatenate([encoded, asked])
     bench.cache.position = 0
     for first in range(0, len(embeddings), bench.manifest.prefill_chunk):
         logits = bench.engine.step(embeddings[first : first + bench.manifest.prefill_chunk], bench.cache, keep=1)

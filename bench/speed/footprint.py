@@ -72,9 +72,12 @@ def _phases(bundle: Path, workload: dict[str, Any]) -> Iterator[str]:
     import numpy as np
 
     from pocketvlm.bench.speed.cases import generate, prefill
-    from pocketvlm.bench.speed.planned import random_tokens
+    from pocketvlm.bench.speed.planned import noise, random_tokens
     from pocketvlm.bundle.open import open_bundle
+    from pocketvlm.images.prepare import preprocessing_of
     from pocketvlm.runtime.engines import open_engine
+    from pocketvlm.runtime.native import NativeVision
+    from pocketvlm.runtime.vision import encode, prepare
 
     opened = open_bundle(bundle).for_engine("onnx")
     manifest, vision = opened.manifest, opened.manifest.vision
@@ -82,10 +85,14 @@ def _phases(bundle: Path, workload: dict[str, Any]) -> Iterator[str]:
     engine = open_engine("onnx", opened, workload["threads"], workload["prepacked_cache"])
     yield "loaded"
     if vision is not None and workload["image"] is not None:
-        tiles = np.zeros((vision.tile_batch, 3, vision.tile_size, vision.tile_size), np.float32)
-        engine.encode(engine.patch_embed(tiles))
+        if vision.patches is None:
+            engine.encode(engine.patch_embed(np.zeros((vision.tile_batch, 3, *[vision.tile_size] * 2), np.float32)))
+        else:  # which goes through as a whole
+            look = preprocessing_of(vision)
+            picture = prepare(noise(workload["image"]), look)
+            encode(engine, picture, look, vision.tile_batch, native=NativeVision.of(opened))
+            del picture
         yield "image encoded"
-        del tiles
         engine.free_vision()
         yield "vision freed"
     cache, length = engine.new_cache(), max(workload["prompts"], default=0)

@@ -15,7 +15,7 @@ from pocketvlm.bench.speed.counts import count
 from pocketvlm.bench.speed.footprint import footprint
 from pocketvlm.bench.speed.limits import gemm_operations, read_bandwidth, with_limits
 from pocketvlm.bench.speed.machine import afterwards, describe
-from pocketvlm.bench.speed.planned import LOADS, check_fits
+from pocketvlm.bench.speed.planned import LOADS, WHOLE, check_fits
 from pocketvlm.bench.speed.projector import projector_seconds
 from pocketvlm.bench.targets import Measured
 from pocketvlm.bundle.open import open_bundle
@@ -75,7 +75,7 @@ def measure(bundle: Bundle, workload: Workload, watch: Watch = lambda name: None
     engine = open_engine("onnx", bundle, workload.threads, workload.prepacked_cache)
     try:
         with ThreadPoolExecutor(1) as ahead:
-            own = cases(engine, manifest, workload, ahead)
+            own = cases(engine, bundle, workload, ahead)
             if workload.peers:
                 together = measure_in_turns(bundle, own, workload, watch, missing)
                 rows, peers = [*rows, *together.rows], together.peers
@@ -117,6 +117,8 @@ def measure_projector(engine: Engine, vision: Vision, workload: Workload, watch:
         return []
     name = f"{vision.tile_batch} tiles projector"
     watch(name)
+    if vision.patches is not None:
+        return [Row(name=name, phase="projector", missing=WHOLE)]
     seconds = projector_seconds(engine, vision, workload.warmups, workload.repeats)
     if not seconds:
         return [Row(name=name, phase="projector", missing="the graph does not name its operators: export it again")]

@@ -86,7 +86,9 @@ def memory_parts(model: PlannedModel, device: Device, use: Use) -> dict[str, int
         KV_CACHE: use.kv_length * model.kv_row_bytes,
         CHUNK: _chunk_bytes(model, use.kv_length, size),
         BATCH: 0 if model.vision is None else _batch_bytes(model.vision, use.tiles, size),
-        IMAGE_TOKENS: 0 if use.picture is None else FLOAT_BYTES * model.hidden * use.picture.tokens,
+        IMAGE_TOKENS: 0
+        if model.vision is None or use.picture is None
+        else _token_bytes(model, model.vision, use.picture),
         RUNTIME: round(1e9 * device.runtime_memory.value),
     }
 
@@ -147,7 +149,8 @@ def largest_picture(model: PlannedModel, device: Device, use: Use, mode: str, bu
     """
     if model.vision is None or use.kv_length == 0:
         return None
-    known = (picture_of(model.vision, grid) for grid in set(model.vision.preprocessing.candidates))
+    shape = (1, 1) if use.picture is None else use.picture.grid
+    known = (picture_of(model.vision, grid) for grid in model.vision.grids(shape))
     fitting = [
         picture
         for picture in known
@@ -169,11 +172,22 @@ def _chunk_bytes(model: PlannedModel, kv_length: int, size: float) -> int:
     return round(size * (rows + scores + dequantized)) + FLOAT_BYTES * model.vocabulary
 
 
+def _token_bytes(model: PlannedModel, vision: PlannedVision, picture: PlannedPicture) -> int:
+    """Of a picture's tokens, with the rows beside them, in float32."""
+    return FLOAT_BYTES * model.hidden * (1 + vision.deep) * picture.tokens
+
+
 def _batch_bytes(vision: PlannedVision, tiles: int, size: float) -> int:
     """Of a layer over a batch of tiles: streams and MLP (fused attention keeps no scores); and pixels and patches of
-    this batch and the next, which are embedded meanwhile, in float32."""
+    this batch and the next, which are embedded meanwhile, in float32.
+
+    Of a picture that goes through as a whole also the scores of one head, and outputs of earlier layers that go by.
+    """
     batch = min(vision.batch, tiles)
-    layer = vision.patches * (STREAMS * vision.width + MLP_TENSORS * vision.inner)
+    mlp = (GATED_MLP_TENSORS if vision.gated else MLP_TENSORS) * vision.inner
+    layer = vision.patches * ((STREAMS + vision.deep) * vision.width + mlp)
+    if vision.native:
+        layer += batch * vision.patches**2
     entering = 3 * vision.preprocessing.tile_size**2 + vision.patches * vision.width
     ahead = min(2 * vision.batch, tiles)
     return round(size * batch * layer) + FLOAT_BYTES * ahead * entering

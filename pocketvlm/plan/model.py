@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from pocketvlm.bundle.defaults import PREFILL_CHUNK, TILE_BATCH
+from pocketvlm.bundle.defaults import MOST_PATCH_TOKENS, PREFILL_CHUNK, TILE_BATCH
 from pocketvlm.bundle.kv import kv_cache_bytes
 from pocketvlm.errors import BundleError, CheckpointError, PocketVlmError, one_line
 from pocketvlm.images.packing import most_tokens
@@ -40,10 +40,10 @@ PREFIXES = (
 )
 #: Longest KV cache that a manifest may have.
 MOST_POSITIONS = 1 << 20
+#: Pixels of a picture a tile of its shape: more than any bound.
+HUGE = 1 << 12
 #: A float32 weight has 32 bits; more than this is no weight.
 MOST_BITS = 64
-#: Of pictures that go through a tower as a whole.
-NOT_PLANNED = "patches as input are not yet planned: memory and time would be those of tiles"
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,12 @@ class WeightPart:
 
 @dataclass(frozen=True)
 class PlannedVision:
-    """The vision part: ``inner`` is the width between the two layers of its MLP; ``patches``, ``tokens`` of a tile.
+    """The vision part: ``inner`` is the width between the two layers of its MLP, ``gated`` or not; ``patches``,
+    ``tokens`` of a tile; ``batch``: tiles that go through it at once.
 
-    The tokens of several tiles are ``packed``, or follow one another.
+    The tokens of several tiles are ``packed``, or follow one another. ``native``: a picture goes through as a whole,
+    and its patches see one another, in ``windowed`` layers those of ``window`` tiles squared alone (a bundle does not
+    say in which: there all layers count as if they saw the whole). ``deep`` layers more give rows beside each token.
     """
 
     width: int
@@ -71,6 +74,27 @@ class PlannedVision:
     preprocessing: Preprocessing
     packed: bool = False
     most_tiles: int | None = None
+    gated: bool = False
+    native: bool = False
+    window: int = 0
+    windowed: int = 0
+    deep: int = 0
+
+    def seen(self, tiles: int) -> int:
+        """Patches that one of so many tiles sees, summed over all layers."""
+        whole = tiles if self.native else 1
+        near = min(whole, self.window**2)
+        return self.patches * ((self.layers - self.windowed) * whole + self.windowed * near)
+
+    def grids(self, shape: Grid) -> set[Grid]:
+        """Those that pictures can have, of native resolution pictures of this ``shape``."""
+        own = self.preprocessing
+        if not self.native:
+            return set(own.candidates)
+        area = own.tile_size**2
+        huge = (shape[0] * HUGE, shape[1] * HUGE)
+        bounds = range(max(1, own.min_pixels or 1), (own.max_pixels or area) + 1, area)
+        return {select(huge, replace(own, max_pixels=most)) for most in bounds}
 
     def grid(self, size: tuple[int, int]) -> Grid:
         """Tiles (across, down) of a picture of so many pixels (width, height)."""
@@ -221,8 +245,6 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
     vision, tiling = config.vision, config.tiling
     if vision is None:
         return None
-    if config.is_native:
-        raise CheckpointError(NOT_PLANNED)
     try:
         preprocessing = Preprocessing(
             tile_size=vision.image_size,
@@ -231,6 +253,8 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
             alpha=tiling.alpha,
             thumbnail=tiling.thumbnail,
             thumbnail_of_single_tile=tiling.thumbnail_of_single_tile,
+            min_pixels=tiling.min_pixels,
+            max_pixels=_most_pixels(config),
         )
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"tiling: {one_line(error, 200)}") from error
@@ -240,28 +264,45 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
         layers=vision.num_hidden_layers,
         patches=vision.rows,
         tokens=config.tokens_per_tile,
-        batch=TILE_BATCH,
+        batch=MOST_PATCH_TOKENS if config.is_native else TILE_BATCH,
         preprocessing=preprocessing,
         packed=config.packing is not None,
         most_tiles=None if config.packing is None else config.packing.most_tiles,
+        gated=vision.gated_mlp,
+        native=config.is_native,
+        window=vision.window or 0,
+        windowed=sum(vision.is_windowed(layer) for layer in range(vision.num_hidden_layers)),
+        deep=len(vision.deep),
     )
+
+
+def _most_pixels(config: VlmConfig) -> int | None:
+    """Of a picture of native resolution, as an export bounds it."""
+    most = config.tiling.max_pixels
+    if most is None or config.vision is None or not config.is_native:
+        return most
+    return min(most, MOST_PATCH_TOKENS * config.vision.image_size**2)
 
 
 def _vision_of_manifest(manifest: Manifest, counts: Mapping[str, int]) -> PlannedVision | None:
     vision = manifest.vision
     if vision is None:
         return None
-    if vision.patches is not None:
-        raise BundleError(NOT_PLANNED)
-    prefix, suffix = "vision_tower.encoder.layers.", ".mlp.fc1.weight"
+    native, prefix = vision.patches, "vision_tower.encoder.layers."
+    gated = f"{prefix}0.mlp.gate_proj.weight" in counts
+    suffix = ".mlp.gate_proj.weight" if gated else ".mlp.fc1.weight"
+    layers = sum(name.startswith(prefix) and name.endswith(suffix) for name in counts)
     return PlannedVision(
         width=vision.vision_hidden_size,
         inner=_rows(counts, f"{prefix}0{suffix}", vision.vision_hidden_size),
-        layers=sum(name.startswith(prefix) and name.endswith(suffix) for name in counts),
+        layers=layers,
         patches=vision.patches_per_tile,
         tokens=vision.tokens_per_tile,
-        batch=vision.tile_batch,
+        batch=vision.tile_batch if native is None else native.most_tokens,
         preprocessing=preprocessing_of(vision),
         packed=vision.packing is not None,
         most_tiles=None if vision.packing is None else vision.packing.most_tiles,
+        gated=gated,
+        native=native is not None,
+        deep=0 if native is None else native.deep or 0,
     )

@@ -106,12 +106,12 @@ def embedding_step(model: PlannedModel, tiles: int) -> Pass:
 
 
 def encoder_step(model: PlannedModel, tiles: int) -> Pass:
-    """Encoder and projector over some tiles: each patch times the encoder's matrices and each patch of its tile twice
+    """Encoder and projector over some tiles: each patch times the encoder's matrices and each patch that it sees twice
     (scores, and values by them); each token times the projector's, of which the downsampler merges patches first."""
     vision = model.vision
     assert vision is not None
     encoder, projector = model.parts[ENCODER], model.parts[PROJECTOR]
-    attention = 2 * vision.layers * vision.patches**2 * vision.width
+    attention = 2 * vision.seen(tiles) * vision.patches * vision.width
     products = vision.patches * encoder.multiplied + attention + vision.tokens * projector.multiplied
     return Pass(encoder.bytes + projector.bytes, 2 * tiles * products)
 

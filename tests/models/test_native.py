@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,11 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from pocketvlm.bench.speed.cases import cases, measure_cases
+from pocketvlm.bench.speed.footprint import footprint
 from pocketvlm.bench.speed.planned import check_fits
 from pocketvlm.bench.speed.workload import Workload
+from pocketvlm.bench.targets.adb.plan import check_supported
 from pocketvlm.bundle.defaults import MOST_PATCH_TOKENS
 from pocketvlm.bundle.graphs.wire import LIMITS
 from pocketvlm.cli import main
@@ -32,9 +37,13 @@ from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.operators import AttendPicture, PicturePlace
 from pocketvlm.models.stages import decoder_stages, place_of
+from pocketvlm.plan.device import load_device
+from pocketvlm.plan.memory import Use, fit, peak_bytes, picture_of
 from pocketvlm.plan.model import model_of_config, model_of_manifest
+from pocketvlm.plan.times import encoder_step
 from pocketvlm.recipe import load_recipe
 from pocketvlm.runtime import generation, load
+from pocketvlm.runtime.engines import open_engine
 from tests.images.test_tiles import noise
 from tests.models.test_vision_families import Exported, Messages, distance, processed, said
 from tests.support.vision_families import WRITERS
@@ -49,9 +58,10 @@ SHAPES = ((12, 140), (150, 13), (48, 24), (60, 36), (61, 83), (30, 31))
 def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     directory = tmp_path_factory.mktemp(request.param)
     written = WRITERS[request.param](directory / "checkpoint")
-    return Exported(
-        written, export_bundle(written.directory, directory / "bundle", recipe="fp32", max_length=KV_LENGTH)
+    bundle = export_bundle(
+        written.directory, directory / "bundle", recipe="fp32", backends=written.engines, max_length=KV_LENGTH
     )
+    return Exported(written, bundle)
 
 
 def shown(*sizes: tuple[int, int]) -> tuple[Messages, list[Image.Image]]:
@@ -63,13 +73,13 @@ def shown(*sizes: tuple[int, int]) -> tuple[Messages, list[Image.Image]]:
     return [{"role": "user", "content": parts}], images
 
 
-def logits_of(one: Exported, bundle: Path, sizes: tuple[tuple[int, int], ...]) -> float:
+def logits_of(one: Exported, bundle: Path, sizes: tuple[tuple[int, int], ...], engine: str = "onnx") -> float:
     """The distance of a bundle's logits from transformers'."""
     messages, images = shown(*sizes)
     inputs = processed(one.written, messages)
     with torch.no_grad():
         wanted = one.written.model(**inputs).logits[0].numpy()
-    with load(bundle, threads=1) as vlm:
+    with load(bundle, threads=1, engine=engine) as vlm:
         return distance(vlm.logits(inputs["input_ids"][0].numpy(), images), wanted)
 
 
@@ -78,7 +88,8 @@ def logits_of(one: Exported, bundle: Path, sizes: tuple[tuple[int, int], ...]) -
 
 @pytest.mark.parametrize("sizes", [*((size,) for size in SHAPES), SHAPES[:2], SHAPES[3:]])
 def test_logits_are_transformers_whatever_shape_pictures_have(one: Exported, sizes: Any) -> None:
-    assert logits_of(one, one.bundle.location, sizes) < TOLERANCE
+    for engine in one.written.engines:
+        assert logits_of(one, one.bundle.location, sizes, engine) < TOLERANCE, engine
 
 
 def test_a_picture_of_each_shape_has_its_tokens_in_windows_that_it_fills_or_not(one: Exported) -> None:
@@ -308,23 +319,73 @@ def test_a_processor_that_does_something_else_is_refused_by_name(changes: dict[s
 
 
 def test_an_engine_that_has_no_such_graphs_refuses_a_bundle_by_name(one: Exported) -> None:
-    for engine in ("executorch", "litert", "npu-emulation"):
-        if engine in one.written.engines:
-            continue
+    for engine in ("litert", "npu-emulation"):
         with pytest.raises(BundleError, match=f"patches as input are not yet run by the engine {engine}"):
             load(one.bundle.location, threads=1, engine=engine)
 
 
-def test_what_is_not_planned_or_measured_yet_says_so(one: Exported) -> None:
-    config = open_checkpoint(one.written.directory).config
-    with pytest.raises(CheckpointError, match="patches as input are not yet planned"):
-        model_of_config("tiny", config, load_recipe("fp32"), None)
-    with pytest.raises(BundleError, match="patches as input are not yet planned"):
-        model_of_manifest(one.bundle.manifest)
-    workload = Workload(prompts=(8,), new_tokens=4, image=(48, 24), repeats=1, warmups=0)
-    with pytest.raises(PocketVlmError, match="patches as input are not yet measured"):
-        check_fits(one.bundle.manifest, workload)
-    check_fits(one.bundle.manifest, replace(workload, image=None))
+def test_a_plan_of_a_checkpoint_and_of_its_bundle_see_pictures_as_the_runtime_does(one: Exported) -> None:
+    checkpoint = open_checkpoint(one.written.directory)
+    planned = model_of_config("tiny", checkpoint.config, load_recipe("fp32"), KV_LENGTH).vision
+    found = model_of_manifest(one.bundle.manifest)
+    assert planned is not None and found.vision is not None
+    config, vision = checkpoint.config.vision, found.vision
+    assert config is not None
+    # a bundle does not say which layers look at windows, and it has the processor's own bounds
+    said = replace(vision, window=config.window or 0, windowed=2 if config.window else 0, batch=planned.batch)
+    assert planned == replace(said, preprocessing=planned.preprocessing)
+    with load(one.bundle.location, threads=1) as vlm:
+        for size, image in zip(SHAPES, shown(*SHAPES)[1], strict=True):
+            grid = vlm.prepare(image).tiled.grid
+            assert vision.grid(size) == grid
+            assert picture_of(vision, grid).tokens == vision.tiles(grid) == grid[0] * grid[1]
+    most = max(across * down for across, down in vision.grids((5, 7)))
+    assert 35 <= most <= 40 <= vision.batch
+    device = load_device("dimensity-9300")
+    large, small = (Use(picture_of(vision, grid), KV_LENGTH) for grid in ((5, 7), (2, 3)))
+    fits = fit(found, device, small, "vision kept", peak_bytes(found, device, large, "vision kept"))
+    assert fits.largest_picture is not None
+    assert fits.largest_picture.tokens == 35
+
+
+def test_the_time_of_a_picture_grows_with_what_its_patches_see(one: Exported) -> None:
+    model = model_of_config("tiny", open_checkpoint(one.written.directory).config, load_recipe("fp32"), KV_LENGTH)
+    vision = model.vision
+    assert vision is not None
+    rows, layers = vision.patches, vision.layers
+    products = rows * model.parts["vision encoder"].multiplied + model.parts["projector"].multiplied
+    for tiles in (1, 4, 35):
+        near = (layers - vision.windowed) * tiles + vision.windowed * min(tiles, 4)
+        attention = 2 * rows * vision.width * rows * near
+        assert encoder_step(model, tiles).operations == 2 * tiles * (products + attention)
+
+
+def test_a_benchmark_takes_a_picture_as_a_whole(one: Exported) -> None:
+    """Each phase by itself, and with a question up to the first token; what only tiles have is said to be missing."""
+    workload = Workload(
+        prompts=(8,), new_tokens=4, image=(61, 83), repeats=1, warmups=0, tile_batches=(2,), pipelines=(True, False)
+    )
+    check_fits(one.bundle.manifest, workload)
+    engine, watched = open_engine("onnx", one.bundle, 1), list[str]()
+    watch = watched.append
+    with closing(engine), ThreadPoolExecutor(1) as ahead:
+        rows = list(measure_cases(cases(engine, one.bundle, workload, ahead), workload, watch))
+        rows += measure_cases(cases(engine, one.bundle, replace(workload, tile_batches=()), ahead), workload, watch)
+    taken = {row.phase: row for row in rows if row.seconds}
+    for phase in ("preprocess", "patch embedding", "vision encoder", "image"):
+        assert taken[phase].tokens == 35, phase
+    assert taken["first token"].tokens == 35 + 32
+    missing = {row.missing for row in rows if not row.seconds}
+    assert missing == {"a picture goes through the tower as a whole: there are no batches, and nothing runs beside it"}
+    with pytest.raises(PocketVlmError, match="patches as input are not yet measured on a phone"):
+        check_supported(one.bundle.manifest, workload)
+    check_supported(one.bundle.manifest, replace(workload, image=None))
+
+
+def test_the_memory_of_a_picture_is_that_of_the_whole(one: Exported) -> None:
+    workload = Workload(prompts=(8,), new_tokens=4, image=(61, 83), threads=1)
+    phases = [phase.phase for phase in footprint(one.bundle.location, workload).phases]
+    assert phases[:4] == ["bundle opened", "loaded", "image encoded", "vision freed"]
 
 
 def test_commands_show_a_picture_as_the_model_sees_it(one: Exported, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,11 @@ from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import load, open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import FAMILIES
-from pocketvlm.models.presets import PRESETS, find_preset, internvl, llava
+from pocketvlm.models.presets import PRESETS, find_preset, internvl, llava, qwen_vl
 from pocketvlm.models.presets.frontend import write_frontend
 from pocketvlm.models.presets.smolvlm import spoken
 from pocketvlm.models.presets.spoken import Spoken
-from pocketvlm.models.presets.weights import BLOCK, LOGITS_SPREAD, draw, spread, weight_bytes, write_weights
+from pocketvlm.models.presets.weights import BLOCK, LOGITS_SPREAD, draw, in_files, spread, weight_bytes, write_weights
 from pocketvlm.models.presets.write import is_preset, size_of, write_preset
 from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, expected_shapes, is_unused
 
@@ -94,6 +95,8 @@ PUBLISHED = {
     "internvl3-1b": (938, 256, 35),
     "llava-onevision-0.5b": (894, 729, 36),
     "llava-next-7b": (7554, 576, 5),
+    "qwen3-vl-2b": (2127, 1, 1),
+    "qwen2.5-vl-3b": (3754, 1, 1),
 }
 
 
@@ -114,8 +117,12 @@ def test_a_preset_has_the_shape_and_the_names_of_the_published_model(name: str) 
     shapes, rename = expected_shapes(preset.config), FAMILIES[preset.config.model_type].rename
     # (of a tower whose last layers nothing takes a preset has not what nothing runs)
     run = {key: shape for key, shape in wanted.items() if not is_unused(rename(key) or "", preset.config)}
-    assert dict(preset.stored(key, shape) for key, shape in shapes.items()) == run
-    assert all(rename(preset.stored(key, shape)[0]) == key for key, shape in shapes.items())
+    placed = in_files(shapes, preset.stored)
+    assert dict(placed.values()) == run
+    # (one that has others in it is called otherwise until it is cut)
+    assert all(rename(name) in (key, key.replace(".q_proj.", ".qkv.")) for key, (name, _) in placed.items())
+    within = shapes.keys() - placed.keys()
+    assert all(key.startswith("vision_tower.") and (".k_proj." in key or ".v_proj." in key) for key in within)
     grids = len(preset.config.tiling.candidates)
     assert (round(size_of(preset).parameters / 1e6), preset.config.tokens_per_tile, grids) == PUBLISHED[name]
 
@@ -134,6 +141,8 @@ def small_llava(said: Spoken) -> Spoken:
         ("internvl3-1b", replace(internvl.SPOKEN, processor={**internvl.PROCESSOR, "size": 64}), None),
         ("llava-onevision-0.5b", small_llava(llava.ONEVISION), None),
         ("llava-next-7b", small_llava(llava.MISTRAL), None),
+        ("qwen3-vl-2b", qwen_vl.QWEN3, None),
+        ("qwen2.5-vl-3b", qwen_vl.QWEN2_5, None),
     ],
 )
 def test_a_small_one_is_written_read_and_loaded_by_transformers(
@@ -144,10 +153,17 @@ def test_a_small_one_is_written_read_and_loaded_by_transformers(
     preset = PRESETS[name]
     assert preset.published is not None
     raw = {**preset.published}
-    raw["vision_config"] = {**raw["vision_config"], "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 96,
-                            "image_size": 64, "num_attention_heads": 2}  # fmt: skip
+    seen: dict[str, Any] = {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 96, "image_size": 64}
+    if "depth" in raw["vision_config"]:  # Qwen-VL's
+        seen = {"depth": 2, "hidden_size": 64, "intermediate_size": 96, "num_heads": 2, "out_hidden_size": 64,
+                "deepstack_visual_indexes": [0], "fullatt_block_indexes": [1]}  # fmt: skip
+    else:
+        seen["num_attention_heads"] = 2
+    raw["vision_config"] = {**raw["vision_config"], **seen}
     raw["text_config"] = {**raw["text_config"], "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 96,
                           "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 400}  # fmt: skip
+    if "mrope_section" in raw["text_config"].get("rope_scaling", {}) and "head_dim" not in raw["text_config"]:
+        raw["text_config"]["rope_scaling"] = {"type": "mrope", "mrope_section": [4, 6, 6]}
     if "image_grid_pinpoints" in raw:
         raw["image_grid_pinpoints"] = [[64, 128], [128, 64]]
         raw["vision_config"]["num_hidden_layers"] = 2
@@ -252,7 +268,7 @@ def test_states_and_logits_keep_their_size(tmp_path: Path, name: str) -> None:
     """In narrower models of the presets' kinds, whose spreads follow from their widths."""
     text = replace(
         PRESETS[name].config.text, vocab_size=2000, hidden_size=384, head_dim=64, intermediate_size=1024,
-        num_attention_heads=6, num_key_value_heads=2, num_hidden_layers=4,
+        num_attention_heads=6, num_key_value_heads=2, num_hidden_layers=4, mrope_section=None, deep_layers=0,
     )  # fmt: skip
     small = replace(TINY.config, text=text)
     write_weights(tmp_path, expected_shapes(small), text, seed=0, advance=lambda _: None)

@@ -40,8 +40,10 @@ class DevicePlan:
     tiles: npt.NDArray[np.uint8] | None
 
 
-def check_supported(workload: Workload) -> None:
+def check_supported(manifest: Manifest, workload: Workload) -> None:
     """:raises PocketVlmError: it has something that only the host does"""
+    if workload.image is not None and manifest.vision is not None and manifest.vision.patches is not None:
+        raise PocketVlmError("patches as input are not yet measured on a phone: --image none measures the text")
     if workload.peers:
         raise PocketVlmError("peers run on the host only: leave --peer out")
     if workload.prepacked_cache is not None:

@@ -51,7 +51,7 @@ def run(
     options = options or DeviceOptions()
     bundle = open_bundle(path).for_engine("onnx")
     manifest = bundle.manifest
-    check_supported(workload)
+    check_supported(manifest, workload)
     check_fits(manifest, workload)
     adb, phone = find_phone(which, options.answer_limit_s)
     unfit = problems(phone, options)

@@ -6,6 +6,7 @@ Names, defaults and computation as in transformers' ``models/qwen2_5_vl``; what 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pocketvlm.errors import CheckpointError, one_line
@@ -167,6 +168,27 @@ def fused(config: Any) -> Mapping[str, Mapping[str, Pieces]]:
             f"self_attn.{name}": Pieces(1, 3 * width, at * width, (at + 1) * width) for at, name in enumerate(names)
         }
     }
+
+
+def stored(
+    name: str, shape: tuple[int, ...], tower: Mapping[str, str] = MappingProxyType(TOWER)
+) -> tuple[str, tuple[int, ...]] | None:
+    """What a checkpoint of transformers 5 calls one of our weights, and its shape there; None: it lies in another's.
+
+    ``tower``: a family's names of the tower, and ours.
+    """
+    if ".self_attn." in name and name.startswith("vision_tower."):
+        if ".k_proj." in name or ".v_proj." in name:
+            return None
+        if ".q_proj." in name:  # which all three have behind one another
+            name, shape = name.replace(".q_proj.", ".qkv."), (3 * shape[0], *shape[1:])
+    if name in SUMMED:
+        shape = (*shape[:2], 2, *shape[2:])
+    if name.startswith("vision_tower."):
+        for theirs, ours in PARTS.items():
+            name = name.replace(ours, theirs)
+    named = renamed(name, {ours: theirs for theirs, ours in tower.items()})
+    return renamed(named, {ours: theirs for theirs, ours in PREFIXES.items()}), shape
 
 
 FAMILY = Family("qwen2_5_vl", rename=rename, fused=fused, read=read, processor="qwen2_vl", summed=SUMMED)

@@ -101,6 +101,19 @@ def rename(key: str) -> str | None:
     return without_rope_tables(name)
 
 
+def stored(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]] | None:
+    """What a checkpoint of transformers 5 calls one of our weights, and its shape there; None: it lies in another's."""
+    kind, _, place = name.partition(".")[2].partition(".")
+    if kind in ("norms", "mlps"):
+        place, _, part = place.partition(".")
+        part = f"norm.{part}" if kind == "norms" else part.replace("linear_", "linear_fc")
+        return f"model.{MERGERS}{place}.{part}", shape
+    if name.startswith("vision_tower."):
+        for theirs, ours in PARTS.items():
+            name = name.replace(ours, theirs)
+    return qwen2_5_vl.stored(name, shape, {**qwen2_5_vl.TOWER, **TOWER})
+
+
 FAMILY = Family(
     "qwen3_vl",
     rename=rename,

@@ -14,7 +14,7 @@ from pocketvlm.images.tiling import grid_candidates
 from pocketvlm.models import families
 from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VisionConfig, VlmConfig
 from pocketvlm.models.families import idefics3
-from pocketvlm.models.presets import internvl, llava, smolvlm
+from pocketvlm.models.presets import internvl, llava, qwen_vl, smolvlm
 from pocketvlm.models.presets.spoken import Spoken, chatml
 from pocketvlm.models.presets.weights import Stored, as_it_is
 
@@ -61,6 +61,10 @@ def _internvl(name: str, summary: str, published: Mapping[str, Any]) -> Preset:
 
 def _llava(name: str, summary: str, published: Mapping[str, Any], spoken: Spoken) -> Preset:
     return Preset(name, summary, VlmConfig.from_dict(published), published, spoken, families.llava.stored)
+
+
+def _qwen_vl(name: str, summary: str, published: Mapping[str, Any], spoken: Spoken, stored: Stored) -> Preset:
+    return Preset(name, summary, VlmConfig.from_dict(published), published, spoken, stored)
 
 
 #: BlueLM's own decoder was never published; the paper names MiniCPM-2B (arXiv 2404.06395) as one of its size. MiniCPM
@@ -140,6 +144,20 @@ PRESETS = {
             llava.ONEVISION,
         ),
         _llava("llava-next-7b", "CLIP L at 336 px, Mistral-7B's decoder", llava.LLAVA_NEXT_7B, llava.MISTRAL),
+        _qwen_vl(
+            "qwen3-vl-2b",
+            "Qwen3-VL's tower in any resolution, Qwen3-1.7B's decoder",
+            qwen_vl.QWEN3_VL_2B,
+            qwen_vl.QWEN3,
+            families.qwen3_vl.stored,
+        ),
+        _qwen_vl(
+            "qwen2.5-vl-3b",
+            "Qwen2.5-VL's tower in any resolution, Qwen2.5-3B's decoder",
+            qwen_vl.QWEN2_5_VL_3B,
+            qwen_vl.QWEN2_5,
+            families.qwen2_5_vl.stored,
+        ),
         Preset("tiny", "two layers of everything, to try the commands with", _vlm(TINY, TINY_TOWER)),
     )
 }

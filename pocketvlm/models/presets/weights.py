@@ -23,8 +23,8 @@ from pocketvlm.models.config import DecoderConfig
 
 Shape = tuple[int, ...]
 Bits = npt.NDArray[np.uint16]
-#: A weight's name and shape here -> in a file.
-Stored = Callable[[str, Shape], tuple[str, Shape]]
+#: A weight's name and shape here -> in a file; None: it lies in another's.
+Stored = Callable[[str, Shape], tuple[str, Shape] | None]
 
 BYTES_PER_WEIGHT = 2
 QUANTILES = 1 << 16
@@ -45,6 +45,12 @@ def as_it_is(name: str, shape: Shape) -> tuple[str, Shape]:
     return name, shape
 
 
+def in_files(shapes: Mapping[str, Shape], stored: Stored) -> dict[str, tuple[str, Shape]]:
+    """Name and shape in a file of each tensor that has a place of its own there."""
+    placed = ((name, stored(name, shape)) for name, shape in shapes.items())
+    return {name: place for name, place in placed if place is not None}
+
+
 def write_weights(
     directory: Path,
     shapes: Mapping[str, Shape],
@@ -60,24 +66,22 @@ def write_weights(
     ``advance`` is told of every so many bytes that are written; ``stored`` gives the name and the shape that a tensor
     has in a file.
     """
-    shards = _shards(shapes, shard_bytes)
+    placed = in_files(shapes, stored)
+    own = {name: shape for name, (_, shape) in placed.items()}
+    shards = _shards(own, shard_bytes)
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     if len(shards) == 1:
         names = ["model.safetensors"]
     for file, shard in zip(names, shards, strict=True):
         with (directory / file).open("wb") as stream:
-            stream.write(_header(dict(stored(name, shape) for name, shape in shard.items())))
+            stream.write(_header({placed[name][0]: shape for name, shape in shard.items()}))
             for name, shape in shard.items():
                 for block in draw(name, shape, text, seed):
                     advance(stream.write(block.data))
     if len(shards) > 1:
         index = {
-            "metadata": {"total_size": weight_bytes(shapes)},
-            "weight_map": {
-                stored(name, shape)[0]: file
-                for file, shard in zip(names, shards, strict=True)
-                for name, shape in shard.items()
-            },
+            "metadata": {"total_size": weight_bytes(own)},
+            "weight_map": {placed[name][0]: file for file, shard in zip(names, shards, strict=True) for name in shard},
         }
         text_of_index = json.dumps(index, indent=2) + "\n"
         (directory / "model.safetensors.index.json").write_text(text_of_index, encoding="utf-8")

@@ -12,7 +12,7 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.models.directory import read_json
 from pocketvlm.models.presets import Preset
 from pocketvlm.models.presets.frontend import write_frontend, write_json
-from pocketvlm.models.presets.weights import weight_bytes, write_weights
+from pocketvlm.models.presets.weights import in_files, weight_bytes, write_weights
 from pocketvlm.models.shapes import expected_shapes
 
 #: Tells a checkpoint that was written here; what it lists may be replaced.
@@ -34,7 +34,7 @@ class Size:
 def size_of(preset: Preset) -> Size:
     """Computed from the shapes, without weights."""
     shapes = expected_shapes(preset.config)
-    stored = weight_bytes(shapes)
+    stored = weight_bytes({name: shape for name, (_, shape) in in_files(shapes, preset.stored).items()})
     beside = BYTES_PER_ENTRY * (preset.config.text.vocab_size + 2 * len(shapes))
     return Size(sum(map(math.prod, shapes.values())), stored, stored + beside)
 

@@ -97,7 +97,7 @@ def test_each_case_has_its_input_whatever_ran_before(tiny_bundles: dict[str, Pat
     with ThreadPoolExecutor(1) as ahead:
         counting: Any = Counting()
         for part, method in (("patch embedding", "patch_embed"), ("vision encoder", "encode")):
-            (case,) = (one for one in cases(counting, bundle.manifest, WORKLOAD, ahead) if one.phase == part)
+            (case,) = (one for one in cases(counting, bundle, WORKLOAD, ahead) if one.phase == part)
             case.set_up()
             ran.clear()
             case.run()
