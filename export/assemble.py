@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from pocketvlm import __version__
 from pocketvlm.bundle import manifest
+from pocketvlm.bundle.caches import AttentionCache, ConvolutionCache, KvCacheSpec
 from pocketvlm.bundle.native import MropePositions
 from pocketvlm.bundle.open import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.bundle.preference import ANYWHERE, PreferredEngine, in_order
@@ -158,7 +159,8 @@ def _manifest(
             if checkpoint.adapter is None
             else manifest.AdapterRecord(name=checkpoint.adapter.name, sha256=checkpoint.adapter.sha256),
         )
-        sections = (model, frontend.chat, frontend.vision, frontend.image_layout)
+        cache = _cache(text, recipe, length)
+        sections = (model, cache, frontend.chat, frontend.vision, frontend.image_layout)
         return manifest.Manifest(
             format_version=max(
                 *(1 if said is None else said.format_version for said in sections),
@@ -173,9 +175,7 @@ def _manifest(
             tokens=frontend.tokens,
             tokenizer=TOKENIZER,
             chat=frontend.chat,
-            kv_cache=manifest.KvCacheSpec(
-                length=length, dtype=recipe.kv_cache.dtype, heads=text.num_key_value_heads, head_dim=text.head_dim
-            ),
+            kv_cache=cache,
             prefill_chunk=first.prefill_chunk,
             engines={name: result.parts for name, result in lowered.items()},
             by_engine={name: _of_engine(result) for name, result in lowered.items()} if len(lowered) > 1 else {},
@@ -199,6 +199,23 @@ def _manifest(
         )
     except ValidationError as error:
         raise ExportError(f"the checkpoint does not fit a bundle: {first_wrong(error)}") from error
+
+
+def _cache(text: DecoderConfig, recipe: Recipe, length: int) -> KvCacheSpec:
+    """What a conversation keeps, layer by layer where not all are alike."""
+    kinds: list[AttentionCache | ConvolutionCache] = [
+        ConvolutionCache(kind="convolution", width=text.hidden_size, kernel=text.conv_kernel)
+        if text.is_convolution(layer)
+        else AttentionCache(kind="attention")
+        for layer in range(text.num_hidden_layers)
+    ]
+    return KvCacheSpec(
+        length=length,
+        dtype=recipe.kv_cache.dtype,
+        heads=text.num_key_value_heads,
+        head_dim=text.head_dim,
+        layers=tuple(kinds) if text.convolutions else None,
+    )
 
 
 def preferred(lowered: Mapping[str, Lowered]) -> tuple[PreferredEngine, ...]:

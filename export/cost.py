@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pocketvlm.bundle.kv import kv_cache_bytes
+from pocketvlm.bundle.kv import kv_cache_bytes, row_cache_bytes
 from pocketvlm.export.backends import backend_of, compiler_bytes
 from pocketvlm.export.read.calibration import default_source, is_calibrated, most_sequences, most_tokens
 from pocketvlm.export.store.as_stored import with_stored
@@ -142,8 +142,9 @@ def matmul_flops() -> float:
 def _kv_cache_bytes(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> int:
     """Keys and values of all layers, as the recipe stores them."""
     text = checkpoint.config.text
-    return kv_cache_bytes(
-        layers=text.num_hidden_layers,
+    rows = row_cache_bytes(layers=text.convolutions, width=text.hidden_size, rows=kv_length)
+    return rows + kv_cache_bytes(
+        layers=text.num_hidden_layers - text.convolutions,
         heads=text.num_key_value_heads,
         head_size=text.head_dim,
         tokens=kv_length,

@@ -129,3 +129,14 @@ def refuse_windows(checkpoint: Checkpoint, what: str) -> None:
             f"layers that see a window (sliding_attention) are not yet lowered to {what}: "
             "export with --backend onnx or executorch"
         )
+
+
+def refuse_convolutions(checkpoint: Checkpoint, what: str) -> None:
+    """That a back end is not asked for layers with a convolution, whose rows it has no cache for.
+
+    :raises ExportError: it is
+    """
+    if checkpoint.config.text.convolutions:
+        raise ExportError(
+            f"layers with a convolution are not yet lowered to {what}: export with --backend onnx or executorch"
+        )

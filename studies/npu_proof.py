@@ -113,7 +113,7 @@ def written(name: str) -> tuple[Callable[[str], Path], Parts]:
         folder.mkdir(parents=True)
         checkpoint = open_checkpoint(preset(name))
         recipe = for_npu(checkpoint, with_options(load_recipe(QUICK), QnnOptions(compiled=False)))
-        frontend, nothing = read_frontend(checkpoint), Reference(None, (), None, (), torch.zeros(0), ())
+        frontend, nothing = read_frontend(checkpoint), Reference(None, (), None, (), torch.zeros(0), {})
         finished = Finished(folder / "finished")
         job = Job(
             checkpoint, recipe, folder, REAL_LENGTH, frontend.tokens, frontend.sample, nothing, Silent(), finished

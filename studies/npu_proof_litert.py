@@ -126,7 +126,7 @@ def decoder_of(name: str) -> Path:
     folder.mkdir(parents=True)
     checkpoint = open_checkpoint(preset(name))
     recipe = for_npu(checkpoint, with_options(load_recipe(QUICK), LitertNpuOptions(compiled=False)))
-    frontend, nothing = read_frontend(checkpoint), Reference(None, (), None, (), torch.zeros(0), ())
+    frontend, nothing = read_frontend(checkpoint), Reference(None, (), None, (), torch.zeros(0), {})
     finished = Finished(folder / "finished")
     job = Job(checkpoint, recipe, folder, REAL_LENGTH, frontend.tokens, frontend.sample, nothing, Silent(), finished)
     same: dict[str, float] = defaultdict(lambda: SCALE)

@@ -31,9 +31,10 @@ STEP = 1.0
 
 @dataclass(frozen=True)
 class MethodStep:
-    """What all layers of a method read: cache rows to write, rows of RoPE (cos and sin), the mask, the number of tokens
-    known; ``local``: RoPE and mask of layers that see a window."""
+    """What all layers of a method read: where tokens stand, cache rows to write, rows of RoPE (cos and sin), the mask,
+    the number of tokens known; ``local``: RoPE and mask of layers that see a window."""
 
+    positions: Slot
     rows: Slot
     turns: tuple[Slot, Slot]
     mask: Slot
@@ -94,8 +95,8 @@ class XnnpackAttention:
         mask = method.tensor([tokens * shared, length])
         unseen = method.constant(f"level_{UNSEEN:g}", np.array(UNSEEN, np.float32))
         method.call("aten::where.self_out", seen, method.constant("level_0", np.array(0.0, np.float32)), unseen, mask)
-        turns = turns or self._turns(method, "rope", positions)
-        step = MethodStep(self._rows_of_heads(method, positions), turns, mask, total)
+        rows, turns = self._rows_of_heads(method, positions), turns or self._turns(method, "rope", positions)
+        step = MethodStep(positions, rows, turns, mask, total)
         if not self.config.has_local:
             return step
         assert self.config.sliding_window is not None

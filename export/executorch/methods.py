@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pocketvlm.export.executorch import picture
-from pocketvlm.export.executorch.attention import PARTS, XnnpackAttention
+from pocketvlm.export.executorch.attention import PARTS, MethodStep, XnnpackAttention
+from pocketvlm.export.executorch.convolution import RowStep, XnnpackConvolution
 from pocketvlm.export.executorch.operators import TABLE, Segment, Segments, XnnpackContext
 from pocketvlm.export.executorch.program import Method, Program, Slot
 from pocketvlm.export.executorch.weights import Weights
@@ -43,10 +44,12 @@ class TextMethods:
     _segments: dict[range, tuple[Segment, ...]] = field(default_factory=dict)
     _head: int | None = None
     _attention: XnnpackAttention = field(init=False)
+    _convolution: XnnpackConvolution = field(init=False)
     _stages: tuple[Stage, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self._attention, self._stages = XnnpackAttention(self.config, self.kv), decoder_stages(self.config)
+        self._convolution = XnnpackConvolution(self.config, self.kv.length)
 
     def token_embedding(self) -> None:
         """input_ids int64 [1, 1..length] -> inputs_embeds float32 [1, tokens, hidden]"""
@@ -157,36 +160,54 @@ class TextMethods:
 
     def _layers(self, method: Method, embeds: Slot, stages: Sequence[Stage], position: Slot | None = None) -> Slot:
         """Run layers over ``embeds`` [1, tokens, width]; gives the residual stream [tokens, width]."""
-        config, tokens, attention = self.config, embeds.shape[1], self._attention
+        config, tokens = self.config, embeds.shape[1]
         if position is None:
             position = method.take(method.tensor([1], "int64", dynamic=False))
         half = config.head_dim // 2
         turns = [method.take(method.tensor([tokens, half])) for _ in range(2)] if self.by_token else None
-        step = attention.step(method, embeds, position, None if turns is None else (turns[0], turns[1]))
+        step = self._attention.step(method, embeds, position, None if turns is None else (turns[0], turns[1]))
+        rows = self._convolution.step(method, step.positions) if config.convolutions else None
         *segments, last = self._graphs(stages, tokens)
         inputs = [embeds]
         # Even and odd layers take turns in two places of memory.
         for stage, segment in zip(stages, segments, strict=True):
-            turn = stage.index % 2
-            passing = _passing(method, tokens, segment, turn)
-            query = method.tensor([tokens, config.num_attention_heads * config.head_dim], place=f"query.{turn}")
-            rows = [attention.new_rows(method, tokens, part, stage.index) for part in PARTS]
+            passing = _passing(method, tokens, segment, stage.index % 2)
             (cos, sin), mask = step.of_layer(local=config.is_local(stage.index))
-            method.delegate(segment.graph, *inputs, cos, sin, *passing, query, *rows)
-            views = [
-                view
-                for part, new in zip(PARTS, rows, strict=True)
-                for view in attention.put(method, stage.index, part, new, step)
-            ]
-            inputs = [*passing, query, *views, mask]
+            ends = segment.graph, [*inputs, cos, sin, *passing]
+            if rows is not None and config.is_convolution(stage.index):
+                inputs = [*passing, *self._convolved(method, stage.index, ends, rows)]
+            else:
+                inputs = [*passing, *self._attended(method, stage.index, ends, step), mask]
         (stream,) = _passing(method, tokens, last, (stages[-1].index + 1) % 2)
         method.delegate(last.graph, *inputs, stream)
         return stream
 
+    def _attended(self, method: Method, layer: int, graph: tuple[int, list[Slot]], step: MethodStep) -> list[Slot]:
+        """Run a graph up to a layer's query, key and value; gives what its attention reads."""
+        config, attention, (number, arguments) = self.config, self._attention, graph
+        tokens = arguments[-1].shape[0]
+        query = method.tensor([tokens, config.num_attention_heads * config.head_dim], place=f"query.{layer % 2}")
+        rows = [attention.new_rows(method, tokens, part, layer) for part in PARTS]
+        method.delegate(number, *arguments, query, *rows)
+        views = [
+            view
+            for part, new in zip(PARTS, rows, strict=True)
+            for view in attention.put(method, layer, part, new, step)
+        ]
+        return [query, *views]
+
+    def _convolved(self, method: Method, layer: int, graph: tuple[int, list[Slot]], step: RowStep) -> list[Slot]:
+        """Run a graph up to what enters a layer's convolution; gives what it reads."""
+        number, arguments = graph
+        rows = method.tensor([arguments[-1].shape[0], self.config.hidden_size], place=f"rows.{layer % 2}")
+        method.delegate(number, *arguments, rows)
+        return self._convolution.put(method, layer, rows, step)
+
     def _graphs(self, stages: Sequence[Stage], tokens: int) -> tuple[Segment, ...]:
         key = range(stages[0].index, stages[-1].index + 1)
         if key not in self._segments:
-            self._segments[key] = Segments(self.program, self.weights, self._attention, tokens).lower(stages)
+            caches = self._attention, self._convolution
+            self._segments[key] = Segments(self.program, self.weights, *caches, tokens).lower(stages)
         return self._segments[key]
 
     def _last_logits(self, method: Method, hidden: Slot) -> Slot:

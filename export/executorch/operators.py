@@ -1,8 +1,8 @@
 """The operators of models as nodes of XNNPACK graphs, whose values are [tokens, width] or [patches, width].
 
-A layer's attention reads what its step has written into the KV cache, and writing is a kernel of ExecuTorch's. So a row
-of decoder layers is several graphs: one goes from one layer's attention to the next layer's query, key and value, and a
-method calls them in turn (``pocketvlm.export.executorch.methods``).
+A layer's attention reads what its step has written into the KV cache, and writing is a kernel of ExecuTorch's; so is it
+with a convolution's rows. So a row of decoder layers is several graphs: one goes from one layer's attention to the next
+layer's query, key and value, and a method calls them in turn (``pocketvlm.export.executorch.methods``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from pocketvlm.export.executorch import picture
 from pocketvlm.export.executorch.attention import PARTS, XnnpackAttention, rotated
+from pocketvlm.export.executorch.convolution import XnnpackConvolution
 from pocketvlm.export.executorch.program import Program
 from pocketvlm.export.executorch.weights import Weights
 from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
@@ -26,6 +27,7 @@ from pocketvlm.models.operators import (
     AttendPicture,
     Blocks,
     CachedAttend,
+    CausalConvolution,
     Channels,
     ChannelScale,
     ClassToken,
@@ -62,11 +64,18 @@ class Segment:
 
 
 class Segments(XnnpackContext):
-    """Decoder layers as the graphs between their attentions; takes at most ``tokens`` tokens."""
+    """Decoder layers as the graphs between what reads their caches; takes at most ``tokens`` tokens."""
 
-    def __init__(self, program: Program, weights: Weights, attention: XnnpackAttention, tokens: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        weights: Weights,
+        attention: XnnpackAttention,
+        convolution: XnnpackConvolution,
+        tokens: int,
+    ) -> None:
         super().__init__(XnnpackGraph(program.constants), weights)
-        self._program, self.attention, self._tokens = program, attention, tokens
+        self._program, self.attention, self.convolution, self._tokens = program, attention, convolution, tokens
         self._turns: list[Value] = []
         self._cos_sin: list[Value] = []
         self._left = 0
@@ -100,13 +109,26 @@ class Segments(XnnpackContext):
             self.attention.as_rows(self.graph, layer, part, states)
             for part, states in zip(PARTS, (key, value), strict=True)
         ]
-        self._left -= 1
-        self._finish(passing, query, *rows)
-        self.graph = XnnpackGraph(self._program.constants)
-        passed = [self.graph.input(one.shape) for one in passing]
+        passed = self._cut(passing, query, *rows)
         asked = self.attention.inputs(self.graph, layer, self._tokens)
         self._take_turns()
         return passed, self.attention.attend(self.graph, layer, asked)
+
+    def convolve(self, call: Call, passing: Sequence[Value], rows: Value) -> tuple[list[Value], Value]:
+        """End the graph with new rows; gives what passes them by and the convolved rows in the next graph."""
+        inner = self._cut(passing, rows)
+        known = [self.graph.input(rows.shape) for _ in range(self.convolution.kernel)]
+        self._take_turns()
+        name = call.weight()
+        weights = self.weights.vector(name), self.weights.optional_vector(call.weight("bias"))
+        return inner, self.convolution.convolve(self.graph, name, known, *weights)
+
+    def _cut(self, passing: Sequence[Value], *outputs: Value) -> list[Value]:
+        """End the graph and begin the next; gives in it what passes by."""
+        self._left -= 1
+        self._finish(passing, *outputs)
+        self.graph = XnnpackGraph(self._program.constants)
+        return [self.graph.input(value.shape) for value in passing]
 
     def _take_turns(self) -> None:
         half = self.attention.config.head_dim // 2
@@ -234,6 +256,12 @@ def _position_rows(at: XnnpackContext, call: Call, values: Value, place: None) -
     return at.graph.add(values, at.place.rows)
 
 
+def _causal_convolution(at: Segments, call: Call, rows: Value, step: None) -> Value:
+    passing, convolved = at.convolve(call, [call.values[node] for node in call.live], rows)
+    call.values.update(zip(call.live, passing, strict=True))
+    return convolved
+
+
 def _class_token(at: XnnpackContext, call: Call, rows: Value) -> Value:
     # [width] -> [1, width], in front of [rows, width]
     token = at.graph.constant(call.weight(), at.weights.vector(call.weight())[None])
@@ -288,6 +316,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     AttendPicture: _attend_picture,
     Rotate: _rotate,
     CachedAttend: _cached_attend,
+    CausalConvolution: _causal_convolution,
     ClassToken: _class_token,
     DropFirst: _drop_first,
     Channels: _channels,

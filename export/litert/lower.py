@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pocketvlm.bundle.manifest import Part, TensorSpec
 from pocketvlm.errors import ExportError, RecipeError
-from pocketvlm.export.job import Job, Lowered, refuse_native, refuse_windows
+from pocketvlm.export.job import Job, Lowered, refuse_convolutions, refuse_native, refuse_windows
 from pocketvlm.export.litert.weights import StoredMatrices, with_rows_for_litert
 from pocketvlm.export.store.as_stored import check_free
 from pocketvlm.export.store.kv_layout import KvLayout
@@ -46,6 +46,7 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
     """
     refuse_native(checkpoint, "LiteRT")
     refuse_windows(checkpoint, "LiteRT")
+    refuse_convolutions(checkpoint, "LiteRT")
     check_installed()
     check_free(recipe, "LiteRT", "XNNPACK's groups have bfloat16 scales and no zero points")
     changed = with_rows_for_litert(recipe)

@@ -17,7 +17,7 @@ import numpy as np
 
 from pocketvlm.bundle.manifest import LitertNpuProgram, Part, TensorSpec
 from pocketvlm.bundle.tflite import check_tflite
-from pocketvlm.export.job import Job, Lowered, refuse_native, refuse_windows
+from pocketvlm.export.job import Job, Lowered, refuse_convolutions, refuse_native, refuse_windows
 from pocketvlm.export.litert.lower import MINIMUM_LITERT, check_installed, check_table, write_vision
 from pocketvlm.export.litert.program import LitertFile
 from pocketvlm.export.litert.weights import StoredMatrices
@@ -54,6 +54,7 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
     """
     refuse_native(checkpoint, "LiteRT's program for NPUs")
     refuse_windows(checkpoint, "LiteRT's program for NPUs")
+    refuse_convolutions(checkpoint, "LiteRT's program for NPUs")
     check_installed()
     if (options := options_of(recipe)).compiled:
         check_tools(options.platform)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pocketvlm.bundle.manifest import NpuProgram, Part
-from pocketvlm.export.job import Job, Lowered, refuse_native, refuse_windows
+from pocketvlm.export.job import Job, Lowered, refuse_convolutions, refuse_native, refuse_windows
 from pocketvlm.export.neuropilot import compile as neuropilot_compile
 from pocketvlm.export.neuropilot.graph import NpuGraph
 from pocketvlm.export.neuropilot.needs import needs_of
@@ -44,6 +44,7 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
     """
     refuse_native(checkpoint, "MediaTek's NPU")
     refuse_windows(checkpoint, "MediaTek's NPU")
+    refuse_convolutions(checkpoint, "MediaTek's NPU")
     if options_of(recipe).compiled:
         neuropilot_compile.check_tools()
     check_free(recipe, "MediaTek's NPU", "it takes one scale a row")

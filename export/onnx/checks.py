@@ -18,6 +18,7 @@ from pocketvlm.bundle.streams import text_stream, vision_stream
 from pocketvlm.export.graph.checks import check_stages, conclude, vision_place
 from pocketvlm.export.job import Job
 from pocketvlm.export.onnx.attention import FEW_TOKENS, position_inputs, without_quantized_cache
+from pocketvlm.export.onnx.convolution import row_feeds
 from pocketvlm.export.onnx.graph import save_graph
 from pocketvlm.export.onnx.linear import at_float_precision
 from pocketvlm.export.onnx.picture import feeds as place_feeds
@@ -125,8 +126,11 @@ class OnnxGraphs:
         return self._opened[name]
 
     def _empty_cache(self, layer: int, tokens: int, dtype: str) -> dict[str, Array]:
-        """The position inputs that ``tokens`` from the start on need, and a layer's empty KV cache."""
+        """The position inputs that ``tokens`` from the start on need, and a layer's empty cache."""
         text = self._config.text
+        if text.is_convolution(layer):
+            rows = np.zeros((1, text.conv_kernel - 1 + self._kv.length, text.hidden_size), np.float32)
+            return {**row_feeds(text.conv_kernel, tokens), f"past_conv.{layer}": rows}
         shape = (1, text.num_key_value_heads, self._kv.length, text.head_dim)
         cos, sin = rope_tables(text, self._job.sample.positions[..., :tokens])
         at = {

@@ -5,6 +5,7 @@ The residual stream of each layer has a fixed name, so that the checks can cut a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pocketvlm.bundle.manifest import Part, TensorSpec
 from pocketvlm.bundle.streams import text_stream, vision_stream
 from pocketvlm.export.graph.lower import lower as lower_stage
 from pocketvlm.export.job import Job, Lowered
-from pocketvlm.export.onnx import attention, picture
+from pocketvlm.export.onnx import attention, convolution, picture
 from pocketvlm.export.onnx.checks import check_export
 from pocketvlm.export.onnx.embedding import token_embedding
 from pocketvlm.export.onnx.genai_config import GENAI_CONFIG, write_genai_config
@@ -66,7 +67,7 @@ def lower(job: Job) -> Lowered:
     progress.phase("check layer by layer", len(job.reference.vision) + len(job.reference.text))
     fidelity = check_export(job, store.read, kv)
     files = {file for part in parts.values() for file in (part.file, *part.data)}
-    if kv.dtype == "float32" and not config.has_axes:
+    if kv.dtype == "float32" and not config.has_axes and not config.text.convolutions:
         write_genai_config(job, parts, kv.length)
         files.add(GENAI_CONFIG)
     minimum = {"onnxruntime": MINIMUM_ONNXRUNTIME}
@@ -106,16 +107,17 @@ def vision_encoder(store: WeightStore, config: VlmConfig) -> ir.Model:
 def text_decoder(store: WeightStore, config: DecoderConfig, kv: KvLayout, *, by_token: bool = False) -> ir.Model:
     """inputs_embeds, attention_mask, past_key_values.* -> logits, present.*: for prefill and decode alike.
 
-    Names of inputs and outputs are ONNX Runtime GenAI's. ``logits_to_keep`` (optional input) is the number of last
-    positions whose logits are wanted; 0, the default, is all: the meaning it has in transformers, and what ONNX Runtime
-    GenAI expects of a graph. ``by_token``: ``rope_cos`` and ``rope_sin`` say how each token of the step turns.
+    A convolution's rows are past_conv.* and present_conv.*; all other names are ONNX Runtime GenAI's.
+    ``logits_to_keep`` (optional input) is the number of last positions whose logits are wanted; 0, the default, is all:
+    the meaning it has in transformers, and what ONNX Runtime GenAI expects of a graph. ``by_token``: ``rope_cos`` and
+    ``rope_sin`` say how each token of the step turns.
     """
-    graph, layers = (
-        GraphBuilder("text_decoder", OPSET if kv.ranges is None else attention.OPSET),
-        decoder_stages(config),
-    )
+    writes_rows = kv.ranges is not None or config.convolutions > 0
+    graph, layers = GraphBuilder("text_decoder", attention.OPSET if writes_rows else OPSET), decoder_stages(config)
     hidden = graph.input("inputs_embeds", "float32", [1, "sequence", config.entering_width])
     at = OnnxContext(graph, store, kv=kv, positions=attention.positions(graph, hidden, config, kv, by_token=by_token))
+    if config.convolutions and at.positions is not None:
+        at = replace(at, steps=convolution.rows(graph, hidden, at.positions.total, config.conv_kernel))
     hidden = graph.op("Identity", hidden, name=text_stream(0, len(layers)))
     for stage in layers:
         hidden = value_of(at, lower_stage(stage, TABLE, at, hidden), text_stream(stage.index + 1, len(layers)))

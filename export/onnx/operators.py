@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from pocketvlm.errors import ExportError
 from pocketvlm.export.graph.lower import Call
-from pocketvlm.export.onnx import attention, picture
+from pocketvlm.export.onnx import attention, convolution, picture
 from pocketvlm.export.onnx.graph import MICROSOFT, GraphBuilder
 from pocketvlm.export.onnx.linear import linear
 from pocketvlm.export.store.kv_layout import KvLayout
@@ -22,6 +22,7 @@ from pocketvlm.models.operators import (
     AttendPicture,
     Blocks,
     CachedAttend,
+    CausalConvolution,
     Channels,
     ChannelScale,
     ClassToken,
@@ -45,8 +46,8 @@ from pocketvlm.models.operators import (
 class OnnxContext:
     """A graph under construction. ``integers``: matrices are stored for products of whole rows of integers.
 
-    ``kv`` and ``positions`` are what a decoder's attention reads, ``place`` that of a tower of native resolution,
-    ``rows`` what its patch embedding adds.
+    ``kv`` and ``positions`` are what a decoder's attention reads, ``steps`` its convolutions, ``place`` that of a tower
+    of native resolution, ``rows`` what its patch embedding adds.
     """
 
     graph: GraphBuilder
@@ -54,6 +55,7 @@ class OnnxContext:
     integers: bool = False
     kv: KvLayout | None = None
     positions: attention.Positions | None = None
+    steps: convolution.Rows | None = None
     place: picture.PlaceInputs | None = None
     rows: ir.Value | None = None
 
@@ -232,6 +234,13 @@ def _cached_attend(at: OnnxContext, call: Call, query: Any, key: Any, value: ir.
     return attention.attend(at.graph, call.operator, *given, rotary=rotary, local=rotary and query.local)
 
 
+def _causal_convolution(at: OnnxContext, call: Call, values: Any, step: None) -> ir.Value:
+    assert at.kv is not None and at.steps is not None
+    weights = _vector(at, call), _vector(at, call, "bias") if call.operator.bias is not None else None
+    rows = value_of(at, values)
+    return convolution.convolve(at.graph, call.operator, at.kv.length, call.stage.index, rows, weights, at.steps)
+
+
 def _class_token(at: OnnxContext, call: Call, rows: ir.Value) -> ir.Value:
     """The row once a tile: zeros of a tile's own, [tiles, 1, width], plus [width]."""
     graph = at.graph
@@ -298,6 +307,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     AttendPicture: _attend_picture,
     Rotate: _rotate,
     CachedAttend: _cached_attend,
+    CausalConvolution: _causal_convolution,
     ClassToken: _class_token,
     DropFirst: _drop_first,
     Channels: _channels,

@@ -17,8 +17,9 @@ from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.kv_ranges import kv_ranges
 from pocketvlm.export.reference.stages import LayerOutput, embed, through_layer
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
+from pocketvlm.models.operators import KvCache
 from pocketvlm.models.shapes import HEAD
-from pocketvlm.models.stages import decoder_stages, linear_weights, normed
+from pocketvlm.models.stages import Stage, decoder_stages, linear_weights, normed
 
 
 class Activations:
@@ -68,7 +69,7 @@ class Activations:
             self._hidden = embed(self._checkpoint.config, self._checkpoint.tensor, self._calibration.samples)
         for stage in self._stages[max(self._layer, 0) : layer]:
             module = stage.loaded(stored)
-            self._hidden = [self._through(module, place).hidden for place in range(len(self._hidden))]
+            self._hidden = [self._through(stage, module, place).hidden for place in range(len(self._hidden))]
         self._layer = layer
         self._look_at_head() if layer == len(self._stages) else self._look_at_layer()
 
@@ -79,8 +80,8 @@ class Activations:
         groups = stage.traced.same_inputs()
         sums = [_Gram(module.get_submodule(names[0])) for names in groups]
         for place, sample in enumerate(self.samples):
-            cache = self._through(module, place).cache
-            if self._kv_length is not None:
+            cache = self._through(stage, module, place).cache
+            if self._kv_length is not None and isinstance(cache, KvCache):
                 text, length = self._checkpoint.config.text, self._kv_length
                 found = kv_ranges(text, self._layer, cache, length, sample.positions)
                 before = self._kv_ranges.get(self._layer, found)
@@ -101,10 +102,10 @@ class Activations:
             total += states.T @ states
         self._grams = {HEAD: total}
 
-    def _through(self, module: nn.Module, place: int) -> LayerOutput:
+    def _through(self, stage: Stage, module: nn.Module, place: int) -> LayerOutput:
         """The sequence at a place."""
         positions = self.samples[place].positions
-        return through_layer(self._checkpoint.config.text, module, self._hidden[place], positions)
+        return through_layer(self._checkpoint.config.text, stage.index, module, self._hidden[place], positions)
 
 
 class _Gram:

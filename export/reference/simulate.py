@@ -88,7 +88,7 @@ def sensitivities(
     hidden = embed(checkpoint.config, read, samples)
     for stage in decoder_stages(text):
         layer = stage.loaded(read)
-        run = _runner(text, layer, hidden, samples)
+        run = _runner(text, stage.index, layer, hidden, samples)
         outputs = run()
         for name in (name for names in stage.traced.same_inputs() for name in names):
             weight = layer.get_submodule(name).get_parameter("weight")
@@ -110,12 +110,13 @@ def sensitivities(
 
 
 def _runner(
-    config: DecoderConfig, layer: nn.Module, hidden: Sequence[Tensor], samples: Sequence[Sample]
+    config: DecoderConfig, index: int, layer: nn.Module, hidden: Sequence[Tensor], samples: Sequence[Sample]
 ) -> Callable[[], Tensor]:
     def run() -> Tensor:
         """All sequences through the layer as it is, [1, all tokens, hidden]."""
         each = zip(hidden, samples, strict=True)
-        return torch.cat([through_layer(config, layer, states, of.positions).hidden for states, of in each], dim=1)
+        outputs = [through_layer(config, index, layer, states, of.positions).hidden for states, of in each]
+        return torch.cat(outputs, dim=1)
 
     return run
 

@@ -17,7 +17,7 @@ from pocketvlm.export.reference.kv_ranges import kv_ranges
 from pocketvlm.images.tiling import Grid
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
 from pocketvlm.models.config import DecoderConfig, VlmConfig
-from pocketvlm.models.operators import KvCache
+from pocketvlm.models.operators import KvCache, LayerCache
 from pocketvlm.models.stages import (
     decoder_stages,
     embed_tokens,
@@ -35,10 +35,10 @@ TILES_AT_A_TIME = 8
 
 @dataclass(frozen=True)
 class LayerOutput:
-    """The residual stream after a decoder layer, and the keys and values that it put into the cache."""
+    """The residual stream after a decoder layer, and what it put into its cache."""
 
     hidden: Tensor
-    cache: KvCache
+    cache: LayerCache
 
 
 #: Called with a layer, a conversation's place among those given, and the residual stream after that layer.
@@ -157,17 +157,17 @@ def run_decoder(
         prepare(module, stage.prefix)
         for place, hidden in enumerate(streams):
             positions = None if samples is None else samples[place].positions
-            streams[place] = through_layer(config.text, module, hidden, positions).hidden
+            streams[place] = through_layer(config.text, stage.index, module, hidden, positions).hidden
             look(stage.index, place, streams[place])
     return streams
 
 
 @torch.no_grad()
 def through_layer(
-    config: DecoderConfig, layer: nn.Module, hidden: Tensor, positions: Tensor | None = None
+    config: DecoderConfig, index: int, layer: nn.Module, hidden: Tensor, positions: Tensor | None = None
 ) -> LayerOutput:
     """[1, tokens, hidden] from position 0 on, or at ``positions``, through a loaded decoder layer."""
-    step = first_step(config, hidden.shape[1], positions)
+    step = first_step(config, index, hidden.shape[1], positions)
     assert step.cache is not None
     return LayerOutput(layer(hidden, step), step.cache)
 
@@ -184,7 +184,7 @@ class Reference:
     """A sample's way through the original weights.
 
     vision: the residual stream before each vision layer and after the last, [1, patches, width] each; text: the same
-    for the decoder, [1, tokens, hidden]; kv_ranges: of each layer, those of ``kv_ranges.kv_ranges``.
+    for the decoder, [1, tokens, hidden]; kv_ranges: of each layer with attention, those of ``kv_ranges.kv_ranges``.
     """
 
     pixels: Tensor | None
@@ -192,7 +192,7 @@ class Reference:
     image_tokens: Tensor | None
     text: tuple[Tensor, ...]
     logits: Tensor
-    kv_ranges: tuple[tuple[Tensor, Tensor], ...]
+    kv_ranges: Mapping[int, tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
@@ -200,7 +200,7 @@ def run_reference(checkpoint: Checkpoint, sample: Sample, kv_length: int, progre
     """Run the sample through the checkpoint; ``progress`` is told of each layer."""
     config, read = checkpoint.config, checkpoint.tensor
     vision: list[Tensor] = []
-    ranges: list[tuple[Tensor, Tensor]] = []
+    ranges: dict[int, tuple[Tensor, Tensor]] = {}
 
     def see(layer: int, place: int, patches: Tensor) -> None:
         vision.append(patches)
@@ -212,9 +212,10 @@ def run_reference(checkpoint: Checkpoint, sample: Sample, kv_length: int, progre
         image_tokens = _encode_patches(config, read, {0: vision[0]}, see, as_it_is, {0: sample.grids})[0]
     text = enter_decoder(config, read, [sample], [image_tokens])
     for stage in decoder_stages(config.text):
-        output = through_layer(config.text, stage.loaded(read), text[-1], sample.positions)
+        output = through_layer(config.text, stage.index, stage.loaded(read), text[-1], sample.positions)
         text.append(output.hidden)
-        ranges.append(kv_ranges(config.text, stage.index, output.cache, kv_length, sample.positions))
+        if isinstance(output.cache, KvCache):
+            ranges[stage.index] = kv_ranges(config.text, stage.index, output.cache, kv_length, sample.positions)
         progress(1)
     scores = logits(config.text, read, text[-1][:, sample.first_scored :])
-    return Reference(sample.pixels, tuple(vision), image_tokens, tuple(text), scores, tuple(ranges))
+    return Reference(sample.pixels, tuple(vision), image_tokens, tuple(text), scores, ranges)

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from pocketvlm.bundle.caches import KvCacheSpec
 from pocketvlm.bundle.chat import ChatLayout, Text
 from pocketvlm.bundle.files import FileName
 from pocketvlm.bundle.native import MropePositions, PatchPictures, check_tables, native_problem
@@ -28,7 +29,7 @@ from pocketvlm.strict import Closed, dropping_none
 #: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's, 3
 #: with a chat layout that does more than put text around messages, pictures that are cut and laid out as no earlier
 #: one could say, or parts for Qualcomm's NPU, 4 with parts for LiteRT or a preference, 5 with pictures of native
-#: resolution or positions along three axes.
+#: resolution, positions along three axes, or layers whose caches are of several kinds.
 FORMAT_VERSION = 5
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -224,15 +225,6 @@ class Tokens(Closed):
     image: TokenId | None
 
 
-class KvCacheSpec(Closed):
-    """One buffer [1, heads, length, head_dim] for keys and one for values, a layer each."""
-
-    length: Annotated[int, Field(gt=0, le=1 << 20)]
-    dtype: Literal["float32", "int8"]
-    heads: Positive
-    head_dim: Positive
-
-
 class TensorPrecision(Closed):
     """How one tensor of ``weights`` elements is stored.
 
@@ -408,6 +400,10 @@ NPU_ENGINES: dict[EngineName, int] = {"neuropilot": 2, "qnn": 3, "litert_npu": 4
 TFLITE_ENGINES: tuple[EngineName, ...] = ("litert", "litert_npu")
 
 
+#: Engines whose layers may have caches of other kinds than attention's.
+CACHE_KINDS: tuple[EngineName, ...] = ("onnx", "executorch")
+
+
 class OfEngine(Closed):
     """What holds for the parts of one engine: each back end stores weights and takes prompts its own way."""
 
@@ -508,7 +504,12 @@ class Manifest(Closed):
 
     @model_validator(mode="after")
     def _format_can_say_it(self) -> Manifest:
-        for name in ("model", "vision", "image_layout", "chat"):
+        self.kv_cache.check_layers(self.model.layers)
+        if self.kv_cache.layers is not None:
+            for engine in self.engines:
+                if engine not in CACHE_KINDS:
+                    raise ValueError(f"{engine} keeps no rows of convolutions")
+        for name in ("model", "vision", "image_layout", "chat", "kv_cache"):
             section = getattr(self, name)
             if section is not None and self.format_version < section.format_version:
                 wanted = section.format_version

@@ -22,6 +22,7 @@ from pocketvlm.errors import BundleError, one_line
 from pocketvlm.images.positions import AXES
 from pocketvlm.images.tiling import Grid
 from pocketvlm.machine import exact_sums, telemetry
+from pocketvlm.runtime.engines.onnx import cache_buffers
 from pocketvlm.runtime.native import NativeVision, TokenRope, widened
 
 Array = npt.NDArray[Any]
@@ -54,7 +55,6 @@ class Trace:
         ``positions``: theirs, [tokens], or [3, tokens] where tokens have them on three axes. ``image_tokens`` float32
         [image tokens, hidden] replace the placeholders, in their order.
         """
-        kv, layers = self._manifest.kv_cache, self._manifest.model.layers
         is_image = token_ids == (-1 if self._manifest.tokens.image is None else self._manifest.tokens.image)
         # The placeholder's id need not be in the table.
         ids = np.where(is_image, 0, token_ids)[None]  # [tokens] -> [1, tokens]
@@ -62,13 +62,12 @@ class Trace:
         embedded = widened(rows, self._manifest.entering_width)[None]  # [tokens, width] -> [1, tokens, width]
         if image_tokens is not None:
             embedded[0, is_image] = image_tokens
-        past = np.zeros((1, kv.heads, kv.length, kv.head_dim), kv.dtype)
         feeds: dict[str, Array] = {
             "inputs_embeds": embedded,
             "attention_mask": np.ones((1, len(token_ids)), np.int64),
             "logits_to_keep": np.array([1], np.int64),
             **({} if self._rope is None else self._rope.rows(np.broadcast_to(positions, (AXES, len(token_ids))))),
-            **{f"past_key_values.{layer}.{part}": past for layer in range(layers) for part in ("key", "value")},
+            **{one.past: np.zeros(one.shape, one.dtype) for one in cache_buffers(self._manifest)},
         }
         # [1, tokens, hidden] -> [tokens, hidden]
         return [hidden[0] for hidden in self._run("text_decoder", self._text, feeds)]

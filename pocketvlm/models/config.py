@@ -52,7 +52,7 @@ def _known_decoder(name: str) -> str:
     return name
 
 
-LayerType = Literal["full_attention", "attention", "sliding_attention"]
+LayerType = Literal["full_attention", "attention", "sliding_attention", "conv"]
 
 
 @read_by(READ)
@@ -213,6 +213,11 @@ class DecoderConfig:
     use_bidirectional_attention: Literal[False] | None = None
     #: That weights are stored in: transformers rounds the factor on embeddings to it.
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    #: LFM2: rows that the convolution of each layer of that type sees, and whether its matrices have biases.
+    conv_kernel: Annotated[int, Field(ge=0, le=64)] = 0
+    conv_bias: bool = False
+    #: And whether intermediate_size is still to be made that of layers, which reading a config has done.
+    block_auto_adjust_ff_dim: Literal[False] = False
     #: Qwen-VL: how many pairs of a head's channels turn by each of three positions, one axis after the other, or
     #: between one another (``pocketvlm.images.positions``). Where a model takes no pictures all three are the same.
     mrope_section: Annotated[tuple[Heads, ...], Field(min_length=3, max_length=3)] | None = None
@@ -235,6 +240,8 @@ class DecoderConfig:
         rope = self.rope_scaling or {"rope_type": "default"}
         if rope["rope_type"] == "longrope" and len(rope["short_factor"]) != self.head_dim // 2:
             raise ValueError(f"rope_scaling.short_factor has {len(rope['short_factor'])} numbers, not half of head_dim")
+        if self.convolutions and (len(self.layer_types or ()) < self.num_hidden_layers or self.conv_kernel < 1):
+            raise ValueError("layer_types has convolutions, and not each layer's type or no kernel's size")
         if self.deep_layers > self.num_hidden_layers:
             raise ValueError(f"deep_layers: {self.deep_layers} of {self.num_hidden_layers} layers")
         if self.mrope_section is not None and 2 * sum(self.mrope_section) != self.head_dim:
@@ -319,6 +326,15 @@ class DecoderConfig:
     def has_local(self) -> bool:
         """Whether some layers are."""
         return any(map(self.is_local, range(self.num_hidden_layers)))
+
+    def is_convolution(self, layer: int) -> bool:
+        """Whether a layer has a short convolution in place of attention."""
+        return "conv" in (self.layer_types or ())[layer : layer + 1]
+
+    @property
+    def convolutions(self) -> int:
+        """How many layers have."""
+        return (self.layer_types or ())[: self.num_hidden_layers].count("conv")
 
     @property
     def window(self) -> int | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.models.families import DECODERS
-from pocketvlm.models.families.family import SIGLIP_DEFAULTS
+from pocketvlm.models.families.family import SIGLIP_DEFAULTS, DecoderTraits
 from pocketvlm.models.quantized import packing_of
 
 #: Keys that say that weights are packed, of which a third may be as back ends hold it (``quantized.packing_of``).
@@ -16,7 +16,7 @@ QUANTIZED = ("compression_config", "quantization")
 ELSEWHERE = ("configuration_files", "transformers_weights", "per_layer_config")
 #: Of positions along three axes, and rows that are added behind layers, which families put there.
 AXES = ("mrope_section", "mrope_interleaved", "deep_layers")
-#: The only kind of layer there is, also as transformers 4 called it.
+#: The kind of layer that every decoder has, also as transformers 4 called it.
 FULL_ATTENTION = ("full_attention", "attention")
 
 
@@ -59,8 +59,9 @@ def decoder_values(raw: Mapping[str, Any]) -> dict[str, Any]:
     check_whole(raw)
     if not raw.get("is_causal", True):
         raise CheckpointError("text_config.is_causal: only causal attention is supported")
-    windows = known.sliding or ("layer_types" in known.defaults and bool(raw.get("use_sliding_window")))
-    _check_layer_types(raw, windows=windows)
+    if known.own_keys is not None:
+        raw = known.own_keys(raw)
+    _check_layer_types(raw, known)
     values = {key: raw.get(key, default) for key, default in known.defaults.items()}
     if values["num_key_value_heads"] is None:
         values["num_key_value_heads"] = values["num_attention_heads"]
@@ -72,11 +73,15 @@ def decoder_values(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {**named, **values, **(_ropes if known.sliding else _rope)({**raw, **values})}
 
 
-def _check_layer_types(raw: Mapping[str, Any], *, windows: bool) -> None:
-    known, kinds = (*FULL_ATTENTION, *(("sliding_attention",) if windows else ())), raw.get("layer_types")
-    if kinds is not None and not (isinstance(kinds, list) and all(kind in known for kind in kinds)):
-        said = f"{FULL_ATTENTION[0]} and sliding_attention are" if windows else f"{FULL_ATTENTION[0]} is"
-        raise CheckpointError(f"text_config.layer_types: only {said} supported")
+def _check_layer_types(raw: Mapping[str, Any], known: DecoderTraits) -> None:
+    others = {
+        "sliding_attention": known.sliding or ("layer_types" in known.defaults and bool(raw.get("use_sliding_window"))),
+        "conv": "conv_kernel" in known.defaults,
+    }
+    more, kinds = [kind for kind, has in others.items() if has], raw.get("layer_types")
+    if kinds is not None and not (isinstance(kinds, list) and all(kind in (*FULL_ATTENTION, *more) for kind in kinds)):
+        said = " and ".join((FULL_ATTENTION[0], *more))
+        raise CheckpointError(f"text_config.layer_types: only {said} {'are' if more else 'is'} supported")
 
 
 def _ropes(raw: Mapping[str, Any]) -> dict[str, Any]:

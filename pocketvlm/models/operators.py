@@ -40,13 +40,35 @@ class KvCache:
 
 
 @dataclass
+class RowCache:
+    """What entered the convolution of one layer: [batch, positions, width]."""
+
+    rows: Tensor
+
+    @classmethod
+    def empty(cls, config: DecoderConfig, batch: int = 1) -> RowCache:
+        return cls(torch.zeros(batch, 0, config.hidden_size))
+
+    def append(self, rows: Tensor) -> None:
+        self.rows = torch.cat([self.rows, rows], dim=1)
+
+
+LayerCache = KvCache | RowCache
+
+
+def empty_cache(config: DecoderConfig, layer: int) -> LayerCache:
+    """The cache of a layer, of the kind that it has."""
+    return RowCache.empty(config) if config.is_convolution(layer) else KvCache.empty(config)
+
+
+@dataclass
 class Step:
     """Where the tokens of a decoder's step stand: RoPE's rows of them, the layer's cache (None: they are all), and the
     rows for layers that see a window, where there are some."""
 
     cos: Tensor
     sin: Tensor
-    cache: KvCache | None = None
+    cache: LayerCache | None = None
     local: tuple[Tensor, Tensor] | None = None
 
 
@@ -269,6 +291,7 @@ class CachedAttend(Operator):
             states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for states in (query, key, value)
         )
         if step.cache is not None:
+            assert isinstance(step.cache, KvCache)
             past = step.cache.key.shape[2]
             step.cache.append(key, value)
             key, value = step.cache.key, step.cache.value
@@ -287,6 +310,32 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply RoPE to [batch, heads, tokens, head_dim]; the halves are pairs (Llama's layout, not interleaved)."""
     first, second = states.chunk(2, dim=-1)  # two of [batch, heads, tokens, head_dim / 2]
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+# --- Convolution ------------------------------------------------------------------------------------------------------
+
+
+class CausalConvolution(Operator):
+    """Of each channel its last ``kernel`` rows times a factor each, summed: over a layer's rows, which it extends and
+    before whose first there are zeros. [batch, tokens, width] -> the same shape."""
+
+    def __init__(self, width: int, kernel: int, *, bias: bool) -> None:
+        super().__init__()
+        self.width, self.kernel = width, kernel
+        self.weight = nn.Parameter(torch.empty(width, 1, kernel))
+        nn.init.normal_(self.weight)
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+
+    def forward(self, rows: Tensor, step: Step) -> Tensor:
+        tokens, known = rows.shape[1], rows
+        if step.cache is not None:
+            assert isinstance(step.cache, RowCache)
+            step.cache.append(rows)
+            known = step.cache.rows
+        # [batch, positions, width] -> [batch, kernel - 1 + tokens, width]
+        known = F.pad(known, (0, 0, self.kernel - 1, 0))[:, -(tokens + self.kernel - 1) :]
+        # -> [batch, width, kernel - 1 + tokens] -> [batch, width, tokens] -> [batch, tokens, width]
+        return F.conv1d(known.transpose(1, 2), self.weight, self.bias, groups=self.width).transpose(1, 2)
 
 
 # --- Tokens -----------------------------------------------------------------------------------------------------------
@@ -388,6 +437,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     AttendPicture,
     Rotate,
     CachedAttend,
+    CausalConvolution,
     ClassToken,
     DropFirst,
     Channels,

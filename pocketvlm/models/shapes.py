@@ -42,7 +42,7 @@ def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
             yield NEWLINE, (text.hidden_size,)
     yield EMBEDDING_TABLE, (text.vocab_size, text.hidden_size)
     for layer in range(text.num_hidden_layers):
-        yield from _decoder_layer(f"model.layers.{layer}", text)
+        yield from _decoder_layer(layer, text)
     yield "model.norm.weight", (text.hidden_size,)
     if not text.tie_word_embeddings:
         yield HEAD, (text.vocab_size, text.hidden_size)
@@ -109,22 +109,39 @@ def is_unused(name: str, config: VlmConfig) -> bool:
     return not vision.post_norm and name.startswith("vision_tower.post_layernorm.")
 
 
-def _decoder_layer(prefix: str, config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries, keys = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+def _decoder_layer(layer: int, config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
+    prefix, hidden, inner = f"model.layers.{layer}", config.hidden_size, config.intermediate_size
     yield f"{prefix}.input_layernorm.weight", (hidden,)
-    for name, size in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
-        yield from _linear(f"{prefix}.self_attn.{name}", hidden, size, bias=config.qkv_bias)
-    if config.qk_norm:
-        for name in ("q_norm", "k_norm"):
-            yield f"{prefix}.self_attn.{name}.weight", (config.head_dim,)
-    yield from _linear(f"{prefix}.self_attn.o_proj", queries, hidden, bias=config.output_bias)
+    if config.is_convolution(layer):
+        yield from _convolution(f"{prefix}.conv", config)
+    else:
+        yield from _attention(f"{prefix}.self_attn", config)
     yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
     if config.sandwiched:
         yield f"{prefix}.pre_feedforward_layernorm.weight", (hidden,)
         yield f"{prefix}.post_feedforward_layernorm.weight", (hidden,)
     for name, columns, rows in (("gate", hidden, inner), ("up", hidden, inner), ("down", inner, hidden)):
         yield from _linear(f"{prefix}.mlp.{name}_proj", columns, rows, bias=config.mlp_bias)
+
+
+def _attention(prefix: str, config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
+    hidden, heads = config.hidden_size, (config.num_attention_heads, config.num_key_value_heads)
+    queries, keys = (count * config.head_dim for count in heads)
+    for name, size in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
+        yield from _linear(f"{prefix}.{name}", hidden, size, bias=config.qkv_bias)
+    if config.qk_norm:
+        for name in ("q_norm", "k_norm"):
+            yield f"{prefix}.{name}.weight", (config.head_dim,)
+    yield from _linear(f"{prefix}.o_proj", queries, hidden, bias=config.output_bias)
+
+
+def _convolution(prefix: str, config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
+    hidden, bias = config.hidden_size, config.conv_bias
+    yield from _linear(f"{prefix}.in_proj", hidden, 3 * hidden, bias=bias)
+    yield f"{prefix}.kernel.weight", (hidden, 1, config.conv_kernel)
+    if bias:
+        yield f"{prefix}.kernel.bias", (hidden,)
+    yield from _linear(f"{prefix}.out_proj", hidden, hidden, bias=bias)
 
 
 def _linear(name: str, columns: int, rows: int, *, bias: bool = True) -> Iterator[tuple[str, Shape]]:

@@ -21,7 +21,7 @@ from pocketvlm.models.blocks.projector import Projection
 from pocketvlm.models.blocks.vision import VisionEmbeddings, VisionLayer, layer_options
 from pocketvlm.models.checkpoint import ReadWeight, load, shapes_only
 from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
-from pocketvlm.models.operators import KvCache, PicturePlace, RmsNorm, Step
+from pocketvlm.models.operators import PicturePlace, RmsNorm, Step, empty_cache
 from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, NEWLINE, POSITIONS
 from pocketvlm.models.trace import Traced, trace
 
@@ -179,9 +179,11 @@ def insert_image_tokens(
     return embeddings.masked_scatter(places, image_tokens)
 
 
-def first_step(config: DecoderConfig, tokens: int, positions: Tensor | None = None) -> Step:
-    """Of the first tokens, with an empty cache; ``positions``: theirs, [3, tokens], where they are not their places."""
-    return step_at(config, torch.arange(tokens) if positions is None else positions, KvCache.empty(config))
+def first_step(config: DecoderConfig, layer: int, tokens: int, positions: Tensor | None = None) -> Step:
+    """Of the first tokens in a layer, with an empty cache; ``positions``: theirs, [3, tokens], where they are not their
+    places."""
+    at = torch.arange(tokens) if positions is None else positions
+    return step_at(config, at, empty_cache(config, layer))
 
 
 def place_of(config: VisionConfig, grid: Grid, read: ReadWeight | None = None) -> PicturePlace:

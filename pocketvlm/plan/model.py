@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from pocketvlm.bundle.caches import ConvolutionCache
 from pocketvlm.bundle.defaults import MOST_PATCH_TOKENS, PREFILL_CHUNK, TILE_BATCH
-from pocketvlm.bundle.kv import kv_cache_bytes
+from pocketvlm.bundle.kv import kv_cache_bytes, row_cache_bytes
 from pocketvlm.errors import BundleError, CheckpointError, PocketVlmError, one_line
 from pocketvlm.images.packing import most_tokens
 from pocketvlm.images.prepare import Preprocessing, preprocessing_of, select, sequence_length
@@ -26,7 +27,7 @@ PATCHES, ENCODER, PROJECTOR = "patch embedding", "vision encoder", "projector"
 TABLE, DECODER, HEAD = "embedding table", "decoder", "head"
 VISION_PARTS, TEXT_PARTS = (PATCHES, ENCODER, PROJECTOR), (TABLE, DECODER, HEAD)
 #: In the names of weights that no row is multiplied with, but for element by element.
-NOT_MULTIPLIED = ("norm", "position_embedding", "class_token", "_scale.weight")
+NOT_MULTIPLIED = ("norm", "position_embedding", "class_token", "_scale.weight", ".conv.kernel.")
 #: How the names of a part's weights begin; the first that fits counts.
 PREFIXES = (
     ("vision_tower.embeddings.", PATCHES),
@@ -113,7 +114,8 @@ class PlannedVision:
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """A model as it is stored. ``positions`` is the longest KV cache that it takes, None where that is not known."""
+    """A model as it is stored. ``positions`` is the longest KV cache that it takes, None where that is not known;
+    ``convolutions``: layers that have one in place of attention."""
 
     name: str
     recipe: str
@@ -130,6 +132,12 @@ class PlannedModel:
     positions: int | None
     chunk: int
     vision: PlannedVision | None
+    convolutions: int = 0
+
+    @property
+    def attentions(self) -> int:
+        """Layers with attention; the others have a convolution."""
+        return self.layers - self.convolutions
 
     @property
     def tied(self) -> bool:
@@ -147,9 +155,10 @@ class PlannedModel:
 
     @property
     def kv_row_bytes(self) -> int:
-        """Keys and values of one token in all layers."""
-        return kv_cache_bytes(
-            layers=self.layers, heads=self.kv_heads, head_size=self.head_size, tokens=1, dtype=self.kv_type
+        """What all layers keep of one token: keys and values, or what enters a convolution."""
+        rows = row_cache_bytes(layers=self.convolutions, width=self.hidden, rows=1)
+        return rows + kv_cache_bytes(
+            layers=self.attentions, heads=self.kv_heads, head_size=self.head_size, tokens=1, dtype=self.kv_type
         )
 
 
@@ -185,6 +194,7 @@ def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int
         positions=min(text.positions, MOST_POSITIONS),
         chunk=PREFILL_CHUNK,
         vision=_vision_of_config(config),
+        convolutions=text.convolutions,
     )
 
 
@@ -198,6 +208,10 @@ def model_of_manifest(manifest: Manifest) -> PlannedModel:
         if not 0 < one.bits_per_weight <= MOST_BITS:
             raise BundleError(f"the manifest's recipe: {one_line(key, 120)} has {one.bits_per_weight:g} bits a weight")
     counts = {key: one.weights for key, one in tensors.items()}
+    kinds = kv.of_layers(model.layers)
+    convolutions = [isinstance(one, ConvolutionCache) for one in kinds]
+    # Of a layer with attention, if there is any.
+    queries = f"model.layers.{convolutions.index(False)}.self_attn.q_proj.weight" if not all(convolutions) else None
     weights = ((key, one.weights, round(one.weights * one.bits_per_weight / 8)) for key, one in tensors.items())
     return PlannedModel(
         name=model.name,
@@ -207,7 +221,7 @@ def model_of_manifest(manifest: Manifest) -> PlannedModel:
         hidden=model.hidden_size,
         inner=_rows(counts, "model.layers.0.mlp.up_proj.weight", model.hidden_size),
         layers=model.layers,
-        heads=max(_rows(counts, "model.layers.0.self_attn.q_proj.weight", model.hidden_size) // kv.head_dim, 1),
+        heads=1 if queries is None else max(_rows(counts, queries, model.hidden_size) // kv.head_dim, 1),
         kv_heads=kv.heads,
         head_size=kv.head_dim,
         kv_type=kv.dtype,
@@ -215,6 +229,7 @@ def model_of_manifest(manifest: Manifest) -> PlannedModel:
         positions=None,
         chunk=manifest.prefill_chunk,
         vision=_vision_of_manifest(manifest, counts),
+        convolutions=sum(convolutions),
     )
 
 

@@ -131,7 +131,7 @@ def decode_step(model: PlannedModel, depth: int) -> Pass:
 
 def _text_step(model: PlannedModel, tokens: int, total: int, logits: int) -> Pass:
     decoder, head = model.parts[DECODER], model.head
-    attention = 2 * model.layers * model.heads * model.head_size * tokens * total
+    attention = 2 * model.attentions * model.heads * model.head_size * tokens * total
     products = tokens * decoder.multiplied + attention + logits * head.multiplied
     return Pass(decoder.bytes + total * model.kv_row_bytes + logits * head.bytes, 2 * products)
 

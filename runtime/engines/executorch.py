@@ -33,7 +33,8 @@ BEYOND = 128
 
 
 class ExecutorchCache:
-    """Keys and values of each layer, [KV heads, length, head size]; a method writes new rows itself.
+    """Keys and values of each layer, [KV heads, length, head size], or a convolution's rows, [kernel - 1 + length,
+    width]; a method writes new rows itself.
 
     Rows after ``position`` are never read.
     """
@@ -43,7 +44,11 @@ class ExecutorchCache:
         self.position = 0
         self._arrays: dict[str, npt.NDArray[np.uint8]] = {}
         head_bytes = kv.length * kv.head_dim * np.dtype(kv.dtype).itemsize
-        for layer in range(manifest.model.layers):
+        for layer, kind in enumerate(kv.of_layers(manifest.model.layers)):
+            if kind.kind == "convolution":
+                _, rows, width = kind.shape(kv.length)
+                self._arrays[f"conv_cache.{layer}"] = zeros_on_demand((4 * rows * width + BEYOND,), np.uint8)
+                continue
             for part in ("key", "value"):
                 whole = zeros_on_demand((kv.heads * head_bytes + BEYOND,), np.uint8)
                 name = f"kv_cache.{layer}.{part}"
@@ -216,16 +221,14 @@ def _check_program(program: LoadedProgram, file: str, manifest: Manifest) -> Non
     :raises BundleError: naming the first that is another
     """
     kv, model, vision = manifest.kv_cache, manifest.model, manifest.vision
-    hidden, cache = model.hidden_size, (kv.dtype, (kv.heads * kv.length, kv.head_dim))
-    one_head = kv.dtype, (1, kv.length, kv.head_dim)
+    hidden = model.hidden_size
     wanted: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {
         ("token_embedding", "input 0"): ("int64", (1, kv.length)),
         ("token_embedding", "output 0"): ("float32", (1, kv.length, hidden)),
         ("text_decoder", "input 0"): ("float32", (1, kv.length, manifest.entering_width)),
         ("text_decoder", "input 1"): ("int64", (1,)),
         ("text_decoder", "output 0"): ("float32", (1, model.vocab_size)),
-        **{("text_decoder", f"kv_cache.{at}.{part}"): cache for at in range(model.layers) for part in ("key", "value")},
-        ("text_decoder", f"kv_cache.0.key.{kv.heads - 1}"): one_head,
+        **{("text_decoder", name): kind for name, kind in _states(manifest)},
     }
     if manifest.positions is not None:
         turns = ("float32", (kv.length, kv.head_dim // 2))
@@ -246,7 +249,8 @@ def _check_program(program: LoadedProgram, file: str, manifest: Manifest) -> Non
         if found != (dtype, shape):
             is_there = "there is none" if found is None else f"it is {found[0]} {list(found[1])}"
             raise BundleError(f"{file}: {method}, {name}: {is_there}, the manifest asks for {dtype} {list(shape)}")
-    if program.state("text_decoder", f"kv_cache.{model.layers}.key") is not None:
+    after = (f"kv_cache.{model.layers}.key", f"conv_cache.{model.layers}")
+    if any(program.state("text_decoder", name) is not None for name in after):
         raise BundleError(f"{file}: text_decoder has more layers than the manifest's {model.layers}")
 
 
@@ -272,6 +276,18 @@ def _of_pictures(
     if native.window is not None:
         wanted["image_tokens", "input 3"] = (windows, native.window**2 * rows)
     return {name: ("float32", shape) for name, shape in wanted.items()}
+
+
+def _states(manifest: Manifest) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
+    """Names, types and shapes of what stays in the decoder: of a layer's heads the last stands for all."""
+    kv = manifest.kv_cache
+    for layer, kind in enumerate(kv.of_layers(manifest.model.layers)):
+        if kind.kind == "convolution":
+            yield f"conv_cache.{layer}", ("float32", kind.shape(kv.length)[1:])
+            continue
+        for part in ("key", "value"):
+            yield f"kv_cache.{layer}.{part}", (kv.dtype, (kv.heads * kv.length, kv.head_dim))
+        yield f"kv_cache.{layer}.key.{kv.heads - 1}", (kv.dtype, (1, kv.length, kv.head_dim))
 
 
 @contextmanager

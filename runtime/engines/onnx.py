@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -49,26 +50,43 @@ def import_onnxruntime() -> ModuleType:
     return onnxruntime
 
 
-class OnnxCache:
-    """One key and one value buffer a layer, [1, KV heads, length, head_dim], bound as past and as present.
+@dataclass(frozen=True)
+class CacheBuffer:
+    """Memory of a layer's cache, under the names of the decoder's input and of its output."""
 
-    GroupQueryAttention writes the new rows in place, so nothing is copied; rows after ``position`` are never read.
+    past: str
+    present: str
+    shape: tuple[int, ...]
+    dtype: Literal["float32", "int8"]
+
+
+def cache_buffers(manifest: Manifest) -> Iterator[CacheBuffer]:
+    """A conversation's: of each layer a key and a value buffer, or one of a convolution's rows."""
+    kv = manifest.kv_cache
+    for layer, kind in enumerate(kv.of_layers(manifest.model.layers)):
+        if kind.kind == "convolution":
+            yield CacheBuffer(f"past_conv.{layer}", f"present_conv.{layer}", kind.shape(kv.length), "float32")
+            continue
+        for part in ("key", "value"):
+            yield CacheBuffer(f"past_key_values.{layer}.{part}", f"present.{layer}.{part}", kv.shape, kv.dtype)
+
+
+class OnnxCache:
+    """A conversation's buffers, bound as past and as present.
+
+    The graph writes new rows in place, so nothing is copied; rows after ``position`` are never read.
     """
 
     def __init__(self, ort: ModuleType, session: Any, manifest: Manifest) -> None:
-        kv = manifest.kv_cache
         self.position = 0
         self.last_tokens = 0
         self.binding = session.io_binding()
         self._buffers = []
-        for layer in range(manifest.model.layers):
-            for kind in ("key", "value"):
-                buffer = ort.OrtValue.ortvalue_from_numpy(
-                    zeros_on_demand((1, kv.heads, kv.length, kv.head_dim), kv.dtype)
-                )
-                self._buffers.append(buffer)
-                self.binding.bind_ortvalue_input(f"past_key_values.{layer}.{kind}", buffer)
-                self.binding.bind_ortvalue_output(f"present.{layer}.{kind}", buffer)
+        for one in cache_buffers(manifest):
+            buffer = ort.OrtValue.ortvalue_from_numpy(zeros_on_demand(one.shape, one.dtype))
+            self._buffers.append(buffer)
+            self.binding.bind_ortvalue_input(one.past, buffer)
+            self.binding.bind_ortvalue_output(one.present, buffer)
 
 
 class OnnxEngine:
@@ -296,8 +314,7 @@ def interface(manifest: Manifest, name: str) -> tuple[Interface, Interface]:
     if name == "token_embedding":
         return {"input_ids": ("int64", (None, None))}, {"inputs_embeds": ("float", (None, None, model.hidden_size))}
     if name == "text_decoder":
-        buffer = ("float" if kv.dtype == "float32" else "int8", (1, kv.heads, kv.length, kv.head_dim))
-        layers = [f"{layer}.{kind}" for layer in range(model.layers) for kind in ("key", "value")]
+        buffers = [(one, ("float" if one.dtype == "float32" else "int8", one.shape)) for one in cache_buffers(manifest)]
         inputs: Interface = {
             "inputs_embeds": ("float", (1, None, manifest.entering_width)),
             "attention_mask": ("int64", (1, None)),
@@ -307,8 +324,8 @@ def interface(manifest: Manifest, name: str) -> tuple[Interface, Interface]:
             inputs |= dict.fromkeys(("rope_cos", "rope_sin"), ("float", (None, kv.head_dim // 2)))
         outputs: Interface = {"logits": ("float", (1, None, model.vocab_size))}
         return (
-            inputs | {f"past_key_values.{layer}": buffer for layer in layers},
-            outputs | {f"present.{layer}": buffer for layer in layers},
+            inputs | {one.past: kind for one, kind in buffers},
+            outputs | {one.present: kind for one, kind in buffers},
         )
     assert vision is not None
     patches: Interface = {"patches": ("float", (None, vision.patches_per_tile, vision.vision_hidden_size))}

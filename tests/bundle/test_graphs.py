@@ -112,6 +112,7 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
         if family == "qwen2" and config.vision is not None:
             config = replace(config, vision=replace(config.vision, class_token=True))
         write_checkpoint(root / family, config)
+    write_checkpoint(root / "lfm2", tiny_config("lfm2", vision=False))
     write_checkpoint(root / "smollm3", tiny_config("smollm3", vision=False, no_rope_layer_interval=2))
     write_checkpoint(root / "gemma3_text", tiny_config("gemma3_text", vision=False))
     qwen2_5_vl(root / "qwen2_5_vl")  # a picture as a whole, windows, positions along three axes
@@ -121,7 +122,7 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
         ("qwen3", load_recipe("int4-g128")), ("llama", load_recipe("fp32")), ("qwen2", load_recipe("int4-g32")),
         ("llama", asymmetric(load_recipe("int4-g32"))), ("smollm3", load_recipe("fp32")),
         ("smollm3", load_recipe("int8")), ("gemma3_text", load_recipe("fp32")),
-        ("gemma3_text", load_recipe("bluelm-v-3b")),
+        ("gemma3_text", load_recipe("bluelm-v-3b")), ("lfm2", load_recipe("fp32")),
     ]  # fmt: skip
     npu = with_options(load_recipe("int4-channel"), NpuOptions(chunks=2, prefill_tokens=32, compiled=False))
     npu = replace(npu, backends={**npu.backends, "qnn": {"chunks": 2, "prefill_tokens": 32, "compiled": False}})

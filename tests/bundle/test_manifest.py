@@ -164,15 +164,30 @@ def test_what_format_5_alone_says(bundle: Path, more: Callable[[dict[str, Any], 
             parse_manifest(text, bundle)
 
 
+CONVOLUTION = {"kind": "convolution", "width": 96, "kernel": 3}
+
+
+def convolves(raw: dict[str, Any], version: int, *more: Any, engine: str = "onnx", **changes: Any) -> None:
+    """A cache of a convolution, with changes of it, and as many of attention as there are layers behind it."""
+    raw["format_version"] = version
+    if engine != "onnx":
+        raw["engines"][engine] = raw["engines"].pop("onnx")
+    kinds = [{"kind": "attention"}] * (raw["model"]["layers"] - 1)
+    raw["kv_cache"]["layers"] = [{**CONVOLUTION, **changes}, *kinds, *more]
+
+
 def test_what_format_5_says_is_read_and_written_back(bundle: Path) -> None:
     raw = json.loads((bundle / "manifest.json").read_text())
+    assert raw["kv_cache"].keys() == {"length", "dtype", "heads", "head_dim"}
     assert not {"positions", "patches", "min_pixels"} & set(open_bundle(bundle).manifest.model_dump_json().split('"'))
     sees_whole(raw, 5)
     turns(raw, 5)
+    convolves(raw, 5)
     manifest = parse_manifest(json.dumps(raw).encode(), bundle)
     again = json.loads(manifest.model_dump_json())
     assert again["vision"] == raw["vision"]
     assert again["positions"] == raw["positions"]
+    assert again["kv_cache"] == raw["kv_cache"]
     assert manifest.vision is not None
     assert manifest.vision.format_version == 5
 
@@ -288,6 +303,19 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: shows(raw, 3, "vision", longest_edge=4097), "not valid: vision.longest_edge"),
         (lambda raw: sees_whole(raw, 4), "format 4 cannot say what vision says; format 5 can"),
         (lambda raw: turns(raw, 4), "only format 5 has positions"),
+        (lambda raw: convolves(raw, 4), "format 4 cannot say what kv_cache says; format 5 can"),
+        (lambda raw: convolves(raw, 5, {"kind": "attention"}), "layers, the model"),
+        (lambda raw: convolves(raw, 5, kind="recurrent"), "not valid: kv_cache.layers.0"),
+        (lambda raw: convolves(raw, 5, kind="attention"), "not valid: kv_cache.layers.0"),
+        (lambda raw: convolves(raw, 5, kernel=0), "not valid: kv_cache.layers.0.convolution.kernel"),
+        (lambda raw: convolves(raw, 5, width="8"), "not valid: kv_cache.layers.0.convolution.width"),
+        (lambda raw: convolves(raw, 5, more=1), "not valid: kv_cache.layers.0.convolution.more"),
+        (lambda raw: shows(raw, 5, "kv_cache", layers=[]), "not valid: kv_cache.layers"),
+        (
+            lambda raw: shows(raw, 5, "kv_cache", layers=[{"kind": "attention"}] * raw["model"]["layers"]),
+            "layers has attention alone",
+        ),
+        (lambda raw: convolves(raw, 5, engine="litert"), "litert keeps no rows of convolutions"),
         (lambda raw: shows(raw, 5, "vision", min_pixels=784), "min_pixels and patches belong together"),
         (lambda raw: shows(raw, 5, "vision", patches=dict(PATCHES)), "min_pixels and patches belong together"),
         (lambda raw: shows(raw, 5, "vision", strategy="smart-resize"), "smart-resize and patches belong together"),

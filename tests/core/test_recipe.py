@@ -29,14 +29,17 @@ def test_the_built_in_recipes() -> None:
 def test_built_in_recipes_claim_every_weight(name: str) -> None:
     from pocketvlm.models.shapes import expected_shapes
 
-    for family in ("llama", "qwen2"):
+    for family in ("llama", "qwen2", "lfm2"):
         shapes = expected_shapes(tiny_config(family))
         assigned = load_recipe(name).assign(shapes)
         quantized = {weight for weight, rule in assigned.items() if rule.quantizer != "keep"}
         assert all(len(shapes[weight]) == 2 for weight in quantized)
+        assert "model.layers.0.conv.kernel.weight" not in quantized
         bits = {weight: assigned[weight].options.get("bits", 32) for weight in shapes}
         wanted = {"fp32": 32, "int8": 8}.get(name, 4)
         assert bits["model.layers.0.mlp.up_proj.weight"] == wanted
+        gates = "model.layers.0.conv.in_proj.weight"
+        assert gates not in bits or bits[gates] == (32 if name == "fp32" else 8)  # whose errors multiply one another
         assert bits["vision_tower.encoder.layers.1.mlp.fc1.weight"] == (32 if name == "fp32" else 8)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 from pocketvlm.bundle.open import Bundle
 from pocketvlm.errors import CheckpointError, ExportError
@@ -71,7 +72,8 @@ class Exported:
 def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     directory = tmp_path_factory.mktemp(request.param)
     model = write_decoder(directory / "checkpoint", request.param)
-    engines = ENGINES[:2] if DECODERS[request.param].sliding else ENGINES
+    fewer = DECODERS[request.param].sliding or request.param == "lfm2"
+    engines = ENGINES[:2] if fewer else ENGINES
     bundle = export_bundle(
         directory / "checkpoint", directory / "bundle", recipe="fp32", backends=engines, max_length=LIMIT
     )
@@ -137,6 +139,19 @@ def attends(more: int) -> Callable[..., CachedAttend]:
     )
 
 
+def gated(conv: Any, projected: torch.Tensor, step: Any) -> torch.Tensor:
+    """A short convolution whose gates stand in each other's place."""
+    mixed = conv.kernel(conv.behind(projected) * conv.values(projected), step)
+    output: torch.Tensor = conv.out_proj(conv.before(projected) * mixed)
+    return output
+
+
+def backwards(conv: Any, rows: torch.Tensor) -> torch.Tensor:
+    """A convolution, without a cache, whose first factor is of the newest row."""
+    padded = F.pad(rows.transpose(1, 2), (conv.kernel - 1, 0))
+    return F.conv1d(padded, conv.weight.flip(-1), conv.bias, groups=conv.width).transpose(1, 2)
+
+
 #: What somebody could have got wrong, in the family that shows it: a place, and what stands there instead.
 FAULTS: dict[str, tuple[str, str, object]] = {
     "YaRN's factor on attention": ("mistral", "models.rope._mscale", lambda stretch, scale: 1.0),
@@ -169,6 +184,13 @@ FAULTS: dict[str, tuple[str, str, object]] = {
     "embeddings without the root": (GEMMA, "models.config.DecoderConfig.embedding_scale", 1.0),
     "scores by the size of a head": (GEMMA, "models.config.DecoderConfig.attention_scale", 48**-0.5),
     "a gate of SiLU": (GEMMA, "models.blocks.decoder.Gelu", lambda kind: Silu()),
+    "LFM2's gates": (
+        "lfm2", "models.blocks.decoder.ShortConvolution.forward",
+        lambda conv, hidden, step: gated(conv, conv.in_proj(hidden), step),
+    ),
+    "the order of a kernel's factors": (
+        "lfm2", "models.operators.CausalConvolution.forward", lambda conv, rows, step: backwards(conv, rows),
+    ),
 }  # fmt: skip
 
 
@@ -262,7 +284,7 @@ def test_with_four_bits_and_a_cache_of_int8_both_engines_are_one_model(one: Expo
 def test_the_npus_program_is_the_model(one: Exported, tmp_path: Path) -> None:
     """By the export's own checks: its graphs beside PyTorch, and that beside the original."""
     if one.engines != ENGINES:
-        return  # test_layers_with_a_window_are_refused_by_name_where_one_mask_is_for_all
+        return  # test_layers_of_other_kinds_are_refused_by_name
     recipe = load_recipe("int4-channel")
     recipe = replace(recipe, bounds=replace(recipe.bounds, kl_mean=2.0))
     options = NpuOptions(chunks=2, prefill_tokens=32, compiled=False)
@@ -278,10 +300,17 @@ def test_the_npus_program_is_the_model(one: Exported, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["litert", "litert_npu", "neuropilot", "qnn"])
-def test_layers_with_a_window_are_refused_by_name_where_one_mask_is_for_all(backend: str, tmp_path: Path) -> None:
-    write_decoder(tmp_path / "checkpoint", GEMMA)
+@pytest.mark.parametrize(
+    ("family", "line"),
+    [
+        (GEMMA, r"layers that see a window \(sliding_attention\) are not yet lowered to"),
+        ("lfm2", "layers with a convolution are not yet lowered to"),
+    ],
+)
+def test_layers_of_other_kinds_are_refused_by_name(backend: str, family: str, line: str, tmp_path: Path) -> None:
+    write_decoder(tmp_path / "checkpoint", family)
     recipe = "fp32" if backend == "litert" else "int4-channel"
-    with pytest.raises(ExportError, match=r"layers that see a window \(sliding_attention\) are not yet lowered to"):
+    with pytest.raises(ExportError, match=line):
         export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", recipe=recipe, backends=[backend])
 
 
@@ -298,7 +327,7 @@ def error_of_npu(checkpoint: Path, model: torch.nn.Module) -> float:
 
 def test_the_npus_program_without_roundings_is_transformers(one: Exported) -> None:
     if one.engines != ENGINES:
-        return  # test_layers_with_a_window_are_refused_by_name_where_one_mask_is_for_all
+        return  # test_layers_of_other_kinds_are_refused_by_name
     assert error_of_npu(one.checkpoint, one.model) < 1e-4
 
 

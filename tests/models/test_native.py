@@ -35,7 +35,7 @@ from pocketvlm.export.reference.stages import through_layer
 from pocketvlm.images.patches import interpolated
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
-from pocketvlm.models.operators import AttendPicture, PicturePlace
+from pocketvlm.models.operators import AttendPicture, KvCache, PicturePlace
 from pocketvlm.models.stages import decoder_stages, place_of
 from pocketvlm.plan.device import load_device
 from pocketvlm.plan.memory import Use, fit, peak_bytes, picture_of
@@ -182,9 +182,8 @@ def test_calibration_and_ranges_of_an_int8_cache_turn_keys_as_the_model_does(one
     stage = decoder_stages(checkpoint.config.text)[0]
     hidden = torch.randn(1, len(sample.token_ids), checkpoint.config.text.entering_width)
     layer = stage.loaded(checkpoint.tensor)
-    turned, as_places = (
-        through_layer(checkpoint.config.text, layer, hidden, at).cache.key for at in (sample.positions, None)
-    )
+    caches = [through_layer(checkpoint.config.text, 0, layer, hidden, at).cache for at in (sample.positions, None)]
+    turned, as_places = (cache.key for cache in caches if isinstance(cache, KvCache))
     assert not torch.allclose(turned, as_places, atol=1e-3)
     bundle = one.bundle.location.with_name("calibrated")
     export_bundle(one.written.directory, bundle, recipe="gptq-g32", max_length=KV_LENGTH)

@@ -122,6 +122,13 @@ def test_what_format_3_says_of_pictures(probe: Probe, bundle: Path, more: Any) -
     assert both(probe, bundle)
 
 
+def test_caches_of_several_kinds(probe: Probe, bundle: Path) -> None:
+    raw = json.loads((bundle / "manifest.json").read_text())
+    test_manifest.convolves(raw, 5)
+    save(bundle, raw)
+    assert both(probe, bundle)
+
+
 @pytest.mark.parametrize("more", test_manifest.OF_FORMAT_5)
 def test_what_format_5_says_of_pictures_and_positions(probe: Probe, bundle: Path, more: Any) -> None:
     path = bundle.parent / "manifest.json"

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pocketvlm.bundle.caches import KvCacheSpec
 from pocketvlm.bundle.chat import ChatLayout, Role
 from pocketvlm.bundle.manifest import (
     Fidelity,
     ImageLayout,
-    KvCacheSpec,
     Manifest,
     MinimumRuntime,
     Model,

@@ -36,6 +36,8 @@ def tiny_config(family: str = "llama", *, vision: bool = True, **text: Any) -> V
         extra = {"scale_emb": 12.0, "scale_depth": 1.4, "dim_model_base": 48}
     if family == "gemma3_text":
         extra = {"sliding_window": 21, "sliding_window_pattern": 2, "rope_theta": 1e6, "rope_local_base_freq": 1e4}
+    if family == "lfm2":
+        extra = {"layer_types": ("conv", "full_attention"), "conv_kernel": 3}
     decoder = DecoderConfig(
         model_type=family,
         **{

@@ -39,6 +39,14 @@ OWN: dict[str, dict[str, Any]] = {
     "mistral": {"head_dim": 48, "sliding_window": LIMIT, "rope_parameters": YARN},
     "granite": {**MULTIPLIERS, **BIASES, "rope_parameters": LONGROPE},
     "smollm3": {**BIASES, "no_rope_layer_interval": 2, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2},
+    "lfm2": {
+        "num_hidden_layers": 3,
+        "full_attn_idxs": [1],
+        "conv_bias": True,
+        "conv_L_cache": 4,
+        "block_multiple_of": 32,
+        "norm_eps": 1e-3,
+    },
     "internlm2": {"attention_bias": True, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
     "gemma3_text": {
         "head_dim": 48,

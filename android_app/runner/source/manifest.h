@@ -88,6 +88,13 @@ struct MropePositions {
   std::string rope;  // a file of float32 [2, KV length, pairs]: cos, sin
 };
 
+// What a layer keeps of its tokens: keys and values, or where there is a kernel what enters a convolution of so many
+// rows, float32 [1, kernel - 1 + length, width].
+struct LayerCache {
+  int64_t width = 0, kernel = 0;
+  bool is_convolution() const { return kernel > 0; }
+};
+
 struct Manifest {
   std::string minimum_pocketvlm, model_name, tokenizer, kv_dtype;
   std::optional<std::string> minimum_onnxruntime;
@@ -103,6 +110,7 @@ struct Manifest {
   std::map<std::string, int64_t> prefill_chunks;  // by engine, where there are several
   std::map<std::string, NpuProgram> programs;      // of NPUs, by engine
   std::optional<MropePositions> positions;
+  std::vector<LayerCache> caches;  // a layer each
   std::vector<PreferredEngine> preference;  // engines that may be chosen, best first; empty: any
   std::map<std::string, FileEntry> files;
   // Channels of a token as it enters the decoder.

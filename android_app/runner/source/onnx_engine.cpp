@@ -25,6 +25,30 @@ void add_places(Interface& inputs, const Vision& vision) {
   inputs["window_mask"] = {kInt32, {-1, tiles * vision.patches_per_tile}};
 }
 
+// Memory of a layer's cache, under the names of the decoder's input and of its output.
+struct CacheBuffer {
+  std::string past, present;
+  Kind kind;
+};
+
+std::vector<CacheBuffer> cache_buffers(const Manifest& manifest) {
+  std::vector<CacheBuffer> buffers;
+  const Kind attention{manifest.kv_dtype == "int8" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : kFloat,
+                       {1, manifest.kv_heads, manifest.kv_length, manifest.head_dim}};
+  for (int64_t layer = 0; layer < manifest.layers; layer++) {
+    const LayerCache& cache = manifest.caches[size_t(layer)];
+    const std::string number = std::to_string(layer);
+    if (cache.is_convolution()) {
+      const Kind rows{kFloat, {1, cache.kernel - 1 + manifest.kv_length, cache.width}};
+      buffers.push_back({"past_conv." + number, "present_conv." + number, rows});
+    } else {
+      for (const char* part : {".key", ".value"})
+        buffers.push_back({"past_key_values." + number + part, "present." + number + part, attention});
+    }
+  }
+  return buffers;
+}
+
 // Inputs and outputs that a part must have for this manifest.
 std::pair<Interface, Interface> interface_of(const Manifest& manifest, const std::string& name) {
   const int64_t hidden = manifest.hidden_size;
@@ -37,13 +61,10 @@ std::pair<Interface, Interface> interface_of(const Manifest& manifest, const std
     if (manifest.positions)
       for (const char* name : {"rope_cos", "rope_sin"}) inputs[name] = {kFloat, {-1, manifest.head_dim / 2}};
     Interface outputs = {{"logits", {kFloat, {1, -1, manifest.vocab_size}}}};
-    const Kind buffer{manifest.kv_dtype == "int8" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : kFloat,
-                      {1, manifest.kv_heads, manifest.kv_length, manifest.head_dim}};
-    for (int64_t layer = 0; layer < manifest.layers; layer++)
-      for (const char* kind : {".key", ".value"}) {
-        inputs["past_key_values." + std::to_string(layer) + kind] = buffer;
-        outputs["present." + std::to_string(layer) + kind] = buffer;
-      }
+    for (const CacheBuffer& buffer : cache_buffers(manifest)) {
+      inputs[buffer.past] = buffer.kind;
+      outputs[buffer.present] = buffer.kind;
+    }
     return {inputs, outputs};
   }
   const Vision& vision = *manifest.vision;
@@ -62,20 +83,17 @@ std::pair<Interface, Interface> interface_of(const Manifest& manifest, const std
 
 OnnxCache::OnnxCache(const Manifest& manifest, Ort::Session& decoder)
     : mask_(size_t(manifest.kv_length), 1), logits_(size_t(manifest.vocab_size)), binding_(decoder) {
-  const bool bytes = manifest.kv_dtype == "int8";
-  const int64_t shape[] = {1, manifest.kv_heads, manifest.kv_length, manifest.head_dim};
-  const size_t size = elements({bytes ? 1 : int64_t{sizeof(float)}, shape[1], shape[2], shape[3]});
-  for (int64_t layer = 0; layer < manifest.layers; layer++)
-    for (const char* kind : {".key", ".value"}) {
-      // Zero pages cost no memory until they are written.
-      buffers_.emplace_back(std::calloc(size, 1));
-      if (buffers_.back() == nullptr) throw std::bad_alloc();
-      const Ort::Value value =
-          Ort::Value::CreateTensor(cpu(), buffers_.back().get(), size, shape, 4,
-                                   bytes ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
-      binding_.BindInput(("past_key_values." + std::to_string(layer) + kind).c_str(), value);
-      binding_.BindOutput(("present." + std::to_string(layer) + kind).c_str(), value);
-    }
+  for (const CacheBuffer& buffer : cache_buffers(manifest)) {
+    const auto& [type, shape] = buffer.kind;
+    const size_t size = elements(shape) * (type == kFloat ? sizeof(float) : 1);
+    // Zero pages cost no memory until they are written.
+    buffers_.emplace_back(std::calloc(size, 1));
+    if (buffers_.back() == nullptr) throw std::bad_alloc();
+    const Ort::Value value =
+        Ort::Value::CreateTensor(cpu(), buffers_.back().get(), size, shape.data(), shape.size(), type);
+    binding_.BindInput(buffer.past.c_str(), value);
+    binding_.BindOutput(buffer.present.c_str(), value);
+  }
   binding_.BindInput("logits_to_keep", tensor(&keep_, {1}));
   binding_.BindOutput("logits", tensor(logits_.data(), {1, 1, manifest.vocab_size}));
 }

@@ -10,8 +10,8 @@
 
 namespace pocketvlm {
 
-// A key and a value buffer a layer, [1, heads, length, head_dim], bound once as past and as present. GroupQueryAttention
-// writes new rows in place; rows after `position` are never read.
+// A conversation's buffers, of each layer keys and values or a convolution's rows, bound once as past and as present. The
+// graph writes new rows in place; rows after `position` are never read.
 class OnnxCache : public Cache {
  public:
   void rewind(int64_t position) override { position_ = position; }

@@ -6,6 +6,7 @@ Parameter names are those of transformers' ``LlamaForCausalLM``; the differences
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from pocketvlm.models.config import DecoderConfig
 from pocketvlm.models.operators import (
     CachedAttend,
+    CausalConvolution,
     Channels,
     Gelu,
     Join,
-    KvCache,
+    LayerCache,
     Linear,
     RmsNorm,
     Rotate,
@@ -62,6 +64,26 @@ class Attention(nn.Module):
         return output
 
 
+class ShortConvolution(nn.Module):
+    """LFM2's (arXiv 2511.23404): one matrix gives two gates and what they are on, before and behind a convolution of a
+    few rows."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.in_proj = Linear(size, 3 * size, bias=config.conv_bias)
+        self.before, self.behind, self.values = (Channels(part * size, size) for part in range(3))
+        self.kernel = CausalConvolution(size, config.conv_kernel, bias=config.conv_bias)
+        self.out_proj = Linear(size, size, bias=config.conv_bias)
+
+    def forward(self, hidden: Tensor, step: Step) -> Tensor:
+        projected = self.in_proj(hidden)
+        behind = self.behind(projected)
+        mixed = self.kernel(self.before(projected) * self.values(projected), step)
+        output: Tensor = self.out_proj(behind * mixed)
+        return output
+
+
 class Mlp(nn.Module):
     """SwiGLU (arXiv 2002.05202), or the same with GELU."""
 
@@ -78,17 +100,30 @@ class Mlp(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A pre-norm block; the scale of what it adds is MiniCPM's or Granite's, 1 elsewhere.
+    """A pre-norm block; the scale of what it adds is MiniCPM's or Granite's, 1 elsewhere. ``convolution``: in place of
+    attention.
 
     ``deep``: rows that enter beside the stream, of which this layer adds the first to its output and lets the rest by
     (DeepStack, arXiv 2406.04334). ``local``: attention is within a window. Of a sandwiched one
     ``post_attention_layernorm`` is of what attention adds, and the MLP has two norms of its own.
     """
 
-    def __init__(self, config: DecoderConfig, *, rotary: bool = True, local: bool = False, deep: int = 0) -> None:
+    def __init__(
+        self,
+        config: DecoderConfig,
+        *,
+        rotary: bool = True,
+        local: bool = False,
+        deep: int = 0,
+        convolution: bool = False,
+    ) -> None:
         super().__init__()
         self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config, rotary=rotary, local=local)
+        self.is_convolution = convolution
+        if convolution:
+            self.conv = ShortConvolution(config)
+        else:
+            self.self_attn = Attention(config, rotary=rotary, local=local)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.is_sandwiched = config.sandwiched
         if config.sandwiched:
@@ -104,7 +139,8 @@ class DecoderLayer(nn.Module):
 
     def forward(self, stream: Tensor, step: Step) -> Tensor:
         hidden = self.own(stream) if self.adds else stream
-        added = self.self_attn(self.input_layernorm(hidden), step)
+        mix = self.conv if self.is_convolution else self.self_attn
+        added = mix(self.input_layernorm(hidden), step)
         if self.is_sandwiched:
             hidden = hidden + self.post_attention_layernorm(added)
             output: Tensor = hidden + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(hidden)))
@@ -119,14 +155,11 @@ class DecoderLayer(nn.Module):
 def decoder_options(config: DecoderConfig, index: int) -> dict[str, Any]:
     """How the layer with this index differs from others of its decoder."""
     deep, local = max(config.deep_layers - index, 0), config.is_local(index)
-    return {
-        "rotary": config.is_rotary(index),
-        **({"local": local} if local else {}),
-        **({"deep": deep} if deep else {}),
-    }
+    own = {"convolution": True} if config.is_convolution(index) else {"rotary": config.is_rotary(index)}
+    return {**own, **({"local": local} if local else {}), **({"deep": deep} if deep else {})}
 
 
-def step_at(config: DecoderConfig, positions: Tensor, cache: KvCache | None) -> Step:
+def step_at(config: DecoderConfig, positions: Tensor, cache: LayerCache | None) -> Step:
     """Of tokens at ``positions``: [tokens], or [3, tokens] where they have one on each axis."""
     local = rope_tables(config, positions, local=True) if config.has_local else None
     return Step(*rope_tables(config, positions), cache, local)
@@ -164,7 +197,7 @@ class Decoder(nn.Module):
         embeddings: Tensor = self.embed_tokens(token_ids) * self.config.embedding_scale
         return embeddings
 
-    def forward(self, embeddings: Tensor, position: int = 0, cache: list[KvCache] | None = None) -> Tensor:
+    def forward(self, embeddings: Tensor, position: int = 0, cache: Sequence[LayerCache] | None = None) -> Tensor:
         """[batch, tokens, hidden] at positions position, position + 1, ... -> [batch, tokens, hidden]
 
         With ``cache`` (one entry a layer, holding ``position`` tokens) its entries grow by these tokens.

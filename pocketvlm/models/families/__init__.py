@@ -17,6 +17,7 @@ from pocketvlm.models.families import (
     internlm2,
     internvl,
     internvl_chat,
+    lfm2,
     llama,
     llava,
     llava_next,
@@ -56,6 +57,7 @@ FAMILIES: dict[str, Family] = {
         smollm3,
         internlm2,
         gemma3_text,
+        lfm2,
     )
 }
 #: What may stand as a ``text_config``, or alone.

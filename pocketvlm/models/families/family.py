@@ -48,7 +48,8 @@ class DecoderTraits:
 
     sliding: layers of the kind ``sliding_attention`` see ``sliding_window`` tokens and turn at rope_local_base_freq,
     the others see all; sandwiched: what attention and the MLP add goes through a norm of its own; rooted: embeddings
-    times the root of the width, in the type that the weights are stored in.
+    times the root of the width, in the type that the weights are stored in; own_keys makes its
+    config one with those keys, of names and sums that are the family's own.
     """
 
     defaults: Mapping[str, Any]
@@ -58,6 +59,7 @@ class DecoderTraits:
     sliding: bool = False
     sandwiched: bool = False
     rooted: bool = False
+    own_keys: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

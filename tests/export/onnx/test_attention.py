@@ -112,8 +112,8 @@ class QuantizedCache(KvCache):
 @torch.no_grad()
 def in_pytorch(config: DecoderConfig, values: dict[str, np.ndarray]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """All tokens at once in PyTorch, fake quantized -> mixed [tokens, width], codes of keys and values"""
-    step = first_step(config, len(values["query"]))
-    assert step.cache is not None
+    step = first_step(config, 0, len(values["query"]))
+    assert isinstance(step.cache, KvCache)
     scales = tuple(torch.from_numpy(largest)[:, None] / LARGEST_CODE for largest in ranges(config))
     step.cache = cache = QuantizedCache(step.cache.key, step.cache.value, scales)
     query, key, value = (torch.from_numpy(states)[None] for states in values.values())

@@ -104,7 +104,8 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
     }
 
     private fun kvCache(value: Reader): KvCacheSpec {
-        val of = value.members("length", "dtype", "heads", "head_dim")
+        val of = value.members("length", "dtype", "heads", "head_dim", "layers")
+        of.given("layers")?.refuse("caches of several kinds are not yet kept here: use the native runner")
         val dtype = of["dtype"].choice("float32", "int8")
         return KvCacheSpec(of["length"].int(1, 1 shl 20), dtype, of["heads"].positive(), of["head_dim"].positive())
     }

@@ -31,14 +31,19 @@ class HostileTest {
     }
 
     @Test
-    fun `patches as input and positions along three axes are refused by name`() {
+    fun `patches as input, positions along three axes and caches of several kinds are refused by name`() {
         val lines = cases.resolve("manifests.jsonl").readLines().map { Case(parseJson(it.toByteArray())) }
         val taken = lines.filter { !it.flag("refused") }.map { String(Base64.getDecoder().decode(it.text("text"))) }
         val vision = Regex("\"vision\"\\s*:\\s*\\{")
         val text = taken.first { vision.containsMatchIn(it) }
         val patches = vision.replaceFirst(text, "\"vision\":{\"patches\":{},")
         val axes = text.replaceFirst("{", "{\"positions\":{},")
-        for ((changed, line) in listOf(patches to "patches as input are not yet run", axes to "along three axes are not yet")) {
+        val kinds = Regex("\"kv_cache\"\\s*:\\s*\\{").replaceFirst(text, "\"kv_cache\":{\"layers\":[{}],")
+        val refused = listOf(
+            patches to "patches as input are not yet run", axes to "along three axes are not yet",
+            kinds to "caches of several kinds are not yet",
+        )
+        for ((changed, line) in refused) {
             val said = refusal { parseManifest(changed.toByteArray(), "manifest.json") }
             assertTrue("$said", said != null && said.contains(line))
         }

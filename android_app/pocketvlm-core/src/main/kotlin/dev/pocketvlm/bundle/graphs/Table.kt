@@ -179,7 +179,8 @@ internal const val TABLE: String = """{
    {"inputs": ["T", "T"], "outputs": ["T"], "rule": "broadcast", "types": ["float32", "float64", "int64"]}
   ]},
   "TensorScatter": {"forms": [
-   {"attributes": {"axis": [2]}, "inputs": ["T[B H L D]", "T[B H S D]", "int64[1]"], "outputs": ["T[B H L D]"], "types": ["int8"]}
+   {"attributes": {"axis": [2]}, "inputs": ["T[B H L D]", "T[B H S D]", "int64[1]"], "outputs": ["T[B H L D]"], "types": ["int8"]},
+   {"attributes": {"axis": [1]}, "inputs": ["float32[B L D]", "float32[B S D]", "int64[1]"], "outputs": ["float32[B L D]"]}
   ]},
   "Transpose": {"forms": [
    {"attributes": {"perm": "sizes"}, "inputs": ["T"], "outputs": ["T"], "rule": "transposed", "types": ["float32", "int16", "int8", "uint8"]}

@@ -1,0 +1,77 @@
+"""What a conversation keeps, layer by layer: a layer's cache is of a kind.
+
+All kinds have a row of each token up to the KV length, so that a conversation can be set back to any token and go on
+from there, whatever its layers are.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pocketvlm.strict import Closed, dropping_none
+
+Size = Annotated[int, Field(gt=0, le=1 << 40)]
+
+
+class AttentionCache(Closed):
+    """Keys and values, [1, heads, length, head_dim] each, of the cache's type."""
+
+    kind: Literal["attention"]
+
+
+class ConvolutionCache(Closed):
+    """What entered a causal convolution of ``kernel`` rows, float32 [1, kernel - 1 + length, width]: the first rows
+    stand for what was before the first token, and are zeros."""
+
+    kind: Literal["convolution"]
+    width: Annotated[int, Field(gt=0, le=1 << 20)]
+    kernel: Annotated[int, Field(gt=0, le=64)]
+
+    def shape(self, length: int) -> tuple[int, int, int]:
+        """Of its buffer."""
+        return 1, self.kernel - 1 + length, self.width
+
+
+LayerCache = Annotated[AttentionCache | ConvolutionCache, Field(discriminator="kind")]
+
+
+class KvCacheSpec(Closed):
+    """The cache of a layer with attention, and which kind each layer's is: None where all have attention."""
+
+    length: Annotated[int, Field(gt=0, le=1 << 20)]
+    dtype: Literal["float32", "int8"]
+    heads: Size
+    head_dim: Size
+    layers: Annotated[tuple[LayerCache, ...], Field(min_length=1, max_length=4096)] | None = None
+
+    _serialize = dropping_none("layers")
+
+    @property
+    def format_version(self) -> int:
+        """The oldest format that can say it."""
+        return 1 if self.layers is None else 5
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of a layer's keys, and of its values."""
+        return 1, self.heads, self.length, self.head_dim
+
+    def of_layers(self, count: int) -> tuple[AttentionCache | ConvolutionCache, ...]:
+        """Of each of a model's layers."""
+        return (AttentionCache(kind="attention"),) * count if self.layers is None else self.layers
+
+    def check_layers(self, count: int) -> None:
+        """That there is a kind for each of a model's layers.
+
+        :raises ValueError: there is not
+        """
+        if self.layers is not None and len(self.layers) != count:
+            raise ValueError(f"kv_cache.layers has {len(self.layers)} layers, the model {count}")
+
+    @model_validator(mode="after")
+    def _is_said_in_one_way(self) -> KvCacheSpec:
+        if self.layers is not None and all(layer.kind == "attention" for layer in self.layers):
+            raise ValueError("layers has attention alone, which is said by leaving it out")
+        return self
