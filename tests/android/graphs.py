@@ -48,7 +48,17 @@ def family_bundles(folder: Path) -> list[Path]:
     for index, checkpoint in enumerate(sorted((folder / "checkpoints").iterdir())):
         recipe, target = RECIPES[index % len(RECIPES)], folder / checkpoint.name
         bundles.append(export_bundle(checkpoint, target, recipe=recipe, backends=["onnx"], max_length=448).location)
-    return bundles
+    return [*bundles, *windowed_bundles(folder)]
+
+
+def windowed_bundles(folder: Path) -> list[Path]:
+    """Of a decoder some of whose layers see a window: its node over a float32 cache, and over one of INT8."""
+    checkpoint = folder / "windowed"
+    write_checkpoint(checkpoint, tiny_config("gemma3_text", vision=False))
+    return [
+        export_bundle(checkpoint, folder / f"windowed-{recipe}", recipe=recipe, backends=["onnx"]).location
+        for recipe in ("fp32", "bluelm-v-3b")
+    ]
 
 
 def write_graphs(folder: Path, bundles: Sequence[Path], drawn: int) -> None:
