@@ -57,7 +57,7 @@ seeing = pytest.mark.parametrize("opened", SEEING, indirect=True, scope="module"
 
 def test_all_that_are_published_here_are_told_apart() -> None:
     models = [Published(name).said["model"] for name in NAMES]
-    assert len(models) == len(set(models)) == 37
+    assert len(models) == len(set(models)) == 38
 
 
 def test_each_family_that_sees_is_published_here() -> None:
@@ -146,6 +146,21 @@ def test_a_prompt_is_what_its_template_writes(opened: Opened) -> None:
         )  # (whether a line break ends a message is the template's)
     else:
         assert found == PROMPTS[template]
+
+
+@pytest.mark.parametrize("opened", ["gemma-3-1b"], indirect=True, scope="module")
+def test_gemma_3_is_read_as_it_was_published(opened: Opened) -> None:
+    """Its windows, its factor on embeddings in bfloat16, and a system message inside the first question."""
+    text, chat = opened.checkpoints[0].config.text, opened.frontend.chat
+    assert [layer for layer in range(26) if not text.is_local(layer)] == [5, 11, 17, 23]
+    assert (text.sliding_window, text.limit) == (512, (32768, "max_position_embeddings"))
+    assert (text.rope_theta, text.rope_local_base_freq, text.attention_scale) == (1e6, 1e4, 1 / 16)
+    assert text.embedding_scale == 34.0  # the root of 1152 is 33.94
+    assert text.tie_word_embeddings
+    assert chat is not None
+    messages = [{"role": role, "content": said} for role, said in (("system", "Be."), ("user", "Who?"))]
+    wanted = "<bos><start_of_turn>user\nBe.\n\nWho?<end_of_turn>\n<start_of_turn>model\n"
+    assert render_literals(chat, messages, True, "") == wanted
 
 
 def test_a_picture_has_the_tokens_that_a_prompt_of_llava_1_6_has() -> None:
