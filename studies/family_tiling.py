@@ -173,7 +173,8 @@ def _in_words(cost: Cost) -> tuple[str, str]:
 def main(output: Path, sizes: Path) -> None:
     seconds = seconds_by_preset(sizes)
     pictures = {"photos": PHOTOS, "screenshots": SCREENS, "1,200 golden sizes": golden_sizes()}
-    published = [one for one in PRESETS.values() if one.published is not None and not one.config.is_native]
+    seeing = [one for one in PRESETS.values() if one.config.vision is not None and not one.config.is_native]
+    published = [one for one in seeing if one.published is not None]
     rows = [row(preset, pictures, seconds.get(preset.name)) for preset in published]
     write({**provenance("python -m studies.family_tiling", 1), "rows": rows}, output)
     write_whole(output.with_suffix(".png"), draw(rows))

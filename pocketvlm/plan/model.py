@@ -156,8 +156,12 @@ class PlannedModel:
     @property
     def kv_row_bytes(self) -> int:
         """What all layers keep of one token: keys and values, or what enters a convolution."""
-        rows = row_cache_bytes(layers=self.convolutions, width=self.hidden, rows=1)
-        return rows + kv_cache_bytes(
+        return self.attended_bytes + row_cache_bytes(layers=self.convolutions, width=self.hidden, rows=1)
+
+    @property
+    def attended_bytes(self) -> int:
+        """What each later token reads of one: a convolution reads its last rows alone, which are few."""
+        return kv_cache_bytes(
             layers=self.attentions, heads=self.kv_heads, head_size=self.head_size, tokens=1, dtype=self.kv_type
         )
 

@@ -133,7 +133,7 @@ def _text_step(model: PlannedModel, tokens: int, total: int, logits: int) -> Pas
     decoder, head = model.parts[DECODER], model.head
     attention = 2 * model.attentions * model.heads * model.head_size * tokens * total
     products = tokens * decoder.multiplied + attention + logits * head.multiplied
-    return Pass(decoder.bytes + total * model.kv_row_bytes + logits * head.bytes, 2 * products)
+    return Pass(decoder.bytes + total * model.attended_bytes + logits * head.bytes, 2 * products)
 
 
 def _batches(vision: PlannedVision, tiles: int) -> Iterator[int]:

@@ -58,7 +58,8 @@ def measure(
     """A row a preset; by default all that were published."""
     from pocketvlm.models.presets import PRESETS
 
-    known = [name for name, preset in PRESETS.items() if preset.published is not None]
+    seeing = {name: preset for name, preset in PRESETS.items() if preset.config.vision is not None}
+    known = [name for name, preset in seeing.items() if preset.published is not None]
     report = json.loads(output.read_text()) if output.exists() else {"rows": []}
     have = {row["preset"] for row in report["rows"]}
     for preset in presets or [name for name in known if name not in have]:

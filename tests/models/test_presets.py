@@ -97,6 +97,7 @@ PUBLISHED = {
     "llava-next-7b": (7554, 576, 5),
     "qwen3-vl-2b": (2127, 1, 1),
     "qwen2.5-vl-3b": (3754, 1, 1),
+    "lfm2-350m": (354, 0, 9),
 }
 
 
@@ -107,12 +108,13 @@ def test_each_published_preset_is_held_to_its_size() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_preset_has_the_shape_and_the_names_of_the_published_model(name: str) -> None:
     """Transformers' own class of it, without memory."""
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     preset = PRESETS[name]
     assert preset.published is not None
+    of_kind = AutoModelForCausalLM if preset.config.vision is None else AutoModelForImageTextToText
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**preset.published))
+        model = of_kind.from_config(AutoConfig.for_model(**preset.published))
     wanted = {key: tuple(weight.shape) for key, weight in model.named_parameters()}
     shapes, rename = expected_shapes(preset.config), FAMILIES[preset.config.model_type].rename
     # (of a tower whose last layers nothing takes a preset has not what nothing runs)
@@ -125,6 +127,20 @@ def test_a_preset_has_the_shape_and_the_names_of_the_published_model(name: str) 
     assert all(key.startswith("vision_tower.") and (".k_proj." in key or ".v_proj." in key) for key in within)
     grids = len(preset.config.tiling.candidates)
     assert (round(size_of(preset).parameters / 1e6), preset.config.tokens_per_tile, grids) == PUBLISHED[name]
+
+
+def test_a_small_one_without_pictures_is_written_read_and_loaded_by_transformers(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    preset = PRESETS["lfm2-350m"]
+    raw = {**(preset.published or {}), "hidden_size": 64, "num_hidden_layers": 3, "full_attn_idxs": [1],
+           "num_attention_heads": 2, "num_key_value_heads": 1, "block_ff_dim": 96, "vocab_size": 400}  # fmt: skip
+    write_preset(replace(preset, config=VlmConfig.from_dict(raw), published=raw), tmp_path)
+    chat = read_frontend(open_checkpoint(tmp_path)).chat
+    assert chat is not None
+    assert chat.start == "<|startoftext|>"
+    _, notes = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(notes[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
 
 
 def small_llava(said: Spoken) -> Spoken:

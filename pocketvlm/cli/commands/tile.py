@@ -185,7 +185,9 @@ def _vision_of(model: str) -> Vision:
     if is_bundle(model):
         vision = open_bundle(model).manifest.vision
     elif model in PRESETS:
-        vision = vision_of(PRESETS[model].config, PRESETS[model].said.processor or {}, model)
+        preset = PRESETS[model]
+        sees = preset.config.vision is not None
+        vision = vision_of(preset.config, preset.said.processor or {}, model) if sees else None
     else:
         checkpoint = open_checkpoint(model)
         vision = None if checkpoint.config.vision is None else read_vision(checkpoint)

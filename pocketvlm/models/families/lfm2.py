@@ -96,4 +96,11 @@ def rename(key: str) -> str | None:
     return without_rope_tables(name)
 
 
+def stored(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """What a checkpoint of transformers calls one of our weights, and its shape there."""
+    for theirs, ours in PARTS.items():
+        name = name.replace(ours, theirs)
+    return renamed(name, {"model.norm.": "model.embedding_norm."}), shape
+
+
 FAMILY = Family("lfm2", DecoderTraits(KEYS, qk_norm=True, own_keys=own_keys), rename=rename)

@@ -14,7 +14,7 @@ from pocketvlm.images.tiling import grid_candidates
 from pocketvlm.models import families
 from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VisionConfig, VlmConfig
 from pocketvlm.models.families import idefics3
-from pocketvlm.models.presets import internvl, llava, qwen_vl, smolvlm
+from pocketvlm.models.presets import internvl, lfm2, llava, qwen_vl, smolvlm
 from pocketvlm.models.presets.spoken import Spoken, chatml
 from pocketvlm.models.presets.weights import Stored, as_it_is
 
@@ -157,6 +157,14 @@ PRESETS = {
             qwen_vl.QWEN2_5_VL_3B,
             qwen_vl.QWEN2_5,
             families.qwen2_5_vl.stored,
+        ),
+        Preset(
+            "lfm2-350m",
+            "short convolutions in ten of sixteen layers, text only",
+            VlmConfig.from_dict(lfm2.LFM2_350M),
+            lfm2.LFM2_350M,
+            lfm2.SPOKEN,
+            families.lfm2.stored,
         ),
         Preset("tiny", "two layers of everything, to try the commands with", _vlm(TINY, TINY_TOWER)),
     )
