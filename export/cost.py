@@ -14,6 +14,7 @@ import torch
 from pocketvlm.bundle.kv import kv_cache_bytes, row_cache_bytes
 from pocketvlm.export.backends import backend_of, compiler_bytes
 from pocketvlm.export.read.calibration import default_source, is_calibrated, most_sequences, most_tokens
+from pocketvlm.export.read.sample import CARD_TOKENS
 from pocketvlm.export.store.as_stored import with_stored
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.quant import Keep, quantizer_of
@@ -122,7 +123,10 @@ def _sample_tokens(checkpoint: Checkpoint, name: str) -> int:
     config = checkpoint.config
     if config.vision is None:
         return SAMPLE_TEXT_TOKENS
-    return config.vision.rows if name.startswith("vision") else SAMPLE_TEXT_TOKENS + config.tokens_per_tile
+    tiles = CARD_TOKENS**2 if config.is_native else 1
+    if name.startswith("vision"):
+        return tiles * config.vision.rows
+    return SAMPLE_TEXT_TOKENS + tiles * config.tokens_per_tile
 
 
 def matmul_flops() -> float:

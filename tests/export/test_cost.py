@@ -11,6 +11,7 @@ from pocketvlm.export import cost
 from pocketvlm.export.read.calibration import DEFAULT_TEXT
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.recipe import load_recipe
+from tests.support.vision_families import WRITERS
 
 
 @pytest.fixture
@@ -43,3 +44,10 @@ def test_what_a_machine_reaches_is_measured_on_its_cpu(monkeypatch: pytest.Monke
     ticks = iter(range(100))
     monkeypatch.setattr("pocketvlm.export.cost.time.thread_time", lambda: next(ticks) * 0.01)
     assert cost.matmul_flops() == pytest.approx(2 * 256 * 2048 * 2048 / 0.01)
+
+
+def test_a_picture_of_native_resolution_costs_what_the_whole_test_card_does(tmp_path: Path) -> None:
+    """81 tokens, each of four patches."""
+    checkpoint = open_checkpoint(WRITERS["qwen2_vl"](tmp_path).directory)
+    names = ("vision_tower.encoder.layers.0.mlp.fc1.weight", "model.layers.0.mlp.up_proj.weight")
+    assert [cost._sample_tokens(checkpoint, name) for name in names] == [4 * 81, cost.SAMPLE_TEXT_TOKENS + 81]
