@@ -93,6 +93,9 @@ def native_problem(vision: Any) -> str | None:
         return "strategy smart-resize and patches belong together"
     if is_native and (vision.tokens_per_tile != 1 or vision.packing is not None or vision.thumbnail != "none"):
         return "a tile of a picture as patches is one token, without thumbnail and packing"
+    ratio = vision.downsample_ratio
+    if is_native and (vision.tile_size % ratio or vision.patches_per_tile != ratio**2):
+        return "a tile of a picture as patches has downsample_ratio x downsample_ratio of them"
     if is_native and vision.patches.most_tokens < most_tokens(vision):  # as many as graphs are checked for
         return "patches.most_tokens is less than a picture can have"
     return None

@@ -100,6 +100,9 @@ def _changes(raw: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
     for change, key in cases(test_manifest.test_a_wrong_manifest_is_refused_at_its_key):
         yield changed_by(key, change)
+    for index, more in enumerate(test_manifest.OF_FORMAT_5):
+        for version in (3, 4, 5):
+            yield changed_by(f"format {version} says native {index}", more, version)
     for index, more in enumerate(test_manifest.OF_FORMAT_3):
         for version in (1, 2, 3):
             yield changed_by(f"format {version} says {index}", more, version)

@@ -44,15 +44,15 @@ def write_questions(folder: Path, bundles: list[Path], each: int) -> None:
                     lines.write(json.dumps({**asked, **size, **given, **said}) + "\n")
 
 
-def write_turns(folder: Path, bundle: Path, dialogues: int) -> None:
-    """``turns.jsonl`` in ``folder``: conversations of three questions, the first and some others with a picture."""
+def write_turns(folder: Path, bundle: Path, dialogues: int, name: str = "turns") -> None:
+    """A file in ``folder``: conversations of three questions, the first and some others with a picture."""
     pictures = _pictures(3 * dialogues)
-    with (folder / "turns.jsonl").open("w") as lines, load(bundle, threads=1, engine="onnx") as vlm:
+    with (folder / f"{name}.jsonl").open("w") as lines, load(bundle, threads=1, engine="onnx") as vlm:
         for index in range(dialogues):
             with vlm.chat() as chat:
                 for turn in range(3):
                     picture = next(pictures).resize((160 + 31 * turn, 150 + 7 * index))
-                    file = None if turn and (index + turn) % 2 else folder / f"turn-{index}-{turn}.rgb"
+                    file = None if turn and (index + turn) % 2 else folder / f"{name}-{index}-{turn}.rgb"
                     if file is not None:
                         file.write_bytes(picture.tobytes())
                         chat.add_image(picture)

@@ -33,11 +33,13 @@ from tests.runtime.test_npu_emulation import npu_bundle
 from tests.support.written_bundle import write_bundle
 
 #: How many tests each has at least; fewer would mean that they were not found.
-LEAST = {"pocketvlm-core": 101, "pocketvlm-android": 35, "sample": 17}
+LEAST = {"pocketvlm-core": 111, "pocketvlm-android": 35, "sample": 17}
 #: Texts by which each kind of tokenizer is compared.
 TEXTS = 400
 #: Graphs that are changed in each way.
 CHANGED = 120
+#: Families whose pictures have their own resolution.
+NATIVE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 QUESTION = "What is the total?"
 
 
@@ -56,16 +58,20 @@ def cases(
     write_manifests(folder / "manifests.jsonl", raw, whole, repository / "android_app/runner/fuzz/corpus/manifest")
     write_bundles(folder, tiny_bundles["fp32"])
     write_archives(folder / "archives")
-    bundles = [*tiny_bundles.values(), *reader_bundles.values(), npu_bundle(), *family_bundles(folder / "families")]
+    families = family_bundles(folder / "families")
+    bundles = [*tiny_bundles.values(), *reader_bundles.values(), npu_bundle(), *families]
     write_graphs(folder, bundles, CHANGED)
     write_dialogues(folder / "dialogues.jsonl", 1500)
     sources = sorted((repository / "docs").glob("*.md")) + sorted((repository / "runtime").glob("*.py"))
     write_tokenizers(folder / "tokenizers", [path.read_text() for path in sources], TEXTS)
     write_unicode(folder / "unicode.json")
     write_portable(folder / "portable.json")
-    write_questions(folder, [*reader_bundles.values(), split_bundle], 10)
+    native = [path for path in families if path.name in NATIVE]
+    write_questions(folder, [*reader_bundles.values(), split_bundle, *native], 10)
     write_stored(folder / "store")
     write_turns(folder, reader_bundles["bluelm-v-3b"], 4)
+    for path in native:
+        write_turns(folder, path, 2, f"turns-{path.name}")
     write_pictures(folder / "pictures")
     write_large(folder / "large.png", 12000, 9000)
     write_asked(folder, reader_bundles["bluelm-v-3b"])

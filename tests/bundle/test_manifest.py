@@ -97,7 +97,8 @@ PATCHES = {"most_tokens": 40, "head_dim": 16, "rope_theta": 10000.0, "window": 4
 def sees_whole(raw: dict[str, Any], version: int, **changes: Any) -> None:
     """Pictures of native resolution, as format 5 has them, with changes of their section or of ``vision``."""
     patches = {key: changes.pop(key) for key in (*PATCHES, "deep", "table", "table_side") if key in changes}
-    native = {"strategy": "smart-resize", "min_pixels": 784, "max_pixels": 28 * 784, "tokens_per_tile": 1}
+    native = {"strategy": "smart-resize", "min_pixels": 784, "max_pixels": 28 * 784, "tokens_per_tile": 1,
+              "patches_per_tile": 4}  # fmt: skip
     shows(raw, version, "vision", **{**native, "thumbnail": "none", "patches": {**PATCHES, **patches}, **changes})
 
 
@@ -329,6 +330,12 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: sees_whole(raw, 5, rope_theta=0), "vision.patches.rope_theta"),
         (lambda raw: sees_whole(raw, 5, rope_theta=1e19), "vision.patches.rope_theta"),
         (lambda raw: sees_whole(raw, 5, most_tokens=(1 << 16) + 1), "vision.patches.most_tokens"),
+        (lambda raw: sees_whole(raw, 5, patches_per_tile=9), "has downsample_ratio x downsample_ratio of them"),
+        (
+            # whose square is 0 in 64 bits
+            lambda raw: sees_whole(raw, 5, downsample_ratio=1 << 32),
+            "has downsample_ratio x downsample_ratio of them",
+        ),
         (lambda raw: sees_whole(raw, 5, most_tokens=29), "patches.most_tokens is less than a picture can have"),
         (lambda raw: sees_whole(raw, 5, max_pixels=1 << 40), "patches.most_tokens is less than a picture can have"),
         (lambda raw: sees_whole(raw, 5, max_pixels=1 << 41), "vision.max_pixels"),

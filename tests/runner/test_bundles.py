@@ -156,6 +156,7 @@ SAID_ALIKE = (
     "belong together",
     "is one token",
     "less than a picture can have",
+    "has downsample_ratio x downsample_ratio",
     "is no file of as many float32 as its",
     "pairs, a head",
     "more pairs than the first",

@@ -14,16 +14,14 @@ import pytest
 from android_app.runner.build import SOURCE
 from pocketvlm.bundle.open import parse_manifest
 from pocketvlm.errors import BundleError
-from tests.bundle.test_manifest import of_native_resolution
 from tests.runner.native import Probe
 from tests.soak.edits import edited
 from tests.soak.hostile import VALUES, hostile_json, places
 
 MANIFESTS = 1000  # for each kind of damage
 
-#: The fuzzers' own: text alone, with vision, with an NPU's program; and one of native resolution.
+#: The fuzzers' own: text alone, with vision, with an NPU's program, of native resolution.
 ORIGINALS = [path.read_text() for path in sorted((SOURCE / "fuzz" / "corpus" / "manifest").glob("*.json"))]
-ORIGINALS.append(json.dumps(of_native_resolution()))
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false|null|[][{}:,]')
 #: What the native reader refuses wherever it stands, and Python's takes where no value of it counts: NaN and numbers
 #: that no double holds, as the first of a key's two values; whole ones of 309 to 4300 digits as a shape or a colour.

@@ -1,7 +1,7 @@
 """The golden files of picture rules: what each makes of many sizes, on every platform.
 
-Run as ``python -m tests.support.portable_plans`` it writes ``tests/golden/plans/RULE.json``, and below ``native-plans``
-those of rules that Python alone has. That they are right is ``tests/images`` to say, beside what transformers does.
+Run as ``python -m tests.support.portable_plans`` it writes ``tests/golden/plans/RULE.json``. That they are right is
+``tests/images`` to say, beside what transformers does.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ from pocketvlm.images.rules.smart_resize import MOST_ASPECT
 from pocketvlm.images.tiling import Tiling, grid_candidates
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden" / "plans"
-#: Of rules that Python alone has.
-NATIVE_FOLDER = FOLDER.with_name("native-plans")
 
 
 def path_of(rule: str) -> Path:
     """A rule's golden file."""
-    return (FOLDER if rule in RULES else NATIVE_FOLDER) / f"{rule}.json"
+    return FOLDER / f"{rule}.json"
 
 
 #: Of every shape; squares, exact grids, and what lies just beside them, where ties and roundings are.
@@ -90,8 +88,7 @@ def golden(rule: str) -> list[dict[str, Any]]:
 
 def write() -> None:
     """One line a size."""
-    for folder in (FOLDER, NATIVE_FOLDER):
-        folder.mkdir(exist_ok=True)
+    FOLDER.mkdir(exist_ok=True)
     for rule in (*RULES, *NATIVE_RULES):
         forms = []
         for form in golden(rule):

@@ -68,6 +68,9 @@ std::optional<std::string> native_problem(const Vision& vision) {
   if (!is_native) return std::nullopt;
   if (vision.tokens_per_tile != 1 || vision.packing || vision.thumbnail != "none")
     return "a tile of a picture as patches is one token, without thumbnail and packing";
+  const int64_t ratio = vision.downsample_ratio;  // of at most 4096, where it divides a tile's side
+  if (vision.tile_size % ratio != 0 || vision.patches_per_tile != ratio * ratio)
+    return "a tile of a picture as patches has downsample_ratio x downsample_ratio of them";
   if (vision.patches->most_tokens < most_tokens(vision)) return "patches.most_tokens is less than a picture can have";
   return std::nullopt;
 }

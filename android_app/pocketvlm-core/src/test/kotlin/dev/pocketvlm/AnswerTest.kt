@@ -40,7 +40,12 @@ class AnswerTest {
 
     @Test
     fun `a conversation computes only what is new, as Python's does`() {
-        val turns = lines("turns.jsonl")
+        val files = checkNotNull(folder("cases").list { _, name -> name.startsWith("turns") && name.endsWith("jsonl") })
+        assertTrue(files.joinToString(), files.size > 3)
+        for (file in files) conversation(lines(file))
+    }
+
+    private fun conversation(turns: List<Case>) {
         withModel(File(turns[0].text("bundle"))) { model ->
             var chat = model.chat()
             holdToAsync(turns, "ids", "text", "reused") { case ->

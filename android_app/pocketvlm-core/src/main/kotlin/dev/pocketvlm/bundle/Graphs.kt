@@ -3,6 +3,7 @@ package dev.pocketvlm.bundle
 import dev.pocketvlm.PocketVlmException.BundleDamaged
 import dev.pocketvlm.bundle.graphs.GraphRefused
 import dev.pocketvlm.bundle.graphs.checkGraph
+import dev.pocketvlm.images.mostWindows
 import java.nio.channels.FileChannel.MapMode.READ_ONLY
 
 /** Bytes. */
@@ -43,7 +44,10 @@ private fun sizesOf(manifest: Manifest, part: String): Map<String, Long> {
     val length = manifest.kvCache.length.toLong()
     val step = if (part == "token_embedding") length else minOf(length, manifest.prefillChunk.toLong())
     val tiles = manifest.vision?.tileBatch ?: 1
-    return mapOf("batch" to 1L, "sequence" to step, "kept" to step, "total" to length, "tiles" to tiles.toLong())
+    val sizes = mapOf("batch" to 1L, "sequence" to step, "kept" to step, "total" to length, "tiles" to tiles.toLong())
+    val native = manifest.vision?.patches ?: return sizes
+    val windows = native.window?.let { mapOf("windows" to mostWindows(native.mostTokens, it).toLong()) }.orEmpty()
+    return sizes + ("tiles" to native.mostTokens.toLong()) + windows
 }
 
 private fun checkProgram(bundle: Bundle, name: String, part: Part) {

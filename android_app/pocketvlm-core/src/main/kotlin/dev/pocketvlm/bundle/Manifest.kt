@@ -24,6 +24,9 @@ internal class Tiling(
     val thumbnail: String,
     val thumbnailOfSingleTile: Boolean,
     val longestEdge: Int?,
+    /** of a picture of native resolution, as are at most [maxPixels] */
+    val minPixels: Long? = null,
+    val maxPixels: Long? = null,
 )
 
 /** How an image becomes numbers: resized by [resizeFilter], padded, then (byte * rescale - mean) / std a channel. */
@@ -43,8 +46,10 @@ internal class Vision(
     val tileBatch: Int,
     val patchesPerTile: Long,
     val hiddenSize: Long,
+    val downsampleRatio: Long,
     val tokensPerTile: Int,
     val packing: Packing?,
+    val patches: PatchPictures?,
 ) {
     /** Of a tile, whose tokens are a square where they are packed. */
     val tokensPerSide: Int get() = Math.sqrt(tokensPerTile.toDouble()).toInt()
@@ -101,6 +106,7 @@ internal class Manifest(
     val tokenizer: String,
     val chat: ChatLayout?,
     val kvCache: KvCacheSpec,
+    val positions: MropePositions?,
     /** most tokens of one prefill step of the engine onnx */
     val prefillChunk: Int,
     /** engine -> part -> graph */
@@ -110,7 +116,10 @@ internal class Manifest(
     val files: Map<String, FileEntry>,
     /** of its own text: what tells bundles apart */
     val sha256: String,
-)
+) {
+    /** Channels of a token as it enters the decoder. */
+    val enteringWidth: Long get() = model.hiddenSize * (1 + (vision?.patches?.deep ?: 0))
+}
 
 private val FILE_NAME = Regex("[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
 

@@ -56,7 +56,6 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
         checkFidelity(top["fidelity"])
         val pictures = VisionSections(format)
         val seen = orNull("vision")?.let(pictures::vision)
-        top.given("positions")?.refuse("positions along three axes are not yet computed here: use Python")
         val manifest = Manifest(
             minimumPocketvlm = runtime["pocketvlm"].name(),
             minimumOnnxruntime = runtime.given("onnxruntime")?.name(),
@@ -68,6 +67,7 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
             tokenizer = top["tokenizer"].fileName(),
             chat = orNull("chat")?.let(ChatSection(format)::read),
             kvCache = kvCache(top["kv_cache"]),
+            positions = top.given("positions")?.let(::positions),
             prefillChunk = chunkOf(top["prefill_chunk"].int(1, 1 shl 16), engines),
             engines = engines,
             preference = preference(engines.keys),
@@ -108,6 +108,11 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
         of.given("layers")?.refuse("caches of several kinds are not yet kept here: use the native runner")
         val dtype = of["dtype"].choice("float32", "int8")
         return KvCacheSpec(of["length"].int(1, 1 shl 20), dtype, of["heads"].positive(), of["head_dim"].positive())
+    }
+
+    private fun positions(value: Reader): MropePositions {
+        if (format < 5) value.refuse("only format 5 has positions")
+        return readPositions(value)
     }
 
     private fun engines(value: Reader): Map<String, Map<String, Part>> {
@@ -182,6 +187,7 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
                 root.refuse("packing.newline is no file of as many float32 as the model is wide")
             }
         }
+        tableProblem(manifest)?.let(root::refuse)
         val given = listOf(manifest.vision, manifest.imageLayout, manifest.imageToken).count { it != null }
         if (given != 0 && given != 3) root.refuse("vision, image_layout and tokens.image belong together")
     }

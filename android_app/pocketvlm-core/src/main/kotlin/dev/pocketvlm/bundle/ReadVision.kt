@@ -11,19 +11,18 @@ internal class VisionSections(private val format: Int) {
             "patches_per_tile", "vision_hidden_size", "downsample_ratio", "tokens_per_tile", "replaces", "packing",
             "patches",
         )
-        for (key in listOf("patches", "min_pixels", "max_pixels")) {
-            of.given(key)?.refuse("patches as input are not yet run here: use Python")
-        }
         of.inFormat3("replaces", format)?.name() // for people
-        of["downsample_ratio"].positive()
         val vision = Vision(
             preprocessing(of),
             tileBatch = of["tile_batch"].int(1, 64),
             patchesPerTile = of["patches_per_tile"].positive(),
             hiddenSize = of["vision_hidden_size"].positive(),
+            downsampleRatio = of["downsample_ratio"].positive(),
             tokensPerTile = of["tokens_per_tile"].int(1, 1 shl 16),
             packing = of.inFormat3("packing", format)?.let(::packing),
+            patches = of.given("patches")?.let(::patches),
         )
+        nativeProblem(vision)?.let(value::refuse)
         if (vision.packing != null) checkPacked(value, vision)
         return vision
     }
@@ -43,14 +42,27 @@ internal class VisionSections(private val format: Int) {
 
     private fun tiling(of: Members) = Tiling(
         tileSize = of["tile_size"].int(1, 4096),
-        strategy = if (format < 3) of["strategy"].choice("relaxed", "llava-next", "internvl")
-        else of["strategy"].choice("relaxed", "llava-next", "internvl", "idefics3", "center-crop"),
+        strategy = strategy(of["strategy"]),
         candidates = of["candidates"].list(1, 256, ::grid),
         alpha = of["alpha"].number(0.0, 1.0),
         thumbnail = of["thumbnail"].choice("first", "last", "none"),
         thumbnailOfSingleTile = of["thumbnail_of_single_tile"].boolean(),
         longestEdge = of.inFormat3("longest_edge", format)?.int(1, 4096),
+        minPixels = of.given("min_pixels")?.positive(),
+        maxPixels = of.given("max_pixels")?.positive(),
     )
+
+    /** Of the rules by which pictures are cut, those that the format knows. */
+    private fun strategy(value: Reader): String = when {
+        format < 3 -> value.choice("relaxed", "llava-next", "internvl")
+        format < 5 -> value.choice("relaxed", "llava-next", "internvl", "idefics3", "center-crop")
+        else -> value.choice("relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize")
+    }
+
+    private fun patches(value: Reader): PatchPictures {
+        if (format < 5) value.refuse("only format 5 has it")
+        return readPatches(value)
+    }
 
     /** A grid that the schema takes and an int does not is refused as too large when the bundle is loaded. */
     private fun grid(value: Reader): Grid {

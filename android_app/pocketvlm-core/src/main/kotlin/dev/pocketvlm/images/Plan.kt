@@ -17,7 +17,11 @@ internal class PicturePlan(
     val thumbnailOf: Int,
 )
 
-/** The plan for a picture, by the rule that the manifest names: all arithmetic in doubles, step by step as in Python. */
+/**
+ * The plan for a picture, by the rule that the manifest names: all arithmetic in doubles, step by step as in Python.
+ *
+ * @throws dev.pocketvlm.PocketVlmException.ImageUnusable it is too narrow for the rule
+ */
 internal fun planOf(size: Size, tiling: Tiling): PicturePlan {
     val tile = tiling.tileSize
     val resizes: List<Size>
@@ -30,6 +34,10 @@ internal fun planOf(size: Size, tiling: Tiling): PicturePlan {
         "center-crop" -> {
             grid = Grid(1, 1)
             resizes = listOf(croppedFrom(size, tile))
+        }
+        "smart-resize" -> {
+            resizes = listOf(smartResize(size, tiling))
+            grid = Grid(resizes[0].width / tile, resizes[0].height / tile)
         }
         "internvl" -> {
             grid = internvl(size, tiling)
@@ -59,6 +67,7 @@ internal fun planOf(size: Size, tiling: Tiling): PicturePlan {
 internal fun tilingProblem(tiling: Tiling): String? =
     when {
         tiling.strategy == "idefics3" -> idefics3Problem(tiling)
+        tiling.strategy == "smart-resize" -> smartResizeProblem(tiling)
         tiling.strategy == "center-crop" && Grid(1, 1) !in tiling.candidates ->
             "candidates: they lack the grid that a picture gets"
         else -> null

@@ -5,6 +5,8 @@ import dev.pocketvlm.GenerationConfig
 import dev.pocketvlm.Piece
 import dev.pocketvlm.Stats
 import dev.pocketvlm.bundle.Manifest
+import dev.pocketvlm.images.AXES
+import dev.pocketvlm.images.alongText
 import dev.pocketvlm.text.Detokenizer
 import dev.pocketvlm.text.StopStrings
 import dev.pocketvlm.text.TextTokenizer
@@ -63,6 +65,10 @@ internal class Generation(
     private val seen = prompt.ids.filterIndexed { at, _ -> prompt.picture[at] < 0 }
     private val sampler = Sampler(config, seen, Math.toIntExact(manifest.model.vocabSize))
     private val keys = prompt.keys
+
+    /** Of the prompt's tokens [tokens, 3], where they are not their places, and how far text behind it is behind its own. */
+    private val positions = manifest.positions?.let { prompt.positions }
+    private val lag = positions?.let { prompt.ids.size - it.max() - 1 } ?: 0
     private var pending: Int? = null // the token that was chosen and not given out
     private var last: Int? = null // the one given out and not fed
 
@@ -79,11 +85,12 @@ internal class Generation(
     /** Computes the next chunk of what the cache lacks; whether that was the last. [encoded]: tokens [tokens, hidden]. */
     fun prefill(encoded: Map<Int, FloatArray>): Boolean {
         val start = now()
-        val hidden = Math.toIntExact(manifest.model.hiddenSize)
+        val width = Math.toIntExact(manifest.enteringWidth)
         val first = cache.position
         val end = minOf(first + manifest.prefillChunk, prompt.ids.size)
-        val logits = parts.engine.step(prompt.ids.copyOfRange(first, end), cache, interrupt) { at ->
-            encoded[prompt.picture[first + at]]?.let { FloatBuffer.wrap(it, prompt.row[first + at] * hidden, hidden) }
+        val here = positions?.copyOfRange(AXES * first, AXES * end)
+        val logits = parts.engine.step(prompt.ids.copyOfRange(first, end), cache, interrupt, here) { at ->
+            encoded[prompt.picture[first + at]]?.let { FloatBuffer.wrap(it, prompt.row[first + at] * width, width) }
         }
         session.keys.addAll(keys.subList(first, end))
         meter.prefillTokens += end - first
@@ -99,7 +106,8 @@ internal class Generation(
         val start = now()
         val isFirst = last == null
         last?.let { fed ->
-            val logits = parts.engine.step(intArrayOf(fed), cache, interrupt)
+            val here = positions?.let { alongText(cache.position - lag, 1) }
+            val logits = parts.engine.step(intArrayOf(fed), cache, interrupt, here)
             session.keys.add(fed)
             pending = sampler.choose(logits)
             meter.decodeTokens++

@@ -38,8 +38,6 @@ import kotlinx.coroutines.launch
 import kotlinx.coroutines.selects.select
 import kotlinx.coroutines.withContext
 import kotlinx.coroutines.yield
-import java.nio.ByteBuffer
-import java.nio.ByteOrder
 import java.util.concurrent.ConcurrentHashMap
 import java.util.concurrent.ExecutorService
 import java.util.concurrent.LinkedBlockingQueue
@@ -90,7 +88,7 @@ internal class LoadedModel private constructor(bundle: Bundle, options: Options,
             throw error
         }
         encoder = vision?.let { engine ->
-            val newline = manifest.vision.packing?.let { floats(bundle.read(it.newline, Int.MAX_VALUE.toLong())) }
+            val newline = manifest.vision.packing?.let { floatsOf(bundle, it.newline) }
             val thread = worker("pocketvlm-images").asCoroutineDispatcher()
             ImageEncoder(engine, newline, options.keepVision, options.imageCacheBytes, thread)
         }
@@ -315,11 +313,6 @@ internal class LoadedModel private constructor(bundle: Bundle, options: Options,
             val physical = physicalMemory()
             if (physical != null && kvBytes(bundle.manifest) > physical) throw NoMemory(name, needed, physical)
             return LoadedModel(bundle, options, onProgress)
-        }
-
-        private fun floats(bytes: ByteArray): FloatArray {
-            val values = ByteBuffer.wrap(bytes).order(ByteOrder.LITTLE_ENDIAN).asFloatBuffer()
-            return FloatArray(values.remaining()).also { values.get(it) }
         }
     }
 }

@@ -4,6 +4,7 @@ import dev.pocketvlm.PocketVlmException.ChatInvalid
 import dev.pocketvlm.PocketVlmException.KvFull
 import dev.pocketvlm.bundle.Manifest
 import dev.pocketvlm.images.laidOut
+import dev.pocketvlm.images.positionsOf
 import dev.pocketvlm.text.ChatMessage
 import dev.pocketvlm.text.Span
 import dev.pocketvlm.text.TextTokenizer
@@ -16,6 +17,9 @@ import dev.pocketvlm.text.spansOf
 internal class Prompt(val ids: IntArray, val picture: IntArray, val row: IntArray, val pictures: List<Picture>) {
     /** How many of its tokens are images'. */
     val imageTokens: Int get() = picture.count { it >= 0 }
+
+    /** [tokens, 3]: where they stand, for a model in which a picture's tokens have rows and columns. */
+    val positions: IntArray get() = positionsOf(picture, pictures.map { it.grid })
 
     /** What tells each token's input apart: its id, or its picture's content and row. */
     val keys: List<Any>
@@ -74,11 +78,12 @@ private class PromptBuilder(private val pictures: List<Picture>, private val man
         runs++
         val layout = manifest.imageLayout ?: throw ChatInvalid("${manifest.model.name} takes text only, no images")
         val picture = pictures[at]
-        val perTile = checkNotNull(manifest.vision).tokensPerTile
+        val vision = checkNotNull(manifest.vision)
         val tokens = picture.tokens
         checkRoom(tokens) // before they are counted out
         var row = 0 // the k-th token of an image is row k of what the tower makes of its tiles, in their order
-        for (piece in laidOut(layout, picture.grid, picture.thumbnail, perTile, picture.packed?.tokens)) {
+        val together = if (vision.patches == null) picture.packed?.tokens else tokens
+        for (piece in laidOut(layout, picture.grid, picture.thumbnail, vision.tokensPerTile, together)) {
             for (id in piece.ids) add(id, -1, -1)
             repeat(piece.tokens) { add(checkNotNull(manifest.imageToken), at, row++) }
         }

@@ -202,7 +202,7 @@ private class ChatReader(
         val name = input.readUTF()
         val tokens = tilingOf(size, manifest).tokens
         if (tokens > capacity) damaged()
-        val numbers = FloatArray(Math.multiplyExact(tokens, Math.toIntExact(manifest.model.hiddenSize)))
+        val numbers = FloatArray(Math.multiplyExact(tokens, Math.toIntExact(manifest.enteringWidth)))
         val bytes = ByteArray(BLOCK)
         for (first in numbers.indices step BLOCK / Float.SIZE_BYTES) {
             val count = minOf(BLOCK / Float.SIZE_BYTES, numbers.size - first)

@@ -5,6 +5,7 @@ import ai.onnxruntime.OrtSession
 import dev.pocketvlm.KvMemory
 import dev.pocketvlm.PocketVlmException.BundleDamaged
 import dev.pocketvlm.PocketVlmException.EngineFailed
+import dev.pocketvlm.images.alongText
 import java.nio.FloatBuffer
 
 private val PARTS = listOf("token_embedding", "text_decoder")
@@ -18,6 +19,8 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
     private val manifest = runtime.bundle.manifest
     private val environment = runtime.environment
     private val hidden = Math.toIntExact(manifest.model.hiddenSize)
+    private val width = Math.toIntExact(manifest.enteringWidth)
+    private val rope = TokenRope.of(runtime.bundle)
     private val vocabulary = Math.toIntExact(manifest.model.vocabSize)
 
     /** The graph's own default keeps the logits of all positions; Java can set it as an initializer only. */
@@ -28,6 +31,13 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
         for (at in 0 until mask.capacity()) mask.put(at, 1L)
     }
     private val embeddings = direct(Math.multiplyExact(4 * manifest.prefillChunk, hidden)).asFloatBuffer()
+
+    /** The same with rows behind each that layers add later, zeros for text; [embeddings] where there are none. */
+    private val entering =
+        if (width == hidden) embeddings else direct(Math.multiplyExact(4 * manifest.prefillChunk, width)).asFloatBuffer()
+
+    /** cos and sin of a step's tokens, where they have positions on three axes. */
+    private val turns = List(2) { direct(Math.multiplyExact(4 * manifest.prefillChunk, rope?.pairs ?: 0)).asFloatBuffer() }
     private val logits = direct(4 * vocabulary).asFloatBuffer()
     private val read = FloatArray(vocabulary)
     private val output = runtime.tensor(logits, 1, 1, vocabulary)
@@ -35,21 +45,31 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
     /** Those of a step of one token, which all but a few are. */
     private val single = Inputs(1)
 
-    /** Views of the first tokens of [ids] and [embeddings]. */
+    /** Views of the first tokens of [ids], [embeddings], [entering] and [turns]. */
     private inner class Inputs(tokens: Int) : AutoCloseable {
         val ids: OnnxTensor
         val embedded: OnnxTensor
+        val entering: OnnxTensor
+        val turns: List<OnnxTensor>
 
         init {
             this@TextEngine.ids.clear().limit(tokens)
             embeddings.clear().limit(tokens * hidden)
             ids = OnnxTensor.createTensor(environment, this@TextEngine.ids, longArrayOf(1, tokens.toLong()))
             embedded = runtime.tensor(embeddings, 1, tokens, hidden)
+            this@TextEngine.entering.clear().limit(tokens * width)
+            entering = if (width == hidden) embedded else runtime.tensor(this@TextEngine.entering, 1, tokens, width)
+            turns = if (rope == null) emptyList() else this@TextEngine.turns.map { turn ->
+                turn.clear().limit(tokens * rope.pairs)
+                runtime.tensor(turn, tokens, rope.pairs)
+            }
         }
 
         override fun close() {
             ids.close()
             embedded.close()
+            if (entering !== embedded) entering.close()
+            turns.forEach(OnnxTensor::close)
         }
     }
 
@@ -62,10 +82,17 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
                     setMemoryPatternOptimization(false)
                 }
             }
+            checkDecoder()
         } catch (error: Throwable) {
             close()
             throw error
         }
+    }
+
+    private fun checkDecoder() {
+        if (rope == null) return
+        val wanted = listOf("rope_cos", "rope_sin").associateWith { listOf(-1, rope.pairs) }
+        checkInputs("text_decoder", session("text_decoder"), wanted + ("inputs_embeds" to listOf(1, -1, width)))
     }
 
     /** @throws OutOfMemoryError there is no room for one */
@@ -73,10 +100,17 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
 
     /**
      * Feeds tokens, at most a prefill chunk of them and as many as [cache] has room for; the logits [vocabulary] behind
-     * the last, which the next step overwrites. Where [image] gives a row of [hidden] numbers for an index of [tokens],
-     * that stands for the token. The cache keeps its position where it fails or is ended.
+     * the last, which the next step overwrites. Where [image] gives a row of [width] numbers for an index of [tokens],
+     * that stands for the token. [positions]: [tokens, 3], where the model has them; those of text by default. The cache
+     * keeps its position where it fails or is ended.
      */
-    fun step(tokens: IntArray, cache: KvCache, interrupt: Interrupt, image: (Int) -> FloatBuffer? = { null }): FloatArray {
+    fun step(
+        tokens: IntArray,
+        cache: KvCache,
+        interrupt: Interrupt,
+        positions: IntArray? = null,
+        image: (Int) -> FloatBuffer? = { null },
+    ): FloatArray {
         val total = cache.position + tokens.size
         check(tokens.size <= manifest.prefillChunk && total <= manifest.kvCache.length) { "$total tokens do not fit" }
         ids.clear()
@@ -85,7 +119,9 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
             val inputs = if (tokens.size == 1) single else Inputs(tokens.size)
             try {
                 embed(tokens, inputs, image)
-                decode(inputs.embedded, total, cache, interrupt)
+                turns.forEach { it.clear() }
+                rope?.rows(positions ?: alongText(cache.position, tokens.size), turns[0], turns[1])
+                decode(inputs, total, cache, interrupt)
             } finally {
                 if (inputs !== single) inputs.close()
             }
@@ -101,14 +137,27 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
         for ((at, row) in rows.withIndex()) ids.put(at, if (row == null) tokens[at].toLong() else 0L)
         val outputs = mapOf("inputs_embeds" to inputs.embedded)
         session("token_embedding").run(mapOf("input_ids" to inputs.ids), outputs).close()
+        if (width != hidden) widen(tokens.size)
         rows.forEachIndexed { at, row ->
-            if (row != null) embeddings.duplicate().also { it.clear().position(at * hidden) }.put(row)
+            if (row != null) entering.duplicate().also { it.clear().position(at * width) }.put(row)
         }
     }
 
-    private fun decode(embedded: OnnxTensor, total: Int, cache: KvCache, interrupt: Interrupt) {
+    /** [tokens, hidden] -> [tokens, width] */
+    private fun widen(tokens: Int) {
+        val from = embeddings.duplicate().also { it.clear() }
+        val to = entering.duplicate().also { it.clear() }
+        val row = FloatArray(width)
+        repeat(tokens) {
+            from.get(row, 0, hidden)
+            to.put(row)
+        }
+    }
+
+    private fun decode(given: Inputs, total: Int, cache: KvCache, interrupt: Interrupt) {
         OnnxTensor.createTensor(environment, mask, longArrayOf(1, total.toLong())).use { seen ->
-            cache.inputs["inputs_embeds"] = embedded
+            cache.inputs["inputs_embeds"] = given.entering
+            listOf("rope_cos", "rope_sin").zip(given.turns) { name, turn -> cache.inputs[name] = turn }
             cache.inputs["attention_mask"] = seen
             cache.outputs["logits"] = output
             session("text_decoder").run(cache.inputs, emptySet(), cache.outputs, interrupt.options).close()

@@ -19,6 +19,7 @@ private val PARTS = listOf("patch_embedding", "vision_encoder")
 internal class VisionEngine(private val runtime: OnnxRuntime, private val vision: Vision, private val ahead: ExecutorService) :
     AutoCloseable {
     private val hidden = Math.toIntExact(runtime.bundle.manifest.model.hiddenSize)
+    private val native = vision.patches?.let { WholePictures(runtime, vision, it) }
     private val sessions = HashMap<String, OrtSession>()
     private var isClosed = false
 
@@ -30,6 +31,7 @@ internal class VisionEngine(private val runtime: OnnxRuntime, private val vision
         for (name in PARTS) sessions.getOrPut(name) {
             runtime.open(name) { addConfigEntry("session.intra_op.allow_spinning", "0") }
         }
+        native?.check(PARTS.associateWith(::session))
     }
 
     /** Gives the memory back until the next picture; not while one is encoded. */
@@ -42,6 +44,7 @@ internal class VisionEngine(private val runtime: OnnxRuntime, private val vision
     /** A picture's tiles -> tokens [tiles * tokens per tile, hidden], some tiles at a time; [done]: so many are. */
     fun encode(tiles: Tiles, interrupt: Interrupt, done: (Int) -> Unit): FloatArray {
         load()
+        if (native != null) return encodeWhole(native, tiles, interrupt, done)
         val tokens = FloatArray(Math.multiplyExact(Math.multiplyExact(tiles.count, vision.tokensPerTile), hidden))
         val starts = (0 until tiles.count step vision.tileBatch).toList()
         var upcoming: Future<OrtSession.Result>? = ahead.submit<OrtSession.Result> { patches(tiles, starts[0], interrupt) }
@@ -61,7 +64,23 @@ internal class VisionEngine(private val runtime: OnnxRuntime, private val vision
         return tokens
     }
 
-    private fun patches(tiles: Tiles, first: Int, interrupt: Interrupt): OrtSession.Result {
+    /** A picture of native resolution -> tokens [tiles, entering width]: some tiles at a time are embedded, all encoded. */
+    private fun encodeWhole(whole: WholePictures, tiles: Tiles, interrupt: Interrupt, done: (Int) -> Unit): FloatArray {
+        val rows = whole.rows(tiles.grid)
+        val patches = whole.patches(tiles.count)
+        for (first in 0 until tiles.count step vision.tileBatch) {
+            val count = minOf(vision.tileBatch, tiles.count - first)
+            patches(tiles, first, interrupt, rows?.let { whole.part(it, first, count) }).use { found ->
+                patches.put((found[0] as OnnxTensor).floatBuffer)
+            }
+            done(first + count)
+        }
+        return running("vision_encoder", interrupt) {
+            whole.encoded(session("vision_encoder"), patches, tiles.grid, interrupt)
+        }
+    }
+
+    private fun patches(tiles: Tiles, first: Int, interrupt: Interrupt, rows: OnnxTensor? = null): OrtSession.Result {
         val count = minOf(vision.tileBatch, tiles.count - first)
         val side = vision.preprocessing.tiling.tileSize
         val pixels = direct(Math.multiplyExact(4 * count * 3, side * side)).asFloatBuffer()
@@ -69,7 +88,8 @@ internal class VisionEngine(private val runtime: OnnxRuntime, private val vision
         pixels.rewind()
         return running("patch_embedding", interrupt) {
             runtime.tensor(pixels, count, 3, side, side).use { input ->
-                session("patch_embedding").run(mapOf("pixel_values" to input), interrupt.options)
+                val given = mapOf("pixel_values" to input) + rows?.let { mapOf("position_rows" to it) }.orEmpty()
+                rows.use { session("patch_embedding").run(given, interrupt.options) }
             }
         }
     }

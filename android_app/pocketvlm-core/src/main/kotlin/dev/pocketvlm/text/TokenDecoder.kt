@@ -13,7 +13,23 @@ internal fun fromByteLevel(tokens: List<String>): List<String> {
         val known = token.map { LETTER_BYTES[it] }
         bytes.write(if (null in known) token.toByteArray() else known.map { it!! }.toByteArray())
     }
-    return listOf(String(bytes.toByteArray(), Charsets.UTF_8))
+    return listOf(utf8(bytes.toByteArray()))
+}
+
+/**
+ * With U+FFFD for each part of a character that is none, as elsewhere: the JVM has one for all bytes of half a surrogate
+ * pair, where each is one.
+ */
+private fun utf8(bytes: ByteArray): String {
+    val text = StringBuilder()
+    var from = 0
+    for (at in 1 until bytes.size) {
+        val isSurrogate = bytes[at - 1] == 0xed.toByte() && bytes[at] in 0xa0.toByte()..0xbf.toByte()
+        if (!isSurrogate) continue
+        text.append(String(bytes, from, at - from, Charsets.UTF_8))
+        from = at
+    }
+    return text.append(String(bytes, from, bytes.size - from, Charsets.UTF_8)).toString()
 }
 
 /** Tokens `<0x0A>` in a row to their text, or where they are no UTF-8, each to U+FFFD. */

@@ -17,6 +17,8 @@ internal fun tilingOf(case: Case) = Tiling(
     case.text("thumbnail"),
     case.flag("thumbnail_of_single_tile"),
     case.intOrNull("longest_edge"),
+    case["min_pixels"] as Long?,
+    case["max_pixels"] as Long?,
 )
 
 internal fun preprocessingOf(case: Case) = Preprocessing(

@@ -30,6 +30,13 @@ class DetokenizerTest {
         assertTrue("$halves tokens are half a character", halves > 500)
     }
 
+    @Test
+    fun `bytes that are half a surrogate pair are replaced one by one, as Python's are`() {
+        val text = { bytes: List<Int> -> fromByteLevel(bytes.map { BYTE_LETTERS[it].toString() }).single() }
+        assertEquals("\ufffd\ufffd\ufffdA\ufffd\ufffdA", text(listOf(0xed, 0xba, 0x80, 0x41, 0xed, 0xba, 0x41)))
+        assertEquals("\ud7ff\ufffdA\ufffd", text(listOf(0xed, 0x9f, 0xbf, 0xed, 0x41, 0xed)))
+    }
+
     /** Letters of one to four bytes in UTF-8. */
     private fun drawn(): String = buildString {
         repeat(random.nextInt(12)) {

@@ -1,0 +1,101 @@
+package dev.pocketvlm.bundle
+
+import dev.pocketvlm.images.mostTokens
+
+/**
+ * A picture goes through the tower as a whole, each of whose tiles is one token. [window]: tiles a side of the squares that
+ * most layers let see each other alone. [table]: a file of float32 [tableSide, tableSide, vision width] that is laid over
+ * a picture. [deep]: how many of the decoder's first layers add rows of their own, which lie behind each embedding.
+ */
+internal class PatchPictures(
+    val mostTokens: Int,
+    val headDim: Int,
+    val ropeTheta: Double,
+    val window: Int?,
+    val table: String?,
+    val tableSide: Int?,
+    val deep: Int?,
+)
+
+/**
+ * A token has a position on each of three axes, and each pair of a head's channels turns by one of them. [rope]: a file of
+ * float32 [2, KV length, pairs], cos and sin by position.
+ */
+internal class MropePositions(val sections: List<Int>, val interleaved: Boolean, val rope: String)
+
+internal fun readPatches(value: Reader): PatchPictures {
+    val of = value.members("most_tokens", "head_dim", "rope_theta", "window", "table", "table_side", "deep")
+    val read = PatchPictures(
+        mostTokens = of["most_tokens"].int(1, 1 shl 16),
+        headDim = of["head_dim"].int(1, 1 shl 16),
+        ropeTheta = of["rope_theta"].number(0.0, 1e18),
+        window = of.given("window")?.int(1, 64),
+        table = of.given("table")?.fileName(),
+        tableSide = of.given("table_side")?.int(1, 4096),
+        deep = of.given("deep")?.int(1, 16),
+    )
+    if (read.headDim % 4 != 0) of["head_dim"].refuse("it must be a multiple of 4")
+    if (read.ropeTheta <= 0) of["rope_theta"].refuse("it must be above 0")
+    if ((read.table == null) != (read.tableSide == null)) value.refuse("table and table_side belong together")
+    return read
+}
+
+internal fun readPositions(value: Reader): MropePositions {
+    val of = value.members("kind", "sections", "interleaved", "rope")
+    of["kind"].choice("mrope")
+    val sections = of["sections"].list(3, 3) { it.int(0, 1 shl 15) }
+    val interleaved = of["interleaved"].boolean()
+    if (interleaved && sections.max() > sections[0]) {
+        of["sections"].refuse("an axis has more pairs than the first, between whose they lie")
+    }
+    return MropePositions(sections, interleaved, of["rope"].fileName())
+}
+
+/** What does not fit together of a vision, of the fields that native resolution alone has; null where all does. */
+internal fun nativeProblem(vision: Vision): String? {
+    val tiling = vision.preprocessing.tiling
+    val isNative = vision.patches != null
+    val ratio = vision.downsampleRatio
+    return when {
+        (tiling.minPixels != null) != isNative -> "min_pixels and patches belong together"
+        (tiling.maxPixels != null) != isNative -> "max_pixels and patches belong together"
+        (tiling.strategy == "smart-resize") != isNative -> "strategy smart-resize and patches belong together"
+        vision.patches == null -> null
+        vision.tokensPerTile != 1 || vision.packing != null || tiling.thumbnail != "none" ->
+            "a tile of a picture as patches is one token, without thumbnail and packing"
+        tiling.tileSize % ratio != 0L || vision.patchesPerTile != ratio * ratio ->
+            "a tile of a picture as patches has downsample_ratio x downsample_ratio of them"
+        vision.patches.mostTokens < mostTokens(tiling) -> "patches.most_tokens is less than a picture can have"
+        else -> null
+    }
+}
+
+/** What is wrong with the files of a manifest's tables: they are not as large as it says. Null where nothing is. */
+internal fun tableProblem(manifest: Manifest): String? {
+    val positions = manifest.positions
+    val length = manifest.kvCache.length.toLong()
+    val pairs = positions?.sections?.sum()?.toLong() ?: 0
+    val wanted = manifest.kvCache.headDim / 2
+    return when {
+        manifest.vision?.let { hasTable(manifest, it) } == false ->
+            "vision.patches.table is no file of as many float32 as its side and the tower's width say"
+        positions == null -> null
+        pairs != wanted -> "positions.sections has $pairs pairs, a head $wanted"
+        !manifest.hasFloats(positions.rope, 2, length, pairs) ->
+            "positions.rope is no file of a cosine and a sine a position and pair"
+        else -> null
+    }
+}
+
+private fun hasTable(manifest: Manifest, vision: Vision): Boolean {
+    val native = vision.patches
+    val side = native?.tableSide?.toLong() ?: return true
+    return manifest.hasFloats(native.table, side, side, vision.hiddenSize)
+}
+
+/** Whether a listed file has as many float32 as these sizes say, whose product may be beyond 64 bits. */
+private fun Manifest.hasFloats(name: String?, vararg sizes: Long): Boolean = try {
+    files[name]?.bytes == sizes.fold(Float.SIZE_BYTES.toLong(), Math::multiplyExact)
+} catch (_: ArithmeticException) {
+    false
+}

@@ -1,0 +1,70 @@
+package dev.pocketvlm.images
+
+import dev.pocketvlm.PocketVlmException.ImageUnusable
+import dev.pocketvlm.bundle.Tiling
+import kotlin.math.ceil
+import kotlin.math.floor
+import kotlin.math.max
+import kotlin.math.min
+import kotlin.math.sqrt
+
+/** The longer side by the shorter one, at most. */
+private const val MOST_ASPECT = 200
+
+/**
+ * Whole tokens a side, halves to the even multiple, within the bounds of pixels: transformers' smart_resize, in pixels.
+ *
+ * @throws ImageUnusable the picture is too narrow
+ */
+internal fun smartResize(size: Size, tiling: Tiling): Size {
+    val (width, height) = size
+    if (max(width, height).toDouble() / min(width, height) > MOST_ASPECT) {
+        val why = "is too narrow: one side is at most $MOST_ASPECT times the other"
+        throw ImageUnusable("a picture of $width x $height pixels $why")
+    }
+    val tile = tiling.tileSize.toDouble()
+    val least = checkNotNull(tiling.minPixels)
+    val most = checkNotNull(tiling.maxPixels)
+    var down = Math.rint(height / tile)
+    var across = Math.rint(width / tile)
+    val pixels = down.toLong() * across.toLong() * tiling.tileSize * tiling.tileSize
+    val given = (height.toLong() * width).toDouble()
+    if (pixels > most) {
+        val share = sqrt(given / most.toDouble())
+        down = max(1.0, floor(height / share / tile))
+        across = max(1.0, floor(width / share / tile))
+    } else if (pixels < least) {
+        val share = sqrt(least.toDouble() / given)
+        down = ceil(height * share / tile)
+        across = ceil(width * share / tile)
+    }
+    return Size(Math.multiplyExact(across.toInt(), tiling.tileSize), Math.multiplyExact(down.toInt(), tiling.tileSize))
+}
+
+internal fun smartResizeProblem(tiling: Tiling): String? {
+    val least = tiling.minPixels
+    val most = tiling.maxPixels
+    val token = tiling.tileSize.toLong() * tiling.tileSize
+    return when {
+        least == null || most == null -> "min_pixels and max_pixels: smart-resize needs both"
+        least !in 1..most -> "min_pixels: $least is not from 1 to max_pixels, $most"
+        most < token -> "max_pixels: $most are less than a token's, $token"
+        tiling.thumbnail != "none" -> "thumbnail: smart-resize has none"
+        else -> null
+    }
+}
+
+/** Tokens of any picture, at most. */
+internal fun mostTokens(tiling: Tiling): Long {
+    val token = (tiling.tileSize.toLong() * tiling.tileSize).toDouble()
+    val least = checkNotNull(tiling.minPixels) / token
+    val most = checkNotNull(tiling.maxPixels) / token
+    val aspect = sqrt(MOST_ASPECT.toDouble())
+    val roundedUp = least + sqrt(least) * (aspect + 1 / aspect) + 1
+    return maxOf(most.toLong(), ceil(sqrt(most * MOST_ASPECT)).toLong(), ceil(roundedUp).toLong())
+}
+
+/** Of a picture of at most so many tiles, whatever its shape: squares of [side] x [side]. */
+internal fun mostWindows(tokens: Int, side: Int): Int = (1..tokens).maxOf { across ->
+    (across + side - 1) / side * ((tokens / across + side - 1) / side)
+}

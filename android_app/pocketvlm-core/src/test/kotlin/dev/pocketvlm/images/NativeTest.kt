@@ -1,0 +1,86 @@
+package dev.pocketvlm.images
+
+import dev.pocketvlm.Case
+import dev.pocketvlm.PocketVlmException.ImageUnusable
+import dev.pocketvlm.bundle.Grid
+import dev.pocketvlm.bundle.Tiling
+import dev.pocketvlm.golden
+import dev.pocketvlm.holdTo
+import org.junit.Assert.assertArrayEquals
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertNull
+import org.junit.Assert.assertThrows
+import org.junit.Assert.assertTrue
+import org.junit.Test
+
+/** Pictures in their own resolution: where patches and tokens stand. */
+class NativeTest {
+    private val golden = Case(golden("native.json"))
+
+    @Test
+    fun `patches turn as Python's`() {
+        for (case in golden.cases("rope")) {
+            val found = axialRope(gridOf(case["grid"]), case.int("ratio"), case.int("head_dim"), case.double("theta"))
+            assertArrayEquals("$case", floats(case, "cos"), found.first, 1e-7f)
+            assertArrayEquals("$case", floats(case, "sin"), found.second, 1e-7f)
+        }
+        val (across, down) = listOf(Grid(2, 1), Grid(1, 2)).map { axialRope(it, 2, 8, 1e4).first }
+        assertTrue("rows and columns are told apart", !across.contentEquals(down))
+    }
+
+    @Test
+    fun `windows have Python's tiles`() {
+        holdTo(golden.cases("windows"), "count", "tiles", "mask", "positions") { case ->
+            val found = windowsOf(gridOf(case["grid"]), case.int("side"), case.int("ratio"))
+            listOf(found.count, found.tiles.toList(), found.mask.toList(), found.positions.toList())
+        }
+        holdTo(golden.cases("most_windows"), "windows") { case -> listOf(mostWindows(case.int("tokens"), case.int("side"))) }
+    }
+
+    @Test
+    fun `a table is laid over pictures to the bit`() {
+        for (case in golden.cases("tables")) {
+            val side = case.int("side")
+            val table = FloatArray(side * side * case.int("width")) { i -> (37 * i + i / 7) % 101 / 8f - 6f }
+            val found = interpolated(gridOf(case["grid"]), case.int("ratio"), table, side)
+            assertArrayEquals("$case", floats(case, "values"), found, 0f)
+        }
+    }
+
+    @Test
+    fun `tokens have Python's positions`() {
+        holdTo(golden.cases("positions"), "positions") { case ->
+            val found = positionsOf(case.ints("pictures").toIntArray(), case.list("grids").map(::gridOf))
+            listOf(found.toList().chunked(AXES))
+        }
+        holdTo(golden.cases("axes"), "axes") { case ->
+            listOf(axisOfPairs(case.ints("sections"), case.flag("interleaved")).toList())
+        }
+        assertEquals(listOf(7, 7, 7, 8, 8, 8), alongText(7, 2).toList())
+    }
+
+    @Test
+    fun `a picture that is too narrow is refused in Python's words`() {
+        val error = assertThrows(ImageUnusable::class.java) { planOf(Size(201, 1), SMART) }
+        assertEquals("a picture of 201 x 1 pixels is too narrow: one side is at most 200 times the other", error.message)
+        assertEquals(Grid(15, 1), planOf(Size(200, 1), SMART).grid)
+    }
+
+    @Test
+    fun `bounds that no picture can keep are refused`() {
+        assertNull(tilingProblem(SMART))
+        val problem = { least: Long?, most: Long?, thumbnail: String ->
+            tilingProblem(Tiling(28, "smart-resize", listOf(Grid(1, 1)), 0.1, thumbnail, true, null, least, most))
+        }
+        assertEquals("min_pixels and max_pixels: smart-resize needs both", problem(null, 9000, "none"))
+        assertEquals("min_pixels: 9001 is not from 1 to max_pixels, 9000", problem(9001, 9000, "none"))
+        assertEquals("max_pixels: 783 are less than a token's, 784", problem(1, 783, "none"))
+        assertEquals("thumbnail: smart-resize has none", problem(1, 9000, "last"))
+    }
+
+    private fun floats(case: Case, key: String): FloatArray = case.doubles(key).map { it.toFloat() }.toFloatArray()
+
+    private companion object {
+        val SMART = Tiling(28, "smart-resize", listOf(Grid(1, 1)), 0.1, "none", true, null, 784, 784L * 100)
+    }
+}
