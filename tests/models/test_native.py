@@ -42,7 +42,7 @@ from pocketvlm.plan.memory import Use, fit, peak_bytes, picture_of
 from pocketvlm.plan.model import model_of_config, model_of_manifest
 from pocketvlm.plan.times import encoder_step
 from pocketvlm.recipe import load_recipe
-from pocketvlm.runtime import generation, load
+from pocketvlm.runtime import GenerationConfig, generation, load
 from pocketvlm.runtime.engines import open_engine
 from tests.images.test_tiles import noise
 from tests.models.test_vision_families import Exported, Messages, distance, processed, said
@@ -385,6 +385,19 @@ def test_the_memory_of_a_picture_is_that_of_the_whole(one: Exported) -> None:
     workload = Workload(prompts=(8,), new_tokens=4, image=(61, 83), threads=1)
     phases = [phase.phase for phase in footprint(one.bundle.location, workload).phases]
     assert phases[:4] == ["bundle opened", "loaded", "image encoded", "vision freed"]
+
+
+def test_drafts_behind_a_picture_are_checked_at_their_positions(one: Exported) -> None:
+    """Steps of several tokens whose positions are not their places in the cache: the same answer as one by one."""
+    messages, _ = shown(SHAPES[4])
+    for engine in one.written.engines:
+        with load(one.bundle.location, threads=1, engine=engine) as vlm:
+            plain, drafted = (
+                list(vlm.stream(messages, config=GenerationConfig(max_new_tokens=80, lookup=lookup)))
+                for lookup in (False, True)
+            )
+        assert [piece.token_id for piece in plain] == [piece.token_id for piece in drafted], engine
+        assert drafted[-1].stats.drafted_tokens > 0, engine
 
 
 def test_commands_show_a_picture_as_the_model_sees_it(one: Exported, tmp_path: Path) -> None:
