@@ -18,6 +18,7 @@ from pocketvlm.export.read.image_processor import PATCH_BATCH
 from pocketvlm.export.store.as_stored import check_free
 from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.export.store.weights import WeightStore
+from pocketvlm.images.rules.smart_resize import most_filled
 from pocketvlm.machine.versions import version_numbers
 from pocketvlm.recipe import Recipe
 
@@ -120,7 +121,7 @@ def _most_tiles(job: Job) -> int:
     """Of a picture of native resolution, where there are windows as they are filled up."""
     native = None if job.vision is None else job.vision.patches
     assert native is not None
-    return native.sizes["tiles"] if native.window is None else native.sizes["windows"] * native.window**2
+    return native.most_tokens if native.window is None else most_filled(native.most_tokens, native.window)
 
 
 def _parts(job: Job) -> dict[str, Part]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
 from pocketvlm.images.patches import window_by_window
+from pocketvlm.images.rules.smart_resize import most_filled
 from pocketvlm.runtime.engines.executorch_library import LoadedProgram, find_package, set_threads, states_of
 from pocketvlm.runtime.memory import memory_for, return_freed_memory, zeros_on_demand
 from pocketvlm.runtime.native import Feeds, TokenRope, along_places, widened
@@ -260,7 +261,7 @@ def _of_pictures(
     """The same of a tower of native resolution."""
     rows, tiles, batch = vision.patches_per_tile, native.most_tokens, vision.tile_batch
     if native.window is not None:
-        windows, tiles = native.sizes["windows"], native.sizes["windows"] * native.window**2
+        tiles = most_filled(native.most_tokens, native.window)
     embedded = rows, vision.vision_hidden_size
     turns = (tiles, rows, native.head_dim // 2)
     wanted: dict[tuple[str, str], tuple[int, ...]] = {
@@ -274,7 +275,7 @@ def _of_pictures(
     if native.table is not None:
         wanted["patch_embedding", "input 1"] = (batch, *embedded)
     if native.window is not None:
-        wanted["image_tokens", "input 3"] = (windows, native.window**2 * rows)
+        wanted["image_tokens", "input 3"] = (tiles // native.window**2, native.window**2 * rows)
     return {name: ("float32", shape) for name, shape in wanted.items()}
 
 

@@ -43,6 +43,14 @@ def most_tokens(tiling: Tiling) -> int:
     return max(int(most), math.ceil(math.sqrt(most * MOST_ASPECT)), math.ceil(rounded_up))
 
 
+def most_filled(tokens: int, side: int) -> int:
+    """Tiles of a picture of at most so many ``tokens`` where its squares of ``side`` tiles a side are filled up, those
+    at its right and bottom too. (Rounded, a side is less than a tile more or less than the other's share.)"""
+    shorter = range(1, math.isqrt(tokens) + 1)
+    shapes = ((one, min(tokens // one, MOST_ASPECT * (one + 1))) for one in shorter)
+    return side**2 * max(-(-one // side) * -(-other // side) for one, other in shapes)
+
+
 def check(tiling: Tiling) -> str | None:
     """Whether there are bounds, and a token has room between them."""
     if tiling.min_pixels is None or tiling.max_pixels is None:

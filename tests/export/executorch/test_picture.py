@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,8 @@ from pocketvlm.export.executorch import operators, picture
 from pocketvlm.export.executorch.schema import load_program, quiet, run_method
 from pocketvlm.export.executorch.weights import Weights
 from pocketvlm.images.patches import axial_rope, window_by_window, windows
+from pocketvlm.images.rules import smart_resize
+from pocketvlm.images.tiling import Tiling
 from pocketvlm.models.operators import Channels, Linear
 from pocketvlm.runtime import load
 from tests.images.test_tiles import noise
@@ -182,6 +185,20 @@ def test_what_fills_windows_up_changes_nothing(bundle: Bundle, grid: tuple[int, 
         given = [torch.from_numpy(values) for values in (*ordered, cut.mask.astype(np.float32))]
         found.append(run_method(bundle.path("model.pte"), "image_tokens", *given)[0][cut.positions])
     assert torch.allclose(found[0], found[1], atol=1e-6)
+
+
+def test_no_picture_has_more_tiles_in_whole_windows_than_a_program_takes() -> None:
+    """Of the published bounds, and of smaller ones; half as many again are never had."""
+    for tokens in (1280, 40):
+        tiling, bound = Tiling(28, min_pixels=4 * 28**2, max_pixels=tokens * 28**2, thumbnail="none"), 0
+        sides = [*range(10, 1200, 37), 2000, 5000, 12000, 40000]
+        for width, height in itertools.product(sides, sides):
+            if max(width, height) <= smart_resize.MOST_ASPECT * min(width, height):
+                across, down = smart_resize.plan(width, height, tiling).grid
+                bound = max(bound, 16 * -(-across // 4) * -(-down // 4))
+        most = smart_resize.most_filled(smart_resize.most_tokens(tiling), 4)
+        assert bound <= most < (3 * bound if tokens < 100 else 1.5 * bound), tokens
+    assert smart_resize.most_filled(1280, 4) == 2400
 
 
 # --- The stock runners ------------------------------------------------------------------------------------------------
