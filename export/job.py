@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from pocketvlm.export.store.finished import Finished
 from pocketvlm.export.store.kv_layout import FloatArray, KvLayout
 from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
+from pocketvlm.models.config import VlmConfig
 from pocketvlm.recipe import Recipe
 
 
@@ -110,33 +111,21 @@ class Lowered:
     needs: Needs | None = ANYWHERE
 
 
-def refuse_native(checkpoint: Checkpoint, what: str) -> None:
-    """That a back end is not asked for pictures of native resolution, which it has no graphs for.
+#: What back ends for tiles, transformers and full attention have no graphs for: whether a config has it, and its words.
+BEYOND: tuple[tuple[Callable[[VlmConfig], bool], str], ...] = (
+    (lambda config: config.is_native, "patches as input are"),
+    (lambda config: config.text.has_local, "layers that see a window (sliding_attention) are"),
+    (lambda config: bool(config.text.convolutions), "layers with a convolution are"),
+    (lambda config: config.vision is not None and config.vision.convolutions is not None,
+     "a vision tower of convolutions is"),
+)  # fmt: skip
+
+
+def refuse_beyond(checkpoint: Checkpoint, what: str) -> None:
+    """That a back end is asked for nothing of ``BEYOND``.
 
     :raises ExportError: it is
     """
-    if checkpoint.config.is_native:
-        raise ExportError(f"patches as input are not yet lowered to {what}: export with --backend onnx or executorch")
-
-
-def refuse_windows(checkpoint: Checkpoint, what: str) -> None:
-    """That a back end with one mask and one RoPE for all layers is not asked for layers of two kinds.
-
-    :raises ExportError: it is
-    """
-    if checkpoint.config.text.has_local:
-        raise ExportError(
-            f"layers that see a window (sliding_attention) are not yet lowered to {what}: "
-            "export with --backend onnx or executorch"
-        )
-
-
-def refuse_convolutions(checkpoint: Checkpoint, what: str) -> None:
-    """That a back end is not asked for layers with a convolution, whose rows it has no cache for.
-
-    :raises ExportError: it is
-    """
-    if checkpoint.config.text.convolutions:
-        raise ExportError(
-            f"layers with a convolution are not yet lowered to {what}: export with --backend onnx or executorch"
-        )
+    for is_there, words in BEYOND:
+        if is_there(checkpoint.config):
+            raise ExportError(f"{words} not yet lowered to {what}: export with --backend onnx or executorch")

@@ -7,7 +7,7 @@ from pocketvlm.quant import GroupQuantizer, quantizer_of
 from pocketvlm.recipe import Rule
 
 #: The matrices of these parts are stored as whole rows of integers where their quantizer lets them.
-INTEGER_PARTS = ("vision_tower.encoder.", "downsampler.", "projector.")
+INTEGER_PARTS = ("vision_tower.encoder.", "vision_tower.stages.", "vision_tower.end.", "downsampler.", "projector.")
 
 
 def stored_bytes(name: str, shape: tuple[int, ...], rule: Rule) -> int:

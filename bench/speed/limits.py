@@ -12,6 +12,7 @@ import numpy as np
 from pocketvlm.bench.report.schema import OWN
 from pocketvlm.bench.speed.workload import decode_name
 from pocketvlm.bundle.kv import bundle_kv_bytes
+from pocketvlm.bundle.towers import is_convolutional
 from pocketvlm.runtime.engines.onnx import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -43,12 +44,14 @@ def bytes_per_token(manifest: Manifest, depth: int) -> int:
 def operations(manifest: Manifest, phase: str, tokens: int) -> int | None:
     """Multiplications and additions of a phase's matrices over its (image) tokens; attention itself is left out.
 
-    None for a phase that is not bound by them.
+    None for a phase that is not bound by them, and where layers see maps of other sizes.
     """
     if phase not in MULTIPLIED:
         return None
     if phase != "prefill":
         assert manifest.vision is not None
+        if is_convolutional(manifest):
+            return None
         tokens = tokens // manifest.vision.tokens_per_tile * manifest.vision.patches_per_tile
     weights = (one.weights for name, one in manifest.recipe.tensors.items() if name.startswith(MULTIPLIED[phase]))
     return 2 * tokens * sum(weights)

@@ -149,7 +149,7 @@ def _parts(job: Job) -> dict[str, Part]:
 def _vision_parts(config: VlmConfig, vision: VisionConfig) -> dict[str, Part]:
     tiles: int | str = "tiles" if config.is_native else 1
     pixels = _spec("pixel_values", tiles, 3, vision.image_size, vision.image_size)
-    patches = _spec("patches", tiles, vision.rows, vision.hidden_size)
+    patches = _spec("patches", tiles, *vision.stream(0))
     tokens = _spec("image_embeds", tiles, config.tokens_per_tile, config.image_width)
     if not config.is_native:
         return {

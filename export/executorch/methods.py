@@ -238,7 +238,7 @@ class VisionMethods:
         assert config.vision is not None
         self._program, self._weights, self._stages, side = program, weights, stages_of(config), config.vision.image_size
         self._pixels = [1, 3, side, side]
-        self._patches = [1, config.vision.rows, config.vision.hidden_size]
+        self._patches = [1, *config.vision.stream(0)]
         self._vision = config.vision
         self._tokens = [1, config.tokens_per_tile, config.text.hidden_size]
 
@@ -260,9 +260,9 @@ class VisionMethods:
 
     def stage(self, stage: Stage) -> None:
         """The method "stage": one of the vision part's stages alone."""
-        layers, rows = self._vision.num_hidden_layers, self._vision.rows
+        layers = self._vision.num_hidden_layers
         enters, leaves = (layers, layers) if stage.part == "projector" else (stage.index, stage.index + 1)
-        taken, given = ([1, rows, self._vision.stream_width(layer)] for layer in (enters, leaves))
+        taken, given = ([1, *self._vision.stream(layer)] for layer in (enters, leaves))
         if stage.part == "patch embedding":
             taken, given = self._pixels, self._patches
         elif stage.part == "projector":
@@ -314,10 +314,10 @@ class PictureMethods:
         if stage.part == "patch embedding":
             self._embedding("stage", stage, self._tiles)
         elif stage.part == "projector":
-            self._encoding("stage", [stage], vision.stream_width(layers), [1, self._width])
+            self._encoding("stage", [stage], vision.stream(layers)[1], [1, self._width])
         else:
-            given = [vision.rows, vision.stream_width(stage.index + 1)]
-            self._encoding("stage", [stage], vision.stream_width(stage.index), given)
+            given = list(vision.stream(stage.index + 1))
+            self._encoding("stage", [stage], vision.stream(stage.index)[1], given)
 
     def _embedding(self, name: str, stage: Stage, tiles: int) -> None:
         vision, graph = self._vision, XnnpackGraph(self._program.constants)

@@ -31,18 +31,22 @@ from pocketvlm.models.operators import (
     Channels,
     ChannelScale,
     ClassToken,
+    Depthwise,
     DropFirst,
     Gelu,
     Join,
     LayerNorm,
     Linear,
+    MeanOfRows,
     Parameter,
     Patches,
     PositionRows,
     QuickGelu,
+    Relu,
     RmsNorm,
     Rotate,
     Scale,
+    Sigmoid,
     Silu,
 )
 from pocketvlm.models.stages import Stage
@@ -166,7 +170,10 @@ def _by_head(at: XnnpackContext, states: Value, heads: int) -> Value:
 
 
 def _patches(at: XnnpackContext, call: Call, pixels: Value) -> Value:
-    """A convolution whose stride is its kernel's side: each patch times one matrix."""
+    """A convolution whose stride is its kernel's side: each patch times one matrix; or one whose patches overlap."""
+    if call.operator.padding != (0, 0):
+        # [1, 3, tile, tile] -> [1, tile, tile, 3]
+        return _convolved(at, call, at.graph.transpose(pixels, [0, 2, 3, 1]))
     graph, (size, _), width, name = at.graph, call.operator.kernel_size, call.operator.out_channels, call.weight()
     tiles, side = pixels.shape[0], pixels.shape[-1]
     grid = side // size
@@ -181,6 +188,21 @@ def _patches(at: XnnpackContext, call: Call, pixels: Value) -> Value:
     # [width, 3, size, size] -> [width, 3 * size * size]
     kernel = at.weights.vector(name).reshape(width, -1)
     return graph.linear(name, patches, kernel, at.weights.optional_vector(call.weight("bias")))
+
+
+def _depthwise(at: XnnpackContext, call: Call, rows: Value) -> Value:
+    side, channels = call.operator.side, call.operator.in_channels
+    # [side * side, channels] -> [1, side, side, channels]
+    return _convolved(at, call, at.graph.reshape(rows, [1, side, side, channels]))
+
+
+def _convolved(at: XnnpackContext, call: Call, points: Value) -> Value:
+    kernel, (weight, bias) = call.operator, (at.weights.vector(call.weight(part)) for part in ("weight", "bias"))
+    stride, _ = kernel.stride
+    given = at.graph.convolution(call.weight(), points, weight, bias, stride=stride, groups=kernel.groups)
+    _, down, across, width = given.shape
+    # [1, side, side, width] -> [side * side, width]
+    return at.graph.reshape(given, [down * across, width])
 
 
 def _parameter(at: XnnpackContext, call: Call, values: Value) -> Value:
@@ -222,6 +244,18 @@ def _quick_gelu(at: XnnpackContext, call: Call, values: Value) -> Value:
 
 def _silu(at: XnnpackContext, call: Call, values: Value) -> Value:
     return at.graph.silu(values)
+
+
+def _relu(at: XnnpackContext, call: Call, values: Value) -> Value:
+    return at.graph.relu(values)
+
+
+def _sigmoid(at: XnnpackContext, call: Call, values: Value) -> Value:
+    return at.graph.sigmoid(values)
+
+
+def _mean_of_rows(at: XnnpackContext, call: Call, values: Value) -> Value:
+    return at.graph.mean_of_rows(values)
 
 
 def _attend(at: XnnpackContext, call: Call, query: Value, key: Value, value: Value) -> Value:
@@ -303,6 +337,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     operator.mul: _multiply,
     Linear: _linear,
     Patches: _patches,
+    Depthwise: _depthwise,
     Parameter: _parameter,
     PositionRows: _position_rows,
     ChannelScale: _channel_scale,
@@ -312,6 +347,8 @@ TABLE: dict[Any, Callable[..., Any]] = {
     Gelu: _gelu,
     QuickGelu: _quick_gelu,
     Silu: _silu,
+    Relu: _relu,
+    Sigmoid: _sigmoid,
     Attend: _attend,
     AttendPicture: _attend_picture,
     Rotate: _rotate,
@@ -319,6 +356,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     CausalConvolution: _causal_convolution,
     ClassToken: _class_token,
     DropFirst: _drop_first,
+    MeanOfRows: _mean_of_rows,
     Channels: _channels,
     Join: _join,
     Blocks: _blocks,

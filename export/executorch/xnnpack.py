@@ -140,7 +140,7 @@ class XnnpackGraph:
 
     def silu(self, value: Value, alpha: float = 1.0) -> Value:
         """x times sigmoid(``alpha`` x)"""
-        return self.multiply(value, self._unary(schema.XNNSigmoid, self.scaled(value, alpha)))
+        return self.multiply(value, self.sigmoid(self.scaled(value, alpha)))
 
     def gelu(self, value: Value, approximate: str) -> Value:
         """``approximate``: "none", or "tanh", as in PyTorch."""
@@ -149,7 +149,13 @@ class XnnpackGraph:
         # (1 + tanh(x)) / 2 = sigmoid(2 x)
         cubic = self.add(self.scaled(self._unary(schema.XNNSquare, value), GELU_CUBIC), self.scalar(1.0))
         inner = self.scaled(self.multiply(value, cubic), 2 * GELU_SCALE)
-        return self.multiply(value, self._unary(schema.XNNSigmoid, inner))
+        return self.multiply(value, self.sigmoid(inner))
+
+    def relu(self, value: Value) -> Value:
+        return self._binary(schema.XNNMaximum, value, self.scalar(0.0))
+
+    def sigmoid(self, value: Value) -> Value:
+        return self._unary(schema.XNNSigmoid, value)
 
     def softmax(self, value: Value) -> Value:
         """Over the last dimension."""
@@ -242,6 +248,23 @@ class XnnpackGraph:
             return self._fully_connected(name, self._rounded(hidden), matrix, bias)
         return self._sum_of_groups(name, hidden, weight, bias)
 
+    def convolution(self, name: str, points: Value, kernel: Array, bias: Array, *, stride: int, groups: int) -> Value:
+        """points [1, height, width, channels], kernel as PyTorch's [given, channels of a group, side, side] ->
+        [1, height / stride, width / stride, given]; around the map are as many zeros as half the kernel, whose side is
+        odd. Of many ``groups`` each is of one channel."""
+        given, channels, side, _ = kernel.shape
+        is_depthwise = groups > 1
+        # [given, channels, side, side] -> [given, side, side, channels], or of one channel each [1, side, side, given]
+        kernel = kernel.transpose((1, 2, 3, 0) if is_depthwise else (0, 2, 3, 1))
+        _, height, width, _ = points.shape
+        output = self._value([1, -(-height // stride), -(-width // stride), given])
+        kind = schema.XNNDepthwiseConv2d if is_depthwise else schema.XNNConv2d
+        ids = points.id, self.constant(name, kernel).id, self.constant(f"{name}.bias", bias).id, output.id
+        around, steps, whole = (side // 2,) * 4, (stride, stride), (1, 1)
+        sizes = (side, side), steps, whole, (channels, given // groups), (groups,), (0, 0)
+        self._node(kind(*around, *(number for pair in sizes for number in pair), *ids, 0))
+        return output
+
     def _blocks(self, name: str, hidden: Value, weight: GroupedTensor) -> tuple[Value, Value]:
         """Rounded activations, padded as the weight's rows are, and a weight of 4 bits in blocks."""
         if weight.group_size % SMALLEST_BLOCK:
@@ -322,6 +345,12 @@ class XnnpackGraph:
         centred = self.subtract(hidden, self._mean(hidden, 0.0))
         normed = self.multiply(centred, self._inverse_root(centred, epsilon))
         return self.add(self.multiply(normed, self.constant(name, weight)), self.constant(f"{name}.bias", bias))
+
+    def mean_of_rows(self, values: Value) -> Value:
+        """[rows, width] -> [1, width]"""
+        width = values.shape[-1]
+        # [rows, width] -> [width, rows] -> [width, 1] -> [1, width]
+        return self.reshape(self._mean(self.transpose(values, [1, 0]), 0.0), [1, width])
 
     def _inverse_root(self, hidden: Value, epsilon: float) -> Value:
         """1 / sqrt(mean of squares + epsilon), [rows, 1]"""

@@ -109,13 +109,15 @@ def conclude(job: Job, graphs: Graphs, walk: Walk) -> Fidelity:
 
 def _vision(job: Job, read: ReadWeight, graphs: Graphs, walk: Walk) -> Tensor:
     """Both checks of the vision stages; gives the image tokens as shipped."""
-    stages, original = stages_of(job.checkpoint.config), job.reference
+    stages, original, vision = stages_of(job.checkpoint.config), job.reference, job.checkpoint.config.vision
     assert original.pixels is not None and stages.patch_embedding is not None and stages.projection is not None
+    assert vision is not None
     shipped = original.pixels
     entering = (original.pixels, *original.vision)
     for stage, before in zip((stages.patch_embedding, *stages.vision, stages.projection), entering, strict=True):
         is_layer = stage.part in LAYERS
-        few = before[:, :FEW] if is_layer and graphs.few_patches else before
+        # (a map's points need their neighbours)
+        few = before[:, :FEW] if is_layer and graphs.few_patches and vision.convolutions is None else before
         wanted = _reference(stage.run, read, few, *vision_place(job, stage))
         shipped = _checked(job, graphs, walk, stage, (few, wanted, shipped))
     return shipped

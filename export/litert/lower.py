@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pocketvlm.bundle.manifest import Part, TensorSpec
 from pocketvlm.errors import ExportError, RecipeError
-from pocketvlm.export.job import Job, Lowered, refuse_convolutions, refuse_native, refuse_windows
+from pocketvlm.export.job import Job, Lowered, refuse_beyond
 from pocketvlm.export.litert.weights import StoredMatrices, with_rows_for_litert
 from pocketvlm.export.store.as_stored import check_free
 from pocketvlm.export.store.kv_layout import KvLayout
@@ -44,9 +44,7 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
     :raises ExportError: LiteRT is missing or too old
     :raises RecipeError: the recipe asks for what LiteRT's parts cannot have
     """
-    refuse_native(checkpoint, "LiteRT")
-    refuse_windows(checkpoint, "LiteRT")
-    refuse_convolutions(checkpoint, "LiteRT")
+    refuse_beyond(checkpoint, "LiteRT")
     check_installed()
     check_free(recipe, "LiteRT", "XNNPACK's groups have bfloat16 scales and no zero points")
     changed = with_rows_for_litert(recipe)
@@ -179,7 +177,7 @@ def _parts(config: VlmConfig, kv: KvLayout) -> dict[str, Part]:
     if config.vision is not None:
         vision = config.vision
         pixels = _spec("pixel_values", 1, 3, vision.image_size, vision.image_size)
-        patches = _spec("patches", 1, vision.rows, vision.hidden_size)
+        patches = _spec("patches", 1, *vision.stream(0))
         tokens = _spec("image_embeds", 1, config.tokens_per_tile, text.hidden_size)
         parts |= {
             "patch_embedding": Part(file=VISION, inputs=(pixels,), outputs=(patches,)),

@@ -87,7 +87,7 @@ class VisionSignatures:
         assert stages.patch_embedding is not None
         pixels = ("pixel_values", [1, 3, vision.image_size, vision.image_size])
         self._add("patch_embedding", [stages.patch_embedding], pixels, "patches")
-        self._add("image_tokens", stages.encoder, ("patches", [1, vision.rows, vision.hidden_size]), "image_embeds")
+        self._add("image_tokens", stages.encoder, ("patches", [1, *vision.stream(0)]), "image_embeds")
 
     def stage(self, stage: Stage, shape: Sequence[int]) -> None:
         """The signature "stage": one of the vision part's stages alone, ``shape`` enters -> stream."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from pocketvlm.bundle.manifest import LitertNpuProgram, Part, TensorSpec
 from pocketvlm.bundle.tflite import check_tflite
-from pocketvlm.export.job import Job, Lowered, refuse_convolutions, refuse_native, refuse_windows
+from pocketvlm.export.job import Job, Lowered, refuse_beyond
 from pocketvlm.export.litert.lower import MINIMUM_LITERT, check_installed, check_table, write_vision
 from pocketvlm.export.litert.program import LitertFile
 from pocketvlm.export.litert.weights import StoredMatrices
@@ -52,9 +52,7 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
     :raises ExportError: LiteRT, or a compiler that is wanted, is not there, or the recipe stores weights as no NPU
         takes them
     """
-    refuse_native(checkpoint, "LiteRT's program for NPUs")
-    refuse_windows(checkpoint, "LiteRT's program for NPUs")
-    refuse_convolutions(checkpoint, "LiteRT's program for NPUs")
+    refuse_beyond(checkpoint, "LiteRT's program for NPUs")
     check_installed()
     if (options := options_of(recipe)).compiled:
         check_tools(options.platform)

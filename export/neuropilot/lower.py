@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pocketvlm.bundle.manifest import NpuProgram, Part
-from pocketvlm.export.job import Job, Lowered, refuse_convolutions, refuse_native, refuse_windows
+from pocketvlm.export.job import Job, Lowered, refuse_beyond
 from pocketvlm.export.neuropilot import compile as neuropilot_compile
 from pocketvlm.export.neuropilot.graph import NpuGraph
 from pocketvlm.export.neuropilot.needs import needs_of
@@ -42,9 +42,7 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
 
     :raises ExportError: MediaTek's tools are wanted and not there, or the recipe stores weights as no NPU takes them
     """
-    refuse_native(checkpoint, "MediaTek's NPU")
-    refuse_windows(checkpoint, "MediaTek's NPU")
-    refuse_convolutions(checkpoint, "MediaTek's NPU")
+    refuse_beyond(checkpoint, "MediaTek's NPU")
     if options_of(recipe).compiled:
         neuropilot_compile.check_tools()
     check_free(recipe, "MediaTek's NPU", "it takes one scale a row")

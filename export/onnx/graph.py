@@ -65,9 +65,12 @@ class GraphBuilder:
         **attributes: Any,
     ) -> ir.Value:
         """Add a node with one output. One that has a ``name`` has a type too, so that a graph can be cut there."""
-        value = self.ops(op_type, *inputs, domain=domain, names=[name], **attributes)[0]
-        if name is not None:
-            value.type = ir.TensorType(DTYPES[dtype])
+        value = self.ops(op_type, *inputs, domain=domain, names=[None], **attributes)[0]
+        return value if name is None else self.call(value, name, dtype)
+
+    def call(self, value: ir.Value, name: str, dtype: str = "float32") -> ir.Value:
+        """Let what a node gives be called so, with its type."""
+        value.name, value.type = name, ir.TensorType(DTYPES[dtype])
         return value
 
     def ops(

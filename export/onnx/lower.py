@@ -83,8 +83,9 @@ def patch_embedding(store: WeightStore, config: VlmConfig) -> ir.Model:
     rows = None
     if vision.table_side is not None:
         rows = graph.input(picture.ROWS, "float32", ["tiles", vision.rows, vision.hidden_size])
-    patches = lower_stage(stage, TABLE, OnnxContext(graph, store, rows=rows), pixels)
-    graph.output(patches, "patches", "float32", ["tiles", vision.rows, vision.hidden_size])
+    at = OnnxContext(graph, store, rows=rows)
+    patches = value_of(at, lower_stage(stage, TABLE, at, pixels))
+    graph.output(patches, "patches", "float32", ["tiles", *vision.stream(0)])
     return graph.model()
 
 
@@ -93,7 +94,7 @@ def vision_encoder(store: WeightStore, config: VlmConfig) -> ir.Model:
     vision, stages = config.vision, stages_of(config)
     assert vision is not None and stages.projection is not None
     graph = GraphBuilder("vision_encoder")
-    hidden = graph.input("patches", "float32", ["tiles", vision.rows, vision.hidden_size])
+    hidden = graph.input("patches", "float32", ["tiles", *vision.stream(0)])
     place = picture.place_inputs(graph, vision) if config.is_native else None
     at = OnnxContext(graph, store, integers=True, place=place)
     for stage in stages.vision:

@@ -26,18 +26,22 @@ from pocketvlm.models.operators import (
     Channels,
     ChannelScale,
     ClassToken,
+    Depthwise,
     DropFirst,
     Gelu,
     Join,
     LayerNorm,
     Linear,
+    MeanOfRows,
     Parameter,
     Patches,
     PositionRows,
     QuickGelu,
+    Relu,
     RmsNorm,
     Rotate,
     Scale,
+    Sigmoid,
     Silu,
 )
 
@@ -122,6 +126,20 @@ class Joined(Later):
         return graph.op("Concat", self.left, self.right, axis=2, name=name)
 
 
+class Map(Later):
+    """Points of a map with their channels first, [tiles, width, side, side], which become rows where rows are needed: a
+    convolution behind another takes them as they are."""
+
+    def __init__(self, points: ir.Value, width: int) -> None:
+        super().__init__()
+        self.points, self.width = points, width
+
+    def make(self, graph: GraphBuilder, name: str | None) -> ir.Value:
+        # [tiles, width, side, side] -> [tiles, width, side * side] -> [tiles, side * side, width]
+        flat = graph.op("Reshape", self.points, graph.shape(0, self.width, -1))
+        return graph.op("Transpose", flat, perm=[0, 2, 1], name=name)
+
+
 @dataclass(frozen=True)
 class Rotated:
     """Query or key that the attention rotates; ``local``: at the base of layers that see a window."""
@@ -131,8 +149,10 @@ class Rotated:
 
 
 def value_of(at: OnnxContext, given: ir.Value | Later, name: str | None = None) -> ir.Value:
-    """What an operator gave, as a value of the graph."""
-    return given.value(at.graph, name) if isinstance(given, Later) else given
+    """What an operator gave, as a value of the graph, which gets the ``name``."""
+    if isinstance(given, Later):
+        return given.value(at.graph, name)
+    return given if name is None else at.graph.call(given, name)
 
 
 def _add(at: OnnxContext, call: Call, left: Any, right: Any) -> Sum:
@@ -148,27 +168,38 @@ def _linear(at: OnnxContext, call: Call, hidden: Any) -> ir.Value:
     return linear(at.graph, value_of(at, hidden), weight, at.store.optional_vector(call.weight("bias"), call.factor))
 
 
-def _patches(at: OnnxContext, call: Call, pixels: ir.Value) -> ir.Value:
+def _patches(at: OnnxContext, call: Call, pixels: ir.Value) -> Map:
     kernel: Patches = call.operator
-    convolved = at.graph.op(
-        "Conv",
-        pixels,
-        *(_vector(at, call, part) for part, _ in kernel.named_parameters()),
-        kernel_shape=list(kernel.kernel_size),
-        strides=list(kernel.stride),
-    )
-    # [tiles, width, grid, grid] -> [tiles, width, patches] -> [tiles, patches, width]
-    flat = at.graph.op("Reshape", convolved, at.graph.shape(0, kernel.out_channels, -1))
-    return at.graph.op("Transpose", flat, perm=[0, 2, 1])
+    return Map(_convolved(at, call, pixels, kernel), kernel.out_channels)
 
 
-def _parameter(at: OnnxContext, call: Call, values: ir.Value) -> ir.Value:
-    return at.graph.op("Add", values, _vector(at, call))
+def _depthwise(at: OnnxContext, call: Call, rows: Any) -> Map:
+    kernel: Depthwise = call.operator
+    if isinstance(rows, Map):
+        points = rows.points
+    else:
+        # [tiles, side * side, channels] -> [tiles, channels, side * side] -> [tiles, channels, side, side]
+        turned = at.graph.op("Transpose", value_of(at, rows), perm=[0, 2, 1])
+        points = at.graph.op("Reshape", turned, at.graph.shape(0, kernel.in_channels, kernel.side, kernel.side))
+    return Map(_convolved(at, call, points, kernel), kernel.out_channels)
 
 
-def _position_rows(at: OnnxContext, call: Call, values: ir.Value, place: None) -> ir.Value:
+def _convolved(at: OnnxContext, call: Call, points: ir.Value, kernel: Patches | Depthwise) -> ir.Value:
+    weights = (_vector(at, call, part) for part, _ in kernel.named_parameters())
+    steps: dict[str, Any] = {"kernel_shape": list(kernel.kernel_size), "strides": list(kernel.stride)}
+    padding = int(kernel.padding[0])
+    if padding:
+        return at.graph.op("Conv", points, *weights, **steps, pads=[padding] * 4, group=kernel.groups)
+    return at.graph.op("Conv", points, *weights, **steps)
+
+
+def _parameter(at: OnnxContext, call: Call, values: Any) -> ir.Value:
+    return at.graph.op("Add", value_of(at, values), _vector(at, call))
+
+
+def _position_rows(at: OnnxContext, call: Call, values: Any, place: None) -> ir.Value:
     assert at.rows is not None
-    return at.graph.op("Add", values, at.rows)
+    return at.graph.op("Add", value_of(at, values), at.rows)
 
 
 def _channel_scale(at: OnnxContext, call: Call, values: Any) -> ir.Value:
@@ -199,8 +230,12 @@ def _rms_norm(at: OnnxContext, call: Call, hidden: Any) -> ir.Value:
     return graph.op("Reshape", normed, graph.shape(0, 0, norm.heads * size)) if norm.heads > 1 else normed
 
 
-def _gelu(at: OnnxContext, call: Call, values: ir.Value) -> ir.Value:
-    return at.graph.op("Gelu", values, approximate=call.operator.approximate)
+def _gelu(at: OnnxContext, call: Call, values: Any) -> Any:
+    """Of a map, whose next may be a convolution, before it becomes rows."""
+    function = {"approximate": call.operator.approximate}
+    if isinstance(values, Map):
+        return Map(at.graph.op("Gelu", values.points, **function), values.width)
+    return at.graph.op("Gelu", value_of(at, values), **function)
 
 
 def _quick_gelu(at: OnnxContext, call: Call, values: ir.Value) -> ir.Value:
@@ -209,6 +244,14 @@ def _quick_gelu(at: OnnxContext, call: Call, values: ir.Value) -> ir.Value:
 
 def _silu(at: OnnxContext, call: Call, values: ir.Value) -> Activated:
     return Activated(values)
+
+
+def _relu(at: OnnxContext, call: Call, values: ir.Value) -> ir.Value:
+    return at.graph.op("Max", values, at.graph.constant("zero", np.array(0, np.float32)))
+
+
+def _sigmoid(at: OnnxContext, call: Call, values: ir.Value) -> ir.Value:
+    return at.graph.op("Sigmoid", values)
 
 
 def _attend(at: OnnxContext, call: Call, query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Value:
@@ -241,9 +284,9 @@ def _causal_convolution(at: OnnxContext, call: Call, values: Any, step: None) ->
     return convolution.convolve(at.graph, call.operator, at.kv.length, call.stage.index, rows, weights, at.steps)
 
 
-def _class_token(at: OnnxContext, call: Call, rows: ir.Value) -> ir.Value:
+def _class_token(at: OnnxContext, call: Call, rows: Any) -> ir.Value:
     """The row once a tile: zeros of a tile's own, [tiles, 1, width], plus [width]."""
-    graph = at.graph
+    graph, rows = at.graph, value_of(at, rows)
     zeros = graph.op("Mul", _part(graph, rows, 1, 0, 1), graph.constant("zero", np.array(0, np.float32)))
     return graph.op("Concat", graph.op("Add", zeros, _vector(at, call)), rows, axis=1)
 
@@ -256,6 +299,11 @@ def _part(graph: GraphBuilder, values: ir.Value, axis: int, first: int, end: int
     """Of an axis what lies from ``first`` to before ``end``."""
     bounds = (graph.constant(f"index_{at}", np.array([at], np.int64)) for at in (first, end, axis))
     return graph.op("Slice", values, *bounds)
+
+
+def _mean_of_rows(at: OnnxContext, call: Call, values: Any) -> ir.Value:
+    axis = at.graph.constant("axis_1", np.array([1], np.int64))
+    return at.graph.op("ReduceMean", value_of(at, values), axis, keepdims=1)
 
 
 def _channels(at: OnnxContext, call: Call, values: Any) -> Any:
@@ -294,6 +342,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     operator.mul: _multiply,
     Linear: _linear,
     Patches: _patches,
+    Depthwise: _depthwise,
     Parameter: _parameter,
     PositionRows: _position_rows,
     ChannelScale: _channel_scale,
@@ -303,6 +352,8 @@ TABLE: dict[Any, Callable[..., Any]] = {
     Gelu: _gelu,
     QuickGelu: _quick_gelu,
     Silu: _silu,
+    Relu: _relu,
+    Sigmoid: _sigmoid,
     Attend: _attend,
     AttendPicture: _attend_picture,
     Rotate: _rotate,
@@ -310,6 +361,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     CausalConvolution: _causal_convolution,
     ClassToken: _class_token,
     DropFirst: _drop_first,
+    MeanOfRows: _mean_of_rows,
     Channels: _channels,
     Join: _join,
     Blocks: _blocks,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pocketvlm.bundle.manifest import Part, QnnProgram
-from pocketvlm.export.job import Job, Lowered, refuse_convolutions, refuse_native, refuse_windows
+from pocketvlm.export.job import Job, Lowered, refuse_beyond
 from pocketvlm.export.npu import checks, parts
 from pocketvlm.export.npu.parts import TILE_BATCHES, WrittenProgram
 from pocketvlm.export.npu.ranges import observe, scales_of
@@ -49,9 +49,7 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
 
     :raises ExportError: the compiler is wanted and not there, or the recipe stores weights as no NPU takes them
     """
-    refuse_native(checkpoint, "Qualcomm's NPU")
-    refuse_windows(checkpoint, "Qualcomm's NPU")
-    refuse_convolutions(checkpoint, "Qualcomm's NPU")
+    refuse_beyond(checkpoint, "Qualcomm's NPU")
     if options_of(recipe).compiled:
         qnn_compile.check_tools()
     check_free(recipe, "Qualcomm's NPU", "its groups have no zero points, and scales that are multiples of one a row")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -48,5 +49,5 @@ def _trace_bytes(item: TeacherForced, checkpoint: Checkpoint) -> int:
     values = len(item.inputs) * text.hidden_size * text.num_hidden_layers
     if vision is not None:
         tiles = sum(len(picture.tiled.pixels) for picture in item.pictures)
-        values += tiles * vision.rows * vision.hidden_size * vision.num_hidden_layers
+        values += tiles * sum(math.prod(vision.stream(layer)) for layer in range(1, vision.num_hidden_layers + 1))
     return 4 * values

@@ -29,6 +29,7 @@ from pocketvlm.models.directory import (
     CONFIG,
     FLOATS,
     MAX_JSON_BYTES,
+    BatchNorm,
     LowRank,
     Packed,
     Stored,
@@ -48,6 +49,8 @@ from pocketvlm.models.positions import bucketized
 from pocketvlm.models.quantized import packing_of
 from pocketvlm.models.shapes import POSITIONS, expected_shapes
 
+#: PyTorch's of batch norms, and timm's.
+BATCH_NORM_EPSILON = 1e-5
 #: How quantizers call what they put beside or in place of a weight.
 PACKED = re.compile(r"\.(qweight|qzeros|scales|g_idx|SCB|weight_(scale|packed|shape|zero_point).*|weight\.\w+)$")
 
@@ -55,7 +58,8 @@ PACKED = re.compile(r"\.(qweight|qzeros|scales|g_idx|SCB|weight_(scale|packed|sh
 @dataclass(frozen=True)
 class TensorInfo:
     """One weight: where it lies, as a tensor, as ``pieces`` of one or as its sum over an axis (``summed``), of which it
-    may be ``rows`` alone, or one less than it is (``less_one``), and how it is used."""
+    may be ``rows`` alone, or one less than it is (``less_one``), and how it is used. ``norm``: what a convolution, or a
+    bias, has taken in."""
 
     name: str
     file: Path
@@ -67,11 +71,14 @@ class TensorInfo:
     update: LowRank | None = None
     summed: int | None = None
     less_one: bool = False
+    norm: BatchNorm | None = None
 
     @property
     def files(self) -> set[Path]:
         """Where it lies."""
-        return {self.file} if self.packed is None else {self.file, self.packed.zeros.file, self.packed.scales.file}
+        others = () if self.packed is None else (self.packed.zeros, self.packed.scales)
+        norm = () if self.norm is None else (self.norm.weight, self.norm.bias, self.norm.mean, self.norm.variance)
+        return {self.file, *(one.file for one in (*others, *norm))}
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,7 @@ class Checkpoint:
             tensor = self.packed_matrix(name, rows).weights()
         else:
             read = _read(info) if info.summed is None else _read(info).float().sum(info.summed)
+            read = read if info.norm is None else _taken_in(read, info.norm)
             tensor = _chosen(_whole(read, info.pieces).reshape(info.shape), info.rows, rows)
         if info.update is not None:
             up, down = _factors(info.update)
@@ -209,6 +217,16 @@ class Checkpoint:
 def _read(stored: TensorInfo | Stored) -> Tensor:
     tensor: Tensor = _open_safetensors(stored.file).get_tensor(stored.key)
     return tensor
+
+
+def _taken_in(tensor: Tensor, norm: BatchNorm) -> Tensor:
+    """A convolution's weight [channels, ...] with the norm behind it; of the norm's own bias the one that it gets."""
+    weight, bias, mean, variance = (_read(one).float() for one in (norm.weight, norm.bias, norm.mean, norm.variance))
+    factor = weight / torch.sqrt(variance + BATCH_NORM_EPSILON)
+    if tensor.dim() == 1:
+        return bias - mean * factor
+    # [channels] -> [channels, 1, ...]
+    return tensor.float() * factor.view(-1, *(1,) * (tensor.dim() - 1))
 
 
 def _whole(tensor: Tensor, pieces: Pieces | None) -> Tensor:
@@ -331,14 +349,14 @@ def _match(directory: Path, family: Family, config: VlmConfig, weights: dict[str
             raise CheckpointError(f"{shown} is quantized already ({packed}); export the original model")
         if name not in expected:
             raise CheckpointError(f"{shown} belongs to no part of a {family.name} model as {CONFIG} has it")
-        # an axis of a batch may stand in front: [1, 1, width] of a class token
-        batch = (1,) * (len(stored.shape) - len(expected[name]))
-        if stored.shape != (*batch, *expected[name]):
+        # an axis of a batch may stand in front: [1, 1, width] of a class token; or a point's behind: [width, 1, 1]
+        one = (1,) * (len(stored.shape) - len(expected[name]))
+        if stored.shape not in ((*one, *expected[name]), (*expected[name], *one)):
             found_shape = one_line(list(stored.shape), 120)
             raise CheckpointError(f"{shown} has shape {found_shape}, {CONFIG} asks for {list(expected[name])}")
         tensors[name] = TensorInfo(
             name, stored.file, stored.key, expected[name], stored.pieces, None, stored.packed, stored.update,
-            stored.summed, stored.less_one,
+            stored.summed, stored.less_one, stored.norm,
         )  # fmt: skip
     missing = [name for name in expected if name not in tensors]
     if missing:

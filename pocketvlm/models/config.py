@@ -27,6 +27,7 @@ from pocketvlm.bundle.defaults import KV_LENGTH
 from pocketvlm.bundle.manifest import Strategy
 from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.images.tiling import PAPER_CANDIDATES
+from pocketvlm.models.convolutions import Convolutions
 from pocketvlm.models.dialect import check_whole, decoder_values, vision_values
 from pocketvlm.models.families import DECODERS, FAMILIES
 from pocketvlm.models.rope_scaling import RopeScaling
@@ -104,8 +105,12 @@ class VisionConfig:
     taken: Annotated[tuple[Layers, ...], Field(min_length=1, max_length=16)] | None = None
     #: Layers that a checkpoint has behind the last one that runs.
     unused_layers: Annotated[int, Field(ge=0, le=4096)] = 0
+    #: A tower of convolutions in place of a transformer; a patch is a point of its last map.
+    convolutions: Convolutions | None = None
 
     def __post_init__(self) -> None:
+        if self.convolutions is not None:
+            self._check_convolutions(self.convolutions)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
@@ -122,6 +127,17 @@ class VisionConfig:
             raise ValueError(f"deep: {self.deep} are not some of {self.num_hidden_layers} layers in their order")
         if self.axial_theta is not None and self.head_dim % 4:
             raise ValueError(f"head_dim {self.head_dim} is not a multiple of 4: rows and columns turn pairs each")
+
+    def _check_convolutions(self, shape: Convolutions) -> None:
+        layers = len(shape.layers(self.image_size))
+        own = self.hidden_size, self.patch_size, self.num_hidden_layers
+        if own != (shape.width, shape.patch_size, layers):
+            wanted = f"{shape.width} channels, patches of {shape.patch_size} pixels and {layers} layers"
+            raise ValueError(f"hidden_size, patch_size and num_hidden_layers are {own}; its convolutions have {wanted}")
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is no multiple of {self.patch_size}, which become one point"
+            )
 
     def is_windowed(self, layer: int) -> bool:
         """Whether the patches of a layer, counted from 0, see those of their window alone."""
@@ -153,9 +169,15 @@ class VisionConfig:
         before = min(layer, self.num_hidden_layers - 1)
         return tuple(sorted(number for number in set(self.taken or ()) if number <= before))
 
-    def stream_width(self, layer: int) -> int:
-        """Channels that enter the layer with this index: those that it computes with, and those that go past it."""
-        return self.hidden_size * (1 + len(self.kept(layer)))
+    def stream(self, layer: int) -> tuple[int, int]:
+        """Rows of a tile and channels that enter the layer with this index: those that it computes with, and those that
+        go past it. The index behind the last layer's is what leaves that."""
+        if self.convolutions is None:
+            return self.rows, self.hidden_size * (1 + len(self.kept(layer)))
+        layers = self.convolutions.layers(self.image_size)
+        if layer == len(layers):
+            return self.rows, self.hidden_size
+        return layers[layer].side ** 2, layers[layer].entering
 
 
 @read_by(READ)

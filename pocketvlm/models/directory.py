@@ -38,6 +38,8 @@ MAX_JSON_BYTES, MAX_CONFIG_BYTES, MAX_HEADER_BYTES = 64 << 20, 4 << 20, 16 << 20
 #: The bytes before a header, which say how long it is.
 LENGTH_BYTES = 8
 COMPARED_BYTES = 16 << 20
+#: In our names, behind that of a convolution.
+BATCH_NORM = ".batch_norm."
 #: Pickled weights, and what makes safetensors of them: PyTorch's own reader, which builds nothing but tensors.
 PICKLED = r"(pytorch_model.*|model.*|adapter_model.*)\.bin(\.index\.json)?"
 CONVERT = (
@@ -100,10 +102,21 @@ class LowRank:
 
 
 @dataclass(frozen=True)
+class BatchNorm:
+    """A norm whose statistics are those of the training, behind a convolution: a factor and a number a channel."""
+
+    weight: Stored
+    bias: Stored
+    mean: Stored
+    variance: Stored
+
+
+@dataclass(frozen=True)
 class Stored:
     """A tensor of a file: ``start`` and ``end`` are the file's bytes. ``pieces``: where one of several weights in it
     lies; ``packed``: of a matrix in words; ``summed``: the axis over which the weight is its sum; ``shape`` is the
-    weight's own then. ``update``: what an adapter adds. ``less_one``: one more is the weight."""
+    weight's own then. ``update``: what an adapter adds. ``less_one``: one more is the weight. ``norm``: what a
+    convolution or its bias takes in."""
 
     key: str
     file: Path
@@ -116,6 +129,7 @@ class Stored:
     update: LowRank | None = None
     summed: int | None = None
     less_one: bool = False
+    norm: BatchNorm | None = None
 
 
 def name_of(directory: Path) -> str:
@@ -339,7 +353,30 @@ def named(family: Family, config: VlmConfig, directory: Path, tensors: Mapping[s
                 raise CheckpointError(f"{label(directory)}: {both} both claim {one_line(one, 120)}")
             weight = replace(weight, less_one=family.is_less_one(one))
             weights[one] = _summed(weight, family.summed[one]) if one in family.summed else weight
-    return weights
+    return _with_norms(weights, directory)
+
+
+def _with_norms(weights: Mapping[str, Stored], directory: Path) -> dict[str, Stored]:
+    """Convolutions without a bias that take in the batch norm behind them, which families call ``.batch_norm.``.
+
+    :raises CheckpointError: a part of a norm is missing, or has another number of channels
+    """
+    found = dict(weights)
+    for name in [name for name in weights if name.endswith(f"{BATCH_NORM}running_var")]:
+        base = name.removesuffix(f"{BATCH_NORM}running_var")
+        names = [f"{base}{BATCH_NORM}{part}" for part in ("weight", "bias", "running_mean", "running_var")]
+        missing = next((one for one in (f"{base}.weight", *names) if one not in found), None)
+        if missing is not None:
+            raise CheckpointError(f"{label(directory)}: {one_line(missing, 120)} missing from the weights")
+        norm = BatchNorm(*(found.pop(one) for one in names))
+        channels = found[f"{base}.weight"].shape[:1]
+        wrong = next((one for one in (norm.weight, norm.bias, norm.mean, norm.variance) if one.shape != channels), None)
+        if wrong is not None:
+            shown = f"{label(directory)}: {one_line(wrong.key, 120)} has shape {one_line(list(wrong.shape), 120)}"
+            raise CheckpointError(f"{shown}, the convolution before it {one_line(list(channels), 120)} channels")
+        found[f"{base}.weight"] = replace(found[f"{base}.weight"], norm=norm)
+        found[f"{base}.bias"] = replace(norm.bias, norm=norm)
+    return found
 
 
 def _summed(tensor: Stored, axis: int) -> Stored:

@@ -96,14 +96,43 @@ class Linear(nn.Linear, Operator):
 
 
 class Patches(nn.Conv2d, Operator):
-    """float [tiles, 3, size, size] -> [tiles, patches, width]: each patch times one matrix, row by row."""
+    """float [tiles, 3, size, size] -> [tiles, patches, width]: each patch times one matrix, row by row.
 
-    def __init__(self, patch_size: int, width: int, *, bias: bool = True) -> None:
-        super().__init__(3, width, patch_size, stride=patch_size, bias=bias)
+    With a ``stride`` below ``patch_size`` patches overlap, and those at the edges have zeros around the tile.
+    """
+
+    def __init__(self, patch_size: int, width: int, *, bias: bool = True, stride: int | None = None) -> None:
+        padding = 0 if stride is None else patch_size // 2
+        super().__init__(3, width, patch_size, stride=stride or patch_size, padding=padding, bias=bias)
 
     def forward(self, pixels: Tensor) -> Tensor:
         # [tiles, width, grid, grid] -> [tiles, width, patches] -> [tiles, patches, width]
         return super().forward(pixels).flatten(2).transpose(1, 2)
+
+
+class Depthwise(nn.Conv2d, Operator):
+    """A convolution of each channel by itself, over rows that are points of a map, with zeros around it.
+
+    [tiles, side * side, channels] -> [tiles, (side / stride) ** 2, width]; of each channel ``width / channels`` become
+    neighbours.
+    """
+
+    def __init__(self, side: int, channels: int, kernel: int, *, stride: int = 1, width: int | None = None) -> None:
+        width = channels if width is None else width
+        super().__init__(channels, width, kernel, stride=stride, padding=kernel // 2, groups=channels)
+        self.side = side
+
+    @property
+    def side_behind(self) -> int:
+        """Of the map that it gives."""
+        stride, _ = self.stride
+        return -(-self.side // stride)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        # [tiles, side * side, channels] -> [tiles, channels, side, side]
+        points = rows.transpose(1, 2).unflatten(2, (self.side, self.side))
+        # [tiles, width, side behind, side behind] -> [tiles, rows behind, width]
+        return super().forward(points).flatten(2).transpose(1, 2)
 
 
 class Parameter(Operator):
@@ -200,6 +229,20 @@ class Silu(Operator):
 
     def forward(self, values: Tensor) -> Tensor:
         return F.silu(values)
+
+
+class Relu(Operator):
+    """x where it is positive, else 0."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return F.relu(values)
+
+
+class Sigmoid(Operator):
+    """1 / (1 + exp(-x))"""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return torch.sigmoid(values)
 
 
 # --- Attention --------------------------------------------------------------------------------------------------------
@@ -364,6 +407,13 @@ class DropFirst(Operator):
         return values[:, 1:]
 
 
+class MeanOfRows(Operator):
+    """Of each channel over a tile's rows: [tiles, rows, width] -> [tiles, 1, width]."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values.mean(1, keepdim=True)
+
+
 class Channels(Operator):
     """``size`` of the channels, from ``first`` on: [..., width] -> [..., size]."""
 
@@ -424,6 +474,7 @@ def space_to_depth(tokens: Tensor, ratio: int) -> Tensor:
 OPERATORS: tuple[type[Operator], ...] = (
     Linear,
     Patches,
+    Depthwise,
     Parameter,
     PositionRows,
     ChannelScale,
@@ -433,6 +484,8 @@ OPERATORS: tuple[type[Operator], ...] = (
     Gelu,
     QuickGelu,
     Silu,
+    Relu,
+    Sigmoid,
     Attend,
     AttendPicture,
     Rotate,
@@ -440,6 +493,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     CausalConvolution,
     ClassToken,
     DropFirst,
+    MeanOfRows,
     Channels,
     Join,
     Blocks,

@@ -24,7 +24,8 @@ def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
     text = config.text
     if config.vision is not None:
         width, merged = config.vision.hidden_size, config.downsample_ratio**2 * config.vision.hidden_size
-        yield from _tower(config.vision)
+        shape = config.vision.convolutions
+        yield from _tower(config.vision) if shape is None else shape.shapes(config.vision.image_size)
         if config.projector == "matrix":
             yield from _linear("projector.linear", merged, text.hidden_size, bias=False)
         elif config.projector == "normed_mlp":

@@ -6,7 +6,7 @@ A 3 B model in float32 is 12 GB; a layer of it is 0.25 GB.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from pocketvlm.images.patches import axial_rope, interpolated, windows
 from pocketvlm.images.tiling import Grid
+from pocketvlm.models.blocks.convolutions import Stem, tower_layer
 from pocketvlm.models.blocks.decoder import DecoderLayer, Head, decoder_options, step_at
 from pocketvlm.models.blocks.picture import PictureLayer, PlacedEmbeddings
 from pocketvlm.models.blocks.projector import Projection
@@ -38,7 +39,7 @@ class Kind:
         self.build = build
 
     @staticmethod
-    def of(block: type[nn.Module], config: DecoderConfig | VisionConfig | VlmConfig, **options: int) -> Kind:
+    def of(block: Callable[..., nn.Module], config: DecoderConfig | VisionConfig | VlmConfig, **options: int) -> Kind:
         """The one kind of a block, a config and what differs between layers, however often it is asked for."""
         key = block, repr(config), repr(options)
         return _KINDS.setdefault(key, Kind(partial(block, config, **options)))
@@ -48,7 +49,7 @@ class Kind:
         return trace(shapes_only(self.build))
 
 
-_KINDS: dict[tuple[type[nn.Module], str, str], Kind] = {}
+_KINDS: dict[tuple[Callable[..., nn.Module], str, str], Kind] = {}
 
 
 @dataclass(frozen=True)
@@ -114,17 +115,32 @@ def stages_of(config: VlmConfig) -> Stages:
     patch_embedding, projection = None, None
     vision: tuple[Stage, ...] = ()
     if config.vision is not None:
-        embeddings = PlacedEmbeddings if config.vision.table_side is not None else VisionEmbeddings
+        embeddings = _embeddings_of(config.vision)
         patch_embedding = Stage("patch embedding", "vision_tower.embeddings.", Kind.of(embeddings, config.vision))
         vision = tuple(
-            Stage("vision layer", f"vision_tower.encoder.layers.{index}.", _vision_kind(config.vision, index), index)
-            for index in range(config.vision.num_hidden_layers)
+            Stage("vision layer", prefix, _vision_kind(config.vision, index), index)
+            for index, prefix in enumerate(_vision_prefixes(config.vision))
         )
         projection = Stage("projector", "", Kind.of(Projection, config))
     return Stages(patch_embedding, vision, projection, decoder_stages(config.text), head_stage(config.text))
 
 
+def _embeddings_of(config: VisionConfig) -> Callable[..., nn.Module]:
+    if config.convolutions is not None:
+        return Stem
+    return PlacedEmbeddings if config.table_side is not None else VisionEmbeddings
+
+
+def _vision_prefixes(config: VisionConfig) -> list[str]:
+    if config.convolutions is not None:
+        return [layer.prefix for layer in config.convolutions.layers(config.image_size)]
+    return [f"vision_tower.encoder.layers.{index}." for index in range(config.num_hidden_layers)]
+
+
 def _vision_kind(config: VisionConfig, index: int) -> Kind:
+    if config.convolutions is not None:
+        shapes = [replace(layer, prefix="") for layer in config.convolutions.layers(config.image_size)]
+        return Kind.of(tower_layer, config, index=shapes.index(shapes[index]))
     if config.axial_theta is not None:
         return Kind.of(PictureLayer, config, windowed=config.is_windowed(index), **layer_options(config, index))
     return Kind.of(VisionLayer, config, **layer_options(config, index))

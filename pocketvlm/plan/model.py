@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from pocketvlm.bundle.caches import ConvolutionCache
 from pocketvlm.bundle.defaults import MOST_PATCH_TOKENS, PREFILL_CHUNK, TILE_BATCH
 from pocketvlm.bundle.kv import kv_cache_bytes, row_cache_bytes
+from pocketvlm.bundle.towers import is_convolutional
 from pocketvlm.errors import BundleError, CheckpointError, PocketVlmError, one_line
 from pocketvlm.images.packing import most_tokens
 from pocketvlm.images.prepare import Preprocessing, preprocessing_of, select, sequence_length
@@ -45,6 +46,8 @@ MOST_POSITIONS = 1 << 20
 HUGE = 1 << 12
 #: A float32 weight has 32 bits; more than this is no weight.
 MOST_BITS = 64
+#: Of towers whose layers see maps of other sizes.
+NOT_PLANNED = "a vision tower of convolutions is not yet planned: its layers see maps of other sizes"
 
 
 @dataclass(frozen=True)
@@ -264,6 +267,8 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
     vision, tiling = config.vision, config.tiling
     if vision is None:
         return None
+    if vision.convolutions is not None:
+        raise CheckpointError(NOT_PLANNED)
     try:
         preprocessing = Preprocessing(
             tile_size=vision.image_size,
@@ -307,6 +312,8 @@ def _vision_of_manifest(manifest: Manifest, counts: Mapping[str, int]) -> Planne
     vision = manifest.vision
     if vision is None:
         return None
+    if is_convolutional(manifest):
+        raise BundleError(NOT_PLANNED)
     native, prefix = vision.patches, "vision_tower.encoder.layers."
     gated = f"{prefix}0.mlp.gate_proj.weight" in counts
     suffix = ".mlp.gate_proj.weight" if gated else ".mlp.fc1.weight"

@@ -25,6 +25,7 @@ from pocketvlm.bundle.graphs.wire import LIMITS
 from pocketvlm.bundle.open import describe_files, open_bundle
 from pocketvlm.errors import BundleError
 from tests.support.checkpoints import tiny_config, write_checkpoint
+from tests.support.fast_vlm import fast_vlm
 from tests.support.hostile_graphs import ATTACKS, DATA, FINE, GOLDEN, SIZES, make_golden
 from tests.support.qwen_vl import qwen2_5_vl
 
@@ -116,7 +117,9 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
     write_checkpoint(root / "smollm3", tiny_config("smollm3", vision=False, no_rope_layer_interval=2))
     write_checkpoint(root / "gemma3_text", tiny_config("gemma3_text", vision=False))
     qwen2_5_vl(root / "qwen2_5_vl")  # a picture as a whole, windows, positions along three axes
+    fast_vlm(root / "fast_vlm")  # convolutions
     exports = [
+        ("fast_vlm", load_recipe("fp32")),
         ("qwen2_5_vl", load_recipe("fp32")),
         ("qwen2", load_recipe("fp32")), ("llama", load_recipe("bluelm-v-3b")), ("minicpm", load_recipe("int8")),
         ("qwen3", load_recipe("int4-g128")), ("llama", load_recipe("fp32")), ("qwen2", load_recipe("int4-g32")),

@@ -35,6 +35,15 @@ LLAVA_ONEVISION = (
     + "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+#: As FastVLM's: a system message where none is given, images before texts.
+FAST_VLM = (
+    "{% for m in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' }}"
+    + _MESSAGE.replace("IMAGE", "{{ '<image>' }}").replace("TEXT", "{{ '\n' + part['text'] }}")
+    + "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
 #: As Qwen2-VL's and 2.5's checkpoints have it.
 QWEN_VL = (
     "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
 from tests.support.chat_templates import LLAVA, LLAVA_MISTRAL, LLAVA_ONEVISION
+from tests.support.fast_vlm import fast_vlm
 from tests.support.qwen_vl import qwen2_5_vl, qwen2_vl, qwen3_vl
 from tests.support.written_family import TEXT, TOWER, Written, byte_level, randomized
 
@@ -403,6 +404,7 @@ WRITERS: dict[str, Callable[[Path], Written]] = {
     "llava": llava,
     "llava_next": llava_next,
     "llava_onevision": llava_onevision,
+    "fast_vlm": fast_vlm,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen2_vl": qwen2_vl,
     "qwen3_vl": qwen3_vl,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pocketvlm.bundle.open import describe_files, open_bundle
 from pocketvlm.errors import BundleError
-from tests.support import hostile_graphs
+from tests.support import graph_models
 
 SPEC = {"name": "x", "shape": [1, "tokens"], "dtype": "float32"}
 PART = {"file": "graph.onnx", "data": ["weights/text.data"], "inputs": [SPEC], "outputs": [SPEC]}
@@ -56,7 +56,7 @@ MANIFEST: dict[str, Any] = {
     },
 }  # fmt: skip
 #: Of 600 bytes.
-GRAPH: bytes = hostile_graphs.model(hostile_graphs.graph(hostile_graphs.Y), producer_name="p" * 479).SerializeToString()
+GRAPH: bytes = graph_models.model(graph_models.graph(graph_models.Y), producer_name="p" * 479).SerializeToString()
 CONTENT = {
     "graph.onnx": GRAPH,
     "weights/text.data": bytes(range(256)) * 1000,

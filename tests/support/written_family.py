@@ -38,10 +38,10 @@ MERGES = (("Ċ", "Ċ"), ("Ġ", "t"), ("h", "e"), ("Ġt", "he"), (":", "Ġ"), ("�
 class Written:
     """A checkpoint, the model that it holds in float32, and its processor. ``tile``: pixels of a tile's side.
 
-    ``unused``: weights that are stored and that nothing runs; ``split``: weights more than are
-    stored, where several lie in one. ``one_by_one``: the processor is given pictures so that
-    each is cut as it is alone, which is not its own way for several. ``engines``: what it is exported for; a family of
-    native resolution is refused by the others.
+    ``unused``: weights that are stored and that nothing runs; ``split``: weights more than are stored, where several
+    lie in one. ``one_by_one``: the processor is given pictures so that each is cut as it is alone, which is not its own
+    way for several. ``has_system``: its template writes a system message as it writes its own. ``engines``: what it is
+    exported for; the others refuse the family.
     """
 
     directory: Path
@@ -51,6 +51,7 @@ class Written:
     unused: int = 0
     split: int = 0
     one_by_one: bool = False
+    has_system: bool = True
     engines: tuple[str, ...] = ENGINES
 
     @property

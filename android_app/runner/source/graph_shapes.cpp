@@ -94,6 +94,23 @@ Given patches(Bound& bound) {
   return {{{bound.sizes.at("T"), bound.sizes.at("O"), down, across}}};
 }
 
+// A convolution with zeros around what it goes over, as many as half its kernel, whose side is odd.
+Given convolved(Bound& bound) {
+  const int64_t side = bound.sizes.at("P"), group = bound.attribute("group");
+  const Dims strides = bound.attributes.at("strides").integers, kernel = {side, bound.sizes.at("Q")};
+  refuse_if(bound.attributes.at("kernel_shape").integers != kernel || side % 2 != 1, "its kernel is another");
+  const bool steps = strides == Dims{1, 1} || strides == Dims{2, 2};
+  const Dims around(4, side / 2);
+  refuse_if(kernel[0] != kernel[1] || bound.attributes.at("pads").integers != around || !steps,
+            "it has other strides");
+  const int64_t channels = bound.sizes.at("C"), given = bound.sizes.at("O");
+  refuse_if(channels != times(group, bound.size("I")) || given % group != 0, "its channels do not fit");
+  const int64_t down = bound.sizes.at("H"), across = bound.sizes.at("W");
+  refuse_if(down < 1 || across < 1, "its kernel is too large");
+  const auto left = [&](int64_t size) { return (size + strides[0] - 1) / strides[0]; };
+  return {{{bound.sizes.at("T"), given, left(down), left(across)}}};
+}
+
 // Beside the output the scores of all heads are held.
 Given heads(Bound& bound) {
   const int64_t count = bound.attribute("num_heads");
@@ -237,7 +254,7 @@ Given counted(Bound& bound) {
 
 const std::map<std::string, std::function<Given(Bound&)>> kRules = {
     {"broadcast", broadcast}, {"blocks", blocks},         {"rows_of_blocks", rows_of_blocks}, {"patches", patches},
-    {"heads", heads},         {"scores", scores},         {"grouped", grouped},               {"rotary", rotary},
+    {"convolved", convolved}, {"heads", heads},         {"scores", scores},         {"grouped", grouped},               {"rotary", rotary},
     {"element", element},     {"reduced", reduced},       {"shape_of", shape_of},             {"sliced", sliced},
     {"halves", halves},       {"joined", joined},         {"reshaped", reshaped},             {"transposed", transposed},
     {"last_axis", last_axis}, {"padded", padded},         {"counted", counted},               {"column_blocks", column_blocks},

@@ -168,6 +168,19 @@ def _patches(bound: BoundNode) -> list[Dims]:
     return [(bound.sizes["T"], bound.sizes["O"], *grid)]
 
 
+def _convolved(bound: BoundNode) -> list[Dims]:
+    """A convolution with zeros around what it goes over, as many as half its kernel, whose side is odd."""
+    kernel, group = (bound.sizes["P"], bound.sizes["Q"]), bound.attributes["group"]
+    strides, pads = (tuple(bound.attributes[name]) for name in ("strides", "pads"))
+    refuse(tuple(bound.attributes["kernel_shape"]) != kernel or kernel[0] % 2 != 1, "its kernel is another")
+    wrong = kernel[0] != kernel[1] or pads != (kernel[0] // 2,) * 4 or strides not in ((1, 1), (2, 2))
+    refuse(wrong, "it has other strides")
+    channels, given = bound.sizes["C"], bound.sizes["O"]
+    refuse(channels != group * bound.size("I") or given % group != 0, "its channels do not fit")
+    refuse(not exact((bound.sizes["H"], bound.sizes["W"])), "its kernel is too large")
+    return [(bound.sizes["T"], given, *(-(-bound.sizes[axis] // strides[0]) for axis in "HW"))]
+
+
 def _heads(bound: BoundNode) -> list[Dims]:
     """Beside the output the scores of all heads are held."""
     heads = bound.attributes["num_heads"]
@@ -290,10 +303,10 @@ def _counted(bound: BoundNode) -> list[Dims]:
 #: Rule -> the dimensions of the outputs (and, behind them, of what is held meanwhile), or None where the patterns say.
 RULES: Final[dict[str, Callable[[BoundNode], list[Dims] | None]]] = {
     "broadcast": _broadcast, "blocks": _blocks, "rows_of_blocks": _rows_of_blocks, "column_blocks": _column_blocks,
-    "patches": _patches, "heads": _heads, "scores": _scores, "grouped": _grouped, "rotary": _rotary,
-    "element": _element, "reduced": _reduced, "shape_of": _shape_of, "sliced": _sliced, "halves": _halves,
-    "joined": _joined, "reshaped": _reshaped, "transposed": _transposed, "last_axis": _last_axis, "padded": _padded,
-    "counted": _counted,
+    "patches": _patches, "convolved": _convolved, "heads": _heads, "scores": _scores, "grouped": _grouped,
+    "rotary": _rotary, "element": _element, "reduced": _reduced, "shape_of": _shape_of, "sliced": _sliced,
+    "halves": _halves, "joined": _joined, "reshaped": _reshaped, "transposed": _transposed, "last_axis": _last_axis,
+    "padded": _padded, "counted": _counted,
 }  # fmt: skip
 
 

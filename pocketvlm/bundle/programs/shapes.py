@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from pocketvlm.bundle.programs.flat import Table
@@ -72,14 +73,32 @@ def _concatenate(node: Table, given: Sequence[Dims]) -> Dims | None:
     return (*first[:axis], sum(one[axis] for one in given), *first[axis + 1 :])
 
 
+def _convolved(node: Table, given: Sequence[Dims], *, depthwise: bool) -> Dims | None:
+    """[1, height, width, channels], a kernel [given, side, side, channels], of one channel each [1, side, side, given],
+    and [given]; steps of 1 or 2, around the map as many zeros as half the kernel, whose side is odd."""
+    if len(given) != 3 or [len(one) for one in given] != [4, 4, 1]:
+        return None
+    (one, height, width, channels), kernel, (count,) = given
+    groups, side, step = node["groups"], node["height"], node["step_down"]
+    fits = one == 1 and side % 2 == 1 and node["width"] == side and step == node["step_across"] and step in (1, 2)
+    fits &= all(node[edge] == side // 2 for edge in ("pad_top", "pad_right", "pad_bottom", "pad_left"))
+    fits &= node["dilation_down"] == node["dilation_across"] == 1 and not (node["more_down"] or node["more_across"])
+    fits &= groups == (channels if depthwise else 1) and node["channels"] * groups == channels
+    fits &= node["given"] * groups == count
+    fits &= kernel == ((1, side, side, count) if depthwise else (count, side, side, channels))
+    return (1, -(-height // step), -(-width // step), count) if fits else None
+
+
 #: Only move numbers, which may be codes.
 MOVING: Final[dict[str, Callable[[Table, Sequence[Dims]], Dims | None]]] = {
     "Transpose": _transpose, "Pad": _pad, "Slice": _slice, "Reshape": _reshape,
     **{f"Concatenate{count}": _concatenate for count in range(2, 6)},
 }  # fmt: skip
-SHAPES: Final = {
+SHAPES: Final[dict[str, Callable[[Table, Sequence[Dims]], Dims | None]]] = {
     **MOVING,
     **dict.fromkeys(("Softmax", "Sigmoid", "Square", "InverseRoot", "Gelu"), _same),
-    **dict.fromkeys(("Add", "Multiply", "Subtract"), _broadcast),
+    **dict.fromkeys(("Add", "Multiply", "Subtract", "Maximum"), _broadcast),
     "Product": _product,
+    "Convolution": partial(_convolved, depthwise=False),
+    "Depthwise": partial(_convolved, depthwise=True),
 }

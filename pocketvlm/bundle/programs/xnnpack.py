@@ -30,6 +30,13 @@ CONCATENATE = [
     ("axis", "u32"), ("1", "u32"), ("2", "u32"), ("3", "u32"), ("4", "u32"), ("output", "u32"), ("flags", "u32"),
     ("5", "u32"),
 ]  # fmt: skip
+CONVOLUTION = [
+    *((name, "u32") for name in (
+        "pad_top", "pad_right", "pad_bottom", "pad_left", "height", "width", "step_down", "step_across",
+        "dilation_down", "dilation_across", "channels", "given", "groups", "more_down", "more_across", "input",
+        "filter", "bias", "output", "flags",
+    )),
+]  # fmt: skip
 GRAPH: Final[Schema] = {
     "Graph": [
         ("version", "text"), ("nodes", "[Node]"), ("values", "[XValue]"), ("externals", "u32"), ("inputs", "[u32]"),
@@ -65,13 +72,15 @@ GRAPH: Final[Schema] = {
     ],
     **{f"Concatenate{count}": CONCATENATE for count in range(2, 6)},
     **dict.fromkeys(("Softmax", "Sigmoid", "Convert", "Square", "InverseRoot", "Gelu"), UNARY),
-    **dict.fromkeys(("Add", "Multiply", "Subtract", "Product"), BINARY),
+    **dict.fromkeys(("Add", "Multiply", "Subtract", "Product", "Maximum"), BINARY),
+    **dict.fromkeys(("Convolution", "Depthwise"), CONVOLUTION),
 }  # fmt: skip
 #: Of XNodeUnion, those that exports write.
 NODES: Final = {
-    1: "Add", 2: "FullyConnected", 3: "Softmax", 4: "Sigmoid", 5: "Transpose", 10: "Pad", 15: "Multiply",
-    16: "Subtract", 18: "Convert", 20: "Reshape", 28: "Square", 32: "Concatenate2", 33: "Concatenate3",
-    34: "Concatenate4", 35: "Slice", 37: "Product", 38: "Concatenate5", 40: "InverseRoot", 42: "Gelu",
+    1: "Add", 2: "FullyConnected", 3: "Softmax", 4: "Sigmoid", 5: "Transpose", 7: "Convolution", 10: "Pad",
+    13: "Depthwise", 15: "Multiply", 16: "Subtract", 18: "Convert", 20: "Reshape", 26: "Maximum", 28: "Square",
+    32: "Concatenate2", 33: "Concatenate3", 34: "Concatenate4", 35: "Slice", 37: "Product", 38: "Concatenate5",
+    40: "InverseRoot", 42: "Gelu",
 }  # fmt: skip
 UNIONS: Final[Unions] = {
     "value": {1: "Plain", 2: "Quantized"},
@@ -238,6 +247,8 @@ def _fits(kind: str, node: Table, given: Mapping[str, Tensor], output: Tensor) -
     if kind == "Convert":
         types = {given["input"].type, output.type}
         return given["input"].dims == output.dims and types in ({FLOAT, STEPS}, {FLOAT, ROUNDED}, {FLOAT})
+    if not all(given[name].constant for name in ("filter", "bias") if name in given):
+        return False
     types = {tensor.type for tensor in given.values()} | {output.type}
     known = types == {FLOAT} or (types == {STEPS} and kind in MOVING)
     return known and SHAPES[kind](node, [tensor.dims for tensor in given.values()]) == output.dims

@@ -11,6 +11,7 @@ from pathlib import Path
 from pocketvlm.errors import CheckpointError
 from pocketvlm.models.families import (
     bluelm_v,
+    fast_vlm,
     gemma3_text,
     granite,
     idefics3,
@@ -45,6 +46,7 @@ FAMILIES: dict[str, Family] = {
         llava,
         llava_next,
         llava_onevision,
+        fast_vlm,
         qwen2_5_vl,
         qwen2_vl,
         qwen3_vl,

@@ -14,7 +14,7 @@ from pocketvlm.images.tiling import grid_candidates
 from pocketvlm.models import families
 from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VisionConfig, VlmConfig
 from pocketvlm.models.families import idefics3
-from pocketvlm.models.presets import internvl, lfm2, llava, qwen_vl, smolvlm
+from pocketvlm.models.presets import fast_vlm, internvl, lfm2, llava, qwen_vl, smolvlm
 from pocketvlm.models.presets.spoken import Spoken, chatml
 from pocketvlm.models.presets.weights import Stored, as_it_is
 
@@ -166,6 +166,7 @@ PRESETS = {
             lfm2.SPOKEN,
             families.lfm2.stored,
         ),
+        _llava("fastvlm-0.5b", "FastViTHD at 1024 px, Qwen2-0.5B's decoder", fast_vlm.FASTVLM_05B, fast_vlm.SPOKEN),
         Preset("tiny", "two layers of everything, to try the commands with", _vlm(TINY, TINY_TOWER)),
     )
 }

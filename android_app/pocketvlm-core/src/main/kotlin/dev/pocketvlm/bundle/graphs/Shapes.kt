@@ -19,6 +19,7 @@ internal fun applyRule(rule: String, bound: BoundNode): List<Dims>? = when (rule
     "rows_of_blocks" -> checked { rowsOfBlocks(bound) }
     "column_blocks" -> checked { if (bound["G"] * bound.attribute("block_size") != bound["K"]) refuse(NO_BLOCKS) }
     "patches" -> patches(bound)
+    "convolved" -> convolved(bound)
     "heads" -> heads(bound)
     "scores" -> scores(bound)
     "grouped" -> checked { grouped(bound) }
@@ -101,6 +102,22 @@ private fun patches(bound: BoundNode): List<Dims> {
     val across = bound.most("W") / kernel[1]
     if (down == 0L || across == 0L || bound["H"] < 1 || bound["W"] < 1) refuse("its kernel is too large")
     return listOf(listOf(bound["T"], bound["O"], down, across))
+}
+
+/** A convolution with zeros around what it goes over, as many as half its kernel, whose side is odd. */
+private fun convolved(bound: BoundNode): List<Dims> {
+    val kernel = listOf(bound["P"], bound["Q"])
+    val group = bound.attribute("group")
+    val strides = bound.attributes.getValue("strides").sizes
+    val pads = bound.attributes.getValue("pads").sizes
+    val isOdd = kernel[0] % 2 == 1L
+    if (bound.attributes.getValue("kernel_shape").sizes != kernel || !isOdd) refuse("its kernel is another")
+    val steps = strides == listOf(1L, 1L) || strides == listOf(2L, 2L)
+    if (kernel[0] != kernel[1] || pads != List(4) { kernel[0] / 2 } || !steps) refuse("it has other strides")
+    if (bound["C"] != group * bound.most("I") || bound["O"] % group != 0L) refuse("its channels do not fit")
+    if (bound["H"] < 1 || bound["W"] < 1) refuse("its kernel is too large")
+    val step = strides[0]
+    return listOf(listOf(bound["T"], bound["O"]) + listOf("H", "W").map { (bound[it] + step - 1) / step })
 }
 
 /** Beside the output the scores of all heads are held. */

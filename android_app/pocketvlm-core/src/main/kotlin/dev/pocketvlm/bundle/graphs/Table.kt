@@ -41,7 +41,8 @@ internal const val TABLE: String = """{
    {"attributes": {"axis": [-2, 1, 2, 3]}, "inputs": ["T", "T"], "outputs": ["T"], "rule": "joined", "types": ["float32", "int16", "int8"]}
   ]},
   "Conv": {"forms": [
-   {"attributes": {"kernel_shape": "sizes", "strides": "sizes"}, "inputs": ["float32[T C H W]", "float32[O C P Q]", "?float32[O]"], "outputs": ["float32"], "rule": "patches", "times": ["C", "P", "Q"]}
+   {"attributes": {"kernel_shape": "sizes", "strides": "sizes"}, "inputs": ["float32[T C H W]", "float32[O C P Q]", "?float32[O]"], "outputs": ["float32"], "rule": "patches", "times": ["C", "P", "Q"]},
+   {"attributes": {"kernel_shape": "sizes", "strides": "sizes", "pads": "sizes", "group": "size"}, "inputs": ["float32[T C H W]", "float32[O I P Q]", "float32[O]"], "outputs": ["float32"], "rule": "convolved", "times": ["I", "P", "Q"]}
   ]},
   "DequantizeLinear": {"forms": [
    {"inputs": ["T[*]", "float32."], "outputs": ["float32[*]"], "types": ["int8", "int16"]},

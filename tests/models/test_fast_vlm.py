@@ -1,0 +1,198 @@
+"""FastVLM beside timm's and transformers' own classes: norms that convolutions take in, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pocketvlm.errors import CheckpointError, ExportError
+from pocketvlm.export import export_bundle
+from pocketvlm.export.backends import BACKENDS
+from pocketvlm.models.checkpoint import open_checkpoint
+from pocketvlm.models.families import fast_vlm as family
+from pocketvlm.models.presets import find_preset
+from pocketvlm.models.stages import stages_of
+from pocketvlm.plan.model import model_of_config
+from pocketvlm.recipe import load_recipe
+from tests.support.fast_vlm import fast_vlm
+from tests.support.written_family import Written
+
+NORM = "stages.0.blocks.0.mlp.conv.bn."
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return fast_vlm(tmp_path_factory.mktemp("fast_vlm") / "checkpoint")
+
+
+def changed(
+    written: Written,
+    directory: Path,
+    weights: Callable[[dict[str, torch.Tensor]], object] = lambda stored: None,
+    config: Callable[[dict[str, Any]], object] = lambda raw: None,
+) -> Path:
+    """A copy with other weights, or another config.json."""
+    shutil.copytree(written.directory, directory)
+    stored = load_file(directory / "model.safetensors")
+    weights(stored)
+    save_file(stored, directory / "model.safetensors")
+    raw = json.loads((directory / "config.json").read_text())
+    config(raw)
+    (directory / "config.json").write_text(json.dumps(raw))
+    return directory
+
+
+def key_of(stored: dict[str, torch.Tensor], end: str) -> str:
+    (found,) = (name for name in stored if name.endswith(end))
+    return found
+
+
+@torch.no_grad()
+def features(directory: Path, pixels: torch.Tensor) -> torch.Tensor:
+    checkpoint = open_checkpoint(directory)
+    stages = stages_of(checkpoint.config)
+    assert stages.patch_embedding is not None
+    stream = stages.patch_embedding.run(checkpoint.tensor, pixels)
+    for stage in stages.encoder:
+        stream = stage.run(checkpoint.tensor, stream)
+    return stream
+
+
+@torch.no_grad()
+def distance(written: Written, directory: Path) -> float:
+    """Of our features to transformers', relative."""
+    pixels = torch.rand(1, 3, written.tile, written.tile, generator=torch.Generator().manual_seed(0))
+    wanted = written.model.model.get_image_features(pixels).pooler_output
+    return float((features(directory, pixels) - wanted).norm() / wanted.norm())
+
+
+def test_features_are_transformers(written: Written) -> None:
+    assert distance(written, written.directory) < 1e-5
+
+
+def test_a_convolution_takes_in_the_norm_behind_it(written: Written) -> None:
+    """As PyTorch's own modules compute."""
+    tower = written.model.model.vision_tower.timm_model
+    both = tower.stages[0].blocks[0].mlp.conv
+    checkpoint, name = open_checkpoint(written.directory), "vision_tower.stages.0.blocks.0.mlp.depthwise"
+    alone = nn.Conv2d(8, 8, 7, padding=3, groups=8)
+    points = torch.randn(1, 8, 9, 9)
+    with torch.no_grad():
+        alone.weight.copy_(checkpoint.tensor(f"{name}.weight"))
+        assert alone.bias is not None
+        alone.bias.copy_(checkpoint.tensor(f"{name}.bias"))
+        assert torch.allclose(alone(points), both(points), atol=1e-5)
+
+
+def test_the_same_bundle_needs_no_norms_once_they_are_taken_in(written: Written, tmp_path: Path) -> None:
+    """What other tools write: a convolution with its bias. Both are the same weights."""
+    checkpoint = open_checkpoint(written.directory)
+
+    def folded(stored: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in stored if ".mlp.conv." in name]:
+            del stored[name]
+        prefix = "model.vision_tower.timm_model."
+        for name in checkpoint.tensors:
+            if ".mlp.depthwise." in name:
+                stage = name.removeprefix("vision_tower.").replace(".mlp.depthwise.", ".mlp.conv.conv.")
+                stored[prefix + stage] = checkpoint.tensor(name).contiguous()
+
+    again = open_checkpoint(changed(written, tmp_path / "folded", folded))
+    assert all(torch.equal(checkpoint.tensor(name), again.tensor(name)) for name in checkpoint.tensors)
+
+
+FAULTS: dict[str, dict[str, str]] = {
+    "scales of attention and MLP swapped": {
+        ".layer_scale_1.gamma": ".mlp_scale.weight",
+        ".layer_scale_2.gamma": ".attention_scale.weight",
+    },
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_names_that_are_swapped_are_seen(written: Written, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(family, "PARTS", {**family.PARTS, **FAULTS[fault]})
+    assert distance(written, written.directory) > 1e-2
+
+
+@pytest.mark.parametrize("part", ["weight", "bias", "running_mean", "running_var"])
+def test_each_number_of_a_norm_counts(written: Written, part: str, tmp_path: Path) -> None:
+    def other(stored: dict[str, torch.Tensor]) -> None:
+        stored[key_of(stored, NORM + part)].add_(0.5)
+
+    assert distance(written, changed(written, tmp_path / "other", other)) > 1e-3
+
+
+@pytest.mark.parametrize("part", ["weight", "bias", "running_mean"])
+def test_a_norm_that_is_not_whole_is_refused(written: Written, part: str, tmp_path: Path) -> None:
+    def dropped(stored: dict[str, torch.Tensor]) -> None:
+        del stored[key_of(stored, NORM + part)]
+
+    with pytest.raises(CheckpointError, match=f"batch_norm.{part} missing from the weights"):
+        open_checkpoint(changed(written, tmp_path / "dropped", dropped))
+
+
+def test_a_norm_of_other_channels_is_refused(written: Written, tmp_path: Path) -> None:
+    def longer(stored: dict[str, torch.Tensor]) -> None:
+        stored[key_of(stored, NORM + "running_mean")] = torch.zeros(9)
+
+    with pytest.raises(
+        CheckpointError, match=r"running_mean has shape \[9\], the convolution before it \[8\] channels"
+    ):
+        open_checkpoint(changed(written, tmp_path / "longer", longer))
+
+
+def said(section: str, key: str, value: object) -> Callable[[dict[str, Any]], object]:
+    def change(raw: dict[str, Any]) -> None:
+        (raw[section] if section else raw)[key] = value
+
+    return change
+
+
+ARGUMENTS = {"inference_mode": True, "layers": [1, 1, 1, 1, 1], "embed_dims": [8, 16, 32, 64, 192]}
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (said("", "image_seq_length", 8), "image_seq_length is 8, no square"),
+        (said("", "vision_feature_layer", -2), "vision_feature_layer is -2"),
+        (said("vision_config", "architecture", "fastvit_t8"), "vision_config.architecture is 'fastvit_t8'"),
+        (said("vision_config", "model_args", {}), "model_args.inference_mode: convolutions are supported as"),
+        (said("vision_config", "model_args", {**ARGUMENTS, "inference_mode": False}), "model_args.inference_mode is"),
+        (said("vision_config", "model_args", {**ARGUMENTS, "lkc_use_act": False}), "model_args.lkc_use_act"),
+        (said("vision_config", "model_args", {**ARGUMENTS, "layers": [1, 2]}), "depths are .*, expected 5 numbers"),
+        (said("vision_config", "model_args", {**ARGUMENTS, "layers": [1, 1, 1, 1, 0]}), "depths"),
+        (said("vision_config", "model_args", {**ARGUMENTS, "embed_dims": [8, 12, 32, 64, 192]}), "no multiple"),
+        (
+            said("vision_config", "model_args", {**ARGUMENTS, "embed_dims": [8, 16, 16, 16, 192]}),
+            "16 channels are no heads of 32",
+        ),
+        (said("vision_config", "model_args", {**ARGUMENTS, "embed_dims": [0, 16, 32, 64, 192]}), "widths"),
+        (said("vision_config", "model_args", {**ARGUMENTS, "layers": [9**9] * 5}), "num_hidden_layers|depths"),
+    ],
+)
+def test_what_is_computed_otherwise_is_refused(
+    written: Written, change: Callable[[dict[str, Any]], object], line: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=line):
+        open_checkpoint(changed(written, tmp_path / "other", config=change))
+
+
+def test_no_plan_is_made_as_of_a_transformer() -> None:
+    with pytest.raises(CheckpointError, match="a vision tower of convolutions is not yet planned"):
+        model_of_config("fastvlm-0.5b", find_preset("fastvlm-0.5b").config, load_recipe("int4-g32"), None)
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name not in ("onnx", "executorch")])
+def test_back_ends_without_convolutions_say_so(written: Written, backend: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"a vision tower of convolutions is not yet lowered to .*: export with"):
+        export_bundle(written.directory, tmp_path / "bundle", recipe="fp32", backends=[backend])
