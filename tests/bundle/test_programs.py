@@ -72,7 +72,7 @@ CHANGES: dict[str, tuple[str, int, str]] = {
     "a graph's value of another type": ("Plain.type", 6, "other scales"),
     "a graph's constant behind the last": ("Plain.constant", 1 << 20, "none that exports write"),
     "a constant of another length": ("Constant.size", 1 << 20, "a constant lies nowhere"),
-    "a node of another kind": ("node", 7, "no export writes"),
+    "a node of another kind": ("node", 8, "no export writes"),
     "a node that reads what is not there": ("Multiply.left", 1 << 20, "reads what is not there"),
     "a node that writes what is there": ("Multiply.output", 0, "gives something else"),
     "a node that writes outside": ("FullyConnected.output", 1 << 20, "gives something else"),
