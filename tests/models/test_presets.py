@@ -97,7 +97,7 @@ PUBLISHED = {
     "llava-next-7b": (7554, 576, 5),
     "qwen3-vl-2b": (2127, 1, 1),
     "qwen2.5-vl-3b": (3754, 1, 1),
-    "fastvlm-0.5b": (756, 256, 1),
+    "fastvlm-0.5b": (757, 256, 1),
     "lfm2-350m": (354, 0, 9),
 }
 
@@ -116,7 +116,12 @@ def test_a_preset_has_the_shape_and_the_names_of_the_published_model(name: str) 
     of_kind = AutoModelForCausalLM if preset.config.vision is None else AutoModelForImageTextToText
     with torch.device("meta"):
         model = of_kind.from_config(AutoConfig.for_model(**preset.published))
-    wanted = {key: tuple(weight.shape) for key, weight in model.named_parameters()}
+    # (a preset's convolutions have taken in the batch norm behind them)
+    wanted = {
+        key.replace(".conv.bn.bias", ".conv.conv.bias"): tuple(weight.shape)
+        for key, weight in model.named_parameters()
+        if not key.endswith(".bn.weight")
+    }
     shapes, rename = expected_shapes(preset.config), FAMILIES[preset.config.model_type].rename
     # (of a tower whose last layers nothing takes a preset has not what nothing runs)
     run = {key: shape for key, shape in wanted.items() if not is_unused(rename(key) or "", preset.config)}

@@ -29,6 +29,8 @@ TEXT: dict[str, Any] = {
 ARCHITECTURE = "fastvit_mci3"
 #: timm's of that architecture, which ``model_args`` of a vision_config may say otherwise.
 DEPTHS, WIDTHS = [2, 12, 24, 4, 2], [96, 192, 384, 768, 1536]
+#: The stages whose blocks have attention.
+ATTENTION = (3, 4)
 #: Pixels along a side of what becomes a point of the last map.
 POINT = STEM_STRIDE * STAGE_STRIDE ** (len(DEPTHS) - 1)
 #: What else ``model_args`` may say: that the convolutions of a training are one already.
@@ -56,6 +58,16 @@ PARTS = {
     ".layer_scale_2.gamma": ".mlp_scale.weight",
     ".layer_scale.gamma": ".mlp_scale.weight",
     ".norm.": ".layer_norm1.",
+}
+#: The same the other way round, of a tower that has taken in its norms; of factors that an attention's block has two.
+STORED = {
+    ".mlp.depthwise.": ".mlp.conv.conv.",
+    **{
+        ours: theirs
+        for theirs, ours in PARTS.items()
+        if ours not in (".mlp.depthwise", ".depthwise", ".mlp_scale.weight")
+    },
+    ".depthwise.": ".token_mixer.reparam_conv.",
 }
 #: A count of a training, and what pools a picture.
 UNUSED = re.compile(r"vision_tower\.(head\..*|.*\.num_batches_tracked)")
@@ -152,6 +164,31 @@ def fused(config: Any) -> Mapping[str, Mapping[str, Pieces]]:
                 for at, name in enumerate(("q_proj", "k_proj", "v_proj"))
             }
     return found
+
+
+def stored(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]] | None:
+    """What a checkpoint of transformers 5 calls one of our weights, and its shape there; None: it lies in another's.
+
+    A convolution that has taken in the norm behind it has its bias.
+    """
+    if not name.startswith("vision_tower."):
+        return llava.stored(name, shape)
+    if ".k_proj." in name or ".v_proj." in name:
+        return None
+    if ".q_proj." in name:  # which all three have behind one another
+        return _in_transformers(name.replace(".q_proj.", ".qkv.")), (3 * shape[0], *shape[1:])
+    if name.endswith("_scale.weight"):
+        return _in_transformers(name), (*shape, 1, 1)
+    is_point = len(shape) == 2 and ".self_attn." not in name
+    return _in_transformers(name), (*shape, 1, 1) if is_point else shape
+
+
+def _in_transformers(name: str) -> str:
+    has_attention = name.startswith(tuple(f"vision_tower.stages.{stage}." for stage in ATTENTION))
+    name = name.replace(".mlp_scale.weight", ".layer_scale_2.gamma" if has_attention else ".layer_scale.gamma")
+    for ours, theirs in sorted(STORED.items(), key=lambda names: -len(names[0])):
+        name = name.replace(ours, theirs)
+    return name.replace("vision_tower.", "model.vision_tower.timm_model.", 1)
 
 
 FAMILY = Family("fast_vlm", rename=rename, fused=fused, read=read, processor="llava")

@@ -166,7 +166,14 @@ PRESETS = {
             lfm2.SPOKEN,
             families.lfm2.stored,
         ),
-        _llava("fastvlm-0.5b", "FastViTHD at 1024 px, Qwen2-0.5B's decoder", fast_vlm.FASTVLM_05B, fast_vlm.SPOKEN),
+        Preset(
+            "fastvlm-0.5b",
+            "FastViTHD at 1024 px, Qwen2-0.5B's decoder",
+            VlmConfig.from_dict(fast_vlm.FASTVLM_05B),
+            fast_vlm.FASTVLM_05B,
+            fast_vlm.SPOKEN,
+            families.fast_vlm.stored,
+        ),
         Preset("tiny", "two layers of everything, to try the commands with", _vlm(TINY, TINY_TOWER)),
     )
 }

@@ -95,7 +95,7 @@ def weight_bytes(shapes: Mapping[str, Shape]) -> int:
 def draw(name: str, shape: Shape, text: DecoderConfig, seed: int) -> Iterator[Bits]:
     """A tensor's values in order, as the bits of little-endian bfloat16, block by block."""
     count = math.prod(shape)
-    if len(shape) == 1 and name.endswith(".weight"):  # a norm's
+    if name.endswith(".weight") and math.prod(shape[1:]) == 1:  # a norm's, or a factor's a channel
         yield _bfloat16(np.ones(count, np.float32))
         return
     table = _quantiles(spread(name, shape, text))
