@@ -170,13 +170,14 @@ def image_tokens(picture: Picture, manifest: Manifest) -> tuple[npt.NDArray[np.i
             f"the image has {tokens} tokens, {length} fit into this bundle's KV cache: show a part of it, or export "
             "with a larger --max-length"
         )
+    parts = picture.tiled.parts
     return layout_tokens(
         picture.tiled.grid,
         picture.tiled.thumbnail_index,
         layout,
         placeholder=placeholder,
-        tokens_per_tile=vision.tokens_per_tile,
-        packed=None if vision.patches is None and packed_of(picture, vision) is None else tokens,
+        tokens_per_tile=vision.tokens_per_tile if parts is None else [across * down for across, down in parts],
+        packed=None if parts is not None or (vision.patches is None and packed_of(picture, vision) is None) else tokens,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.images.patches import axial_rope, interpolated, windows
+from pocketvlm.images.patches import axial_rope, laid_over, windows
 from pocketvlm.images.positions import AXES, axis_of_pairs
 from pocketvlm.images.tiling import Grid
 
@@ -37,7 +37,8 @@ class NativeVision:
 
     def rows(self, grid: Grid) -> npt.NDArray[np.float32] | None:
         """What is added to the patches of a picture of ``grid`` tiles, float32 [tiles, patches, vision width]."""
-        return None if self._table is None else interpolated(grid, self._ratio, self._table)
+        resized = self._native.table_resized is True
+        return None if self._table is None else laid_over(grid, self._ratio, self._table, resized=resized)
 
     def place(self, grid: Grid) -> Feeds:
         """By the names of the vision encoder's inputs: where the patches of a picture of ``grid`` tiles stand."""

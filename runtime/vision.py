@@ -18,6 +18,7 @@ from pocketvlm.images.prepare import Preprocessing, TiledImage, cut_tiles, norma
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Vision
     from pocketvlm.bundle.open import Bundle
+    from pocketvlm.images.tiling import Grid
     from pocketvlm.runtime.engines import Engine, NativeEngine
     from pocketvlm.runtime.native import NativeVision
 
@@ -44,7 +45,7 @@ def prepare(source: ImageSource | Picture, preprocessing: Preprocessing) -> Pict
     if isinstance(source, Picture):
         return source
     tiled = cut_tiles(open_image(source), preprocessing)
-    digest = hashlib.sha256(repr((tiled.grid, tiled.thumbnail_index, tiled.size)).encode())
+    digest = hashlib.sha256(repr((tiled.grid, tiled.thumbnail_index, tiled.size, tiled.parts)).encode())
     digest.update(tiled.pixels.data)
     return Picture(tiled, digest.digest())
 
@@ -98,23 +99,39 @@ def encode(
     done in turn. ``native``: of pictures that are encoded as a whole.
     """
     pixels = picture.tiled.pixels
-
-    rows = None if native is None else native.rows(picture.tiled.grid)
+    if native is not None:
+        ends = np.cumsum([across * down for across, down in picture.tiled.seen])[:-1]
+        parts = zip(np.split(pixels, ends), picture.tiled.seen, strict=True)
+        engine = cast("NativeEngine", engine)
+        return np.concatenate([_encode_part(engine, part, grid, preprocessing, batch, native) for part, grid in parts])
 
     def embed(first: int) -> Floats:
-        tiles = normalize(pixels[first : first + batch], preprocessing)
-        if rows is None:
-            return engine.patch_embed(tiles)
-        return cast("NativeEngine", engine).patch_embed_at(tiles, rows[first : first + batch])
+        return engine.patch_embed(normalize(pixels[first : first + batch], preprocessing))
 
     starts = range(0, len(pixels), batch)
-    if native is not None:
-        whole = np.concatenate([embed(first) for first in starts])
-        # [tiles, 1, hidden] -> [tiles, hidden]
-        return cast("NativeEngine", engine).encode_picture(whole, native.place(picture.tiled.grid))[:, 0]
     patches = map(embed, starts) if ahead is None else _one_ahead(ahead, embed, starts)
     # [tiles, tokens per tile, hidden] -> [tiles * tokens per tile, hidden]
     return np.concatenate([part.reshape(-1, part.shape[-1]) for part in map(engine.encode, patches)])
+
+
+def _encode_part(
+    engine: NativeEngine,
+    pixels: npt.NDArray[np.uint8],
+    grid: Grid,
+    preprocessing: Preprocessing,
+    batch: int,
+    native: NativeVision,
+) -> Floats:
+    """float32 [tiles, hidden] of tiles that all see each other, which stand in ``grid``."""
+    rows = native.rows(grid)
+
+    def embed(first: int) -> Floats:
+        tiles = normalize(pixels[first : first + batch], preprocessing)
+        return engine.patch_embed(tiles) if rows is None else engine.patch_embed_at(tiles, rows[first : first + batch])
+
+    whole = np.concatenate([embed(first) for first in range(0, len(pixels), batch)])
+    # [tiles, 1, hidden] -> [tiles, hidden]
+    return engine.encode_picture(whole, native.place(grid))[:, 0]
 
 
 def _one_ahead(ahead: Executor, compute: Callable[[int], Floats], items: Sequence[int]) -> Iterator[Floats]:

@@ -82,8 +82,9 @@ def _image(manifest: Manifest, vision: Vision, workload: Workload, size: tuple[i
     """Each phase with its input ready, the whole as the runtime does it, and an image with a short question."""
     name, tokens = image_name(size), image_tokens(vision, size)
     yield PlannedCase(f"{name} preprocess", "preprocess", tokens)
-    yield PlannedCase(f"{name} patch embedding", "patch embedding", tokens)
-    yield PlannedCase(f"{name} vision encoder", "vision encoder", tokens)
+    in_parts = None if vision.part is None else "pictures in parts (lfm2) are measured as a whole"
+    yield PlannedCase(f"{name} patch embedding", "patch embedding", tokens, missing=in_parts)
+    yield PlannedCase(f"{name} vision encoder", "vision encoder", tokens, missing=in_parts)
     for batch, pipelined in product(workload.tile_batches or (None,), workload.pipelines):
         whole = image_name(size, batch, pipelined=pipelined)
         missing = WHOLE if vision.patches is not None and (batch is not None or not pipelined) else None

@@ -15,10 +15,10 @@ from pydantic import BaseModel, Field
 
 from pocketvlm.bundle.defaults import MOST_PATCH_TOKENS, TILE_BATCH
 from pocketvlm.bundle.manifest import ImagePacking, Vision
-from pocketvlm.bundle.native import PatchPictures
+from pocketvlm.bundle.native import PatchPictures, most_tokens
 from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.files import found, label
-from pocketvlm.images.rules import check_tiling, idefics3, internvl, smart_resize
+from pocketvlm.images.rules import check_tiling, idefics3, internvl, lfm2
 from pocketvlm.images.tiling import ResizeFilter, Tiling
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import TilingConfig, VisionConfig, VlmConfig
@@ -35,7 +35,7 @@ SELECTED = "vision_feature_select_strategy"
 ALONE, WHOLE = "preprocessor_config.json", "processor_config.json"
 #: Pillow's and transformers' numbers for the filters that there are.
 FILTERS: dict[int, ResizeFilter] = {3: "bicubic", 1: "lanczos", 2: "bilinear"}
-BICUBIC, LANCZOS = 3, 1
+BICUBIC, LANCZOS, BILINEAR = 3, 1, 2
 #: Whose keys no file has to say: the model's code does.
 CODE = ("internvl_chat",)
 #: What processors call the number of image tokens of a tile.
@@ -53,6 +53,7 @@ LLAVA = {
     family: tuple(f"{name}ImageProcessor{kind}" for kind in ("", "Fast", "Pil"))
     for family, name in (("llava_next", "LlavaNext"), ("llava_onevision", "LlavaOnevision"))
 }
+LFM2_VL = tuple(f"Lfm2VlImageProcessor{kind}" for kind in ("", "Fast", "Pil"))
 QWEN2_VL = tuple(
     f"{name}ImageProcessor{kind}" for name in ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL") for kind in ("", "Fast", "Pil")
 )
@@ -67,6 +68,10 @@ Sides = Side | dict[str, Side | None] | None
 Pixels = Annotated[int, Field(gt=0, le=1 << 31)]
 #: Of a picture; the grids of 40 are 158, and a bundle has 256 at most.
 MostTiles = Annotated[int, Field(gt=0, le=40)]
+
+
+#: Of a picture as a whole.
+MostTokens = Annotated[int, Field(gt=0, le=MOST_PATCH_TOKENS)]
 
 
 class ImageProcessor(BaseModel):
@@ -142,6 +147,23 @@ class Qwen2VlProcessor(ImageProcessor):
     merge_size: int | None = None
 
 
+class Lfm2VlProcessor(ImageProcessor):
+    """LFM2-VL's, whose own size says nothing: pictures are between two numbers of tokens. (It pads where the parts of a
+    batch have other sizes.)"""
+
+    resample: int = BILINEAR
+    downsample_factor: int | None = None
+    encoder_patch_size: int | None = None
+    do_image_splitting: bool = True
+    min_tiles: MostTiles = 2
+    max_tiles: MostTiles = 10
+    use_thumbnail: Literal[True] = True
+    min_image_tokens: MostTokens = 64
+    max_image_tokens: MostTokens = 256
+    tile_size: Side = 512
+    max_pixels_tolerance: float = lfm2.TOLERANCE
+
+
 class InternVlChatProcessor(ImageProcessor):
     """What the code of InternVL's first checkpoints does with a tile, whatever a file says of cropping it."""
 
@@ -178,6 +200,7 @@ def vision_of(config: VlmConfig, raw: Mapping[str, Any], name: str) -> Vision:
         longest_edge=tiling.longest_edge,
         min_pixels=tiling.min_pixels,
         max_pixels=tiling.max_pixels,
+        part=tiling.part,
         resize_filter=FILTERS[read.resample],
         pad_color=(red, green, blue),
         # of a step that is switched off: what changes nothing
@@ -199,16 +222,17 @@ def vision_of(config: VlmConfig, raw: Mapping[str, Any], name: str) -> Vision:
 
 def patches_of(vision: VisionConfig, tiling: TilingConfig) -> PatchPictures | None:
     """Of a tower of native resolution: what its graphs take beside pixels."""
-    if vision.axial_theta is None:
+    if not vision.is_native:
         return None
-    own = Tiling(vision.image_size, min_pixels=tiling.min_pixels, max_pixels=tiling.max_pixels)
+    own = Tiling(vision.image_size, min_pixels=tiling.min_pixels, max_pixels=tiling.max_pixels, part=tiling.part)
     return PatchPictures(
-        most_tokens=smart_resize.most_tokens(own),
+        most_tokens=most_tokens(own),
         head_dim=vision.head_dim,
         rope_theta=vision.axial_theta,
         window=vision.window,
         table=None if vision.table_side is None else TABLE_FILE,
         table_side=vision.table_side,
+        table_resized=vision.table_resized or None,
         deep=len(vision.deep) or None,
     )
 
@@ -338,6 +362,39 @@ def _qwen2_vl(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[Ima
     return read, tiling
 
 
+def _lfm2_vl(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageProcessor, TilingConfig]:
+    """A picture as a whole has from ``min_image_tokens`` to ``max_image_tokens`` tokens, a large one ``min_tiles`` to
+    ``max_tiles`` parts of ``tile_size`` pixels before it."""
+    assert config.vision is not None
+    read = checked(Lfm2VlProcessor, dict(raw), name, CheckpointError)
+    _check_kind(read, name, config, LFM2_VL, LFM2_VL[0])
+    vision, tile = config.vision, config.vision.image_size
+    for key, value, wanted in (
+        ("encoder_patch_size", read.encoder_patch_size, vision.patch_size),
+        ("downsample_factor", read.downsample_factor, config.downsample_ratio),
+        ("max_pixels_tolerance", read.max_pixels_tolerance, lfm2.TOLERANCE),
+    ):
+        if value not in (None, wanted):
+            raise ExportError(f"{name}: {key} is {value}; what is supported is {wanted}")
+    if read.tile_size % tile:
+        raise ExportError(f"{name}: tile_size is {read.tile_size}, no multiple of the {tile} pixels of a token")
+    if read.do_image_splitting and not 1 < read.min_tiles <= read.max_tiles:
+        raise ExportError(f"{name}: min_tiles is {read.min_tiles}, not from 2 to max_tiles, {read.max_tiles}")
+    candidates = lfm2.grids(read.min_tiles, read.max_tiles) if read.do_image_splitting else ((1, 1),)
+    bounds = read.min_image_tokens * tile**2, read.max_image_tokens * tile**2
+    tiling = replace(
+        config.tiling, candidates=candidates, part=read.tile_size // tile, min_pixels=bounds[0], max_pixels=bounds[1]
+    )
+    try:
+        check_tiling(
+            Tiling(tile, "lfm2", candidates, part=tiling.part, min_pixels=bounds[0], max_pixels=bounds[1],
+                   thumbnail="last", thumbnail_of_single_tile=False)
+        )  # fmt: skip
+    except ValueError as error:
+        raise ExportError(f"{name}: {error}") from error
+    return read, tiling
+
+
 READERS: dict[str, Reader] = {
     "siglip": _siglip,
     "idefics3": _idefics3,
@@ -346,6 +403,7 @@ READERS: dict[str, Reader] = {
     "llava": _llava,
     "llava_next": _llava_next,
     "qwen2_vl": _qwen2_vl,
+    "lfm2_vl": _lfm2_vl,
 }
 
 

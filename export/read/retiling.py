@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from pocketvlm.bundle.manifest import Vision
+from pocketvlm.bundle.native import most_tokens as most_tokens_of
 from pocketvlm.errors import ExportError
 from pocketvlm.images.packing import most_tokens
 from pocketvlm.images.prepare import preprocessing_of, sequence_length
-from pocketvlm.images.rules import RULES, center_crop, idefics3, smart_resize
+from pocketvlm.images.rules import RULES, center_crop, idefics3
 from pocketvlm.images.tiling import Grid, Tiling, grid_candidates
 from pocketvlm.strict import first_wrong
 
@@ -38,6 +39,8 @@ def retiled(vision: Vision, wanted: Retiling) -> Vision:
     """
     if wanted.strategy is not None and wanted.strategy not in RULES:
         raise ExportError(f"unknown tiling {wanted.strategy!r}: choose one of {', '.join(RULES)}")
+    if vision.part is not None:
+        raise ExportError("pictures of this model are cut as its own processor does: leave the options of tiling out")
     if vision.patches is not None:
         return _of_fewer_tokens(vision, wanted)
     strategy = wanted.strategy or vision.strategy
@@ -69,7 +72,7 @@ def _of_fewer_tokens(vision: Vision, wanted: Retiling) -> Vision:
     most = wanted.max_tokens * tile
     least = min(vision.min_pixels, most)
     tiling = Tiling(vision.tile_size, min_pixels=least, max_pixels=most)
-    patches = vision.patches.model_copy(update={"most_tokens": smart_resize.most_tokens(tiling)})
+    patches = vision.patches.model_copy(update={"most_tokens": most_tokens_of(tiling)})
     replaced = vision.replaces or f"{vision.strategy}, at most {own} tokens"
     return vision.model_copy(update={"min_pixels": least, "max_pixels": most, "patches": patches, "replaces": replaced})
 

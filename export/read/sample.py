@@ -53,6 +53,8 @@ class ImageSettings:
     layout: ImageLayout
     placeholder: int
     tokens_per_tile: int
+    has_axes: bool = False
+    """whether a picture's tokens have rows and columns in the decoder"""
 
     @property
     def is_native(self) -> bool:
@@ -65,7 +67,7 @@ class Sample:
     """pixels: float32 [tiles, 3, size, size], or None without an image; token_ids: int64 [tokens].
 
     ``image_token`` stands for each image token; scores are taken over the text, from ``first_scored`` on. ``grids``: of
-    pictures of native resolution, each one's (across, down) in tokens.
+    pictures of native resolution, or each of their parts, (across, down) in tokens; ``has_axes``: these are positions.
     """
 
     pixels: Tensor | None
@@ -73,11 +75,12 @@ class Sample:
     image_token: int | None
     first_scored: int
     grids: tuple[Grid, ...] | None = None
+    has_axes: bool = True
 
     @cached_property
     def positions(self) -> Tensor:
         """Where the tokens stand: int64 [tokens], or [3, tokens] where pictures have rows and columns."""
-        if self.grids is None or self.image_token is None:
+        if self.grids is None or self.image_token is None or not self.has_axes:
             return torch.arange(len(self.token_ids))
         counts = [across * down for across, down in self.grids]
         index = np.full(len(self.token_ids), -1, np.int64)
@@ -127,8 +130,10 @@ def make_sample(
                 image.thumbnail_index,
                 look.layout,
                 placeholder=look.placeholder,
-                tokens_per_tile=look.tokens_per_tile,
-                packed=len(image.pixels) if look.is_native else None,
+                tokens_per_tile=look.tokens_per_tile
+                if image.parts is None
+                else [across * down for across, down in image.parts],
+                packed=len(image.pixels) if look.is_native and image.parts is None else None,
             )
             shown += placed.tolist()
             pixels.append(torch.from_numpy(normalize(image.pixels, look.preprocessing)))
@@ -141,7 +146,10 @@ def make_sample(
         torch.tensor(ids, dtype=torch.int64),
         None if look is None else look.placeholder,
         first_scored,
-        tuple(image.grid for image in images) if pixels and look is not None and look.is_native else None,
+        tuple(grid for image in images for grid in image.seen)
+        if pixels and look is not None and look.is_native
+        else None,
+        look is not None and look.has_axes,
     )
 
 

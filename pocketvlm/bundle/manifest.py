@@ -112,7 +112,7 @@ class Model(Closed):
 
 
 #: Rules by which a grid of tiles is chosen.
-Strategy = Literal["relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize"]
+Strategy = Literal["relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2"]
 #: Those of formats 1 and 2.
 FIRST_STRATEGIES = ("relaxed", "llava-next", "internvl")
 #: Those that keep an image's aspect ratio on a canvas.
@@ -145,6 +145,7 @@ class Vision(Closed):
     longest_edge: Annotated[int, Field(gt=0, le=4096)] | None = None
     min_pixels: Positive | None = None
     max_pixels: Positive | None = None
+    part: Annotated[int, Field(gt=0, le=64)] | None = None
     resize_filter: ResizeFilter
     pad_color: tuple[int, int, int]
     rescale: Finite
@@ -160,7 +161,7 @@ class Vision(Closed):
     packing: ImagePacking | None = None
     patches: PatchPictures | None = None
 
-    _serialize = dropping_none("longest_edge", "min_pixels", "max_pixels", "replaces", "packing", "patches")
+    _serialize = dropping_none("longest_edge", "min_pixels", "max_pixels", "part", "replaces", "packing", "patches")
 
     @property
     def format_version(self) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pocketvlm.bundle.files import FileName
-from pocketvlm.images.rules.smart_resize import most_tokens
+from pocketvlm.images.rules import NATIVE_RULES, lfm2, smart_resize
 from pocketvlm.images.tiling import most_windows
 from pocketvlm.strict import Closed, dropping_none
 
@@ -17,21 +17,23 @@ class PatchPictures(Closed):
     """A picture goes through the tower as a whole, and its tiles, a token each, see one another.
 
     What graphs take beside pixels follows from the grid of tiles (``pocketvlm.images.patches``): cos and sin of each
-    patch for heads of ``head_dim`` channels at ``rope_theta``, and where ``window`` says so, which tiles stand in a
-    square of so many a side, the only ones that most layers let see each other. ``table``: a file of float32
-    [table_side, table_side, vision width], little-endian, laid over a picture and added to its patches. ``deep``: how
-    many of the decoder's first layers add rows of their own behind them, which lie behind each token's embedding.
+    patch for heads of ``head_dim`` channels at ``rope_theta`` (none: nothing turns), and where ``window`` says so,
+    which tiles stand in a square of so many a side, the only ones that most layers let see each other. ``table``: a
+    file of float32 [table_side, table_side, vision width], little-endian, laid over a picture and added to its patches:
+    stretched, or where it is ``table_resized`` as an image is. ``deep``: how many of the decoder's first layers add
+    rows of their own behind them, which lie behind each token's embedding.
     """
 
     most_tokens: Annotated[int, Field(gt=0, le=1 << 16)]
     head_dim: Annotated[int, Field(gt=0, le=1 << 16, multiple_of=4)]
-    rope_theta: Annotated[float, Field(gt=0, le=1e18)]
+    rope_theta: Annotated[float, Field(gt=0, le=1e18)] | None = None
     window: Annotated[int, Field(gt=0, le=64)] | None = None
     table: FileName | None = None
     table_side: Annotated[int, Field(gt=0, le=4096)] | None = None
+    table_resized: Literal[True] | None = None
     deep: Annotated[int, Field(gt=0, le=16)] | None = None
 
-    _serialize = dropping_none("window", "table", "table_side", "deep")
+    _serialize = dropping_none("rope_theta", "window", "table", "table_side", "table_resized", "deep")
 
     @model_validator(mode="after")
     def _table_has_its_side(self) -> PatchPictures:
@@ -83,21 +85,36 @@ class MropePositions(Closed):
         return self
 
 
+def most_tokens(tiling: Any) -> int:
+    """Tiles that see each other, at most, by a ``Tiling`` or a manifest's ``vision`` of native resolution."""
+    return (smart_resize if tiling.part is None else lfm2).most_tokens(tiling)
+
+
 def native_problem(vision: Any) -> str | None:
     """What does not fit together of a manifest's ``vision``: of the fields that native resolution alone has."""
     is_native = vision.patches is not None
     for name in ("min_pixels", "max_pixels"):
         if (getattr(vision, name) is not None) != is_native:
             return f"{name} and patches belong together"
-    if (vision.strategy == "smart-resize") != is_native:
-        return "strategy smart-resize and patches belong together"
-    if is_native and (vision.tokens_per_tile != 1 or vision.packing is not None or vision.thumbnail != "none"):
+    strategy = vision.strategy if vision.strategy in NATIVE_RULES else "smart-resize"
+    if (vision.strategy in NATIVE_RULES) != is_native:
+        return f"strategy {strategy} and patches belong together"
+    if (vision.strategy == "lfm2") != (vision.part is not None):
+        return "strategy lfm2 and part belong together"
+    return _patches_problem(vision) if is_native else None
+
+
+def _patches_problem(vision: Any) -> str | None:
+    patches, ratio, in_parts = vision.patches, vision.downsample_ratio, vision.part is not None
+    has_thumbnail = vision.thumbnail != "none" and not in_parts
+    if vision.tokens_per_tile != 1 or vision.packing is not None or has_thumbnail:
         return "a tile of a picture as patches is one token, without thumbnail and packing"
-    ratio = vision.downsample_ratio
-    if is_native and (vision.tile_size % ratio or vision.patches_per_tile != ratio**2):
+    if vision.tile_size % ratio or vision.patches_per_tile != ratio**2:
         return "a tile of a picture as patches has downsample_ratio x downsample_ratio of them"
-    if is_native and vision.patches.most_tokens < most_tokens(vision):  # as many as graphs are checked for
+    if patches.most_tokens < most_tokens(vision):  # as many as graphs are checked for
         return "patches.most_tokens is less than a picture can have"
+    if (patches.rope_theta is None) != in_parts or (patches.table_resized is True) != in_parts:
+        return "patches.rope_theta is of a strategy without part, patches.table_resized of one with it"
     return None
 
 

@@ -112,8 +112,9 @@ class Compared:
             tiles = [normalize(picture.tiled.pixels, preprocessing) for picture in item.pictures]
             pixels = torch.from_numpy(np.concatenate(tiles))
             if manifest.vision.patches is not None:
-                grids = tuple(picture.tiled.grid for picture in item.pictures)
-        return Sample(pixels, torch.from_numpy(item.inputs), manifest.tokens.image, item.first_scored, grids)
+                grids = tuple(grid for picture in item.pictures for grid in picture.tiled.seen)
+        ids, has_axes = torch.from_numpy(item.inputs), manifest.positions is not None
+        return Sample(pixels, ids, manifest.tokens.image, item.first_scored, grids, has_axes)
 
     def _encode(self, group: Group, samples: list[Sample], shipped: list[Floats | None]) -> list[Tensor | None]:
         """The original's image tokens; both sides' are scored on the way."""

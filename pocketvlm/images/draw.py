@@ -35,8 +35,8 @@ def draw_grid(image: Image.Image, preprocessing: Preprocessing, *, tile_pixels: 
     """
     image = image if image.mode == "RGB" else open_image(image)
     plan = plan_of(image.size, preprocessing)
-    side = tile_pixels or drawn_tile_size([plan.grid])
-    across, down = plan.grid
+    side = tile_pixels or drawn_tile_size([plan.canvas])
+    across, down = plan.canvas
     index = plan.thumbnail_index
     first = 1 if index == 0 else 0
     canvas, thumbnail = laid_out(image, plan, preprocessing)
@@ -47,18 +47,19 @@ def draw_grid(image: Image.Image, preprocessing: Preprocessing, *, tile_pixels: 
         _frame_tile(canvas, (column * side, row * side), side, [str(number + first)], TILE_COLOR)
     if thumbnail is None:
         return canvas
-    thumbnail = thumbnail.resize((side, side), Image.Resampling.LANCZOS)
+    size = (plan.thumbnail_part[0] * side, plan.thumbnail_part[1] * side)
+    thumbnail = thumbnail.resize(size, Image.Resampling.LANCZOS)
     _frame_tile(thumbnail, (0, 0), side, [f"{index} thumbnail", str(index)], THUMBNAIL_COLOR)
     gap = max(6, side // 12)
-    drawing = Image.new("RGB", (canvas.width + gap + side, canvas.height), BACKGROUND_COLOR)
-    drawing.paste(canvas, ((side + gap) * first, 0))
+    drawing = Image.new("RGB", (canvas.width + gap + size[0], canvas.height), BACKGROUND_COLOR)
+    drawing.paste(canvas, ((size[0] + gap) * first, 0))
     drawing.paste(thumbnail, (0 if first else canvas.width + gap, 0))
     return drawing
 
 
 def _hatch_padding(canvas: Image.Image, plan: PicturePlan, preprocessing: Preprocessing) -> None:
     """Hatch what of the drawn canvas is padding, so that it cannot be taken for part of the image."""
-    shrink = canvas.width / (plan.grid[0] * preprocessing.tile_size)
+    shrink = canvas.width / (plan.canvas[0] * preprocessing.tile_size)
     (left, top), (width, height) = plan.place, plan.resizes[-1]
     padding = Image.new("1", canvas.size, 1)
     box = [round(x * shrink) for x in (left, top, left + width, top + height)]

@@ -17,14 +17,14 @@ def image_tokens(
     layout: ImageLayout,
     *,
     placeholder: int,
-    tokens_per_tile: int,
+    tokens_per_tile: int | Sequence[int],
     packed: int | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Token ids of an image cut into ``grid``, and the image row that replaces each (-1: none), both int64 [tokens].
 
     Rows count the image tokens of all tiles in sequence order; ``thumbnail_index`` is the thumbnail's place among the
-    tiles, first or last. Of an image that is ``packed`` (``pocketvlm.images.packing``) they are so many, and nothing
-    stands between them.
+    tiles, first or last. ``tokens_per_tile``: of all, or each one's in sequence order. Of an image that is ``packed``
+    (``pocketvlm.images.packing``) they are so many, and nothing stands between them.
     """
     ids: list[int] = list(layout.image_start)
     is_image = [False] * len(ids)
@@ -34,22 +34,24 @@ def image_tokens(
         is_image.extend([False] * len(around) + [True] * tokens)
 
     across, down = grid
+    tiles = across * down + (thumbnail_index is not None)
+    counts = iter([tokens_per_tile] * tiles if isinstance(tokens_per_tile, int) else tokens_per_tile)
     alone = thumbnail_index is None and grid == (1, 1)
     if packed is not None:
         add((), packed)
         thumbnail_index, down = None, 0
     if thumbnail_index == 0:
-        add(layout.thumbnail, tokens_per_tile)
+        add(layout.thumbnail, next(counts))
     if alone and layout.lone is not None and packed is None:
-        add(layout.lone, tokens_per_tile)
+        add(layout.lone, next(counts))
         down = 0
     for row in range(down):
         for column in range(across):
-            add(layout.tile[row][column], tokens_per_tile)
+            add(layout.tile[row][column], next(counts))
         last = layout.last_row_end if row == down - 1 else None
         add(layout.row_end if last is None else last)
     if thumbnail_index is not None and thumbnail_index > 0:
-        add(layout.thumbnail, tokens_per_tile)
+        add(layout.thumbnail, next(counts))
     add(layout.image_end)
     mask = np.array(is_image)
     return np.array(ids, np.int64), np.where(mask, np.cumsum(mask) - 1, -1)

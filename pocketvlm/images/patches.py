@@ -28,10 +28,13 @@ def places(grid: Grid, ratio: int) -> Integers:
     return blocks.reshape(down * across, ratio * ratio, 2).astype(np.int64)
 
 
-def axial_rope(grid: Grid, ratio: int, head_dim: int, theta: float) -> tuple[Floats, Floats]:
+def axial_rope(grid: Grid, ratio: int, head_dim: int, theta: float | None) -> tuple[Floats, Floats]:
     """cos and sin, float32 [tiles, ratio * ratio, head_dim / 2]: the first half turns with the row, the second with
-    the column (transformers: ``compute_axial_rope_parameters``)."""
+    the column (transformers: ``compute_axial_rope_parameters``). Without ``theta`` nothing turns."""
     half = head_dim // 2
+    if theta is None:
+        shape = (grid[0] * grid[1], ratio * ratio, half)
+        return np.ones(shape, np.float32), np.zeros(shape, np.float32)
     frequencies = theta ** (-np.arange(0, half, 2) / half)
     # [tiles, patches, 2, 1] * [half / 2] -> [tiles, patches, half]
     angles = (places(grid, ratio)[..., None] * frequencies).reshape(grid[0] * grid[1], ratio * ratio, half)
@@ -87,6 +90,38 @@ def interpolated(grid: Grid, ratio: int, table: Floats) -> Floats:
         for column, share_across in columns:
             found += table[row, column] * (share_down * share_across)[..., None]
     return found
+
+
+def antialiased(grid: Grid, ratio: int, table: Floats) -> Floats:
+    """A learned table of positions [side, side, width] resized to a picture: float32 [tiles, ratio * ratio, width].
+
+    As an image is: a triangle as wide as a patch is in the table, and no less than a row (``F.interpolate`` of PyTorch
+    with ``antialias``, which SigLIP 2 has, arXiv 2502.14786).
+    """
+    side, at = table.shape[0], places(grid, ratio)
+    down, across = (_triangles(side, count * ratio) for count in (grid[1], grid[0]))
+    # [rows, side] x [columns, side] x [side, side, width] -> [rows, columns, width]
+    whole = np.tensordot(down, np.tensordot(across, table, axes=(1, 1)), axes=(1, 1))
+    found: Floats = whole[at[..., 0], at[..., 1]].astype(np.float32)
+    return found
+
+
+def laid_over(grid: Grid, ratio: int, table: Floats, *, resized: bool) -> Floats:
+    """A table over a picture, ``resized`` as an image is, or stretched from corner to corner."""
+    return (antialiased if resized else interpolated)(grid, ratio, table)
+
+
+def _triangles(side: int, count: int) -> npt.NDArray[np.float64]:
+    """The share that each row of a table of ``side`` has in each of ``count`` places: float64 [count, side]"""
+    scale = side / count
+    width = max(scale, 1.0)
+    shares = np.zeros((count, side))
+    for place in range(count):
+        middle = (place + 0.5) * scale
+        first, last = max(int(middle - width + 0.5), 0), min(int(middle + width + 0.5), side)
+        near = np.maximum(0.0, 1 - np.abs((np.arange(first, last) - middle + 0.5) / width))
+        shares[place, first:last] = near / near.sum()
+    return shares
 
 
 def _taps(index: Integers, count: int, side: int) -> tuple[tuple[Integers, Floats], ...]:

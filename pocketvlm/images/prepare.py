@@ -56,11 +56,12 @@ class Preprocessing(Tiling):
     def __post_init__(self) -> None:
         check_tiling(self)
         for across, down in self.candidates:
-            canvas_width, canvas_height = across * self.tile_size, down * self.tile_size
+            side = self.tile_size * (self.part or 1)
+            canvas_width, canvas_height = across * side, down * side
             too_large = max(canvas_width, canvas_height) > MAX_SIDE or canvas_width * canvas_height > MAX_PIXELS
             _require(
                 not too_large and across * down <= MAX_TILES,
-                f"candidates: {across}x{down} tiles of {self.tile_size} px are more than {MAX_TILES} tiles, "
+                f"candidates: {across}x{down} tiles of {side} px are more than {MAX_TILES} tiles, "
                 f"{MAX_SIDE} px a side or {MAX_PIXELS} px",
             )
         _require(self.thumbnail in ("first", "last", "none"), f"thumbnail: {self.thumbnail!r} is not first, last, none")
@@ -105,6 +106,13 @@ class TiledImage:
     """position of the thumbnail in ``pixels``; None without one"""
     size: Size | None = None
     """of the image that was cut, pixels; None where it is a tile of one"""
+    parts: tuple[Grid, ...] | None = None
+    """by a rule of parts: each one's tiles (across, down), the thumbnail's among them; None: there is one, ``grid``"""
+
+    @property
+    def seen(self) -> tuple[Grid, ...]:
+        """Of native resolution: the grids whose tiles see each other, in sequence order."""
+        return (self.grid,) if self.parts is None else self.parts
 
 
 def select(image_size: tuple[int, int], preprocessing: Preprocessing) -> Grid:
@@ -124,17 +132,42 @@ def cut_tiles(image: Image.Image, preprocessing: Preprocessing) -> TiledImage:
     """
     image = image if image.mode == "RGB" else open_image(image)
     plan = plan_of(image.size, preprocessing)
-    across, down = plan.grid
     tile = preprocessing.tile_size
     canvas, thumbnail = laid_out(image, plan, preprocessing)
-    pixels = np.asarray(canvas)
-    # [down * tile, across * tile, 3] -> [down, tile, across, tile, 3] -> [down, across, tile, tile, 3]
-    pixels = pixels.reshape(down, tile, across, tile, 3).swapaxes(1, 2)
-    # [down, across, tile, tile, 3] -> [down * across, tile, tile, 3]
-    pixels = pixels.reshape(down * across, tile, tile, 3)
+    if preprocessing.part is not None:
+        return _in_parts(image, plan, canvas, thumbnail, tile)
+    pixels = _cut(np.asarray(canvas), tile)
     if thumbnail is not None and plan.thumbnail_index is not None:
         pixels = np.insert(pixels, plan.thumbnail_index, np.asarray(thumbnail), axis=0)
     return TiledImage(plan.grid, np.ascontiguousarray(pixels), plan.thumbnail_index, image.size)
+
+
+def _cut(pixels: npt.NDArray[np.uint8], tile: int) -> npt.NDArray[np.uint8]:
+    """uint8 [down * tile, across * tile, 3] -> [down * across, tile, tile, 3]"""
+    down, across = pixels.shape[0] // tile, pixels.shape[1] // tile
+    # [down * tile, across * tile, 3] -> [down, tile, across, tile, 3] -> [down, across, tile, tile, 3]
+    pixels = pixels.reshape(down, tile, across, tile, 3).swapaxes(1, 2)
+    # [down, across, tile, tile, 3] -> [down * across, tile, tile, 3]
+    return pixels.reshape(down * across, tile, tile, 3)
+
+
+def _in_parts(
+    image: Image.Image, plan: PicturePlan, canvas: Image.Image, thumbnail: Image.Image | None, tile: int
+) -> TiledImage:
+    """The tiles of each part, one part after the other, the thumbnail last."""
+    across, down = plan.grid
+    width, height = plan.part[0] * tile, plan.part[1] * tile
+    pixels = np.asarray(canvas)
+    parts = [
+        _cut(pixels[row * height : (row + 1) * height, column * width : (column + 1) * width], tile)
+        for row in range(down)
+        for column in range(across)
+    ]
+    grids = (plan.part,) * len(parts)
+    if thumbnail is not None:
+        parts.append(_cut(np.asarray(thumbnail), tile))
+        grids = (*grids, plan.thumbnail_part)
+    return TiledImage(plan.grid, np.concatenate(parts), plan.thumbnail_index, image.size, grids)
 
 
 def normalize(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
@@ -167,14 +200,15 @@ def laid_out(
             raise ImageError(f"a picture of {image.width} x {image.height} pixels is too narrow for a crop of it")
         stages.append(_resized(stages[-1], size, preprocessing))
     tile = preprocessing.tile_size
-    canvas_size = (plan.grid[0] * tile, plan.grid[1] * tile)
+    canvas_size = (plan.canvas[0] * tile, plan.canvas[1] * tile)
     canvas = stages[-1]
     if canvas.size != canvas_size:
         canvas = Image.new("RGB", canvas_size, preprocessing.pad_color)
         canvas.paste(stages[-1], plan.place)
     if plan.thumbnail_index is None:
         return canvas, None
-    return canvas, _resized(stages[plan.thumbnail_of], (tile, tile), preprocessing)
+    size = (plan.thumbnail_part[0] * tile, plan.thumbnail_part[1] * tile)
+    return canvas, _resized(stages[plan.thumbnail_of], size, preprocessing)
 
 
 def _resized(image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Image.Image:

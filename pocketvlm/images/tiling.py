@@ -41,6 +41,21 @@ class PicturePlan:
     place: tuple[int, int] = (0, 0)
     thumbnail_index: int | None = None
     thumbnail_of: int = 0
+    part: Grid = (1, 1)
+    """tiles (across, down) of each place of the grid, where those of one see each other (a rule of parts)"""
+    thumbnail_part: Grid = (1, 1)
+    """the same of the thumbnail"""
+
+    @property
+    def canvas(self) -> Grid:
+        """Tiles (across, down) that are cut, the thumbnail's not counted."""
+        return self.grid[0] * self.part[0], self.grid[1] * self.part[1]
+
+    @property
+    def tiles(self) -> int:
+        """How many go through the encoder, the thumbnail's among them."""
+        own = 0 if self.thumbnail_index is None else math.prod(self.thumbnail_part)
+        return math.prod(self.canvas) + own
 
 
 @dataclass(frozen=True)
@@ -100,15 +115,17 @@ class Tiling:
     strategy: str = "relaxed"
     """a key of ``pocketvlm.images.rules.RULES``"""
     candidates: tuple[Grid, ...] = PAPER_CANDIDATES
-    """grids to choose from, (across, down); their order counts for llava-next alone"""
+    """grids to choose from, (across, down); their order counts for llava-next and lfm2 alone"""
     alpha: float = 0.1
     """threshold of the relaxed rule"""
     longest_edge: int | None = None
     """of the idefics3 rule: what the longer side is resized to first, pixels; None: as many as the largest grid has"""
     min_pixels: int | None = None
-    """of the smart-resize rule: least pixels of an image"""
+    """of the rules of native resolution: least pixels of an image"""
     max_pixels: int | None = None
-    """of the smart-resize rule: most pixels of an image"""
+    """of the rules of native resolution: most pixels of an image, of the lfm2 rule as a whole"""
+    part: int | None = None
+    """of the lfm2 rule: tiles along a side of each part that a large image is cut into"""
     thumbnail: Literal["first", "last", "none"] = "first"
     """where the whole image, squashed to one tile, stands in the sequence"""
     thumbnail_of_single_tile: bool = True

@@ -71,6 +71,7 @@ class TensorInfo:
     update: LowRank | None = None
     summed: int | None = None
     less_one: bool = False
+    channels_last: bool = False
     norm: BatchNorm | None = None
 
     @property
@@ -128,6 +129,7 @@ class Checkpoint:
             tensor = self.packed_matrix(name, rows).weights()
         else:
             read = _read(info) if info.summed is None else _read(info).float().sum(info.summed)
+            read = _channels_first(read, info.shape) if info.channels_last else read
             read = read if info.norm is None else _taken_in(read, info.norm)
             tensor = _chosen(_whole(read, info.pieces).reshape(info.shape), info.rows, rows)
         if info.update is not None:
@@ -356,7 +358,7 @@ def _match(directory: Path, family: Family, config: VlmConfig, weights: dict[str
             raise CheckpointError(f"{shown} has shape {found_shape}, {CONFIG} asks for {list(expected[name])}")
         tensors[name] = TensorInfo(
             name, stored.file, stored.key, expected[name], stored.pieces, None, stored.packed, stored.update,
-            stored.summed, stored.less_one, stored.norm,
+            stored.summed, stored.less_one, stored.channels_last, stored.norm,
         )  # fmt: skip
     missing = [name for name in expected if name not in tensors]
     if missing:
@@ -372,6 +374,13 @@ def _is_zero_bias(name: str, stored: Stored, weights: Mapping[str, Stored]) -> b
     if weight is None or weight.packed is None:
         return False
     return not _open_safetensors(stored.file).get_tensor(stored.key).any()
+
+
+def _channels_first(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """[width, size * size * channels] -> [width, channels, size, size], the ``shape``"""
+    width, channels, down, across = shape
+    # [width, size * size * channels] -> [width, size, size, channels] -> [width, channels, size, size]
+    return matrix.reshape(width, down, across, channels).permute(0, 3, 1, 2)
 
 
 def _open_safetensors(path: Path) -> Any:

@@ -75,6 +75,8 @@ class VisionConfig:
     #: ``table_side`` squared is laid over a picture of native resolution.
     positions: Literal["own", "bucketized", "none", "stretched"] = "own"
     table_side: Pixels | None = None
+    #: Whether it is resized as an image is, not stretched from corner to corner (``pocketvlm.images.patches``).
+    table_resized: bool = False
     #: A learned row, with a position of its own, in front of the patches through all layers, and left out behind them.
     class_token: bool = False
     #: Of the patch embedding.
@@ -92,8 +94,9 @@ class VisionConfig:
     layer_scale: bool = False
     #: SwiGLU in place of two layers.
     gated_mlp: bool = False
-    #: Pictures of native resolution: all patches of a picture see one another, and each pair of a head's channels turns
-    #: by row or column, at this base (``pocketvlm.images.patches``). A tile is what becomes one token.
+    #: Pictures of native resolution, as with ``table_side``: all patches of a picture see one another, and each pair of
+    #: a head's channels turns by row or column, at this base (``pocketvlm.images.patches``). A tile is what becomes one
+    #: token.
     axial_theta: Positive | None = None
     #: Then, tiles along a side of the squares whose patches see each other alone, but in ``full_layers`` (from 0).
     window: Tiles | None = None
@@ -138,6 +141,11 @@ class VisionConfig:
             raise ValueError(
                 f"image_size {self.image_size} is no multiple of {self.patch_size}, which become one point"
             )
+
+    @property
+    def is_native(self) -> bool:
+        """Whether pictures go through as a whole, in their own resolution."""
+        return self.axial_theta is not None or self.table_side is not None
 
     def is_windowed(self, layer: int) -> bool:
         """Whether the patches of a layer, counted from 0, see those of their window alone."""
@@ -429,6 +437,7 @@ class TilingConfig:
     longest_edge: Pixels | None = None
     min_pixels: Positions | None = None
     max_pixels: Positions | None = None
+    part: Tiles | None = None
     thumbnail: Literal["first", "last", "none"] = "first"
     thumbnail_of_single_tile: bool = True
     pad_color: tuple[Byte, Byte, Byte] = (127, 127, 127)
@@ -455,6 +464,8 @@ class VlmConfig:
     #: normed tokens, then two layers of which the first is as wide as a block.
     projector: Literal["mlp", "layers", "matrix", "normed_mlp", "merger"] = "mlp"
     downsample_ratio: Tiles = 2
+    #: Channels between the two layers behind normed blocks; None: the decoder's width.
+    projector_size: Width | None = None
     #: Whether the tokens that blocks become go down the columns of a tile, not along its rows.
     blocks_by_column: bool = False
     image_token: Text = "<|image_pad|>"
@@ -484,7 +495,7 @@ class VlmConfig:
     @property
     def is_native(self) -> bool:
         """Whether pictures go through the tower as a whole, in their own resolution."""
-        return self.vision is not None and self.vision.axial_theta is not None
+        return self.vision is not None and self.vision.is_native
 
     @property
     def has_axes(self) -> bool:

@@ -6,6 +6,7 @@ No PyTorch and no safetensors: a plan looks here, too.
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -115,8 +116,8 @@ class BatchNorm:
 class Stored:
     """A tensor of a file: ``start`` and ``end`` are the file's bytes. ``pieces``: where one of several weights in it
     lies; ``packed``: of a matrix in words; ``summed``: the axis over which the weight is its sum; ``shape`` is the
-    weight's own then. ``update``: what an adapter adds. ``less_one``: one more is the weight. ``norm``: what a
-    convolution or its bias takes in."""
+    weight's own then. ``update``: what an adapter adds. ``less_one``: one more is the weight. ``channels_last``: of a
+    kernel whose channels lie behind its rows and columns. ``norm``: what a convolution or its bias takes in."""
 
     key: str
     file: Path
@@ -129,6 +130,7 @@ class Stored:
     update: LowRank | None = None
     summed: int | None = None
     less_one: bool = False
+    channels_last: bool = False
     norm: BatchNorm | None = None
 
 
@@ -352,7 +354,8 @@ def named(family: Family, config: VlmConfig, directory: Path, tensors: Mapping[s
                 both = f"{one_line(key, 120)} and {one_line(weights[one].key, 120)}"
                 raise CheckpointError(f"{label(directory)}: {both} both claim {one_line(one, 120)}")
             weight = replace(weight, less_one=family.is_less_one(one))
-            weights[one] = _summed(weight, family.summed[one]) if one in family.summed else weight
+            weight = _summed(weight, family.summed[one]) if one in family.summed else weight
+            weights[one] = _unrolled(weight) if one in family.channels_last else weight
     return _with_norms(weights, directory)
 
 
@@ -384,6 +387,14 @@ def _summed(tensor: Stored, axis: int) -> Stored:
     if len(tensor.shape) <= 4:
         return tensor
     return replace(tensor, shape=(*tensor.shape[:axis], *tensor.shape[axis + 1 :]), summed=axis)
+
+
+def _unrolled(tensor: Stored) -> Stored:
+    """The kernel [width, 3, size, size] that a matrix [width, size * size * 3] is; one that is none stays as it is."""
+    size = math.isqrt(tensor.shape[1] // 3) if len(tensor.shape) == 2 else 0
+    if size == 0 or tensor.shape[1] != 3 * size**2:
+        return tensor
+    return replace(tensor, shape=(tensor.shape[0], 3, size, size), channels_last=True)
 
 
 def _weights_in(tensor: Stored, name: str, fused: Mapping[str, Mapping[str, Pieces]]) -> Iterator[tuple[str, Stored]]:

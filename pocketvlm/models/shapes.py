@@ -29,9 +29,10 @@ def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
         if config.projector == "matrix":
             yield from _linear("projector.linear", merged, text.hidden_size, bias=False)
         elif config.projector == "normed_mlp":
+            inner = config.projector_size or text.hidden_size
             yield from _norm("downsampler.norm", merged)
-            yield from _linear("projector.linear_1", merged, text.hidden_size)
-            yield from _linear("projector.linear_2", text.hidden_size, text.hidden_size)
+            yield from _linear("projector.linear_1", merged, inner)
+            yield from _linear("projector.linear_2", inner, text.hidden_size)
         elif config.projector == "merger":
             yield from _merger(config.vision, merged, text.hidden_size)
         else:

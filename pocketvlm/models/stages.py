@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from pocketvlm.images.patches import axial_rope, interpolated, windows
+from pocketvlm.images.patches import axial_rope, laid_over, windows
 from pocketvlm.images.tiling import Grid
 from pocketvlm.models.blocks.convolutions import Stem, tower_layer
 from pocketvlm.models.blocks.decoder import DecoderLayer, Head, decoder_options, step_at
@@ -141,7 +141,7 @@ def _vision_kind(config: VisionConfig, index: int) -> Kind:
     if config.convolutions is not None:
         shapes = [replace(layer, prefix="") for layer in config.convolutions.layers(config.image_size)]
         return Kind.of(tower_layer, config, index=shapes.index(shapes[index]))
-    if config.axial_theta is not None:
+    if config.is_native:
         return Kind.of(PictureLayer, config, windowed=config.is_windowed(index), **layer_options(config, index))
     return Kind.of(VisionLayer, config, **layer_options(config, index))
 
@@ -207,7 +207,6 @@ def place_of(config: VisionConfig, grid: Grid, read: ReadWeight | None = None) -
 
     ``read``: the weights, of which the patch embedding needs a table.
     """
-    assert config.axial_theta is not None
     cos, sin = map(torch.from_numpy, axial_rope(grid, config.grid_size, config.head_dim, config.axial_theta))
     if config.window is None:
         return PicturePlace(cos, sin, rows=_rows_of(config, grid, read))
@@ -221,7 +220,7 @@ def _rows_of(config: VisionConfig, grid: Grid, read: ReadWeight | None) -> Tenso
         return None
     # [side * side, width] -> [side, side, width]
     table = read(POSITIONS).float().unflatten(0, (config.table_side, -1))
-    return torch.from_numpy(interpolated(grid, config.grid_size, table.numpy()))
+    return torch.from_numpy(laid_over(grid, config.grid_size, table.numpy(), resized=config.table_resized))
 
 
 def through_tower(

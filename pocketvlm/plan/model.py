@@ -48,6 +48,7 @@ HUGE = 1 << 12
 MOST_BITS = 64
 #: Of towers whose layers see maps of other sizes.
 NOT_PLANNED = "a vision tower of convolutions is not yet planned: its layers see maps of other sizes"
+PARTS_NOT_PLANNED = "pictures in parts (lfm2) are not yet planned: each part goes through the tower by itself"
 
 
 @dataclass(frozen=True)
@@ -269,6 +270,8 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
         return None
     if vision.convolutions is not None:
         raise CheckpointError(NOT_PLANNED)
+    if tiling.part is not None:
+        raise CheckpointError(PARTS_NOT_PLANNED)
     try:
         preprocessing = Preprocessing(
             tile_size=vision.image_size,
@@ -314,6 +317,8 @@ def _vision_of_manifest(manifest: Manifest, counts: Mapping[str, int]) -> Planne
         return None
     if is_convolutional(manifest):
         raise BundleError(NOT_PLANNED)
+    if vision.part is not None:
+        raise BundleError(PARTS_NOT_PLANNED)
     native, prefix = vision.patches, "vision_tower.encoder.layers."
     gated = f"{prefix}0.mlp.gate_proj.weight" in counts
     suffix = ".mlp.gate_proj.weight" if gated else ".mlp.fc1.weight"

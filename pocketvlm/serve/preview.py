@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketvlm.images.open import MAX_PIXELS, MAX_SIDE
 from pocketvlm.images.packing import packed
-from pocketvlm.images.prepare import preprocessing_of, sequence_length
+from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.images.rules import plan_of
 from pocketvlm.serve.errors import RequestError
 
@@ -26,8 +26,8 @@ def tiling_of(query: Mapping[str, str], vision: Vision) -> dict[str, Any]:
         raise RequestError(400, f"{width} x {height} pixels are more than the {MAX_PIXELS} that are opened", "width")
     preprocessing = preprocessing_of(vision)
     plan = plan_of((width, height), preprocessing)
-    across, down = plan.grid
-    tiles = sequence_length(plan.grid, preprocessing)
+    across, down = plan.canvas
+    tiles = plan.tiles
     tokens = tiles * vision.tokens_per_tile
     if vision.packing is not None:
         tokens = packed((width, height), plan.grid, vision.tokens_per_side, vision.packing.most_tiles).tokens

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketvlm.errors import ImageError
-from pocketvlm.images.patches import axial_rope, interpolated, places, windows
+from pocketvlm.images.patches import axial_rope, interpolated, laid_over, places, windows
 from pocketvlm.images.positions import axis_of_pairs, positions_of
 from pocketvlm.images.prepare import Preprocessing, cut_tiles, normalize
 from pocketvlm.images.rules import check_tiling, plan_of
@@ -200,3 +200,17 @@ def test_axes_of_pairs_are_transformers() -> None:
         pairs, frequency = sum(sections), 1e4 ** (-np.arange(sum(sections)) / sum(sections))
         wanted = np.cos(positions.flatten().numpy()[axis_of_pairs(sections, interleaved=True)] * frequency)
         assert np.abs(cos[0, 0, :pairs].numpy() - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize("grid", [(6, 4), (1, 1), (2, 8), (5, 1), (1, 3)])
+def test_a_table_is_resized_as_pytorch_resizes_an_image(grid: tuple[int, int]) -> None:
+    """To more rows than it has and to fewer; stretched from corner to corner it is another."""
+    table = np.random.default_rng(0).standard_normal((5, 5, 7)).astype(np.float32)
+    across, down = grid
+    # [5, 5, 7] -> [1, 7, 5, 5] -> [1, 7, rows, columns] -> [rows, columns, 7]
+    image = torch.from_numpy(table).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(image, (down * 2, across * 2), mode="bilinear", antialias=True)
+    wanted = resized[0].permute(1, 2, 0).numpy()
+    at = places(grid, 2)
+    assert np.abs(laid_over(grid, 2, table, resized=True) - wanted[at[..., 0], at[..., 1]]).max() < 1e-6
+    assert np.abs(laid_over(grid, 2, table, resized=False) - wanted[at[..., 0], at[..., 1]]).max() > 1e-2

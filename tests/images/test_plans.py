@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -15,11 +16,14 @@ from hypothesis import strategies as st
 from pocketvlm.errors import ImageError
 from pocketvlm.images.draw import draw_grid
 from pocketvlm.images.prepare import Preprocessing, cut_tiles
-from pocketvlm.images.rules import NATIVE_RULES, RULES, check_tiling, plan_of
+from pocketvlm.images.rules import NATIVE_RULES, RULES, check_tiling, lfm2, plan_of
 from pocketvlm.images.rules.idefics3 import grids
+from pocketvlm.images.rules.smart_resize import MOST_ASPECT
 from pocketvlm.images.tiling import Tiling
 from tests.images.test_tiles import noise
-from tests.support.portable_plans import FORMS, LAST, SIZES, golden, path_of
+from tests.support.portable_plans import FORMS, LAST, SIZES, golden, path_of, sizes_of
+
+PARTS = replace(FORMS["lfm2"][0], strategy="lfm2")
 
 SMALL = Preprocessing(
     **{
@@ -139,3 +143,52 @@ def test_idefics3_tiles_are_transformers_to_the_byte(split: bool) -> None:
 def test_a_tiling_that_idefics3_cannot_follow_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SMALL, **changes)
+
+
+def parts_of_transformers(width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The grid of a picture, and its size as a whole, by the processor of LFM2-VL."""
+    from transformers.models.lfm2_vl.image_processing_lfm2_vl import Lfm2VlImageProcessor
+
+    own = Lfm2VlImageProcessor()
+    large = own._is_image_too_large(height, width, 256, 16, 2, 2.0)
+    grid = own._get_grid_layout(height, width, 2, 10, 512)[:2] if large else (1, 1)
+    return (int(grid[0]), int(grid[1])), own.smart_resize(height, width, 2, 64, 256, 16)
+
+
+def test_parts_are_cut_as_transformers_does() -> None:
+    """Sizes at which it changes whether a picture is large, and which of two grids is as near, are among them."""
+    sides = [*range(1, 3000, 73), 512, 723, 724, 725, 1024, 1448]
+    sizes = [size for size in itertools.product(sides, sides) if max(size) <= MOST_ASPECT * min(size)]
+    found = set()
+    for width, height in [*sizes_of("lfm2"), *sizes]:
+        plan, (grid, whole) = plan_of((width, height), PARTS), parts_of_transformers(width, height)
+        assert plan.grid == grid, (width, height)
+        thumbnail = plan.part if grid == (1, 1) else plan.thumbnail_part
+        assert tuple(side * 32 for side in thumbnail) == whole, (width, height)
+        assert max(math.prod(plan.part), math.prod(plan.thumbnail_part)) <= lfm2.most_tokens(PARTS)
+        found.add(grid)
+    assert len(found) > 20
+
+
+def test_grids_stand_in_the_processors_order() -> None:
+    from transformers.models.lfm2_vl.image_processing_lfm2_vl import Lfm2VlImageProcessor
+
+    assert PARTS.candidates == tuple(Lfm2VlImageProcessor()._target_ratios(2, 10))
+    other = replace(PARTS, candidates=PARTS.candidates[::-1])
+    assert any(plan_of(size, other) != plan_of(size, PARTS) for size in sizes_of("lfm2"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"part": None}, "part: lfm2 needs it, from 1 to 64, not None"),
+        ({"part": 65}, "part: lfm2 needs it"),
+        ({"thumbnail": "first"}, "thumbnail: lfm2 has it last"),
+        ({"thumbnail_of_single_tile": True}, "none of a whole picture"),
+        ({"min_pixels": None}, "min_pixels and max_pixels: lfm2 needs both"),
+        ({"part": 64, "candidates": ((1, 10),)}, "candidates: 1x10 tiles of 2048 px"),
+    ],
+)
+def test_parts_that_cannot_be_cut_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Preprocessing(**{**vars(PARTS), **changes})

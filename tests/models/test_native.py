@@ -112,7 +112,7 @@ FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
 
 def without_rows(one: Exported, bundle: Path, rows: str) -> float:
     """The distance of logits where the table of positions, or what DeepStack adds, is zeros."""
-    name = "pocketvlm.runtime.native.interpolated" if rows == "table" else "pocketvlm.runtime.generation.embed"
+    name = "pocketvlm.runtime.native.laid_over" if rows == "table" else "pocketvlm.runtime.generation.embed"
     own = generation.embed
 
     def emptied(*given: Any) -> np.ndarray:
@@ -121,7 +121,9 @@ def without_rows(one: Exported, bundle: Path, rows: str) -> float:
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(name, (lambda *given: np.zeros_like(interpolated(*given))) if rows == "table" else emptied)
+        patch.setattr(
+            name, (lambda *given, resized: np.zeros_like(interpolated(*given))) if rows == "table" else emptied
+        )
         return logits_of(one, bundle, (SHAPES[4],))
 
 

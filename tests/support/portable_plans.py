@@ -11,17 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.images.rules import NATIVE_RULES, RULES, plan_of
+from pocketvlm.images.rules import NATIVE_RULES, RULES, lfm2, plan_of
 from pocketvlm.images.rules.idefics3 import grids
 from pocketvlm.images.rules.smart_resize import MOST_ASPECT
 from pocketvlm.images.tiling import Tiling, grid_candidates
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden" / "plans"
+PARTS = FOLDER.parent / "parts"
 
 
 def path_of(rule: str) -> Path:
-    """A rule's golden file."""
-    return FOLDER / f"{rule}.json"
+    """A rule's golden file; C++ and Kotlin read all of ``FOLDER``, and have no rule of parts."""
+    return (PARTS if rule == "lfm2" else FOLDER) / f"{rule}.json"
 
 
 #: Of every shape; squares, exact grids, and what lies just beside them, where ties and roundings are.
@@ -61,12 +62,21 @@ FORMS: dict[str, tuple[Tiling, ...]] = {
             (28, 28 * 28 * 16, 28 * 28 * 16),
         )
     ),
+    "lfm2": tuple(
+        replace(LAST, tile_size=tile, candidates=lfm2.grids(*parts), part=part, min_pixels=least, max_pixels=most)
+        for tile, parts, part, least, most in (
+            (32, (2, 10), 16, 32 * 32 * 64, 32 * 32 * 256),  # LFM2-VL's own
+            (28, (2, 5), 9, 28 * 28 * 16, 28 * 28 * 100),
+        )
+    ),
 }
 SETTINGS = (
     "tile_size", "strategy", "candidates", "alpha", "longest_edge", "thumbnail", "thumbnail_of_single_tile",
 )  # fmt: skip
 #: Of rules of native resolution, beside those.
 BOUNDS = ("min_pixels", "max_pixels")
+#: Of plans by a rule of parts, beside the others'.
+OF_PARTS = ("part", "thumbnail_part")
 
 
 def sizes_of(rule: str) -> tuple[tuple[int, int], ...]:
@@ -80,7 +90,9 @@ def golden(rule: str) -> list[dict[str, Any]]:
     for form in FORMS[rule]:
         tiling = replace(form, strategy=rule)
         plans = [{"size": size, **vars(plan_of(size, tiling))} for size in sizes_of(rule)]
-        names = SETTINGS if rule in RULES else SETTINGS + BOUNDS
+        if rule != "lfm2":
+            plans = [{key: value for key, value in plan.items() if key not in OF_PARTS} for plan in plans]
+        names = SETTINGS if rule in RULES else SETTINGS + BOUNDS + (("part",) if rule == "lfm2" else ())
         forms.append({**{name: getattr(tiling, name) for name in names}, "plans": plans})
     content: list[dict[str, Any]] = json.loads(json.dumps(forms))
     return content
@@ -88,7 +100,8 @@ def golden(rule: str) -> list[dict[str, Any]]:
 
 def write() -> None:
     """One line a size."""
-    FOLDER.mkdir(exist_ok=True)
+    for folder in (FOLDER, PARTS):
+        folder.mkdir(exist_ok=True)
     for rule in (*RULES, *NATIVE_RULES):
         forms = []
         for form in golden(rule):

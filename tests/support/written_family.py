@@ -59,15 +59,32 @@ class Written:
         """Whether pictures go through the tower as a whole."""
         return "image_grid_thw" in self.processor.image_processor.model_input_names
 
-    def planes(self, pixel_values: Any) -> npt.NDArray[np.float32]:
+    @property
+    def is_in_parts(self) -> bool:
+        """Whether pictures go through the tower part by part."""
+        return "spatial_shapes" in self.processor.image_processor.model_input_names
+
+    def planes(self, processed: Any) -> npt.NDArray[np.float32]:
         """What its image processor gives as float32 [tiles or patches, 3, height, width]."""
-        found = np.asarray(pixel_values)
+        found = np.asarray(processed["pixel_values"])
+        if self.is_in_parts:
+            shapes = np.asarray(processed["spatial_shapes"]).tolist()
+            return np.concatenate([self._blocks(part, *shape) for part, shape in zip(found, shapes, strict=True)])
         if not self.is_native:
             # [pictures, tiles, 3, tile, tile] -> [tiles, 3, tile, tile]
             return found.reshape(-1, 3, self.tile, self.tile)
         patch = self.processor.image_processor.patch_size
         # [patches, 3 * 2 * patch * patch], of which the two moments of a film are alike
         return found.reshape(-1, 3, 2 * patch, patch)
+
+    def _blocks(self, part: npt.NDArray[np.float32], rows: int, columns: int) -> npt.NDArray[np.float32]:
+        """[patches and padding, patch * patch * 3] -> [tiles, 3, tile, tile]"""
+        patch = self.processor.image_processor.encoder_patch_size
+        ratio = self.tile // patch
+        down, across = rows // ratio, columns // ratio
+        cut = part[: rows * columns].reshape(down, ratio, across, ratio, patch, patch, 3)
+        # [down, ratio, across, ratio, patch, patch, 3] -> [down, across, 3, ratio, patch, ratio, patch]
+        return cut.transpose(0, 2, 6, 1, 4, 3, 5).reshape(down * across, 3, self.tile, self.tile)
 
 
 def byte_level(specials: Sequence[str]) -> Tokenizer:

@@ -120,7 +120,9 @@ Vision vision(const Reader& value, int64_t format) {
       value.members({"tile_size", "strategy", "candidates", "alpha", "thumbnail", "thumbnail_of_single_tile",
                      "longest_edge", "min_pixels", "max_pixels", "resize_filter", "pad_color", "rescale", "mean", "std",
                      "tile_batch", "patches_per_tile", "vision_hidden_size", "downsample_ratio", "tokens_per_tile",
-                     "replaces", "packing", "patches"});
+                     "replaces", "packing", "patches", "part"});
+  if (const auto part = of.optional("part"); part && !part->is_null())
+    part->refuse("pictures in parts (lfm2) are not yet read here: the Python runtime runs them");
   Vision result;
   result.tile_size = of["tile_size"].integer(1, 4096);
   result.strategy = strategy(of["strategy"], format);

@@ -293,7 +293,10 @@ def _vision_line(manifest: Manifest) -> str:
     own = "" if vision.replaces is None else f" (the model's own: {vision.replaces})"
     if vision.patches is not None and vision.max_pixels is not None:
         most = vision.max_pixels // vision.tile_size**2
-        return f"pictures as a whole, a token {vision.tile_size} x {vision.tile_size} px, at most {most} tokens{own}"
+        whole = (
+            "pictures as a whole" if vision.part is None else f"pictures as a whole, large ones up to {largest} parts"
+        )
+        return f"{whole}, a token {vision.tile_size} x {vision.tile_size} px, at most {most} tokens{own}"
     return (
         f"tiles of {vision.tile_size} px, {vision.tokens_per_tile} tokens each, {vision.strategy} over "
         f"{len(vision.candidates)} grids of up to {largest} tiles{own}, thumbnail {vision.thumbnail}, "

@@ -201,13 +201,12 @@ def choose(
 ) -> Cut:
     """The grid and the cost of an image of ``image_size`` (width, height) pixels under one strategy."""
     from pocketvlm.images.packing import packed
-    from pocketvlm.images.prepare import sequence_length
     from pocketvlm.images.rules import plan_of, rule_of
 
     plan = plan_of(image_size, preprocessing)
-    grid = plan.grid
+    grid = plan.canvas
     canvas = (grid[0] * preprocessing.tile_size, grid[1] * preprocessing.tile_size)
-    tiles = sequence_length(grid, preprocessing)
+    tiles = plan.tiles
     tokens = tiles * tokens_per_tile
     if packing is not None:
         tokens = packed(image_size, grid, math.isqrt(tokens_per_tile), packing.most_tiles).tokens

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from pocketvlm.images.rules import center_crop, idefics3, internvl, llava_next, relaxed, smart_resize
+from pocketvlm.images.rules import center_crop, idefics3, internvl, lfm2, llava_next, relaxed, smart_resize
 from pocketvlm.images.tiling import PAPER_CANDIDATES, Grid, PicturePlan, PictureRule, Tiling, positive
 
 RULES: dict[str, PictureRule] = {
@@ -19,9 +19,10 @@ RULES: dict[str, PictureRule] = {
     "idefics3": idefics3.RULE,
     "center-crop": center_crop.RULE,
 }
-#: Of pictures that go through a tower as a whole: their grids are none of candidates.
+#: Of pictures that go through a tower as a whole, or in parts of any size: what sees each other is no tile of one size.
 NATIVE_RULES: dict[str, PictureRule] = {
     "smart-resize": smart_resize.RULE,
+    "lfm2": lfm2.RULE,
 }
 
 

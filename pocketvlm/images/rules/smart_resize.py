@@ -21,7 +21,7 @@ def plan(width: int, height: int, tiling: Tiling) -> PicturePlan:
     :raises ImageError: the picture is too narrow
     """
     tile = tiling.tile_size
-    size = _resized(width, height, tile, *bounds(tiling))
+    size = resized(width, height, tile, *bounds(tiling))
     return PicturePlan((size[0] // tile, size[1] // tile), (size,))
 
 
@@ -52,25 +52,33 @@ def most_filled(tokens: int, side: int) -> int:
 
 
 def check(tiling: Tiling) -> str | None:
+    """Whether there are bounds that can be followed, and no thumbnail."""
+    none = None if tiling.thumbnail == "none" else "thumbnail: smart-resize has none"
+    return bounds_problem(tiling) or none
+
+
+def bounds_problem(tiling: Tiling) -> str | None:
     """Whether there are bounds, and a token has room between them."""
     if tiling.min_pixels is None or tiling.max_pixels is None:
-        return "min_pixels and max_pixels: smart-resize needs both"
+        return f"min_pixels and max_pixels: {tiling.strategy} needs both"
     if not 0 < tiling.min_pixels <= tiling.max_pixels:
         return f"min_pixels: {tiling.min_pixels} is not from 1 to max_pixels, {tiling.max_pixels}"
     if tiling.max_pixels < tiling.tile_size**2:
         return f"max_pixels: {tiling.max_pixels} are less than a token's, {tiling.tile_size**2}"
-    if tiling.thumbnail != "none":
-        return "thumbnail: smart-resize has none"
     return None
 
 
-def _resized(width: int, height: int, tile: int, least: int, most: int) -> Size:
-    """In double precision, halves to the even multiple, in the order of the source: rows first."""
+def resized(width: int, height: int, tile: int, least: int, most: int, side: int = 0) -> Size:
+    """In double precision, halves to the even multiple, in the order of the source: rows first. ``side``: least pixels
+    of one, before the bounds are looked at.
+
+    :raises ImageError: the picture is too narrow
+    """
     if max(height, width) / min(height, width) > MOST_ASPECT:
         raise ImageError(
             f"a picture of {width} x {height} pixels is too narrow: one side is at most {MOST_ASPECT} times the other"
         )
-    down, across = round(height / tile) * tile, round(width / tile) * tile
+    down, across = (max(side, round(pixels / tile) * tile) for pixels in (height, width))
     if down * across > most:
         share = math.sqrt((height * width) / most)
         down = max(tile, math.floor(height / share / tile) * tile)

@@ -113,7 +113,8 @@ def connector(config: VlmConfig) -> dict[str, nn.Module]:
         return {"projector": Matrix(vision, ratio, hidden)}
     if config.projector == "normed_mlp":
         normed = NormedBlocks(vision, ratio, by_column=config.blocks_by_column)
-        return {"downsampler": normed, "projector": Projector(ratio * ratio * vision.hidden_size, hidden)}
+        merged = ratio * ratio * vision.hidden_size
+        return {"downsampler": normed, "projector": Projector(merged, hidden, inner=config.projector_size)}
     if config.projector == "merger" and vision.deep:
         return {"projector": DeepProjectors(vision, ratio, hidden)}
     if config.projector == "merger":

@@ -9,8 +9,9 @@ internal class VisionSections(private val format: Int) {
             "tile_size", "strategy", "candidates", "alpha", "thumbnail", "thumbnail_of_single_tile", "longest_edge",
             "min_pixels", "max_pixels", "resize_filter", "pad_color", "rescale", "mean", "std", "tile_batch",
             "patches_per_tile", "vision_hidden_size", "downsample_ratio", "tokens_per_tile", "replaces", "packing",
-            "patches",
+            "patches", "part",
         )
+        of.given("part")?.refuse("pictures in parts (lfm2) are not yet read here: the Python runtime runs them")
         of.inFormat3("replaces", format)?.name() // for people
         val vision = Vision(
             preprocessing(of),
