@@ -36,6 +36,7 @@ PROMPT, NEW_TOKENS = 512, 32
 SECONDS_A_LAYER, TIMES_BUNDLE = 1.2, 1.5
 #: Names in the report.
 OURS = "pocketvlm INT8"
+SEEN = "image {seconds:.1f} s, {tokens} tokens"
 SEED = 0
 
 
@@ -58,8 +59,7 @@ def measure(
     """A row a preset; by default all that were published."""
     from pocketvlm.models.presets import PRESETS
 
-    seeing = {name: preset for name, preset in PRESETS.items() if preset.config.vision is not None}
-    known = [name for name, preset in seeing.items() if preset.published is not None]
+    known = [name for name, preset in PRESETS.items() if preset.published is not None]
     report = json.loads(output.read_text()) if output.exists() else {"rows": []}
     have = {row["preset"] for row in report["rows"]}
     for preset in presets or [name for name in known if name not in have]:
@@ -74,6 +74,8 @@ def measure(
 
 def measured(preset: str, place: Path, threads: int, repeats: int, forms: str) -> dict[str, Any]:
     """Checkpoint, export, bench, turns; each a process of its own, so that no one's memory is another's."""
+    from pocketvlm.models.presets import PRESETS
+
     place.mkdir(parents=True, exist_ok=True)
     names = ("checkpoint", "bundle", "bench.json", "turns.json")
     checkpoint, bundle, saved, found = (place / name for name in names)
@@ -82,10 +84,20 @@ def measured(preset: str, place: Path, threads: int, repeats: int, forms: str) -
     # (the default KV length holds the largest picture)
     cost = run("export", str(checkpoint), "-o", str(bundle), "--recipe", RECIPE)
     common = ("-r", str(repeats), "--warmups", "1", "-t", str(threads), "--save", str(saved))
-    workload = ("--image", f"{WIDTH}x{HEIGHT}", "-p", str(PROMPT), "-n", str(NEW_TOKENS), "-d", f"0,{PROMPT}")
+    sees = PRESETS[preset].config.vision is not None
+    workload = (
+        "--image",
+        f"{WIDTH}x{HEIGHT}" if sees else "none",
+        "-p",
+        str(PROMPT),
+        "-n",
+        str(NEW_TOKENS),
+        "-d",
+        f"0,{PROMPT}",
+    )
     run("bench", str(bundle), *workload, *common)
     given = ("--output", str(found), "--threads", str(threads), "--repeats", str(repeats), "--forms", forms)
-    if forms:
+    if forms and sees:
         run_module("studies.true_sizes.study", "beside", str(checkpoint), str(bundle), *given)
     bench = json.loads(saved.read_text())
     return {
@@ -99,7 +111,7 @@ def measured(preset: str, place: Path, threads: int, repeats: int, forms: str) -
         },
         "busy": bench["machine"]["busy"],
         "answer_peak_bytes": max(phase["peak"] for phase in bench["memory"]),
-        "beside": json.loads(found.read_text()) if forms else {"missing": "not tried in this run"},
+        "beside": json.loads(found.read_text()) if found.exists() else {"missing": "not tried in this run"},
     }
 
 
@@ -229,7 +241,7 @@ def table(rows: list[Mapping[str, Any]]) -> list[str]:
     """A line a preset."""
     lines = []
     for row in rows:
-        bench, image = row["bench"], row["bench"][f"img {WIDTH}x{HEIGHT}"]
+        bench, image = row["bench"], row["bench"].get(f"img {WIDTH}x{HEIGHT}")
         prefill, decode = (at["tokens"] / at["seconds"] for at in (bench[f"pp{PROMPT}"], bench[f"tg{NEW_TOKENS}"]))
         turns = ", ".join(
             f"{found['ratio']:.2f} x {form} ({median(found['seconds'][OURS]):.1f} s, "
@@ -240,7 +252,8 @@ def table(rows: list[Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"{row['preset']:24} export {row['export_seconds']:.0f} s (goal {row['export_goal_seconds']:.0f}), "
             f"{row['export_peak_bytes'] / 1e9:.2f} GB (goal {row['export_goal_peak_bytes'] / 1e9:.2f}), bundle "
-            f"{row['bundle_bytes'] / 1e6:,.0f} MB; image {image['seconds']:.1f} s, {image['tokens']} tokens; prefill "
+            f"{row['bundle_bytes'] / 1e6:,.0f} MB; "
+            f"{'text only' if image is None else SEEN.format(**image)}; prefill "
             f"{prefill:.0f}, decode {decode:.1f} tokens/s; "
             f"answer {row['answer_peak_bytes'] / 1e6:,.0f} MB; {turns or row['beside'].get('missing')}"
         )
