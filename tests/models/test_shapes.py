@@ -7,7 +7,8 @@ import pytest
 from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import shapes_only
 from pocketvlm.models.presets import PRESETS
-from pocketvlm.models.shapes import NEWLINE, expected_shapes
+from pocketvlm.models.shapes import EMBEDDING_TABLE, NEWLINE, POSITIONS, expected_shapes
+from pocketvlm.models.stages import stages_of
 from tests.support.checkpoints import FAMILIES, tiny_config
 
 CONFIGS = {
@@ -19,7 +20,15 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+#: Those whose tower is SigLIP or its like, which the whole model in PyTorch has.
+WHOLE = [
+    name
+    for name, config in CONFIGS.items()
+    if config.vision is None or (config.vision.axial_theta is None and config.vision.convolutions is None)
+]
+
+
+@pytest.mark.parametrize("name", WHOLE)
 def test_they_are_what_the_modules_compute_with(name: str) -> None:
     """In their order, too: random weights are drawn in it. The token that ends a row of a packed picture is no
     module's."""
@@ -27,3 +36,18 @@ def test_they_are_what_the_modules_compute_with(name: str) -> None:
     model = shapes_only(lambda: BluelmV(config))
     found = [(key, shape) for key, shape in expected_shapes(config).items() if key != NEWLINE]
     assert found == [(key, tuple(one.shape)) for key, one in model.named_parameters()]
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - WHOLE))
+def test_they_are_what_the_stages_compute_with(name: str) -> None:
+    """Of other towers. Two tables are of no stage: that of tokens, and the one that the host lays over a picture."""
+    stages, wanted = stages_of(CONFIGS[name]), expected_shapes(CONFIGS[name])
+    assert stages.patch_embedding is not None
+    found = {
+        stage.shared.get(key := stage.prefix + one, key): tuple(parameter.shape)
+        for stage in (stages.patch_embedding, *stages.encoder, *stages.decoder, stages.head)
+        for one, parameter in shapes_only(stage.kind.build).named_parameters()
+    }
+    tables = {key: shape for key, shape in wanted.items() if key in (EMBEDDING_TABLE, POSITIONS)}
+    assert found | tables == wanted
+    assert EMBEDDING_TABLE in tables
