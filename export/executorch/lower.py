@@ -24,7 +24,8 @@ from pocketvlm.recipe import Recipe
 
 if TYPE_CHECKING:
     from pocketvlm.models.checkpoint import Checkpoint
-    from pocketvlm.models.config import VisionConfig, VlmConfig
+    from pocketvlm.models.config import VlmConfig
+    from pocketvlm.models.tower import VisionConfig
 
 #: The version that these programs were made and tested with.
 MINIMUM_EXECUTORCH = "1.5.1"

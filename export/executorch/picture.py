@@ -18,8 +18,8 @@ from torch import Tensor
 from pocketvlm.export.executorch.attention import UNSEEN, rotated
 from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
 from pocketvlm.images.patches import window_by_window
-from pocketvlm.models.config import VisionConfig
 from pocketvlm.models.operators import AttendPicture, PicturePlace
+from pocketvlm.models.tower import VisionConfig
 
 
 @dataclass(frozen=True)

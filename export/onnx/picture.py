@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from pocketvlm.export.onnx.graph import MICROSOFT, GraphBuilder
-from pocketvlm.models.config import VisionConfig
 from pocketvlm.models.operators import AttendPicture, PicturePlace
+from pocketvlm.models.tower import VisionConfig
 
 ROPE = ("rope_cos", "rope_sin")
 ROWS = "position_rows"

@@ -21,9 +21,10 @@ from pocketvlm.files import found, label
 from pocketvlm.images.rules import check_tiling, idefics3, internvl, lfm2
 from pocketvlm.images.tiling import ResizeFilter, Tiling
 from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.models.config import TilingConfig, VisionConfig, VlmConfig
+from pocketvlm.models.config import TilingConfig, VlmConfig
 from pocketvlm.models.directory import read_json
 from pocketvlm.models.families import FAMILIES
+from pocketvlm.models.tower import VisionConfig
 from pocketvlm.models.values import READ
 from pocketvlm.strict import checked
 

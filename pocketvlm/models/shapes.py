@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
+    from pocketvlm.models.config import DecoderConfig, VlmConfig
+    from pocketvlm.models.tower import VisionConfig
 
 Shape = tuple[int, ...]
 EMBEDDING_TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"

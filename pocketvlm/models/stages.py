@@ -21,9 +21,10 @@ from pocketvlm.models.blocks.picture import PictureLayer, PlacedEmbeddings
 from pocketvlm.models.blocks.projector import Projection
 from pocketvlm.models.blocks.vision import VisionEmbeddings, VisionLayer, layer_options
 from pocketvlm.models.checkpoint import ReadWeight, load, shapes_only
-from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
+from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.operators import PicturePlace, RmsNorm, Step, empty_cache
 from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, NEWLINE, POSITIONS
+from pocketvlm.models.tower import VisionConfig
 from pocketvlm.models.trace import Traced, trace
 
 Part = Literal["patch embedding", "vision layer", "projector", "decoder layer", "head"]

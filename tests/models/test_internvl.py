@@ -23,8 +23,9 @@ from pocketvlm.models.blocks.projector import NormedBlocks
 from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import load as load_module
 from pocketvlm.models.checkpoint import open_checkpoint
-from pocketvlm.models.config import VisionConfig, VlmConfig
+from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import internvl
+from pocketvlm.models.tower import VisionConfig
 from pocketvlm.recipe import load_recipe
 from pocketvlm.runtime import load
 from tests.models.test_parity import relative

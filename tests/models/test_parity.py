@@ -20,8 +20,9 @@ from transformers import (
 from pocketvlm.models.blocks.decoder import Decoder
 from pocketvlm.models.blocks.vision import VisionTower
 from pocketvlm.models.bluelm_v import BluelmV
-from pocketvlm.models.config import DecoderConfig, VisionConfig, VlmConfig
+from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.operators import KvCache, space_to_depth
+from pocketvlm.models.tower import VisionConfig
 from tests.support.checkpoints import FAMILIES, LLAMA3, random_model, tiny_config
 
 TOLERANCE = 1e-4  # relative, in fp32

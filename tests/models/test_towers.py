@@ -18,8 +18,9 @@ from pocketvlm.export import export_bundle
 from pocketvlm.export.neuropilot.options import NpuOptions, with_options
 from pocketvlm.models.blocks.vision import VisionTower
 from pocketvlm.models.checkpoint import open_checkpoint
-from pocketvlm.models.config import VisionConfig, VlmConfig
+from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.shapes import expected_shapes
+from pocketvlm.models.tower import VisionConfig
 from pocketvlm.recipe import built_in_recipes, load_recipe
 from pocketvlm.runtime import load
 from tests.models.test_parity import TOLERANCE, randomized, relative

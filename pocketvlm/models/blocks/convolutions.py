@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pocketvlm.models.config import VisionConfig
 from pocketvlm.models.convolutions import (
     END_MULTIPLIER,
     LARGE_KERNEL,
@@ -30,6 +29,7 @@ from pocketvlm.models.operators import (
     Relu,
     Sigmoid,
 )
+from pocketvlm.models.tower import VisionConfig
 
 
 class Stem(nn.Module):

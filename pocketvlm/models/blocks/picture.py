@@ -9,7 +9,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pocketvlm.models.blocks.vision import VisionMlp, activation
-from pocketvlm.models.config import VisionConfig
 from pocketvlm.models.operators import (
     AttendPicture,
     Channels,
@@ -21,6 +20,7 @@ from pocketvlm.models.operators import (
     PositionRows,
     RmsNorm,
 )
+from pocketvlm.models.tower import VisionConfig
 
 
 class PlacedEmbeddings(nn.Module):

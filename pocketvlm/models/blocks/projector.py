@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pocketvlm.models.blocks.vision import after_layers
-from pocketvlm.models.config import VisionConfig, VlmConfig
+from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.operators import Blocks, Channels, Gelu, Join, LayerNorm, Linear, RmsNorm, Scale
+from pocketvlm.models.tower import VisionConfig
 
 
 class Downsampler(nn.Module):

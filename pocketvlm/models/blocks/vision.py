@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pocketvlm.models.config import VisionConfig
 from pocketvlm.models.operators import (
     Attend,
     Channels,
@@ -28,6 +27,7 @@ from pocketvlm.models.operators import (
     RmsNorm,
     Silu,
 )
+from pocketvlm.models.tower import VisionConfig
 
 
 class VisionEmbeddings(nn.Module):

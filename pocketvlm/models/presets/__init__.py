@@ -12,11 +12,12 @@ from typing import Any
 from pocketvlm.errors import CheckpointError
 from pocketvlm.images.tiling import grid_candidates
 from pocketvlm.models import families
-from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VisionConfig, VlmConfig
+from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VlmConfig
 from pocketvlm.models.families import idefics3
 from pocketvlm.models.presets import fast_vlm, internvl, lfm2, llava, qwen_vl, smolvlm
 from pocketvlm.models.presets.spoken import Spoken, chatml
 from pocketvlm.models.presets.weights import Stored, as_it_is
+from pocketvlm.models.tower import VisionConfig
 
 IMAGE_LAYOUT = ImageLayoutConfig(image_start="<|image_start|>", image_end="<|image_end|>")
 #: Up to the 2 x 4 tiles of a phone's screen: with the thumbnail 1,764 image tokens of 384 px tiles.
