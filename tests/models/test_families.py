@@ -207,8 +207,8 @@ def test_positions_that_a_layer_should_not_have_are_seen(tmp_path: Path, monkeyp
     """By the export's own check of each layer."""
     write_decoder(tmp_path / "checkpoint", "smollm3")
 
-    def always(*given: Any, rotary: bool) -> Any:
-        return attend(*given, rotary=True)
+    def always(*given: Any, **options: Any) -> Any:
+        return attend(*given, **{**options, "rotary": True})
 
     monkeypatch.setattr("pocketvlm.export.onnx.attention.attend", always)
     with pytest.raises(ExportError, match="layer 1"):

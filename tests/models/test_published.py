@@ -55,14 +55,20 @@ every = pytest.mark.parametrize("opened", NAMES, indirect=True, scope="module")
 seeing = pytest.mark.parametrize("opened", SEEING, indirect=True, scope="module")
 
 
+#: Families of whose published files none was read in a public copy.
+UNREAD = {"fast_vlm", "lfm2_vl"}
+
+
 def test_all_that_are_published_here_are_told_apart() -> None:
     models = [Published(name).said["model"] for name in NAMES]
-    assert len(models) == len(set(models)) == 38
+    assert len(models) == len(set(models)) == 39
 
 
 def test_each_family_that_sees_is_published_here() -> None:
-    seeing = {name for name, family in FAMILIES.items() if family.decoder is None} - {"bluelm_v"}
-    assert seeing <= {Published(name).config["model_type"] for name in NAMES}
+    seeing = {name for name, family in FAMILIES.items() if family.decoder is None} - {"bluelm_v"} - UNREAD
+    published = {Published(name).config["model_type"] for name in NAMES}
+    assert seeing <= published
+    assert not UNREAD & published
 
 
 def test_each_stands_in_the_documentation(repository: Path) -> None:

@@ -14,6 +14,8 @@ from pocketvlm.runtime.prefixes import Prefixes
 from tests.support.bundles import picture
 
 CONFIG = GenerationConfig(max_new_tokens=24, temperature=3.0, seed=5)
+#: That begin alike, each some letters longer.
+QUESTIONS = 16
 LONG = "The picture shows a table of numbers with a sum below it, in two columns and many rows. " * 3
 
 
@@ -81,13 +83,13 @@ def test_every_answer_is_that_of_a_fresh_cache(vlm: PocketVlm, logits: list[byte
 def test_these_tests_would_notice(vlm: PocketVlm, monkeypatch: pytest.MonkeyPatch, logits: list[bytes]) -> None:
     """Where all that a cache holds is used again, some logits are others: why chunks have to be whole."""
     monkeypatch.setattr(Prefixes, "_whole_chunks", lambda self, tokens: tokens)
-    questions = [turns(LONG[: 150 + 20 * index]) for index in range(5)]
+    questions = [turns(LONG[: 130 + 7 * index]) for index in range(QUESTIONS)]
     with Prefixes(vlm, 1) as prefixes:
         reused = [kept(prefixes, question)[1] for question in questions]
     assert any(count % vlm.prefill_chunk for count in reused)
     for question in questions:
         fresh(vlm, question)
-    assert logits[:5] != logits[5:]
+    assert logits[:QUESTIONS] != logits[QUESTIONS:]
 
 
 def test_an_answer_that_is_ended_early_leaves_a_good_cache(vlm: PocketVlm) -> None:

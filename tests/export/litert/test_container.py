@@ -189,7 +189,8 @@ def test_a_second_question_has_the_first_one_and_its_answer_before_it(
 
 
 def test_a_second_question_about_a_picture(reader: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LiteRT-LM gives the token that ended an answer as a number in a row of zeros."""
+    """LiteRT-LM gives the token that ended an answer as a number in a row of zeros. (This model says the same where it
+    stays one; without all that goes through there it does not.)"""
     examples, further = list(held_out("test", 6)), [{"type": "text", "text": "And what is the date?"}]
     dialogues = [[message_parts(reader, one.question, [one.image]), further] for one in examples]
     wanted = answered(
@@ -202,11 +203,9 @@ def test_a_second_question_about_a_picture(reader: Bundle, tmp_path: Path, monke
     )
     write_litertlm(reader, tmp_path / "reader.litertlm")
     assert talked(tmp_path / "reader.litertlm", dialogues, 48, sees=True) == wanted
-    monkeypatch.setattr(container, "_looked_up", lambda text, graph, rows: rows)
-    write_litertlm(reader, tmp_path / "zeros.litertlm")
-    found = talked(tmp_path / "zeros.litertlm", dialogues, 48, sees=True)
-    assert [first for first, _ in found] == [first for first, _ in wanted]
-    assert found != wanted
+    monkeypatch.setattr(container, "_looked_up", lambda text, graph, rows: graph.multiply(rows, graph.scalar(0.0)))
+    write_litertlm(reader, tmp_path / "nothing.litertlm")
+    assert talked(tmp_path / "nothing.litertlm", dialogues, 48, sees=True) != wanted
 
 
 def test_reasoning_of_earlier_answers_is_dropped(
