@@ -122,12 +122,6 @@ class Depthwise(nn.Conv2d, Operator):
         super().__init__(channels, width, kernel, stride=stride, padding=kernel // 2, groups=channels)
         self.side = side
 
-    @property
-    def side_behind(self) -> int:
-        """Of the map that it gives."""
-        stride, _ = self.stride
-        return -(-self.side // stride)
-
     def forward(self, rows: Tensor) -> Tensor:
         # [tiles, side * side, channels] -> [tiles, channels, side, side]
         points = rows.transpose(1, 2).unflatten(2, (self.side, self.side))

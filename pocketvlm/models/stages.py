@@ -116,32 +116,33 @@ def stages_of(config: VlmConfig) -> Stages:
     patch_embedding, projection = None, None
     vision: tuple[Stage, ...] = ()
     if config.vision is not None:
-        embeddings = _embeddings_of(config.vision)
-        patch_embedding = Stage("patch embedding", "vision_tower.embeddings.", Kind.of(embeddings, config.vision))
-        vision = tuple(
-            Stage("vision layer", prefix, _vision_kind(config.vision, index), index)
-            for index, prefix in enumerate(_vision_prefixes(config.vision))
-        )
+        patch_embedding, vision = _embedding_stage(config.vision), _vision_stages(config.vision)
         projection = Stage("projector", "", Kind.of(Projection, config))
     return Stages(patch_embedding, vision, projection, decoder_stages(config.text), head_stage(config.text))
 
 
-def _embeddings_of(config: VisionConfig) -> Callable[..., nn.Module]:
+def _embedding_stage(config: VisionConfig) -> Stage:
+    block: Callable[..., nn.Module] = VisionEmbeddings if config.table_side is None else PlacedEmbeddings
     if config.convolutions is not None:
-        return Stem
-    return PlacedEmbeddings if config.table_side is not None else VisionEmbeddings
+        block = Stem
+    return Stage("patch embedding", "vision_tower.embeddings.", Kind.of(block, config))
 
 
-def _vision_prefixes(config: VisionConfig) -> list[str]:
-    if config.convolutions is not None:
-        return [layer.prefix for layer in config.convolutions.layers(config.image_size)]
-    return [f"vision_tower.encoder.layers.{index}." for index in range(config.num_hidden_layers)]
+def _vision_stages(config: VisionConfig) -> tuple[Stage, ...]:
+    if config.convolutions is None:
+        return tuple(
+            Stage("vision layer", f"vision_tower.encoder.layers.{index}.", _transformer_kind(config, index), index)
+            for index in range(config.num_hidden_layers)
+        )
+    layers = config.convolutions.layers(config.image_size)
+    shapes = [replace(layer, prefix="") for layer in layers]
+    return tuple(
+        Stage("vision layer", layer.prefix, Kind.of(tower_layer, config, index=shapes.index(shape)), index)
+        for index, (layer, shape) in enumerate(zip(layers, shapes, strict=True))
+    )
 
 
-def _vision_kind(config: VisionConfig, index: int) -> Kind:
-    if config.convolutions is not None:
-        shapes = [replace(layer, prefix="") for layer in config.convolutions.layers(config.image_size)]
-        return Kind.of(tower_layer, config, index=shapes.index(shapes[index]))
+def _transformer_kind(config: VisionConfig, index: int) -> Kind:
     if config.is_native:
         return Kind.of(PictureLayer, config, windowed=config.is_windowed(index), **layer_options(config, index))
     return Kind.of(VisionLayer, config, **layer_options(config, index))

@@ -73,6 +73,13 @@ class Pieces:
     stop: int
 
 
+def one_behind_another(before: str, width: int) -> dict[str, Pieces]:
+    """Queries, keys and values of so many rows each in one matrix; ``before``: what their names begin with."""
+    return {
+        f"{before}{name}_proj.": Pieces(1, 3 * width, at * width, (at + 1) * width) for at, name in enumerate("qkv")
+    }
+
+
 def without_rope_tables(key: str) -> str | None:
     """The names are ours already; RoPE's frequencies, which old exports store, follow from the config."""
     return None if key.endswith("rotary_emb.inv_freq") else key

@@ -14,7 +14,15 @@ from typing import Any
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.models.convolutions import END_MULTIPLIER, STAGE_STRIDE, STEM_STRIDE
 from pocketvlm.models.families import llava
-from pocketvlm.models.families.family import Family, Pieces, check_only, renamed, section, without_rope_tables
+from pocketvlm.models.families.family import (
+    Family,
+    Pieces,
+    check_only,
+    one_behind_another,
+    renamed,
+    section,
+    without_rope_tables,
+)
 
 #: FastVlmConfig's, for keys that a config may leave out.
 TEXT: dict[str, Any] = {
@@ -155,15 +163,10 @@ def of_tower(name: str) -> str | None:
 
 def fused(config: Any) -> Mapping[str, Mapping[str, Pieces]]:
     """Queries, keys and values of a map lie in one matrix."""
-    vision, found = config.vision, {}
-    for layer in vision.convolutions.layers(vision.image_size):
-        if layer.kind == "attention":
-            width, prefix = layer.width, f"{layer.prefix}self_attn."
-            found[f"{prefix}qkv."] = {
-                f"{prefix}{name}.": Pieces(1, 3 * width, at * width, (at + 1) * width)
-                for at, name in enumerate(("q_proj", "k_proj", "v_proj"))
-            }
-    return found
+    layers = config.vision.convolutions.layers(config.vision.image_size)
+    attentions = [layer for layer in layers if layer.kind == "attention"]
+    prefixes = [(f"{layer.prefix}self_attn.", layer.width) for layer in attentions]
+    return {f"{prefix}qkv.": one_behind_another(prefix, width) for prefix, width in prefixes}
 
 
 def stored(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]] | None:

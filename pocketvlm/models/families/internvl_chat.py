@@ -14,7 +14,7 @@ from typing import Any
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.images.rules import internvl as rule
 from pocketvlm.models.families import internlm2, internvl
-from pocketvlm.models.families.family import Family, Pieces, check_only, renamed, section
+from pocketvlm.models.families.family import Family, Pieces, check_only, one_behind_another, renamed, section
 
 #: InternVisionConfig's (InternViT-6B), under the names that transformers gave them.
 VISION_DEFAULTS: dict[str, Any] = {
@@ -155,10 +155,7 @@ def rename(key: str) -> str | None:
 
 def fused(config: Any) -> Mapping[str, Mapping[str, Pieces]]:
     """Q, K and V of the tower one after the other, and those of InternLM2's decoder its own way."""
-    width = config.vision.hidden_size
-    parts = {
-        f".self_attn.{name}_proj.": Pieces(1, 3 * width, at * width, (at + 1) * width) for at, name in enumerate("qkv")
-    }
+    parts = one_behind_another(".self_attn.", config.vision.hidden_size)
     return {QKV: parts, **internlm2.fused(config)}
 
 

@@ -10,7 +10,15 @@ from types import MappingProxyType
 from typing import Any
 
 from pocketvlm.errors import CheckpointError, one_line
-from pocketvlm.models.families.family import Family, Pieces, check_only, renamed, section, without_rope_tables
+from pocketvlm.models.families.family import (
+    Family,
+    Pieces,
+    check_only,
+    one_behind_another,
+    renamed,
+    section,
+    without_rope_tables,
+)
 
 #: Qwen2_5_VLTextConfig's, for keys that a config may leave out.
 TEXT_DEFAULTS: dict[str, Any] = {
@@ -161,13 +169,7 @@ def rename(key: str) -> str | None:
 
 def fused(config: Any) -> Mapping[str, Mapping[str, Pieces]]:
     """The tower's queries, keys and values lie in one matrix."""
-    width = config.vision.hidden_size
-    names = ("q_proj", "k_proj", "v_proj")
-    return {
-        "self_attn.qkv": {
-            f"self_attn.{name}": Pieces(1, 3 * width, at * width, (at + 1) * width) for at, name in enumerate(names)
-        }
-    }
+    return {"self_attn.qkv.": one_behind_another("self_attn.", config.vision.hidden_size)}
 
 
 def stored(

@@ -49,23 +49,13 @@ def _vlm(text: DecoderConfig, vision: VisionConfig) -> VlmConfig:
     return VlmConfig(text=text, vision=vision, image_layout=IMAGE_LAYOUT, tiling=TILING)
 
 
-def _smolvlm(name: str, summary: str, published: Mapping[str, Any]) -> Preset:
-    config = VlmConfig.from_dict(published)
-    assert config.vision is not None
-    return Preset(name, summary, config, published, smolvlm.spoken(config.vision.image_size), idefics3.stored)
-
-
-def _internvl(name: str, summary: str, published: Mapping[str, Any]) -> Preset:
-    config = VlmConfig.from_dict(published)
-    return Preset(name, summary, config, published, internvl.SPOKEN, families.internvl.stored)
-
-
-def _llava(name: str, summary: str, published: Mapping[str, Any], spoken: Spoken) -> Preset:
-    return Preset(name, summary, VlmConfig.from_dict(published), published, spoken, families.llava.stored)
-
-
-def _qwen_vl(name: str, summary: str, published: Mapping[str, Any], spoken: Spoken, stored: Stored) -> Preset:
+def _published(name: str, summary: str, published: Mapping[str, Any], spoken: Spoken, stored: Stored) -> Preset:
     return Preset(name, summary, VlmConfig.from_dict(published), published, spoken, stored)
+
+
+def _smolvlm(name: str, summary: str, published: Mapping[str, Any]) -> Preset:
+    tile = published["vision_config"]["image_size"]
+    return _published(name, summary, published, smolvlm.spoken(tile), idefics3.stored)
 
 
 #: BlueLM's own decoder was never published; the paper names MiniCPM-2B (arXiv 2404.06395) as one of its size. MiniCPM
@@ -137,40 +127,51 @@ PRESETS = {
         _smolvlm("smolvlm-256m", "SigLIP base at 512 px, SmolLM2-135M's decoder", smolvlm.SMOLVLM_256M),
         _smolvlm("smolvlm-500m", "SigLIP base at 512 px, SmolLM2-360M's decoder", smolvlm.SMOLVLM_500M),
         _smolvlm("smolvlm2-2.2b", "SigLIP so400m at 384 px, SmolLM2-1.7B's decoder", smolvlm.SMOLVLM2_2B2),
-        _internvl("internvl3-1b", "InternViT-300M at 448 px, Qwen2.5-0.5B's decoder", internvl.INTERNVL3_1B),
-        _llava(
+        _published(
+            "internvl3-1b",
+            "InternViT-300M at 448 px, Qwen2.5-0.5B's decoder",
+            internvl.INTERNVL3_1B,
+            internvl.SPOKEN,
+            families.internvl.stored,
+        ),
+        _published(
             "llava-onevision-0.5b",
             "SigLIP so400m at 384 px, Qwen2-0.5B's decoder",
             llava.LLAVA_ONEVISION_05B,
             llava.ONEVISION,
+            families.llava.stored,
         ),
-        _llava("llava-next-7b", "CLIP L at 336 px, Mistral-7B's decoder", llava.LLAVA_NEXT_7B, llava.MISTRAL),
-        _qwen_vl(
+        _published(
+            "llava-next-7b",
+            "CLIP L at 336 px, Mistral-7B's decoder",
+            llava.LLAVA_NEXT_7B,
+            llava.MISTRAL,
+            families.llava.stored,
+        ),
+        _published(
             "qwen3-vl-2b",
             "Qwen3-VL's tower in any resolution, Qwen3-1.7B's decoder",
             qwen_vl.QWEN3_VL_2B,
             qwen_vl.QWEN3,
             families.qwen3_vl.stored,
         ),
-        _qwen_vl(
+        _published(
             "qwen2.5-vl-3b",
             "Qwen2.5-VL's tower in any resolution, Qwen2.5-3B's decoder",
             qwen_vl.QWEN2_5_VL_3B,
             qwen_vl.QWEN2_5,
             families.qwen2_5_vl.stored,
         ),
-        Preset(
+        _published(
             "lfm2-350m",
             "short convolutions in ten of sixteen layers, text only",
-            VlmConfig.from_dict(lfm2.LFM2_350M),
             lfm2.LFM2_350M,
             lfm2.SPOKEN,
             families.lfm2.stored,
         ),
-        Preset(
+        _published(
             "fastvlm-0.5b",
             "FastViTHD at 1024 px, Qwen2-0.5B's decoder",
-            VlmConfig.from_dict(fast_vlm.FASTVLM_05B),
             fast_vlm.FASTVLM_05B,
             fast_vlm.SPOKEN,
             families.fast_vlm.stored,

@@ -6,7 +6,7 @@ from typing import Any
 
 from pocketvlm.models.families.fast_vlm import ARCHITECTURE, DEPTHS, WIDTHS
 from pocketvlm.models.families.llava import IMAGE_TOKEN
-from pocketvlm.models.presets.llava import MESSAGE
+from pocketvlm.models.presets.llava import MESSAGE, QWEN2_05B
 from pocketvlm.models.presets.spoken import END_OF_TEXT, IM_END, IM_START, Spoken
 
 TEMPLATE = (
@@ -43,17 +43,5 @@ FASTVLM_05B: dict[str, Any] = {
         "hidden_size": 2 * WIDTHS[-1],
         "model_args": {"inference_mode": True, "layers": DEPTHS, "embed_dims": WIDTHS},
     },
-    "text_config": {
-        "model_type": "qwen2",
-        "vocab_size": 152000,
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 32768,
-        "rope_theta": 1e6,
-        "use_sliding_window": False,
-        "tie_word_embeddings": False,
-    },
+    "text_config": {**QWEN2_05B, "tie_word_embeddings": False},
 }

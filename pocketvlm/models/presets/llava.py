@@ -53,6 +53,20 @@ MISTRAL = Spoken(
     MISTRAL_TEMPLATE,
     {**processor("LlavaNextImageProcessor", VISION["image_size"], NEXT_GRIDS), **CLIP_NORMALIZED},
 )
+#: Qwen2-0.5B's shape (arXiv 2407.10671), with the tokens of a picture.
+QWEN2_05B: dict[str, Any] = {
+    "model_type": "qwen2",
+    "vocab_size": 152000,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+    "rope_theta": 1e6,
+    "use_sliding_window": False,
+    "tie_word_embeddings": True,
+}
 LLAVA_ONEVISION_05B: dict[str, Any] = {
     "architectures": ["LlavaOnevisionForConditionalGeneration"],
     "model_type": "llava_onevision",
@@ -65,19 +79,7 @@ LLAVA_ONEVISION_05B: dict[str, Any] = {
     "projector_hidden_act": "gelu",
     "tie_word_embeddings": True,
     "vision_config": {**SO400M, "vision_use_head": False},
-    "text_config": {
-        "model_type": "qwen2",
-        "vocab_size": 152000,
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 32768,
-        "rope_theta": 1e6,
-        "use_sliding_window": False,
-        "tie_word_embeddings": True,
-    },
+    "text_config": QWEN2_05B,
 }
 LLAVA_NEXT_7B: dict[str, Any] = {
     "architectures": ["LlavaNextForConditionalGeneration"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pocketvlm.models.families.qwen2_5_vl import VISION_DEFAULTS
 from pocketvlm.models.presets.spoken import CHAT_TEMPLATE, END_OF_TEXT, IM_END, IM_START, Spoken
 
 SPECIALS = (
@@ -109,18 +110,5 @@ QWEN2_5_VL_3B: dict[str, Any] = {
         "use_sliding_window": False,
         "tie_word_embeddings": True,
     },
-    "vision_config": {
-        "depth": 32,
-        "hidden_size": 1280,
-        "hidden_act": "silu",
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "in_channels": 3,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "window_size": 112,
-        "out_hidden_size": 2048,
-        "fullatt_block_indexes": [7, 15, 23, 31],
-    },
+    "vision_config": {**VISION_DEFAULTS, "hidden_size": 1280, "out_hidden_size": 2048},
 }
