@@ -16,6 +16,7 @@ from pocketvlm.bundle.caches import AttentionCache, ConvolutionCache, KvCacheSpe
 from pocketvlm.bundle.native import MropePositions
 from pocketvlm.bundle.open import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.bundle.preference import ANYWHERE, PreferredEngine, in_order
+from pocketvlm.bundle.record import Calibration, RecipeRecord
 from pocketvlm.errors import ExportError
 from pocketvlm.export.backends import BACKENDS, backend_of
 from pocketvlm.export.cost import disk_bytes
@@ -182,12 +183,12 @@ def _manifest(
             **own,
             preference=preference,
             positions=_positions(text) if checkpoint.config.has_axes else None,
-            recipe=manifest.RecipeRecord(
+            recipe=RecipeRecord(
                 name=recipe.name,
                 tensors=first.precision,
                 calibration=None
                 if seen is None
-                else manifest.Calibration(
+                else Calibration(
                     source=Path(seen.source).name,
                     sequences=len(seen.samples),
                     tokens=seen.tokens,

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pocketvlm.bundle.defaults import PREFILL_CHUNK
-from pocketvlm.bundle.manifest import Fidelity, Part, TensorPrecision, Tokens, Vision
+from pocketvlm.bundle.manifest import Part, Tokens
 from pocketvlm.bundle.preference import ANYWHERE, Needs
+from pocketvlm.bundle.record import Fidelity, TensorPrecision
+from pocketvlm.bundle.vision import Vision
 from pocketvlm.errors import ExportError
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.kv_ranges import for_unseen_text

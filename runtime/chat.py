@@ -25,7 +25,8 @@ from pocketvlm.runtime.vision import Picture, count_tokens, packed_of
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.chat import ChatLayout
-    from pocketvlm.bundle.manifest import ImageLayout, Manifest
+    from pocketvlm.bundle.manifest import Manifest
+    from pocketvlm.bundle.vision import ImageLayout
 
 Message = Mapping[str, Any]
 

@@ -28,7 +28,8 @@ from pocketvlm.runtime.text import Literal, Span, TextTokenizer
 from pocketvlm.runtime.tuning import Tuning
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Manifest, Vision
+    from pocketvlm.bundle.manifest import Manifest
+    from pocketvlm.bundle.vision import Vision
 
 Image = ImageSource | vision.Picture
 

@@ -13,9 +13,9 @@ from pocketvlm.images.positions import AXES, axis_of_pairs
 from pocketvlm.images.tiling import Grid
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Vision
     from pocketvlm.bundle.native import PatchPictures
     from pocketvlm.bundle.open import Bundle
+    from pocketvlm.bundle.vision import Vision
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 

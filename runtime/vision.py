@@ -16,8 +16,8 @@ from pocketvlm.images.packing import PackedImage, pack, packed
 from pocketvlm.images.prepare import Preprocessing, TiledImage, cut_tiles, normalize
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Vision
     from pocketvlm.bundle.open import Bundle
+    from pocketvlm.bundle.vision import Vision
     from pocketvlm.images.tiling import Grid
     from pocketvlm.runtime.engines import Engine, NativeEngine
     from pocketvlm.runtime.native import NativeVision

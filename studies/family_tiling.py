@@ -27,7 +27,7 @@ from pocketvlm.models.presets import PRESETS, Preset
 from studies.reader.study import provenance, write
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Vision
+    from pocketvlm.bundle.vision import Vision
     from pocketvlm.images.tiling import Grid
 
 Size = tuple[int, int]

@@ -22,8 +22,8 @@ import click
 import torch
 
 from pocketvlm.bench.accuracy import evaluate
-from pocketvlm.bundle.manifest import Snapdragon
 from pocketvlm.bundle.open import open_bundle
+from pocketvlm.bundle.static_programs import Snapdragon
 from pocketvlm.export import export_bundle
 from pocketvlm.export.npu.weights import for_npu
 from pocketvlm.export.qnn.compile import compile_binary, shared_binaries

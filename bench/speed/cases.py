@@ -25,8 +25,9 @@ from pocketvlm.runtime.vision import encode, prepare
 
 if TYPE_CHECKING:
     from pocketvlm.bench.speed.workload import Workload
-    from pocketvlm.bundle.manifest import Manifest, Vision
+    from pocketvlm.bundle.manifest import Manifest
     from pocketvlm.bundle.open import Bundle
+    from pocketvlm.bundle.vision import Vision
     from pocketvlm.runtime.engines import Cache, Engine, NativeEngine
 
 

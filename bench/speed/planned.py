@@ -21,7 +21,8 @@ from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.runtime.vision import prepare
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Manifest, Vision
+    from pocketvlm.bundle.manifest import Manifest
+    from pocketvlm.bundle.vision import Vision
 
 SEED = 0
 #: A short question, as text behind the image.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Vision
+    from pocketvlm.bundle.vision import Vision
     from pocketvlm.runtime.engines.onnx import OnnxEngine
 
 #: Nodes of downsampler and projector are named so by the export.

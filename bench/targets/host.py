@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pocketvlm.bench.speed.watch import Watch
     from pocketvlm.bench.speed.workload import Workload
     from pocketvlm.bench.targets.adb.options import DeviceOptions
-    from pocketvlm.bundle.manifest import Vision
     from pocketvlm.bundle.open import Bundle
+    from pocketvlm.bundle.vision import Vision
     from pocketvlm.runtime.engines import Engine
 
 

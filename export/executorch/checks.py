@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pocketvlm.bundle.manifest import Fidelity
+from pocketvlm.bundle.record import Fidelity
 from pocketvlm.export.executorch import picture
 from pocketvlm.export.executorch.methods import PictureMethods, TextMethods, VisionMethods
 from pocketvlm.export.executorch.program import Program

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pocketvlm.bundle.manifest import Fidelity, TextFidelity, VisionFidelity
+from pocketvlm.bundle.record import Fidelity, TextFidelity, VisionFidelity
 from pocketvlm.errors import ExportError
 from pocketvlm.export.job import Job
 from pocketvlm.export.reference.scores import compare_logits, image_scores, judge, relative_error, significant

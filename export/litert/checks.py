@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pocketvlm.bundle.manifest import Fidelity
+from pocketvlm.bundle.record import Fidelity
 from pocketvlm.errors import ExportError, one_line
 from pocketvlm.export.graph.checks import check_stages, conclude
 from pocketvlm.export.job import Job

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pocketvlm.bundle.chat import Reasoning
-    from pocketvlm.bundle.manifest import Manifest, Vision
+    from pocketvlm.bundle.manifest import Manifest
     from pocketvlm.bundle.open import Bundle
+    from pocketvlm.bundle.vision import Vision
     from pocketvlm.export.litert.graph import LitertTensor
 
 #: What begins reasoning in an answer, by what ends it: a channel of LiteRT-LM's has both.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pocketvlm.bundle.manifest import Fidelity
+from pocketvlm.bundle.record import Fidelity
 from pocketvlm.errors import ExportError
 from pocketvlm.export.graph.checks import Walk, check_vision
 from pocketvlm.export.job import Job

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketvlm.bundle.manifest import LitertNpuProgram, Part, TensorSpec
+from pocketvlm.bundle.manifest import Part, TensorSpec
+from pocketvlm.bundle.static_programs import LitertNpuProgram
 from pocketvlm.bundle.tflite import check_tflite
 from pocketvlm.export.job import Job, Lowered, refuse_beyond
 from pocketvlm.export.litert.lower import MINIMUM_LITERT, check_installed, check_table, write_vision

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from pocketvlm.bundle.manifest import LitertChip
 from pocketvlm.bundle.preference import Needs
+from pocketvlm.bundle.static_programs import LitertChip
 from pocketvlm.export.neuropilot import needs as neuropilot
 from pocketvlm.export.qnn import needs as qnn
 from pocketvlm.machine.litert_plugins import CHIPS
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Platform
+    from pocketvlm.bundle.static_programs import Platform
 
 
 def needs_of(platform: LitertChip) -> Needs:

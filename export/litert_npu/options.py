@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pocketvlm.bundle.manifest import LitertChip
+from pocketvlm.bundle.static_programs import LitertChip
 from pocketvlm.errors import ExportError
 from pocketvlm.export.npu.options import ProgramOptions, options_from, with_table
 from pocketvlm.machine.litert_plugins import CHIPS

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pocketvlm.bundle.manifest import NpuProgram, Part
+from pocketvlm.bundle.manifest import Part
+from pocketvlm.bundle.static_programs import NpuProgram
 from pocketvlm.export.job import Job, Lowered, refuse_beyond
 from pocketvlm.export.neuropilot import compile as neuropilot_compile
 from pocketvlm.export.neuropilot.graph import NpuGraph

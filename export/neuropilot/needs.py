@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pocketvlm.bundle.manifest import Platform
 from pocketvlm.bundle.preference import DriverLibrary, Needs
+from pocketvlm.bundle.static_programs import Platform
 
 #: NeuroPilot's version on phones with each chip. What version 8 compiles, version 7 does not open.
 NEUROPILOT: Mapping[Platform, str] = {"mt6989": "8", "mt6991": "8", "mt6993": "9"}

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pocketvlm.bundle.manifest import Fidelity, Part, VisionFidelity
+from pocketvlm.bundle.manifest import Part
+from pocketvlm.bundle.record import Fidelity, VisionFidelity
 from pocketvlm.errors import ExportError
 from pocketvlm.export.job import Job
 from pocketvlm.export.npu.ranges import Streams, positions, simulate, simulated_logits

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from pocketvlm.bundle.manifest import Fidelity
+from pocketvlm.bundle.record import Fidelity
 from pocketvlm.bundle.streams import text_stream, vision_stream
 from pocketvlm.export.graph.checks import check_stages, conclude, vision_place
 from pocketvlm.export.job import Job

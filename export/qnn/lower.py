@@ -12,7 +12,8 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pocketvlm.bundle.manifest import Part, QnnProgram
+from pocketvlm.bundle.manifest import Part
+from pocketvlm.bundle.static_programs import QnnProgram
 from pocketvlm.export.job import Job, Lowered, refuse_beyond
 from pocketvlm.export.npu import checks, parts
 from pocketvlm.export.npu.parts import TILE_BATCHES, WrittenProgram

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pocketvlm.bundle.manifest import Snapdragon
+from pocketvlm.bundle.static_programs import Snapdragon
 from pocketvlm.errors import ExportError
 from pocketvlm.export.npu.options import ProgramOptions, options_from, with_table
 from pocketvlm.machine.qnn import CHIPS

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from pocketvlm.bundle.chat import ChatLayout
-from pocketvlm.bundle.manifest import ImageLayout, Tokens, Vision
+from pocketvlm.bundle.manifest import Tokens
 from pocketvlm.bundle.portable import why_not_portable
+from pocketvlm.bundle.vision import ImageLayout, Vision
 from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.export.read.added_tokens import check_added_tokens
 from pocketvlm.export.read.chat_template import read_chat, render_literals

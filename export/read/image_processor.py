@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from pocketvlm.bundle.defaults import MOST_PATCH_TOKENS, TILE_BATCH
-from pocketvlm.bundle.manifest import ImagePacking, Vision
 from pocketvlm.bundle.native import PatchPictures, most_tokens
+from pocketvlm.bundle.vision import ImagePacking, Vision
 from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.files import found, label
 from pocketvlm.images.rules import check_tiling, idefics3, internvl, lfm2

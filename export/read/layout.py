@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-from pocketvlm.bundle.manifest import ImageLayout
+from pocketvlm.bundle.vision import ImageLayout
 from pocketvlm.errors import ExportError
 from pocketvlm.export.read.sample import ImageSettings, encode
 from pocketvlm.images.layout import image_tokens

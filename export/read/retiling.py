@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from pocketvlm.bundle.manifest import Vision
 from pocketvlm.bundle.native import most_tokens as most_tokens_of
+from pocketvlm.bundle.vision import Vision
 from pocketvlm.errors import ExportError
 from pocketvlm.images.packing import most_tokens
 from pocketvlm.images.prepare import preprocessing_of, sequence_length

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from pocketvlm.bundle.chat import ChatLayout
-from pocketvlm.bundle.manifest import ImageLayout
 from pocketvlm.bundle.tokenizer import library_errors
+from pocketvlm.bundle.vision import ImageLayout
 from pocketvlm.errors import CheckpointError
 from pocketvlm.images.layout import image_tokens
 from pocketvlm.images.positions import positions_of

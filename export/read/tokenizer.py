@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer
 
 from pocketvlm.bundle.chat import ChatLayout
-from pocketvlm.bundle.manifest import ImageLayout
 from pocketvlm.bundle.tokenizer import read_tokenizer as tokenizer_of
+from pocketvlm.bundle.vision import ImageLayout
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.export.read.sample import encode
 from pocketvlm.export.read.vocabulary import SENTENCEPIECE, TOKENIZER, VOCABULARY, tokenizer_content

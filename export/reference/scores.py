@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from pocketvlm.bundle.manifest import Fidelity, TextFidelity, VisionFidelity
+from pocketvlm.bundle.record import Fidelity, TextFidelity, VisionFidelity
 from pocketvlm.errors import ExportError
 from pocketvlm.recipe import Bounds
 

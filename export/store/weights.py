@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pocketvlm.bundle.archive import PAGE
-from pocketvlm.bundle.manifest import TensorPrecision
+from pocketvlm.bundle.record import TensorPrecision
 from pocketvlm.errors import ExportError, RecipeError, located
 from pocketvlm.export.reference.activations import Activations
 from pocketvlm.export.store.as_stored import in_blocks

@@ -6,24 +6,31 @@ reader never half-understands a bundle. Every change raises FORMAT_VERSION and i
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
-    StringConstraints,
     model_serializer,
     model_validator,
 )
 
 from pocketvlm.bundle.caches import KvCacheSpec
-from pocketvlm.bundle.chat import ChatLayout, Text
+from pocketvlm.bundle.chat import ChatLayout
+from pocketvlm.bundle.fields import MAX_RANK, Chunk, Name, Positive, Sha256, Size, TokenId, TokenIds
 from pocketvlm.bundle.files import FileName
-from pocketvlm.bundle.native import MropePositions, PatchPictures, check_tables, native_problem
+from pocketvlm.bundle.native import MropePositions, check_tables
 from pocketvlm.bundle.preference import EngineName, PreferredEngine, check_preference
-from pocketvlm.images.tiling import ResizeFilter
+from pocketvlm.bundle.record import Fidelity, RecipeRecord, TensorPrecision
+from pocketvlm.bundle.static_programs import (
+    NPU_ENGINES,
+    TFLITE_ENGINES,
+    LitertNpuProgram,
+    NpuProgram,
+    QnnProgram,
+    StaticProgram,
+)
+from pocketvlm.bundle.vision import ImageLayout, Vision
 from pocketvlm.strict import Closed, dropping_none
 
 #: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's, 3
@@ -31,30 +38,6 @@ from pocketvlm.strict import Closed, dropping_none
 #: one could say, or parts for Qualcomm's NPU, 4 with parts for LiteRT or a preference, 5 with pictures of native
 #: resolution, positions along three axes, or layers whose caches are of several kinds.
 FORMAT_VERSION = 5
-
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Positive = Annotated[int, Field(gt=0, le=1 << 40)]
-Size = Annotated[int, Field(ge=0, le=1 << 44)]
-TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
-TokenIds = Annotated[tuple[TokenId, ...], Field(max_length=256)]
-Chunk = Annotated[int, Field(gt=0, le=1 << 16)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-#: What models, tensors, recipes and versions are called: characters.
-Name = Annotated[str, StringConstraints(max_length=512)]
-#: Tiles across or down, as many as a checkpoint's config may ask for.
-MAX_SIDE = 64
-#: Dimensions of a tensor.
-MAX_RANK = 16
-
-
-def _whole(value: object) -> object:
-    """Literal takes what is equal to one of its values: 4.0 for 4, true for 1. Other readers do not."""
-    if type(value) is not int:
-        raise ValueError("is no integer")
-    return value
-
-
-Bits = Annotated[Literal[4, 8, 32], BeforeValidator(_whole)]
 
 
 class FileEntry(Closed):
@@ -111,182 +94,11 @@ class Model(Closed):
         return 1 if self.limits is None and self.source is None and self.adapter is None else 3
 
 
-#: Rules by which a grid of tiles is chosen.
-Strategy = Literal["relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2"]
-#: Those of formats 1 and 2.
-FIRST_STRATEGIES = ("relaxed", "llava-next", "internvl")
-#: Those that keep an image's aspect ratio on a canvas.
-PADDED = ("relaxed", "llava-next")
-
-
-class ImagePacking(Closed):
-    """How the tokens of an image's tiles become one picture again (``pocketvlm.images.packing``).
-
-    ``newline`` is a file of float32 [hidden], the token that ends each row; what is more than ``most_tiles`` tiles have
-    is made smaller.
-    """
-
-    kind: Literal["anyres"]
-    newline: FileName
-    most_tiles: Annotated[int, Field(gt=0, le=1024)] | None = None
-
-    _serialize = dropping_none("most_tiles")
-
-
-class Vision(Closed):
-    """Image to tiles to tokens: the arguments of ``images.prepare.Preprocessing`` and what the tower makes of it."""
-
-    tile_size: Annotated[int, Field(gt=0, le=4096)]
-    strategy: Strategy
-    candidates: Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1, max_length=256)]
-    alpha: Annotated[float, Field(ge=0, le=1)]
-    thumbnail: Literal["first", "last", "none"]
-    thumbnail_of_single_tile: bool
-    longest_edge: Annotated[int, Field(gt=0, le=4096)] | None = None
-    min_pixels: Positive | None = None
-    max_pixels: Positive | None = None
-    part: Annotated[int, Field(gt=0, le=64)] | None = None
-    resize_filter: ResizeFilter
-    pad_color: tuple[int, int, int]
-    rescale: Finite
-    mean: tuple[Finite, Finite, Finite]
-    std: tuple[Finite, Finite, Finite]
-    tile_batch: Annotated[int, Field(gt=0, le=64)]
-    patches_per_tile: Positive
-    vision_hidden_size: Positive
-    downsample_ratio: Positive
-    tokens_per_tile: Annotated[int, Field(gt=0, le=1 << 16)]
-    replaces: Name | None = None
-    """the way in which the model's own processor cuts pictures, for people, where an export was asked for another"""
-    packing: ImagePacking | None = None
-    patches: PatchPictures | None = None
-
-    _serialize = dropping_none("longest_edge", "min_pixels", "max_pixels", "part", "replaces", "packing", "patches")
-
-    @property
-    def format_version(self) -> int:
-        """The oldest format that can say it."""
-        if self.patches is not None or self.resize_filter == "bilinear":
-            return 5
-        more = self.longest_edge is not None or self.replaces is not None or self.packing is not None
-        return 1 if self.strategy in FIRST_STRATEGIES and self.resize_filter == "bicubic" and not more else 3
-
-    @property
-    def tokens_per_side(self) -> int:
-        """Of a tile, whose tokens are a square where they are packed."""
-        return math.isqrt(self.tokens_per_tile)
-
-    @model_validator(mode="after")
-    def _native_is_whole(self) -> Vision:
-        wrong = native_problem(self)
-        if wrong is not None:
-            raise ValueError(wrong)
-        return self
-
-    @model_validator(mode="after")
-    def _can_be_packed(self) -> Vision:
-        if self.packing is not None:
-            if self.thumbnail != "first" or not self.thumbnail_of_single_tile:
-                raise ValueError("packing begins with a thumbnail, which not every image has first")
-            if self.strategy not in PADDED:
-                raise ValueError(f"packing takes padding away, and {self.strategy} stretches images")
-            if self.tokens_per_side**2 != self.tokens_per_tile:
-                raise ValueError(f"packing needs a square of tokens a tile, not {self.tokens_per_tile}")
-        return self
-
-
-class ImageLayout(Closed):
-    """Token ids around an image's tokens: image_start, [thumbnail + tokens], per tile (row-major) tile[row][column] +
-    tokens, after each row row_end, image_end. ``thumbnail`` comes last where ``Vision.thumbnail`` says so.
-
-    Of an image of one tile without a thumbnail ``lone`` + tokens is all that stands between start and end; behind the
-    last row stands ``last_row_end``, since a tokenizer may join that row's end with what follows. None: as elsewhere.
-    """
-
-    image_start: TokenIds
-    thumbnail: TokenIds
-    tile: Annotated[tuple[Annotated[tuple[TokenIds, ...], Field(max_length=MAX_SIDE)], ...], Field(max_length=MAX_SIDE)]
-    row_end: TokenIds
-    image_end: TokenIds
-    lone: TokenIds | None = None
-    last_row_end: TokenIds | None = None
-
-    _serialize = dropping_none("lone", "last_row_end")
-
-    @property
-    def format_version(self) -> int:
-        """The oldest format that can say it."""
-        return 1 if self.lone is None and self.last_row_end is None else 3
-
-
 class Tokens(Closed):
     """Special tokens; ``image`` is the placeholder that image embeddings replace."""
 
     stop: TokenIds
     image: TokenId | None
-
-
-class TensorPrecision(Closed):
-    """How one tensor of ``weights`` elements is stored.
-
-    ``bits`` counts the codes alone, ``bits_per_weight`` scales, zero points and padding too; ``group_size`` is None for
-    float32 and where a whole row has one scale.
-    """
-
-    bits: Bits
-    group_size: Positive | None = None
-    symmetric: bool = True
-    quantizer: Name
-    bits_per_weight: Finite
-    weights: Positive
-
-
-class Calibration(Closed):
-    """What calibrated quantizers saw: token ids and pixels of all sequences, which ``sha256`` is of, in order."""
-
-    source: Text
-    sequences: Positive
-    tokens: Positive
-    sha256: Sha256
-
-
-class RecipeRecord(Closed):
-    """The recipe's name, its calibration if it has one, what it made of every weight (names as in the checkpoint)."""
-
-    name: Name
-    calibration: Calibration | None = None
-    tensors: dict[Name, TensorPrecision]
-
-
-class VisionFidelity(Closed):
-    """Image tokens of the shipped graphs beside the original weights'."""
-
-    cosine: Finite
-    relative_error: Finite
-
-
-class TextFidelity(Closed):
-    """One teacher-forced pass beside the original weights: KL divergence in nats, errors relative (2-norm).
-
-    ``kl_p999`` is the 99.9th percentile; ``perplexity_ratio`` the perplexity of the pass' text by the original's.
-    """
-
-    tokens: Positive
-    kl_mean: Finite
-    kl_median: Finite
-    kl_p999: Finite
-    kl_max: Finite
-    top1_agreement: Finite
-    perplexity_ratio: Finite
-    relative_error_by_layer: tuple[Finite, ...]
-
-
-class Fidelity(Closed):
-    """The checks that every export ends with. ``lowering``: graph at float precision against PyTorch."""
-
-    lowering_relative_error: Finite
-    vision: VisionFidelity | None
-    text: TextFidelity
 
 
 class MinimumRuntime(Closed):
@@ -305,100 +117,6 @@ class MinimumRuntime(Closed):
             if written[runtime] is None:
                 del written[runtime]
         return written
-
-
-Platform = Literal["mt6989", "mt6991", "mt6993"]
-Snapdragon = Literal["sm8550", "sm8650", "sm8750", "sm8850"]
-
-
-#: Chips whose makers have a plugin for LiteRT.
-LitertChip = Platform | Snapdragon
-
-
-class StaticProgram(Closed):
-    """The static program of an NPU's parts.
-
-    ``compiled``: whether the vendor's compiler made ``programs`` of it; it has run on a phone only if somebody ran it
-    there.
-    """
-
-    platform: Name
-    compiled: bool
-    programs: tuple[FileName, ...] = ()
-    prefill_tokens: Annotated[int, Field(gt=1, le=4096)]
-    fidelity: Fidelity
-
-    @property
-    def files(self) -> tuple[FileName, ...]:
-        """Those that are of no part."""
-        return self.programs
-
-    def check_layers(self, layers: int) -> None:
-        """Whether it is of a model of so many.
-
-        :raises ValueError: it is not
-        """
-
-    @model_validator(mode="after")
-    def _is_compiled_with_files(self) -> StaticProgram:
-        if self.compiled != bool(self.programs):
-            raise ValueError("compiled programs and their files belong together")
-        return self
-
-
-class ChunkedProgram(StaticProgram):
-    """One in pieces, of ONNX graphs.
-
-    ``chunks``: first and last + 1 layer of each part of the decoder. ``mask_value`` is added to the score of what a
-    token does not see. ``rope`` is a file of float32 [2, KV length, head size]: cos, sin.
-    """
-
-    chunks: Annotated[tuple[tuple[Annotated[int, Field(ge=0, lt=4096)], Positive], ...], Field(min_length=1)]
-    tile_batches: tuple[Annotated[int, Field(gt=0, le=64)], ...]
-    mask_value: Annotated[float, Field(lt=0, allow_inf_nan=False)]
-    rope: FileName
-
-    @property
-    def files(self) -> tuple[FileName, ...]:
-        return (self.rope, *self.programs)
-
-    def check_layers(self, layers: int) -> None:
-        if self.chunks[-1][1] != layers:
-            raise ValueError(f"chunks has {self.chunks[-1][1]} layers, the model {layers}")
-
-    @model_validator(mode="after")
-    def _is_whole(self) -> ChunkedProgram:
-        ends = [0, *(end for _, end in self.chunks)]
-        if any(first != before or end <= first for before, (first, end) in zip(ends, self.chunks, strict=False)):
-            raise ValueError("chunks do not follow one another")
-        return self
-
-
-class NpuProgram(ChunkedProgram):
-    """Of the parts of ``engines.neuropilot`` (docs/neuropilot.md); ``programs`` are MediaTek's .pte files."""
-
-    platform: Platform
-
-
-class QnnProgram(ChunkedProgram):
-    """Of the parts of ``engines.qnn`` (docs/qnn.md); ``programs`` are context binaries of Qualcomm's HTP, and the
-    graphs that name them."""
-
-    platform: Snapdragon
-
-
-class LitertNpuProgram(StaticProgram):
-    """Of the parts of ``engines.litert_npu`` (docs/litert-npu.md); ``programs`` is the decoder as a plugin of LiteRT
-    compiled it."""
-
-    platform: LitertChip
-
-
-#: Engines whose parts are a static program, which the section of the same name describes; the first format that knows
-#: them.
-NPU_ENGINES: dict[EngineName, int] = {"neuropilot": 2, "qnn": 3, "litert_npu": 4}
-#: Engines whose parts are .tflite files.
-TFLITE_ENGINES: tuple[EngineName, ...] = ("litert", "litert_npu")
 
 
 #: Engines whose layers may have caches of other kinds than attention's.

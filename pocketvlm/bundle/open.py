@@ -245,8 +245,8 @@ def _open_archive(location: Path, *, verify: bool) -> Bundle:
 def _check_graphs(bundle: Bundle) -> None:
     """Refuse graphs that no export writes: before an engine sees them, which trusts them."""
     from pocketvlm.bundle.graphs import GraphError, check_graph
-    from pocketvlm.bundle.manifest import NPU_ENGINES, TFLITE_ENGINES
     from pocketvlm.bundle.programs import ProgramError, check_program
+    from pocketvlm.bundle.static_programs import NPU_ENGINES, TFLITE_ENGINES
 
     for name, part in bundle.manifest.engines.get("executorch", {}).items():
         if part.data or _start(bundle, part.file)[4:6] != EXECUTORCH_MAGIC:
@@ -273,7 +273,7 @@ def _check_graphs(bundle: Bundle) -> None:
 
 def _check_tflite(bundle: Bundle) -> None:
     """Refuse .tflite files that no export writes, and parts of which the manifest says something else."""
-    from pocketvlm.bundle.manifest import TFLITE_ENGINES
+    from pocketvlm.bundle.static_programs import TFLITE_ENGINES
     from pocketvlm.bundle.tflite import ProgramError, check_tflite
 
     engines = bundle.manifest.engines

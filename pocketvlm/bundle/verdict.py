@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pocketvlm.bundle.manifest import RecipeRecord, TextFidelity
+from pocketvlm.bundle.record import RecipeRecord, TextFidelity
 
 Verdict = Literal["good", "usable", "poor"]
 #: The largest mean KL divergence of the logits, nats, of each verdict but the last.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bundle.manifest import ImageLayout
+from pocketvlm.bundle.vision import ImageLayout
 from pocketvlm.images.tiling import Grid
 
 

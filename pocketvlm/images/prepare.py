@@ -19,7 +19,7 @@ from pocketvlm.images.rules import check_tiling, plan_of
 from pocketvlm.images.tiling import Grid, PicturePlan, ResizeFilter, Size, Tiling, thumbnail_index
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Vision
+    from pocketvlm.bundle.vision import Vision
 
 #: most tiles a candidate grid may have
 MAX_TILES = 1024

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic import with_config as read_by
 
 from pocketvlm.bundle.defaults import KV_LENGTH
-from pocketvlm.bundle.manifest import Strategy
+from pocketvlm.bundle.vision import Strategy
 from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.images.tiling import PAPER_CANDIDATES
 from pocketvlm.models.dialect import check_whole, decoder_values, vision_values
@@ -282,7 +282,7 @@ class DecoderConfig:
 @read_by(READ)
 @dataclass(frozen=True)
 class ImageLayoutConfig:
-    """The text around an image's tokens, where ``pocketvlm.bundle.manifest.ImageLayout`` has ids. ``{row}`` and
+    """The text around an image's tokens, where ``pocketvlm.bundle.vision.ImageLayout`` has ids. ``{row}`` and
     ``{column}`` count from 1."""
 
     image_start: Text = ""

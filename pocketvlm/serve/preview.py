@@ -13,7 +13,7 @@ from pocketvlm.serve.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pocketvlm.bundle.manifest import Vision
+    from pocketvlm.bundle.vision import Vision
 
 
 def tiling_of(query: Mapping[str, str], vision: Vision) -> dict[str, Any]:

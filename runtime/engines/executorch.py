@@ -19,9 +19,10 @@ from pocketvlm.runtime.native import Feeds, TokenRope, along_places, widened
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Manifest, Vision
+    from pocketvlm.bundle.manifest import Manifest
     from pocketvlm.bundle.native import PatchPictures
     from pocketvlm.bundle.open import Bundle
+    from pocketvlm.bundle.vision import Vision
     from pocketvlm.runtime.engines import Cache, Floats, Positions
 
 Array = npt.NDArray[Any]

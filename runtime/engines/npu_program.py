@@ -25,8 +25,9 @@ from pocketvlm.runtime.versions import check_minimum
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pocketvlm.bundle.manifest import ChunkedProgram, Manifest, Part
+    from pocketvlm.bundle.manifest import Manifest, Part
     from pocketvlm.bundle.open import Bundle
+    from pocketvlm.bundle.static_programs import ChunkedProgram
     from pocketvlm.runtime.engines import Cache, Floats
 
 Codes = npt.NDArray[np.int8]

@@ -23,8 +23,9 @@ from pocketvlm.runtime.native import Feeds, TokenRope, along_places, widened
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Manifest, Part, Vision
+    from pocketvlm.bundle.manifest import Manifest, Part
     from pocketvlm.bundle.open import Bundle
+    from pocketvlm.bundle.vision import Vision
     from pocketvlm.runtime.engines import Cache, Floats, Positions
 
 #: (type, shape) of a graph's input or output; None in a shape is a dimension that varies

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bundle.manifest import Vision
+from pocketvlm.bundle.vision import Vision
 from pocketvlm.files import written_whole
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import VlmConfig

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from pocketvlm.bundle.manifest import FORMAT_VERSION, ImageLayout
+from pocketvlm.bundle.manifest import FORMAT_VERSION
 from pocketvlm.bundle.open import MAX_MANIFEST_VALUES, open_bundle, parse_manifest, write_manifest
+from pocketvlm.bundle.vision import ImageLayout
 from pocketvlm.errors import BundleError
 from tests.support.written_bundle import CONTENT, MANIFEST, own, refused, save, write_bundle
 

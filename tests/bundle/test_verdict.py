@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pocketvlm.bundle.manifest import Calibration, RecipeRecord, TextFidelity
+from pocketvlm.bundle.record import Calibration, RecipeRecord, TextFidelity
 from pocketvlm.bundle.verdict import GOOD, USABLE, in_words, verdict
 
 SEEN = Calibration(source="text", sequences=1, tokens=2, sha256="0" * 64)

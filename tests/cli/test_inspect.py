@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from pocketvlm.bundle.manifest import Manifest, TensorPrecision
+from pocketvlm.bundle.manifest import Manifest
 from pocketvlm.bundle.open import open_bundle
+from pocketvlm.bundle.record import TensorPrecision
 from pocketvlm.cli import main
 from pocketvlm.cli.commands.inspect import bits_by_kind, kind_of, mean_bits
 

@@ -7,8 +7,9 @@ from typing import Any, get_args
 
 import pytest
 
-from pocketvlm.bundle.manifest import Fidelity, Platform, Snapdragon
 from pocketvlm.bundle.preference import Needs
+from pocketvlm.bundle.record import Fidelity
+from pocketvlm.bundle.static_programs import Platform, Snapdragon
 from pocketvlm.export.assemble import preferred
 from pocketvlm.export.job import Lowered
 from pocketvlm.export.neuropilot import needs as neuropilot_needs

@@ -15,17 +15,9 @@ from PIL import Image
 
 from pocketvlm.bundle.caches import KvCacheSpec
 from pocketvlm.bundle.chat import ChatLayout, Role
-from pocketvlm.bundle.manifest import (
-    Fidelity,
-    ImageLayout,
-    Manifest,
-    MinimumRuntime,
-    Model,
-    RecipeRecord,
-    TextFidelity,
-    Tokens,
-    Vision,
-)
+from pocketvlm.bundle.manifest import Manifest, MinimumRuntime, Model, Tokens
+from pocketvlm.bundle.record import Fidelity, RecipeRecord, TextFidelity
+from pocketvlm.bundle.vision import ImageLayout, Vision
 from pocketvlm.models.bluelm_v import BluelmV
 from tests.support.checkpoints import tiny_config, write_checkpoint
 

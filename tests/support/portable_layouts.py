@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.bundle.manifest import ImageLayout
+from pocketvlm.bundle.vision import ImageLayout
 from pocketvlm.images.layout import image_tokens
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "image_tokens.json"

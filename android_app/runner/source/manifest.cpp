@@ -15,7 +15,7 @@ using json::Reader;
 
 // 2 is 1 with parts of other engines, which are checked here and not run; 3 says more of pictures and of the chat layout
 constexpr int64_t kFormat = 5;
-constexpr int64_t kMost = int64_t{1} << 40;  // of a size, as in pocketvlm/bundle/manifest.py
+constexpr int64_t kMost = int64_t{1} << 40;  // of a size, as in pocketvlm/bundle/fields.py
 constexpr int64_t kMaxValues = 1 << 16;      // counted by commas, before any is looked at
 constexpr size_t kName = 512, kText = 1 << 16, kMaxSide = 64, kMaxRank = 16;
 

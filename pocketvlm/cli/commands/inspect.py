@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from pocketvlm.bundle.manifest import Manifest, StaticProgram, TensorPrecision
+    from pocketvlm.bundle.manifest import Manifest
     from pocketvlm.bundle.open import Bundle
+    from pocketvlm.bundle.record import TensorPrecision
+    from pocketvlm.bundle.static_programs import StaticProgram
 
 #: kinds of tensors, by what their names contain; the first that fits counts
 KINDS = (
@@ -67,7 +69,7 @@ def command(bundle: Path, as_json: bool) -> None:
 def describe(bundle: Bundle) -> dict[str, Any]:
     """All of it, for JSON: the manifest's own sections beside what follows from them. Sizes are bytes."""
     from pocketvlm.bundle.kv import bundle_kv_bytes
-    from pocketvlm.bundle.manifest import NPU_ENGINES
+    from pocketvlm.bundle.static_programs import NPU_ENGINES
 
     manifest = bundle.manifest
     here = runs_here(manifest)
@@ -147,7 +149,7 @@ def _stored_as(precision: TensorPrecision) -> str:
 
 
 def _print(console: Console, bundle: Bundle) -> None:
-    from pocketvlm.bundle.manifest import NPU_ENGINES
+    from pocketvlm.bundle.static_programs import NPU_ENGINES
 
     manifest = bundle.manifest
     model, minimum = manifest.model, manifest.minimum_runtime
@@ -195,7 +197,7 @@ def _print(console: Console, bundle: Bundle) -> None:
 
 
 def _npu_line(program: StaticProgram) -> str:
-    from pocketvlm.bundle.manifest import ChunkedProgram
+    from pocketvlm.bundle.static_programs import ChunkedProgram
 
     state = "compiled" if program.compiled else "NOT compiled"
     pieces = f"{len(program.chunks)} chunks" if isinstance(program, ChunkedProgram) else "one piece"

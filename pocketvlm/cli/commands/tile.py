@@ -22,7 +22,7 @@ from pocketvlm.images.tiling import MAX_ENUMERATED, Grid, Tiling, grid_candidate
 if TYPE_CHECKING:
     from PIL import Image
 
-    from pocketvlm.bundle.manifest import ImagePacking, Vision
+    from pocketvlm.bundle.vision import ImagePacking, Vision
     from pocketvlm.images.prepare import Preprocessing
 
 #: drawing: space around and between the panels, and sizes of their two lines of text, pixels

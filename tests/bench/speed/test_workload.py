@@ -18,7 +18,7 @@ from pocketvlm.bench.speed.limits import bytes_per_token, gemm_operations, matmu
 from pocketvlm.bench.speed.machine import afterwards, describe, instructions
 from pocketvlm.bench.speed.workload import Workload, decode_name, pair_name
 from pocketvlm.bundle.caches import KvCacheSpec
-from pocketvlm.bundle.manifest import RecipeRecord, TensorPrecision
+from pocketvlm.bundle.record import RecipeRecord, TensorPrecision
 from pocketvlm.machine.cpu import parse_cpu_info
 from tests.support.bundles import manifest
 

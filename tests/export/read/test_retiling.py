@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvlm.bundle.manifest import ImagePacking, Vision
+from pocketvlm.bundle.vision import ImagePacking, Vision
 from pocketvlm.errors import ExportError
 from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.export.read.retiling import Retiling, most_tiles, retiled, tokens_of

@@ -18,8 +18,8 @@ from pocketvlm.recipe import DEFAULT_RECIPE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pocketvlm.bundle.manifest import Fidelity
     from pocketvlm.bundle.open import Bundle
+    from pocketvlm.bundle.record import Fidelity
     from pocketvlm.models.checkpoint import Checkpoint
     from pocketvlm.recipe import Recipe
 

@@ -9,8 +9,9 @@ import click
 from pocketvlm.cli.commands.export.npu import describe_program
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import Manifest, NpuProgram
+    from pocketvlm.bundle.manifest import Manifest
     from pocketvlm.bundle.open import Bundle
+    from pocketvlm.bundle.static_programs import NpuProgram
     from pocketvlm.models.checkpoint import Checkpoint
     from pocketvlm.models.config import DecoderConfig
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle.manifest import StaticProgram
+    from pocketvlm.bundle.static_programs import StaticProgram
 
 
 def describe_program(program: StaticProgram) -> None:
     """Print its shape, and how near it is to the original."""
-    from pocketvlm.bundle.manifest import ChunkedProgram
+    from pocketvlm.bundle.static_programs import ChunkedProgram
 
     text = program.fidelity.text
     pieces = f"{len(program.chunks)} chunks of layers" if isinstance(program, ChunkedProgram) else "all layers as one"
