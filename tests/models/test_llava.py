@@ -24,7 +24,8 @@ from pocketvlm.models.families import llava
 from pocketvlm.recipe import load_recipe
 from pocketvlm.runtime import load
 from tests.images.test_tiles import noise
-from tests.models.test_vision_families import (
+from tests.support.checkpoints import edited
+from tests.support.vision_contract import (
     DIALOGUES,
     KV_LENGTH,
     TOLERANCE,
@@ -32,7 +33,6 @@ from tests.models.test_vision_families import (
     pictures_of,
     processed,
 )
-from tests.support.checkpoints import edited
 from tests.support.vision_families import WRITERS, granite_vision
 from tests.support.written_family import Written
 

@@ -45,7 +45,7 @@ from pocketvlm.recipe import load_recipe
 from pocketvlm.runtime import GenerationConfig, generation, load
 from pocketvlm.runtime.engines import open_engine
 from tests.images.test_tiles import noise
-from tests.models.test_vision_families import Exported, Messages, distance, processed, said
+from tests.support.vision_contract import Exported, Messages, distance, exported, processed, said
 from tests.support.vision_families import WRITERS
 
 KV_LENGTH, TOLERANCE = 512, 1e-4
@@ -55,13 +55,8 @@ SHAPES = ((12, 140), (150, 13), (48, 24), (60, 36), (61, 83), (30, 31))
 
 
 @pytest.fixture(scope="module", params=NATIVE)
-def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    directory = tmp_path_factory.mktemp(request.param)
-    written = WRITERS[request.param](directory / "checkpoint")
-    bundle = export_bundle(
-        written.directory, directory / "bundle", recipe="fp32", backends=written.engines, max_length=KV_LENGTH
-    )
-    return Exported(written, bundle)
+def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Exported:
+    return exported(request.param, tmp_path_factory.mktemp(request.param), shared)
 
 
 def shown(*sizes: tuple[int, int]) -> tuple[Messages, list[Image.Image]]:
@@ -176,7 +171,7 @@ def replace_mask(place: PicturePlace, mask: torch.Tensor) -> PicturePlace:
     return PicturePlace(place.cos, place.sin, place.window_tiles, mask, place.window_positions)
 
 
-def test_calibration_and_ranges_of_an_int8_cache_turn_keys_as_the_model_does(one: Exported) -> None:
+def test_calibration_and_ranges_of_an_int8_cache_turn_keys_as_the_model_does(one: Exported, tmp_path: Path) -> None:
     """A decoder layer at the sample's positions is not the one at its places."""
     checkpoint = open_checkpoint(one.written.directory)
     sample = read_frontend(checkpoint).sample
@@ -187,7 +182,7 @@ def test_calibration_and_ranges_of_an_int8_cache_turn_keys_as_the_model_does(one
     caches = [through_layer(checkpoint.config.text, 0, layer, hidden, at).cache for at in (sample.positions, None)]
     turned, as_places = (cache.key for cache in caches if isinstance(cache, KvCache))
     assert not torch.allclose(turned, as_places, atol=1e-3)
-    bundle = one.bundle.location.with_name("calibrated")
+    bundle = tmp_path / "calibrated"
     export_bundle(one.written.directory, bundle, recipe="gptq-g32", max_length=KV_LENGTH)
     with load(bundle, threads=1) as vlm:
         assert vlm.manifest.fidelity.text.kl_mean < 0.2

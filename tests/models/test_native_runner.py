@@ -17,26 +17,20 @@ import pytest
 from PIL import Image
 
 from pocketvlm.bundle.open import describe_files
-from pocketvlm.export import export_bundle
 from pocketvlm.runtime import load
 from studies.reader.parity import ids_of as joined
 from tests.images.test_tiles import noise
-from tests.models.test_vision_families import DIALOGUES, Exported, conversation, pictures_of
 from tests.runner.native import built, library
 from tests.runner.test_conversation import talk
-from tests.support.vision_families import WRITERS
+from tests.support.vision_contract import DIALOGUES, Exported, conversation, exported, pictures_of
 
 KV_LENGTH, COUNT = 512, 12
 
 
 @pytest.fixture(scope="module", params=("qwen2_5_vl", "qwen3_vl"))
-def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Exported:
     """Windows, or a table, DeepStack and axes between one another."""
-    directory = tmp_path_factory.mktemp(request.param)
-    written = WRITERS[request.param](directory / "checkpoint")
-    return Exported(
-        written, export_bundle(written.directory, directory / "bundle", recipe="fp32", max_length=KV_LENGTH)
-    )
+    return exported(request.param, tmp_path_factory.mktemp(request.param), shared)
 
 
 def greedy(vlm: Any, prompt: Sequence[int], images: Sequence[Image.Image], count: int = COUNT) -> list[int]:

@@ -1,25 +1,23 @@
 """What every family that sees keeps: one contract, beside transformers, on each engine and the native runner.
 
-A new family is a function and a line in ``tests/support/vision_families.py``.
+A new family is a function and a line in ``tests/support/vision_families.py``; what is asked stands in
+``tests/support/vision_contract.py``.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from PIL import Image
 
-from pocketvlm.bundle.open import Bundle
 from pocketvlm.errors import BundleError, ChatError, CheckpointError, ExportError
 from pocketvlm.export import export_bundle
 from pocketvlm.export.job import Silent
@@ -27,52 +25,41 @@ from pocketvlm.export.neuropilot.options import NpuOptions, with_options
 from pocketvlm.export.read.image_processor import vision_of
 from pocketvlm.export.read.retiling import Retiling, retiled
 from pocketvlm.fidelity.measure import Comparison, measure
-from pocketvlm.images.open import MAX_PIXELS, open_image
 from pocketvlm.images.prepare import cut_tiles, normalize, preprocessing_of
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.families import FAMILIES
 from pocketvlm.plan.model import model_of_manifest
 from pocketvlm.recipe import load_recipe
-from pocketvlm.runtime import GenerationConfig, PocketVlm, load
-from pocketvlm.runtime.chat import image_tokens
+from pocketvlm.runtime import GenerationConfig, load
 from studies.reader.parity import ids_of as joined
 from tests.images.test_tiles import noise
 from tests.runner.native import Probe
 from tests.runner.test_conversation import talk
-from tests.support.portable_plans import SIZES, sizes_of
+from tests.support.vision_contract import (
+    DIALOGUES,
+    FAULTS,
+    KV_LENGTH,
+    TOLERANCE,
+    Exported,
+    before_the_end,
+    conversation,
+    distance,
+    exported,
+    features_of,
+    greedy,
+    pictures_of,
+    processed,
+    said,
+    small_sizes,
+    twenty,
+)
 from tests.support.vision_families import WRITERS
-from tests.support.written_family import ENGINES, Written, in_patches
-
-KV_LENGTH = 512
-TOLERANCE = 1e-4
-#: Pictures of other shapes; the last is smaller than a patch.
-PICTURES = tuple(noise(*size, seed=size[0]) for size in ((50, 30), (30, 64), (41, 40), (3, 2)))
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A checkpoint of transformers' and its bundle for each engine, of exact weights."""
-
-    written: Written
-    bundle: Bundle
-
-    def refuses(self, backend: str, directory: Path) -> bool:
-        """Whether a back end refuses the family, which it then does by name and before any work."""
-        if backend in self.written.engines:
-            return False
-        with pytest.raises(ExportError, match=r"(patches as input are|tower of convolutions is) not yet lowered to"):
-            export_bundle(self.written.directory, directory / "refused", recipe="fp32", backends=[backend])
-        return True
+from tests.support.written_family import ENGINES, in_patches
 
 
 @pytest.fixture(scope="module", params=WRITERS)
-def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    directory = tmp_path_factory.mktemp(request.param)
-    written = WRITERS[request.param](directory / "checkpoint")
-    bundle = export_bundle(
-        written.directory, directory / "bundle", recipe="fp32", backends=written.engines, max_length=KV_LENGTH
-    )
-    return Exported(written, bundle)
+def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Exported:
+    return exported(request.param, tmp_path_factory.mktemp(request.param), shared)
 
 
 def test_each_family_that_sees_has_a_checkpoint_here() -> None:
@@ -92,13 +79,6 @@ def test_both_namings_of_weights_are_the_same_model(one: Exported, tmp_path: Pat
 
 
 # --- Pictures ---------------------------------------------------------------------------------------------------------
-
-
-def small_sizes(written: Written) -> list[tuple[int, int]]:
-    """Those that the family's rule takes: of none more than MAX_PIXELS are made, of which the middle is a tile."""
-    sizes = sizes_of("smart-resize") if written.is_native or written.is_in_parts else SIZES
-    small = [size for size in sizes if size[0] * size[1] < 200_000]
-    return [size for size in small if max(size) / min(size) * written.tile**2 < MAX_PIXELS]
 
 
 def test_pixels_are_the_processors(one: Exported) -> None:
@@ -146,59 +126,6 @@ def test_torchvisions_processor_is_within_two_levels(one: Exported) -> None:
 
 
 # --- Prompts ----------------------------------------------------------------------------------------------------------
-
-Messages = list[dict[str, Any]]
-
-
-def said(role: str, *parts: str | int) -> dict[str, Any]:
-    """A message of texts and of pictures by their number."""
-    return {
-        "role": role,
-        "content": [
-            {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": PICTURES[part]}
-            for part in parts
-        ],
-    }
-
-
-DIALOGUES: dict[str, Messages] = {
-    "first": [said("user", 0, "What is the total?")],
-    "last": [said("user", "What is\nthis: ", 1)],
-    "between": [said("user", "the \n", 2, "\n\nthe 42 ")],
-    "two": [said("user", 0, 1, "the same? ")],
-    "two apart": [said("user", 0, " the ", 1, "\n")],
-    "three": [said("user", 3, 2, "the", 0)],
-    "none": [said("user", "the\n\n answer: 7 ")],
-    "system": [said("system", "the short: "), said("user", 1, "\nthe?")],
-    "second turn": [said("user", "the"), said("assistant", " he \n"), said("user", 3, "the 1")],
-    "both turns": [said("user", 3, "the"), said("assistant", "he"), said("user", "\nthe ", 2), said("assistant", "\n"),
-                   said("user", "the")],
-}  # fmt: skip
-
-
-def pictures_of(messages: Messages) -> list[Image.Image]:
-    return [part["image"] for message in messages for part in message["content"] if part["type"] == "image"]
-
-
-def processed(written: Written, messages: Messages) -> dict[str, torch.Tensor]:
-    """What transformers' processor makes of messages: input_ids [1, tokens], and its pictures."""
-    shown = [
-        {
-            **message,
-            "content": [{key: value for key, value in part.items() if key != "image"} for part in message["content"]],
-        }
-        for message in messages
-    ]
-    text = written.processor.apply_chat_template(shown, add_generation_prompt=True)
-    images = pictures_of(messages)
-    nested = images if written.one_by_one else [images]
-    begun = text.startswith(written.processor.tokenizer.bos_token or "<none>")  # as apply_chat_template asks itself
-    inputs = written.processor(
-        text=[text], images=nested if images else None, return_tensors="pt", add_special_tokens=not begun
-    )
-    if written.is_native:  # which tokens are of pictures: positions along three axes follow from it
-        inputs["mm_token_type_ids"] = torch.eq(inputs["input_ids"], written.model.config.image_token_id).int()
-    return {key: value for key, value in inputs.items() if key != "attention_mask"}
 
 
 @pytest.mark.parametrize("name", DIALOGUES)
@@ -263,39 +190,6 @@ def test_what_pictures_in_parts_do_not_have_is_refused_by_name(one: Exported) ->
     assert vision_of(config, {**raw, "do_image_splitting": False}, "processor").candidates == ((1, 1),)
 
 
-FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "the same prefix before a picture": lambda raw: raw["chat"]["roles"]["user"].pop("prefix_with_image", None),
-    "the last row ends as the others": lambda raw: raw["image_layout"].pop("last_row_end", None),
-    "no text before the thumbnail": lambda raw: raw["image_layout"].update(thumbnail=[]),
-    "no text in front": lambda raw: raw["image_layout"].update(image_start=[]),
-    "no text behind": lambda raw: raw["image_layout"].update(image_end=[]),
-    "rows and columns change places": lambda raw: raw["image_layout"].update(
-        tile=[list(row) for row in zip(*raw["image_layout"]["tile"], strict=True)]
-    ),
-    "the thumbnail comes first": lambda raw: raw["vision"].get("patches") or raw["vision"].update(thumbnail="first"),
-    "the tower's angles are others": lambda raw: (
-        raw["vision"]["patches"].update(rope_theta=100.0) if "rope_theta" in raw["vision"].get("patches", {}) else None
-    ),
-    "pictures are larger": lambda raw: (
-        raw["vision"].update(min_pixels=3000) if raw["vision"]["strategy"] == "smart-resize" else None
-    ),
-    "parts are smaller": lambda raw: raw["vision"].get("part") and raw["vision"].update(part=3),
-    "parts come in columns": lambda raw: raw["vision"].get("part") and raw["vision"].update(candidates=[[2, 1]]),
-    "another filter": lambda raw: raw["vision"].update(
-        resize_filter={"bicubic": "lanczos", "lanczos": "bicubic", "bilinear": "bicubic"}[
-            raw["vision"]["resize_filter"]
-        ]
-    ),
-    "padding is kept": lambda raw: raw["vision"].get("packing") and raw["vision"].update(pad_color=[9, 9, 9]),
-    "no token ends a row": lambda raw: raw["vision"].pop("packing", None),
-    "all tokens are kept": lambda raw: raw["vision"].get("packing", {}).pop("most_tiles", None),
-    "pictures where people put them": lambda raw: (
-        raw["chat"].update(images_first=False) if raw["chat"].get("images_first") else None
-    ),
-    "another normalization": lambda raw: raw["vision"].update(mean=[0.5, 0.5, 0.51]),
-}
-
-
 @torch.no_grad()
 def test_each_fault_that_a_family_can_have_is_seen(one: Exported, tmp_path: Path) -> None:
     """By the ids, or by the features; a fault that changes nothing of its manifest is none of its."""
@@ -336,21 +230,6 @@ def test_special_tokens_that_people_write_are_text(one: Exported) -> None:
 
 
 @torch.no_grad()
-def features_of(written: Written, inputs: dict[str, torch.Tensor]) -> npt.NDArray[np.float32]:
-    """transformers' image tokens of a prompt's pictures, float32 [tokens, hidden]."""
-    pictures = {key: value for key, value in inputs.items() if key not in ("input_ids", "mm_token_type_ids")}
-    given = written.model.get_image_features(**pictures)
-    deep = getattr(given, "deepstack_features", None) or ()  # rows for the decoder's first layers, beside each token
-    rows = [torch.cat(list(pictures)) for pictures in (given.pooler_output, *deep)]
-    found: npt.NDArray[np.float32] = torch.cat(rows, dim=-1).numpy()
-    return found
-
-
-def distance(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> float:
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted)) if found.shape == wanted.shape else np.inf
-
-
-@torch.no_grad()
 def test_features_and_logits_of_both_engines_are_transformers(
     one: Exported, record_property: Callable[[str, object], None]
 ) -> None:
@@ -383,25 +262,6 @@ def test_a_bundle_of_exact_weights_is_its_checkpoint(one: Exported) -> None:
     assert max(layer["all"] for layer in found["layers"]["decoder"]) < TOLERANCE
 
 
-@torch.no_grad()
-def greedy(written: Written, messages: Messages, count: int) -> list[int]:
-    """The next tokens, each the most likely after all before, computed anew without a cache."""
-    inputs = processed(written, messages)
-    ids = inputs.pop("input_ids")
-    start = ids.shape[1]
-    for _ in range(count):
-        logits = written.model(input_ids=ids, **inputs).logits[0, -1]
-        ids = torch.cat([ids, logits.argmax()[None, None]], dim=1)
-        if written.is_native:
-            inputs["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, 1))
-    return ids[0, start:].tolist()
-
-
-def twenty(vlm: PocketVlm, messages: Messages) -> list[int]:
-    pieces = list(vlm.stream(messages, config=GenerationConfig(max_new_tokens=20)))
-    return [piece.token_id for piece in pieces]
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 def test_twenty_greedy_tokens_are_transformers_in_chunks_of_any_size(
     one: Exported, engine: str, tmp_path: Path
@@ -414,12 +274,6 @@ def test_twenty_greedy_tokens_are_transformers_in_chunks_of_any_size(
         for chunk in (8, vlm.manifest.prefill_chunk, KV_LENGTH if engine == "onnx" else 64):
             vlm._decoder = replace(vlm._decoder, prefill_chunk=chunk)
             assert twenty(vlm, DIALOGUES["two apart"]) == wanted, chunk
-
-
-def before_the_end(one: Exported, tokens: Sequence[int]) -> list[int]:
-    """Up to the first that ends an answer, which is among them."""
-    stops = [index + 1 for index, token in enumerate(tokens) if token in one.bundle.manifest.tokens.stop]
-    return list(tokens[: min(stops, default=len(tokens))])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -491,23 +345,3 @@ def test_the_native_runner_cuts_lays_out_and_answers_as_python(one: Exported, tm
             assert answered[-2] == f"history {joined(prompt.token_ids.tolist())}", name
             found = [int(word) for word in answered[-1].split()[1:-2]]
             assert found == twenty(vlm, DIALOGUES[name]), name
-
-
-def conversation(vlm: PocketVlm, messages: Messages, folder: Path) -> list[str]:
-    """The lines of a question: the tokens around its pictures, and those."""
-    prompt = vlm.build_prompt(messages)
-    ids, of = prompt.token_ids.tolist(), prompt.picture_index.tolist()
-    folder.mkdir(parents=True, exist_ok=True)
-    lines, at = list[str](), 0
-    for index, picture in enumerate(prompt.pictures):
-        placed, _ = image_tokens(picture, vlm.manifest)
-        first = of.index(index)
-        start = first - placed.tolist().index(vlm.manifest.tokens.image)
-        if start > at:
-            lines.append(f"tokens {joined(ids[at:start])}")
-        rgba = open_image(pictures_of(messages)[index]).convert("RGBA")
-        path = folder / f"{len(lines)}.rgba"
-        path.write_bytes(rgba.tobytes())
-        lines.append(f"image {path} {rgba.width} {rgba.height}")
-        at = start + len(placed)
-    return [*lines, f"tokens {joined(ids[at:])}"]
