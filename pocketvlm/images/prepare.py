@@ -194,12 +194,13 @@ def laid_out(
 
     :raises ImageError: it would be resized to more than MAX_PIXELS, of which a crop is taken
     """
+    tile = preprocessing.tile_size
+    small = (plan.thumbnail_part[0] * tile, plan.thumbnail_part[1] * tile)
+    if any(width * height > MAX_PIXELS for width, height in (*plan.resizes, small)):
+        raise ImageError(f"a picture of {image.width} x {image.height} pixels is too narrow for a crop of it")
     stages = [image]
     for size in plan.resizes:
-        if size[0] * size[1] > MAX_PIXELS:
-            raise ImageError(f"a picture of {image.width} x {image.height} pixels is too narrow for a crop of it")
         stages.append(_resized(stages[-1], size, preprocessing))
-    tile = preprocessing.tile_size
     canvas_size = (plan.canvas[0] * tile, plan.canvas[1] * tile)
     canvas = stages[-1]
     if canvas.size != canvas_size:
@@ -207,8 +208,7 @@ def laid_out(
         canvas.paste(stages[-1], plan.place)
     if plan.thumbnail_index is None:
         return canvas, None
-    size = (plan.thumbnail_part[0] * tile, plan.thumbnail_part[1] * tile)
-    return canvas, _resized(stages[plan.thumbnail_of], size, preprocessing)
+    return canvas, _resized(stages[plan.thumbnail_of], small, preprocessing)
 
 
 def _resized(image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Image.Image:

@@ -93,14 +93,28 @@ OF_FORMAT_3: tuple[Callable[[dict[str, Any], int], None], ...] = (
 
 ENTRY = {"bytes": 7, "sha256": "0" * 64, "sample_sha256": "1" * 64}
 PATCHES = {"most_tokens": 40, "head_dim": 16, "rope_theta": 10000.0, "window": 4}
+OF_PATCHES = ("deep", "table", "table_side", "table_resized")
 
 
 def sees_whole(raw: dict[str, Any], version: int, **changes: Any) -> None:
     """Pictures of native resolution, as format 5 has them, with changes of their section or of ``vision``."""
-    patches = {key: changes.pop(key) for key in (*PATCHES, "deep", "table", "table_side") if key in changes}
+    patches = {key: changes.pop(key) for key in (*PATCHES, *OF_PATCHES) if key in changes}
     native = {"strategy": "smart-resize", "min_pixels": 784, "max_pixels": 28 * 784, "tokens_per_tile": 1,
               "patches_per_tile": 4}  # fmt: skip
     shows(raw, version, "vision", **{**native, "thumbnail": "none", "patches": {**PATCHES, **patches}, **changes})
+
+
+def in_parts(raw: dict[str, Any], version: int, **changes: Any) -> None:
+    """Large pictures in parts of 4 x 4 tiles, whose patches do not turn."""
+    parts = {"strategy": "lfm2", "part": 4, "thumbnail": "last", "thumbnail_of_single_tile": False}
+    patches = {"rope_theta": None, "window": None, "table_resized": True}
+    sees_whole(raw, version, **{**parts, **patches, **changes})
+
+
+def in_parts_that_turn(raw: dict[str, Any], version: int) -> None:
+    """And tokens have positions along three axes."""
+    in_parts(raw, version)
+    turns(raw, version)
 
 
 def turns(raw: dict[str, Any], version: int, **changes: Any) -> None:
@@ -143,6 +157,14 @@ OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
 )
 
 
+#: The same of pictures in parts.
+IN_PARTS: tuple[Callable[[dict[str, Any], int], None], ...] = (
+    in_parts,
+    lambda raw, version: in_parts(raw, version, part=6),
+    lambda raw, version: in_parts(raw, version, window=4, deep=1),
+)
+
+
 def of_native_resolution() -> dict[str, Any]:
     """A manifest that says all that format 5 can."""
     raw = copy.deepcopy({**MANIFEST, "files": dict.fromkeys(CONTENT, ENTRY)})
@@ -153,7 +175,7 @@ def of_native_resolution() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("more", OF_FORMAT_5)
+@pytest.mark.parametrize("more", [*OF_FORMAT_5, *IN_PARTS])
 def test_what_format_5_alone_says(bundle: Path, more: Callable[[dict[str, Any], int], None]) -> None:
     for version in (3, 4, 5):
         raw = json.loads((bundle / "manifest.json").read_text())
@@ -353,6 +375,21 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
             lambda raw: sees_whole(raw, 5, table="graph.onnx", table_side=4),
             "vision.patches.table is no file of as many",
         ),
+        (lambda raw: in_parts(raw, 4), "format 4 cannot say what vision says; format 5 can"),
+        (lambda raw: in_parts(raw, 5, part=None), "strategy lfm2 and part belong together"),
+        (lambda raw: sees_whole(raw, 5, part=4), "strategy lfm2 and part belong together"),
+        (lambda raw: shows(raw, 5, "vision", strategy="lfm2"), "strategy lfm2 and patches belong together"),
+        (lambda raw: in_parts(raw, 5, part=0), "not valid: vision.part"),
+        (lambda raw: in_parts(raw, 5, part=65), "not valid: vision.part"),
+        (lambda raw: in_parts(raw, 5, part="4"), "not valid: vision.part"),
+        (lambda raw: in_parts(raw, 5, part=7), "patches.most_tokens is less than a picture can have"),
+        (lambda raw: in_parts(raw, 5, packing=dict(PACKING)), "is one token, without thumbnail and packing"),
+        (lambda raw: in_parts(raw, 5, rope_theta=1e4), "patches.rope_theta is of a strategy without part"),
+        (lambda raw: sees_whole(raw, 5, rope_theta=None), "patches.rope_theta is of a strategy without part"),
+        (lambda raw: sees_whole(raw, 5, table_resized=True), "patches.table_resized of one with it"),
+        (lambda raw: in_parts(raw, 5, table_resized=None), "patches.table_resized of one with it"),
+        (lambda raw: in_parts(raw, 5, table_resized=False), "not valid: vision.patches.table_resized"),
+        (lambda raw: in_parts_that_turn(raw, 5), "positions are of pictures as a whole, not in parts"),
         (lambda raw: turns(raw, 5, kind="yarn"), "not valid: positions.kind"),
         (lambda raw: turns(raw, 5, sections=[9, 1, 1]), "positions.sections has 11 pairs, a head"),
         (lambda raw: turns(raw, 5, sections=[1, 2, 0], interleaved=True), "has more pairs than the first"),

@@ -181,7 +181,7 @@ def test_grids_stand_in_the_processors_order() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"part": None}, "part: lfm2 needs it, from 1 to 64, not None"),
+        ({"part": None}, "part: lfm2 needs it, from 1 to 64"),
         ({"part": 65}, "part: lfm2 needs it"),
         ({"thumbnail": "first"}, "thumbnail: lfm2 has it last"),
         ({"thumbnail_of_single_tile": True}, "none of a whole picture"),

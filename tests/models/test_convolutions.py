@@ -16,9 +16,12 @@ from pocketvlm.export import export_bundle
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.plan.model import model_of_config, model_of_manifest
 from pocketvlm.recipe import Rule, load_recipe
+from pocketvlm.runtime import load
 from pocketvlm.runtime.engines import open_engine
 from pocketvlm.runtime.engines.executorch import ExecutorchCache
+from studies.reader.parity import ids_of as joined
 from tests.models.test_families import TOKENS, relative
+from tests.runner.test_conversation import talk
 from tests.support.transformers_models import write_decoder
 
 ENGINES = ("onnx", "executorch")
@@ -70,8 +73,32 @@ def test_the_memory_that_a_stock_runner_gives_need_not_be_zero(bundle: Bundle) -
     np.testing.assert_array_equal(found[1], found[0])
 
 
-def test_a_cache_of_int8_has_rows_in_float32(written: tuple[Path, torch.nn.Module], tmp_path: Path) -> None:
-    manifest = export_bundle(written[0], tmp_path / "b", recipe="gptq-g32", max_length=LENGTH).manifest
+@pytest.fixture(scope="module")
+def of_int8(written: tuple[Path, torch.nn.Module], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export_bundle(written[0], tmp_path_factory.mktemp("bundles") / "int8", recipe="gptq-g32", max_length=LENGTH)
+
+
+@pytest.mark.parametrize("kept", [70, 42, 3, 0])
+def test_the_native_runner_goes_on_from_any_token_too(bundle: Bundle, of_int8: Bundle, kept: int) -> None:
+    """Turn after turn in the kept cache, and after going back into an answer or in front of the kernel's end."""
+    first, second, third = TOKENS[:30], TOKENS[30:50], TOKENS[50:61]
+    for one in (bundle, of_int8):
+        asked = [f"tokens {joined(first)}", "ask 12", f"tokens {joined(second)}", "ask 12", f"rewind {kept}",
+                 f"tokens {joined(third)}", "ask 12", "history"]  # fmt: skip
+        said = talk(one.location, asked)
+        answers = [[int(word) for word in line.split()[1:-2]] for line in said if line.startswith("answer")]
+        with load(one.location, threads=1, engine="onnx") as vlm:
+            history = list[int]()
+            for index, (given, answer) in enumerate(zip((first, second, third), answers, strict=True)):
+                history = [*(history[:kept] if index == 2 else history), *given]
+                for token in answer:
+                    assert token == int(vlm.logits(history)[-1].argmax()), (index, len(history))
+                    history.append(token)
+        assert said[-1] == f"history {joined(history)}"
+
+
+def test_a_cache_of_int8_has_rows_in_float32(of_int8: Bundle) -> None:
+    manifest = of_int8.manifest
     kinds = {one.name: one.dtype for one in manifest.engines["onnx"]["text_decoder"].inputs if "past" in one.name}
     wanted = {"past_conv.0": "float32", "past_key_values.1.key": "int8", "past_key_values.1.value": "int8"}
     assert kinds == {**wanted, "past_conv.2": "float32"}

@@ -27,9 +27,9 @@ from tests.support.vision_contract import DIALOGUES, Exported, conversation, exp
 KV_LENGTH, COUNT = 512, 12
 
 
-@pytest.fixture(scope="module", params=("qwen2_5_vl", "qwen3_vl"))
+@pytest.fixture(scope="module", params=("qwen2_5_vl", "qwen3_vl", "lfm2_vl"))
 def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Exported:
-    """Windows, or a table, DeepStack and axes between one another."""
+    """Windows, or a table, DeepStack and axes between one another, or parts and the rows of convolutions."""
     return exported(request.param, tmp_path_factory.mktemp(request.param), shared)
 
 
@@ -149,13 +149,19 @@ def zeroed(bundle: Path, name: str) -> None:
     (bundle / "manifest.json").write_text(json.dumps(raw))
 
 
-FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
+OF_AXES: dict[str, Callable[[dict[str, Any]], object]] = {
     "an axis has other pairs": lambda raw: raw["positions"].update(sections=[12, 2, 2]),
     "axes lie between one another": lambda raw: raw["positions"].update(
         sections=[6, 5, 5], interleaved=not raw["positions"]["interleaved"]
     ),
     "the tower turns otherwise": lambda raw: raw["vision"]["patches"].update(rope_theta=100.0),
     "pictures are larger": lambda raw: raw["vision"].update(min_pixels=3000),
+}
+OF_PARTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "parts are smaller": lambda raw: raw["vision"].update(part=3),
+    "parts lie beside one another": lambda raw: raw["vision"].update(candidates=[[2, 1]]),
+    "the whole is smaller": lambda raw: raw["vision"].update(max_pixels=6 * 64),
+    "nothing stands before the whole": lambda raw: raw["image_layout"].update(thumbnail=[]),
 }
 
 
@@ -168,18 +174,18 @@ def first_logits(bundle: Path, lines: Sequence[str]) -> np.ndarray:
 def test_what_is_planted_is_seen(one: Exported, tmp_path: Path) -> None:
     """In the logits of the first token, which without it are Python's."""
     with load(one.bundle.location, threads=1, engine="onnx") as vlm:
-        lines = conversation(vlm, DIALOGUES["first"], tmp_path / "asked")
-        prompt = vlm.tokenize(DIALOGUES["first"]).tolist()
-        wanted = vlm.logits(prompt, pictures_of(DIALOGUES["first"]))[-1][:4]
+        asked = DIALOGUES["last" if one.written.is_in_parts else "first"]  # of which one is large
+        lines = conversation(vlm, asked, tmp_path / "asked")
+        wanted = vlm.logits(vlm.tokenize(asked).tolist(), pictures_of(asked))[-1][:4]
     scale = np.abs(wanted).max()
     assert np.abs(first_logits(one.bundle.location, lines) - wanted).max() < 1e-4 * scale
-    for name, change in FAULTS.items():
+    vision, positions = one.bundle.manifest.vision, one.bundle.manifest.positions
+    assert vision is not None and vision.patches is not None
+    for name, change in (OF_AXES if vision.part is None else OF_PARTS).items():
         (tmp_path / name).mkdir()
         bundle = changed(one, tmp_path / name, change)
         assert np.abs(first_logits(bundle, lines) - wanted).max() > 1e-3 * scale, name
-    vision = one.bundle.manifest.vision
-    assert vision is not None and vision.patches is not None and one.bundle.manifest.positions is not None
-    for name in filter(None, (vision.patches.table, one.bundle.manifest.positions.rope)):
+    for name in filter(None, (vision.patches.table, None if positions is None else positions.rope)):
         (tmp_path / name).mkdir(parents=True)
         bundle = changed(one, tmp_path / name, lambda raw: None)
         zeroed(bundle, name)

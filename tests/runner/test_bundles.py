@@ -120,7 +120,7 @@ def test_caches_of_several_kinds(probe: Probe, bundle: Path) -> None:
     assert both(probe, bundle)
 
 
-@pytest.mark.parametrize("more", test_manifest.OF_FORMAT_5)
+@pytest.mark.parametrize("more", [*test_manifest.OF_FORMAT_5, *test_manifest.IN_PARTS])
 def test_what_format_5_says_of_pictures_and_positions(probe: Probe, bundle: Path, more: Any) -> None:
     path = bundle.parent / "manifest.json"
     for version in (3, 4, 5):
@@ -153,6 +153,9 @@ SAID_ALIKE = (
     "more pairs than the first",
     "is no file of a cosine",
     "only format 5 has positions",
+    "of a strategy without part",
+    "table_resized of one with it",
+    "as a whole, not in parts",
 )
 
 

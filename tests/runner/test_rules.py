@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from pocketvlm.bundle.open import file_sample_sha256
 from pocketvlm.errors import ImageError
 from pocketvlm.images.open import open_image
 from pocketvlm.images.packing import pack, packed
-from pocketvlm.images.patches import axial_rope, interpolated, windows
+from pocketvlm.images.patches import antialiased, axial_rope, interpolated, windows
 from pocketvlm.images.positions import axis_of_pairs, positions_of
 from pocketvlm.images.prepare import RESIZE_FILTERS, Preprocessing, cut_tiles, normalize
 from pocketvlm.images.rules import NATIVE_RULES, RULES, check_tiling, plan_of, select_grid
@@ -37,7 +39,7 @@ from tests.support.portable_native import pictures_of
 from tests.support.portable_native import table as learned_table
 from tests.support.portable_packing import GOLDEN as PACKING
 from tests.support.portable_packing import ONEVISION, PACKED, given_tokens
-from tests.support.portable_plans import path_of
+from tests.support.portable_plans import FORMS, path_of
 from tests.support.portable_sampling import GOLDEN as SAMPLING
 from tests.support.portable_tiles import GOLDEN as TILES
 from tests.support.portable_tiles import pixels
@@ -58,7 +60,7 @@ def test_golden_engines(probe: Probe) -> None:
         assert probe("choose", engines=case["engines"], machine=case["machine"]) == wanted, case["name"]
 
 
-@pytest.mark.parametrize("rule", [*RULES, *(rule for rule in NATIVE_RULES if rule != "lfm2")])
+@pytest.mark.parametrize("rule", [*RULES, *NATIVE_RULES])
 def test_golden_plans(probe: Probe, rule: str) -> None:
     for form in json.loads(path_of(rule).read_text(encoding="utf-8")):
         for plan in form.pop("plans"):
@@ -133,10 +135,85 @@ def test_whole_pictures_are_resized_as_python_does(
     assert (tuple(found["grid"]), [tuple(one) for one in found["resizes"]]) == (wanted.grid, list(wanted.resizes))
 
 
+PARTS: dict[str, Any] = {**vars(replace(FORMS["lfm2"][0], strategy="lfm2")), "resize_filter": "bilinear"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"part": None},
+        {"part": 65},
+        {"thumbnail": "first"},
+        {"thumbnail_of_single_tile": True},
+        {"min_pixels": None},
+        {"min_pixels": 0},
+    ],
+)
+def test_parts_that_cannot_be_cut_are_refused_in_pythons_words(probe: Probe, changes: dict[str, Any]) -> None:
+    tiling = {key: value for key, value in PARTS.items() if key != "resize_filter"}
+    assert probe.refused("picture_plan", width=8, height=8, **tiling) is None
+    with pytest.raises(ValueError, match=r"pixels|thumbnail|part") as refused:
+        check_tiling(Tiling(**{**tiling, **changes}))
+    assert probe.refused("picture_plan", width=8, height=8, **{**tiling, **changes}) == str(refused.value)
+
+
+@settings(max_examples=60)
+@given(
+    size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    tile=st.sampled_from([6, 8]),
+    part=st.integers(1, 4),
+    least=st.integers(1, 9),
+    more=st.integers(0, 30),
+)
+def test_parts_of_pictures_are_pythons_to_the_byte(
+    probe: Probe,
+    tmp_path_factory: pytest.TempPathFactory,
+    size: tuple[int, int],
+    tile: int,
+    part: int,
+    least: int,
+    more: int,
+) -> None:
+    form = Preprocessing(
+        **{
+            **PARTS,
+            "tile_size": tile,
+            "part": part,
+            "min_pixels": least * tile**2,
+            "max_pixels": (least + more) * tile**2,
+        }
+    )
+    rgba = np.random.default_rng(size[0]).integers(0, 256, (*size[::-1], 4), np.uint8)
+    path = tmp_path_factory.getbasetemp() / "noise"
+    path.write_bytes(rgba.tobytes())
+    asked: dict[str, Any] = {"path": path, "width": size[0], "height": size[1], **vars(form)}
+    if max(size) > MOST_ASPECT * min(size):
+        assert "is too narrow: one side is at most 200 times the other" in str(probe.refused("tiles", **asked))
+        return
+    tiled = cut_tiles(open_image(rgba), form)
+    found = probe("tiles", **asked)
+    assert [tuple(one) for one in found["seen"]] == list(tiled.seen)
+    assert (found["grid"], found["thumbnail_index"]) == ([*tiled.grid], tiled.thumbnail_index)
+    assert found["sha256"] == hashlib.sha256(tiled.pixels.tobytes()).hexdigest()
+    assert found["normalized_sha256"] == hashlib.sha256(normalize(tiled.pixels, form).tobytes()).hexdigest()
+
+
+def test_a_narrow_picture_whose_whole_is_too_large_is_refused(probe: Probe, tmp_path: Path) -> None:
+    """Few parts that are no longer than a side, and one more beside them of 81,920 x 4,096 pixels."""
+    form = Preprocessing(
+        **{**PARTS, "tile_size": 4096, "part": 1, "candidates": ((2, 1),), "min_pixels": 1, "max_pixels": 33 << 20}
+    )
+    (tmp_path / "rgba").write_bytes(bytes(4 * 16384 * 82))
+    line = probe.refused("tiles", path=tmp_path / "rgba", width=16384, height=82, **vars(form))
+    assert line == "the image is too narrow for a crop of it"
+    with pytest.raises(ImageError, match="too narrow for a crop"):
+        cut_tiles(Image.new("RGB", (16384, 82)), form)
+
+
 def place(probe: Probe, of: str, case: dict[str, Any]) -> Any:
     keys = ("grid", "ratio", "side", "head_dim", "theta")
     given_: dict[str, Any] = {key: case[key] for key in keys if key in case}
-    if of == "table":
+    if of.endswith("table"):
         given_["table"] = learned_table(case["side"]).ravel().tolist()
     return probe("picture_place", of=of, **given_)
 
@@ -151,6 +228,10 @@ def test_golden_places(probe: Probe) -> None:
         assert place(probe, "windows", case) == {key: case[key] for key in ("count", "tiles", "mask", "positions")}
     for case in golden["tables"]:
         assert (np.array(place(probe, "table", case), "<f4") == np.array(case["values"], "<f4")).all(), case["grid"]
+    for case in golden["resized_tables"]:
+        laid = np.array(place(probe, "resized table", case))
+        assert len(laid) == len(case["values"])
+        assert np.abs(laid - case["values"]).max() < 1e-6, case["grid"]
     for case in golden["most_windows"]:
         assert probe("most_windows", tokens=case["tokens"], side=case["side"]) == case["windows"]
 
@@ -176,16 +257,21 @@ def test_text_behind_a_picture_that_a_rewind_cut_goes_on_behind_what_is_left_of_
     ratio=st.integers(1, 3),
     side=st.integers(1, 9),
     pairs=st.integers(1, 5),
+    theta=st.sampled_from([1e4, None]),
 )
-def test_places_are_pythons(probe: Probe, grid: tuple[int, int], ratio: int, side: int, pairs: int) -> None:
-    case = {"grid": grid, "ratio": ratio, "side": side, "head_dim": 4 * pairs, "theta": 1e4}
-    found, wanted = place(probe, "rope", case), axial_rope(grid, ratio, 4 * pairs, 1e4)
+def test_places_are_pythons(
+    probe: Probe, grid: tuple[int, int], ratio: int, side: int, pairs: int, theta: float | None
+) -> None:
+    case = {"grid": grid, "ratio": ratio, "side": side, "head_dim": 4 * pairs, "theta": theta}
+    found, wanted = place(probe, "rope", case), axial_rope(grid, ratio, 4 * pairs, theta)
     assert all(np.abs(np.array(one) - other.ravel()).max() < 1e-7 for one, other in zip(found, wanted, strict=True))
     cut, own = place(probe, "windows", case), windows(grid, side, ratio)
     assert cut["count"] == len(own.tiles)
     assert all(cut[name] == getattr(own, name).ravel().tolist() for name in ("tiles", "mask", "positions"))
     laid = np.array(place(probe, "table", case), "<f4")
     assert (laid == interpolated(grid, ratio, learned_table(side)).ravel()).all()
+    resized = np.array(place(probe, "resized table", case))
+    assert np.abs(resized - antialiased(grid, ratio, learned_table(side)).ravel()).max() < 1e-6
 
 
 @settings(max_examples=60)
@@ -299,6 +385,7 @@ def test_tiles_of_noise_are_pillows(
     )
     tiled = cut_tiles(open_image(rgba), form)
     found = probe("tiles", path=path, width=size[0], height=size[1], **vars(form))
+    assert "seen" not in found
     assert found["sha256"] == hashlib.sha256(tiled.pixels.tobytes()).hexdigest()
     assert found["normalized_sha256"] == hashlib.sha256(normalize(tiled.pixels, form).tobytes()).hexdigest()
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.images.patches import axial_rope, interpolated, windows
+from pocketvlm.images.patches import axial_rope, laid_over, windows
 from pocketvlm.images.positions import axis_of_pairs, positions_of
 from pocketvlm.images.tiling import Grid, most_windows
 
@@ -21,12 +21,14 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "native.json"
 #: (across, down) in tokens: one, rows, columns, whole windows and what lies beside them.
 GRIDS: tuple[Grid, ...] = ((1, 1), (1, 7), (9, 1), (4, 4), (5, 4), (4, 5), (8, 3), (13, 9))
 #: Of blocks of patches, head size and theta.
-ROPES: tuple[tuple[Grid, int, int, float], ...] = (
+ROPES: tuple[tuple[Grid, int, int, float | None], ...] = (
     ((1, 1), 2, 8, 10000.0), ((1, 7), 2, 8, 10000.0), ((5, 4), 2, 8, 10000.0), ((8, 3), 1, 12, 500.0),
 )  # fmt: skip
 #: Of windows so many tiles a side, of tables so many rows and columns.
 SIDES, TABLE_SIDES, WIDTH = (1, 2, 4), (1, 6), 3
 TABLE_GRIDS: tuple[Grid, ...] = ((1, 1), (1, 7), (5, 4), (8, 3))
+#: Resized as images are: what a picture makes smaller, leaves, and makes larger.
+RESIZED_SIDES = (1, 6, 16)
 #: Pieces of a prompt: so many tokens of text, or a picture of so many (across, down).
 PROMPTS: tuple[tuple[int | Grid, ...], ...] = (
     (5,), ((3, 2),), (2, (3, 2), 4), (2, (2, 5), 1, (7, 1), 3), (1, (1, 1), 6, (4, 4), 2, (1, 9), 1),
@@ -61,10 +63,24 @@ def _numbers(values: npt.NDArray[np.float32]) -> list[float]:
     return [float(str(value)) for value in values.ravel()]
 
 
-def _rope(grid: Grid, ratio: int, head_dim: int, theta: float) -> dict[str, Any]:
+def _rope(grid: Grid, ratio: int, head_dim: int, theta: float | None) -> dict[str, Any]:
     cos, sin = axial_rope(grid, ratio, head_dim, theta)
     given = {"grid": grid, "ratio": ratio, "head_dim": head_dim, "theta": theta}
     return {**given, "cos": _numbers(cos), "sin": _numbers(sin)}
+
+
+def _tables(sides: tuple[int, ...], *, resized: bool) -> list[dict[str, Any]]:
+    return [
+        {
+            "grid": grid,
+            "ratio": 2,
+            "side": side,
+            "width": WIDTH,
+            "values": _numbers(laid_over(grid, 2, table(side), resized=resized)),
+        }
+        for side in sides
+        for grid in TABLE_GRIDS
+    ]
 
 
 def _windows(grid: Grid, side: int) -> dict[str, Any]:
@@ -90,23 +106,14 @@ def golden() -> dict[str, Any]:
         "description": (
             "rope: cos and sin [tiles, ratio * ratio, head_dim / 2] of a picture's patches. windows: side x side tiles "
             "each. tables: a learned table [side, side, width], of which number i is ((37 * i + i / 7) % 101) / 8 - 6, "
-            "with i / 7 rounded down, laid over a picture, [tiles, ratio * ratio, width]. positions: [tokens, 3] of a "
-            "prompt whose tokens are of these pictures. axes: by which a pair of channels turns. most_windows: of a "
-            "picture of so many tokens. Grids are (across, down) in tokens."
+            "with i / 7 rounded down, laid over a picture, [tiles, ratio * ratio, width]; resized_tables: as an image "
+            "is resized. positions: [tokens, 3] of a prompt whose tokens are of these pictures. axes: by which a pair "
+            "of channels turns. most_windows: of a picture of so many tokens. Grids are (across, down) in tokens."
         ),
         "rope": [_rope(*one) for one in ROPES],
         "windows": [_windows(grid, side) for side in SIDES for grid in GRIDS],
-        "tables": [
-            {
-                "grid": grid,
-                "ratio": 2,
-                "side": side,
-                "width": WIDTH,
-                "values": _numbers(interpolated(grid, 2, table(side))),
-            }
-            for side in TABLE_SIDES
-            for grid in TABLE_GRIDS
-        ],
+        "tables": _tables(TABLE_SIDES, resized=False),
+        "resized_tables": _tables(RESIZED_SIDES, resized=True),
         "positions": [_positions(prompt) for prompt in PROMPTS],
         "axes": [
             {

@@ -24,6 +24,14 @@ Floats read_newline(const Bundle& bundle) {
   return newline;
 }
 
+// How many image tokens each tile has, in sequence order, or each part where tiles are of parts.
+std::vector<int64_t> tokens_of(const Tiles& tiles, const Vision& vision) {
+  if (!vision.part) return std::vector<int64_t>(size_t(tiles.count), vision.tokens_per_tile);
+  std::vector<int64_t> tokens;
+  for (const auto& [across, down] : tiles.seen) tokens.push_back(across * down);
+  return tokens;
+}
+
 }  // namespace
 
 Model::Model(const std::string& directory, const ModelOptions& options) : keep_vision_(options.keep_vision) {
@@ -53,7 +61,7 @@ std::shared_future<Floats> Model::start_encoding(Tiles tiles, std::optional<Pack
       }
     } leave{this};
     const int64_t batch = manifest().vision->tile_batch;
-    if (native_) return encode_picture(engine(), *native_, tiles.pixels.data(), tiles.grid, batch, closing_);
+    if (native_) return encode_picture(engine(), *native_, tiles, batch, closing_);
     Floats tokens = encode_tiles(engine(), tiles.pixels.data(), tiles.count, batch, true, closing_);
     return packed ? pack(tokens, *packed, newline_) : tokens;
   };
@@ -88,14 +96,14 @@ void Conversation::add_image(const Rgb& given) {
     packed = pocketvlm::packed(size, tiles.grid, vision.tokens_per_side(), vision.packing->most_tiles);
     count = packed->tokens();
   }
-  if (vision.patches) count = tiles.count;
+  if (vision.patches && !vision.part) count = tiles.count;
   check_room(count ? size_t(*count) : elements({tiles.count, vision.tokens_per_tile}));
   const size_t before = ids_.size();
   const auto image = int32_t(images_.size());
   int64_t next_row = 0;
   try {
     for (const auto& [around, rows] :
-         laid_out(*manifest.layout, tiles.grid, tiles.thumbnail, vision.tokens_per_tile, count)) {
+         laid_out(*manifest.layout, tiles.grid, tiles.thumbnail, tokens_of(tiles, vision), count)) {
       add_tokens(around.data(), around.size());
       add_placeholders(image, next_row, rows);
       next_row += rows;

@@ -119,7 +119,8 @@ Rgb resize_down(const Rgb& image, int64_t height, const Filter& filter) {
 
 // A resized image on the canvas of its grid, on the padding's colour where it does not fill it, without what lies outside.
 Rgb canvas_of(Rgb image, const PicturePlan& plan, const Vision& vision) {
-  Rgb canvas{plan.grid.first * vision.tile_size, plan.grid.second * vision.tile_size, {}};
+  const auto [across, down] = plan.canvas();
+  Rgb canvas{across * vision.tile_size, down * vision.tile_size, {}};
   if (image.width == canvas.width && image.height == canvas.height) return image;
   canvas.pixels.resize(size_t(canvas.width * canvas.height * 3));
   for (size_t at = 0; at < canvas.pixels.size(); at++) canvas.pixels[at] = uint8_t(vision.pad_color[at % 3]);
@@ -131,6 +132,17 @@ Rgb canvas_of(Rgb image, const PicturePlan& plan, const Vision& vision) {
   return canvas;
 }
 
+// The tiles of a rectangle of `grid` tiles whose corner is at (left, top), row by row, behind those that are there.
+void cut(const Rgb& from, int64_t left, int64_t top, const Grid& grid, int64_t tile, std::vector<uint8_t>& tiles) {
+  for (int64_t index = 0; index < grid.first * grid.second; index++) {
+    const int64_t x = left + index % grid.first * tile, y = top + index / grid.first * tile;
+    for (int64_t row = y; row < y + tile; row++) {
+      const uint8_t* in = &from.pixels[size_t((row * from.width + x) * 3)];
+      tiles.insert(tiles.end(), in, in + tile * 3);
+    }
+  }
+}
+
 bool is_factor(double value) { return value >= 1 / kMaxScale && value <= kMaxScale; }
 
 }  // namespace
@@ -139,11 +151,11 @@ void check_vision(const Vision& vision, const ImageLayout& layout) {
   const auto require = [](bool holds, const std::string& what) {
     if (!holds) throw Error(Failure::bundle, "the manifest's vision is not valid: " + what);
   };
+  const int64_t side = vision.tile_size * vision.part.value_or(1);
   for (const auto& [across, down] : vision.candidates) {
     // (the first two keep the products small)
     require(across <= kMaxTiles && down <= kMaxTiles && across * down <= kMaxTiles &&
-                std::max(across, down) * vision.tile_size <= kMaxSide &&
-                across * down * vision.tile_size * vision.tile_size <= kMaxPixels,
+                std::max(across, down) * side <= kMaxSide && across * down * side * side <= kMaxPixels,
             "candidates: a grid is too large");
     const auto rows = size_t(down), columns = size_t(across);
     require(layout.tile.size() >= rows &&
@@ -191,28 +203,32 @@ Rgb resize(const Rgb& image, int64_t width, int64_t height, const std::string& n
 Tiles cut_tiles(const Rgb& image, const Vision& vision) {
   const PicturePlan plan = plan_of(image.width, image.height, vision);
   const int64_t tile = vision.tile_size, count = plan.grid.first * plan.grid.second;
-  Tiles tiles{plan.grid, plan.thumbnail, count + (plan.thumbnail ? 1 : 0), {}};
-  for (const auto& [width, height] : plan.resizes)
+  const auto [across, down] = plan.part;
+  const Size small{plan.thumbnail_part.first * tile, plan.thumbnail_part.second * tile};
+  std::vector<Size> sizes = plan.resizes;
+  sizes.push_back(small);
+  for (const auto& [width, height] : sizes)
     if (width * height > kMaxPixels) throw Error(Failure::usage, "the image is too narrow for a crop of it");
   Rgb shown, thumbnail;
   for (size_t done = 0; done <= plan.resizes.size(); done++) {
     const Rgb& now = done <= 1 ? image : shown;
     if (done > 0) shown = resize(now, plan.resizes[done - 1].first, plan.resizes[done - 1].second, vision.resize_filter);
     if (plan.thumbnail && plan.thumbnail_of == done)
-      thumbnail = resize(done == 0 ? image : shown, tile, tile, vision.resize_filter);
+      thumbnail = resize(done == 0 ? image : shown, small.first, small.second, vision.resize_filter);
   }
   const Rgb canvas = canvas_of(std::move(shown), plan, vision);
-  tiles.pixels.resize(size_t(tiles.count * tile * tile * 3));
-  const int64_t first = tiles.thumbnail == 0 ? 1 : 0;
-  for (int64_t index = 0; index < count; index++) {
-    const int64_t row = index / plan.grid.first, column = index % plan.grid.first;
-    for (int64_t y = 0; y < tile; y++)
-      std::memcpy(&tiles.pixels[size_t(((first + index) * tile + y) * tile * 3)],
-                  &canvas.pixels[size_t(((row * tile + y) * canvas.width + column * tile) * 3)], size_t(tile * 3));
-  }
-  if (tiles.thumbnail)
-    std::copy(thumbnail.pixels.begin(), thumbnail.pixels.end(),
-              &tiles.pixels[size_t(*tiles.thumbnail * tile * tile * 3)]);
+  const int64_t own = plan.thumbnail ? plan.thumbnail_part.first * plan.thumbnail_part.second : 0;
+  Tiles tiles{plan.grid, plan.thumbnail, {}, count * across * down + own, {}};
+  tiles.pixels.reserve(size_t(tiles.count * tile * tile * 3));
+  const auto add = [&](const Rgb& from, int64_t left, int64_t top, const Grid& grid) {
+    cut(from, left, top, grid, tile, tiles.pixels);
+    if (vision.part) tiles.seen.push_back(grid);
+  };
+  if (plan.thumbnail == 0) add(thumbnail, 0, 0, plan.thumbnail_part);
+  for (int64_t place = 0; place < count; place++)
+    add(canvas, place % plan.grid.first * across * tile, place / plan.grid.first * down * tile, plan.part);
+  if (plan.thumbnail && *plan.thumbnail > 0) add(thumbnail, 0, 0, plan.thumbnail_part);
+  if (vision.patches && !vision.part) tiles.seen = {plan.grid};
   return tiles;
 }
 

@@ -22,6 +22,7 @@ struct Rgb {
 struct Tiles {
   Grid grid;
   std::optional<int64_t> thumbnail;  // its place in the sequence
+  std::vector<Grid> seen;  // (across, down) of those that see each other, where a tower goes over several at once
   int64_t count;
   std::vector<uint8_t> pixels;  // uint8 [count, tile, tile, 3], in sequence order
 };

@@ -99,7 +99,7 @@ Packing packing(const Reader& value) {
 std::string strategy(const Reader& value, int64_t format) {
   if (format < 3) return value.choice({"relaxed", "llava-next", "internvl"});
   if (format < 5) return value.choice({"relaxed", "llava-next", "internvl", "idefics3", "center-crop"});
-  return value.choice({"relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize"});
+  return value.choice({"relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2"});
 }
 
 // Pictures of native resolution, which format 5 alone has.
@@ -109,6 +109,7 @@ void read_native(const Members& of, int64_t format, Vision& vision) {
     return given && !given->is_null() ? std::optional<int64_t>(positive(*given)) : std::nullopt;
   };
   vision.min_pixels = pixels("min_pixels"), vision.max_pixels = pixels("max_pixels");
+  if (const auto given = of.optional("part"); given && !given->is_null()) vision.part = given->integer(1, 64);
   if (const auto given = of.optional("patches"); given && !given->is_null()) {
     if (format < 5) given->refuse("only format 5 has it");
     vision.patches = read_patches(*given);
@@ -121,8 +122,6 @@ Vision vision(const Reader& value, int64_t format) {
                      "longest_edge", "min_pixels", "max_pixels", "resize_filter", "pad_color", "rescale", "mean", "std",
                      "tile_batch", "patches_per_tile", "vision_hidden_size", "downsample_ratio", "tokens_per_tile",
                      "replaces", "packing", "patches", "part"});
-  if (const auto part = of.optional("part"); part && !part->is_null())
-    part->refuse("pictures in parts (lfm2) are not yet read here: the Python runtime runs them");
   Vision result;
   result.tile_size = of["tile_size"].integer(1, 4096);
   result.strategy = strategy(of["strategy"], format);

@@ -37,10 +37,11 @@ struct Packing {
 // A picture that goes through its tower as a whole, each of whose tiles is one token (patches.h).
 struct PatchPictures {
   int64_t most_tokens, head_dim;
-  double rope_theta;
+  std::optional<double> rope_theta;  // nothing: nothing turns
   std::optional<int64_t> window;  // tiles a side of the squares that most layers let see each other alone
   std::string table;              // a file of float32 [table_side, table_side, vision width]; "": none
   std::optional<int64_t> table_side;
+  bool table_resized;  // as an image is; else stretched
   std::optional<int64_t> deep;  // how many of the decoder's first layers add rows, which lie behind each embedding
 };
 
@@ -52,6 +53,7 @@ struct Vision {
   std::string thumbnail;
   bool thumbnail_of_single_tile;
   std::optional<int64_t> longest_edge, min_pixels, max_pixels;
+  std::optional<int64_t> part;  // tiles along a side of each part of a large picture
   std::string resize_filter;
   std::vector<int64_t> pad_color;  // 3; -1 stands for what is no byte
   double rescale;

@@ -33,16 +33,22 @@ bool has_floats(const Manifest& manifest, const std::string& name, std::initiali
 }  // namespace
 
 PatchPictures read_patches(const Reader& value) {
-  const Members of = value.members({"most_tokens", "head_dim", "rope_theta", "window", "table", "table_side", "deep"});
+  const Members of = value.members({"most_tokens", "head_dim", "rope_theta", "window", "table", "table_side",
+                                    "table_resized", "deep"});
   PatchPictures read;
   read.most_tokens = of["most_tokens"].integer(1, 1 << 16);
   read.head_dim = of["head_dim"].integer(1, 1 << 16);
   if (read.head_dim % 4 != 0) of["head_dim"].refuse("it must be a multiple of 4");
-  read.rope_theta = of["rope_theta"].number(0, 1e18);
-  if (!(read.rope_theta > 0)) of["rope_theta"].refuse("it must be above 0");
+  if (const auto theta = of.optional("rope_theta"); theta && !theta->is_null()) {
+    read.rope_theta = theta->number(0, 1e18);
+    if (!(*read.rope_theta > 0)) theta->refuse("it must be above 0");
+  }
   read.window = size_or_none(of, "window", 64);
   if (const auto table = of.optional("table"); table && !table->is_null()) read.table = file_name(*table);
   read.table_side = size_or_none(of, "table_side", 4096);
+  const auto resized = of.optional("table_resized");
+  read.table_resized = resized && !resized->is_null();
+  if (read.table_resized && !resized->boolean()) resized->refuse("it must be true, or left out");
   read.deep = size_or_none(of, "deep", 16);
   if (read.table.empty() == read.table_side.has_value()) value.refuse("table and table_side belong together");
   return read;
@@ -64,14 +70,19 @@ std::optional<std::string> native_problem(const Vision& vision) {
   const bool is_native = vision.patches.has_value();
   if (vision.min_pixels.has_value() != is_native) return "min_pixels and patches belong together";
   if (vision.max_pixels.has_value() != is_native) return "max_pixels and patches belong together";
-  if ((vision.strategy == "smart-resize") != is_native) return "strategy smart-resize and patches belong together";
+  const bool in_parts = vision.part.has_value();
+  if ((vision.strategy == "smart-resize" || vision.strategy == "lfm2") != is_native)
+    return "strategy " + (is_native ? std::string("smart-resize") : vision.strategy) + " and patches belong together";
+  if ((vision.strategy == "lfm2") != in_parts) return "strategy lfm2 and part belong together";
   if (!is_native) return std::nullopt;
-  if (vision.tokens_per_tile != 1 || vision.packing || vision.thumbnail != "none")
+  if (vision.tokens_per_tile != 1 || vision.packing || (vision.thumbnail != "none" && !in_parts))
     return "a tile of a picture as patches is one token, without thumbnail and packing";
   const int64_t ratio = vision.downsample_ratio;  // of at most 4096, where it divides a tile's side
   if (vision.tile_size % ratio != 0 || vision.patches_per_tile != ratio * ratio)
     return "a tile of a picture as patches has downsample_ratio x downsample_ratio of them";
   if (vision.patches->most_tokens < most_tokens(vision)) return "patches.most_tokens is less than a picture can have";
+  if (vision.patches->rope_theta.has_value() == in_parts || vision.patches->table_resized != in_parts)
+    return "patches.rope_theta is of a strategy without part, patches.table_resized of one with it";
   return std::nullopt;
 }
 
@@ -82,6 +93,7 @@ std::optional<std::string> table_problem(const Manifest& manifest) {
       return "vision.patches.table is no file of as many float32 as its side and the tower's width say";
   }
   if (!manifest.positions) return std::nullopt;
+  if (manifest.vision && manifest.vision->part) return "positions are of pictures as a whole, not in parts";
   const std::vector<int64_t>& sections = manifest.positions->sections;
   const int64_t pairs = std::accumulate(sections.begin(), sections.end(), int64_t{0}), wanted = manifest.head_dim / 2;
   if (pairs != wanted)

@@ -22,7 +22,8 @@ NativeVision::NativeVision(const Bundle& bundle)
 
 std::optional<std::vector<float>> NativeVision::rows(const Grid& grid) const {
   if (native_.table.empty()) return std::nullopt;
-  return interpolated(grid, ratio_, table_, *native_.table_side);
+  const auto laid_over = native_.table_resized ? antialiased : interpolated;
+  return laid_over(grid, ratio_, table_, *native_.table_side);
 }
 
 PicturePlace NativeVision::place(const Grid& grid) const {

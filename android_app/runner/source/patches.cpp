@@ -31,13 +31,39 @@ std::vector<Tap> taps(int64_t count, int64_t side) {
   return found;
 }
 
+// Which rows of a table of `side` make each of `count` places, and the shares of each.
+struct Triangle {
+  int64_t first;
+  std::vector<double> shares;
+};
+
+std::vector<Triangle> triangles(int64_t count, int64_t side) {
+  const double scale = double(side) / double(count), width = std::max(scale, 1.0);
+  std::vector<Triangle> found;
+  for (int64_t place = 0; place < count; place++) {
+    const double middle = (double(place) + 0.5) * scale;
+    const int64_t first = std::max<int64_t>(int64_t(middle - width + 0.5), 0),
+                  last = std::min(int64_t(middle + width + 0.5), side);
+    Triangle one{first, {}};
+    double sum = 0;
+    for (int64_t at = first; at < last; at++) {
+      one.shares.push_back(std::max(0.0, 1 - std::abs((double(at) - middle + 0.5) / width)));
+      sum += one.shares.back();
+    }
+    for (double& share : one.shares) share /= sum;
+    found.push_back(std::move(one));
+  }
+  return found;
+}
+
 }  // namespace
 
 std::pair<std::vector<float>, std::vector<float>> axial_rope(const Grid& grid, int64_t ratio, int64_t head_dim,
-                                                             double theta) {
+                                                             std::optional<double> theta) {
   const int64_t half = head_dim / 2;
   std::vector<double> frequencies;
-  for (int64_t at = 0; at < half; at += 2) frequencies.push_back(std::pow(theta, -double(at) / double(half)));
+  for (int64_t at = 0; at < half; at += 2)
+    frequencies.push_back(theta ? std::pow(*theta, -double(at) / double(half)) : 0.0);
   std::vector<float> cos, sin;
   const auto size = size_t(grid.first * grid.second * ratio * ratio * half);
   cos.reserve(size), sin.reserve(size);
@@ -81,6 +107,32 @@ std::vector<float> interpolated(const Grid& grid, int64_t ratio, const std::vect
       }
     out += width;
   });
+  return found;
+}
+
+std::vector<float> antialiased(const Grid& grid, int64_t ratio, const std::vector<float>& table, int64_t side) {
+  const int64_t width = int64_t(table.size()) / (side * side), of_tile = ratio * ratio;
+  const std::vector<Triangle> rows = triangles(grid.second * ratio, side), columns = triangles(grid.first * ratio, side);
+  std::vector<float> found(size_t(grid.first * grid.second * of_tile * width));
+  std::vector<double> row(size_t(side * width)), patch(static_cast<size_t>(width));
+  for (int64_t y = 0; y < int64_t(rows.size()); y++) {
+    std::fill(row.begin(), row.end(), 0.0);
+    const Triangle& down = rows[size_t(y)];
+    for (size_t tap = 0; tap < down.shares.size(); tap++) {
+      const float* in = &table[size_t(down.first + int64_t(tap)) * row.size()];
+      for (size_t i = 0; i < row.size(); i++) row[i] += double(in[i]) * down.shares[tap];
+    }
+    for (int64_t x = 0; x < int64_t(columns.size()); x++) {
+      std::fill(patch.begin(), patch.end(), 0.0);
+      const Triangle& across = columns[size_t(x)];
+      for (size_t tap = 0; tap < across.shares.size(); tap++) {
+        const double* in = &row[size_t(across.first + int64_t(tap)) * patch.size()];
+        for (size_t i = 0; i < patch.size(); i++) patch[i] += in[i] * across.shares[tap];
+      }
+      const int64_t tile = y / ratio * grid.first + x / ratio, inside = y % ratio * ratio + x % ratio;
+      std::copy(patch.begin(), patch.end(), found.begin() + (tile * of_tile + inside) * width);
+    }
+  }
   return found;
 }
 

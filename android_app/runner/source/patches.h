@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -9,9 +10,10 @@
 
 namespace pocketvlm {
 
-// cos and sin, float32 [tiles, ratio * ratio, head_dim / 2] each, of a picture of `grid` (across, down) tiles.
+// cos and sin, float32 [tiles, ratio * ratio, head_dim / 2] each, of a picture of `grid` (across, down) tiles. Without
+// `theta` nothing turns.
 std::pair<std::vector<float>, std::vector<float>> axial_rope(const Grid& grid, int64_t ratio, int64_t head_dim,
-                                                             double theta);
+                                                             std::optional<double> theta);
 
 // Squares of tiles whose patches see each other alone.
 struct Windows {
@@ -24,5 +26,8 @@ Windows windows_of(const Grid& grid, int64_t side, int64_t ratio);
 
 // A learned table of positions, float32 [side, side, width], stretched over a picture: [tiles, ratio * ratio, width].
 std::vector<float> interpolated(const Grid& grid, int64_t ratio, const std::vector<float>& table, int64_t side);
+
+// The same, resized as an image is: a triangle as wide as a patch is in the table, and no less than a row.
+std::vector<float> antialiased(const Grid& grid, int64_t ratio, const std::vector<float>& table, int64_t side);
 
 }  // namespace pocketvlm

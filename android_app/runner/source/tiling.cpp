@@ -12,7 +12,10 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int64_t kMaxEdge = 4096;  // what Idefics3's processor clips to
-constexpr int64_t kMostAspect = 200;  // of smart-resize: the longer side by the shorter one
+constexpr int64_t kMostAspect = 200;  // of native resolution: the longer side by the shorter one
+constexpr int64_t kMostPart = 64;     // tiles along a side of a part
+constexpr int64_t kTolerance = 2;     // of lfm2: a picture is large beyond so many times the most pixels
+constexpr int64_t kPatchesOfASide = 2;  // of a tile, where lfm2 asks whether a picture is large
 
 // (width, height) at which an image fills a grid with its aspect ratio kept.
 Size fitted_size(int64_t width, int64_t height, const Grid& grid, int64_t tile, bool round_up) {
@@ -57,21 +60,26 @@ Grid llava_next(int64_t width, int64_t height, int64_t tile, const std::vector<G
   return best;
 }
 
-// InternVL 1.5's find_closest_aspect_ratio: smaller grids first.
-Grid internvl(int64_t width, int64_t height, int64_t tile, std::vector<Grid> grids) {
-  std::sort(grids.begin(), grids.end(), [](const Grid& one, const Grid& other) {
-    return std::make_tuple(one.first * one.second, one) < std::make_tuple(other.first * other.second, other);
-  });
+// find_closest_aspect_ratio, of squares of `side` pixels: of grids that are as near, a later one where the picture is large.
+Grid closest(int64_t width, int64_t height, int64_t side, const std::vector<Grid>& grids) {
   Grid best{1, 1};
   double best_difference = kInfinity;
   for (const Grid& grid : grids) {
     const double difference = std::abs(double(width) / double(height) - double(grid.first) / double(grid.second));
     const bool large_enough =
-        double(width * height) > 0.5 * double(tile) * double(tile) * double(grid.first) * double(grid.second);
+        double(width * height) > 0.5 * double(side) * double(side) * double(grid.first) * double(grid.second);
     if (difference < best_difference || (difference == best_difference && large_enough))
       best = grid, best_difference = difference;
   }
   return best;
+}
+
+// InternVL 1.5's: smaller grids first.
+Grid internvl(int64_t width, int64_t height, int64_t tile, std::vector<Grid> grids) {
+  std::sort(grids.begin(), grids.end(), [](const Grid& one, const Grid& other) {
+    return std::make_tuple(one.first * one.second, one) < std::make_tuple(other.first * other.second, other);
+  });
+  return closest(width, height, tile, grids);
 }
 
 // Each candidate once, in descending order.
@@ -123,15 +131,19 @@ PicturePlan center_crop(int64_t width, int64_t height, const Vision& vision) {
   return {{1, 1}, {size}, {-((size.first - tile) / 2), -((size.second - tile) / 2)}, std::nullopt};
 }
 
-// Whole tokens a side, halves to the even multiple, within the bounds of pixels: transformers' smart_resize.
-PicturePlan smart_resize(int64_t width, int64_t height, const Vision& vision) {
+int64_t whole_tiles(int64_t pixels, int64_t tile) { return int64_t(std::nearbyint(double(pixels) / double(tile))); }
+
+// Tokens (across, down): whole ones a side and no fewer than `fewest` of them, halves to the even multiple, within the bounds
+// of pixels. transformers' smart_resize.
+Grid whole_picture(int64_t width, int64_t height, const Vision& vision, int64_t fewest) {
   const auto tile = double(vision.tile_size), wide = double(width), high = double(height);
   if (double(std::max(width, height)) / double(std::min(width, height)) > double(kMostAspect))
     throw Error(Failure::usage, "a picture of " + std::to_string(width) + " x " + std::to_string(height) +
                                     " pixels is too narrow: one side is at most " + std::to_string(kMostAspect) +
                                     " times the other");
   const auto tokens = [&](double side) { return std::max<int64_t>(1, int64_t(std::floor(side / tile))); };
-  int64_t down = int64_t(std::nearbyint(high / tile)), across = int64_t(std::nearbyint(wide / tile));
+  int64_t down = std::max(fewest, whole_tiles(height, vision.tile_size)),
+          across = std::max(fewest, whole_tiles(width, vision.tile_size));
   const int64_t pixels = down * across * vision.tile_size * vision.tile_size;
   if (pixels > *vision.max_pixels) {
     const double share = std::sqrt(double(height * width) / double(*vision.max_pixels));
@@ -140,18 +152,53 @@ PicturePlan smart_resize(int64_t width, int64_t height, const Vision& vision) {
     const double share = std::sqrt(double(*vision.min_pixels) / double(height * width));
     down = int64_t(std::ceil(high * share / tile)), across = int64_t(std::ceil(wide * share / tile));
   }
-  return {{across, down}, {{across * vision.tile_size, down * vision.tile_size}}, {0, 0}, std::nullopt};
+  return {across, down};
+}
+
+// Tiles as (width, height) in pixels.
+Size in_pixels(const Grid& tiles, int64_t tile) { return {tiles.first * tile, tiles.second * tile}; }
+
+PicturePlan smart_resize(int64_t width, int64_t height, const Vision& vision) {
+  const Grid grid = whole_picture(width, height, vision, 0);
+  return {grid, {in_pixels(grid, vision.tile_size)}, {0, 0}, std::nullopt};
+}
+
+// LFM2-VL's resize_and_split: the whole picture, and of a large one square parts before it.
+PicturePlan lfm2(int64_t width, int64_t height, const Vision& vision) {
+  const int64_t tile = vision.tile_size, part = *vision.part;
+  const Grid whole = whole_picture(width, height, vision, 1);
+  const auto side = [&](int64_t pixels) { return std::max(tile / kPatchesOfASide, whole_tiles(pixels, tile) * tile); };
+  const bool large = side(width) * side(height) > kTolerance * *vision.max_pixels;
+  const Grid grid = large ? closest(width, height, part * tile, vision.candidates) : Grid{1, 1};
+  if (grid == Grid{1, 1}) return {grid, {in_pixels(whole, tile)}, {0, 0}, std::nullopt, 0, whole};
+  PicturePlan plan{grid, {}, {0, 0}, grid.first * grid.second, 0, {part, part}, whole};
+  plan.resizes = {in_pixels(plan.canvas(), tile)};
+  return plan;
 }
 
 std::optional<std::string> bounds_problem(const Vision& vision) {
-  if (!vision.min_pixels || !vision.max_pixels) return "min_pixels and max_pixels: smart-resize needs both";
+  if (!vision.min_pixels || !vision.max_pixels)
+    return "min_pixels and max_pixels: " + vision.strategy + " needs both";
   const int64_t least = *vision.min_pixels, most = *vision.max_pixels, token = vision.tile_size * vision.tile_size;
   if (least < 1 || least > most)
     return "min_pixels: " + std::to_string(least) + " is not from 1 to max_pixels, " + std::to_string(most);
   if (most < token)
     return "max_pixels: " + std::to_string(most) + " are less than a token's, " + std::to_string(token);
+  return std::nullopt;
+}
+
+std::optional<std::string> smart_resize_problem(const Vision& vision) {
+  if (const auto problem = bounds_problem(vision)) return problem;
   if (vision.thumbnail != "none") return "thumbnail: smart-resize has none";
   return std::nullopt;
+}
+
+std::optional<std::string> lfm2_problem(const Vision& vision) {
+  if (!vision.part || *vision.part < 1 || *vision.part > kMostPart)
+    return "part: lfm2 needs it, from 1 to " + std::to_string(kMostPart);
+  if (vision.thumbnail != "last" || vision.thumbnail_of_single_tile)
+    return "thumbnail: lfm2 has it last, and none of a whole picture";
+  return bounds_problem(vision);
 }
 
 PicturePlan of_grid(int64_t width, int64_t height, const Vision& vision) {
@@ -176,7 +223,8 @@ int64_t most_tokens(const Vision& vision) {
   const auto token = double(vision.tile_size * vision.tile_size), aspect = std::sqrt(double(kMostAspect));
   const double least = double(*vision.min_pixels) / token, most = double(*vision.max_pixels) / token;
   const double rounded_up = least + std::sqrt(least) * (aspect + 1 / aspect) + 1;
-  return std::max({int64_t(most), int64_t(std::ceil(std::sqrt(most * double(kMostAspect)))),
+  const int64_t of_part = vision.part.value_or(0) * vision.part.value_or(0);
+  return std::max({of_part, int64_t(most), int64_t(std::ceil(std::sqrt(most * double(kMostAspect)))),
                    int64_t(std::ceil(rounded_up))});
 }
 
@@ -188,7 +236,8 @@ int64_t most_windows(int64_t tokens, int64_t side) {
 }
 
 std::optional<std::string> tiling_problem(const Vision& vision) {
-  if (vision.strategy == "smart-resize") return bounds_problem(vision);
+  if (vision.strategy == "smart-resize") return smart_resize_problem(vision);
+  if (vision.strategy == "lfm2") return lfm2_problem(vision);
   const auto known = [&](const Grid& grid) {
     return std::find(vision.candidates.begin(), vision.candidates.end(), grid) != vision.candidates.end();
   };
@@ -204,6 +253,7 @@ std::optional<std::string> tiling_problem(const Vision& vision) {
 }
 
 PicturePlan plan_of(int64_t width, int64_t height, const Vision& vision) {
+  if (vision.strategy == "lfm2") return lfm2(width, height, vision);
   PicturePlan plan = vision.strategy == "idefics3"       ? idefics3(width, height, vision)
                      : vision.strategy == "center-crop"  ? center_crop(width, height, vision)
                      : vision.strategy == "smart-resize" ? smart_resize(width, height, vision)

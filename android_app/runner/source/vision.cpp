@@ -36,8 +36,11 @@ Floats encode_tiles(Engine& engine, const uint8_t* tiles, int64_t count, int64_t
   return tokens;
 }
 
-Floats encode_picture(Engine& engine, const NativeVision& native, const uint8_t* tiles, const Grid& grid, int64_t batch,
-                      const std::atomic<bool>& cancelled) {
+namespace {
+
+// The tiles of `grid`, into `output`.
+void encode_part(Engine& engine, const NativeVision& native, const uint8_t* tiles, const Grid& grid, int64_t batch,
+                 const std::atomic<bool>& cancelled, float* output) {
   const Vision& vision = *engine.manifest().vision;
   const PicturePlace place = native.place(grid);
   const auto rows = native.rows(grid);
@@ -53,8 +56,21 @@ Floats encode_picture(Engine& engine, const NativeVision& native, const uint8_t*
                              : engine.patch_embed(pixels, here);
     patches.insert(patches.end(), part.begin(), part.end());
   }
-  Floats tokens(elements({count, engine.manifest().entering_width()}));
-  engine.encode_picture(patches, place, tokens.data());
+  engine.encode_picture(patches, place, output);
+}
+
+}  // namespace
+
+Floats encode_picture(Engine& engine, const NativeVision& native, const Tiles& tiles, int64_t batch,
+                      const std::atomic<bool>& cancelled) {
+  const int64_t side = engine.manifest().vision->tile_size, width = engine.manifest().entering_width();
+  Floats tokens(elements({tiles.count, width}));
+  int64_t first = 0;
+  for (const Grid& grid : tiles.seen) {
+    encode_part(engine, native, &tiles.pixels[size_t(first * side * side * 3)], grid, batch, cancelled,
+                &tokens[size_t(first * width)]);
+    first += grid.first * grid.second;
+  }
   return tokens;
 }
 

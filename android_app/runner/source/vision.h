@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "engine.h"
+#include "images.h"
 
 namespace pocketvlm {
 
@@ -15,9 +16,9 @@ Floats normalized(const Vision& vision, const uint8_t* tiles, int64_t count);
 Floats encode_tiles(Engine& engine, const uint8_t* tiles, int64_t count, int64_t batch, bool pipelined,
                     const std::atomic<bool>& cancelled);
 
-// A picture of native resolution: its tiles of `grid`, of which `batch` at a time are embedded and all encoded together
-// -> float32 [tiles, entering width]. Failure: as above.
-Floats encode_picture(Engine& engine, const NativeVision& native, const uint8_t* tiles, const Grid& grid, int64_t batch,
+// A picture of native resolution: of its tiles `batch` at a time are embedded, and those that see each other encoded
+// together, part by part -> float32 [tiles, entering width]. Failure: as above.
+Floats encode_picture(Engine& engine, const NativeVision& native, const Tiles& tiles, int64_t batch,
                       const std::atomic<bool>& cancelled);
 
 }  // namespace pocketvlm

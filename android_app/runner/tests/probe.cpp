@@ -109,17 +109,21 @@ Vision tiling(const Json& asked) {
   if (const Json longest = asked.value("longest_edge", Json()); !longest.is_null()) vision.longest_edge = longest;
   if (const Json least = asked.value("min_pixels", Json()); !least.is_null()) vision.min_pixels = least;
   if (const Json most = asked.value("max_pixels", Json()); !most.is_null()) vision.max_pixels = most;
+  if (const Json part = asked.value("part", Json()); !part.is_null()) vision.part = part;
   if (const auto problem = tiling_problem(vision)) throw Error(Failure::bundle, *problem);
   return vision;
 }
 
 Json picture_plan(const Json& asked) {
-  const auto made = plan_of(asked["width"], asked["height"], tiling(asked));
-  return {{"grid", made.grid},
-          {"resizes", made.resizes},
-          {"place", made.place},
-          {"thumbnail_index", made.thumbnail ? Json(*made.thumbnail) : Json()},
-          {"thumbnail_of", made.thumbnail_of}};
+  const Vision vision = tiling(asked);
+  const auto made = plan_of(asked["width"], asked["height"], vision);
+  Json said = {{"grid", made.grid},
+               {"resizes", made.resizes},
+               {"place", made.place},
+               {"thumbnail_index", made.thumbnail ? Json(*made.thumbnail) : Json()},
+               {"thumbnail_of", made.thumbnail_of}};
+  if (vision.part) said["part"] = made.part, said["thumbnail_part"] = made.thumbnail_part;
+  return said;
 }
 
 // Token ids of an image, with -1 for each of a tile's own.
@@ -137,7 +141,11 @@ Json image_tokens(const Json& asked) {
   std::optional<int64_t> packed;
   if (const Json given = asked.value("packed", Json()); !given.is_null()) packed = given.get<int64_t>();
   const auto grid = asked["grid"].get<Grid>();
-  for (const auto& [around, rows] : laid_out(layout, grid, thumbnail, asked["tokens_per_tile"], packed)) {
+  const Json& given_tokens = asked["tokens_per_tile"];
+  const auto tokens = given_tokens.is_array()
+                          ? given_tokens.get<std::vector<int64_t>>()
+                          : std::vector<int64_t>(size_t(grid.first * grid.second + 1), given_tokens.get<int64_t>());
+  for (const auto& [around, rows] : laid_out(layout, grid, thumbnail, tokens, packed)) {
     ids.insert(ids.end(), around.begin(), around.end());
     ids.insert(ids.end(), size_t(rows), -1);
   }
@@ -164,8 +172,15 @@ Json picture_place(const Json& asked) {
   const std::string what = asked["of"];
   const auto grid = asked["grid"].get<Grid>();
   const int64_t ratio = asked["ratio"];
-  if (what == "rope") return axial_rope(grid, ratio, asked["head_dim"], asked["theta"]);
-  if (what == "table") return interpolated(grid, ratio, asked["table"].get<std::vector<float>>(), asked["side"]);
+  if (what == "rope") {
+    const Json& theta = asked["theta"];
+    return axial_rope(grid, ratio, asked["head_dim"],
+                      theta.is_null() ? std::nullopt : std::optional<double>(theta.get<double>()));
+  }
+  if (what == "table" || what == "resized table") {
+    const auto laid_over = what == "table" ? interpolated : antialiased;
+    return laid_over(grid, ratio, asked["table"].get<std::vector<float>>(), asked["side"]);
+  }
   const Windows cut = windows_of(grid, asked["side"], ratio);
   return {{"count", cut.count}, {"tiles", cut.tiles}, {"mask", cut.mask}, {"positions", cut.positions}};
 }
@@ -188,11 +203,13 @@ Json tiles(const Json& asked) {
   Sha256 pixels, normalized;
   pixels.update(cut.pixels.data(), cut.pixels.size());
   normalized.update(values.data(), values.size() * sizeof(float));
-  return {{"grid", cut.grid},
-          {"tiles", cut.count},
-          {"thumbnail_index", cut.thumbnail ? Json(*cut.thumbnail) : Json()},
-          {"sha256", pixels.hexadecimal()},
-          {"normalized_sha256", normalized.hexadecimal()}};
+  Json said = {{"grid", cut.grid},
+               {"tiles", cut.count},
+               {"thumbnail_index", cut.thumbnail ? Json(*cut.thumbnail) : Json()},
+               {"sha256", pixels.hexadecimal()},
+               {"normalized_sha256", normalized.hexadecimal()}};
+  if (!cut.seen.empty()) said["seen"] = cut.seen;
+  return said;
 }
 
 Sampling sampling_of(const Json& asked) {

@@ -65,7 +65,7 @@ def grids(least: int, most: int) -> tuple[Grid, ...]:
 def check(tiling: Tiling) -> str | None:
     """Whether there are bounds, and a part."""
     if tiling.part is None or not 0 < tiling.part <= MOST_PART:
-        return f"part: lfm2 needs it, from 1 to {MOST_PART}, not {tiling.part}"
+        return f"part: lfm2 needs it, from 1 to {MOST_PART}"
     if tiling.thumbnail != "last" or tiling.thumbnail_of_single_tile:
         return "thumbnail: lfm2 has it last, and none of a whole picture"
     return bounds_problem(tiling)
