@@ -57,6 +57,10 @@ class ChatError(PocketVlmError):
     """Messages that the bundle's chat layout cannot express."""
 
 
+class ConstraintError(PocketVlmError):
+    """A form for an answer (JSON schema, expression, choices, grammar) that is wrong or that no text can have."""
+
+
 class DeviceError(PocketVlmError):
     """A phone that is not there, not ready for a measurement, or fails in the middle of one."""
 

@@ -179,6 +179,7 @@ class Chat:
     ) -> Answer:
         """``placed``: how many of the images that were added stand in ``whole``; those after them go on waiting."""
         config = config or GenerationConfig()
+        self._vlm.check_constraint(config)
         whole, prompt = self._fitting(whole, config)
         spent = time.perf_counter() - start
         preprocess_s = spent + sum(added.seconds for added in self._pending[:placed])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pocketvlm.runtime.constraints import MOST_FORCED
 from pocketvlm.runtime.lookup import Lookup, Pace
 from pocketvlm.runtime.sampling import Sampler
 
@@ -23,7 +24,8 @@ class Decoding:
     ``prompt``: its tokens, those of pictures negative, where drafts are looked up in them; None: no drafts.
     A draft is checked in the step of the token before it: of each row the sampler chooses, and where it chooses what
     was drafted, the next row is that of the right text. So the tokens are those of steps of one token, also of sampled
-    answers, as far as an engine gives a token's logits the same bits in either.
+    answers, as far as an engine gives a token's logits the same bits in either. Tokens that a constraint leaves no
+    choice about are fed in one step with the one before them.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class Decoding:
         self._engine, self._context, self._sampler, self._stop_ids = engine, context, sampler, stop_ids
         self._lookup, self._pace = (None if prompt is None else Lookup(prompt)), Pace()
         self._chosen: deque[int] = deque()
-        self.drafted = self.held = 0
+        self.drafted = self.held = self.forced = 0
 
     @property
     def position(self) -> int:
@@ -54,12 +56,17 @@ class Decoding:
 
     def _step(self, token_id: int, room: int) -> None:
         began = time.perf_counter()
+        forced = self._sampler.forced(min(room - 1, MOST_FORCED))
+        self.forced += len(forced)
+        self._chosen.extend(forced)
+        if forced and forced[-1] in self._stop_ids:
+            return  # nothing is asked for behind it
         most = 0 if self._lookup is None else min(self._pace.most(), room - 1)
-        draft = [] if self._lookup is None or most < 1 else self._lookup.draft(most)
-        fed = [token_id, *draft]
+        draft = [] if self._lookup is None or most < 1 or forced else self._lookup.draft(most)
+        fed = [token_id, *forced, *draft]
         first = self._context.cache.position
         embeddings = self._engine.embed(np.array(fed, np.int64))
-        logits = self._context.step(self._engine, embeddings, len(fed), self._context.positions(len(fed)))
+        logits = self._context.step(self._engine, embeddings, 1 + len(draft), self._context.positions(len(fed)))
         held = 0
         try:
             for row, follows in zip(logits, [*draft, None], strict=True):
@@ -69,7 +76,8 @@ class Decoding:
                 held += 1
         finally:
             # Once: what a cache has forgotten does not come back.
-            self._context.cache.position = first + 1 + held
-            self._context.keys += fed[: 1 + held]
+            self._context.cache.position = first + 1 + len(forced) + held
+            self._context.keys += fed[: 1 + len(forced) + held]
         self.drafted, self.held = self.drafted + len(draft), self.held + held
-        self._pace.took(time.perf_counter() - began, len(draft), held)
+        if not forced:
+            self._pace.took(time.perf_counter() - began, len(draft), held)

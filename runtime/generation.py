@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pocketvlm.errors import CapacityError
 from pocketvlm.runtime.chat import Prompt
+from pocketvlm.runtime.constraints import Matcher
 from pocketvlm.runtime.context import Context
 from pocketvlm.runtime.decoding import Decoding
 from pocketvlm.runtime.engines import Engine, Floats, Positions
@@ -150,6 +151,7 @@ def generate(
     config: GenerationConfig,
     stats: Stats,
     interrupt: Interrupt,
+    matcher: Matcher | None = None,
 ) -> Pieces:
     """The pieces of the answer to ``prompt``, of which ``context`` may hold a beginning.
 
@@ -185,7 +187,7 @@ def generate(
     if logits is None:
         return replace(stats, finish_reason=interrupt.reason())
     del started, encoded
-    sampler = Sampler(config, prompt.token_ids[prompt.picture_index < 0].tolist())
+    sampler = Sampler(config, prompt.token_ids[prompt.picture_index < 0].tolist(), matcher)
     known = np.where(prompt.picture_index < 0, prompt.token_ids, -1).tolist() if config.lookup else None
     decoding = Decoding(decoder.engine, context, sampler, decoder.stop_ids, known)
     return (yield from _decode(decoder, decoding, sampler(logits), config, stats, interrupt))
@@ -213,6 +215,7 @@ def _decode(
             decode_s=decode_s,
             drafted_tokens=decoding.drafted,
             held_tokens=decoding.held,
+            forced_tokens=decoding.forced,
             peak_rss_bytes=peak_rss_bytes() if finish_reason else stats.peak_rss_bytes,
             finish_reason=finish_reason,
         )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from pocketvlm.images.open import ImageSource
 from pocketvlm.images.prepare import Preprocessing
 from pocketvlm.runtime import vision
 from pocketvlm.runtime.chat import ImageSpan, Message, Prompt, build_prompt, checked_messages, content_of, spans_of
+from pocketvlm.runtime.constraints import Constraints
 from pocketvlm.runtime.context import Context
 from pocketvlm.runtime.engines import Engine
 from pocketvlm.runtime.generation import Pieces, TextDecoder, generate
@@ -138,6 +140,14 @@ class LoadedModel:
         """
         self._decoder.check_capacity(prompt, used)
 
+    def check_constraint(self, config: GenerationConfig) -> None:
+        """Whether answers can have the form that is asked for.
+
+        :raises ConstraintError: no text can, or the constraint is wrong
+        """
+        if config.constraint is not None:
+            self._constraints.matcher(config.constraint)
+
     def answer(
         self,
         context: Context,
@@ -156,7 +166,13 @@ class LoadedModel:
             picture = prompt.pictures[index]
             return started.get(picture.digest) or self.start_encoding(picture)
 
-        return generate(self._decoder, context, prompt, encode, config, stats, interrupt)
+        matcher = None if config.constraint is None else self._constraints.matcher(config.constraint)
+        return generate(self._decoder, context, prompt, encode, config, stats, interrupt, matcher)
+
+    @cached_property
+    def _constraints(self) -> Constraints:
+        manifest = self.manifest
+        return Constraints(self._tokenizer.as_json(), manifest.model.vocab_size, manifest.tokens.stop)
 
     @contextmanager
     def empty_context(self) -> Iterator[Context]:

@@ -51,6 +51,7 @@ class Prefixes:
         """
         start, config = time.perf_counter() if since is None else since, config or GenerationConfig()
         built = self._vlm.render(prompt, images)
+        self._vlm.check_constraint(config)
         self._vlm.check_capacity(built)
         spent = time.perf_counter() - start
         stats = replace(self._vlm.loaded, preprocess_s=spent, time_to_first_token_s=spent)

@@ -31,12 +31,15 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import PocketVlmError
+
+if TYPE_CHECKING:
+    from pocketvlm.runtime.constraints import Constraint, Matcher
 
 MASK = (1 << 64) - 1
 MAX_STOP_STRINGS = 64
@@ -75,6 +78,9 @@ class GenerationConfig:
     lookup: bool = False
     """guess the next tokens where the last ones stood before in the prompt or the answer, and check the guess in one
     step: the same answer sooner where it repeats its prompt"""
+    constraint: Constraint | None = None
+    """what form the answer has (``pocketvlm.runtime.constraints``): between steps 0 and 1, the logits of tokens that it
+    does not allow are minus infinity"""
 
     def __post_init__(self) -> None:
         if not isinstance(self.lookup, bool):
@@ -122,9 +128,11 @@ class Sampler:
     """Chooses the tokens of one answer.
 
     ``seen``: the text tokens of the prompt, for the repetition penalty; the tokens chosen here are added to them.
+    ``matcher`` knows which tokens ``config.constraint`` allows.
     """
 
-    def __init__(self, config: GenerationConfig, seen: Iterable[int] = ()) -> None:
+    def __init__(self, config: GenerationConfig, seen: Iterable[int] = (), matcher: Matcher | None = None) -> None:
+        self._matcher = matcher
         self._config = config
         self._random = SplitMix64(config.seed)
         # Where step 0 changes nothing there is nothing to remember and nothing to copy.
@@ -137,13 +145,26 @@ class Sampler:
 
         :raises PocketVlmError: the logits are no numbers, or the bias has an id that is outside the vocabulary
         """
-        if not self._adjusts:
-            return self._choose(logits)
-        if self._adjustment is None:
-            self._adjustment = Adjustment(self._config, self._seen, len(logits))
-        token_id = self._choose(self._adjustment.apply(logits))
-        self._adjustment.see(token_id)
+        if self._adjusts:
+            if self._adjustment is None:
+                self._adjustment = Adjustment(self._config, self._seen, len(logits))
+            logits = self._adjustment.apply(logits)
+        token_id = self._choose(logits if self._matcher is None else self._matcher.mask(logits))
+        if self._matcher is not None:
+            self._matcher.chose(token_id)
+        if self._adjustment is not None:
+            self._adjustment.see(token_id)
         return token_id
+
+    def forced(self, most: int) -> list[int]:
+        """Tokens that the constraint leaves no choice about, at most so many: no number is drawn for them."""
+        if self._matcher is None:
+            return []
+        tokens = self._matcher.forced(most)
+        if self._adjustment is not None:
+            for token_id in tokens:
+                self._adjustment.see(token_id)
+        return tokens
 
     def _choose(self, logits: npt.NDArray[np.float32]) -> int:
         """Steps 1 to 5."""

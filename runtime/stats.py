@@ -45,6 +45,8 @@ class Stats:
     """tokens that prompt lookup guessed (``GenerationConfig.lookup``)"""
     held_tokens: int = 0
     """those of them that were right: each is a decode token without a step of its own"""
+    forced_tokens: int = 0
+    """tokens that ``GenerationConfig.constraint`` left no choice about: they share a step"""
     time_to_first_token_s: float = 0.0
     """from the question to its first token: preprocessing, encoding, prefill"""
     peak_rss_bytes: int = 0

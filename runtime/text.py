@@ -9,6 +9,7 @@ transformers makes of the rendered template; with it, that text stays text.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import secrets
 from collections.abc import Iterable, Sequence
@@ -102,6 +103,12 @@ class TextTokenizer:
         tokenizer = read_tokenizer(content, name, BundleError)
         with library_errors(f"{name} cannot be read", BundleError):
             return cls(tokenizer, control_ids)
+
+    def as_json(self) -> str:
+        """``tokenizer.json`` with the bundle's control tokens marked as special."""
+        read = json.loads(self._tokenizer.to_str())
+        read["added_tokens"] = [token for token in read["added_tokens"] if token["id"] != self._guard_id]
+        return json.dumps(read, ensure_ascii=False)
 
     def encode(self, spans: Sequence[Span], *, at_start: bool = True) -> list[int]:
         """Token ids of joined text. ``at_start``: it begins the prompt; otherwise something precedes it."""

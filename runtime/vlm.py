@@ -137,8 +137,10 @@ class PocketVlm(LoadedModel):
         :raises ImageError: an image cannot be opened
         :raises ChatError: the messages do not fit the chat layout, or there are images and the model takes none
         :raises CapacityError: the prompt does not fit into the KV cache
+        :raises ConstraintError: no answer can have the form that ``config.constraint`` asks for
         """
         start, config = time.perf_counter(), config or GenerationConfig()
+        self.check_constraint(config)
         built = self.build_prompt(prompt, images)
         spent = time.perf_counter() - start
         stats = replace(self._stats, preprocess_s=spent, time_to_first_token_s=spent)

@@ -16,6 +16,7 @@ import click
 
 from pocketvlm.cli.options import below, engines
 from pocketvlm.cli.printing import rich_console
+from pocketvlm.errors import PocketVlmError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pocketvlm.bench.report.schema import Report
+    from pocketvlm.runtime.constraints import Constraint
 
 #: The exit status of what Ctrl-C ended, as shells have it.
 INTERRUPTED = 130
@@ -86,7 +88,7 @@ class ImageSize(click.ParamType[tuple[int, int] | None]):
 
 
 answering = below("How it answers")
-#: One option for each field of GenerationConfig, of the same name.
+#: One option for each field of GenerationConfig, of the same name, but for the constraint: FORMS.
 GENERATION = (
     answering(
         "--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Longest answer, tokens."
@@ -137,6 +139,45 @@ GENERATION = (
 )
 
 
+#: What form an answer has; one of them at most.
+FORMS = (
+    answering("--json-schema", type=click.Path(path_type=Path), metavar="FILE", help="Answer in JSON of this schema."),
+    answering("--regex", metavar="EXPRESSION", help="Answer what a regular expression matches as a whole."),
+    answering("--choice", "choices", multiple=True, metavar="TEXT", help="Answer one of these; to be repeated."),
+    answering(
+        "--grammar", type=click.Path(path_type=Path), metavar="FILE", help="Answer by a grammar in Lark's syntax."
+    ),
+)
+
+
+def constraint_of(
+    json_schema: Path | None, regex: str | None, choices: tuple[str, ...], grammar: Path | None
+) -> Constraint | None:
+    """The constraint that was asked for.
+
+    :raises click.UsageError: there are several, or it is none
+    :raises PocketVlmError: a file cannot be read
+    """
+    from pocketvlm.files import read_bounded
+    from pocketvlm.runtime import constraints
+
+    def content(path: Path) -> str:
+        return read_bounded(path, constraints.MAX_CONSTRAINT, PocketVlmError).decode(errors="replace")
+
+    ways: list[Callable[[], Constraint]] = []
+    if json_schema is not None:
+        ways.append(lambda: constraints.json_schema(content(json_schema)))
+    if regex is not None:
+        ways.append(lambda: constraints.regex(regex))
+    if choices:
+        ways.append(lambda: constraints.choices(choices))
+    if grammar is not None:
+        ways.append(lambda: constraints.grammar(content(grammar)))
+    if len(ways) > 1:
+        raise click.UsageError("an answer has one form: --json-schema, --regex, --choice or --grammar")
+    return ways[0]() if ways else None
+
+
 def generation_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say how an answer is generated, given to ``command`` as ``config``, a GenerationConfig."""
 
@@ -144,14 +185,16 @@ def generation_options(command: Callable[..., None]) -> Callable[..., None]:
     def with_config(**options: Any) -> None:
         from pocketvlm.runtime import GenerationConfig
 
-        chosen = {field.name: options.pop(field.name) for field in fields(GenerationConfig)}
+        names = {field.name for field in fields(GenerationConfig)} - {"constraint"}
+        chosen = {name: options.pop(name) for name in names}
+        form = {name: options.pop(name) for name in ("json_schema", "regex", "choices", "grammar")}
         try:
-            config = GenerationConfig(**chosen)
+            config = GenerationConfig(**chosen, constraint=constraint_of(**form))
         except ValueError as error:
             raise click.UsageError(str(error)) from error
         command(config=config, **options)
 
-    for option in reversed(GENERATION):
+    for option in reversed(GENERATION + FORMS):
         with_config = option(with_config)
     return with_config
 

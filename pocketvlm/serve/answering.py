@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketvlm.errors import CapacityError, ChatError, ImageError, one_line
+from pocketvlm.errors import CapacityError, ChatError, ConstraintError, ImageError, one_line
 from pocketvlm.serve.errors import RequestError
 from pocketvlm.serve.pictures import picture_bytes
 from pocketvlm.serve.schema import generation_config
@@ -50,6 +50,8 @@ class Responder:
             raise RequestError(400, str(error), "messages", "context_length_exceeded") from None
         except (ChatError, ImageError) as error:
             raise RequestError(400, str(error), "messages", "invalid_value") from None
+        except ConstraintError as error:
+            raise RequestError(400, str(error), "response_format", "invalid_value") from None
         ticket.begin(answer)
         ticket.tell(Began(config.seed))
         try:

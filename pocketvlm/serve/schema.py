@@ -16,6 +16,7 @@ from pocketvlm.serve.errors import RequestError
 from pocketvlm.strict import first_wrong
 
 if TYPE_CHECKING:
+    from pocketvlm.runtime.constraints import Constraint
     from pocketvlm.runtime.sampling import GenerationConfig
 
 #: Most brackets, braces and commas of a request: what Python makes of them takes many times their bytes.
@@ -31,7 +32,6 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "logprobs": (False,),
     "top_logprobs": (0,),
     "n": (1,),
@@ -82,6 +82,22 @@ class StreamOptions(_Lenient):
     include_usage: bool = False
 
 
+class JsonSchema(_Lenient):
+    """A schema that an answer has to meet, whether ``strict`` says so or not."""
+
+    name: str | None = None
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(_Lenient):
+    """What form an answer has."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
 class ChatRequest(_Lenient):
     """A request to /v1/chat/completions."""
 
@@ -98,6 +114,7 @@ class ChatRequest(_Lenient):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: str | list[str] | None = None
     logit_bias: dict[str, float] | None = None
+    response_format: ResponseFormat | None = None
 
     @property
     def wants_usage(self) -> bool:
@@ -166,11 +183,28 @@ def generation_config(request: ChatRequest, longest: int, vocabulary: int) -> Ge
             seed=seed % 2**64,
             stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
             logit_bias=_biases(request.logit_bias or {}, vocabulary),
+            constraint=_constraint(request.response_format),
             **{name: value for name, value in given.items() if value is not None},
         )
     except ValueError as error:
         message = one_line(error, 200)
         raise RequestError(400, message, message.partition(" ")[0], "invalid_value") from None
+
+
+def _constraint(asked: ResponseFormat | None) -> Constraint | None:
+    from pocketvlm.runtime import constraints
+
+    if asked is None or asked.type == "text":
+        return None
+    if asked.type == "json_object":
+        return constraints.json_schema({"type": "object"})
+    if asked.json_schema is None or asked.json_schema.schema_ is None:
+        where = "response_format.json_schema.schema"
+        raise RequestError(400, f"{where} is missing", where, "invalid_value")
+    try:
+        return constraints.json_schema(asked.json_schema.schema_)
+    except ValueError as error:
+        raise RequestError(400, one_line(error, 200), "response_format", "invalid_value") from None
 
 
 def _biases(given: dict[str, float], vocabulary: int) -> dict[int, float]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -101,6 +102,42 @@ def test_the_options_reach_the_generation(bundle: Path) -> None:
     forced = ids("--max-new-tokens", "8", "--logit-bias", f"{other[0]}=100", "--logit-bias", f"{greedy[0]}=-99.5")
     assert forced == [other[0]] * 8
     assert len(set(ids("--max-new-tokens", "8", "--repetition-penalty", "1e30"))) == 8
+
+
+def test_an_answer_has_the_form_that_is_asked_for(bundle: Path, image: Path, tmp_path: Path) -> None:
+    schema, grammar = tmp_path / "schema.json", tmp_path / "grammar.lark"
+    schema.write_text(json.dumps({"type": "array", "items": {"enum": ["a", 1]}, "minItems": 2, "maxItems": 2}))
+    grammar.write_text('start: "total " /[0-9]{2}/')
+    cases: list[tuple[list[str | Path], str]] = [
+        (["--json-schema", schema], r'\[("a"|1),("a"|1)\]'),
+        (["--regex", "[0-9]{2}[.][0-9]{2}"], r"\d\d\.\d\d"),
+        (["--choice", "left", "--choice", "right"], "left|right"),
+        (["--grammar", grammar], r"total \d\d"),
+    ]
+    for options, form in cases:
+        found = run(bundle, "--prompt", "hi", "--image", image, *SAMPLED[:4], "--threads", "1", *options)
+        assert found.exit_code == 0, found.output
+        assert re.fullmatch(form, found.stdout.removesuffix("\n"))
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('{"type": "wat"}', "error: json_schema: Invalid type: wat"),
+        ('{"type": "string", "minLength": 2, "maxLength": 1}', "error: json_schema: Unsatisfiable schema"),
+        (None, "error: "),
+        ("x" * (1 << 19), "error: "),
+    ],
+)
+def test_a_schema_that_no_answer_can_meet_is_one_line(
+    bundle: Path, tmp_path: Path, content: str | None, line: str
+) -> None:
+    schema = tmp_path / "schema.json"
+    if content is not None:
+        schema.write_text(content)
+    found = run(bundle, "--prompt", "hi", "--json-schema", schema)
+    assert (found.exit_code, found.stdout) == (1, "")
+    assert found.stderr.startswith(line) and found.stderr.count("\n") == 1
 
 
 def test_an_answer_ends_after_max_seconds(bundle: Path) -> None:
@@ -242,6 +279,9 @@ def test_errors_are_one_line_and_status_1(bundle: Path, tmp_path: Path) -> None:
         ["--logit-bias", "5=nan"],
         ["--logit-bias", "5=101"],
         ["--logit-bias", "5=1", "--logit-bias", "5=2"],
+        ["--choice", ""],
+        ["--choice", "a", "--regex", "a"],
+        ["--json-schema", __file__],
     ],
 )
 def test_usage_errors_are_status_2(bundle: Path, options: list[str]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 from pocketvlm.runtime import GenerationConfig, PocketVlm
 from tests.serve.conftest import Served
@@ -149,6 +150,36 @@ def test_an_assistants_message_comes_back_as_the_client_has_it(client: Any) -> N
     assert found.choices[0].message.content == plain.choices[0].message.content
 
 
+def form(schema: dict[str, Any]) -> dict[str, Any]:
+    """A response_format of a schema."""
+    return {"type": "json_schema", "json_schema": {"name": "form", "schema": schema, "strict": True}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_has_the_form_that_is_asked_for(client: Any, stream: bool) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}},
+        "required": ["ok"],
+        "additionalProperties": False,
+    }
+    found = ask(client, [user("hi")], response_format=form(schema), stream=stream)
+    text = whole(found)[0] if stream else found.choices[0].message.content
+    assert text in ('{"ok":true}', '{"ok":false}')
+    found = ask(client, [user("hi")], response_format={"type": "json_object"}, max_tokens=3)
+    assert found.choices[0].message.content.startswith("{")
+
+
+def test_a_model_of_pydantic_is_a_form(client: Any) -> None:
+    class Receipt(BaseModel):
+        paid: bool
+        currency: Literal["EUR", "USD"]
+
+    (model,) = client.models.list().data
+    found = client.chat.completions.parse(model=model.id, messages=[user("hi")], response_format=Receipt)
+    assert isinstance(found.choices[0].message.parsed, Receipt)
+
+
 def test_a_developer_is_the_system(client: Any) -> None:
     texts = [
         ask(client, [{**SYSTEM, "role": role}, user("hi")], **SAMPLED).choices[0].message.content
@@ -172,7 +203,6 @@ def test_the_model_is_listed(client: Any, vlm: PocketVlm) -> None:
     [
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
         ("tool_choice", "required"),
-        ("response_format", {"type": "json_object"}),
         ("logprobs", True),
         ("top_logprobs", 3),
         ("n", 2),
@@ -197,6 +227,10 @@ def test_what_is_not_there_yet_is_refused_by_name(client: Any, parameter: str, v
         ([user("hi")], {"logit_bias": {"99999999": 1}}, "logit_bias has '99999999', which is no token id from 0 to"),
         ([user("hi")], {"logit_bias": {"01": 1, "1": 1}}, "logit_bias has a token id more than once"),
         ([user("hi")], {"extra_body": {"beams": 4}}, "beams: unknown parameter"),
+        ([user("hi")], {"response_format": {"type": "xml"}}, "response_format.type"),
+        ([user("hi")], {"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema is missing"),
+        ([user("hi")], {"response_format": form({"type": "wat"})}, "json_schema: Invalid type: wat"),
+        ([user("hi")], {"response_format": form({"minLength": 2, "maxLength": 1, "type": "string"})}, "Unsatisfiable"),
         ([], {}, "messages"),
         ([SYSTEM], {}, "there is no user message to answer"),
         ([user("hi"), user("hi")], {}, "they take turns"),
