@@ -18,13 +18,13 @@ from pocketvlm.errors import CapacityError
 from pocketvlm.runtime.chat import Prompt
 from pocketvlm.runtime.constraints import Matcher
 from pocketvlm.runtime.context import Context
-from pocketvlm.runtime.decoding import Decoding
+from pocketvlm.runtime.decoding import Chosen, Decoding
 from pocketvlm.runtime.engines import Engine, Floats, Positions
 from pocketvlm.runtime.image_encoder import Encoded, result_of
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.memory import peak_rss_bytes
 from pocketvlm.runtime.native import widened
-from pocketvlm.runtime.sampling import GenerationConfig, Sampler
+from pocketvlm.runtime.sampling import GenerationConfig, Sampler, Scores
 from pocketvlm.runtime.stats import FinishReason, Stats
 from pocketvlm.runtime.text import Detokenizer, StopStrings, TextTokenizer
 
@@ -41,6 +41,8 @@ class Piece:
     text: str
     token_id: int
     stats: Stats
+    scores: Scores | None = None
+    """how likely the token was, where ``GenerationConfig.logprobs`` asks"""
 
 
 class Answer(Iterator[Piece]):
@@ -189,14 +191,14 @@ def generate(
     del started, encoded
     sampler = Sampler(config, prompt.token_ids[prompt.picture_index < 0].tolist(), matcher)
     known = np.where(prompt.picture_index < 0, prompt.token_ids, -1).tolist() if config.lookup else None
-    decoding = Decoding(decoder.engine, context, sampler, decoder.stop_ids, known)
-    return (yield from _decode(decoder, decoding, sampler(logits), config, stats, interrupt))
+    decoding = Decoding(decoder.engine, context, sampler, decoder.stop_ids, known, config.logprobs)
+    return (yield from _decode(decoder, decoding, decoding.choose(logits), config, stats, interrupt))
 
 
 def _decode(
     decoder: TextDecoder,
     decoding: Decoding,
-    token_id: int,
+    chosen: Chosen,
     config: GenerationConfig,
     stats: Stats,
     interrupt: Interrupt,
@@ -207,7 +209,7 @@ def _decode(
     for generated in range(1, config.max_new_tokens + 1):
         began = time.perf_counter()
         limit = _limit(generated, config, interrupt, full=decoding.position >= decoder.kv_length)
-        text, finish_reason = writer.push(token_id, limit)
+        text, finish_reason = writer.push(chosen.token_id, limit)
         stats = replace(
             stats,
             generated_tokens=generated,
@@ -220,12 +222,12 @@ def _decode(
             finish_reason=finish_reason,
         )
         writing = time.perf_counter() - began
-        yield Piece(text, token_id, stats)
+        yield Piece(text, chosen.token_id, stats, chosen.scores)
         if finish_reason is not None:
             break
         began = time.perf_counter()
-        token_id = decoding.after(
-            token_id, min(config.max_new_tokens - generated, decoder.kv_length - decoding.position)
+        chosen = decoding.after(
+            chosen.token_id, min(config.max_new_tokens - generated, decoder.kv_length - decoding.position)
         )
         decode_s += writing + time.perf_counter() - began
     return stats

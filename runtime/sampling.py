@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 MASK = (1 << 64) - 1
 MAX_STOP_STRINGS = 64
 MAX_BIASES = 1024
+#: alternatives whose probabilities can be asked for, as OpenAI's API has it
+MAX_LOGPROBS = 20
 #: largest bias, and with a minus the smallest: as OpenAI's API has it
 MAX_BIAS = 100
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -81,6 +83,8 @@ class GenerationConfig:
     constraint: Constraint | None = None
     """what form the answer has (``pocketvlm.runtime.constraints``): between steps 0 and 1, the logits of tokens that it
     does not allow are minus infinity"""
+    logprobs: int | None = None
+    """also give each token's log probability and those of so many likeliest ones, 0 to 20 (``Piece.scores``)"""
 
     def __post_init__(self) -> None:
         if not isinstance(self.lookup, bool):
@@ -92,6 +96,8 @@ class GenerationConfig:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p!r}")
         if not (_is_int(self.seed) and 0 <= self.seed <= MASK):
             raise ValueError(f"seed must be a whole number from 0 to 2**64 - 1, not {self.seed!r}")
+        if self.logprobs is not None and not (_is_int(self.logprobs) and 0 <= self.logprobs <= MAX_LOGPROBS):
+            raise ValueError(f"logprobs must be a whole number from 0 to {MAX_LOGPROBS}, not {self.logprobs!r}")
         if self.max_seconds is not None and not (_is_number(self.max_seconds) and self.max_seconds > 0):
             raise ValueError(f"max_seconds must be above 0, not {self.max_seconds!r}")
         if not (_is_number(self.repetition_penalty) and self.repetition_penalty > 0):
@@ -103,6 +109,24 @@ class GenerationConfig:
         object.__setattr__(self, "stop", tuple(stop))
         if len(self.stop) > MAX_STOP_STRINGS:
             raise ValueError(f"stop has {len(self.stop)} strings, at most {MAX_STOP_STRINGS} are looked for")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How likely the model found a token: natural logarithms of the softmax of its logits, before all that
+    ``GenerationConfig`` does to them. ``top``: the likeliest tokens, id and logarithm, largest first."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def scores(logits: npt.NDArray[np.float32], token_id: int, count: int) -> Scores:
+    """float32 [vocabulary] -> the scores of a token and of the ``count`` likeliest"""
+    wide = logits.astype(np.float64)
+    wide -= wide.max()
+    logprobs = wide - np.log(np.exp(wide).sum())
+    best = _ordered(logits, count)[:count] if count else np.array([], np.int64)
+    return Scores(float(logprobs[token_id]), tuple((int(one), float(logprobs[one])) for one in best))
 
 
 class SplitMix64:

@@ -149,6 +149,11 @@ class TextTokenizer:
             text: str = self._tokenizer.decode(known, skip_special_tokens=True)
         return text
 
+    def token_text(self, token_id: int) -> str:
+        """What a token adds to a text that it does not begin; U+FFFD where it is a part of a character."""
+        one, twice = self.decode([token_id]), self.decode([token_id, token_id])
+        return self.special_text(token_id) or twice.removeprefix(one)
+
     def special_text(self, token_id: int) -> str:
         """What ``decode`` leaves out of a special token; empty for others."""
         return self._special_texts.get(token_id, "")

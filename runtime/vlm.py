@@ -187,6 +187,10 @@ class PocketVlm(LoadedModel):
         """The text of tokens, special ones left out."""
         return self._tokenizer.decode(token_ids)
 
+    def token_text(self, token_id: int) -> str:
+        """What a token adds to a text that it does not begin, special ones too."""
+        return self._tokenizer.token_text(token_id)
+
     def __enter__(self) -> PocketVlm:
         return self
 

@@ -88,7 +88,7 @@ class ImageSize(click.ParamType[tuple[int, int] | None]):
 
 
 answering = below("How it answers")
-#: One option for each field of GenerationConfig, of the same name, but for the constraint: FORMS.
+#: One option for each field of GenerationConfig, of the same name, but for the constraint (FORMS) and scores.
 GENERATION = (
     answering(
         "--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Longest answer, tokens."
@@ -185,7 +185,7 @@ def generation_options(command: Callable[..., None]) -> Callable[..., None]:
     def with_config(**options: Any) -> None:
         from pocketvlm.runtime import GenerationConfig
 
-        names = {field.name for field in fields(GenerationConfig)} - {"constraint"}
+        names = {field.name for field in fields(GenerationConfig)} - {"constraint", "logprobs"}
         chosen = {name: options.pop(name) for name in names}
         form = {name: options.pop(name) for name in ("json_schema", "regex", "choices", "grammar")}
         try:

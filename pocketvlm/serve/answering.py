@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from pocketvlm.errors import CapacityError, ChatError, ConstraintError, ImageError, one_line
 from pocketvlm.serve.errors import RequestError
 from pocketvlm.serve.pictures import picture_bytes
+from pocketvlm.serve.replies import score
 from pocketvlm.serve.schema import generation_config
-from pocketvlm.serve.worker import Began, Ended
+from pocketvlm.serve.worker import Began, Ended, Said
 
 if TYPE_CHECKING:
-    from pocketvlm.runtime import PocketVlm
+    from pocketvlm.runtime import Piece, PocketVlm
     from pocketvlm.runtime.prefixes import Prefixes
     from pocketvlm.runtime.vision import Picture
     from pocketvlm.serve.meters import Meters
@@ -57,11 +58,18 @@ class Responder:
         try:
             with answer:
                 for piece in answer:
-                    if piece.text:
-                        ticket.tell(piece.text)
+                    if (said := self._said(piece)).text or said.scores:
+                        ticket.tell(said)
         finally:
             self.meters.answered(answer.stats)
         ticket.tell(Ended(answer.stats))
+
+    def _said(self, piece: Piece) -> Said:
+        if piece.scores is None or piece.token_id in self.vlm.manifest.tokens.stop:
+            return Said(piece.text)
+        top = [score(self.vlm.token_text(token_id), logprob) for token_id, logprob in piece.scores.top]
+        own = score(self.vlm.token_text(piece.token_id), piece.scores.logprob)
+        return Said(piece.text, ({**own, "top_logprobs": top},))
 
     def _messages(self, ticket: Ticket) -> list[dict[str, Any]]:
         """The messages as the runtime takes them, with pictures cut into tiles.

@@ -25,7 +25,7 @@ from pocketvlm.serve.page import page
 from pocketvlm.serve.preview import tiling_of
 from pocketvlm.serve.replies import Reply, model_entry
 from pocketvlm.serve.schema import ChatRequest, read_request
-from pocketvlm.serve.worker import Began, Ended, Queue, Ticket
+from pocketvlm.serve.worker import Began, Ended, Queue, Said, Ticket
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -115,20 +115,20 @@ class Api:
             if isinstance(first, RequestError):
                 raise first
             assert isinstance(first, Began)
-            reply = Reply(self.model, first.seed)
+            reply = Reply(self.model, first.seed, bool(asked.logprobs))
             if not asked.stream:
                 return await _unless_hung_up(_whole(ticket, reply), request)
             return EventStream(_events(ticket, asked, reply), held.pop_all())
 
 
 async def _whole(ticket: Ticket, reply: Reply) -> Response:
-    texts = []
-    while isinstance(event := await ticket.listen(), str):
-        texts.append(event)
+    said = []
+    while isinstance(event := await ticket.listen(), Said):
+        said.append(event)
     if isinstance(event, RequestError):
         raise event
     assert isinstance(event, Ended)
-    return JSONResponse(reply.whole("".join(texts), event.stats))
+    return JSONResponse(reply.whole(said, event.stats))
 
 
 class EventStream(EventSourceResponse):
@@ -147,7 +147,7 @@ class EventStream(EventSourceResponse):
 async def _events(ticket: Ticket, asked: ChatRequest, reply: Reply) -> AsyncIterator[ServerSentEvent]:
     """An answer's chunks, as OpenAI streams them."""
     yield _event(reply.first())
-    while isinstance(event := await ticket.listen(), str):
+    while isinstance(event := await ticket.listen(), Said):
         yield _event(reply.piece(event))
     if isinstance(event, RequestError):  # the status is sent already
         yield _event(event.as_dict())

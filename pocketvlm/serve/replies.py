@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
     from pocketvlm.runtime.stats import Stats
+    from pocketvlm.serve.worker import Said
 
 #: why an answer ended, in the runtime's words -> in OpenAI's
 FINISH = {"stop": "stop", "length": "length", "kv_length": "length", "deadline": "length"}
@@ -21,15 +23,16 @@ class Reply:
 
     model: str
     seed: int
+    logprobs: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, text: str, stats: Stats) -> dict[str, Any]:
+    def whole(self, said: Sequence[Said], stats: Stats) -> dict[str, Any]:
         """A chat.completion. ``stats`` is an addition to OpenAI's form: times, and the seed of the answer."""
         choice = {
             "index": 0,
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": None,
+            "message": {"role": "assistant", "content": "".join(one.text for one in said), "refusal": None},
+            "logprobs": self._scored([score for one in said for score in one.scores]),
             "finish_reason": FINISH.get(stats.finish_reason or ""),
         }
         return {
@@ -43,9 +46,9 @@ class Reply:
         """The chunk that opens a stream: who speaks."""
         return self._chunk({"role": "assistant", "content": ""})
 
-    def piece(self, text: str) -> dict[str, Any]:
+    def piece(self, said: Said) -> dict[str, Any]:
         """A chunk of text."""
-        return self._chunk({"content": text})
+        return self._chunk({"content": said.text}, scores=said.scores)
 
     def last(self, stats: Stats) -> dict[str, Any]:
         """The chunk that says why the answer ended."""
@@ -58,12 +61,24 @@ class Reply:
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _chunk(
+        self, delta: dict[str, Any], finish_reason: str | None = None, scores: Sequence[dict[str, Any]] = ()
+    ) -> dict[str, Any]:
+        scored = self._scored(scores) if scores else None
+        choice = {"index": 0, "delta": delta, "logprobs": scored, "finish_reason": finish_reason}
         return {**self._head("chat.completion.chunk"), "choices": [choice]}
+
+    def _scored(self, scores: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+        return {"content": list(scores), "refusal": None} if self.logprobs else None
 
     def _stats(self, stats: Stats) -> dict[str, Any]:
         return {**stats.as_dict(), "seed": self.seed}
+
+
+def score(text: str, logprob: float) -> dict[str, Any]:
+    """How likely a token is. ``bytes`` are its text's; null where it is a part of a character."""
+    whole = "\ufffd" not in text
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if whole else None}
 
 
 def usage(stats: Stats) -> dict[str, Any]:

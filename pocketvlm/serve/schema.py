@@ -32,8 +32,6 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "n": (1,),
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
@@ -115,6 +113,8 @@ class ChatRequest(_Lenient):
     stop: str | list[str] | None = None
     logit_bias: dict[str, float] | None = None
     response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
     @property
     def wants_usage(self) -> bool:
@@ -155,6 +155,8 @@ def _check_obeyed(request: ChatRequest) -> None:
         if value not in NOT_YET[name]:
             what = f"{name} is not there yet: this server answers with text alone, without it"
             raise RequestError(400, what, name, "unsupported_parameter")
+    if request.top_logprobs and not request.logprobs:
+        raise RequestError(400, "top_logprobs needs logprobs", "top_logprobs", "invalid_value")
     for index, message in enumerate(request.messages):
         if message.tool_calls or message.function_call or message.role in ("tool", "function"):
             what = f"message {index + 1} is of a tool: tools are not there yet"
@@ -184,6 +186,7 @@ def generation_config(request: ChatRequest, longest: int, vocabulary: int) -> Ge
             stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
             logit_bias=_biases(request.logit_bias or {}, vocabulary),
             constraint=_constraint(request.response_format),
+            logprobs=(request.top_logprobs or 0) if request.logprobs else None,
             **{name: value for name, value in given.items() if value is not None},
         )
     except ValueError as error:

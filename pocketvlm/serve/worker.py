@@ -34,14 +34,22 @@ class Began:
 
 
 @dataclass(frozen=True)
+class Said:
+    """A piece of an answer: its text, and of its token what ``logprobs`` asks for, in OpenAI's form."""
+
+    text: str
+    scores: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
 class Ended:
     """An answer came to its end, whatever the reason."""
 
     stats: Stats
 
 
-#: What a request is told, in this order: that its answer begins, its texts, its end. Or, last of all, what went wrong.
-Event = RequestError | Began | Ended | str
+#: What a request is told, in this order: that its answer begins, its pieces, its end. Or, last of all, what went wrong.
+Event = RequestError | Began | Ended | Said
 
 
 @dataclass(eq=False)

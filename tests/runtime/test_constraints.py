@@ -185,6 +185,21 @@ def test_a_chat_goes_on_behind_it() -> None:
         assert first[0] < 40  # not the conversation anew
 
 
+def test_tokens_without_a_choice_have_scores_too() -> None:
+    """The model's own: it would not have said them. What is answered does not change."""
+    plain, _, _ = asked(json_schema(RECEIPT), "{")
+    vlm, engine = model(saying(ids_of("{")), kv_cache=kv(4096))
+    config = GenerationConfig(constraint=json_schema(RECEIPT), logprobs=1)
+    answer = vlm.stream("hi", config=config)
+    pieces = list(answer)
+    assert answer.text == plain
+    # The double's logits are 1 for what it would say and 0 for all others.
+    (likely,) = {round(piece.scores.top[0][1], 6) for piece in pieces if piece.scores}
+    others = {round(piece.scores.logprob, 6) for piece in pieces[1:] if piece.scores}
+    assert all(piece.scores for piece in pieces) and others <= {likely, round(likely - 1, 6)}
+    assert sum(count for count, _ in engine.steps) < len(pieces) + 40
+
+
 def test_biases_and_penalties_hold_within_it() -> None:
     (yes,) = ids_of("y")
     text, _, _ = asked(choices(["yes", "no"]), "no", logit_bias={yes: 5.0})

@@ -11,9 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import log_softmax
 
 from pocketvlm.errors import PocketVlmError
-from pocketvlm.runtime.sampling import Adjustment, GenerationConfig, Sampler, SplitMix64, candidates
+from pocketvlm.runtime.sampling import Adjustment, GenerationConfig, Sampler, SplitMix64, candidates, scores
 from tests.support import portable_sampling
 
 GOLDEN = json.loads(portable_sampling.GOLDEN.read_text(encoding="utf-8"))
@@ -325,3 +326,17 @@ def test_a_bias_is_kept_as_pairs_in_order_so_that_equal_configs_are_equal() -> N
     assert GenerationConfig(logit_bias={}).logit_bias == ()
     assert len(GenerationConfig(logit_bias=dict.fromkeys(range(1024), 1.0)).logit_bias) == 1024
     assert replace(config, seed=3).logit_bias == config.logit_bias
+
+
+# --- How likely tokens were -------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(-1024, 1024, width=32), min_size=2, max_size=30), st.integers(0, 20), st.data())
+def test_scores_are_scipys(values: list[float], count: int, data: st.DataObject) -> None:
+    logits, token_id = np.array(values, np.float32), data.draw(st.integers(0, len(values) - 1))
+    wanted = log_softmax(logits.astype(np.float64))
+    found = scores(logits, token_id, count)
+    assert found.logprob == pytest.approx(wanted[token_id], rel=1e-9, abs=1e-12)
+    assert len(found.top) == min(count, len(values))
+    assert [score for _, score in found.top] == pytest.approx(sorted(wanted, reverse=True)[:count], rel=1e-9, abs=1e-12)
+    assert all(score == pytest.approx(wanted[one], rel=1e-9, abs=1e-12) for one, score in found.top)

@@ -170,6 +170,23 @@ def test_an_answer_has_the_form_that_is_asked_for(client: Any, stream: bool) -> 
     assert found.choices[0].message.content.startswith("{")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_says_how_likely_its_tokens_were(client: Any, vlm: PocketVlm, stream: bool) -> None:
+    config = GenerationConfig(max_new_tokens=12, temperature=3.0, seed=5, logprobs=2)
+    wanted = [piece for piece in vlm.stream("hi", config=config) if piece.token_id not in vlm.manifest.tokens.stop]
+    found = ask(client, [user("hi")], **SAMPLED, logprobs=True, top_logprobs=2, stream=stream)
+    choices = [choice for chunk in found for choice in chunk.choices] if stream else found.choices
+    scored = [one for choice in choices if choice.logprobs for one in choice.logprobs.content]
+    assert len(scored) == len(wanted) > 3
+    for one, piece in zip(scored, wanted, strict=True):
+        assert piece.scores is not None and one.token == vlm.token_text(piece.token_id)
+        assert one.logprob == piece.scores.logprob <= one.top_logprobs[0].logprob
+        assert [alternative.logprob for alternative in one.top_logprobs] == [score for _, score in piece.scores.top]
+        assert one.bytes is None or bytes(one.bytes).decode() == one.token
+    plain = ask(client, [user("hi")], **SAMPLED).choices[0]
+    assert plain.logprobs is None
+
+
 def test_a_model_of_pydantic_is_a_form(client: Any) -> None:
     class Receipt(BaseModel):
         paid: bool
@@ -203,8 +220,6 @@ def test_the_model_is_listed(client: Any, vlm: PocketVlm) -> None:
     [
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
         ("tool_choice", "required"),
-        ("logprobs", True),
-        ("top_logprobs", 3),
         ("n", 2),
         ("presence_penalty", 0.5),
         ("reasoning_effort", "high"),
@@ -227,6 +242,8 @@ def test_what_is_not_there_yet_is_refused_by_name(client: Any, parameter: str, v
         ([user("hi")], {"logit_bias": {"99999999": 1}}, "logit_bias has '99999999', which is no token id from 0 to"),
         ([user("hi")], {"logit_bias": {"01": 1, "1": 1}}, "logit_bias has a token id more than once"),
         ([user("hi")], {"extra_body": {"beams": 4}}, "beams: unknown parameter"),
+        ([user("hi")], {"top_logprobs": 3}, "top_logprobs needs logprobs"),
+        ([user("hi")], {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ([user("hi")], {"response_format": {"type": "xml"}}, "response_format.type"),
         ([user("hi")], {"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema is missing"),
         ([user("hi")], {"response_format": form({"type": "wat"})}, "json_schema: Invalid type: wat"),
