@@ -106,9 +106,18 @@ def spans_of(messages: Sequence[Message], chat: ChatLayout) -> list[Span | Image
         if role.strip:
             content = _strip(content, start=not chat.joins(name, index, roles[0]))
         prefix = chat.prefix_of(name, image_first=isinstance(content[0] if content else None, ImageSpan))  # type: ignore[arg-type]
-        shown = (span for part in content for span in _shown(part, chat)) if name == "user" else content
+        shown = _question(content, chat) if name == "user" else content
         spans += [Literal(prefix), *shown, Literal(role.suffix)]
     spans.append(Literal(chat.generation_prefix))
+    return spans
+
+
+def _question(content: Sequence[PeopleText | ImageSpan], chat: ChatLayout) -> list[Span | ImageSpan]:
+    """The parts of a question with what the chat layout puts around each and between them."""
+    spans: list[Span | ImageSpan] = []
+    for index, part in enumerate(content):
+        spans += [Literal(chat.between)] if index and chat.between is not None else []
+        spans += _shown(part, chat)
     return spans
 
 
@@ -148,7 +157,7 @@ def build_prompt(
             continue
         end_run()
         index, picture = next(remaining)
-        image_ids, image_rows = image_tokens(picture, manifest)
+        image_ids, image_rows = image_tokens(picture, manifest, index)
         ids.append(image_ids)
         indices.append(np.where(image_rows >= 0, index, -1))
         rows.append(image_rows)
@@ -156,11 +165,14 @@ def build_prompt(
     return Prompt(np.concatenate(ids), np.concatenate(indices), np.concatenate(rows), tuple(pictures))
 
 
-def image_tokens(picture: Picture, manifest: Manifest) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """A picture's token ids and image rows, as ``pocketvlm.images.layout.image_tokens`` gives them.
+def image_tokens(
+    picture: Picture, manifest: Manifest, number: int = 0
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """A picture's token ids and image rows, as ``pocketvlm.images.layout.image_tokens`` gives them; ``number``: of
+    pictures before it in the conversation.
 
     :raises ChatError: the bundle has no vision part
-    :raises CapacityError: the KV cache has no room for them
+    :raises CapacityError: the KV cache has no room for them, or the bundle no number
     """
     layout, vision, placeholder = manifest.image_layout, manifest.vision, manifest.tokens.image
     if layout is None or vision is None or placeholder is None:
@@ -177,7 +189,10 @@ def image_tokens(picture: Picture, manifest: Manifest) -> tuple[npt.NDArray[np.i
         picture.tiled.thumbnail_index,
         layout,
         placeholder=placeholder,
-        tokens_per_tile=vision.tokens_per_tile if parts is None else [across * down for across, down in parts],
+        tokens_per_tile=vision.tokens_per_tile
+        if parts is None or vision.patches is None
+        else vision.patches.tokens_of(parts),
+        number=number,
         packed=None if parts is not None or (vision.patches is None and packed_of(picture, vision) is None) else tokens,
     )
 

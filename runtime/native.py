@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.images.patches import axial_rope, laid_over, windows
+from pocketvlm.images.patches import axial_rope, laid_over, sincos_rows, windows
 from pocketvlm.images.positions import AXES, axis_of_pairs
 from pocketvlm.images.tiling import Grid
 
@@ -25,6 +25,7 @@ class NativeVision:
 
     def __init__(self, bundle: Bundle, settings: Vision, native: PatchPictures) -> None:
         self._native, self._ratio, self._table = native, settings.downsample_ratio, None
+        self._hidden = bundle.manifest.model.hidden_size
         if native.table is not None and native.table_side is not None:
             table = np.frombuffer(bundle.read(native.table), "<f4").astype(np.float32, copy=False)
             self._table = table.reshape(native.table_side, native.table_side, -1)
@@ -37,14 +38,15 @@ class NativeVision:
 
     def rows(self, grid: Grid) -> npt.NDArray[np.float32] | None:
         """What is added to the patches of a picture of ``grid`` tiles, float32 [tiles, patches, vision width]."""
-        resized = self._native.table_resized is True
-        return None if self._table is None else laid_over(grid, self._ratio, self._table, resized=resized)
+        return None if self._table is None else laid_over(grid, self._ratio, self._table, self._native.laid)
 
     def place(self, grid: Grid) -> Feeds:
         """By the names of the vision encoder's inputs: where the patches of a picture of ``grid`` tiles stand."""
         native = self._native
         cos, sin = axial_rope(grid, self._ratio, native.head_dim, native.rope_theta)
         rope = {"rope_cos": cos, "rope_sin": sin}
+        if native.queries is not None:
+            return {**rope, "key_rows": sincos_rows(grid, self._hidden)}
         if native.window is None:
             return rope
         cut = windows(grid, native.window, self._ratio)

@@ -61,7 +61,7 @@ def packed_of(picture: Picture, settings: Vision) -> PackedImage | None:
 def count_tokens(picture: Picture, settings: Vision) -> int:
     """The image tokens that a picture becomes."""
     if settings.patches is not None:
-        return len(picture.tiled.pixels)
+        return sum(settings.patches.tokens_of(picture.tiled.seen))
     plan = packed_of(picture, settings)
     return len(picture.tiled.pixels) * settings.tokens_per_tile if plan is None else plan.tokens
 
@@ -122,7 +122,7 @@ def _encode_part(
     batch: int,
     native: NativeVision,
 ) -> Floats:
-    """float32 [tiles, hidden] of tiles that all see each other, which stand in ``grid``."""
+    """float32 [tokens, hidden] of tiles that all see each other, which stand in ``grid``."""
     rows = native.rows(grid)
 
     def embed(first: int) -> Floats:
@@ -130,7 +130,7 @@ def _encode_part(
         return engine.patch_embed(tiles) if rows is None else engine.patch_embed_at(tiles, rows[first : first + batch])
 
     whole = np.concatenate([embed(first) for first in range(0, len(pixels), batch)])
-    # [tiles, 1, hidden] -> [tiles, hidden]
+    # [tokens, 1, hidden] -> [tokens, hidden]
     return engine.encode_picture(whole, native.place(grid))[:, 0]
 
 

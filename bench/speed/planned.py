@@ -18,7 +18,8 @@ from pocketvlm.bench.report.schema import Phase
 from pocketvlm.bench.speed.workload import Workload, decode_name, first_token_name, image_name, pair_name, prefill_name
 from pocketvlm.errors import CapacityError
 from pocketvlm.images.prepare import preprocessing_of
-from pocketvlm.runtime.vision import prepare
+from pocketvlm.images.rules import RULES_OF_PARTS
+from pocketvlm.runtime.vision import count_tokens, prepare
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
@@ -83,7 +84,9 @@ def _image(manifest: Manifest, vision: Vision, workload: Workload, size: tuple[i
     """Each phase with its input ready, the whole as the runtime does it, and an image with a short question."""
     name, tokens = image_name(size), image_tokens(vision, size)
     yield PlannedCase(f"{name} preprocess", "preprocess", tokens)
-    in_parts = None if vision.part is None else "pictures in parts (lfm2) are measured as a whole"
+    in_parts = None
+    if vision.strategy in RULES_OF_PARTS:
+        in_parts = f"pictures in parts ({vision.strategy}) are measured as a whole"
     yield PlannedCase(f"{name} patch embedding", "patch embedding", tokens, missing=in_parts)
     yield PlannedCase(f"{name} vision encoder", "vision encoder", tokens, missing=in_parts)
     for batch, pipelined in product(workload.tile_batches or (None,), workload.pipelines):
@@ -103,7 +106,10 @@ def noise(size: tuple[int, int]) -> Image.Image:
 
 def image_tokens(vision: Vision, size: tuple[int, int]) -> int:
     """How many tokens a picture of this width and height becomes."""
-    return len(prepare(Image.new("RGB", size), preprocessing_of(vision)).tiled.pixels) * vision.tokens_per_tile
+    picture = prepare(Image.new("RGB", size), preprocessing_of(vision))
+    if vision.patches is not None:
+        return count_tokens(picture, vision)
+    return len(picture.tiled.pixels) * vision.tokens_per_tile
 
 
 def random_tokens(manifest: Manifest, count: int) -> npt.NDArray[np.int64]:

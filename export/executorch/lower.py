@@ -151,7 +151,7 @@ def _vision_parts(config: VlmConfig, vision: VisionConfig) -> dict[str, Part]:
     tiles: int | str = "tiles" if config.is_native else 1
     pixels = _spec("pixel_values", tiles, 3, vision.image_size, vision.image_size)
     patches = _spec("patches", tiles, *vision.stream(0))
-    tokens = _spec("image_embeds", tiles, config.tokens_per_tile, config.image_width)
+    tokens = _spec("image_embeds", vision.queries or tiles, config.tokens_per_tile, config.image_width)
     if not config.is_native:
         return {
             "vision_encoder": _part([pixels], tokens),
@@ -163,6 +163,8 @@ def _vision_parts(config: VlmConfig, vision: VisionConfig) -> dict[str, Part]:
         rows = [_spec("position_rows", tiles, vision.rows, vision.hidden_size)]
     if vision.window is not None:
         place.append(_spec("window_mask", "windows", vision.window**2 * vision.rows))
+    if vision.query_width is not None:
+        place.append(_spec("key_rows", tiles, vision.rows, vision.query_width))
     return {"patch_embedding": _part([pixels, *rows], patches), "image_tokens": _part([patches, *place], tokens)}
 
 

@@ -302,7 +302,8 @@ class PictureMethods:
 
     def methods(self) -> None:
         """patch_embedding: float32 [1..batch, 3, tile, tile] (and a table's rows at them) -> [tiles, patches, width];
-        image_tokens: that and where the patches stand (``executorch.picture``) -> [tiles, 1, width of a token]"""
+        image_tokens: that and where the patches stand (``executorch.picture``) -> [tiles, 1, width of a token], of a
+        resampler [queries, 1, width of a token]"""
         assert self._stages.patch_embedding is not None
         self._embedding("patch_embedding", self._stages.patch_embedding, self._batch)
         vision = self._vision
@@ -342,7 +343,9 @@ class PictureMethods:
             place = picture.place_values(graph, vision, tiles)
         for stage in stages:
             stream = lower(stage, TABLE, XnnpackContext(graph, self._weights, place), stream)
-        self._finish(name, graph, shapes, graph.reshape(stream, [0, *given], [tiles, *given]))
+        queries = vision.queries if stages[-1].part == "projector" else None
+        output = graph.reshape(stream, [queries or 0, *given], [queries or tiles, *given])
+        self._finish(name, graph, shapes, output)
 
     def _finish(self, name: str, graph: XnnpackGraph, shapes: list[list[int]], output: Value) -> None:
         method, given = Method(self._program, name), graph.output(output).shape

@@ -24,6 +24,7 @@ from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
 from pocketvlm.export.graph.lower import Call, lower
 from pocketvlm.models.operators import (
     Attend,
+    AttendLearned,
     AttendPicture,
     Blocks,
     CachedAttend,
@@ -35,6 +36,7 @@ from pocketvlm.models.operators import (
     DropFirst,
     Gelu,
     Join,
+    KeyRows,
     LayerNorm,
     Linear,
     MeanOfRows,
@@ -290,6 +292,16 @@ def _position_rows(at: XnnpackContext, call: Call, values: Value, place: None) -
     return at.graph.add(values, at.place.rows)
 
 
+def _key_rows(at: XnnpackContext, call: Call, values: Value, place: None) -> Value:
+    assert at.place is not None and at.place.key_rows is not None
+    return at.graph.add(values, at.place.key_rows)
+
+
+def _attend_learned(at: XnnpackContext, call: Call, key: Value, value: Value) -> Value:
+    query = call.weight(), at.weights.vector(call.weight())
+    return picture.attend_learned(at.graph, call.operator, query, (key, value))
+
+
 def _causal_convolution(at: Segments, call: Call, rows: Value, step: None) -> Value:
     passing, convolved = at.convolve(call, [call.values[node] for node in call.live], rows)
     call.values.update(zip(call.live, passing, strict=True))
@@ -340,6 +352,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     Depthwise: _depthwise,
     Parameter: _parameter,
     PositionRows: _position_rows,
+    KeyRows: _key_rows,
     ChannelScale: _channel_scale,
     Scale: _scale,
     LayerNorm: _layer_norm,
@@ -351,6 +364,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     Sigmoid: _sigmoid,
     Attend: _attend,
     AttendPicture: _attend_picture,
+    AttendLearned: _attend_learned,
     Rotate: _rotate,
     CachedAttend: _cached_attend,
     CausalConvolution: _causal_convolution,

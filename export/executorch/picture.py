@@ -12,13 +12,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pocketvlm.export.executorch.attention import UNSEEN, rotated
 from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
-from pocketvlm.images.patches import window_by_window
-from pocketvlm.models.operators import AttendPicture, PicturePlace
+from pocketvlm.images.patches import Floats, window_by_window
+from pocketvlm.models.operators import AttendLearned, AttendPicture, PicturePlace
 from pocketvlm.models.tower import VisionConfig
 
 
@@ -28,13 +29,14 @@ class PlaceValues:
 
     ``turns``: cos and sin, [tiles * patches, 1, head_dim / 2]. Added to scores: ``of_window``, [windows, 1, patches of
     a window], and ``of_all``, the same as [1, 1, tiles * patches]. ``rows``: [tiles * patches, width], of the patch
-    embedding.
+    embedding; ``key_rows`` the same of a resampler.
     """
 
     turns: Sequence[Value] = ()
     of_window: Value | None = None
     of_all: Value | None = None
     rows: Value | None = None
+    key_rows: Value | None = None
 
 
 def place_shapes(config: VisionConfig, tiles: int) -> list[list[int]]:
@@ -43,20 +45,26 @@ def place_shapes(config: VisionConfig, tiles: int) -> list[list[int]]:
     found = [[tiles, config.rows, half] for _ in range(2)]
     if config.window is not None:
         found.append([tiles // config.window**2, config.window**2 * config.rows])
+    if config.query_width is not None:
+        found.append([tiles, config.rows, config.query_width])
     return found
 
 
 def place_values(graph: XnnpackGraph, config: VisionConfig, tiles: int) -> PlaceValues:
     """Add these inputs to a graph."""
-    cos, sin, *masks = (graph.input(shape) for shape in place_shapes(config, tiles))
+    cos, sin, *more = (graph.input(shape) for shape in place_shapes(config, tiles))
     half, count = config.head_dim // 2, tiles * config.rows
     # [tiles, patches, half] -> [tiles * patches, 1, half]
     turns = [graph.reshape(turn, [0, 1, half], [count, 1, half]) for turn in (cos, sin)]
-    if not masks:
+    if config.query_width is not None:
+        width = config.query_width
+        # [tiles, 1, width] -> [tiles, width]
+        return PlaceValues(turns, key_rows=graph.reshape(more[0], [0, width], [tiles, width]))
+    if not more:
         return PlaceValues(turns)
-    windows, rows = masks[0].shape
+    windows, rows = more[0].shape
     # 1 where there is a patch, else 0 -> 0, else UNSEEN
-    added = graph.scaled(graph.subtract(masks[0], graph.scalar(1.0)), -UNSEEN)
+    added = graph.scaled(graph.subtract(more[0], graph.scalar(1.0)), -UNSEEN)
     of_window = graph.reshape(added, [0, 1, rows], [windows, 1, rows])
     return PlaceValues(turns, of_window, graph.reshape(added, [1, 1, 0], [1, 1, count]))
 
@@ -86,10 +94,31 @@ def attend(graph: XnnpackGraph, heads: AttendPicture, place: PlaceValues, states
     return graph.reshape(graph.concatenate(mixed), [0, width], [rows, width])
 
 
+def attend_learned(
+    graph: XnnpackGraph, heads: AttendLearned, query: tuple[str, Floats], states: tuple[Value, Value]
+) -> Value:
+    """Query [queries, width] with its name, key and value [tiles, width] -> mixed values [queries, width], a head at a
+    time."""
+    (name, learned), size = query, heads.head_dim
+    learned = (learned / math.sqrt(size)).astype(np.float32)
+    # [tiles, width] -> [1, tiles, width]
+    key, value = (graph.reshape(one, [1, 0, one.shape[1]], [1, *one.shape]) for one in states)
+    mixed = []
+    for head in range(heads.heads):
+        first = head * size
+        # [queries, head_dim] -> [1, queries, head_dim]
+        asked = graph.constant(f"{name}.{head}", learned[None, :, first : first + size])
+        keys, values = (graph.slice(one, 2, first, size) for one in (key, value))
+        shares = graph.softmax(graph.matrix_product(asked, keys, transposed=True))
+        mixed.append(graph.matrix_product(shares, values))
+    # [1, queries, width] -> [queries, width]
+    return graph.reshape(graph.concatenate(mixed), list(learned.shape))
+
+
 def feeds(place: PicturePlace) -> list[Tensor]:
     """What a graph of layers is given beside its stream, tiles standing window by window where there are windows."""
     if place.window_tiles is None:
-        return [place.cos, place.sin]
+        return [place.cos, place.sin, *(() if place.key_rows is None else (place.key_rows,))]
     assert place.window_mask is not None
     tiles = place.window_tiles.numpy()
     tables = [torch.from_numpy(window_by_window(table.numpy(), tiles)) for table in (place.cos, place.sin)]

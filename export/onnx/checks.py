@@ -87,10 +87,8 @@ class OnnxGraphs:
             graph, piece = "vision_encoder", GraphPiece(start, vision_stream(stage.index + 1), tuple(feeds))
         elif stage.part == "projector":
             assert self._config.vision is not None
-            graph, piece = (
-                "vision_encoder",
-                GraphPiece(vision_stream(self._config.vision.num_hidden_layers), "image_embeds"),
-            )
+            start, feeds = vision_stream(self._config.vision.num_hidden_layers), self._place(stage)
+            graph, piece = "vision_encoder", GraphPiece(start, "image_embeds", tuple(feeds))
         elif stage.part == "decoder layer":
             feeds = self._empty_cache(stage.index, stream.shape[1], "float32" if floating else self._kv.dtype)
             start, end = (text_stream(at, layers) for at in (stage.index, stage.index + 1))
@@ -110,13 +108,13 @@ class OnnxGraphs:
         return f"the graph of the {piece}"
 
     def _place(self, stage: Stage) -> dict[str, Array]:
-        """What a layer of a tower of native resolution takes beside its stream."""
+        """What a stage of a tower of native resolution takes beside its stream."""
         vision = self._config.vision
         assert vision is not None
         windowed = vision.is_windowed(stage.index)
         found = dict[str, Array]()
         for place in vision_place(self._job, stage):
-            found |= place_feeds(place, windowed=windowed)
+            found |= place_feeds(place, windowed=windowed, projecting=stage.part == "projector")
         return found
 
     def _graph(self, name: str) -> GraphUnderTest:

@@ -90,7 +90,8 @@ def patch_embedding(store: WeightStore, config: VlmConfig) -> ir.Model:
 
 
 def vision_encoder(store: WeightStore, config: VlmConfig) -> ir.Model:
-    """patches float32 [tiles, patches, width] -> image_embeds float32 [tiles, tokens per tile, hidden]"""
+    """patches float32 [tiles, patches, width] -> image_embeds float32 [tiles, tokens per tile, hidden], of a resampler
+    [queries, 1, hidden]"""
     vision, stages = config.vision, stages_of(config)
     assert vision is not None and stages.projection is not None
     graph = GraphBuilder("vision_encoder")
@@ -101,7 +102,8 @@ def vision_encoder(store: WeightStore, config: VlmConfig) -> ir.Model:
         hidden = value_of(at, lower_stage(stage, TABLE, at, hidden), vision_stream(stage.index + 1))
     tokens = lower_stage(stages.projection, PROJECTOR_TABLE, at, hidden)
     tokens = value_of(at, tokens)
-    graph.output(tokens, "image_embeds", "float32", ["tiles", config.tokens_per_tile, config.image_width])
+    rows = vision.queries or "tiles"
+    graph.output(tokens, "image_embeds", "float32", [rows, config.tokens_per_tile, config.image_width])
     return graph.model()
 
 

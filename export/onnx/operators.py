@@ -19,6 +19,7 @@ from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.export.store.weights import FloatWeight, WeightStore
 from pocketvlm.models.operators import (
     Attend,
+    AttendLearned,
     AttendPicture,
     Blocks,
     CachedAttend,
@@ -30,6 +31,7 @@ from pocketvlm.models.operators import (
     DropFirst,
     Gelu,
     Join,
+    KeyRows,
     LayerNorm,
     Linear,
     MeanOfRows,
@@ -202,6 +204,11 @@ def _position_rows(at: OnnxContext, call: Call, values: Any, place: None) -> ir.
     return at.graph.op("Add", value_of(at, values), at.rows)
 
 
+def _key_rows(at: OnnxContext, call: Call, values: Any, place: None) -> ir.Value:
+    assert at.place is not None and at.place.key_rows is not None
+    return at.graph.op("Add", value_of(at, values), at.place.key_rows)
+
+
 def _channel_scale(at: OnnxContext, call: Call, values: Any) -> ir.Value:
     return at.graph.op("Mul", value_of(at, values), _vector(at, call))
 
@@ -261,6 +268,11 @@ def _attend(at: OnnxContext, call: Call, query: ir.Value, key: ir.Value, value: 
 def _attend_picture(at: OnnxContext, call: Call, query: Any, key: Any, value: ir.Value, place: None) -> ir.Value:
     assert at.place is not None
     return picture.attend(at.graph, call.operator, at.place, query, key, value)
+
+
+def _attend_learned(at: OnnxContext, call: Call, key: Any, value: Any) -> ir.Value:
+    states = _vector(at, call), value_of(at, key), value_of(at, value)
+    return picture.attend_learned(at.graph, call.operator, *states)
 
 
 def _rotate(at: OnnxContext, call: Call, states: ir.Value, step: None) -> Rotated:
@@ -345,6 +357,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     Depthwise: _depthwise,
     Parameter: _parameter,
     PositionRows: _position_rows,
+    KeyRows: _key_rows,
     ChannelScale: _channel_scale,
     Scale: _scale,
     LayerNorm: _layer_norm,
@@ -356,6 +369,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     Sigmoid: _sigmoid,
     Attend: _attend,
     AttendPicture: _attend_picture,
+    AttendLearned: _attend_learned,
     Rotate: _rotate,
     CachedAttend: _cached_attend,
     CausalConvolution: _causal_convolution,

@@ -12,17 +12,18 @@ import numpy as np
 import onnx_ir as ir
 
 from pocketvlm.export.onnx.graph import MICROSOFT, GraphBuilder
-from pocketvlm.models.operators import AttendPicture, PicturePlace
+from pocketvlm.models.operators import AttendLearned, AttendPicture, PicturePlace
 from pocketvlm.models.tower import VisionConfig
 
 ROPE = ("rope_cos", "rope_sin")
 ROWS = "position_rows"
+KEY_ROWS = "key_rows"
 WINDOWS = ("window_tiles", "window_mask", "window_positions")
 
 
 @dataclass(frozen=True)
 class PlaceInputs:
-    """Inputs of a graph that say where patches stand; without windows the last three are none."""
+    """Inputs of a graph that say where patches stand; without windows three are none, without a resampler the last."""
 
     cos: ir.Value
     sin: ir.Value
@@ -31,6 +32,7 @@ class PlaceInputs:
     window_tiles: ir.Value | None = None
     window_mask: ir.Value | None = None
     window_positions: ir.Value | None = None
+    key_rows: ir.Value | None = None
 
 
 def place_inputs(graph: GraphBuilder, config: VisionConfig) -> PlaceInputs:
@@ -38,7 +40,10 @@ def place_inputs(graph: GraphBuilder, config: VisionConfig) -> PlaceInputs:
     rows = config.rows
     cos, sin = (graph.input(name, "float32", ["tiles", rows, config.head_dim // 2]) for name in ROPE)
     if config.window is None:
-        return PlaceInputs(cos, sin, rows)
+        keys = None
+        if config.query_width is not None:
+            keys = graph.input(KEY_ROWS, "float32", ["tiles", rows, config.query_width])
+        return PlaceInputs(cos, sin, rows, key_rows=keys)
     tiles = config.window**2
     return PlaceInputs(
         cos,
@@ -50,8 +55,10 @@ def place_inputs(graph: GraphBuilder, config: VisionConfig) -> PlaceInputs:
     )
 
 
-def feeds(place: PicturePlace, *, windowed: bool) -> dict[str, np.ndarray]:
-    """What a stage's inputs are given: the patch embedding's, or a layer's."""
+def feeds(place: PicturePlace, *, windowed: bool, projecting: bool = False) -> dict[str, np.ndarray]:
+    """What a stage's inputs are given: the patch embedding's, a layer's, or of a resampler (``projecting``)."""
+    if projecting:
+        return {} if place.key_rows is None else {KEY_ROWS: place.key_rows.numpy()}
     if place.rows is not None:
         return {ROWS: place.rows.numpy()}
     found = {name: table.numpy() for name, table in zip(ROPE, (place.cos, place.sin), strict=True)}
@@ -82,6 +89,18 @@ def attend(
         mixed = graph.op("MultiHeadAttention", query, key, value, domain=MICROSOFT, num_heads=heads.heads)
     # -> [tiles, patches, width]
     return graph.op("Reshape", mixed, graph.shape(-1, patches, width))
+
+
+def attend_learned(
+    graph: GraphBuilder, heads: AttendLearned, query: ir.Value, key: ir.Value, value: ir.Value
+) -> ir.Value:
+    """Query [queries, width], key and value [tiles, 1, width] -> mixed values [queries, 1, width]."""
+    width = heads.heads * heads.head_dim
+    # -> [1, queries, width] and [1, tiles, width]
+    query, key, value = (graph.op("Reshape", states, graph.shape(1, -1, width)) for states in (query, key, value))
+    mixed = graph.op("MultiHeadAttention", query, key, value, domain=MICROSOFT, num_heads=heads.heads)
+    # -> [queries, 1, width]
+    return graph.op("Reshape", mixed, graph.shape(heads.queries, 1, width))
 
 
 def _in_windows(graph: GraphBuilder, heads: AttendPicture, at: PlaceInputs, states: tuple[ir.Value, ...]) -> ir.Value:

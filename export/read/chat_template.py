@@ -72,28 +72,40 @@ def read_chat(directory: Path, config: VlmConfig | None = None, begin: str = "")
         )
     names = read_names(directory)
     tokens, today = tuple(sorted(names.tokens.items())), datetime.now().strftime("%Y-%m-%d")
-    return _compiled(source.text, tokens, names.absent, image, today)
+    between = None if config is None or image is None else config.parts_joined_by
+    return _compiled(source.text, tokens, names.absent, image, between, today)
 
 
 @lru_cache(maxsize=4)  # one export reads its checkpoint several times
 def _compiled(
-    source: str, tokens: tuple[tuple[str, str], ...], absent: tuple[str, ...], image: str | None, today: str
+    source: str,
+    tokens: tuple[tuple[str, str], ...],
+    absent: tuple[str, ...],
+    image: str | None,
+    between: str | None,
+    today: str,
 ) -> FoundChat:
     names = Names(dict(tokens), absent)
     if CLOCK not in source:
-        return _compiled_at(source, names, image, None)
+        return _compiled_at(source, names, (image, between), None)
     try:
-        chat = _compiled_at(source, names, image, None)
+        chat = _compiled_at(source, names, (image, between), None)
         told = "the bundle has what the template says where there is no clock"
     except _NeedsClockError:
-        chat = _compiled_at(source, names, image, datetime.fromisoformat(today))
+        chat = _compiled_at(source, names, (image, between), datetime.fromisoformat(today))
         told = f"the bundle keeps that of this export, {today}"
     return FoundChat(chat.layout, (*chat.notes, f"the chat template puts the day's date into a prompt: {told}"))
 
 
-def _compiled_at(source: str, names: Names, image: str | None, today: datetime | None) -> FoundChat:
+def _compiled_at(
+    source: str, names: Names, written: tuple[str | None, str | None], today: datetime | None
+) -> FoundChat:
+    """``written``: how an image is, and what stands between a question's parts where the template has texts alone."""
+    image, between = written
     with Rendering(source, names.tokens, names.absent, today) as rendering:
         render = rendering if today is not None or CLOCK not in source else _without_clock(rendering)
+        if image is not None and between is not None:
+            render = _as_text(render, image, between)
         try:
             chat = _layout(render)
         except (_LostError, TemplateFailsError):
@@ -103,7 +115,8 @@ def _compiled_at(source: str, names: Names, image: str | None, today: datetime |
             chat = _layout(render)
         assert chat.layout is not None
         if image is not None:
-            chat = replace(chat, layout=_with_images(chat.layout, render, image))
+            layout = chat.layout if between is None else chat.layout.model_copy(update={"between": between})
+            chat = replace(chat, layout=_with_images(layout, render, image))
     return chat
 
 
@@ -118,6 +131,21 @@ def _in_parts(render: Render) -> Render:
             for each in messages
         ]
         return render(parts, add_generation_prompt)
+
+    return rendered
+
+
+def _as_text(render: Render, image: str, between: str) -> Render:
+    """The same for a template that knows texts alone: a message's parts are joined before it."""
+
+    def rendered(messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        texts = [
+            each
+            if isinstance(each["content"], str)
+            else {**each, "content": between.join(part.get("text", image) for part in each["content"])}
+            for each in messages
+        ]
+        return render(texts, add_generation_prompt)
 
     return rendered
 
@@ -164,7 +192,8 @@ def render_literals(chat: ChatLayout, messages: Sequence[Message], add_generatio
         prefix = chat.prefix_of(message["role"], image_first=texts[0] is None)
         if asked:
             texts = [shown if text is None else around.prefix + text + around.suffix for text in texts]
-        parts += [prefix, *texts, role.suffix]
+        between = (chat.between or "") if asked else ""
+        parts += [prefix, between.join(texts), role.suffix]
     return "".join(parts) + (chat.generation_prefix if add_generation_prompt else "")
 
 
@@ -377,12 +406,18 @@ def _with_images(chat: ChatLayout, render: Render, image: str) -> ChatLayout:
             f"the chat template renders an image as {one_line(repr(found), 200)}, the checkpoint's layout says "
             f"{one_line(repr(image), 200)}"
         )
+    between = chat.between or ""
+    if not (found.startswith(between) and found.endswith(between)):
+        raise ExportError(f"the chat template puts no {one_line(repr(between), 60)} between an image and texts")
+    found = found.removeprefix(between).removesuffix(between)
     prefix, suffix = found.split(image)
     if prefix or suffix:
         chat = chat.model_copy(update={"image": Around(prefix=prefix, suffix=suffix)})
     opening, _ = _split(render([{"role": "user", "content": [one, before]}], True), FIRST)
     usual, _ = _split(render_literals(chat, [_message("user", FIRST)], True), FIRST)
-    first = opening.removesuffix(found).removeprefix(usual.removesuffix(chat.roles["user"].prefix))
+    first = (
+        opening.removesuffix(between).removesuffix(found).removeprefix(usual.removesuffix(chat.roles["user"].prefix))
+    )
     if first != chat.roles["user"].prefix:
         user = chat.roles["user"].model_copy(update={"prefix_with_image": first})
         chat = chat.model_copy(update={"roles": {**chat.roles, "user": user}})

@@ -114,7 +114,14 @@ def _frontend(checkpoint: Checkpoint, retiling: Retiling | None) -> Frontend:
             )
         check_image_tokens(checkpoint.directory, config)
         layout = image_layout(config.image_layout, vision.candidates, tokenizer)
-        images = ImageSettings(preprocessing_of(vision), layout, image_token, config.tokens_per_tile, config.has_axes)
+        images = ImageSettings(
+            preprocessing_of(vision),
+            layout,
+            image_token,
+            config.tokens_per_tile,
+            config.vision.queries,
+            config.has_axes,
+        )
         if config.image_in_template is not None:
             prove_layout(config, images, tokenizer)
     check_added_tokens(checkpoint.directory, config.model_type, tokenizer, chat)

@@ -23,7 +23,7 @@ from pocketvlm.images.tiling import ResizeFilter, Tiling
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import TilingConfig, VlmConfig
 from pocketvlm.models.directory import read_json
-from pocketvlm.models.families import FAMILIES
+from pocketvlm.models.families import FAMILIES, minicpmv
 from pocketvlm.models.tower import VisionConfig
 from pocketvlm.models.values import READ
 from pocketvlm.strict import checked
@@ -55,6 +55,7 @@ LLAVA = {
     for family, name in (("llava_next", "LlavaNext"), ("llava_onevision", "LlavaOnevision"))
 }
 LFM2_VL = tuple(f"Lfm2VlImageProcessor{kind}" for kind in ("", "Fast", "Pil"))
+MINICPM_V = ("MiniCPMVImageProcessor",)
 QWEN2_VL = tuple(
     f"{name}ImageProcessor{kind}" for name in ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL") for kind in ("", "Fast", "Pil")
 )
@@ -165,6 +166,26 @@ class Lfm2VlProcessor(ImageProcessor):
     max_pixels_tolerance: float = lfm2.TOLERANCE
 
 
+class MiniCpmVProcessor(ImageProcessor):
+    """MiniCPM-V's, with its own names for what others have, and the tokens of its layout."""
+
+    norm_mean: tuple[Mean, Mean, Mean] = (0.5, 0.5, 0.5)
+    norm_std: tuple[Scale, Scale, Scale] = (0.5, 0.5, 0.5)
+    max_slice_nums: int = minicpmv.MOST_SLICES
+    scale_resolution: int = minicpmv.SIDE
+    patch_size: int = 14
+    image_feature_size: int = 64
+    use_image_id: bool = False
+    slice_mode: Literal[True] = True
+    im_start: Literal["<image>"] = "<image>"
+    im_end: Literal["</image>"] = "</image>"
+    slice_start: Literal["<slice>"] = "<slice>"
+    slice_end: Literal["</slice>"] = "</slice>"
+    unk: Literal["<unk>"] = "<unk>"
+    im_id_start: Literal["<image_id>"] = "<image_id>"
+    im_id_end: Literal["</image_id>"] = "</image_id>"
+
+
 class InternVlChatProcessor(ImageProcessor):
     """What the code of InternVL's first checkpoints does with a tile, whatever a file says of cropping it."""
 
@@ -225,7 +246,13 @@ def patches_of(vision: VisionConfig, tiling: TilingConfig) -> PatchPictures | No
     """Of a tower of native resolution: what its graphs take beside pixels."""
     if not vision.is_native:
         return None
-    own = Tiling(vision.image_size, min_pixels=tiling.min_pixels, max_pixels=tiling.max_pixels, part=tiling.part)
+    own = Tiling(
+        vision.image_size,
+        tiling.strategy,
+        min_pixels=tiling.min_pixels,
+        max_pixels=tiling.max_pixels,
+        part=tiling.part,
+    )
     return PatchPictures(
         most_tokens=most_tokens(own),
         head_dim=vision.head_dim,
@@ -234,6 +261,8 @@ def patches_of(vision: VisionConfig, tiling: TilingConfig) -> PatchPictures | No
         table=None if vision.table_side is None else TABLE_FILE,
         table_side=vision.table_side,
         table_resized=vision.table_resized or None,
+        table_bucketed=vision.table_bucketed or None,
+        queries=vision.queries,
         deep=len(vision.deep) or None,
     )
 
@@ -396,6 +425,26 @@ def _lfm2_vl(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[Imag
     return read, tiling
 
 
+def _minicpmv(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageProcessor, TilingConfig]:
+    """As many slices of that size as the processor says; what config.json says too is the same, or the model's code
+    refuses both."""
+    assert config.vision is not None
+    read = checked(MiniCpmVProcessor, dict(raw), name, CheckpointError)
+    _check_kind(read, name, config, MINICPM_V, MINICPM_V[0])
+    has_number = bool(config.image_layout.image_start)
+    for key, value, wanted in (
+        ("patch_size", read.patch_size, config.vision.patch_size),
+        ("image_feature_size", read.image_feature_size, config.vision.queries),
+        ("use_image_id", read.use_image_id, has_number),
+    ):
+        if value != wanted:
+            raise ExportError(f"{name}: {key} is {value}; config.json makes it {wanted}")
+    tiling = replace(config.tiling, **minicpmv.tiling(read.max_slice_nums, read.scale_resolution))
+    if read.scale_resolution < config.vision.patch_size:
+        raise ExportError(f"{name}: scale_resolution is {read.scale_resolution}, less than a patch")
+    return read.model_copy(update={"image_mean": read.norm_mean, "image_std": read.norm_std}), tiling
+
+
 READERS: dict[str, Reader] = {
     "siglip": _siglip,
     "idefics3": _idefics3,
@@ -405,6 +454,7 @@ READERS: dict[str, Reader] = {
     "llava_next": _llava_next,
     "qwen2_vl": _qwen2_vl,
     "lfm2_vl": _lfm2_vl,
+    "minicpmv": _minicpmv,
 }
 
 

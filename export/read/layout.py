@@ -15,6 +15,8 @@ from pocketvlm.models.config import ImageLayoutConfig, VlmConfig
 
 #: Tokens around all tiles of the largest grids: the paper's have 27, LLaVA-NeXT's none.
 MAX_LAYOUT_TOKENS = 1 << 14
+#: Where an image's number stands in a layout, and for how many images of a conversation a bundle has one.
+INDEX, NUMBERS = "{index}", 64
 
 
 def image_layout(layout: ImageLayoutConfig, candidates: Sequence[Grid], tokenizer: Tokenizer) -> ImageLayout:
@@ -32,14 +34,18 @@ def image_layout(layout: ImageLayoutConfig, candidates: Sequence[Grid], tokenize
     def ids(text: str) -> tuple[int, ...]:
         return tuple(encode(tokenizer, text))
 
+    start, has_number, behind = layout.image_start.partition(INDEX)
     return ImageLayout(
-        image_start=ids(layout.image_start),
+        image_start=ids(start),
         thumbnail=ids(layout.thumbnail),
         tile=tuple(tuple(ids(_of_tile(layout.tile, row, column)) for column in range(columns)) for row in range(rows)),
         row_end=ids(layout.row_end),
         image_end=ids(layout.image_end),
         lone=None if layout.lone is None else ids(layout.lone),
         last_row_end=None if layout.last_row_end is None else ids(layout.last_row_end),
+        tile_end=ids(layout.tile_end) or None,
+        thumbnail_end=ids(layout.thumbnail_end) or None,
+        numbers=tuple(ids(f"{number}{behind}") for number in range(NUMBERS)) if has_number else None,
     )
 
 
@@ -57,20 +63,33 @@ def prove_layout(config: VlmConfig, images: ImageSettings, tokenizer: Tokenizer)
     for across, down in {(1, 1), *settings.candidates}:
         index = thumbnail_index((across, down), settings)
         if index is None and (across, down) == (1, 1) and text.lone is not None:
-            pieces = [text.lone, token]
+            pieces = [text.lone, token, text.thumbnail_end]
         else:
             pieces = [
                 piece
                 for row in range(down)
                 for piece in (
-                    *(part for column in range(across) for part in (_of_tile(text.tile, row, column), token)),
+                    *(
+                        part
+                        for column in range(across)
+                        for part in (_of_tile(text.tile, row, column), token, text.tile_end)
+                    ),
                     text.row_end if row < down - 1 or text.last_row_end is None else text.last_row_end,
                 )
             ]
-        whole = [] if index is None else [text.thumbnail, token]
-        pieces = [text.image_start, *whole, *pieces] if index == 0 else [text.image_start, *pieces, *whole]
-        found, _ = image_tokens((across, down), index, images.layout, placeholder=images.placeholder, tokens_per_tile=1)
-        if encode(tokenizer, "".join((*pieces, text.image_end))) != found.tolist():
-            raise ExportError(
-                f"the tokenizer joins text around the tiles of a {across}x{down} grid in a way that no layout has"
+        whole = [] if index is None else [text.thumbnail, token, text.thumbnail_end]
+        pieces = [*whole, *pieces] if index == 0 else [*pieces, *whole]
+        for number in range(NUMBERS if INDEX in text.image_start else 1):
+            found, _ = image_tokens(
+                (across, down),
+                index,
+                images.layout,
+                placeholder=images.placeholder,
+                tokens_per_tile=1,
+                number=number,
             )
+            start = text.image_start.replace(INDEX, str(number))
+            if encode(tokenizer, "".join((start, *pieces, text.image_end))) != found.tolist():
+                raise ExportError(
+                    f"the tokenizer joins text around the tiles of a {across}x{down} grid in a way that no layout has"
+                )

@@ -11,7 +11,7 @@ from pocketvlm.bundle.vision import Vision
 from pocketvlm.errors import ExportError
 from pocketvlm.images.packing import most_tokens
 from pocketvlm.images.prepare import preprocessing_of, sequence_length
-from pocketvlm.images.rules import RULES, center_crop, idefics3
+from pocketvlm.images.rules import RULES, RULES_OF_PARTS, center_crop, idefics3
 from pocketvlm.images.tiling import Grid, Tiling, grid_candidates
 from pocketvlm.strict import first_wrong
 
@@ -39,7 +39,7 @@ def retiled(vision: Vision, wanted: Retiling) -> Vision:
     """
     if wanted.strategy is not None and wanted.strategy not in RULES:
         raise ExportError(f"unknown tiling {wanted.strategy!r}: choose one of {', '.join(RULES)}")
-    if vision.part is not None:
+    if vision.strategy in RULES_OF_PARTS:
         raise ExportError("pictures of this model are cut as its own processor does: leave the options of tiling out")
     if vision.patches is not None:
         return _of_fewer_tokens(vision, wanted)

@@ -53,6 +53,8 @@ class ImageSettings:
     layout: ImageLayout
     placeholder: int
     tokens_per_tile: int
+    queries: int | None = None
+    """tokens that a resampler makes of each part of a picture"""
     has_axes: bool = False
     """whether a picture's tokens have rows and columns in the decoder"""
 
@@ -124,7 +126,7 @@ def make_sample(
     shown: list[int] = []
     pixels: list[Tensor] = []
     if look is not None:
-        for image in images:
+        for number, image in enumerate(images):
             placed, _ = image_tokens(
                 image.grid,
                 image.thumbnail_index,
@@ -132,8 +134,9 @@ def make_sample(
                 placeholder=look.placeholder,
                 tokens_per_tile=look.tokens_per_tile
                 if image.parts is None
-                else [across * down for across, down in image.parts],
+                else [look.queries or across * down for across, down in image.parts],
                 packed=len(image.pixels) if look.is_native and image.parts is None else None,
+                number=number,
             )
             shown += placed.tolist()
             pixels.append(torch.from_numpy(normalize(image.pixels, look.preprocessing)))

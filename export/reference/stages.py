@@ -115,7 +115,13 @@ def _encode_patches(
             look(stage.index, place, streams[place])
     projection = stages.projection.loaded(read)
     prepare(projection, stages.projection.prefix)
-    return {place: projection(patches) for place, patches in streams.items()}
+    if len(stages.projection.traced.inputs) < 2:
+        return {place: projection(patches) for place, patches in streams.items()}
+    assert config.vision is not None
+    return {
+        place: through_tower(config.vision, projection, patches, grids[place] or ())
+        for place, patches in streams.items()
+    }
 
 
 def _few_at_a_time(module: nn.Module, tiles: Tensor) -> Tensor:

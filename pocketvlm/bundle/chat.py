@@ -53,7 +53,8 @@ class ChatLayout(Closed):
     """The chat template as literals (proved equal to the Jinja template at export).
 
     ``image`` and ``text``: what stands around each image and each text of a question, which may be several; with
-    ``images_first`` a question's images come before its texts, wherever somebody put them.
+    ``images_first`` a question's images come before its texts, wherever somebody put them. ``between``: what stands
+    between the parts of a question, images or texts.
     """
 
     start: Text
@@ -64,6 +65,7 @@ class ChatLayout(Closed):
     image: Around | None = None
     text: Around | None = None
     images_first: bool = False
+    between: Text | None = None
     system_joins: bool = False
     """whether a system message and the first question are trimmed as one text: the space between them stays"""
 
@@ -78,7 +80,7 @@ class ChatLayout(Closed):
     def _without_what_format_2_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Formats 1 and 2 have none of these; a bundle without is written in them."""
         written: dict[str, Any] = handler(self)
-        for name in ("reasoning", "image", "text", "images_first", "system_joins"):
+        for name in ("reasoning", "image", "text", "images_first", "system_joins", "between"):
             if not getattr(self, name):
                 written.pop(name, None)
         return written
@@ -88,6 +90,8 @@ class ChatLayout(Closed):
         """The oldest format that can say it."""
         more = any(role.prefix_with_image is not None for role in self.roles.values())
         around = self.reasoning is not None or self.image is not None or self.text is not None
+        if self.between:
+            return 5
         return 3 if more or around or self.images_first or self.system_joins else 1
 
     def prefix_of(self, role: Literal["system", "user", "assistant"], *, image_first: bool) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from pocketvlm.bundle.files import FileName
-from pocketvlm.images.rules import NATIVE_RULES, lfm2, smart_resize
-from pocketvlm.images.tiling import most_windows
+from pocketvlm.images.patches import Laid
+from pocketvlm.images.rules import NATIVE_RULES, RULES_OF_PARTS, lfm2, minicpmv, smart_resize
+from pocketvlm.images.tiling import Grid, most_windows
 from pocketvlm.strict import Closed, dropping_none
 
 
@@ -20,7 +22,9 @@ class PatchPictures(Closed):
     patch for heads of ``head_dim`` channels at ``rope_theta`` (none: nothing turns), and where ``window`` says so,
     which tiles stand in a square of so many a side, the only ones that most layers let see each other. ``table``: a
     file of float32 [table_side, table_side, vision width], little-endian, laid over a picture and added to its patches:
-    stretched, or where it is ``table_resized`` as an image is. ``deep``: how many of the decoder's first layers add
+    stretched, or where it is ``table_resized`` as an image is, or where it is ``table_bucketed`` the entry that each
+    patch falls into. ``queries``: tokens that a resampler makes of each part of a picture; its keys have ``key_rows``
+    added, as wide as the decoder (``sincos_rows``). ``deep``: how many of the decoder's first layers add
     rows of their own behind them, which lie behind each token's embedding.
     """
 
@@ -31,9 +35,24 @@ class PatchPictures(Closed):
     table: FileName | None = None
     table_side: Annotated[int, Field(gt=0, le=4096)] | None = None
     table_resized: Literal[True] | None = None
+    table_bucketed: Literal[True] | None = None
+    queries: Annotated[int, Field(gt=0, le=4096)] | None = None
     deep: Annotated[int, Field(gt=0, le=16)] | None = None
 
-    _serialize = dropping_none("rope_theta", "window", "table", "table_side", "table_resized", "deep")
+    _serialize = dropping_none(
+        "rope_theta", "window", "table", "table_side", "table_resized", "table_bucketed", "queries", "deep"
+    )
+
+    @property
+    def laid(self) -> Laid:
+        """How the table is laid over a picture."""
+        if self.table_bucketed:
+            return "bucketed"
+        return "resized" if self.table_resized else "stretched"
+
+    def tokens_of(self, parts: Sequence[Grid]) -> list[int]:
+        """The tokens of each part of a picture, which are ``parts`` of so many tiles (across, down)."""
+        return [math.prod(part) if self.queries is None else self.queries for part in parts]
 
     @model_validator(mode="after")
     def _table_has_its_side(self) -> PatchPictures:
@@ -87,7 +106,9 @@ class MropePositions(Closed):
 
 def most_tokens(tiling: Any) -> int:
     """Tiles that see each other, at most, by a ``Tiling`` or a manifest's ``vision`` of native resolution."""
-    return (smart_resize if tiling.part is None else lfm2).most_tokens(tiling)
+    rules: dict[str, Any] = {"lfm2": lfm2, "minicpmv": minicpmv}
+    found: int = rules.get(tiling.strategy, smart_resize).most_tokens(tiling)
+    return found
 
 
 def native_problem(vision: Any) -> str | None:
@@ -105,7 +126,7 @@ def native_problem(vision: Any) -> str | None:
 
 
 def _patches_problem(vision: Any) -> str | None:
-    patches, ratio, in_parts = vision.patches, vision.downsample_ratio, vision.part is not None
+    patches, ratio, in_parts = vision.patches, vision.downsample_ratio, vision.strategy in RULES_OF_PARTS
     has_thumbnail = vision.thumbnail != "none" and not in_parts
     if vision.tokens_per_tile != 1 or vision.packing is not None or has_thumbnail:
         return "a tile of a picture as patches is one token, without thumbnail and packing"
@@ -113,8 +134,20 @@ def _patches_problem(vision: Any) -> str | None:
         return "a tile of a picture as patches has downsample_ratio x downsample_ratio of them"
     if patches.most_tokens < most_tokens(vision):  # as many as graphs are checked for
         return "patches.most_tokens is less than a picture can have"
-    if (patches.rope_theta is None) != in_parts or (patches.table_resized is True) != in_parts:
-        return "patches.rope_theta is of a strategy without part, patches.table_resized of one with it"
+    if (patches.rope_theta is None) != in_parts:
+        return "patches.rope_theta is of a strategy without parts"
+    return _parts_problem(vision)
+
+
+def _parts_problem(vision: Any) -> str | None:
+    """The same of what a rule of parts alone has."""
+    patches, is_sliced = vision.patches, vision.strategy == "minicpmv"
+    if (patches.table_resized is True) != (vision.strategy == "lfm2") or (patches.table_bucketed is True) != is_sliced:
+        return "patches.table_resized is of the strategy lfm2, patches.table_bucketed of minicpmv"
+    if (patches.queries is not None) != is_sliced or (is_sliced and vision.downsample_ratio != 1):
+        return "patches.queries are of the strategy minicpmv, whose tiles are a patch each"
+    if is_sliced and (patches.window is not None or patches.deep is not None):
+        return "patches.queries have no windows and nothing deep"
     return None
 
 

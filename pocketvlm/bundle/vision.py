@@ -14,11 +14,13 @@ from pocketvlm.images.tiling import ResizeFilter
 from pocketvlm.strict import Closed, dropping_none
 
 #: Rules by which a grid of tiles is chosen.
-Strategy = Literal["relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2"]
+Strategy = Literal["relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2", "minicpmv"]
 #: Those of formats 1 and 2.
 FIRST_STRATEGIES = ("relaxed", "llava-next", "internvl")
 #: Those that keep an image's aspect ratio on a canvas.
 PADDED = ("relaxed", "llava-next")
+#: Images of a conversation that a layout has numbers for, at most.
+MAX_NUMBERS = 256
 
 
 class ImagePacking(Closed):
@@ -103,6 +105,9 @@ class ImageLayout(Closed):
 
     Of an image of one tile without a thumbnail ``lone`` + tokens is all that stands between start and end; behind the
     last row stands ``last_row_end``, since a tokenizer may join that row's end with what follows. None: as elsewhere.
+
+    Behind each tile's tokens stands ``tile_end``, behind the thumbnail's, and those of a lone tile, ``thumbnail_end``;
+    behind image_start the image's number, of the first one of a conversation ``numbers[0]``.
     """
 
     image_start: TokenIds
@@ -112,10 +117,15 @@ class ImageLayout(Closed):
     image_end: TokenIds
     lone: TokenIds | None = None
     last_row_end: TokenIds | None = None
+    tile_end: TokenIds | None = None
+    thumbnail_end: TokenIds | None = None
+    numbers: Annotated[tuple[TokenIds, ...], Field(min_length=1, max_length=MAX_NUMBERS)] | None = None
 
-    _serialize = dropping_none("lone", "last_row_end")
+    _serialize = dropping_none("lone", "last_row_end", "tile_end", "thumbnail_end", "numbers")
 
     @property
     def format_version(self) -> int:
         """The oldest format that can say it."""
+        if self.tile_end is not None or self.thumbnail_end is not None or self.numbers is not None:
+            return 5
         return 1 if self.lone is None and self.last_row_end is None else 3

@@ -7,6 +7,8 @@ patches along those of their tile. So a graph need not know how many rows and co
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,9 @@ from pocketvlm.images.tiling import Grid
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
+#: How a learned table of positions is laid over a picture: from corner to corner, as an image is resized, or each patch
+#: takes the row and column that its upper left corner falls into.
+Laid = Literal["stretched", "resized", "bucketed"]
 
 
 def places(grid: Grid, ratio: int) -> Integers:
@@ -106,9 +111,42 @@ def antialiased(grid: Grid, ratio: int, table: Floats) -> Floats:
     return found
 
 
-def laid_over(grid: Grid, ratio: int, table: Floats, *, resized: bool) -> Floats:
-    """A table over a picture, ``resized`` as an image is, or stretched from corner to corner."""
-    return (antialiased if resized else interpolated)(grid, ratio, table)
+def bucketed(grid: Grid, ratio: int, table: Floats) -> Floats:
+    """Of a learned table of positions [side, side, width] the entry that each patch of a picture falls into, float32
+    [tiles, ratio * ratio, width] (Patch n' Pack, arXiv 2307.06304; transformers: ``get_vision_nearest_position_ids``).
+
+    In whole numbers: where a patch begins exactly at an entry, code that compares fractions in float32 takes that one
+    or the one before, as its processor rounds.
+    """
+    side, at = table.shape[0], places(grid, ratio)
+    rows, columns = (at[..., axis] * side // (count * ratio) for axis, count in ((0, grid[1]), (1, grid[0])))
+    found: Floats = table[rows, columns].astype(np.float32, copy=False)
+    return found
+
+
+def laid_over(grid: Grid, ratio: int, table: Floats, laid: Laid) -> Floats:
+    """A table over a picture, float32 [tiles, ratio * ratio, width]."""
+    return {"stretched": interpolated, "resized": antialiased, "bucketed": bucketed}[laid](grid, ratio, table)
+
+
+@lru_cache(maxsize=4)
+def sincos_rows(grid: Grid, width: int) -> Floats:
+    """What a resampler adds to its keys, float32 [tiles, 1, width], of tiles that are a patch each.
+
+    A quarter of the channels each are sines and cosines of the column, then of the row, at frequencies from 1 down to
+    1 / 10,000 (MiniCPM-V, arXiv 2408.01800, section 3.1; Masked Autoencoders, arXiv 2111.06377), in float32.
+    """
+    quarter = width // 4
+    share = np.arange(quarter, dtype=np.float32) / np.float32(quarter)
+    frequencies = (1.0 / 10000**share).astype(np.float32)
+    at = places(grid, 1)[:, 0].astype(np.float32)
+    # [tiles, 1] * [quarter] -> [tiles, quarter], of columns and of rows
+    angles = [at[:, axis, None] * frequencies for axis in (1, 0)]
+    found = np.concatenate([wave(one) for one in angles for wave in (np.sin, np.cos)], axis=1).astype(np.float32)
+    # [tiles, width] -> [tiles, 1, width]
+    rows: Floats = found[:, None]
+    rows.flags.writeable = False
+    return rows
 
 
 def _triangles(side: int, count: int) -> npt.NDArray[np.float64]:

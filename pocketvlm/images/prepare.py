@@ -15,7 +15,7 @@ from PIL import Image
 
 from pocketvlm.errors import BundleError, ImageError
 from pocketvlm.images.open import MAX_PIXELS, MAX_SIDE, open_image
-from pocketvlm.images.rules import check_tiling, plan_of
+from pocketvlm.images.rules import RULES_OF_PARTS, check_tiling, plan_of
 from pocketvlm.images.tiling import Grid, PicturePlan, ResizeFilter, Size, Tiling, thumbnail_index
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def cut_tiles(image: Image.Image, preprocessing: Preprocessing) -> TiledImage:
     plan = plan_of(image.size, preprocessing)
     tile = preprocessing.tile_size
     canvas, thumbnail = laid_out(image, plan, preprocessing)
-    if preprocessing.part is not None:
+    if preprocessing.strategy in RULES_OF_PARTS:
         return _in_parts(image, plan, canvas, thumbnail, tile)
     pixels = _cut(np.asarray(canvas), tile)
     if thumbnail is not None and plan.thumbnail_index is not None:
@@ -154,7 +154,7 @@ def _cut(pixels: npt.NDArray[np.uint8], tile: int) -> npt.NDArray[np.uint8]:
 def _in_parts(
     image: Image.Image, plan: PicturePlan, canvas: Image.Image, thumbnail: Image.Image | None, tile: int
 ) -> TiledImage:
-    """The tiles of each part, one part after the other, the thumbnail last."""
+    """The tiles of each part, one part after the other, the thumbnail where the plan says."""
     across, down = plan.grid
     width, height = plan.part[0] * tile, plan.part[1] * tile
     pixels = np.asarray(canvas)
@@ -164,9 +164,10 @@ def _in_parts(
         for column in range(across)
     ]
     grids = (plan.part,) * len(parts)
-    if thumbnail is not None:
-        parts.append(_cut(np.asarray(thumbnail), tile))
-        grids = (*grids, plan.thumbnail_part)
+    if thumbnail is not None and plan.thumbnail_index is not None:
+        at = plan.thumbnail_index
+        parts.insert(at, _cut(np.asarray(thumbnail), tile))
+        grids = (*grids[:at], plan.thumbnail_part, *grids[at:])
     return TiledImage(plan.grid, np.concatenate(parts), plan.thumbnail_index, image.size, grids)
 
 

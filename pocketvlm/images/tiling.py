@@ -115,7 +115,7 @@ class Tiling:
     strategy: str = "relaxed"
     """a key of ``pocketvlm.images.rules.RULES``"""
     candidates: tuple[Grid, ...] = PAPER_CANDIDATES
-    """grids to choose from, (across, down); their order counts for llava-next and lfm2 alone"""
+    """grids to choose from, (across, down); their order counts for llava-next, lfm2 and minicpmv alone"""
     alpha: float = 0.1
     """threshold of the relaxed rule"""
     longest_edge: int | None = None
@@ -123,7 +123,8 @@ class Tiling:
     min_pixels: int | None = None
     """of the rules of native resolution: least pixels of an image"""
     max_pixels: int | None = None
-    """of the rules of native resolution: most pixels of an image, of the lfm2 rule as a whole"""
+    """of the rules of native resolution: most pixels of an image, of the lfm2 rule as a whole; of minicpmv about those
+    of a slice"""
     part: int | None = None
     """of the lfm2 rule: tiles along a side of each part that a large image is cut into"""
     thumbnail: Literal["first", "last", "none"] = "first"

@@ -29,6 +29,7 @@ from pocketvlm.models.directory import (
     CONFIG,
     FLOATS,
     MAX_JSON_BYTES,
+    Asking,
     BatchNorm,
     LowRank,
     Packed,
@@ -51,6 +52,8 @@ from pocketvlm.models.shapes import POSITIONS, expected_shapes
 
 #: PyTorch's of batch norms, and timm's.
 BATCH_NORM_EPSILON = 1e-5
+#: Of the norm of a resampler's queries.
+QUERY_NORM_EPSILON = 1e-6
 #: How quantizers call what they put beside or in place of a weight.
 PACKED = re.compile(r"\.(qweight|qzeros|scales|g_idx|SCB|weight_(scale|packed|shape|zero_point).*|weight\.\w+)$")
 
@@ -59,7 +62,7 @@ PACKED = re.compile(r"\.(qweight|qzeros|scales|g_idx|SCB|weight_(scale|packed|sh
 class TensorInfo:
     """One weight: where it lies, as a tensor, as ``pieces`` of one or as its sum over an axis (``summed``), of which it
     may be ``rows`` alone, or one less than it is (``less_one``), and how it is used. ``norm``: what a convolution, or a
-    bias, has taken in."""
+    bias, has taken in; ``asking``: what a resampler's queries have. ``transposed``: stored by columns."""
 
     name: str
     file: Path
@@ -73,13 +76,16 @@ class TensorInfo:
     less_one: bool = False
     channels_last: bool = False
     norm: BatchNorm | None = None
+    asking: Asking | None = None
+    transposed: bool = False
 
     @property
     def files(self) -> set[Path]:
         """Where it lies."""
         others = () if self.packed is None else (self.packed.zeros, self.packed.scales)
         norm = () if self.norm is None else (self.norm.weight, self.norm.bias, self.norm.mean, self.norm.variance)
-        return {self.file, *(one.file for one in (*others, *norm))}
+        asking = () if self.asking is None else vars(self.asking).values()
+        return {self.file, *(one.file for one in (*others, *norm, *asking))}
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,8 @@ class Checkpoint:
             read = _read(info) if info.summed is None else _read(info).float().sum(info.summed)
             read = _channels_first(read, info.shape) if info.channels_last else read
             read = read if info.norm is None else _taken_in(read, info.norm)
+            read = read.T.contiguous() if info.transposed else read
+            read = read if info.asking is None else _asked(read, info.asking)
             tensor = _chosen(_whole(read, info.pieces).reshape(info.shape), info.rows, rows)
         if info.update is not None:
             up, down = _factors(info.update)
@@ -229,6 +237,14 @@ def _taken_in(tensor: Tensor, norm: BatchNorm) -> Tensor:
         return bias - mean * factor
     # [channels] -> [channels, 1, ...]
     return tensor.float() * factor.view(-1, *(1,) * (tensor.dim() - 1))
+
+
+def _asked(queries: Tensor, asking: Asking) -> Tensor:
+    """Learned queries [queries, width] as they enter attention, of the same shape."""
+    norm, norm_bias = _read(asking.norm).float(), _read(asking.norm_bias).float()
+    normed = nn.functional.layer_norm(queries.float(), norm.shape, norm, norm_bias, QUERY_NORM_EPSILON)
+    matrix, bias = (_whole(_read(one), one.pieces).float() for one in (asking.matrix, asking.bias))
+    return nn.functional.linear(normed, matrix, bias)
 
 
 def _whole(tensor: Tensor, pieces: Pieces | None) -> Tensor:
@@ -358,7 +374,7 @@ def _match(directory: Path, family: Family, config: VlmConfig, weights: dict[str
             raise CheckpointError(f"{shown} has shape {found_shape}, {CONFIG} asks for {list(expected[name])}")
         tensors[name] = TensorInfo(
             name, stored.file, stored.key, expected[name], stored.pieces, None, stored.packed, stored.update,
-            stored.summed, stored.less_one, stored.channels_last, stored.norm,
+            stored.summed, stored.less_one, stored.channels_last, stored.norm, stored.asking, stored.transposed,
         )  # fmt: skip
     missing = [name for name in expected if name not in tensors]
     if missing:

@@ -283,7 +283,7 @@ class DecoderConfig:
 @dataclass(frozen=True)
 class ImageLayoutConfig:
     """The text around an image's tokens, where ``pocketvlm.bundle.vision.ImageLayout`` has ids. ``{row}`` and
-    ``{column}`` count from 1."""
+    ``{column}`` count from 1, ``{index}`` in image_start counts the images of a conversation from 0."""
 
     image_start: Text = ""
     thumbnail: Text = ""
@@ -292,6 +292,8 @@ class ImageLayoutConfig:
     image_end: Text = ""
     lone: Text | None = None
     last_row_end: Text | None = None
+    tile_end: Text = ""
+    thumbnail_end: Text = ""
 
 
 @read_by(READ)
@@ -329,9 +331,11 @@ class VlmConfig:
     model_type: Text = "bluelm_v"
     #: "mlp": a matrix that merges blocks of tokens, then two layers; "layers": these alone, on each token; "matrix":
     #: one from blocks to the decoder's width; "normed_mlp": a norm of blocks, then two layers; "merger": blocks of
-    #: normed tokens, then two layers of which the first is as wide as a block.
-    projector: Literal["mlp", "layers", "matrix", "normed_mlp", "merger"] = "mlp"
+    #: normed tokens, then two layers of which the first is as wide as a block; "resampler": learned queries look at all
+    #: patches of a picture, or of a part of it, with so many heads (``resampler_heads``).
+    projector: Literal["mlp", "layers", "matrix", "normed_mlp", "merger", "resampler"] = "mlp"
     downsample_ratio: Tiles = 2
+    resampler_heads: Heads | None = None
     #: Channels between the two layers behind normed blocks; None: the decoder's width.
     projector_size: Width | None = None
     #: Whether the tokens that blocks become go down the columns of a tile, not along its rows.
@@ -342,6 +346,9 @@ class VlmConfig:
     #: What a chat template writes where an image stands and the processor makes the whole layout of; None: image_start,
     #: image_token, image_end.
     image_in_template: Text | None = None
+    #: For a chat template that knows texts alone: what a model's code puts between the parts of a question, in which an
+    #: image is image_in_template.
+    parts_joined_by: Text | None = None
     #: A chat template (Jinja) in place of the checkpoint's, where a model's own code has another.
     chat_template: Text | None = None
     image_layout: ImageLayoutConfig = field(default_factory=ImageLayoutConfig)
@@ -357,8 +364,19 @@ class VlmConfig:
             )
         if self.vision is not None and self.vision.taken is not None and self.projector != "layers":
             raise ValueError(f"vision_config.taken is for a projector of layers alone, not for {self.projector!r}")
+        if self.projector == "resampler":
+            self._check_resampler()
+        elif self.vision is not None and self.vision.queries is not None:
+            raise ValueError(f"vision_config.queries are a resampler's, not of {self.projector!r}")
         if self.projector == "layers" and self.downsample_ratio != 1:
             raise ValueError(f"downsample_ratio is {self.downsample_ratio}, and no matrix merges blocks of tokens")
+
+    def _check_resampler(self) -> None:
+        heads, vision = self.resampler_heads, self.vision
+        if vision is not None and (vision.queries is None or vision.query_width != self.text.hidden_size):
+            raise ValueError("a resampler needs vision_config.queries, as wide as the decoder")
+        if heads is None or self.text.hidden_size % heads:
+            raise ValueError(f"resampler_heads: {heads} do not share the decoder's {self.text.hidden_size} channels")
 
     @property
     def is_native(self) -> bool:

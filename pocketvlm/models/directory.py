@@ -21,7 +21,7 @@ from pocketvlm.files import check_no_pointer, found, label, read_bounded, readab
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import family_of
 from pocketvlm.models.families.family import Family, Pieces
-from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, is_unused
+from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, QUERIES, is_unused
 from pocketvlm.models.values import READ
 from pocketvlm.strict import checked, first_wrong, parse_json
 
@@ -113,11 +113,22 @@ class BatchNorm:
 
 
 @dataclass(frozen=True)
+class Asking:
+    """What a resampler's learned queries go through before they look at anything: a norm, and a matrix with a bias."""
+
+    norm: Stored
+    norm_bias: Stored
+    matrix: Stored
+    bias: Stored
+
+
+@dataclass(frozen=True)
 class Stored:
     """A tensor of a file: ``start`` and ``end`` are the file's bytes. ``pieces``: where one of several weights in it
     lies; ``packed``: of a matrix in words; ``summed``: the axis over which the weight is its sum; ``shape`` is the
     weight's own then. ``update``: what an adapter adds. ``less_one``: one more is the weight. ``channels_last``: of a
-    kernel whose channels lie behind its rows and columns. ``norm``: what a convolution or its bias takes in."""
+    kernel whose channels lie behind its rows and columns. ``norm``: what a convolution or its bias takes in;
+    ``asking``: what a resampler's queries take in; ``transposed``: of a matrix that is stored by columns."""
 
     key: str
     file: Path
@@ -132,6 +143,8 @@ class Stored:
     less_one: bool = False
     channels_last: bool = False
     norm: BatchNorm | None = None
+    asking: Asking | None = None
+    transposed: bool = False
 
 
 def name_of(directory: Path) -> str:
@@ -355,8 +368,38 @@ def named(family: Family, config: VlmConfig, directory: Path, tensors: Mapping[s
                 raise CheckpointError(f"{label(directory)}: {both} both claim {one_line(one, 120)}")
             weight = replace(weight, less_one=family.is_less_one(one))
             weight = _summed(weight, family.summed[one]) if one in family.summed else weight
+            weight = _turned(weight) if one in family.transposed else weight
             weights[one] = _unrolled(weight) if one in family.channels_last else weight
-    return _with_norms(weights, directory)
+    return _with_queries(_with_norms(weights, directory), directory)
+
+
+def _with_queries(weights: Mapping[str, Stored], directory: Path) -> dict[str, Stored]:
+    """A resampler's queries, which are the same for every picture, as they enter attention: with what families call
+    ``projector.q_norm.`` and ``projector.q_proj.`` taken in.
+
+    :raises CheckpointError: a part of these is missing, or of another width than the queries
+    """
+    found, names = (
+        dict(weights),
+        [f"projector.q_{part}" for part in ("norm.weight", "norm.bias", "proj.weight", "proj.bias")],
+    )
+    if not any(name in weights for name in names):
+        return found
+    missing = next((name for name in (*names, QUERIES) if name not in weights), None)
+    if missing is not None:
+        raise CheckpointError(f"{label(directory)}: {missing} missing from the weights")
+    asking, width = Asking(*(found.pop(name) for name in names)), weights[QUERIES].shape[-1:]
+    parts = ((asking.norm, width), (asking.norm_bias, width), (asking.matrix, width * 2), (asking.bias, width))
+    for one, wanted in parts:
+        if one.shape != wanted:
+            shown = f"{label(directory)}: {one_line(one.key, 120)} has shape {one_line(list(one.shape), 120)}"
+            raise CheckpointError(f"{shown}, the queries behind it {one_line(list(width), 120)} channels")
+    return {**found, QUERIES: replace(found[QUERIES], asking=asking)}
+
+
+def _turned(tensor: Stored) -> Stored:
+    """The matrix [rows, columns] that is stored as [columns, rows]; what is none stays as it is."""
+    return replace(tensor, shape=tensor.shape[::-1], transposed=True) if len(tensor.shape) == 2 else tensor
 
 
 def _with_norms(weights: Mapping[str, Stored], directory: Path) -> dict[str, Stored]:

@@ -77,7 +77,8 @@ class PicturePlace:
     """Where the patches of one picture stand (``pocketvlm.images.patches``): RoPE's rows of them, [tiles, patches,
     head_dim / 2]; of windows, which tiles are in each, [windows, tiles of a window], which of their patches there are,
     bool [windows, tiles of a window * patches], and where among all of them each tile stands, [tiles]; ``rows`` are
-    added to the patches at the beginning, [tiles, patches, width].
+    added to the patches at the beginning, [tiles, patches, width], ``key_rows`` to a resampler's keys, [tiles, 1, its
+    width].
     """
 
     cos: Tensor
@@ -86,6 +87,7 @@ class PicturePlace:
     window_mask: Tensor | None = None
     window_positions: Tensor | None = None
     rows: Tensor | None = None
+    key_rows: Tensor | None = None
 
 
 # --- Products and what is added ---------------------------------------------------------------------------------------
@@ -147,6 +149,14 @@ class PositionRows(Operator):
     def forward(self, values: Tensor, place: PicturePlace) -> Tensor:
         assert place.rows is not None
         return values + place.rows
+
+
+class KeyRows(Operator):
+    """Adds rows that follow from where a picture's patches stand to a resampler's keys, [tiles, 1, width]."""
+
+    def forward(self, values: Tensor, place: PicturePlace) -> Tensor:
+        assert place.key_rows is not None
+        return values + place.key_rows
 
 
 class ChannelScale(Operator):
@@ -290,6 +300,27 @@ class AttendPicture(Operator):
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         # -> [windows, tiles * patches, width] -> [windows, tiles, patches, width]
         return mixed.transpose(1, 2).flatten(-2).unflatten(1, (tiles, patches))
+
+
+class AttendLearned(Operator):
+    """Learned queries, [queries, width], attend to all patches of a picture or of a part of one, however many: key and
+    value [tiles, 1, width] -> [queries, 1, width]."""
+
+    def __init__(self, queries: int, heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.queries, self.heads, self.head_dim = queries, heads, head_dim
+        self.weight = nn.Parameter(torch.empty(queries, heads * head_dim))
+        nn.init.normal_(self.weight)
+
+    def forward(self, key: Tensor, value: Tensor) -> Tensor:
+        # [queries, width] and [tiles, 1, width] -> [rows, heads, head_dim] -> [heads, rows, head_dim]
+        query, key, value = (
+            states.flatten(0, -2).unflatten(-1, (self.heads, -1)).transpose(0, 1)
+            for states in (self.weight, key, value)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        # [heads, queries, head_dim] -> [queries, width] -> [queries, 1, width]
+        return mixed.transpose(0, 1).flatten(1)[:, None]
 
 
 class Rotate(Operator):
@@ -471,6 +502,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     Depthwise,
     Parameter,
     PositionRows,
+    KeyRows,
     ChannelScale,
     Scale,
     LayerNorm,
@@ -482,6 +514,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     Sigmoid,
     Attend,
     AttendPicture,
+    AttendLearned,
     Rotate,
     CachedAttend,
     CausalConvolution,

@@ -13,6 +13,8 @@ Shape = tuple[int, ...]
 EMBEDDING_TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 #: What ends each row of a picture whose tiles' tokens are packed.
 NEWLINE = "image_newline"
+#: A resampler's queries, as they enter attention.
+QUERIES = "projector.attend.weight"
 POSITIONS = "vision_tower.embeddings.position_embedding.weight"
 
 
@@ -34,6 +36,8 @@ def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
             yield from _norm("downsampler.norm", merged)
             yield from _linear("projector.linear_1", merged, inner)
             yield from _linear("projector.linear_2", inner, text.hidden_size)
+        elif config.projector == "resampler":
+            yield from _resampler(config.vision)
         elif config.projector == "merger":
             yield from _merger(config.vision, merged, text.hidden_size)
         else:
@@ -90,6 +94,19 @@ def _merger(vision: VisionConfig, merged: int, hidden: int) -> Iterator[tuple[st
     for place in range(len(vision.deep)):
         yield from _linear(f"projector.mlps.{place}.linear_1", merged, merged)
         yield from _linear(f"projector.mlps.{place}.linear_2", merged, hidden)
+
+
+def _resampler(vision: VisionConfig) -> Iterator[tuple[str, Shape]]:
+    width, prefix = vision.query_width or 0, "projector"
+    if vision.hidden_size != width:
+        yield from _linear(f"{prefix}.kv_proj", vision.hidden_size, width, bias=False)
+    yield from _norm(f"{prefix}.kv_norm", width)
+    for name in ("k_proj", "v_proj"):
+        yield from _linear(f"{prefix}.{name}", width, width)
+    yield QUERIES, (vision.queries or 0, width)
+    yield from _linear(f"{prefix}.out_proj", width, width)
+    yield from _norm(f"{prefix}.norm", width)
+    yield from _linear(f"{prefix}.linear", width, width, bias=False)
 
 
 def _tower_mlp(prefix: str, config: VisionConfig) -> Iterator[tuple[str, Shape]]:

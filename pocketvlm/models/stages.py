@@ -13,12 +13,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from pocketvlm.images.patches import axial_rope, laid_over, windows
+from pocketvlm.images.patches import axial_rope, laid_over, sincos_rows, windows
 from pocketvlm.images.tiling import Grid
 from pocketvlm.models.blocks.convolutions import Stem, tower_layer
 from pocketvlm.models.blocks.decoder import DecoderLayer, Head, decoder_options, step_at
 from pocketvlm.models.blocks.picture import PictureLayer, PlacedEmbeddings
-from pocketvlm.models.blocks.projector import Projection
+from pocketvlm.models.blocks.projector import Projection, Resampling
 from pocketvlm.models.blocks.vision import VisionEmbeddings, VisionLayer, layer_options
 from pocketvlm.models.checkpoint import ReadWeight, load, shapes_only
 from pocketvlm.models.config import DecoderConfig, VlmConfig
@@ -117,7 +117,8 @@ def stages_of(config: VlmConfig) -> Stages:
     vision: tuple[Stage, ...] = ()
     if config.vision is not None:
         patch_embedding, vision = _embedding_stage(config.vision), _vision_stages(config.vision)
-        projection = Stage("projector", "", Kind.of(Projection, config))
+        block = Resampling if config.projector == "resampler" else Projection
+        projection = Stage("projector", "", Kind.of(block, config))
     return Stages(patch_embedding, vision, projection, decoder_stages(config.text), head_stage(config.text))
 
 
@@ -211,7 +212,7 @@ def place_of(config: VisionConfig, grid: Grid, read: ReadWeight | None = None) -
     """
     cos, sin = map(torch.from_numpy, axial_rope(grid, config.grid_size, config.head_dim, config.axial_theta))
     if config.window is None:
-        return PicturePlace(cos, sin, rows=_rows_of(config, grid, read))
+        return PicturePlace(cos, sin, rows=_rows_of(config, grid, read), key_rows=_key_rows_of(config, grid))
     cut = windows(grid, config.window, config.grid_size)
     indices = (torch.from_numpy(cut.tiles), torch.from_numpy(cut.mask).bool(), torch.from_numpy(cut.positions))
     return PicturePlace(cos, sin, *indices)
@@ -222,7 +223,13 @@ def _rows_of(config: VisionConfig, grid: Grid, read: ReadWeight | None) -> Tenso
         return None
     # [side * side, width] -> [side, side, width]
     table = read(POSITIONS).float().unflatten(0, (config.table_side, -1))
-    return torch.from_numpy(laid_over(grid, config.grid_size, table.numpy(), resized=config.table_resized))
+    return torch.from_numpy(laid_over(grid, config.grid_size, table.numpy(), config.laid))
+
+
+def _key_rows_of(config: VisionConfig, grid: Grid) -> Tensor | None:
+    if config.query_width is None:
+        return None
+    return torch.from_numpy(sincos_rows(grid, config.query_width).copy())
 
 
 def through_tower(

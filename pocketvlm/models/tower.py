@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic import with_config as read_by
 
+from pocketvlm.images.patches import Laid
 from pocketvlm.models.convolutions import Convolutions
 from pocketvlm.models.values import READ, Heads, Layers, Pixels, Positive, Tiles, Width
 
@@ -33,6 +34,12 @@ class VisionConfig:
     table_side: Pixels | None = None
     #: Whether it is resized as an image is, not stretched from corner to corner (``pocketvlm.images.patches``).
     table_resized: bool = False
+    #: Or each patch takes the entry of the table that it falls into.
+    table_bucketed: bool = False
+    #: A resampler behind the tower: so many learned queries, of so many channels, which become the tokens of a picture
+    #: or of a part of it, whatever its size. A tile is then a patch.
+    queries: Annotated[int, Field(gt=0, le=4096)] | None = None
+    query_width: Width | None = None
     #: A learned row, with a position of its own, in front of the patches through all layers, and left out behind them.
     class_token: bool = False
     #: Of the patch embedding.
@@ -80,12 +87,23 @@ class VisionConfig:
             raise ValueError(f"taken: {max(self.taken)} is not the last of {self.num_hidden_layers} layers")
         if self.taken is not None and self.post_norm:
             raise ValueError("taken: the norm behind the last layer is not of several")
-        if (self.positions == "stretched") != (self.table_side is not None):
-            raise ValueError("table_side and positions that are stretched belong together")
+        self._check_native()
         if self.deep and (sorted(set(self.deep)) != list(self.deep) or self.deep[-1] > self.num_hidden_layers):
             raise ValueError(f"deep: {self.deep} are not some of {self.num_hidden_layers} layers in their order")
         if self.axial_theta is not None and self.head_dim % 4:
             raise ValueError(f"head_dim {self.head_dim} is not a multiple of 4: rows and columns turn pairs each")
+
+    def _check_native(self) -> None:
+        if (self.positions == "stretched") != (self.table_side is not None):
+            raise ValueError("table_side and positions that are stretched belong together")
+        if self.table_resized and self.table_bucketed:
+            raise ValueError("table_resized and table_bucketed: a table is laid over pictures in one way")
+        if (self.queries is None) != (self.query_width is None):
+            raise ValueError("queries and query_width belong together")
+        if self.queries is not None and (self.grid_size != 1 or self.window is not None or not self.is_native):
+            raise ValueError("queries: a resampler is behind towers of native resolution whose tiles are a patch each")
+        if self.query_width is not None and self.query_width % 4:
+            raise ValueError(f"query_width {self.query_width} is not a multiple of 4: sines and cosines of two axes")
 
     def _check_convolutions(self, shape: Convolutions) -> None:
         layers = len(shape.layers(self.image_size))
@@ -102,6 +120,13 @@ class VisionConfig:
     def is_native(self) -> bool:
         """Whether pictures go through as a whole, in their own resolution."""
         return self.axial_theta is not None or self.table_side is not None
+
+    @property
+    def laid(self) -> Laid:
+        """How a table of positions is laid over a picture."""
+        if self.table_bucketed:
+            return "bucketed"
+        return "resized" if self.table_resized else "stretched"
 
     def is_windowed(self, layer: int) -> bool:
         """Whether the patches of a layer, counted from 0, see those of their window alone."""

@@ -15,6 +15,7 @@ from pocketvlm.bundle.towers import is_convolutional
 from pocketvlm.errors import BundleError, CheckpointError, PocketVlmError, one_line
 from pocketvlm.images.packing import most_tokens
 from pocketvlm.images.prepare import Preprocessing, preprocessing_of, select, sequence_length
+from pocketvlm.images.rules import RULES_OF_PARTS
 from pocketvlm.images.tiling import Grid
 from pocketvlm.models.shapes import expected_shapes
 from pocketvlm.quant.sizes import stored_bytes
@@ -48,7 +49,7 @@ HUGE = 1 << 12
 MOST_BITS = 64
 #: Of towers whose layers see maps of other sizes.
 NOT_PLANNED = "a vision tower of convolutions is not yet planned: its layers see maps of other sizes"
-PARTS_NOT_PLANNED = "pictures in parts (lfm2) are not yet planned: each part goes through the tower by itself"
+PARTS_NOT_PLANNED = "pictures in parts ({}) are not yet planned: each part goes through the tower by itself"
 
 
 @dataclass(frozen=True)
@@ -270,8 +271,8 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
         return None
     if vision.convolutions is not None:
         raise CheckpointError(NOT_PLANNED)
-    if tiling.part is not None:
-        raise CheckpointError(PARTS_NOT_PLANNED)
+    if tiling.strategy in RULES_OF_PARTS:
+        raise CheckpointError(PARTS_NOT_PLANNED.format(tiling.strategy))
     try:
         preprocessing = Preprocessing(
             tile_size=vision.image_size,
@@ -317,8 +318,8 @@ def _vision_of_manifest(manifest: Manifest, counts: Mapping[str, int]) -> Planne
         return None
     if is_convolutional(manifest):
         raise BundleError(NOT_PLANNED)
-    if vision.part is not None:
-        raise BundleError(PARTS_NOT_PLANNED)
+    if vision.strategy in RULES_OF_PARTS:
+        raise BundleError(PARTS_NOT_PLANNED.format(vision.strategy))
     native, prefix = vision.patches, "vision_tower.encoder.layers."
     gated = f"{prefix}0.mlp.gate_proj.weight" in counts
     suffix = ".mlp.gate_proj.weight" if gated else ".mlp.fc1.weight"

@@ -124,6 +124,9 @@ class ExecutorchEngine:
     def encode_picture(self, patches: Floats, place: Feeds) -> Floats:
         given, width = (patches, place["rope_cos"], place["rope_sin"]), self._manifest.entering_width
         tiles = place.get("window_tiles")
+        queries = None if self._manifest.vision is None else self._manifest.vision.patches
+        if queries is not None and queries.queries is not None:
+            return self._picture("image_tokens", (*given, place["key_rows"]), (queries.queries, 1, width))
         if tiles is None:
             return self._picture("image_tokens", given, (len(patches), 1, width))
         ordered = (*(window_by_window(values, tiles) for values in given), place["window_mask"].astype(np.float32))
@@ -271,8 +274,10 @@ def _of_pictures(
         ("image_tokens", "input 0"): (tiles, *embedded),
         ("image_tokens", "input 1"): turns,
         ("image_tokens", "input 2"): turns,
-        ("image_tokens", "output 0"): (tiles, vision.tokens_per_tile, width),
+        ("image_tokens", "output 0"): (native.queries or tiles, vision.tokens_per_tile, width),
     }
+    if native.queries is not None:
+        wanted["image_tokens", "input 3"] = (tiles, rows, width)
     if native.table is not None:
         wanted["patch_embedding", "input 1"] = (batch, *embedded)
     if native.window is not None:

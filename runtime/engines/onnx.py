@@ -334,7 +334,9 @@ def interface(manifest: Manifest, name: str) -> tuple[Interface, Interface]:
         pixels: Interface = {"pixel_values": ("float", (None, 3, vision.tile_size, vision.tile_size))}
         return pixels | _rows(vision), patches
     width = manifest.entering_width
-    return patches | _places(vision), {"image_embeds": ("float", (None, vision.tokens_per_tile, width))}
+    return patches | _places(vision, manifest.model.hidden_size), {
+        "image_embeds": ("float", (None, vision.tokens_per_tile, width))
+    }
 
 
 def _rows(vision: Vision) -> Interface:
@@ -344,12 +346,14 @@ def _rows(vision: Vision) -> Interface:
     return {"position_rows": ("float", (None, vision.patches_per_tile, vision.vision_hidden_size))}
 
 
-def _places(vision: Vision) -> Interface:
+def _places(vision: Vision, hidden: int) -> Interface:
     """What the encoder takes beside patches, of pictures of native resolution."""
     native, rows = vision.patches, vision.patches_per_tile
     if native is None:
         return {}
     found: Interface = dict.fromkeys(("rope_cos", "rope_sin"), ("float", (None, rows, native.head_dim // 2)))
+    if native.queries is not None:
+        found["key_rows"] = ("float", (None, rows, hidden))
     if native.window is not None:
         tiles = native.window**2
         found["window_tiles"], found["window_positions"] = ("int64", (None, tiles)), ("int64", (None,))

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketvlm.errors import ImageError
-from pocketvlm.images.patches import axial_rope, interpolated, laid_over, places, windows
+from pocketvlm.images.patches import axial_rope, interpolated, laid_over, places, sincos_rows, windows
 from pocketvlm.images.positions import axis_of_pairs, positions_of
 from pocketvlm.images.prepare import Preprocessing, cut_tiles, normalize
 from pocketvlm.images.rules import check_tiling, plan_of
 from pocketvlm.images.rules.smart_resize import most_tokens
 from pocketvlm.images.tiling import Tiling, most_windows
 from tests.images.test_tiles import noise
+from tests.support.minicpmv import sincos
 from tests.support.portable_native import GOLDEN, GRIDS, PROMPTS, ROPES, TABLE_GRIDS, golden, pictures_of
 
 SMALL = Preprocessing(
@@ -212,5 +213,25 @@ def test_a_table_is_resized_as_pytorch_resizes_an_image(grid: tuple[int, int]) -
     resized = torch.nn.functional.interpolate(image, (down * 2, across * 2), mode="bilinear", antialias=True)
     wanted = resized[0].permute(1, 2, 0).numpy()
     at = places(grid, 2)
-    assert np.abs(laid_over(grid, 2, table, resized=True) - wanted[at[..., 0], at[..., 1]]).max() < 1e-6
-    assert np.abs(laid_over(grid, 2, table, resized=False) - wanted[at[..., 0], at[..., 1]]).max() > 1e-2
+    assert np.abs(laid_over(grid, 2, table, "resized") - wanted[at[..., 0], at[..., 1]]).max() < 1e-6
+    assert np.abs(laid_over(grid, 2, table, "stretched") - wanted[at[..., 0], at[..., 1]]).max() > 1e-2
+
+
+@pytest.mark.parametrize("side", [70, 7])
+def test_each_patch_takes_the_entry_that_transformers_takes(side: int) -> None:
+    from transformers.vision_utils import get_vision_nearest_position_ids
+
+    table = np.arange(side * side, dtype=np.float32).reshape(side, side, 1)
+    for grid in [(1, 1), (32, 32), (25, 41), (49, 20), (1, 700), (90, 11), (33, 31)]:
+        sizes = torch.tensor([[grid[1], grid[0]]])
+        found = laid_over(grid, 1, table, "bucketed")
+        assert found.flatten().tolist() == get_vision_nearest_position_ids(sizes, side).tolist(), grid
+    assert laid_over((2, 1), 1, table, "bucketed").tolist() != laid_over((1, 2), 1, table, "bucketed").tolist()
+
+
+@pytest.mark.parametrize("grid", [(3, 2), (1, 1), (40, 26)])
+def test_sines_and_cosines_of_keys_are_those_of_an_oracle(grid: tuple[int, int]) -> None:
+    wanted = sincos(64, grid[1], grid[0]).numpy()
+    assert np.abs(sincos_rows(grid, 64)[:, 0] - wanted).max() < 1e-5
+    # half the channels are of the column: another place in a row changes them alone
+    assert grid != (3, 2) or not np.array_equal(sincos_rows(grid, 64), sincos_rows((2, 3), 64))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pocketvlm.errors import ImageError
 from pocketvlm.images.draw import draw_grid
 from pocketvlm.images.prepare import Preprocessing, cut_tiles
-from pocketvlm.images.rules import NATIVE_RULES, RULES, check_tiling, lfm2, plan_of
+from pocketvlm.images.rules import NATIVE_RULES, RULES, check_tiling, lfm2, minicpmv, plan_of
 from pocketvlm.images.rules.idefics3 import grids
 from pocketvlm.images.rules.smart_resize import MOST_ASPECT
 from pocketvlm.images.tiling import Tiling
@@ -24,6 +24,7 @@ from tests.images.test_tiles import noise
 from tests.support.portable_plans import FORMS, LAST, SIZES, golden, path_of, sizes_of
 
 PARTS = replace(FORMS["lfm2"][0], strategy="lfm2")
+SLICES = replace(FORMS["minicpmv"][0], strategy="minicpmv")
 
 SMALL = Preprocessing(
     **{
@@ -192,3 +193,67 @@ def test_grids_stand_in_the_processors_order() -> None:
 def test_parts_that_cannot_be_cut_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Preprocessing(**{**vars(PARTS), **changes})
+
+
+def slices_of_transformers(
+    width: int, height: int, patch: int, side: int, most: int
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """The grid of a picture, its size as a whole and that of a slice, by the processor of MiniCPM-V 4.6, whose sizes
+    are multiples of 4 patches: of a quarter of a patch they are those of the versions before it."""
+    from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import MiniCPMV4_6ImageProcessorPil
+
+    own, size = MiniCPMV4_6ImageProcessorPil(), (height, width)
+    found = own.get_sliced_grid(size, most, side)
+    down, across = found or (1, 1)
+    whole = own.find_best_resize(size, side, patch / 4, "16x", allow_upscale=found is None)
+    canvas = whole
+    if found is not None:
+        canvas = own.get_refine_size(size, found, side, patch / 4, "16x", allow_upscale=True)
+    return (across, down), (int(whole[1]), int(whole[0])), (int(canvas[1]) // across, int(canvas[0]) // down)
+
+
+@given(
+    st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([(14, 448, 9), (14, 448, 1), (8, 100, 12), (4, 24, 4)])
+)
+def test_slices_are_cut_as_transformers_does(width: int, height: int, settings: tuple[int, int, int]) -> None:
+    patch, side, most = settings
+    tiling = replace(SLICES, tile_size=patch, candidates=minicpmv.grids(most), min_pixels=side**2, max_pixels=side**2)
+    check_tiling(tiling)
+    if max(width, height) > MOST_ASPECT * min(width, height):
+        with pytest.raises(ImageError, match="too narrow"):
+            plan_of((width, height), tiling)
+        return
+    plan, (grid, whole, one) = plan_of((width, height), tiling), slices_of_transformers(width, height, *settings)
+    assert plan.grid == grid
+    small = plan.part if grid == (1, 1) else plan.thumbnail_part
+    assert tuple(patches * patch for patches in small) == whole
+    assert tuple(patches * patch for patches in plan.part) == one
+    assert plan.thumbnail_index == (None if grid == (1, 1) else 0)
+    assert max(math.prod(plan.part), math.prod(plan.thumbnail_part)) <= minicpmv.most_tokens(tiling)
+
+
+def test_of_the_narrowest_pictures_no_slice_has_more_patches_than_graphs_take() -> None:
+    assert minicpmv.most_tokens(SLICES) == 1252
+    most = 0
+    for long in range(200, 20_001, 200):
+        for size in ((long, long // MOST_ASPECT), (long // MOST_ASPECT, long)):
+            plan = plan_of(size, SLICES)
+            most = max(most, math.prod(plan.part), math.prod(plan.thumbnail_part))
+    assert 1024 < most <= 1252
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"part": 4}, "part: 4, and minicpmv has slices of any size"),
+        ({"thumbnail": "last"}, "thumbnail: minicpmv has it first"),
+        ({"thumbnail_of_single_tile": True}, "none of a picture that is not cut"),
+        ({"max_pixels": None}, "min_pixels and max_pixels: minicpmv needs both"),
+        ({"min_pixels": 448}, "max_pixels: 200704 is no square of a side, or not min_pixels"),
+        ({"min_pixels": 448 * 449, "max_pixels": 448 * 449}, "is no square of a side"),
+        ({"candidates": minicpmv.grids(4)[::-1]}, "candidates: minicpmv has all grids of its most slices"),
+    ],
+)
+def test_slices_that_cannot_be_cut_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Preprocessing(**{**vars(SLICES), **changes})

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.images.rules import NATIVE_RULES, RULES, lfm2, plan_of
+from pocketvlm.images.rules import NATIVE_RULES, RULES, RULES_OF_PARTS, lfm2, minicpmv, plan_of
 from pocketvlm.images.rules.idefics3 import grids
 from pocketvlm.images.rules.smart_resize import MOST_ASPECT
 from pocketvlm.images.tiling import Tiling, grid_candidates
@@ -22,7 +22,7 @@ PARTS = FOLDER.parent / "parts"
 
 def path_of(rule: str) -> Path:
     """A rule's golden file; C++ and Kotlin read all of ``FOLDER``, and have no rule of parts."""
-    return (PARTS if rule == "lfm2" else FOLDER) / f"{rule}.json"
+    return (PARTS if rule in RULES_OF_PARTS else FOLDER) / f"{rule}.json"
 
 
 #: Of every shape; squares, exact grids, and what lies just beside them, where ties and roundings are.
@@ -38,6 +38,7 @@ SIZES = (
 )  # fmt: skip
 PHONE = grid_candidates(4, 4, 8)
 LAST = Tiling(thumbnail="last", thumbnail_of_single_tile=False)
+FIRST = Tiling(thumbnail="first", thumbnail_of_single_tile=False)
 FORMS: dict[str, tuple[Tiling, ...]] = {
     "relaxed": (Tiling(), Tiling(candidates=PHONE, tile_size=336, alpha=0.5, thumbnail="none")),
     "llava-next": (
@@ -69,6 +70,13 @@ FORMS: dict[str, tuple[Tiling, ...]] = {
             (28, (2, 5), 9, 28 * 28 * 16, 28 * 28 * 100),
         )
     ),
+    "minicpmv": tuple(
+        replace(FIRST, tile_size=patch, candidates=minicpmv.grids(most), min_pixels=side**2, max_pixels=side**2)
+        for patch, most, side in (
+            (14, 9, 448),  # MiniCPM-V's own
+            (16, 5, 300),
+        )
+    ),
 }
 SETTINGS = (
     "tile_size", "strategy", "candidates", "alpha", "longest_edge", "thumbnail", "thumbnail_of_single_tile",
@@ -90,7 +98,7 @@ def golden(rule: str) -> list[dict[str, Any]]:
     for form in FORMS[rule]:
         tiling = replace(form, strategy=rule)
         plans = [{"size": size, **vars(plan_of(size, tiling))} for size in sizes_of(rule)]
-        if rule != "lfm2":
+        if rule not in RULES_OF_PARTS:
             plans = [{key: value for key, value in plan.items() if key not in OF_PARTS} for plan in plans]
         names = SETTINGS if rule in RULES else SETTINGS + BOUNDS + (("part",) if rule == "lfm2" else ())
         forms.append({**{name: getattr(tiling, name) for name in names}, "plans": plans})

@@ -60,7 +60,8 @@ def exported(family: str, own: Path, shared: Path) -> Exported:
 
 def small_sizes(written: Written) -> list[tuple[int, int]]:
     """Those that the family's rule takes: of none more than MAX_PIXELS are made, of which the middle is a tile."""
-    sizes = sizes_of("smart-resize") if written.is_native or written.is_in_parts else SIZES
+    whole = written.is_native or written.is_in_parts or written.is_sliced
+    sizes = sizes_of("smart-resize") if whole else SIZES
     small = [size for size in sizes if size[0] * size[1] < 200_000]
     return [size for size in small if max(size) / min(size) * written.tile**2 < MAX_PIXELS]
 
@@ -129,7 +130,7 @@ def conversation(vlm: PocketVlm, messages: Messages, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     lines, at = list[str](), 0
     for index, picture in enumerate(prompt.pictures):
-        placed, _ = image_tokens(picture, vlm.manifest)
+        placed, _ = image_tokens(picture, vlm.manifest, index)
         first = of.index(index)
         start = first - placed.tolist().index(vlm.manifest.tokens.image)
         if start > at:
@@ -204,6 +205,17 @@ FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
     ),
     "pictures are larger": lambda raw: (
         raw["vision"].update(min_pixels=3000) if raw["vision"]["strategy"] == "smart-resize" else None
+    ),
+    "images are numbered from 1": lambda raw: (
+        raw["image_layout"].update(numbers=raw["image_layout"]["numbers"][1:])
+        if "numbers" in raw["image_layout"]
+        else None
+    ),
+    "a tile's tokens have no end": lambda raw: raw["image_layout"].pop("tile_end", None),
+    "the thumbnail's tokens have no end": lambda raw: raw["image_layout"].pop("thumbnail_end", None),
+    "nothing between an image and a text": lambda raw: raw["chat"].pop("between", None),
+    "slices are smaller": lambda raw: (
+        raw["vision"].update(min_pixels=400, max_pixels=400) if raw["vision"]["strategy"] == "minicpmv" else None
     ),
     "parts are smaller": lambda raw: raw["vision"].get("part") and raw["vision"].update(part=3),
     "parts come in columns": lambda raw: raw["vision"].get("part") and raw["vision"].update(candidates=[[2, 1]]),

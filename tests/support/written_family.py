@@ -64,9 +64,28 @@ class Written:
         """Whether pictures go through the tower part by part."""
         return "spatial_shapes" in self.processor.image_processor.model_input_names
 
+    @property
+    def is_sliced(self) -> bool:
+        """Whether pictures go through the tower slice by slice, of any size, whose patches are given one by one."""
+        return "target_sizes" in self.processor.image_processor.model_input_names
+
+    def parts(self, processed: Any) -> list[list[int]] | None:
+        """Of each part of a picture its tiles, [across, down]; None where there are none."""
+        if self.is_sliced:  # in quarters of a patch
+            sizes, ratio = processed["target_sizes"], 4
+        elif self.is_in_parts:
+            sizes, ratio = processed["spatial_shapes"], self.tile // self.processor.image_processor.encoder_patch_size
+        else:
+            return None
+        found: list[list[int]] = (np.asarray(sizes)[:, ::-1] // ratio).tolist()
+        return found
+
     def planes(self, processed: Any) -> npt.NDArray[np.float32]:
         """What its image processor gives as float32 [tiles or patches, 3, height, width]."""
         found = np.asarray(processed["pixel_values"])
+        if self.is_sliced:
+            # [1, 3, patch, patches * patch] -> [3, patch, patches, patch] -> [patches, 3, patch, patch]
+            return found[0].reshape(3, self.tile, -1, self.tile).transpose(2, 0, 1, 3)
         if self.is_in_parts:
             shapes = np.asarray(processed["spatial_shapes"]).tolist()
             return np.concatenate([self._blocks(part, *shape) for part, shape in zip(found, shapes, strict=True)])

@@ -111,11 +111,12 @@ Given convolved(Bound& bound) {
   return {{{bound.sizes.at("T"), given, left(down), left(across)}}};
 }
 
-// Beside the output the scores of all heads are held.
+// Beside the output the scores of all heads are held, of queries that may be others than the keys.
 Given heads(Bound& bound) {
   const int64_t count = bound.attribute("num_heads");
   refuse_if(bound.sizes.at("W") < 1 || bound.sizes.at("W") % count != 0, kNoHeads);
-  return {{dims_of(bound, 0), {bound.size("B"), count, bound.size("S"), bound.size("S")}}};
+  const int64_t queries = bound.size(bound.sizes.count("Q") != 0 ? "Q" : "S");
+  return {{dims_of(bound, 0), {bound.size("B"), count, queries, bound.size("S")}}};
 }
 
 Given scores(Bound& bound) {

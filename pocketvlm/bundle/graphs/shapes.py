@@ -182,10 +182,11 @@ def _convolved(bound: BoundNode) -> list[Dims]:
 
 
 def _heads(bound: BoundNode) -> list[Dims]:
-    """Beside the output the scores of all heads are held."""
+    """Beside the output the scores of all heads are held, of queries that may be others than the keys."""
     heads = bound.attributes["num_heads"]
     refuse(bound.sizes["W"] < 1 or bound.sizes["W"] % heads != 0, "its heads do not fit")
-    return [bound.given(0).dims, (bound.size("B"), heads, bound.size("S"), bound.size("S"))]
+    queries = "Q" if "Q" in bound.sizes else "S"
+    return [bound.given(0).dims, (bound.size("B"), heads, bound.size(queries), bound.size("S"))]
 
 
 def _scores(bound: BoundNode) -> list[Dims]:

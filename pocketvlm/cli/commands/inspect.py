@@ -288,6 +288,8 @@ def _print_chat(console: Console, manifest: Manifest) -> None:
 
 
 def _vision_line(manifest: Manifest) -> str:
+    from pocketvlm.images.rules import RULES_OF_PARTS
+
     vision = manifest.vision
     if vision is None:
         return "none: text only"
@@ -295,9 +297,10 @@ def _vision_line(manifest: Manifest) -> str:
     own = "" if vision.replaces is None else f" (the model's own: {vision.replaces})"
     if vision.patches is not None and vision.max_pixels is not None:
         most = vision.max_pixels // vision.tile_size**2
-        whole = (
-            "pictures as a whole" if vision.part is None else f"pictures as a whole, large ones up to {largest} parts"
-        )
+        in_parts = f", large ones up to {largest} parts" if vision.strategy in RULES_OF_PARTS else ""
+        whole = f"pictures as a whole{in_parts}"
+        if vision.patches.queries is not None:
+            return f"{whole}, {vision.patches.queries} tokens each, of about {most} patches{own}"
         return f"{whole}, a token {vision.tile_size} x {vision.tile_size} px, at most {most} tokens{own}"
     return (
         f"tiles of {vision.tile_size} px, {vision.tokens_per_tile} tokens each, {vision.strategy} over "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from pocketvlm.images.rules import center_crop, idefics3, internvl, lfm2, llava_next, relaxed, smart_resize
+from pocketvlm.images.rules import center_crop, idefics3, internvl, lfm2, llava_next, minicpmv, relaxed, smart_resize
 from pocketvlm.images.tiling import PAPER_CANDIDATES, Grid, PicturePlan, PictureRule, Tiling, positive
 
 RULES: dict[str, PictureRule] = {
@@ -23,7 +23,10 @@ RULES: dict[str, PictureRule] = {
 NATIVE_RULES: dict[str, PictureRule] = {
     "smart-resize": smart_resize.RULE,
     "lfm2": lfm2.RULE,
+    "minicpmv": minicpmv.RULE,
 }
+#: Of these, those that cut large pictures into parts.
+RULES_OF_PARTS = ("lfm2", "minicpmv")
 
 
 def select_grid(

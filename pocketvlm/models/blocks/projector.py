@@ -6,7 +6,19 @@ from torch import Tensor, nn
 
 from pocketvlm.models.blocks.vision import after_layers
 from pocketvlm.models.config import VlmConfig
-from pocketvlm.models.operators import Blocks, Channels, Gelu, Join, LayerNorm, Linear, RmsNorm, Scale
+from pocketvlm.models.operators import (
+    AttendLearned,
+    Blocks,
+    Channels,
+    Gelu,
+    Join,
+    KeyRows,
+    LayerNorm,
+    Linear,
+    PicturePlace,
+    RmsNorm,
+    Scale,
+)
 from pocketvlm.models.tower import VisionConfig
 
 
@@ -105,6 +117,34 @@ class Matrix(nn.Module):
         return projected
 
 
+class Resampler(nn.Module):
+    """Learned queries that look at all patches of a picture, or of a part of it (MiniCPM-V, arXiv 2408.01800, section
+    3.1; Perceiver, arXiv 2103.03206). What enters the queries' product with their matrix is learned too, so that
+    ``attend`` has what that gives."""
+
+    eps = 1e-6
+
+    def __init__(self, config: VisionConfig, heads: int) -> None:
+        super().__init__()
+        assert config.queries is not None and config.query_width is not None
+        width = config.query_width
+        self.kv_proj = None if config.hidden_size == width else Linear(config.hidden_size, width, bias=False)
+        self.kv_norm = LayerNorm(width, eps=self.eps)
+        self.key_rows = KeyRows()
+        self.k_proj, self.v_proj = Linear(width, width), Linear(width, width)
+        self.attend = AttendLearned(config.queries, heads, width // heads)
+        self.out_proj = Linear(width, width)
+        self.norm = LayerNorm(width, eps=self.eps)
+        self.linear = Linear(width, width, bias=False)
+
+    def forward(self, patches: Tensor, place: PicturePlace) -> Tensor:
+        """[tiles, 1, vision width] -> [queries, 1, width]"""
+        states = self.kv_norm(patches if self.kv_proj is None else self.kv_proj(patches))
+        mixed = self.attend(self.k_proj(self.key_rows(states, place)), self.v_proj(states))
+        tokens: Tensor = self.linear(self.norm(self.out_proj(mixed)))
+        return tokens
+
+
 def connector(config: VlmConfig) -> dict[str, nn.Module]:
     """What makes image tokens [tiles, tokens per tile, hidden] of the tower's [tiles, patches, width], by name, in the
     order of its use."""
@@ -124,6 +164,23 @@ def connector(config: VlmConfig) -> dict[str, nn.Module]:
     if config.projector == "layers":
         return {"projector": Projector(vision.taken_width, hidden, config.image_scale)}
     return {"downsampler": Downsampler(vision, ratio), "projector": Projector(vision.hidden_size, hidden)}
+
+
+class Resampling(nn.Module):
+    """The same of a tower with a resampler, which has to know where patches stand."""
+
+    def __init__(self, config: VlmConfig) -> None:
+        super().__init__()
+        assert config.vision is not None and config.resampler_heads is not None
+        self.vision_tower = nn.ModuleDict(after_layers(config.vision))
+        self.projector = Resampler(config.vision, config.resampler_heads)
+
+    def forward(self, patches: Tensor, place: PicturePlace) -> Tensor:
+        """[tiles, 1, width] of a picture or of a part of one -> image tokens [queries, 1, hidden]"""
+        for part in self.vision_tower.values():
+            patches = part(patches)
+        tokens: Tensor = self.projector(patches, place)
+        return tokens
 
 
 class Projection(nn.Module):

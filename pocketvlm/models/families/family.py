@@ -148,6 +148,7 @@ class Family:
     :class:`~pocketvlm.models.config.VlmConfig`, whose schema then looks at the values; None where it has them.
     ``summed``: our name of a weight that is the sum of a stored tensor over an axis -> that axis (of a kernel over
     moments that are alike). ``is_less_one``: of our name of a weight, whether one has to be added to what is stored.
+    ``transposed``: our names of matrices that are stored as [columns, rows].
     ``channels_last``: our names of kernels that are stored as a row of numbers an output, by row, column and channel.
     ``processor``: whose image processor it has, a key of ``READERS`` in ``export/read/image_processor.py``.
     """
@@ -159,5 +160,6 @@ class Family:
     read: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     processor: str = "siglip"
     summed: Mapping[str, int] = field(default_factory=dict)
+    transposed: frozenset[str] = frozenset()
     channels_last: frozenset[str] = frozenset()
     is_less_one: Callable[[str], bool] = never

@@ -120,11 +120,12 @@ private fun convolved(bound: BoundNode): List<Dims> {
     return listOf(listOf(bound["T"], bound["O"]) + listOf("H", "W").map { (bound[it] + step - 1) / step })
 }
 
-/** Beside the output the scores of all heads are held. */
+/** Beside the output the scores of all heads are held, of queries that may be others than the keys. */
 private fun heads(bound: BoundNode): List<Dims> {
     val count = bound.attribute("num_heads")
     if (bound["W"] < 1 || bound["W"] % count != 0L) refuse(NO_HEADS)
-    return listOf(bound.given(0).dims, listOf(bound.most("B"), count, bound.most("S"), bound.most("S")))
+    val queries = bound.most(if ("Q" in bound.sizes) "Q" else "S")
+    return listOf(bound.given(0).dims, listOf(bound.most("B"), count, queries, bound.most("S")))
 }
 
 private fun scores(bound: BoundNode): List<Dims> {

@@ -113,7 +113,7 @@ internal const val TABLE: String = """{
    {"inputs": ["T", "T"], "outputs": ["T"], "rule": "broadcast", "types": ["float32", "float64"]}
   ]},
   "MultiHeadAttention": {"domain": "com.microsoft", "forms": [
-   {"attributes": {"num_heads": "size"}, "inputs": ["float32[B S W]", "float32[B S W]", "float32[B S W]"], "outputs": ["float32[B S W]"], "rule": "heads", "times": ["S"]},
+   {"attributes": {"num_heads": "size"}, "inputs": ["float32[B Q W]", "float32[B S W]", "float32[B S W]"], "outputs": ["float32[B Q W]"], "rule": "heads", "times": ["S"]},
    {"attributes": {"num_heads": "size"}, "inputs": ["float32[B S W]", "float32[B S W]", "float32[B S W]", "-", "int32[B S]"], "outputs": ["float32[B S W]"], "rule": "heads", "times": ["S"]}
   ]},
   "Neg": {"forms": [
