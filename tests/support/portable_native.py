@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.images.patches import axial_rope, laid_over, windows
+from pocketvlm.images.patches import Laid, axial_rope, laid_over, sincos_rows, windows
 from pocketvlm.images.positions import axis_of_pairs, positions_of
 from pocketvlm.images.tiling import Grid, most_windows
 
@@ -69,14 +69,14 @@ def _rope(grid: Grid, ratio: int, head_dim: int, theta: float | None) -> dict[st
     return {**given, "cos": _numbers(cos), "sin": _numbers(sin)}
 
 
-def _tables(sides: tuple[int, ...], *, resized: bool) -> list[dict[str, Any]]:
+def _tables(sides: tuple[int, ...], laid: Laid, ratio: int = 2) -> list[dict[str, Any]]:
     return [
         {
             "grid": grid,
-            "ratio": 2,
+            "ratio": ratio,
             "side": side,
             "width": WIDTH,
-            "values": _numbers(laid_over(grid, 2, table(side), resized=resized)),
+            "values": _numbers(laid_over(grid, ratio, table(side), laid)),
         }
         for side in sides
         for grid in TABLE_GRIDS
@@ -107,13 +107,17 @@ def golden() -> dict[str, Any]:
             "rope: cos and sin [tiles, ratio * ratio, head_dim / 2] of a picture's patches. windows: side x side tiles "
             "each. tables: a learned table [side, side, width], of which number i is ((37 * i + i / 7) % 101) / 8 - 6, "
             "with i / 7 rounded down, laid over a picture, [tiles, ratio * ratio, width]; resized_tables: as an image "
-            "is resized. positions: [tokens, 3] of a prompt whose tokens are of these pictures. axes: by which a pair "
-            "of channels turns. most_windows: of a picture of so many tokens. Grids are (across, down) in tokens."
+            "is resized; bucketed_tables: the entry that each patch falls into. key_rows: what a resampler adds to its "
+            "keys, [tiles, width]. positions: [tokens, 3] of a prompt whose tokens are of these pictures. axes: by "
+            "which a pair of channels turns. most_windows: of a picture of so many tokens. Grids are (across, down) in "
+            "tokens."
         ),
         "rope": [_rope(*one) for one in ROPES],
         "windows": [_windows(grid, side) for side in SIDES for grid in GRIDS],
-        "tables": _tables(TABLE_SIDES, resized=False),
-        "resized_tables": _tables(RESIZED_SIDES, resized=True),
+        "tables": _tables(TABLE_SIDES, "stretched"),
+        "resized_tables": _tables(RESIZED_SIDES, "resized"),
+        "bucketed_tables": [*_tables(RESIZED_SIDES, "bucketed"), *_tables(TABLE_SIDES, "bucketed", 1)],
+        "key_rows": [{"grid": grid, "width": 12, "values": _numbers(sincos_rows(grid, 12))} for grid in TABLE_GRIDS],
         "positions": [_positions(prompt) for prompt in PROMPTS],
         "axes": [
             {
