@@ -12,7 +12,7 @@ constexpr size_t kNgram = 3;
 constexpr int64_t kLengths[] = {1, 3, 7, 15};
 constexpr size_t kLongest = std::size(kLengths) - 1;
 // How much of its time an answer may lose on drafts, and how many plain steps before that; no more are saved up.
-constexpr double kShare = 0.015, kStake = 0.5, kMost = 4;
+constexpr double kShare = 0.015, kStake = 0.5, kMostCredit = 4;
 // Weight of the newest plain step in what one costs.
 constexpr double kNewest = 0.2;
 
@@ -58,7 +58,7 @@ void Pace::took(double seconds, int64_t drafted, int64_t held) {
     const auto whole = size_t(held == drafted);
     length_ = std::min(size_t(fitting - std::begin(kLengths)) + whole, kLongest);
   }
-  credit_s_ = std::min(credit_s_ + gain, kMost * plain_s_.value_or(0));
+  credit_s_ = std::min(credit_s_ + gain, kMostCredit * plain_s_.value_or(0));
 }
 
 }  // namespace pocketvlm

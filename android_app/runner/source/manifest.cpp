@@ -25,11 +25,6 @@ TokenIds token_ids(const Reader& value) { return value.list(token_id, 0, 256); }
 double finite(const Reader& value) { return value.number(); }
 std::string name_of(const Reader& value) { return value.text(kName); }
 
-std::string file_name(const Reader& value) {
-  if (!is_file_name(value.text())) value.refuse("it is not a file name that a bundle may use");
-  return value.text();
-}
-
 std::string sha256(const Reader& value) {
   const std::string& digits = value.text();
   if (digits.size() != 64 || digits.find_first_not_of("0123456789abcdef") != std::string::npos)
@@ -492,6 +487,11 @@ Manifest read_manifest(const Reader& root) {
 }
 
 }  // namespace
+
+std::string file_name(const Reader& value) {
+  if (!is_file_name(value.text())) value.refuse("it is not a file name that a bundle may use");
+  return value.text();
+}
 
 bool is_file_name(std::string_view name) {
   if (name.empty() || name.size() > 255) return false;

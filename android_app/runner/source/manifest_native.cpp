@@ -11,11 +11,6 @@ namespace {
 using json::Members;
 using json::Reader;
 
-std::string file_name(const Reader& value) {
-  if (!is_file_name(value.text())) value.refuse("it is not a file name that a bundle may use");
-  return value.text();
-}
-
 std::optional<int64_t> size_or_none(const Members& of, const char* key, int64_t most) {
   const auto given = of.optional(key);
   return !given || given->is_null() ? std::nullopt : std::optional<int64_t>(given->integer(1, most));

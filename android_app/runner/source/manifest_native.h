@@ -6,6 +6,9 @@
 
 namespace pocketvlm {
 
+// A text that is a file name a bundle may use; another is refused.
+std::string file_name(const json::Reader& value);
+
 PatchPictures read_patches(const json::Reader& value);
 MropePositions read_positions(const json::Reader& value);
 

@@ -15,13 +15,13 @@ void each_place(const Grid& grid, int64_t ratio, Use use) {
 }
 
 // The two neighbours in a table of `side` of each of `count` places, with their shares.
-struct Tap {
+struct Neighbours {
   int64_t index[2];
   float share[2];
 };
 
-std::vector<Tap> taps(int64_t count, int64_t side) {
-  std::vector<Tap> found;
+std::vector<Neighbours> neighbours(int64_t count, int64_t side) {
+  std::vector<Neighbours> found;
   for (int64_t place = 0; place < count; place++) {
     const float at = float(place) * float(side - 1) / float(std::max<int64_t>(count - 1, 1));
     const auto first = int64_t(at);
@@ -94,11 +94,11 @@ Windows windows_of(const Grid& grid, int64_t side, int64_t ratio) {
 
 std::vector<float> interpolated(const Grid& grid, int64_t ratio, const std::vector<float>& table, int64_t side) {
   const int64_t width = int64_t(table.size()) / (side * side);
-  const std::vector<Tap> rows = taps(grid.second * ratio, side), columns = taps(grid.first * ratio, side);
+  const std::vector<Neighbours> rows = neighbours(grid.second * ratio, side), columns = neighbours(grid.first * ratio, side);
   std::vector<float> found(size_t(grid.first * grid.second * ratio * ratio * width), 0.0f);
   float* out = found.data();
   each_place(grid, ratio, [&](int64_t y, int64_t x) {
-    const Tap &row = rows[size_t(y)], &column = columns[size_t(x)];
+    const Neighbours &row = rows[size_t(y)], &column = columns[size_t(x)];
     for (int down = 0; down < 2; down++)
       for (int right = 0; right < 2; right++) {
         const float share = row.share[down] * column.share[right];
