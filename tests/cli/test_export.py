@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from pocketvlm.bundle.open import open_bundle
 from pocketvlm.cli import main
@@ -18,10 +18,9 @@ from pocketvlm.export.store.finished import finished_so_far
 from pocketvlm.export.store.replacing import replacing
 
 
-def export(repository: Path, *arguments: str | Path, home: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pocketvlm", "export", *map(str, arguments)]
-    environment = None if home is None else {"HOME": str(home), "PATH": "/usr/bin:/bin"}
-    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
+def export(*arguments: str | Path) -> Result:
+    """In this process, which has imported PyTorch and ExecuTorch already."""
+    return CliRunner().invoke(main, ["export", *map(str, arguments)])
 
 
 def test_export_says_what_it_will_take_and_what_came_out(
@@ -32,7 +31,9 @@ def test_export_says_what_it_will_take_and_what_came_out(
     output, checkpoint = tmp_path / "bundle", tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, checkpoint)
     (checkpoint / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.6, "top_k": 0}))
-    done = export(repository, checkpoint, "-o", output, "--recipe", "int4-g32", home=tmp_path / "home")
+    command = [sys.executable, "-m", "pocketvlm", "export", str(checkpoint), "-o", str(output), "--recipe", "int4-g32"]
+    environment = {"HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "\nnote: answers are greedy unless asked" in done.stdout
     assert done.stdout.rstrip().endswith("generation_config.json asks for --temperature 0.6 --top-k 0")
@@ -46,29 +47,24 @@ def test_export_says_what_it_will_take_and_what_came_out(
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
 
 
-def test_several_back_ends_make_one_bundle_that_each_engine_runs(
-    repository: Path, tmp_path: Path, tiny_checkpoint: Path
-) -> None:
+def test_several_back_ends_make_one_bundle_that_each_engine_runs(tmp_path: Path, tiny_checkpoint: Path) -> None:
     output = tmp_path / "bundle"
     done = export(
-        repository, tiny_checkpoint, "-o", output, "--recipe", "bluelm-v-3b", "--backend", "onnx",
+        tiny_checkpoint, "-o", output, "--recipe", "bluelm-v-3b", "--backend", "onnx",
         "--backend", "executorch",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert done.stderr.splitlines().count("check layer by layer ...") == 2
     manifest = open_bundle(output, verify=True).manifest
     assert set(manifest.engines) == {"onnx", "executorch"}
     assert manifest.kv_cache.dtype == "int8"
     for engine in ("onnx", "executorch"):
-        command = [sys.executable, "-m", "pocketvlm", "run", str(output), "--engine", engine]
-        command += ["--prompt", "hi", "--max-new-tokens", "3", "--json"]
-        answered = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
-        assert (answered.returncode, answered.stderr) == (0, "")
+        command = ["run", str(output), "--engine", engine, "--prompt", "hi", "--max-new-tokens", "3", "--json"]
+        answered = CliRunner().invoke(main, command)
+        assert (answered.exit_code, answered.stderr) == (0, "")
         assert len(json.loads(answered.stdout)["token_ids"]) == 3
-    refused = subprocess.run(
-        [*command, "--prepacked-cache", str(tmp_path)], cwd=repository, capture_output=True, text=True, check=False
-    )
-    assert refused.returncode == 1
+    refused = CliRunner().invoke(main, [*command, "--prepacked-cache", str(tmp_path)])
+    assert refused.exit_code == 1
     assert refused.stderr.startswith("error: the executorch engine keeps no packed weights on disk")
     assert refused.stderr.count("\n") == 1
 
@@ -138,31 +134,29 @@ def test_without_the_export_extra_the_error_names_it(repository: Path, tmp_path:
     assert "Traceback" not in done.stderr
 
 
-def test_a_bundle_that_answers_too_little_never_takes_its_place(
-    repository: Path, tmp_path: Path, tiny_checkpoint: Path
-) -> None:
+def test_a_bundle_that_answers_too_little_never_takes_its_place(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Random weights answer nothing; the bundle that was there stays."""
     data = tmp_path / "sums.jsonl"
     data.write_text('{"question": "1 + 1?", "answer": "2"}\n{"question": "2 + 2?", "answer": "4"}\n', encoding="utf-8")
     output = tmp_path / "bundle"
     gate = ("--accuracy-data", data, "--min-accuracy")
-    good = export(repository, tiny_checkpoint, "-o", output, "--recipe", "int8", *gate, "0")
-    assert good.returncode == 0, good.stderr
-    bad = export(repository, tiny_checkpoint, "-o", output, "--recipe", "int4-g32", *gate, "0.5")
-    assert bad.returncode == 1
+    good = export(tiny_checkpoint, "-o", output, "--recipe", "int8", *gate, "0")
+    assert good.exit_code == 0, good.stderr
+    bad = export(tiny_checkpoint, "-o", output, "--recipe", "int4-g32", *gate, "0.5")
+    assert bad.exit_code == 1
     assert "exact match 0.00% (0 of 2 right) is below --min-accuracy 0.5" in bad.stderr
     assert open_bundle(output, verify=True).manifest.recipe.name == "int8"
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "sums.jsonl"}
 
 
-def test_calibration_and_gate_together(repository: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_calibration_and_gate_together(tmp_path: Path, tiny_checkpoint: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("Two teas and a cake, please. " * 40, encoding="utf-8")
     done = export(
-        repository, tiny_checkpoint, "-o", tmp_path / "bundle", "--recipe", "gptq-g32", "--calibration", text,
+        tiny_checkpoint, "-o", tmp_path / "bundle", "--recipe", "gptq-g32", "--calibration", text,
         "--max-kl", "0.4",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     calibration = open_bundle(tmp_path / "bundle").manifest.recipe.calibration
     assert calibration is not None
     assert calibration.source == "text.txt"
@@ -194,15 +188,13 @@ def test_ctrl_c_says_what_is_left_and_how_to_go_on(
     assert list(tmp_path.iterdir()) == ([left] if finished else [])
 
 
-def test_pictures_can_be_cut_by_the_papers_rule_into_fewer_tiles(
-    repository: Path, tmp_path: Path, tiny_checkpoint: Path
-) -> None:
+def test_pictures_can_be_cut_by_the_papers_rule_into_fewer_tiles(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """``tiny_checkpoint`` has the paper's rule itself, so another one is asked for; and a bound."""
     done = export(
-        repository, tiny_checkpoint, "-o", tmp_path / "bundle", "--recipe", "int8", "--tiling", "internvl",
+        tiny_checkpoint, "-o", tmp_path / "bundle", "--recipe", "int8", "--tiling", "internvl",
         "--max-tiles", "2",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "note: pictures are cut by internvl into at most 2 tiles; the model's own processor" in done.stdout
     vision = open_bundle(tmp_path / "bundle").manifest.vision
     assert vision is not None

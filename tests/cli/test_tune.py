@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +10,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from click.testing import CliRunner, Result
 
 from pocketvlm.bundle.open import open_bundle
+from pocketvlm.cli import main
 from pocketvlm.export import export_bundle
 from pocketvlm.export.read.calibration import read_calibration
 from pocketvlm.export.read.frontend import read_frontend
@@ -27,9 +27,9 @@ from tests.support.checkpoints import tiny_config, write_checkpoint
 TEXT = "Tea 2.40, cake 3.10, total 5.50. Thank you for your visit, and come again soon. " * 60
 
 
-def tune(repository: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pocketvlm", "tune", *map(str, arguments)]
-    return subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+def run(command: str, *arguments: str | Path) -> Result:
+    """In this process, which has imported PyTorch already."""
+    return CliRunner().invoke(main, [command, *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,15 @@ def reads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_it_writes_a_recipe_that_fits_and_exports(repository: Path, tmp_path: Path, reads: Path) -> None:
+def test_it_writes_a_recipe_that_fits_and_exports(tmp_path: Path, reads: Path) -> None:
     text, recipe = reads.parent / "text.txt", tmp_path / "mine.toml"
     small, large = (size_of(open_checkpoint(reads), load_recipe(name)) for name in ("gptq-channel", "int8"))
     budget = (small + large) / 2e6
-    done = tune(
-        repository, reads, "--budget-mb", str(budget), "--calibration", text, "--sequences", "8", "--points", "3",
+    done = run(
+        "tune", reads, "--budget-mb", str(budget), "--calibration", text, "--sequences", "8", "--points", "3",
         "-o", recipe, "--plot", tmp_path / "tune.png", "--json",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     report = json.loads(done.stdout)
     sizes = [point["bytes"] for point in report["points"]]
     assert sizes == sorted(sizes)
@@ -75,35 +75,29 @@ def test_it_writes_a_recipe_that_fits_and_exports(repository: Path, tmp_path: Pa
     ],
 )
 def test_a_wrong_call_is_one_line(
-    repository: Path, tmp_path: Path, reads: Path, budget: str, more: tuple[str, ...], status: int, words: str
+    tmp_path: Path, reads: Path, budget: str, more: tuple[str, ...], status: int, words: str
 ) -> None:
     text = ("--calibration", reads.parent / "text.txt") if "--calibration" not in more else ()
     output = () if "-o" in more else ("-o", tmp_path / "recipe.toml")
-    done = tune(repository, reads, "--budget-mb", budget, *text, *output, "--sequences", "4", "--points", "2", *more)
-    assert done.returncode == status
+    done = run("tune", reads, "--budget-mb", budget, *text, *output, "--sequences", "4", "--points", "2", *more)
+    assert done.exit_code == status
     assert words in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_an_export_of_so_many_bits_spends_them(repository: Path, tmp_path: Path, reads: Path) -> None:
-    command = [
-        sys.executable, "-m", "pocketvlm", "export", reads, "-o", tmp_path / "bundle", "--recipe", "gptq-g32",
-        "--calibration", reads.parent / "text.txt", "--target-bits",
-    ]  # fmt: skip
-    done = subprocess.run(
-        [str(part) for part in (*command, "6.5")], cwd=repository, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def test_an_export_of_so_many_bits_spends_them(tmp_path: Path, reads: Path) -> None:
+    text = reads.parent / "text.txt"
+    command = (reads, "-o", tmp_path / "bundle", "--recipe", "gptq-g32", "--calibration", text, "--target-bits")
+    done = run("export", *command, "6.5")
+    assert done.exit_code == 0, done.stderr
     tensors = open_bundle(tmp_path / "bundle").manifest.recipe.tensors
     linear = [found for name, found in tensors.items() if name.endswith("_proj.weight") or name == "lm_head.weight"]
     assert {tensor.bits for tensor in linear} == {4, 8}
     bits = sum(tensor.bits_per_weight * tensor.weights for tensor in linear) / sum(tensor.weights for tensor in linear)
     assert 6.0 < bits <= 6.5
-    done = subprocess.run(
-        [str(part) for part in (*command, "2")], cwd=repository, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
+    done = run("export", *command, "2")
+    assert done.exit_code == 1
     assert "2 bits a weight are too few" in done.stderr
     assert open_bundle(tmp_path / "bundle").manifest.recipe.tensors == tensors
 
