@@ -330,13 +330,13 @@ class VlmConfig:
     vision: Annotated[VisionConfig | None, Field(validation_alias="vision_config")] = None
     model_type: Text = "bluelm_v"
     #: "mlp": a matrix that merges blocks of tokens, then two layers; "layers": these alone, on each token; "matrix":
-    #: one from blocks to the decoder's width; "normed_mlp": a norm of blocks, then two layers; "merger": blocks of
-    #: normed tokens, then two layers of which the first is as wide as a block; "resampler": learned queries look at all
-    #: patches of a picture, or of a part of it, with so many heads (``resampler_heads``).
-    projector: Literal["mlp", "layers", "matrix", "normed_mlp", "merger", "resampler"] = "mlp"
+    #: one from blocks to the decoder's width; "blocks_mlp": blocks, then two layers; "normed_mlp": a norm between
+    #: these; "merger": blocks of normed tokens, then two layers of which the first is as wide as a block; "resampler":
+    #: learned queries look at all patches of a picture, or of a part of it, with so many heads (``resampler_heads``).
+    projector: Literal["mlp", "layers", "matrix", "blocks_mlp", "normed_mlp", "merger", "resampler"] = "mlp"
     downsample_ratio: Tiles = 2
     resampler_heads: Heads | None = None
-    #: Channels between the two layers behind normed blocks; None: the decoder's width.
+    #: Channels between the two layers behind blocks, normed or not; None: the decoder's width.
     projector_size: Width | None = None
     #: Whether the tokens that blocks become go down the columns of a tile, not along its rows.
     blocks_by_column: bool = False

@@ -31,9 +31,10 @@ def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
         yield from _tower(config.vision) if shape is None else shape.shapes(config.vision.image_size)
         if config.projector == "matrix":
             yield from _linear("projector.linear", merged, text.hidden_size, bias=False)
-        elif config.projector == "normed_mlp":
+        elif config.projector in ("blocks_mlp", "normed_mlp"):
             inner = config.projector_size or text.hidden_size
-            yield from _norm("downsampler.norm", merged)
+            if config.projector == "normed_mlp":
+                yield from _norm("downsampler.norm", merged)
             yield from _linear("projector.linear_1", merged, inner)
             yield from _linear("projector.linear_2", inner, text.hidden_size)
         elif config.projector == "resampler":

@@ -9,7 +9,7 @@ from pocketvlm.errors import PocketVlmError
 from pocketvlm.models.directory import read_config
 from pocketvlm.models.presets import find_preset
 from pocketvlm.plan.device import DEVICES, Device, Measurement, ReferenceRun
-from pocketvlm.plan.memory import MODES, Use, memory_parts, peaks, picture_of
+from pocketvlm.plan.memory import MODES, Use, memory_parts, peaks, picture_at
 from pocketvlm.plan.model import PlannedModel, model_of_config
 from pocketvlm.plan.times import PARAMETERS, phases
 from pocketvlm.recipe import load_recipe
@@ -76,7 +76,7 @@ def predictions(model: PlannedModel, device: Device, reference: ReferenceRun) ->
     if reference.prompt > reference.kv_length:
         raise PocketVlmError(f"device {device.name}: reference.prompt is longer than reference.kv_length")
     image = None if model.vision is None else reference.image
-    picture = None if model.vision is None or image is None else picture_of(model.vision, model.vision.grid(image))
+    picture = None if model.vision is None or image is None else picture_at(model.vision, image)
     use = Use(picture, reference.kv_length)
     values = {phase.name: phase.seconds for phase in phases(model, device, use, reference.prompt)}
     values["decode"] = 1 / values["decode"]

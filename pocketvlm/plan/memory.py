@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pocketvlm.images.tiling import Grid
+from pocketvlm.images.rules import plan_of
+from pocketvlm.images.tiling import Grid, Size
 from pocketvlm.plan.device import Device
 from pocketvlm.plan.model import MOST_POSITIONS, TEXT_PARTS, VISION_PARTS, PlannedModel, PlannedVision
 
@@ -72,10 +73,16 @@ class Fit:
         return self.spare >= 0
 
 
-def picture_of(vision: PlannedVision, grid: Grid) -> PlannedPicture:
-    """A picture that is cut into this grid."""
-    tiles, side = vision.tiles(grid), vision.preprocessing.tile_size
-    return PlannedPicture(grid, tiles, vision.image_tokens(grid), grid[0] * side, grid[1] * side)
+def picture_of(vision: PlannedVision, grid: Grid, whole: Grid | None = None) -> PlannedPicture:
+    """A picture that is cut into this grid; ``whole``: of what stands beside its parts, where that is known."""
+    tiles, side = vision.tiles(grid, whole), vision.preprocessing.tile_size
+    return PlannedPicture(grid, tiles, vision.image_tokens(grid, whole), grid[0] * side, grid[1] * side)
+
+
+def picture_at(vision: PlannedVision, size: Size) -> PlannedPicture:
+    """A picture of so many pixels (width, height)."""
+    plan = plan_of(size, vision.preprocessing)
+    return picture_of(vision, plan.canvas, None if plan.thumbnail_index is None else plan.thumbnail_part)
 
 
 def memory_parts(model: PlannedModel, device: Device, use: Use) -> dict[str, int]:
@@ -189,5 +196,5 @@ def _batch_bytes(vision: PlannedVision, tiles: int, size: float) -> int:
     if vision.native:
         layer += batch * vision.patches**2
     entering = 3 * vision.preprocessing.tile_size**2 + vision.patches * vision.width
-    ahead = min(2 * vision.batch, tiles)
+    ahead = min((1 if vision.native else 2) * vision.batch, tiles)  # (of a picture's parts none is embedded meanwhile)
     return round(size * batch * layer) + FLOAT_BYTES * ahead * entering

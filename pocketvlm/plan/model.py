@@ -15,7 +15,7 @@ from pocketvlm.bundle.towers import is_convolutional
 from pocketvlm.errors import BundleError, CheckpointError, PocketVlmError, one_line
 from pocketvlm.images.packing import most_tokens
 from pocketvlm.images.prepare import Preprocessing, preprocessing_of, select, sequence_length
-from pocketvlm.images.rules import RULES_OF_PARTS
+from pocketvlm.images.rules import RULES_OF_PARTS, plan_of, smart_resize
 from pocketvlm.images.tiling import Grid
 from pocketvlm.models.shapes import expected_shapes
 from pocketvlm.quant.sizes import stored_bytes
@@ -49,7 +49,7 @@ HUGE = 1 << 12
 MOST_BITS = 64
 #: Of towers whose layers see maps of other sizes.
 NOT_PLANNED = "a vision tower of convolutions is not yet planned: its layers see maps of other sizes"
-PARTS_NOT_PLANNED = "pictures in parts ({}) are not yet planned: each part goes through the tower by itself"
+SLICES_NOT_PLANNED = "pictures in parts of any shape ({}) are not yet planned: a resampler makes tokens of each"
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,10 @@ class PlannedVision:
     """The vision part: ``inner`` is the width between the two layers of its MLP, ``gated`` or not; ``patches``,
     ``tokens`` of a tile; ``batch``: tiles that go through it at once.
 
-    The tokens of several tiles are ``packed``, or follow one another. ``native``: a picture goes through as a whole,
-    and its patches see one another, in ``windowed`` layers those of ``window`` tiles squared alone (a bundle does not
-    say in which: there all layers count as if they saw the whole). ``deep`` layers more give rows beside each token.
+    The tokens of several tiles are ``packed``, or follow one another. ``native``: a picture goes through as a whole, or
+    by a rule of parts part by part, and its patches see one another, in ``windowed`` layers those of ``window`` tiles
+    squared alone (a bundle does not say in which: there all layers count as if they saw the whole). ``deep`` layers
+    more give rows beside each token.
     """
 
     width: int
@@ -97,24 +98,38 @@ class PlannedVision:
         own = self.preprocessing
         if not self.native:
             return set(own.candidates)
+        cut = set[Grid]()
+        if own.part is not None:
+            cut = {(across * own.part, down * own.part) for across, down in own.candidates if across * down > 1}
+            own = replace(own, strategy="smart-resize", part=None, thumbnail="none", candidates=((1, 1),))
         area = own.tile_size**2
         huge = (shape[0] * HUGE, shape[1] * HUGE)
         bounds = range(max(1, own.min_pixels or 1), (own.max_pixels or area) + 1, area)
-        return {select(huge, replace(own, max_pixels=most)) for most in bounds}
+        return cut | {select(huge, replace(own, max_pixels=most)) for most in bounds}
 
     def grid(self, size: tuple[int, int]) -> Grid:
-        """Tiles (across, down) of a picture of so many pixels (width, height)."""
-        return select(size, self.preprocessing)
+        """Tiles (across, down) of a picture of so many pixels (width, height), those of its parts where it has some."""
+        return plan_of(size, self.preprocessing).canvas
 
-    def tiles(self, grid: Grid) -> int:
-        """How many go through the encoder, the thumbnail among them."""
-        return sequence_length(grid, self.preprocessing)
+    def whole(self, grid: Grid) -> Grid:
+        """By a rule of parts: tiles (across, down) of the whole that stands beside parts of ``grid`` tiles, of a
+        picture of their shape; (0, 0): there is none, since these are the whole, or there are no parts."""
+        own = self.preprocessing
+        if own.part is None or math.prod(grid) <= smart_resize.most_tokens(own):
+            return (0, 0)
+        return plan_of((grid[0] * HUGE, grid[1] * HUGE), own).thumbnail_part
 
-    def image_tokens(self, grid: Grid) -> int:
+    def tiles(self, grid: Grid, whole: Grid | None = None) -> int:
+        """How many go through the encoder, the thumbnail among them; ``whole``: its own, where that is known."""
+        if self.preprocessing.part is None:
+            return sequence_length(grid, self.preprocessing)
+        return math.prod(grid) + math.prod(self.whole(grid) if whole is None else whole)
+
+    def image_tokens(self, grid: Grid, whole: Grid | None = None) -> int:
         """That a picture cut so has, at most where they are packed."""
         if self.packed:
             return most_tokens(grid, math.isqrt(self.tokens), self.most_tiles)
-        return self.tiles(grid) * self.tokens
+        return self.tiles(grid, whole) * self.tokens
 
 
 @dataclass(frozen=True)
@@ -271,8 +286,8 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
         return None
     if vision.convolutions is not None:
         raise CheckpointError(NOT_PLANNED)
-    if tiling.strategy in RULES_OF_PARTS:
-        raise CheckpointError(PARTS_NOT_PLANNED.format(tiling.strategy))
+    if tiling.strategy in RULES_OF_PARTS and tiling.part is None:
+        raise CheckpointError(SLICES_NOT_PLANNED.format(tiling.strategy))
     try:
         preprocessing = Preprocessing(
             tile_size=vision.image_size,
@@ -283,6 +298,7 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
             thumbnail_of_single_tile=tiling.thumbnail_of_single_tile,
             min_pixels=tiling.min_pixels,
             max_pixels=_most_pixels(config),
+            part=tiling.part,
         )
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"tiling: {one_line(error, 200)}") from error
@@ -292,7 +308,7 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
         layers=vision.num_hidden_layers,
         patches=vision.rows,
         tokens=config.tokens_per_tile,
-        batch=MOST_PATCH_TOKENS if config.is_native else TILE_BATCH,
+        batch=_batch(tiling.part, MOST_PATCH_TOKENS if config.is_native else TILE_BATCH),
         preprocessing=preprocessing,
         packed=config.packing is not None,
         most_tiles=None if config.packing is None else config.packing.most_tiles,
@@ -302,6 +318,11 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
         windowed=sum(vision.is_windowed(layer) for layer in range(vision.num_hidden_layers)),
         deep=len(vision.deep),
     )
+
+
+def _batch(part: int | None, otherwise: int) -> int:
+    """Tiles at once: those of a part of so many tiles a side, where there are parts."""
+    return otherwise if part is None else part**2
 
 
 def _most_pixels(config: VlmConfig) -> int | None:
@@ -318,8 +339,8 @@ def _vision_of_manifest(manifest: Manifest, counts: Mapping[str, int]) -> Planne
         return None
     if is_convolutional(manifest):
         raise BundleError(NOT_PLANNED)
-    if vision.strategy in RULES_OF_PARTS:
-        raise BundleError(PARTS_NOT_PLANNED.format(vision.strategy))
+    if vision.strategy in RULES_OF_PARTS and vision.part is None:
+        raise BundleError(SLICES_NOT_PLANNED.format(vision.strategy))
     native, prefix = vision.patches, "vision_tower.encoder.layers."
     gated = f"{prefix}0.mlp.gate_proj.weight" in counts
     suffix = ".mlp.gate_proj.weight" if gated else ".mlp.fc1.weight"
@@ -330,7 +351,7 @@ def _vision_of_manifest(manifest: Manifest, counts: Mapping[str, int]) -> Planne
         layers=layers,
         patches=vision.patches_per_tile,
         tokens=vision.tokens_per_tile,
-        batch=vision.tile_batch if native is None else native.most_tokens,
+        batch=_batch(vision.part, vision.tile_batch if native is None else native.most_tokens),
         preprocessing=preprocessing_of(vision),
         packed=vision.packing is not None,
         most_tiles=None if vision.packing is None else vision.packing.most_tiles,

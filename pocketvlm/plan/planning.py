@@ -8,7 +8,7 @@ from typing import Any
 from pocketvlm.errors import PocketVlmError
 from pocketvlm.plan.check import Check, check_device
 from pocketvlm.plan.device import UNITS, Device
-from pocketvlm.plan.memory import MODES, Fit, Use, fit, memory_parts, peaks, picture_of
+from pocketvlm.plan.memory import MODES, Fit, Use, fit, memory_parts, peaks, picture_at
 from pocketvlm.plan.model import DECODER, ENCODER, PlannedModel, WeightPart
 from pocketvlm.plan.times import PARAMETERS, Phase, phases
 
@@ -53,7 +53,7 @@ def make_plan(
     :raises PocketVlmError: the picture does not fit the prompt, or the prompt the KV cache
     """
     vision = model.vision
-    picture = None if vision is None or image is None else picture_of(vision, vision.grid(image))
+    picture = None if vision is None or image is None else picture_at(vision, image)
     use = Use(picture, model.kv_length)
     prompt = min(PROMPT, model.kv_length) if prompt is None else prompt
     _check_prompt(use, image, prompt)

@@ -79,7 +79,8 @@ def picture_phases(model: PlannedModel, device: Device, tiles: int) -> list[Phas
     """Patch embedding that is waited for, that which the pipeline hides, the encoder with its projector, and the sum.
 
     The first batch's patches are waited for; each later batch's are embedded while the encoder runs the one before
-    (arXiv 2411.10640, section 3.3), and waited for where the encoder is faster.
+    (arXiv 2411.10640, section 3.3), and waited for where the encoder is faster. Those of a picture's parts are each
+    waited for.
     """
     assert model.vision is not None
     batches = list(_batches(model.vision, tiles))
@@ -90,6 +91,8 @@ def picture_phases(model: PlannedModel, device: Device, tiles: int) -> list[Phas
     waited = embed_seconds[0]
     for encode, next_embed in zip(encode_seconds, embed_seconds[1:], strict=False):
         waited += max(next_embed - encode, 0.0)
+    if model.vision.native:
+        waited = sum(embed_seconds)
     hidden = max(sum(embed_seconds) - waited, 0.0)
     total = _total(embedding)
     patches = Phase("patch embedding", waited, total.bytes, total.operations, "operations")

@@ -23,7 +23,7 @@ from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import load, open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import FAMILIES
-from pocketvlm.models.presets import PRESETS, find_preset, internvl, llava, qwen_vl
+from pocketvlm.models.presets import PRESETS, find_preset, internvl, lfm2, llava, qwen_vl
 from pocketvlm.models.presets.frontend import write_frontend
 from pocketvlm.models.presets.smolvlm import spoken
 from pocketvlm.models.presets.spoken import Spoken
@@ -99,6 +99,7 @@ PUBLISHED = {
     "qwen2.5-vl-3b": (3754, 1, 1),
     "fastvlm-0.5b": (757, 256, 1),
     "lfm2-350m": (354, 0, 9),
+    "lfm2.5-vl-450m": (449, 1, 26),
 }
 
 
@@ -135,6 +136,17 @@ def test_a_preset_has_the_shape_and_the_names_of_the_published_model(name: str) 
     assert (round(size_of(preset).parameters / 1e6), preset.config.tokens_per_tile, grids) == PUBLISHED[name]
 
 
+def test_lfm2_5_vl_has_the_names_and_shapes_of_its_published_files() -> None:
+    """By the SHA-256 that a public reader of their headers has of them, sorted: bfloat16, under its first names."""
+    preset = PRESETS["lfm2.5-vl-450m"]
+    placed = in_files(expected_shapes(preset.config), preset.stored).values()
+    first = {name.replace("vision_tower.", "vision_tower.vision_model.", 1): shape for name, shape in placed}
+    lines = (f"{name}\tBF16\t{','.join(map(str, first[name]))}\n" for name in sorted(first))
+    found = hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert found == "08f544b4495804ed842a37acf0936544ec88aa5d947bef8304a47816fee5b1a7"
+    assert all(FAMILIES["lfm2_vl"].rename(name) in expected_shapes(preset.config) for name in first)
+
+
 def test_a_small_one_without_pictures_is_written_read_and_loaded_by_transformers(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -165,6 +177,7 @@ def small_llava(said: Spoken) -> Spoken:
         ("llava-next-7b", small_llava(llava.MISTRAL), None),
         ("qwen3-vl-2b", qwen_vl.QWEN3, None),
         ("qwen2.5-vl-3b", qwen_vl.QWEN2_5, None),
+        ("lfm2.5-vl-450m", lfm2.SEEING, None),
     ],
 )
 def test_a_small_one_is_written_read_and_loaded_by_transformers(
@@ -184,6 +197,8 @@ def test_a_small_one_is_written_read_and_loaded_by_transformers(
     raw["vision_config"] = {**raw["vision_config"], **seen}
     raw["text_config"] = {**raw["text_config"], "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 96,
                           "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 400}  # fmt: skip
+    if "full_attn_idxs" in raw["text_config"]:
+        raw["text_config"]["full_attn_idxs"] = [0]
     if "mrope_section" in raw["text_config"].get("rope_scaling", {}) and "head_dim" not in raw["text_config"]:
         raw["text_config"]["rope_scaling"] = {"type": "mrope", "mrope_section": [4, 6, 6]}
     if "image_grid_pinpoints" in raw:

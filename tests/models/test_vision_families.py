@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from pocketvlm.errors import BundleError, ChatError, CheckpointError, ExportError
+from pocketvlm.errors import ChatError, CheckpointError, ExportError
 from pocketvlm.export import export_bundle
 from pocketvlm.export.job import Silent
 from pocketvlm.export.neuropilot.options import NpuOptions, with_options
@@ -28,7 +28,6 @@ from pocketvlm.fidelity.measure import Comparison, measure
 from pocketvlm.images.prepare import cut_tiles, normalize, preprocessing_of
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.families import FAMILIES
-from pocketvlm.plan.model import model_of_manifest
 from pocketvlm.recipe import load_recipe
 from pocketvlm.runtime import GenerationConfig, load
 from studies.reader.parity import ids_of as joined
@@ -176,8 +175,6 @@ def test_what_pictures_in_parts_do_not_have_is_refused_by_name(one: Exported) ->
     assert vision is not None
     with pytest.raises(ExportError, match="are cut as its own processor does"):
         retiled(vision, Retiling(max_tokens=20))
-    with pytest.raises(BundleError, match=r"in parts \(lfm2\) are not yet planned"):
-        model_of_manifest(one.bundle.manifest)
     raw = one.written.processor.image_processor.to_dict()
     for key, value, message in (
         ("max_pixels_tolerance", 1.5, "max_pixels_tolerance is 1.5; what is supported is 2.0"),

@@ -47,9 +47,10 @@ def pillows_processor(**settings: Any) -> Any:
     return Lfm2VlImageProcessorPil(**settings)
 
 
-def lfm2_vl(directory: Path) -> Written:
+def lfm2_vl(directory: Path, **changes: Any) -> Written:
     """Tokens of 8 px; a whole picture has 4 to 12 of them, a part 4 x 4, and there are 2 to 6 parts. A table of 5 x 5
-    positions, which most pictures make larger and small ones smaller; between attention and convolutions LFM2's."""
+    positions, which most pictures make larger and small ones smaller; between attention and convolutions LFM2's.
+    ``changes``: of the config."""
     from transformers import AutoConfig, AutoModelForImageTextToText, Lfm2VlProcessor, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
@@ -87,6 +88,7 @@ def lfm2_vl(directory: Path) -> Written:
         projector_hidden_size=80,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        **changes,
     )  # fmt: skip
     model = randomized(AutoModelForImageTextToText.from_config(config), 2.0)
     model.save_pretrained(directory)

@@ -1,4 +1,4 @@
-"""From the tower's patches to the decoder's tokens: a downsampler or normed blocks and an MLP, or one matrix."""
+"""From the tower's patches to the decoder's tokens: a downsampler or blocks and an MLP, or one matrix."""
 
 from __future__ import annotations
 
@@ -152,10 +152,12 @@ def connector(config: VlmConfig) -> dict[str, nn.Module]:
     vision, ratio, hidden = config.vision, config.downsample_ratio, config.text.hidden_size
     if config.projector == "matrix":
         return {"projector": Matrix(vision, ratio, hidden)}
-    if config.projector == "normed_mlp":
-        normed = NormedBlocks(vision, ratio, by_column=config.blocks_by_column)
-        merged = ratio * ratio * vision.hidden_size
-        return {"downsampler": normed, "projector": Projector(merged, hidden, inner=config.projector_size)}
+    if config.projector in ("blocks_mlp", "normed_mlp"):
+        by_column, merged = config.blocks_by_column, ratio * ratio * vision.hidden_size
+        blocks: nn.Module = Blocks(vision.grid_size, vision.hidden_size, ratio, by_column=by_column)
+        if config.projector == "normed_mlp":
+            blocks = NormedBlocks(vision, ratio, by_column=by_column)
+        return {"downsampler": blocks, "projector": Projector(merged, hidden, inner=config.projector_size)}
     if config.projector == "merger" and vision.deep:
         return {"projector": DeepProjectors(vision, ratio, hidden)}
     if config.projector == "merger":

@@ -21,13 +21,12 @@ VISION_DEFAULTS: dict[str, Any] = {
     "num_patches": 256,
 }
 #: How stored names begin, as transformers 5 writes them, and ours.
-PREFIXES = {
-    "model.language_model.": "model.",
-    "model.vision_tower.vision_model.": "vision_tower.",
+SEEING = {
     "model.vision_tower.": "vision_tower.",
     "model.multi_modal_projector.layer_norm.": "downsampler.norm.",
     "model.multi_modal_projector.": "projector.",
 }
+PREFIXES = {"model.language_model.": "model.", "model.vision_tower.vision_model.": "vision_tower.", **SEEING}
 LAYOUT = {
     "image_start": "<|image_start|>",
     "tile": "<|img_row_{row}_col_{column}|>",
@@ -47,8 +46,11 @@ def read(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     ratio, patch = raw.get("downsample_factor", 2), vision["patch_size"]
     check_only(vision, "num_channels", 3, "vision_config")
     check_only(vision, "model_type", "siglip2_vision_model", "vision_config")
-    for key, wanted in (("projector_hidden_act", "gelu"), ("projector_bias", True), ("projector_use_layernorm", True)):
+    for key, wanted in (("projector_hidden_act", "gelu"), ("projector_bias", True)):
         check_only(raw, key, wanted)
+    normed = raw.get("projector_use_layernorm", True)
+    if type(normed) is not bool:
+        raise CheckpointError(f"projector_use_layernorm is {one_line(repr(normed), 60)}, expected true or false")
     for key in ("tie_word_embeddings", "tie_embedding"):
         if key in raw:
             text.setdefault("tie_embedding", raw[key])
@@ -64,7 +66,7 @@ def read(raw: Mapping[str, Any]) -> Mapping[str, Any]:
             "table_side": _side(vision),
             "table_resized": True,
         },
-        "projector": "normed_mlp",
+        "projector": "normed_mlp" if normed else "blocks_mlp",
         "projector_size": raw.get("projector_hidden_size", 2560),
         "downsample_ratio": ratio,
         "image_token": "<image>",
@@ -98,6 +100,17 @@ def rename(key: str) -> str | None:
     if name.startswith("vision_tower."):
         return None if name.startswith("vision_tower.head.") else name
     return lfm2.rename(name)
+
+
+def stored(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """What a checkpoint of transformers 5 calls one of our weights, and its shape there."""
+    if name == "vision_tower.embeddings.patch_embedding.weight":
+        return f"model.{name}", (shape[0], math.prod(shape[1:]))
+    for theirs, ours in SEEING.items():
+        if name.startswith(ours):
+            return f"{theirs}{name.removeprefix(ours)}", shape
+    text, shape = lfm2.stored(name, shape)
+    return renamed(text, {"model.": "model.language_model."}), shape
 
 
 FAMILY = Family(

@@ -170,6 +170,13 @@ PRESETS = {
             families.lfm2.stored,
         ),
         _published(
+            "lfm2.5-vl-450m",
+            "SigLIP 2 base in any resolution, LFM2-350M's decoder",
+            lfm2.LFM2_5_VL_450M,
+            lfm2.SEEING,
+            families.lfm2_vl.stored,
+        ),
+        _published(
             "fastvlm-0.5b",
             "FastViTHD at 1024 px, Qwen2-0.5B's decoder",
             fast_vlm.FASTVLM_05B,
