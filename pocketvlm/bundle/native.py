@@ -162,6 +162,6 @@ def check_tables(manifest: Any) -> None:
     if manifest.positions is not None:
         if manifest.format_version < 5:
             raise ValueError("only format 5 has positions")
-        if manifest.vision is not None and manifest.vision.part is not None:
+        if manifest.vision is not None and manifest.vision.strategy in RULES_OF_PARTS:
             raise ValueError("positions are of pictures as a whole, not in parts")
         manifest.positions.check_table(manifest.kv_cache.head_dim // 2, manifest.kv_cache.length, sizes)

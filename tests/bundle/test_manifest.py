@@ -93,7 +93,7 @@ OF_FORMAT_3: tuple[Callable[[dict[str, Any], int], None], ...] = (
 
 ENTRY = {"bytes": 7, "sha256": "0" * 64, "sample_sha256": "1" * 64}
 PATCHES = {"most_tokens": 40, "head_dim": 16, "rope_theta": 10000.0, "window": 4}
-OF_PATCHES = ("deep", "table", "table_side", "table_resized")
+OF_PATCHES = ("deep", "table", "table_side", "table_resized", "table_bucketed", "queries")
 
 
 def sees_whole(raw: dict[str, Any], version: int, **changes: Any) -> None:
@@ -109,6 +109,15 @@ def in_parts(raw: dict[str, Any], version: int, **changes: Any) -> None:
     parts = {"strategy": "lfm2", "part": 4, "thumbnail": "last", "thumbnail_of_single_tile": False}
     patches = {"rope_theta": None, "window": None, "table_resized": True}
     sees_whole(raw, version, **{**parts, **patches, **changes})
+
+
+def in_slices(raw: dict[str, Any], version: int, **changes: Any) -> None:
+    """Slices of any shape, of about 16 patches, each of which becomes 5 tokens."""
+    pixels = 16 * raw["vision"]["tile_size"] ** 2
+    slices = {"strategy": "minicpmv", "thumbnail": "first", "thumbnail_of_single_tile": False, "min_pixels": pixels,
+              "max_pixels": pixels, "downsample_ratio": 1, "patches_per_tile": 1, "candidates": [[1, 1]]}  # fmt: skip
+    patches = {"rope_theta": None, "window": None, "table_bucketed": True, "queries": 5, "most_tokens": 60}
+    sees_whole(raw, version, **{**slices, **patches, **changes})
 
 
 def in_parts_that_turn(raw: dict[str, Any], version: int) -> None:
@@ -162,6 +171,10 @@ IN_PARTS: tuple[Callable[[dict[str, Any], int], None], ...] = (
     in_parts,
     lambda raw, version: in_parts(raw, version, part=6),
     lambda raw, version: in_parts(raw, version, window=4, deep=1),
+    in_slices,
+    lambda raw, version: shows(raw, version, "image_layout", tile_end=[1], thumbnail_end=[]),
+    lambda raw, version: shows(raw, version, "image_layout", numbers=[[1], []]),
+    lambda raw, version: shows(raw, version, "chat", between="\n"),
 )
 
 
@@ -390,6 +403,19 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: in_parts(raw, 5, table_resized=None), "patches.table_resized is of the strategy lfm2"),
         (lambda raw: in_parts(raw, 5, table_resized=False), "not valid: vision.patches.table_resized"),
         (lambda raw: in_parts_that_turn(raw, 5), "positions are of pictures as a whole, not in parts"),
+        (lambda raw: in_slices(raw, 4), "format 4 cannot say what vision says; format 5 can"),
+        (lambda raw: in_slices(raw, 5, queries=None), "patches.queries are of the strategy minicpmv"),
+        (lambda raw: in_slices(raw, 5, queries=0), "not valid: vision.patches.queries"),
+        (lambda raw: in_slices(raw, 5, table_bucketed=None), "patches.table_bucketed of minicpmv"),
+        (lambda raw: in_slices(raw, 5, table_bucketed=False), "not valid: vision.patches.table_bucketed"),
+        (lambda raw: in_slices(raw, 5, window=4), "patches.queries have no windows and nothing deep"),
+        (lambda raw: in_slices(raw, 5, most_tokens=44), "patches.most_tokens is less than a picture can have"),
+        (lambda raw: in_slices(raw, 5, rope_theta=1e4), "patches.rope_theta is of a strategy without parts"),
+        (lambda raw: shows(raw, 5, "image_layout", numbers=[]), "not valid: image_layout.numbers"),
+        (lambda raw: shows(raw, 5, "image_layout", numbers=[[1]] * 257), "not valid: image_layout.numbers"),
+        (lambda raw: shows(raw, 5, "image_layout", tile_end=[-1]), "not valid: image_layout.tile_end"),
+        (lambda raw: shows(raw, 3, "image_layout", thumbnail_end=[1]), "format 3 cannot say what image_layout says"),
+        (lambda raw: shows(raw, 5, "chat", between=1), "not valid: chat.between"),
         (lambda raw: turns(raw, 5, kind="yarn"), "not valid: positions.kind"),
         (lambda raw: turns(raw, 5, sections=[9, 1, 1]), "positions.sections has 11 pairs, a head"),
         (lambda raw: turns(raw, 5, sections=[1, 2, 0], interleaved=True), "has more pairs than the first"),

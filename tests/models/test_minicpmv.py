@@ -17,7 +17,7 @@ from pocketvlm.bundle.open import Bundle
 from pocketvlm.errors import CapacityError, CheckpointError, ExportError
 from pocketvlm.export import export_bundle
 from pocketvlm.export.read.image_processor import vision_of
-from pocketvlm.images.patches import sincos_rows
+from pocketvlm.images.patches import laid_over, sincos_rows
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import minicpmv as family
@@ -108,11 +108,9 @@ def test_places_of_patches_are_seen(
     if fault in KEY_ROWS:
         monkeypatch.setattr("pocketvlm.runtime.native.sincos_rows", KEY_ROWS[fault])
     elif fault is not None:
-        from pocketvlm.runtime import native
-
-        own = native.laid_over
         monkeypatch.setattr(
-            native, "laid_over", lambda grid, ratio, table, laid: own(grid, ratio, table.swapaxes(0, 1), laid)
+            "pocketvlm.runtime.native.laid_over",
+            lambda grid, ratio, table, laid: laid_over(grid, ratio, table.swapaxes(0, 1), laid),
         )
     wanted = features_of(written, processed(written, DIALOGUES["first"]))
     with load(bundle.location, threads=1) as vlm:

@@ -154,7 +154,9 @@ SAID_ALIKE = (
     "is no file of a cosine",
     "only format 5 has positions",
     "of a strategy without part",
-    "table_resized of one with it",
+    "of the strategy lfm2",
+    "of the strategy minicpmv",
+    "queries have no windows",
     "as a whole, not in parts",
 )
 

@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pocketvlm.bundle.open import file_sample_sha256
-from pocketvlm.errors import ImageError
+from pocketvlm.bundle.vision import ImageLayout
+from pocketvlm.errors import CapacityError, ImageError
+from pocketvlm.images.layout import image_tokens
 from pocketvlm.images.open import open_image
 from pocketvlm.images.packing import pack, packed
 from pocketvlm.images.patches import antialiased, axial_rope, interpolated, windows
 from pocketvlm.images.positions import axis_of_pairs, positions_of
 from pocketvlm.images.prepare import RESIZE_FILTERS, Preprocessing, cut_tiles, normalize
-from pocketvlm.images.rules import NATIVE_RULES, RULES, check_tiling, plan_of, select_grid
+from pocketvlm.images.rules import NATIVE_RULES, RULES, check_tiling, minicpmv, plan_of, select_grid
 from pocketvlm.images.rules.idefics3 import grids as idefics3_grids
 from pocketvlm.images.rules.smart_resize import MOST_ASPECT
 from pocketvlm.images.tiling import PAPER_CANDIDATES, ResizeFilter, Tiling
@@ -60,7 +62,7 @@ def test_golden_engines(probe: Probe) -> None:
         assert probe("choose", engines=case["engines"], machine=case["machine"]) == wanted, case["name"]
 
 
-@pytest.mark.parametrize("rule", [*RULES, *(rule for rule in NATIVE_RULES if rule != "minicpmv")])
+@pytest.mark.parametrize("rule", [*RULES, *NATIVE_RULES])
 def test_golden_plans(probe: Probe, rule: str) -> None:
     for form in json.loads(path_of(rule).read_text(encoding="utf-8")):
         for plan in form.pop("plans"):
@@ -198,6 +200,46 @@ def test_parts_of_pictures_are_pythons_to_the_byte(
     assert found["normalized_sha256"] == hashlib.sha256(normalize(tiled.pixels, form).tobytes()).hexdigest()
 
 
+SLICES: dict[str, Any] = vars(replace(FORMS["minicpmv"][0], strategy="minicpmv"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"thumbnail": "last"},
+        {"thumbnail_of_single_tile": True},
+        {"max_pixels": None},
+        {"min_pixels": 448},
+        {"min_pixels": 448 * 449, "max_pixels": 448 * 449},
+        {"part": 4},
+        {"candidates": SLICES["candidates"][::-1]},
+        {"candidates": SLICES["candidates"][:-1]},
+    ],
+)
+def test_slices_that_cannot_be_cut_are_refused_in_pythons_words(probe: Probe, changes: dict[str, Any]) -> None:
+    assert probe.refused("picture_plan", width=8, height=8, **SLICES) is None
+    with pytest.raises(ValueError, match=r"pixels|thumbnail|part|candidates") as refused:
+        check_tiling(Tiling(**{**SLICES, **changes}))
+    assert probe.refused("picture_plan", width=8, height=8, **{**SLICES, **changes}) == str(refused.value)
+
+
+@settings(max_examples=200)
+@given(
+    size=st.tuples(st.integers(1, 9000), st.integers(1, 9000)),
+    shape=st.sampled_from([(14, 448, 9), (8, 100, 12), (4, 24, 4), (14, 448, 1)]),
+)
+def test_slices_are_pythons(probe: Probe, size: tuple[int, int], shape: tuple[int, int, int]) -> None:
+    patch, side, most = shape
+    form = {**SLICES, "tile_size": patch, "candidates": minicpmv.grids(most), "min_pixels": side**2,
+            "max_pixels": side**2}  # fmt: skip
+    asked = {"width": size[0], "height": size[1], **form}
+    if max(size) > MOST_ASPECT * min(size):
+        assert "is too narrow: one side is at most 200 times the other" in str(probe.refused("picture_plan", **asked))
+        return
+    wanted = json.loads(json.dumps(vars(plan_of(size, Tiling(**form)))))
+    assert probe("picture_plan", **asked) == wanted
+
+
 def test_a_narrow_picture_whose_whole_is_too_large_is_refused(probe: Probe, tmp_path: Path) -> None:
     """Few parts that are no longer than a side, and one more beside them of 81,920 x 4,096 pixels."""
     form = Preprocessing(
@@ -232,6 +274,11 @@ def test_golden_places(probe: Probe) -> None:
         laid = np.array(place(probe, "resized table", case))
         assert len(laid) == len(case["values"])
         assert np.abs(laid - case["values"]).max() < 1e-6, case["grid"]
+    for case in golden["bucketed_tables"]:
+        assert (np.array(place(probe, "bucketed table", case), "<f4") == np.array(case["values"], "<f4")).all()
+    for case in golden["key_rows"]:
+        found = np.array(probe("picture_place", of="sincos", grid=case["grid"], width=case["width"]))
+        assert np.abs(found - case["values"]).max() < 1e-6, case["grid"]
     for case in golden["most_windows"]:
         assert probe("most_windows", tokens=case["tokens"], side=case["side"]) == case["windows"]
 
@@ -295,6 +342,26 @@ def test_golden_layouts(probe: Probe) -> None:
     for case in golden["cases"]:
         given_ = {**case, "layout": golden["layouts"][case["layout"]], "tokens_per_tile": golden["tokens_per_tile"]}
         assert probe("image_tokens", **given_) == case["ids"], case
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize(("grid", "thumbnail"), [((1, 1), None), ((2, 1), 0), ((2, 3), 6), ((1, 2), None)])
+def test_ends_and_numbers_of_a_layout_are_pythons(
+    probe: Probe, grid: tuple[int, int], thumbnail: int | None, number: int
+) -> None:
+    """Behind each tile, the thumbnail and a lone tile; behind the last number an image is refused."""
+    layout = ImageLayout(
+        image_start=(1,), thumbnail=(2,), tile=(((3,),) * 2,) * 3, row_end=(4,), image_end=(5,), lone=(6,),
+        last_row_end=(7,), tile_end=(8,), thumbnail_end=(9, 9), numbers=((10,), (11, 12)),
+    )  # fmt: skip
+    tokens = [2, 3, 1, 2, 3, 1, 2][: grid[0] * grid[1] + (thumbnail is not None)]
+    ids, _ = image_tokens(grid, thumbnail, layout, placeholder=-1, tokens_per_tile=tokens, number=number)
+    asked = {"layout": layout.model_dump(), "grid": grid, "thumbnail_index": thumbnail, "tokens_per_tile": tokens}
+    assert probe("image_tokens", **asked, number=number) == ids.tolist()
+    line = "this bundle has numbers for 2 images of a conversation, not for more"
+    assert probe.refused("image_tokens", **asked, number=2) == line
+    with pytest.raises(CapacityError, match=line):
+        image_tokens(grid, thumbnail, layout, placeholder=-1, tokens_per_tile=tokens, number=2)
 
 
 def test_golden_packing(probe: Probe) -> None:

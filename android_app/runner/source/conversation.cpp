@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 
 #include "layout.h"
 #include "session.h"
+#include "tiling.h"
 #include "vision.h"
 
 namespace pocketvlm {
@@ -26,9 +28,9 @@ Floats read_newline(const Bundle& bundle) {
 
 // How many image tokens each tile has, in sequence order, or each part where tiles are of parts.
 std::vector<int64_t> tokens_of(const Tiles& tiles, const Vision& vision) {
-  if (!vision.part) return std::vector<int64_t>(size_t(tiles.count), vision.tokens_per_tile);
+  if (!is_in_parts(vision)) return std::vector<int64_t>(size_t(tiles.count), vision.tokens_per_tile);
   std::vector<int64_t> tokens;
-  for (const auto& [across, down] : tiles.seen) tokens.push_back(across * down);
+  for (const auto& [across, down] : tiles.seen) tokens.push_back(vision.patches->queries.value_or(across * down));
   return tokens;
 }
 
@@ -96,14 +98,15 @@ void Conversation::add_image(const Rgb& given) {
     packed = pocketvlm::packed(size, tiles.grid, vision.tokens_per_side(), vision.packing->most_tiles);
     count = packed->tokens();
   }
-  if (vision.patches && !vision.part) count = tiles.count;
-  check_room(count ? size_t(*count) : elements({tiles.count, vision.tokens_per_tile}));
+  if (vision.patches && !is_in_parts(vision)) count = tiles.count;
+  const std::vector<int64_t> each = tokens_of(tiles, vision);
+  check_room(count ? size_t(*count) : size_t(std::accumulate(each.begin(), each.end(), int64_t{0})));
   const size_t before = ids_.size();
   const auto image = int32_t(images_.size());
   int64_t next_row = 0;
   try {
     for (const auto& [around, rows] :
-         laid_out(*manifest.layout, tiles.grid, tiles.thumbnail, tokens_of(tiles, vision), count)) {
+         laid_out(*manifest.layout, tiles.grid, tiles.thumbnail, each, count, images_.size())) {
       add_tokens(around.data(), around.size());
       add_placeholders(image, next_row, rows);
       next_row += rows;

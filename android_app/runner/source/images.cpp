@@ -222,13 +222,13 @@ Tiles cut_tiles(const Rgb& image, const Vision& vision) {
   tiles.pixels.reserve(size_t(tiles.count * tile * tile * 3));
   const auto add = [&](const Rgb& from, int64_t left, int64_t top, const Grid& grid) {
     cut(from, left, top, grid, tile, tiles.pixels);
-    if (vision.part) tiles.seen.push_back(grid);
+    if (is_in_parts(vision)) tiles.seen.push_back(grid);
   };
   if (plan.thumbnail == 0) add(thumbnail, 0, 0, plan.thumbnail_part);
   for (int64_t place = 0; place < count; place++)
     add(canvas, place % plan.grid.first * across * tile, place / plan.grid.first * down * tile, plan.part);
   if (plan.thumbnail && *plan.thumbnail > 0) add(thumbnail, 0, 0, plan.thumbnail_part);
-  if (vision.patches && !vision.part) tiles.seen = {plan.grid};
+  if (vision.patches && !is_in_parts(vision)) tiles.seen = {plan.grid};
   return tiles;
 }
 

@@ -17,7 +17,7 @@ using json::Reader;
 constexpr int64_t kFormat = 5;
 constexpr int64_t kMost = int64_t{1} << 40;  // of a size, as in pocketvlm/bundle/fields.py
 constexpr int64_t kMaxValues = 1 << 16;      // counted by commas, before any is looked at
-constexpr size_t kName = 512, kText = 1 << 16, kMaxSide = 64, kMaxRank = 16;
+constexpr size_t kName = 512, kText = 1 << 16, kMaxSide = 64, kMaxNumbers = 256, kMaxRank = 16;
 
 int64_t positive(const Reader& value) { return value.integer(1, kMost); }
 int32_t token_id(const Reader& value) { return int32_t(value.integer(0, INT32_MAX)); }
@@ -82,6 +82,14 @@ std::optional<Reader> in_format_3(const Members& of, const char* key, int64_t fo
   return given;
 }
 
+// The same of format 5.
+std::optional<Reader> in_format_5(const Members& of, const char* key, int64_t format) {
+  const auto given = of.optional(key);
+  if (!given || given->is_null()) return std::nullopt;
+  if (format < 5) given->refuse("only format 5 has it");
+  return given;
+}
+
 Packing packing(const Reader& value) {
   const Members of = value.members({"kind", "newline", "most_tiles"});
   of["kind"].choice({"anyres"});
@@ -94,7 +102,7 @@ Packing packing(const Reader& value) {
 std::string strategy(const Reader& value, int64_t format) {
   if (format < 3) return value.choice({"relaxed", "llava-next", "internvl"});
   if (format < 5) return value.choice({"relaxed", "llava-next", "internvl", "idefics3", "center-crop"});
-  return value.choice({"relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2"});
+  return value.choice({"relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2", "minicpmv"});
 }
 
 // Pictures of native resolution, which format 5 alone has.
@@ -154,7 +162,8 @@ Vision vision(const Reader& value, int64_t format) {
 
 ImageLayout image_layout(const Reader& value, int64_t format) {
   const Members of =
-      value.members({"image_start", "thumbnail", "tile", "row_end", "image_end", "lone", "last_row_end"});
+      value.members({"image_start", "thumbnail", "tile", "row_end", "image_end", "lone", "last_row_end", "tile_end",
+                     "thumbnail_end", "numbers"});
   ImageLayout result;
   result.image_start = token_ids(of["image_start"]);
   result.thumbnail = token_ids(of["thumbnail"]);
@@ -163,13 +172,17 @@ ImageLayout image_layout(const Reader& value, int64_t format) {
   result.image_end = token_ids(of["image_end"]);
   if (const auto lone = in_format_3(of, "lone", format)) result.lone = token_ids(*lone);
   if (const auto last = in_format_3(of, "last_row_end", format)) result.last_row_end = token_ids(*last);
+  if (const auto end = in_format_5(of, "tile_end", format)) result.tile_end = token_ids(*end);
+  if (const auto end = in_format_5(of, "thumbnail_end", format)) result.thumbnail_end = token_ids(*end);
+  if (const auto numbers = in_format_5(of, "numbers", format))
+    result.numbers = numbers->list(token_ids, 1, kMaxNumbers);
   return result;
 }
 
 // Whether the chat layout has the roles that it needs. No answer here is rendered from it: tokens come in ready.
 bool check_chat(const Reader& value, int64_t format) {
   const Members of = value.members({"start", "roles", "default_system", "generation_prefix", "reasoning", "image", "text",
-                                    "images_first", "system_joins"});
+                                    "images_first", "system_joins", "between"});
   of["start"].text(kText);
   of["generation_prefix"].text(kText);
   const Reader roles = of["roles"], system = of["default_system"];
@@ -195,6 +208,7 @@ bool check_chat(const Reader& value, int64_t format) {
       around["prefix"].text(kText);
       around["suffix"].text(kText);
     }
+  if (const auto between = in_format_5(of, "between", format)) between->text(kText);
   for (const char* flag : {"images_first", "system_joins"})
     if (const auto given = of.optional(flag); given && given->boolean() && format < 3)
       given->refuse("formats 1 and 2 do not have it");

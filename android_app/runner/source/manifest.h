@@ -41,7 +41,8 @@ struct PatchPictures {
   std::optional<int64_t> window;  // tiles a side of the squares that most layers let see each other alone
   std::string table;              // a file of float32 [table_side, table_side, vision width]; "": none
   std::optional<int64_t> table_side;
-  bool table_resized;  // as an image is; else stretched
+  bool table_resized, table_bucketed;  // as an image is, or each patch takes an entry; else stretched
+  std::optional<int64_t> queries;      // tokens that a resampler makes of each part of a picture
   std::optional<int64_t> deep;  // how many of the decoder's first layers add rows, which lie behind each embedding
 };
 
@@ -69,6 +70,8 @@ struct ImageLayout {
   TokenIds image_start, thumbnail, row_end, image_end;
   std::vector<std::vector<TokenIds>> tile;
   std::optional<TokenIds> lone, last_row_end;  // what stands there instead of tile[0][0] and of the last row_end
+  TokenIds tile_end, thumbnail_end;            // behind the tokens of each tile, of the thumbnail or a lone tile
+  std::optional<std::vector<TokenIds>> numbers;  // behind image_start, of each image of a conversation
 };
 
 // The static program of an NPU's parts (docs/bundle-format.md).

@@ -29,7 +29,7 @@ bool has_floats(const Manifest& manifest, const std::string& name, std::initiali
 
 PatchPictures read_patches(const Reader& value) {
   const Members of = value.members({"most_tokens", "head_dim", "rope_theta", "window", "table", "table_side",
-                                    "table_resized", "deep"});
+                                    "table_resized", "table_bucketed", "queries", "deep"});
   PatchPictures read;
   read.most_tokens = of["most_tokens"].integer(1, 1 << 16);
   read.head_dim = of["head_dim"].integer(1, 1 << 16);
@@ -41,9 +41,14 @@ PatchPictures read_patches(const Reader& value) {
   read.window = size_or_none(of, "window", 64);
   if (const auto table = of.optional("table"); table && !table->is_null()) read.table = file_name(*table);
   read.table_side = size_or_none(of, "table_side", 4096);
-  const auto resized = of.optional("table_resized");
-  read.table_resized = resized && !resized->is_null();
-  if (read.table_resized && !resized->boolean()) resized->refuse("it must be true, or left out");
+  const auto is_there = [&of](const char* key) {
+    const auto flag = of.optional(key);
+    if (!flag || flag->is_null()) return false;
+    if (!flag->boolean()) flag->refuse("it must be true, or left out");
+    return true;
+  };
+  read.table_resized = is_there("table_resized"), read.table_bucketed = is_there("table_bucketed");
+  read.queries = size_or_none(of, "queries", 4096);
   read.deep = size_or_none(of, "deep", 16);
   if (read.table.empty() == read.table_side.has_value()) value.refuse("table and table_side belong together");
   return read;
@@ -61,14 +66,30 @@ MropePositions read_positions(const Reader& value) {
   return read;
 }
 
+namespace {
+
+// The same of what a rule of parts alone has.
+std::optional<std::string> parts_problem(const Vision& vision) {
+  const PatchPictures& patches = *vision.patches;
+  const bool is_sliced = vision.strategy == "minicpmv";
+  if (patches.table_resized != (vision.strategy == "lfm2") || patches.table_bucketed != is_sliced)
+    return "patches.table_resized is of the strategy lfm2, patches.table_bucketed of minicpmv";
+  if (patches.queries.has_value() != is_sliced || (is_sliced && vision.downsample_ratio != 1))
+    return "patches.queries are of the strategy minicpmv, whose tiles are a patch each";
+  if (is_sliced && (patches.window || patches.deep)) return "patches.queries have no windows and nothing deep";
+  return std::nullopt;
+}
+
+}  // namespace
+
 std::optional<std::string> native_problem(const Vision& vision) {
   const bool is_native = vision.patches.has_value();
   if (vision.min_pixels.has_value() != is_native) return "min_pixels and patches belong together";
   if (vision.max_pixels.has_value() != is_native) return "max_pixels and patches belong together";
-  const bool in_parts = vision.part.has_value();
-  if ((vision.strategy == "smart-resize" || vision.strategy == "lfm2") != is_native)
+  const bool in_parts = is_in_parts(vision);
+  if ((vision.strategy == "smart-resize" || in_parts) != is_native)
     return "strategy " + (is_native ? std::string("smart-resize") : vision.strategy) + " and patches belong together";
-  if ((vision.strategy == "lfm2") != in_parts) return "strategy lfm2 and part belong together";
+  if ((vision.strategy == "lfm2") != vision.part.has_value()) return "strategy lfm2 and part belong together";
   if (!is_native) return std::nullopt;
   if (vision.tokens_per_tile != 1 || vision.packing || (vision.thumbnail != "none" && !in_parts))
     return "a tile of a picture as patches is one token, without thumbnail and packing";
@@ -76,9 +97,8 @@ std::optional<std::string> native_problem(const Vision& vision) {
   if (vision.tile_size % ratio != 0 || vision.patches_per_tile != ratio * ratio)
     return "a tile of a picture as patches has downsample_ratio x downsample_ratio of them";
   if (vision.patches->most_tokens < most_tokens(vision)) return "patches.most_tokens is less than a picture can have";
-  if (vision.patches->rope_theta.has_value() == in_parts || vision.patches->table_resized != in_parts)
-    return "patches.rope_theta is of a strategy without part, patches.table_resized of one with it";
-  return std::nullopt;
+  if (vision.patches->rope_theta.has_value() == in_parts) return "patches.rope_theta is of a strategy without parts";
+  return parts_problem(vision);
 }
 
 std::optional<std::string> table_problem(const Manifest& manifest) {
@@ -88,7 +108,7 @@ std::optional<std::string> table_problem(const Manifest& manifest) {
       return "vision.patches.table is no file of as many float32 as its side and the tower's width say";
   }
   if (!manifest.positions) return std::nullopt;
-  if (manifest.vision && manifest.vision->part) return "positions are of pictures as a whole, not in parts";
+  if (manifest.vision && is_in_parts(*manifest.vision)) return "positions are of pictures as a whole, not in parts";
   const std::vector<int64_t>& sections = manifest.positions->sections;
   const int64_t pairs = std::accumulate(sections.begin(), sections.end(), int64_t{0}), wanted = manifest.head_dim / 2;
   if (pairs != wanted)

@@ -16,20 +16,22 @@ std::vector<float> read_floats(const Bundle& bundle, const std::string& name) {
 }  // namespace
 
 NativeVision::NativeVision(const Bundle& bundle)
-    : native_(*bundle.manifest.vision->patches), ratio_(bundle.manifest.vision->downsample_ratio) {
+    : native_(*bundle.manifest.vision->patches), ratio_(bundle.manifest.vision->downsample_ratio),
+      hidden_(bundle.manifest.hidden_size) {
   if (!native_.table.empty()) table_ = read_floats(bundle, native_.table);
 }
 
 std::optional<std::vector<float>> NativeVision::rows(const Grid& grid) const {
   if (native_.table.empty()) return std::nullopt;
-  const auto laid_over = native_.table_resized ? antialiased : interpolated;
+  const auto laid_over = native_.table_bucketed ? bucketed : native_.table_resized ? antialiased : interpolated;
   return laid_over(grid, ratio_, table_, *native_.table_side);
 }
 
 PicturePlace NativeVision::place(const Grid& grid) const {
   auto [cos, sin] = axial_rope(grid, ratio_, native_.head_dim, native_.rope_theta);
-  PicturePlace found{grid.first * grid.second, std::move(cos), std::move(sin), std::nullopt};
+  PicturePlace found{grid.first * grid.second, std::move(cos), std::move(sin), std::nullopt, {}};
   if (native_.window) found.windows = windows_of(grid, *native_.window, ratio_);
+  if (native_.queries) found.key_rows = sincos_rows(grid, hidden_);
   return found;
 }
 

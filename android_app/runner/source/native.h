@@ -16,6 +16,7 @@ struct PicturePlace {
   int64_t tiles;
   std::vector<float> cos, sin;  // [tiles, patches, head_dim / 2]
   std::optional<Windows> windows;
+  std::vector<float> key_rows;  // [tiles, 1, hidden], of a resampler; else none
 };
 
 // What a tower of native resolution takes beside a picture's tiles.
@@ -29,7 +30,7 @@ class NativeVision {
 
  private:
   const PatchPictures native_;
-  const int64_t ratio_;
+  const int64_t ratio_, hidden_;
   std::vector<float> table_;
 };
 

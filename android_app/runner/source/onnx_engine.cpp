@@ -14,10 +14,11 @@ void add_rows(Interface& inputs, const Vision& vision) {
 }
 
 // What the encoder takes beside patches, of pictures of native resolution.
-void add_places(Interface& inputs, const Vision& vision) {
+void add_places(Interface& inputs, const Vision& vision, int64_t hidden) {
   if (!vision.patches) return;
   for (const char* name : {"rope_cos", "rope_sin"})
     inputs[name] = {kFloat, {-1, vision.patches_per_tile, vision.patches->head_dim / 2}};
+  if (vision.patches->queries) inputs["key_rows"] = {kFloat, {-1, vision.patches_per_tile, hidden}};
   if (!vision.patches->window) return;
   const int64_t tiles = *vision.patches->window * *vision.patches->window;
   inputs["window_tiles"] = {kInt64, {-1, tiles}};
@@ -75,7 +76,7 @@ std::pair<Interface, Interface> interface_of(const Manifest& manifest, const std
     return {pixels, patches};
   }
   Interface inputs = patches;
-  add_places(inputs, vision);
+  add_places(inputs, vision, hidden);
   return {inputs, {{"image_embeds", {kFloat, {-1, vision.tokens_per_tile, manifest.entering_width()}}}}};
 }
 
@@ -181,8 +182,11 @@ void OnnxEngine::encode_picture(const Floats& patches, const PicturePlace& place
     given.emplace_back("window_mask", constant(cut.mask.data(), {cut.count, tiles * rows}));
     given.emplace_back("window_positions", constant(cut.positions.data(), {count}));
   }
+  if (!place.key_rows.empty())
+    given.emplace_back("key_rows", constant(place.key_rows.data(), {count, rows, manifest().hidden_size}));
+  const int64_t tokens = vision.patches->queries.value_or(count);
   run(vision_encoder, std::move(given), "image_embeds",
-      tensor(output, {count, vision.tokens_per_tile, manifest().entering_width()}));
+      tensor(output, {tokens, vision.tokens_per_tile, manifest().entering_width()}));
 }
 
 void OnnxEngine::embed(const int64_t* ids, int64_t count, float* output) {

@@ -136,4 +136,31 @@ std::vector<float> antialiased(const Grid& grid, int64_t ratio, const std::vecto
   return found;
 }
 
+std::vector<float> bucketed(const Grid& grid, int64_t ratio, const std::vector<float>& table, int64_t side) {
+  const int64_t width = int64_t(table.size()) / (side * side), rows = grid.second * ratio, columns = grid.first * ratio;
+  std::vector<float> found(size_t(rows * columns * width));
+  for (int64_t y = 0; y < rows; y++)
+    for (int64_t x = 0; x < columns; x++) {
+      const int64_t tile = y / ratio * grid.first + x / ratio, inside = y % ratio * ratio + x % ratio;
+      const auto from = table.begin() + (y * side / rows * side + x * side / columns) * width;
+      std::copy(from, from + width, found.begin() + (tile * ratio * ratio + inside) * width);
+    }
+  return found;
+}
+
+std::vector<float> sincos_rows(const Grid& grid, int64_t width) {
+  const int64_t quarter = width / 4;
+  std::vector<float> found(size_t(grid.first * grid.second * 4 * quarter));
+  for (int64_t at = 0; at < quarter; at++) {
+    const auto frequency = float(1 / std::pow(10000.0, double(float(at) / float(quarter))));
+    for (int64_t tile = 0; tile < grid.first * grid.second; tile++) {
+      float* row = &found[size_t(tile * 4 * quarter + at)];
+      const float column = float(tile % grid.first) * frequency, down = float(tile / grid.first) * frequency;
+      row[0] = std::sin(column), row[quarter] = std::cos(column);
+      row[2 * quarter] = std::sin(down), row[3 * quarter] = std::cos(down);
+    }
+  }
+  return found;
+}
+
 }  // namespace pocketvlm

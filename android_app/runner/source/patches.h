@@ -27,7 +27,14 @@ Windows windows_of(const Grid& grid, int64_t side, int64_t ratio);
 // A learned table of positions, float32 [side, side, width], stretched over a picture: [tiles, ratio * ratio, width].
 std::vector<float> interpolated(const Grid& grid, int64_t ratio, const std::vector<float>& table, int64_t side);
 
-// The same, resized as an image is: a triangle as wide as a patch is in the table, and no less than a row.
+// Of such a table the entry that each patch falls into.
+std::vector<float> bucketed(const Grid& grid, int64_t ratio, const std::vector<float>& table, int64_t side);
+
+// What a resampler adds to its keys, float32 [tiles, 1, width], of tiles that are a patch each: sines and cosines of the
+// column, then of the row.
+std::vector<float> sincos_rows(const Grid& grid, int64_t width);
+
+// The same as `interpolated`, resized as an image is: a triangle as wide as a patch is in the table, and no less than a row.
 std::vector<float> antialiased(const Grid& grid, int64_t ratio, const std::vector<float>& table, int64_t side);
 
 }  // namespace pocketvlm

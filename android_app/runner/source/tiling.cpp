@@ -133,14 +133,18 @@ PicturePlan center_crop(int64_t width, int64_t height, const Vision& vision) {
 
 int64_t whole_tiles(int64_t pixels, int64_t tile) { return int64_t(std::nearbyint(double(pixels) / double(tile))); }
 
-// Tokens (across, down): whole ones a side and no fewer than `fewest` of them, halves to the even multiple, within the bounds
-// of pixels. transformers' smart_resize.
-Grid whole_picture(int64_t width, int64_t height, const Vision& vision, int64_t fewest) {
-  const auto tile = double(vision.tile_size), wide = double(width), high = double(height);
+void check_aspect(int64_t width, int64_t height) {
   if (double(std::max(width, height)) / double(std::min(width, height)) > double(kMostAspect))
     throw Error(Failure::usage, "a picture of " + std::to_string(width) + " x " + std::to_string(height) +
                                     " pixels is too narrow: one side is at most " + std::to_string(kMostAspect) +
                                     " times the other");
+}
+
+// Tokens (across, down): whole ones a side and no fewer than `fewest` of them, halves to the even multiple, within the bounds
+// of pixels. transformers' smart_resize.
+Grid whole_picture(int64_t width, int64_t height, const Vision& vision, int64_t fewest) {
+  const auto tile = double(vision.tile_size), wide = double(width), high = double(height);
+  check_aspect(width, height);
   const auto tokens = [&](double side) { return std::max<int64_t>(1, int64_t(std::floor(side / tile))); };
   int64_t down = std::max(fewest, whole_tiles(height, vision.tile_size)),
           across = std::max(fewest, whole_tiles(width, vision.tile_size));
@@ -176,6 +180,57 @@ PicturePlan lfm2(int64_t width, int64_t height, const Vision& vision) {
   return plan;
 }
 
+// The nearest multiple, halves to the even one, that is not zero.
+int64_t whole_times(double pixels, int64_t count) {
+  return std::max(int64_t(std::nearbyint(pixels / double(count))) * count, count);
+}
+
+// find_best_resize: as many pixels as the square of this side has, whole patches a side.
+Size of_a_squares_pixels(double width, double height, int64_t side, int64_t patch) {
+  const double ratio = width / height;
+  const auto down = int64_t(double(side) / std::sqrt(ratio));
+  return {whole_times(double(int64_t(double(down) * ratio)), patch), whole_times(double(down), patch)};
+}
+
+int64_t side_of_slice(const Vision& vision) {
+  auto side = int64_t(std::sqrt(double(*vision.max_pixels)));
+  while (side * side > *vision.max_pixels) side--;
+  while ((side + 1) * (side + 1) <= *vision.max_pixels) side++;
+  return side;
+}
+
+// get_sliced_grid: of about as many slices as the picture has squares, the nearest ratio by logarithm.
+Grid sliced_grid(int64_t width, int64_t height, int64_t side, const Vision& vision) {
+  const double squares = std::ceil(double(width * height) / double(side * side));
+  const auto wanted = int64_t(std::min(squares, double(most_tiles(vision))));
+  Grid best{1, 1};
+  if (wanted <= 1) return best;
+  const double ratio = std::log(double(width) / double(height));
+  double nearest = kInfinity;
+  for (const Grid& grid : vision.candidates) {
+    const double difference = std::abs(ratio - std::log(double(grid.first) / double(grid.second)));
+    const int64_t slices = grid.first * grid.second;
+    if (slices > 1 && std::abs(slices - wanted) <= 1 && difference < nearest) best = grid, nearest = difference;
+  }
+  return best;
+}
+
+// MiniCPM-V's slice_image: the whole picture, and of a large one slices behind it. A tile is a patch.
+PicturePlan minicpmv(int64_t width, int64_t height, const Vision& vision) {
+  check_aspect(width, height);
+  const int64_t patch = vision.tile_size, side = side_of_slice(vision);
+  const auto in_patches = [&](const Size& size) { return Grid{size.first / patch, size.second / patch}; };
+  const Size whole = of_a_squares_pixels(double(width), double(height), side, patch);
+  const Grid grid = sliced_grid(width, height, side, vision);
+  if (grid == Grid{1, 1}) return {grid, {whole}, {0, 0}, std::nullopt, 0, in_patches(whole)};
+  const auto share = [](int64_t pixels, int64_t count) {
+    return double(whole_times(double(pixels), count)) / double(count);
+  };
+  const Size slice = of_a_squares_pixels(share(width, grid.first), share(height, grid.second), side, patch);
+  const Size canvas{slice.first * grid.first, slice.second * grid.second};
+  return {grid, {canvas}, {0, 0}, 0, 0, in_patches(slice), in_patches(whole)};
+}
+
 std::optional<std::string> bounds_problem(const Vision& vision) {
   if (!vision.min_pixels || !vision.max_pixels)
     return "min_pixels and max_pixels: " + vision.strategy + " needs both";
@@ -201,6 +256,22 @@ std::optional<std::string> lfm2_problem(const Vision& vision) {
   return bounds_problem(vision);
 }
 
+std::optional<std::string> minicpmv_problem(const Vision& vision) {
+  if (vision.thumbnail != "first" || vision.thumbnail_of_single_tile)
+    return "thumbnail: minicpmv has it first, and none of a picture that is not cut";
+  if (const auto problem = bounds_problem(vision)) return problem;
+  const int64_t side = side_of_slice(vision);
+  if (*vision.min_pixels != *vision.max_pixels || side * side != *vision.max_pixels)
+    return "max_pixels: " + std::to_string(*vision.max_pixels) + " is no square of a side, or not min_pixels";
+  if (vision.part) return "part: " + std::to_string(*vision.part) + ", and minicpmv has slices of any size";
+  std::vector<Grid> grids{{1, 1}};
+  for (int64_t count = 2; count <= most_tiles(vision) && grids.size() <= vision.candidates.size(); count++)
+    for (int64_t across = 1; across <= count; across++)
+      if (count % across == 0) grids.push_back({across, count / across});
+  if (grids != vision.candidates) return "candidates: minicpmv has all grids of its most slices, in its order";
+  return std::nullopt;
+}
+
 PicturePlan of_grid(int64_t width, int64_t height, const Vision& vision) {
   const int64_t tile = vision.tile_size;
   if (vision.strategy == "internvl") {
@@ -219,7 +290,14 @@ PicturePlan of_grid(int64_t width, int64_t height, const Vision& vision) {
 
 }  // namespace
 
+bool is_in_parts(const Vision& vision) { return vision.strategy == "lfm2" || vision.strategy == "minicpmv"; }
+
 int64_t most_tokens(const Vision& vision) {
+  if (vision.strategy == "minicpmv") {
+    const double along = double(side_of_slice(vision)) / double(vision.tile_size), ratio = std::sqrt(double(kMostAspect));
+    const double longest = along * ratio, narrowest = along / ratio;
+    return int64_t(std::ceil(std::max((longest + 0.5) * (narrowest + 0.5), longest + 0.5)));
+  }
   const auto token = double(vision.tile_size * vision.tile_size), aspect = std::sqrt(double(kMostAspect));
   const double least = double(*vision.min_pixels) / token, most = double(*vision.max_pixels) / token;
   const double rounded_up = least + std::sqrt(least) * (aspect + 1 / aspect) + 1;
@@ -238,6 +316,7 @@ int64_t most_windows(int64_t tokens, int64_t side) {
 std::optional<std::string> tiling_problem(const Vision& vision) {
   if (vision.strategy == "smart-resize") return smart_resize_problem(vision);
   if (vision.strategy == "lfm2") return lfm2_problem(vision);
+  if (vision.strategy == "minicpmv") return minicpmv_problem(vision);
   const auto known = [&](const Grid& grid) {
     return std::find(vision.candidates.begin(), vision.candidates.end(), grid) != vision.candidates.end();
   };
@@ -254,6 +333,7 @@ std::optional<std::string> tiling_problem(const Vision& vision) {
 
 PicturePlan plan_of(int64_t width, int64_t height, const Vision& vision) {
   if (vision.strategy == "lfm2") return lfm2(width, height, vision);
+  if (vision.strategy == "minicpmv") return minicpmv(width, height, vision);
   PicturePlan plan = vision.strategy == "idefics3"       ? idefics3(width, height, vision)
                      : vision.strategy == "center-crop"  ? center_crop(width, height, vision)
                      : vision.strategy == "smart-resize" ? smart_resize(width, height, vision)

@@ -28,6 +28,9 @@ struct PicturePlan {
   Grid canvas() const { return {grid.first * part.first, grid.second * part.second}; }
 };
 
+// Whether large pictures are cut into parts, whose tiles see each other.
+bool is_in_parts(const Vision& vision);
+
 // Of any picture of a native resolution's rule, or of any part of one, at most: tokens, which are tiles.
 int64_t most_tokens(const Vision& vision);
 

@@ -64,12 +64,13 @@ void encode_part(Engine& engine, const NativeVision& native, const uint8_t* tile
 Floats encode_picture(Engine& engine, const NativeVision& native, const Tiles& tiles, int64_t batch,
                       const std::atomic<bool>& cancelled) {
   const int64_t side = engine.manifest().vision->tile_size, width = engine.manifest().entering_width();
-  Floats tokens(elements({tiles.count, width}));
-  int64_t first = 0;
+  const auto queries = engine.manifest().vision->patches->queries;
+  Floats tokens(elements({queries ? *queries * int64_t(tiles.seen.size()) : tiles.count, width}));
+  int64_t first = 0, token = 0;
   for (const Grid& grid : tiles.seen) {
     encode_part(engine, native, &tiles.pixels[size_t(first * side * side * 3)], grid, batch, cancelled,
-                &tokens[size_t(first * width)]);
-    first += grid.first * grid.second;
+                &tokens[size_t(token * width)]);
+    first += grid.first * grid.second, token += queries.value_or(grid.first * grid.second);
   }
   return tokens;
 }

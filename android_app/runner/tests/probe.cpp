@@ -122,7 +122,7 @@ Json picture_plan(const Json& asked) {
                {"place", made.place},
                {"thumbnail_index", made.thumbnail ? Json(*made.thumbnail) : Json()},
                {"thumbnail_of", made.thumbnail_of}};
-  if (vision.part) said["part"] = made.part, said["thumbnail_part"] = made.thumbnail_part;
+  if (is_in_parts(vision)) said["part"] = made.part, said["thumbnail_part"] = made.thumbnail_part;
   return said;
 }
 
@@ -135,6 +135,9 @@ Json image_tokens(const Json& asked) {
   layout.tile = given["tile"].get<std::vector<std::vector<TokenIds>>>();
   if (given.contains("lone")) layout.lone = given["lone"].get<TokenIds>();
   if (given.contains("last_row_end")) layout.last_row_end = given["last_row_end"].get<TokenIds>();
+  if (given.contains("tile_end")) layout.tile_end = given["tile_end"].get<TokenIds>();
+  if (given.contains("thumbnail_end")) layout.thumbnail_end = given["thumbnail_end"].get<TokenIds>();
+  if (given.contains("numbers")) layout.numbers = given["numbers"].get<std::vector<TokenIds>>();
   std::optional<int64_t> thumbnail;
   if (!asked["thumbnail_index"].is_null()) thumbnail = asked["thumbnail_index"].get<int64_t>();
   TokenIds ids;
@@ -145,7 +148,7 @@ Json image_tokens(const Json& asked) {
   const auto tokens = given_tokens.is_array()
                           ? given_tokens.get<std::vector<int64_t>>()
                           : std::vector<int64_t>(size_t(grid.first * grid.second + 1), given_tokens.get<int64_t>());
-  for (const auto& [around, rows] : laid_out(layout, grid, thumbnail, tokens, packed)) {
+  for (const auto& [around, rows] : laid_out(layout, grid, thumbnail, tokens, packed, asked.value("number", size_t{0}))) {
     ids.insert(ids.end(), around.begin(), around.end());
     ids.insert(ids.end(), size_t(rows), -1);
   }
@@ -171,14 +174,15 @@ Json pack_tokens(const Json& asked) {
 Json picture_place(const Json& asked) {
   const std::string what = asked["of"];
   const auto grid = asked["grid"].get<Grid>();
-  const int64_t ratio = asked["ratio"];
+  const int64_t ratio = asked.value("ratio", int64_t{1});
   if (what == "rope") {
     const Json& theta = asked["theta"];
     return axial_rope(grid, ratio, asked["head_dim"],
                       theta.is_null() ? std::nullopt : std::optional<double>(theta.get<double>()));
   }
-  if (what == "table" || what == "resized table") {
-    const auto laid_over = what == "table" ? interpolated : antialiased;
+  if (what == "sincos") return sincos_rows(grid, asked["width"]);
+  if (what == "table" || what == "resized table" || what == "bucketed table") {
+    const auto laid_over = what == "table" ? interpolated : what == "resized table" ? antialiased : bucketed;
     return laid_over(grid, ratio, asked["table"].get<std::vector<float>>(), asked["side"]);
   }
   const Windows cut = windows_of(grid, asked["side"], ratio);
