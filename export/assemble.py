@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pocketvlm import __version__
 from pocketvlm.bundle import manifest
-from pocketvlm.bundle.caches import AttentionCache, ConvolutionCache, KvCacheSpec
+from pocketvlm.bundle.caches import AttentionCache, ConvolutionCache, Kind, KvCacheSpec, StateCache
 from pocketvlm.bundle.native import MropePositions
 from pocketvlm.bundle.open import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.bundle.preference import ANYWHERE, PreferredEngine, in_order
@@ -204,19 +204,29 @@ def _manifest(
 
 def _cache(text: DecoderConfig, recipe: Recipe, length: int) -> KvCacheSpec:
     """What a conversation keeps, layer by layer where not all are alike."""
-    kinds: list[AttentionCache | ConvolutionCache] = [
-        ConvolutionCache(kind="convolution", width=text.hidden_size, kernel=text.conv_kernel)
-        if text.is_convolution(layer)
-        else AttentionCache(kind="attention")
-        for layer in range(text.num_hidden_layers)
-    ]
+    kinds = tuple(_kind(text, layer) for layer in range(text.num_hidden_layers))
     return KvCacheSpec(
         length=length,
         dtype=recipe.kv_cache.dtype,
         heads=text.num_key_value_heads,
         head_dim=text.head_dim,
-        layers=tuple(kinds) if text.convolutions else None,
+        layers=kinds if text.convolutions or text.states else None,
     )
+
+
+def _kind(text: DecoderConfig, layer: int) -> Kind:
+    if text.is_state(layer):
+        return StateCache(
+            kind="state",
+            heads=text.linear_num_value_heads,
+            key_width=text.linear_key_head_dim,
+            value_width=text.linear_value_head_dim,
+            width=text.state_width,
+            kernel=text.linear_conv_kernel_dim,
+        )
+    if text.is_convolution(layer):
+        return ConvolutionCache(kind="convolution", width=text.hidden_size, kernel=text.conv_kernel)
+    return AttentionCache(kind="attention")
 
 
 def preferred(lowered: Mapping[str, Lowered]) -> tuple[PreferredEngine, ...]:
@@ -246,8 +256,8 @@ def _own_files(checkpoint: Checkpoint, length: int) -> dict[str, bytes]:
 
 
 def _positions(text: DecoderConfig) -> MropePositions:
-    assert text.mrope_section is not None
-    return MropePositions(kind="mrope", sections=text.mrope_section, interleaved=text.mrope_interleaved, rope=ROPE_FILE)
+    assert text.pair_sections is not None
+    return MropePositions(kind="mrope", sections=text.pair_sections, interleaved=text.mrope_interleaved, rope=ROPE_FILE)
 
 
 def rope_file(text: DecoderConfig, length: int) -> bytes:

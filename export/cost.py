@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pocketvlm.bundle.kv import kv_cache_bytes, row_cache_bytes
+from pocketvlm.bundle.kv import STATES, kv_cache_bytes, row_cache_bytes
 from pocketvlm.export.backends import backend_of, compiler_bytes
 from pocketvlm.export.read.calibration import default_source, is_calibrated, most_sequences, most_tokens
 from pocketvlm.export.read.sample import CARD_TOKENS
@@ -147,12 +147,16 @@ def _kv_cache_bytes(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> i
     """Keys and values of all layers, as the recipe stores them."""
     text = checkpoint.config.text
     rows = row_cache_bytes(layers=text.convolutions, width=text.hidden_size, rows=kv_length)
-    return rows + kv_cache_bytes(
-        layers=text.num_hidden_layers - text.convolutions,
-        heads=text.num_key_value_heads,
-        head_size=text.head_dim,
-        tokens=kv_length,
-        dtype=recipe.kv_cache.dtype,
+    return (
+        rows
+        + STATES * text.state_bytes
+        + kv_cache_bytes(
+            layers=text.num_hidden_layers - text.convolutions - text.states,
+            heads=text.num_key_value_heads,
+            head_size=text.head_dim,
+            tokens=kv_length,
+            dtype=recipe.kv_cache.dtype,
+        )
     )
 
 

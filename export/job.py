@@ -118,6 +118,7 @@ BEYOND: tuple[tuple[Callable[[VlmConfig], bool], str], ...] = (
     (lambda config: config.is_native, "patches as input are"),
     (lambda config: config.text.has_local, "layers that see a window (sliding_attention) are"),
     (lambda config: bool(config.text.convolutions), "layers with a convolution are"),
+    (lambda config: bool(config.text.states), "layers that keep a state (linear_attention) are"),
     (lambda config: config.vision is not None and config.vision.convolutions is not None,
      "a vision tower of convolutions is"),
 )  # fmt: skip
@@ -130,4 +131,5 @@ def refuse_beyond(checkpoint: Checkpoint, what: str) -> None:
     """
     for is_there, words in BEYOND:
         if is_there(checkpoint.config):
-            raise ExportError(f"{words} not yet lowered to {what}: export with --backend onnx or executorch")
+            others = "onnx" if checkpoint.config.text.states else "onnx or executorch"
+            raise ExportError(f"{words} not yet lowered to {what}: export with --backend {others}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pocketvlm.bundle.kv import bundle_kv_bytes
+from pocketvlm.bundle.defaults import SNAPSHOTS
+from pocketvlm.bundle.kv import bundle_kv_bytes, bundle_state_bytes
 from pocketvlm.errors import BundleError
 from pocketvlm.runtime.engines import PARTS_OF
 from pocketvlm.runtime.memory import physical_memory_bytes
@@ -47,7 +48,9 @@ def needed_bytes(manifest: Manifest, engine: str) -> dict[str, int]:
         sizes[name.replace("_", " ")] = sum(manifest.files[file].bytes for file in files)
     if engine == "npu-emulation":
         sizes["unpacked weights"] = _unpacked_bytes(manifest)
-    return {**sizes, "KV cache": bundle_kv_bytes(manifest), "runtime": RUNTIME_BYTES}
+    copies = SNAPSHOTS * bundle_state_bytes(manifest)
+    kept = {"copies of the state": copies} if copies else {}
+    return {**sizes, "KV cache": bundle_kv_bytes(manifest), **kept, "runtime": RUNTIME_BYTES}
 
 
 def _unpacked_bytes(manifest: Manifest) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pocketvlm.images.positions import AXES
 from pocketvlm.runtime.engines import Cache, Engine, Floats, NativeEngine, Positions
+from pocketvlm.runtime.states import rewind
 
 
 @dataclass
@@ -35,9 +36,10 @@ class Context:
         return cast("NativeEngine", engine).step_at(embeddings, self.cache, keep, positions)
 
     def rewind(self, position: int) -> None:
-        """Forget the tokens from ``position`` on."""
-        self.cache.position = position
-        del self.keys[position:]
+        """Forget the tokens from ``position`` on, and of a model with states (``runtime.states``) those behind the last
+        copy of them before."""
+        rewind(self.cache, position)
+        del self.keys[self.cache.position :]
 
     def common_prefix(self, keys: Sequence[Hashable]) -> int:
         """How many tokens of a prompt are here already. Its last one never counts: its logits are needed."""

@@ -25,6 +25,7 @@ from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.memory import peak_rss_bytes
 from pocketvlm.runtime.native import widened
 from pocketvlm.runtime.sampling import GenerationConfig, Sampler, Scores
+from pocketvlm.runtime.states import keep
 from pocketvlm.runtime.stats import FinishReason, Stats
 from pocketvlm.runtime.text import Detokenizer, StopStrings, TextTokenizer
 
@@ -163,8 +164,8 @@ def generate(
     """
     start = time.perf_counter()
     keys = prompt.keys()
-    reused = context.common_prefix(keys)
-    context.rewind(reused)
+    context.rewind(context.common_prefix(keys))
+    reused = context.cache.position
     # (numpy's unique would import numpy.ma here, 60 ms)
     started = {index: encode(index) for index in sorted(set(prompt.picture_index[reused:].tolist()) - {-1})}
     for future in started.values():
@@ -252,11 +253,14 @@ def prefill(
 
     None where the answer had to end before: ``context`` then has the chunks so far.
     """
-    logits: Floats | None = None
-    for first in range(context.cache.position, len(prompt), decoder.prefill_chunk):
+    logits, start = None, context.cache.position
+    for first in range(start, len(prompt), decoder.prefill_chunk):
         if interrupt.reason() is not None:
             return None
         last = min(first + decoder.prefill_chunk, len(prompt))
+        if first == start or last == len(prompt):
+            # An edited question begins at the first, an answer to the same one at the last.
+            keep(context.cache)
         embeddings = embed(decoder.engine, prompt, slice(first, last), encoded)
         # The graph computes the logits of one position at least; only those of the last chunk are read.
         positions = decoder.positions(prompt, slice(first, last))

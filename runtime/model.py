@@ -25,6 +25,7 @@ from pocketvlm.runtime.image_encoder import DEFAULT_CACHE_BYTES, Encoded, ImageE
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.native import NativeVision
 from pocketvlm.runtime.sampling import GenerationConfig
+from pocketvlm.runtime.states import has_states
 from pocketvlm.runtime.stats import Stats
 from pocketvlm.runtime.text import Literal, Span, TextTokenizer
 from pocketvlm.runtime.tuning import Tuning
@@ -160,7 +161,12 @@ class LoadedModel:
         """The pieces of the answer to ``prompt``, continuing ``context``.
 
         ``stats``: the times spent before; ``started``: images that are encoded already, by their content.
+
+        :raises PocketVlmError: drafts are asked for, and the model's state cannot forget one that did not hold
         """
+        if config.lookup and has_states(context.cache):
+            kept = f"{self.manifest.model.name} keeps a state of all its tokens"
+            raise PocketVlmError(f"{kept}, which cannot forget a draft that does not hold: leave lookup out")
 
         def encode(index: int) -> Future[Encoded]:
             picture = prompt.pictures[index]

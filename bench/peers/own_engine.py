@@ -18,6 +18,7 @@ from pocketvlm.bundle.open import open_bundle
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.runtime.engines import Cache, Engine, open_engine
 from pocketvlm.runtime.native import NativeVision
+from pocketvlm.runtime.states import keep, rewind
 from pocketvlm.runtime.vision import encode
 from pocketvlm.runtime.vision import prepare as prepare_picture
 
@@ -37,10 +38,14 @@ class OwnEngine:
     def start(self, token_ids: npt.NDArray[np.int64]) -> None:
         """What is there of them already stays."""
         depth = len(token_ids)
-        if depth > self.started:
-            self.cache.position = 0
+        is_there = depth <= self.started
+        if is_there:
+            rewind(self.cache, depth)
+        if not is_there or self.cache.position != depth:  # a state goes back to its copies alone
+            rewind(self.cache, 0)
             self.prefill(token_ids)
-        self.cache.position = self.started = depth
+            keep(self.cache)
+        self.started = depth
 
     def prefill(self, token_ids: npt.NDArray[np.int64]) -> None:
         """In the bundle's chunks."""

@@ -21,6 +21,7 @@ from pocketvlm.bench.speed.planned import PlannedCase, noise, planned_cases, ran
 from pocketvlm.images.prepare import Preprocessing, normalize, preprocessing_of
 from pocketvlm.images.tiling import Grid
 from pocketvlm.runtime.native import Feeds, NativeVision, widened
+from pocketvlm.runtime.states import keep, rewind
 from pocketvlm.runtime.vision import encode, prepare
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def _first_token(bench: Workbench, question: npt.NDArray[np.int64]) -> None:
     encoded = _encode_image(bench, bench.vision.tile_batch, bench.ahead)
     asked = widened(bench.engine.embed(question), bench.manifest.entering_width)
     embeddings = np.concatenate([encoded, asked])
-    bench.cache.position = 0
+    rewind(bench.cache, 0)
     for first in range(0, len(embeddings), bench.manifest.prefill_chunk):
         logits = bench.engine.step(embeddings[first : first + bench.manifest.prefill_chunk], bench.cache, keep=1)
     logits.argmax()
@@ -202,13 +203,14 @@ def _picture(bench: Workbench) -> Image.Image:
 
 def prefill(engine: Engine, cache: Cache, ids: npt.NDArray[np.int64], chunk: int) -> None:
     """Run random tokens from position 0 on, in chunks."""
-    cache.position = 0
+    rewind(cache, 0)
     run_tokens(engine, cache, ids, chunk)
+    keep(cache)
 
 
 def generate(engine: Engine, cache: Cache, ids: npt.NDArray[np.int64], depth: int) -> None:
     """Run tokens one by one after the first ``depth`` in the cache; embedding included, sampling not."""
-    cache.position = depth
+    rewind(cache, depth)
     run_tokens(engine, cache, ids, 1)
 
 

@@ -54,6 +54,10 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
         raise ExportError("ExecuTorch is not installed: pip install 'pocketvlm[executorch]'") from error
     if version_numbers(installed) < version_numbers(MINIMUM_EXECUTORCH):
         raise ExportError(f"executorch {installed} is installed, {MINIMUM_EXECUTORCH} or newer is needed: update it")
+    if checkpoint.config.text.states:
+        raise ExportError(
+            "layers that keep a state (linear_attention) are not yet lowered to ExecuTorch: export with --backend onnx"
+        )
     check_free(recipe, "ExecuTorch", "XNNPACK's groups have bfloat16 scales and no zero points")
     return with_scales_for_xnnpack(recipe), calibration
 

@@ -129,6 +129,10 @@ class OnnxGraphs:
         if text.is_convolution(layer):
             rows = np.zeros((1, text.conv_kernel - 1 + self._kv.length, text.hidden_size), np.float32)
             return {**row_feeds(text.conv_kernel, tokens), f"past_conv.{layer}": rows}
+        if text.is_state(layer):
+            sizes = (1, text.linear_num_value_heads, text.linear_key_head_dim, text.linear_value_head_dim)
+            rows = np.zeros((1, text.linear_conv_kernel_dim - 1, text.state_width), np.float32)
+            return {f"past_conv.{layer}": rows, f"past_state.{layer}": np.zeros(sizes, np.float32)}
         shape = (1, text.num_key_value_heads, self._kv.length, text.head_dim)
         cos, sin = rope_tables(text, self._job.sample.positions[..., :tokens])
         at = {

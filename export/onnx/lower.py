@@ -67,7 +67,7 @@ def lower(job: Job) -> Lowered:
     progress.phase("check layer by layer", len(job.reference.vision) + len(job.reference.text))
     fidelity = check_export(job, store.read, kv)
     files = {file for part in parts.values() for file in (part.file, *part.data)}
-    if kv.dtype == "float32" and not config.has_axes and not config.text.convolutions:
+    if kv.dtype == "float32" and not config.has_axes and not config.text.convolutions and not config.text.states:
         write_genai_config(job, parts, kv.length)
         files.add(GENAI_CONFIG)
     minimum = {"onnxruntime": MINIMUM_ONNXRUNTIME}
@@ -110,7 +110,8 @@ def vision_encoder(store: WeightStore, config: VlmConfig) -> ir.Model:
 def text_decoder(store: WeightStore, config: DecoderConfig, kv: KvLayout, *, by_token: bool = False) -> ir.Model:
     """inputs_embeds, attention_mask, past_key_values.* -> logits, present.*: for prefill and decode alike.
 
-    A convolution's rows are past_conv.* and present_conv.*; all other names are ONNX Runtime GenAI's.
+    A convolution's rows are past_conv.* and present_conv.*, a state's matrices past_state.* and present_state.*; all
+    other names are ONNX Runtime GenAI's.
     ``logits_to_keep`` (optional input) is the number of last positions whose logits are wanted; 0, the default, is all:
     the meaning it has in transformers, and what ONNX Runtime GenAI expects of a graph. ``by_token``: ``rope_cos`` and
     ``rope_sin`` say how each token of the step turns.

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from pocketvlm.errors import ExportError
 from pocketvlm.export.graph.lower import Call
-from pocketvlm.export.onnx import attention, convolution, picture
+from pocketvlm.export.onnx import attention, convolution, picture, state
 from pocketvlm.export.onnx.graph import MICROSOFT, GraphBuilder
 from pocketvlm.export.onnx.linear import linear
 from pocketvlm.export.store.kv_layout import KvLayout
@@ -27,8 +27,10 @@ from pocketvlm.models.operators import (
     Channels,
     ChannelScale,
     ClassToken,
+    Decay,
     Depthwise,
     DropFirst,
+    GatedDelta,
     Gelu,
     Join,
     KeyRows,
@@ -290,10 +292,23 @@ def _cached_attend(at: OnnxContext, call: Call, query: Any, key: Any, value: ir.
 
 
 def _causal_convolution(at: OnnxContext, call: Call, values: Any, step: None) -> ir.Value:
+    if call.operator.of_state:
+        rows = value_of(at, values)
+        return state.convolve(at.graph, call.operator, call.stage.index, rows, _vector(at, call))
     assert at.kv is not None and at.steps is not None
     weights = _vector(at, call), _vector(at, call, "bias") if call.operator.bias is not None else None
     rows = value_of(at, values)
     return convolution.convolve(at.graph, call.operator, at.kv.length, call.stage.index, rows, weights, at.steps)
+
+
+def _decay(at: OnnxContext, call: Call, values: Any) -> ir.Value:
+    return state.decay(at.graph, value_of(at, values), _vector(at, call), _vector(at, call, "bias"))
+
+
+def _gated_delta(at: OnnxContext, call: Call, query: Any, key: Any, value: Any, *gates: Any) -> ir.Value:
+    projected = value_of(at, query), value_of(at, key), value_of(at, value)
+    decayed, rate, _ = gates
+    return state.delta(at.graph, call.operator, call.stage.index, projected, decayed, rate)
 
 
 def _class_token(at: OnnxContext, call: Call, rows: Any) -> ir.Value:
@@ -373,6 +388,8 @@ TABLE: dict[Any, Callable[..., Any]] = {
     Rotate: _rotate,
     CachedAttend: _cached_attend,
     CausalConvolution: _causal_convolution,
+    Decay: _decay,
+    GatedDelta: _gated_delta,
     ClassToken: _class_token,
     DropFirst: _drop_first,
     MeanOfRows: _mean_of_rows,

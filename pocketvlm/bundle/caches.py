@@ -1,7 +1,7 @@
 """What a conversation keeps, layer by layer: a layer's cache is of a kind.
 
-All kinds have a row of each token up to the KV length, so that a conversation can be set back to any token and go on
-from there, whatever its layers are.
+Attention and convolutions have a row of each token up to the KV length, so that a conversation can be set back to any
+token and go on from there. A state is one for all tokens so far: it goes back to where a copy was kept, or to nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,30 @@ class ConvolutionCache(Closed):
         return 1, self.kernel - 1 + length, self.width
 
 
-LayerCache = Annotated[AttentionCache | ConvolutionCache, Field(discriminator="kind")]
+class StateCache(Closed):
+    """A matrix for each of ``heads``, float32 [1, heads, key_width, value_width], and of what entered a causal
+    convolution of ``kernel`` rows before it the last, float32 [1, kernel - 1, width]. All are zeros at first."""
+
+    kind: Literal["state"]
+    heads: Annotated[int, Field(gt=0, le=1 << 12)]
+    key_width: Annotated[int, Field(gt=0, le=1 << 12)]
+    value_width: Annotated[int, Field(gt=0, le=1 << 12)]
+    width: Annotated[int, Field(gt=0, le=1 << 20)]
+    kernel: Annotated[int, Field(gt=1, le=64)]
+
+    @property
+    def matrix_shape(self) -> tuple[int, int, int, int]:
+        """Of its matrices."""
+        return 1, self.heads, self.key_width, self.value_width
+
+    @property
+    def rows_shape(self) -> tuple[int, int, int]:
+        """Of the last rows."""
+        return 1, self.kernel - 1, self.width
+
+
+Kind = AttentionCache | ConvolutionCache | StateCache
+LayerCache = Annotated[Kind, Field(discriminator="kind")]
 
 
 class KvCacheSpec(Closed):
@@ -58,7 +81,12 @@ class KvCacheSpec(Closed):
         """Of a layer's keys, and of its values."""
         return 1, self.heads, self.length, self.head_dim
 
-    def of_layers(self, count: int) -> tuple[AttentionCache | ConvolutionCache, ...]:
+    @property
+    def has_states(self) -> bool:
+        """Whether a conversation cannot be set back to any token."""
+        return any(layer.kind == "state" for layer in self.layers or ())
+
+    def of_layers(self, count: int) -> tuple[Kind, ...]:
         """Of each of a model's layers."""
         return (AttentionCache(kind="attention"),) * count if self.layers is None else self.layers
 

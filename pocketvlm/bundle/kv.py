@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketvlm.bundle.caches import ConvolutionCache
+from pocketvlm.bundle.caches import ConvolutionCache, StateCache
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
 
 #: Bytes of a number that no cache quantizes.
 FLOAT_BYTES = 4
+#: A step reads one state and writes another, so that one that fails leaves the state of before.
+STATES = 2
 
 
 def kv_cache_bytes(*, layers: int, heads: int, head_size: int, tokens: int, dtype: str) -> int:
@@ -25,6 +27,27 @@ def row_cache_bytes(*, layers: int, width: int, rows: int) -> int:
     return FLOAT_BYTES * layers * width * rows
 
 
+def state_bytes(*, layers: int, heads: int, sizes: tuple[int, int], rows: int, width: int) -> int:
+    """What ``layers`` keep whatever the number of tokens: a matrix a head, of ``sizes``, and the last ``rows`` before a
+    convolution."""
+    return FLOAT_BYTES * layers * (heads * sizes[0] * sizes[1] + rows * width)
+
+
+def bundle_state_bytes(manifest: Manifest) -> int:
+    """One copy of the state of a bundle's conversation."""
+    return sum(
+        state_bytes(
+            layers=1,
+            heads=one.heads,
+            sizes=(one.key_width, one.value_width),
+            rows=one.kernel - 1,
+            width=one.width,
+        )
+        for one in manifest.kv_cache.layers or ()
+        if isinstance(one, StateCache)
+    )
+
+
 def bundle_kv_bytes(manifest: Manifest, tokens: int | None = None) -> int:
     """Those of a bundle's conversation: of so many tokens, or of all that it may have."""
     kv = manifest.kv_cache
@@ -32,6 +55,11 @@ def bundle_kv_bytes(manifest: Manifest, tokens: int | None = None) -> int:
     kinds = kv.of_layers(manifest.model.layers)
     rows = [one.shape(count) for one in kinds if isinstance(one, ConvolutionCache)]
     attention = kv_cache_bytes(
-        layers=len(kinds) - len(rows), heads=kv.heads, head_size=kv.head_dim, tokens=count, dtype=kv.dtype
+        layers=sum(one.kind == "attention" for one in kinds),
+        heads=kv.heads,
+        head_size=kv.head_dim,
+        tokens=count,
+        dtype=kv.dtype,
     )
-    return attention + sum(row_cache_bytes(layers=1, width=width, rows=many) for _, many, width in rows)
+    convolved = sum(row_cache_bytes(layers=1, width=width, rows=many) for _, many, width in rows)
+    return attention + convolved + STATES * bundle_state_bytes(manifest)

@@ -227,7 +227,7 @@ class Manifest(Closed):
         if self.kv_cache.layers is not None:
             for engine in self.engines:
                 if engine not in CACHE_KINDS:
-                    raise ValueError(f"{engine} keeps no rows of convolutions")
+                    raise ValueError(f"{engine} keeps no rows of convolutions and no states")
         for name in ("model", "vision", "image_layout", "chat", "kv_cache"):
             section = getattr(self, name)
             if section is not None and self.format_version < section.format_version:

@@ -276,8 +276,12 @@ def one_more(tensor: Tensor) -> Tensor:
 
 def pieces_of(tensor: Tensor, pieces: Pieces) -> Tensor:
     """A weight out of a tensor [blocks * size, ...] that holds several, [blocks * (stop - start), ...]."""
-    # [blocks * size, ...] -> [blocks, stop - start, ...] -> [blocks * (stop - start), ...]
-    return tensor.unflatten(0, (pieces.blocks, pieces.size))[:, pieces.start : pieces.stop].flatten(0, 1)
+    # [blocks * size, ...] -> [blocks, stop - start, ...]
+    chosen = tensor.unflatten(0, (pieces.blocks, pieces.size))[:, pieces.start : pieces.stop]
+    if pieces.order is not None:
+        chosen = chosen[:, list(pieces.order)]
+    # -> [blocks * (stop - start), ...]
+    return chosen.flatten(0, 1)
 
 
 Module = TypeVar("Module", bound=nn.Module)

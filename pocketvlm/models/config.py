@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic import with_config as read_by
 
 from pocketvlm.bundle.defaults import KV_LENGTH
+from pocketvlm.bundle.kv import state_bytes
 from pocketvlm.bundle.vision import Strategy
 from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.images.tiling import PAPER_CANDIDATES
@@ -53,7 +54,7 @@ def _known_decoder(name: str) -> str:
     return name
 
 
-LayerType = Literal["full_attention", "attention", "sliding_attention", "conv"]
+LayerType = Literal["full_attention", "attention", "sliding_attention", "conv", "linear_attention"]
 
 
 @read_by(READ)
@@ -116,6 +117,14 @@ class DecoderConfig:
     conv_bias: bool = False
     #: And whether intermediate_size is still to be made that of layers, which reading a config has done.
     block_auto_adjust_ff_dim: Literal[False] = False
+    #: Qwen3.5: layers of the kind linear_attention keep a matrix a value head, [key width, value width], and the last
+    #: rows of a convolution over queries, keys and values; of heads with attention this share of the channels turns.
+    linear_conv_kernel_dim: Annotated[int, Field(ge=0, le=64)] = 0
+    linear_key_head_dim: Annotated[int, Field(ge=0, le=1 << 12)] = 0
+    linear_value_head_dim: Annotated[int, Field(ge=0, le=1 << 12)] = 0
+    linear_num_key_heads: Annotated[int, Field(ge=0, le=1 << 12)] = 0
+    linear_num_value_heads: Annotated[int, Field(ge=0, le=1 << 12)] = 0
+    partial_rotary_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
     #: Qwen-VL: how many pairs of a head's channels turn by each of three positions, one axis after the other, or
     #: between one another (``pocketvlm.images.positions``). Where a model takes no pictures all three are the same.
     mrope_section: Annotated[tuple[Heads, ...], Field(min_length=3, max_length=3)] | None = None
@@ -142,12 +151,38 @@ class DecoderConfig:
             raise ValueError("layer_types has convolutions, and not each layer's type or no kernel's size")
         if self.deep_layers > self.num_hidden_layers:
             raise ValueError(f"deep_layers: {self.deep_layers} of {self.num_hidden_layers} layers")
-        if self.mrope_section is not None and 2 * sum(self.mrope_section) != self.head_dim:
-            raise ValueError(f"mrope_section has {sum(self.mrope_section)} pairs, a head {self.head_dim // 2}")
+        self._check_pairs()
+        self._check_states()
         if DECODERS[self.model_type].sliding:
             self._check_windows()
         if rope["rope_type"] == "yarn" and self.rope_theta <= 1:
             raise ValueError(f"rope_theta {self.rope_theta} is not above 1: YaRN takes its logarithm")
+
+    def _check_pairs(self) -> None:
+        if self.rotary_dim < 2 or self.rotary_dim % 2:
+            raise ValueError(f"partial_rotary_factor: {self.rotary_dim} channels turn, which are no pairs")
+        if self.mrope_section is not None and 2 * sum(self.mrope_section) != self.rotary_dim:
+            raise ValueError(f"mrope_section has {sum(self.mrope_section)} pairs, a head {self.rotary_dim // 2}")
+        if self.mrope_section is not None and self.rotary_dim < self.head_dim and not self.mrope_interleaved:
+            raise ValueError("partial_rotary_factor: axes that lie one after the other turn all of a head's channels")
+
+    def _check_states(self) -> None:
+        if not self.states:
+            return
+        if len(self.layer_types or ()) < self.num_hidden_layers:
+            raise ValueError(f"layer_types has {len(self.layer_types or ())} of {self.num_hidden_layers} layers")
+        sizes = ("conv_kernel_dim", "key_head_dim", "value_head_dim", "num_key_heads", "num_value_heads")
+        missing = next((size for size in sizes if getattr(self, f"linear_{size}") < 1), None)
+        if missing is not None or self.linear_conv_kernel_dim < 2:
+            name = missing or sizes[0]
+            raise ValueError(
+                f"linear_{name} is {getattr(self, f'linear_{name}')}, and layer_types has linear_attention"
+            )
+        if self.linear_num_value_heads % self.linear_num_key_heads:
+            raise ValueError(
+                f"linear_num_value_heads {self.linear_num_value_heads} is not a multiple of linear_num_key_heads "
+                f"{self.linear_num_key_heads}"
+            )
 
     def _check_windows(self) -> None:
         if self.layer_types is not None and len(self.layer_types) < self.num_hidden_layers:
@@ -233,6 +268,47 @@ class DecoderConfig:
     def convolutions(self) -> int:
         """How many layers have."""
         return (self.layer_types or ())[: self.num_hidden_layers].count("conv")
+
+    def is_state(self, layer: int) -> bool:
+        """Whether a layer keeps a state in place of keys and values: linear attention."""
+        return "linear_attention" in (self.layer_types or ())[layer : layer + 1]
+
+    @property
+    def states(self) -> int:
+        """How many layers do."""
+        return (self.layer_types or ())[: self.num_hidden_layers].count("linear_attention")
+
+    @property
+    def state_width(self) -> int:
+        """Channels that go through the convolution of a layer with a state: queries, keys and values."""
+        keys = self.linear_num_key_heads * self.linear_key_head_dim
+        return 2 * keys + self.linear_num_value_heads * self.linear_value_head_dim
+
+    @property
+    def state_bytes(self) -> int:
+        """Of one copy of all layers' states."""
+        heads, sizes = self.linear_num_value_heads, (self.linear_key_head_dim, self.linear_value_head_dim)
+        rows = max(self.linear_conv_kernel_dim - 1, 0)
+        return state_bytes(layers=self.states, heads=heads, sizes=sizes, rows=rows, width=self.state_width)
+
+    @property
+    def gated(self) -> bool:
+        """Whether what attention gives is multiplied with a gate."""
+        return DECODERS[self.model_type].gated
+
+    @property
+    def rotary_dim(self) -> int:
+        """Channels of a head that turn. They are pairs as if there were no others: the first of each pair stand at the
+        beginning of the head, the second ones at the beginning of its second half (``in_halves``)."""
+        return int(self.head_dim * self.partial_rotary_factor)
+
+    @property
+    def pair_sections(self) -> tuple[int, int, int] | None:
+        """``mrope_section`` of all pairs of a head: those that do not turn are the first axis', behind the others."""
+        if self.mrope_section is None:
+            return None
+        first, second, third = self.mrope_section
+        return first + (self.head_dim - self.rotary_dim) // 2, second, third
 
     @property
     def window(self) -> int | None:

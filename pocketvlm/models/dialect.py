@@ -77,6 +77,7 @@ def _check_layer_types(raw: Mapping[str, Any], known: DecoderTraits) -> None:
     others = {
         "sliding_attention": known.sliding or ("layer_types" in known.defaults and bool(raw.get("use_sliding_window"))),
         "conv": "conv_kernel" in known.defaults,
+        "linear_attention": "linear_conv_kernel_dim" in known.defaults,
     }
     more, kinds = [kind for kind, has in others.items() if has], raw.get("layer_types")
     if kinds is not None and not (isinstance(kinds, list) and all(kind in (*FULL_ATTENTION, *more) for kind in kinds)):
@@ -119,7 +120,7 @@ def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
     theta = settings.pop("rope_theta")
     if settings["rope_type"] == "default":
         return {"rope_theta": theta, "rope_scaling": None}
-    part = settings.get("partial_rotary_factor", raw.get("partial_rotary_factor"))
+    part = settings.pop("partial_rotary_factor", raw.get("partial_rotary_factor"))
     if part not in (None, 1):
         raise CheckpointError("text_config.partial_rotary_factor is not supported")
     if settings["rope_type"] in ("llama3", "yarn", "longrope"):

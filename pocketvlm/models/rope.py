@@ -6,14 +6,15 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pocketvlm.images.positions import axis_of_pairs
 from pocketvlm.models.config import DecoderConfig
 
 
 def rope_tables(config: DecoderConfig, positions: Tensor, *, local: bool = False) -> tuple[Tensor, Tensor]:
-    """cos and sin, each float32 [positions, head_dim / 2], times the factor that YaRN and LongRoPE give attention.
+    """cos and sin, each float32 [positions, head_dim / 2], times the factor that YaRN and LongRoPE give attention; of
+    pairs that do not turn 1 and 0.
 
     ``positions``: [positions], or [3, positions] where tokens have one on each axis. ``local``: of layers that see a
     window.
@@ -21,10 +22,10 @@ def rope_tables(config: DecoderConfig, positions: Tensor, *, local: bool = False
     The kinds of scaling are those of transformers' ``modeling_rope_utils``, for conversations of at most
     ``config.positions`` tokens. Computed in float64: at position 4096 float32 angles are already off by 1e-4.
     """
-    half = torch.arange(0, config.head_dim, 2, dtype=torch.float64)
+    half = torch.arange(0, config.rotary_dim, 2, dtype=torch.float64)
     theta = config.rope_local_base_freq if local else config.rope_theta
     assert theta is not None
-    frequencies = theta ** (-half / config.head_dim)
+    frequencies = theta ** (-half / config.rotary_dim)
     scaling, factor = {} if local else config.rope_scaling or {}, 1.0
     if scaling.get("rope_type") == "linear":
         frequencies = frequencies / float(scaling["factor"])
@@ -34,9 +35,11 @@ def rope_tables(config: DecoderConfig, positions: Tensor, *, local: bool = False
         frequencies, factor = _yarn(frequencies, scaling, config)
     elif scaling.get("rope_type") == "longrope":
         frequencies, factor = _longrope(frequencies, scaling, config)
+    # Pairs that do not turn stand behind those that do.
+    frequencies = nn.functional.pad(frequencies, (0, (config.head_dim - config.rotary_dim) // 2))
     if positions.ndim == 2:
-        assert config.mrope_section is not None
-        axes = axis_of_pairs(config.mrope_section, interleaved=config.mrope_interleaved)
+        assert config.pair_sections is not None
+        axes = axis_of_pairs(config.pair_sections, interleaved=config.mrope_interleaved)
         turned_by = positions[torch.from_numpy(axes)].T  # [3, positions] -> [positions, head_dim / 2]
     else:
         turned_by = positions[:, None]

@@ -135,6 +135,8 @@ def _decoder_layer(layer: int, config: DecoderConfig) -> Iterator[tuple[str, Sha
     yield f"{prefix}.input_layernorm.weight", (hidden,)
     if config.is_convolution(layer):
         yield from _convolution(f"{prefix}.conv", config)
+    elif config.is_state(layer):
+        yield from _linear_attention(f"{prefix}.linear_attn", config)
     else:
         yield from _attention(f"{prefix}.self_attn", config)
     yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
@@ -153,7 +155,20 @@ def _attention(prefix: str, config: DecoderConfig) -> Iterator[tuple[str, Shape]
     if config.qk_norm:
         for name in ("q_norm", "k_norm"):
             yield f"{prefix}.{name}.weight", (config.head_dim,)
+    if config.gated:
+        yield from _linear(f"{prefix}.output_gate", hidden, queries, bias=config.qkv_bias)
     yield from _linear(f"{prefix}.o_proj", queries, hidden, bias=config.output_bias)
+
+
+def _linear_attention(prefix: str, config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
+    hidden, heads = config.hidden_size, config.linear_num_value_heads
+    values = heads * config.linear_value_head_dim
+    for name, rows in (("qkv", config.state_width), ("z", values), ("b", heads), ("a", heads)):
+        yield from _linear(f"{prefix}.in_proj_{name}", hidden, rows, bias=False)
+    yield f"{prefix}.kernel.weight", (config.state_width, 1, config.linear_conv_kernel_dim)
+    yield from _norm(f"{prefix}.decay", heads)
+    yield f"{prefix}.norm.weight", (config.linear_value_head_dim,)
+    yield from _linear(f"{prefix}.out_proj", values, hidden, bias=False)
 
 
 def _convolution(prefix: str, config: DecoderConfig) -> Iterator[tuple[str, Shape]]:

@@ -90,7 +90,7 @@ def memory_parts(model: PlannedModel, device: Device, use: Use) -> dict[str, int
     size = device.activation_size.value
     return {
         **{name: model.parts[name].bytes for name in (*VISION_PARTS, *TEXT_PARTS)},
-        KV_CACHE: use.kv_length * model.kv_row_bytes,
+        KV_CACHE: use.kv_length * model.kv_row_bytes + model.fixed_cache_bytes,
         CHUNK: _chunk_bytes(model, use.kv_length, size),
         BATCH: 0 if model.vision is None else _batch_bytes(model.vision, use.tiles, size),
         IMAGE_TOKENS: 0

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from pocketvlm.bundle.caches import ConvolutionCache
-from pocketvlm.bundle.defaults import MOST_PATCH_TOKENS, PREFILL_CHUNK, TILE_BATCH
-from pocketvlm.bundle.kv import kv_cache_bytes, row_cache_bytes
+from pocketvlm.bundle.caches import ConvolutionCache, StateCache
+from pocketvlm.bundle.defaults import MOST_PATCH_TOKENS, PREFILL_CHUNK, SNAPSHOTS, TILE_BATCH
+from pocketvlm.bundle.kv import FLOAT_BYTES, STATES, bundle_state_bytes, kv_cache_bytes, row_cache_bytes
 from pocketvlm.bundle.towers import is_convolutional
 from pocketvlm.errors import BundleError, CheckpointError, PocketVlmError, one_line
 from pocketvlm.images.packing import most_tokens
@@ -29,7 +29,7 @@ PATCHES, ENCODER, PROJECTOR = "patch embedding", "vision encoder", "projector"
 TABLE, DECODER, HEAD = "embedding table", "decoder", "head"
 VISION_PARTS, TEXT_PARTS = (PATCHES, ENCODER, PROJECTOR), (TABLE, DECODER, HEAD)
 #: In the names of weights that no row is multiplied with, but for element by element.
-NOT_MULTIPLIED = ("norm", "position_embedding", "class_token", "_scale.weight", ".conv.kernel.")
+NOT_MULTIPLIED = ("norm", "position_embedding", "class_token", "_scale.weight", ".kernel.", ".decay.")
 #: How the names of a part's weights begin; the first that fits counts.
 PREFIXES = (
     ("vision_tower.embeddings.", PATCHES),
@@ -135,7 +135,7 @@ class PlannedVision:
 @dataclass(frozen=True)
 class PlannedModel:
     """A model as it is stored. ``positions`` is the longest KV cache that it takes, None where that is not known;
-    ``convolutions``: layers that have one in place of attention."""
+    ``convolutions``, ``states``: layers that have one in place of attention; ``state_bytes``: of one copy of them."""
 
     name: str
     recipe: str
@@ -153,11 +153,23 @@ class PlannedModel:
     chunk: int
     vision: PlannedVision | None
     convolutions: int = 0
+    states: int = 0
+    state_bytes: int = 0
 
     @property
     def attentions(self) -> int:
-        """Layers with attention; the others have a convolution."""
-        return self.layers - self.convolutions
+        """Layers with attention; the others have a convolution or a state."""
+        return self.layers - self.convolutions - self.states
+
+    @property
+    def state_products(self) -> int:
+        """Multiplications of a token with states: what it is to change, by how much, and what it reads of them."""
+        return 3 * self.state_bytes // FLOAT_BYTES
+
+    @property
+    def fixed_cache_bytes(self) -> int:
+        """What a conversation keeps whatever its length: states, which are there twice, and copies to go back to."""
+        return (STATES + SNAPSHOTS) * self.state_bytes
 
     @property
     def tied(self) -> bool:
@@ -219,6 +231,8 @@ def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int
         chunk=PREFILL_CHUNK,
         vision=_vision_of_config(config),
         convolutions=text.convolutions,
+        states=text.states,
+        state_bytes=text.state_bytes,
     )
 
 
@@ -233,9 +247,9 @@ def model_of_manifest(manifest: Manifest) -> PlannedModel:
             raise BundleError(f"the manifest's recipe: {one_line(key, 120)} has {one.bits_per_weight:g} bits a weight")
     counts = {key: one.weights for key, one in tensors.items()}
     kinds = kv.of_layers(model.layers)
-    convolutions = [isinstance(one, ConvolutionCache) for one in kinds]
     # Of a layer with attention, if there is any.
-    queries = f"model.layers.{convolutions.index(False)}.self_attn.q_proj.weight" if not all(convolutions) else None
+    attention = next((layer for layer, one in enumerate(kinds) if one.kind == "attention"), None)
+    queries = None if attention is None else f"model.layers.{attention}.self_attn.q_proj.weight"
     weights = ((key, one.weights, round(one.weights * one.bits_per_weight / 8)) for key, one in tensors.items())
     return PlannedModel(
         name=model.name,
@@ -253,7 +267,9 @@ def model_of_manifest(manifest: Manifest) -> PlannedModel:
         positions=None,
         chunk=manifest.prefill_chunk,
         vision=_vision_of_manifest(manifest, counts),
-        convolutions=sum(convolutions),
+        convolutions=sum(isinstance(one, ConvolutionCache) for one in kinds),
+        states=sum(isinstance(one, StateCache) for one in kinds),
+        state_bytes=bundle_state_bytes(manifest),
     )
 
 

@@ -135,8 +135,10 @@ def decode_step(model: PlannedModel, depth: int) -> Pass:
 def _text_step(model: PlannedModel, tokens: int, total: int, logits: int) -> Pass:
     decoder, head = model.parts[DECODER], model.head
     attention = 2 * model.attentions * model.heads * model.head_size * tokens * total
-    products = tokens * decoder.multiplied + attention + logits * head.multiplied
-    return Pass(decoder.bytes + total * model.attended_bytes + logits * head.bytes, 2 * products)
+    products = tokens * (decoder.multiplied + model.state_products) + attention + logits * head.multiplied
+    # A step reads the states and writes them.
+    cache = total * model.attended_bytes + 2 * model.state_bytes
+    return Pass(decoder.bytes + cache + logits * head.bytes, 2 * products)
 
 
 def _batches(vision: PlannedVision, tiles: int) -> Iterator[int]:

@@ -20,6 +20,7 @@ from pocketvlm.machine import exact_sums, telemetry
 from pocketvlm.runtime.engines import prepacked
 from pocketvlm.runtime.memory import memory_for, return_freed_memory, zeros_on_demand
 from pocketvlm.runtime.native import Feeds, TokenRope, along_places, widened
+from pocketvlm.runtime.states import CacheWithStates, States
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
@@ -62,32 +63,49 @@ class CacheBuffer:
 
 
 def cache_buffers(manifest: Manifest) -> Iterator[CacheBuffer]:
-    """A conversation's: of each layer a key and a value buffer, or one of a convolution's rows."""
+    """A conversation's: of each layer a key and a value buffer, one of a convolution's rows, or those of a state."""
     kv = manifest.kv_cache
     for layer, kind in enumerate(kv.of_layers(manifest.model.layers)):
         if kind.kind == "convolution":
             yield CacheBuffer(f"past_conv.{layer}", f"present_conv.{layer}", kind.shape(kv.length), "float32")
             continue
+        if kind.kind == "state":
+            for part, shape in (("conv", kind.rows_shape), ("state", kind.matrix_shape)):
+                yield CacheBuffer(f"past_{part}.{layer}", f"present_{part}.{layer}", shape, "float32")
+            continue
         for part in ("key", "value"):
             yield CacheBuffer(f"past_key_values.{layer}.{part}", f"present.{layer}.{part}", kv.shape, kv.dtype)
 
 
-class OnnxCache:
+class OnnxCache(CacheWithStates):
     """A conversation's buffers, bound as past and as present.
 
-    The graph writes new rows in place, so nothing is copied; rows after ``position`` are never read.
+    The graph writes new rows in place, so nothing is copied; rows after ``position`` are never read. Of a state one
+    array is past and another present, which take turns.
     """
 
     def __init__(self, ort: ModuleType, session: Any, manifest: Manifest) -> None:
-        self.position = 0
+        super().__init__(States.of(manifest))
         self.last_tokens = 0
         self.binding = session.io_binding()
-        self._buffers = []
+        self._ort, self._buffers = ort, []
+        known = {} if self.memory is None else self.memory.pairs
         for one in cache_buffers(manifest):
+            if one.past.removeprefix("past_") in known:
+                continue
             buffer = ort.OrtValue.ortvalue_from_numpy(zeros_on_demand(one.shape, one.dtype))
             self._buffers.append(buffer)
             self.binding.bind_ortvalue_input(one.past, buffer)
             self.binding.bind_ortvalue_output(one.present, buffer)
+
+    def bind_states(self) -> None:
+        """The state that the next step reads, and where it writes the one behind it."""
+        if self.memory is None:
+            return
+        for name, pair in self.memory.pairs.items():
+            past, present = map(self._ort.OrtValue.ortvalue_from_numpy, pair)
+            self.binding.bind_ortvalue_input(f"past_{name}", past)
+            self.binding.bind_ortvalue_output(f"present_{name}", present)
 
 
 class OnnxEngine:
@@ -205,12 +223,14 @@ class OnnxEngine:
             inputs = {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
             for name, value in inputs.items():
                 cache.binding.bind_ortvalue_input(name, value)
+            cache.bind_states()
             output = self._ort.OrtValue.ortvalue_from_numpy(logits)
             cache.binding.bind_ortvalue_output("logits", output)
             # What a chunk's activations took stays in ONNX Runtime's arena; the answer's first step gives it back.
             ends_prefill = tokens == 1 and cache.last_tokens > 1
             session.run_with_iobinding(cache.binding, self._shrinking if ends_prefill else None)
-        cache.position, cache.last_tokens = total, tokens
+        cache.advance(total)
+        cache.last_tokens = tokens
         return logits[0]
 
     def _session(self, name: str) -> Any:

@@ -28,6 +28,7 @@ from tests.support.checkpoints import tiny_config, write_checkpoint
 from tests.support.fast_vlm import fast_vlm
 from tests.support.hostile_graphs import ATTACKS, DATA, FINE, GOLDEN, SIZES, make_golden
 from tests.support.qwen_vl import qwen2_5_vl
+from tests.support.transformers_models import write_decoder
 
 # --- Alone ------------------------------------------------------------------------------------------------------------
 
@@ -114,6 +115,7 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
             config = replace(config, vision=replace(config.vision, class_token=True))
         write_checkpoint(root / family, config)
     write_checkpoint(root / "lfm2", tiny_config("lfm2", vision=False))
+    write_decoder(root / "qwen3_5_text", "qwen3_5_text")  # states
     write_checkpoint(root / "smollm3", tiny_config("smollm3", vision=False, no_rope_layer_interval=2))
     write_checkpoint(root / "gemma3_text", tiny_config("gemma3_text", vision=False))
     qwen2_5_vl(root / "qwen2_5_vl")  # a picture as a whole, windows, positions along three axes
@@ -126,6 +128,7 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
         ("llama", asymmetric(load_recipe("int4-g32"))), ("smollm3", load_recipe("fp32")),
         ("smollm3", load_recipe("int8")), ("gemma3_text", load_recipe("fp32")),
         ("gemma3_text", load_recipe("bluelm-v-3b")), ("lfm2", load_recipe("fp32")),
+        ("qwen3_5_text", load_recipe("fp32")),
     ]  # fmt: skip
     npu = with_options(load_recipe("int4-channel"), NpuOptions(chunks=2, prefill_tokens=32, compiled=False))
     npu = replace(npu, backends={**npu.backends, "qnn": {"chunks": 2, "prefill_tokens": 32, "compiled": False}})

@@ -204,6 +204,15 @@ def test_what_format_5_alone_says(bundle: Path, more: Callable[[dict[str, Any], 
 CONVOLUTION = {"kind": "convolution", "width": 96, "kernel": 3}
 
 
+STATE = {"kind": "state", "heads": 4, "key_width": 16, "value_width": 24, "width": 160, "kernel": 4}
+
+
+def keeps_state(raw: dict[str, Any], **changes: Any) -> None:
+    """A state in the first layer, with changes of it."""
+    convolves(raw, 5)
+    raw["kv_cache"]["layers"][0] = {**STATE, **changes}
+
+
 def convolves(raw: dict[str, Any], version: int, *more: Any, engine: str = "onnx", **changes: Any) -> None:
     """A cache of a convolution, with changes of it, and as many of attention as there are layers behind it."""
     raw["format_version"] = version
@@ -227,6 +236,10 @@ def test_what_format_5_says_is_read_and_written_back(bundle: Path) -> None:
     assert again["kv_cache"] == raw["kv_cache"]
     assert manifest.vision is not None
     assert manifest.vision.format_version == 5
+    keeps_state(raw)
+    manifest = parse_manifest(json.dumps(raw).encode(), bundle)
+    assert json.loads(manifest.model_dump_json())["kv_cache"] == raw["kv_cache"]
+    assert manifest.kv_cache.has_states
 
 
 @pytest.mark.parametrize("more", OF_FORMAT_3)
@@ -348,6 +361,13 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: convolves(raw, 5, width="8"), "not valid: kv_cache.layers.0.convolution.width"),
         (lambda raw: convolves(raw, 5, more=1), "not valid: kv_cache.layers.0.convolution.more"),
         (lambda raw: shows(raw, 5, "kv_cache", layers=[]), "not valid: kv_cache.layers"),
+        (lambda raw: keeps_state(raw, heads=0), "not valid: kv_cache.layers.0.state.heads"),
+        (lambda raw: keeps_state(raw, heads=1 << 13), "not valid: kv_cache.layers.0.state.heads"),
+        (lambda raw: keeps_state(raw, key_width="16"), "not valid: kv_cache.layers.0.state.key_width"),
+        (lambda raw: keeps_state(raw, value_width=None), "not valid: kv_cache.layers.0.state.value_width"),
+        (lambda raw: keeps_state(raw, kernel=1), "not valid: kv_cache.layers.0.state.kernel"),
+        (lambda raw: keeps_state(raw, width=1 << 21), "not valid: kv_cache.layers.0.state.width"),
+        (lambda raw: keeps_state(raw, length=5), "not valid: kv_cache.layers.0.state.length"),
         (
             lambda raw: shows(raw, 5, "kv_cache", layers=[{"kind": "attention"}] * raw["model"]["layers"]),
             "layers has attention alone",

@@ -29,7 +29,7 @@ def test_the_built_in_recipes() -> None:
 def test_built_in_recipes_claim_every_weight(name: str) -> None:
     from pocketvlm.models.shapes import expected_shapes
 
-    for family in ("llama", "qwen2", "lfm2"):
+    for family in ("llama", "qwen2", "lfm2", "qwen3_5_text"):
         shapes = expected_shapes(tiny_config(family))
         assigned = load_recipe(name).assign(shapes)
         quantized = {weight for weight, rule in assigned.items() if rule.quantizer != "keep"}
@@ -38,8 +38,11 @@ def test_built_in_recipes_claim_every_weight(name: str) -> None:
         bits = {weight: assigned[weight].options.get("bits", 32) for weight in shapes}
         wanted = {"fp32": 32, "int8": 8}.get(name, 4)
         assert bits["model.layers.0.mlp.up_proj.weight"] == wanted
-        gates = "model.layers.0.conv.in_proj.weight"
-        assert gates not in bits or bits[gates] == (32 if name == "fp32" else 8)  # whose errors multiply one another
+        state = "model.layers.0.linear_attn"
+        assert not {f"{state}.{one}" for one in ("kernel.weight", "decay.weight", "decay.bias")} & quantized
+        # whose errors multiply one another
+        for gates in ("model.layers.0.conv.in_proj.weight", f"{state}.in_proj_a.weight", f"{state}.in_proj_b.weight"):
+            assert gates not in bits or bits[gates] == (32 if name == "fp32" else 8)
         assert bits["vision_tower.encoder.layers.1.mlp.fc1.weight"] == (32 if name == "fp32" else 8)
 
 

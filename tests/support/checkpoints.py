@@ -39,6 +39,10 @@ def tiny_config(family: str = "llama", *, vision: bool = True, **text: Any) -> V
         extra = {"sliding_window": 21, "sliding_window_pattern": 2, "rope_theta": 1e6, "rope_local_base_freq": 1e4}
     if family == "lfm2":
         extra = {"layer_types": ("conv", "full_attention"), "conv_kernel": 3}
+    if family == "qwen3_5_text":
+        sizes = {"key_head_dim": 16, "value_head_dim": 24, "num_key_heads": 2, "num_value_heads": 4}
+        extra = {f"linear_{name}": size for name, size in {**sizes, "conv_kernel_dim": 4}.items()}
+        extra |= {"layer_types": ("linear_attention", "full_attention"), "partial_rotary_factor": 0.25}
     decoder = DecoderConfig(
         model_type=family,
         **{

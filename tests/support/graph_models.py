@@ -112,6 +112,16 @@ def column_blocks(groups: int, block_size: int = 32) -> bytes:
     )
 
 
+def matrices(*, heads: int = 2, width: int = 8, length: int | str = 8) -> bytes:
+    """Linear attention of two heads, whose matrices are 4 x ``length``."""
+    states, gates = (1, "sequence", width), (1, "sequence", 2)
+    inputs = [value("x", states), *(value(name, gates) for name in ("g", "r")), value("m", (1, 2, 4, length))]
+    rule = {"q_num_heads": heads, "kv_num_heads": 2, "update_rule": "gated_delta", "scale": 0.5}
+    node = op("LinearAttention", "x x v m g r", "y n", MICROSOFT, **rule)
+    outputs = [value("y", (1, "sequence", 16))]
+    return of(node, inputs=[*inputs, value("v", (1, "sequence", 16))], outputs=outputs)
+
+
 def attention(
     *,
     one: int = 1,

@@ -17,7 +17,12 @@ QWEN_SPECIALS = (
 
 
 def _qwen_vl_like(
-    directory: Path, family: str, vision: dict[str, Any], text: dict[str, Any], spread: float = 1.2
+    directory: Path,
+    family: str,
+    vision: dict[str, Any],
+    text: dict[str, Any],
+    spread: float = 1.2,
+    engines: tuple[str, ...] = ("onnx", "executorch"),
 ) -> Written:
     """Heads of 32 channels in the decoder, of 16 in the tower; tokens of 12 px, pictures of 4 to 40 of them."""
     import transformers
@@ -33,12 +38,13 @@ def _qwen_vl_like(
         extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
     )
     size = {"shortest_edge": 4 * tile**2, "longest_edge": 40 * tile**2}
-    videos = transformers.Qwen3VLVideoProcessor if family == "qwen3_vl" else transformers.Qwen2VLVideoProcessor
+    is_third = family.startswith("qwen3")
+    videos = transformers.Qwen3VLVideoProcessor if is_third else transformers.Qwen2VLVideoProcessor
     processor = getattr(transformers, QWEN_PROCESSORS[family])(
         Qwen2VLImageProcessorPil(size=size, patch_size=patch),
         tokenizer,
         videos(size=size, patch_size=patch),
-        chat_template=QWEN3_VL if family == "qwen3_vl" else QWEN_VL,
+        chat_template=QWEN3_VL if is_third else QWEN_VL,
     )
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end", "image_pad")}
     config = AutoConfig.for_model(
@@ -59,12 +65,19 @@ def _qwen_vl_like(
     model = randomized(AutoModelForImageTextToText.from_config(config), spread)
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
-    # a matrix of three, and its bias, in each layer
+    # a matrix of three, and its bias, in each layer; a matrix of queries and gates in each with attention
     split = 4 * config.vision_config.depth
-    return Written(directory, model, processor, tile, split=split, engines=("onnx", "executorch"))
+    if family == "qwen3_5":
+        split += config.text_config.layer_types.count("full_attention")
+    return Written(directory, model, processor, tile, split=split, engines=engines)
 
 
-QWEN_PROCESSORS = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen2_vl": "Qwen2VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
+QWEN_PROCESSORS = {
+    "qwen2_5_vl": "Qwen2_5_VLProcessor",
+    "qwen2_vl": "Qwen2VLProcessor",
+    "qwen3_vl": "Qwen3VLProcessor",
+    "qwen3_5": "Qwen3VLProcessor",
+}
 
 
 def qwen2_5_vl(directory: Path) -> Written:
@@ -85,3 +98,19 @@ def qwen3_vl(directory: Path) -> Written:
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
     text = {"head_dim": 32, "rope_parameters": rope, "num_hidden_layers": 3}
     return _qwen_vl_like(directory, "qwen3_vl", vision, text)
+
+
+def qwen3_5(directory: Path) -> Written:
+    """The same table and axes, of which a quarter of each head's channels turns, and states in two layers of three."""
+    vision = {"hidden_size": 64, "out_hidden_size": TEXT["hidden_size"], "intermediate_size": 136}
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.25}
+    sizes = {"key_head_dim": 16, "value_head_dim": 24, "num_key_heads": 2, "num_value_heads": 4}
+    text = {
+        "head_dim": 32,
+        "rope_parameters": rope,
+        "num_hidden_layers": 3,
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        **{f"linear_{name}": size for name, size in sizes.items()},
+    }
+    vision["num_position_embeddings"] = 25
+    return _qwen_vl_like(directory, "qwen3_5", vision, text, engines=("onnx",))

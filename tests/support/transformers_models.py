@@ -47,6 +47,18 @@ OWN: dict[str, dict[str, Any]] = {
         "block_multiple_of": 32,
         "norm_eps": 1e-3,
     },
+    "qwen3_5_text": {
+        "num_hidden_layers": 4,
+        "head_dim": 48,
+        "intermediate_size": 96,
+        "attention_bias": True,
+        "full_attention_interval": 2,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 24,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25},
+    },
     "internlm2": {"attention_bias": True, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
     "gemma3_text": {
         "head_dim": 48,

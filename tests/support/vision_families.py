@@ -19,7 +19,7 @@ from tests.support.chat_templates import LLAVA, LLAVA_MISTRAL, LLAVA_ONEVISION
 from tests.support.fast_vlm import fast_vlm
 from tests.support.lfm2_vl import lfm2_vl
 from tests.support.minicpmv import minicpmv
-from tests.support.qwen_vl import qwen2_5_vl, qwen2_vl, qwen3_vl
+from tests.support.qwen_vl import qwen2_5_vl, qwen2_vl, qwen3_5, qwen3_vl
 from tests.support.written_family import TEXT, TOWER, Written, byte_level, randomized
 
 # --- Idefics3 and SmolVLM ---------------------------------------------------------------------------------------------
@@ -410,6 +410,7 @@ WRITERS: dict[str, Callable[[Path], Written]] = {
     "qwen2_5_vl": qwen2_5_vl,
     "qwen2_vl": qwen2_vl,
     "qwen3_vl": qwen3_vl,
+    "qwen3_5": qwen3_5,
     "lfm2_vl": lfm2_vl,
     "minicpmv": minicpmv,
 }

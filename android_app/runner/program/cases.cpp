@@ -55,6 +55,7 @@ const float* run_chunks(Workbench& bench, const float* encoded, int64_t rows, co
 void prefill(Workbench& bench, const Ids& ids, int64_t chunk) {
   bench.cache->rewind(0);
   run_chunks(bench, nullptr, 0, ids, chunk);
+  bench.cache->keep();
 }
 
 // Runs tokens one by one behind the first `depth` of the cache: embedding included, sampling not.

@@ -201,6 +201,8 @@ void Conversation::prefill(Sampling sampling, int64_t max_new_tokens) {
   const int64_t total = int64_t(ids_.size()), chunk = model_.manifest().prefill_chunk, computed = cache_->position();
   if (max_new_tokens < 1) throw Error(Failure::usage, "max_new_tokens must be at least 1");
   if (computed >= total) throw Error(Failure::usage, "there are no new tokens to compute: add some first");
+  if (sampling.lookup && model_.manifest().has_states())
+    throw Error(Failure::usage, "this model keeps a state of all its tokens, which cannot forget a draft: ask without");
   std::vector<int64_t> seen;
   for (size_t i = 0; i < ids_.size(); i++)
     if (sources_[i].image < 0) seen.push_back(ids_[i]);
@@ -222,6 +224,8 @@ void Conversation::prefill(Sampling sampling, int64_t max_new_tokens) {
   Floats embeddings(elements({std::min(chunk, total - computed), model_.manifest().entering_width()}));
   while (cache_->position() < total) {
     if (cancelled_) throw Error(Failure::interrupted, "cancelled while the prompt was computed");
+    // An edited question begins at the first chunk, an answer to the same one at the last.
+    if (const int64_t at = cache_->position(); at == computed || at + chunk >= total) cache_->keep();
     compute_chunk(cache_->position(), std::min(chunk, total - cache_->position()), embeddings);
   }
   stats_.prompt_tokens = total, stats_.prefill_tokens = total - computed;

@@ -20,8 +20,11 @@ class Cache {
  public:
   virtual ~Cache() = default;
   int64_t position() const { return position_; }  // tokens that it holds
-  // Forgets the tokens from number `position` on.
+  // Forgets the tokens from number `position` on. Of a model with states those behind its last copy of them before go as
+  // well: position() says what is left.
   virtual void rewind(int64_t position) = 0;
+  // Keeps a copy of the states here, where there are some.
+  virtual void keep() {}
 
  protected:
   int64_t position_ = 0;

@@ -136,6 +136,15 @@ Given grouped(Bound& bound) {
   return {};
 }
 
+// Of each head one matrix, which a query, a key and a value belong to.
+Given matrices(Bound& bound) {
+  const int64_t count = bound.sizes.at("H"), key = bound.sizes.at("D"), value = bound.sizes.at("E");
+  bool wrong = bound.attribute("q_num_heads") != count || bound.attribute("kv_num_heads") != count || count < 1;
+  wrong = wrong || bound.sizes.at("Q") != count * key || bound.sizes.at("W") != count * value;
+  refuse_if(wrong || key < 1 || value < 1, kNoHeads);
+  return {};
+}
+
 Given rotary(Bound& bound) {
   refuse_if(bound.sizes.at("W") < 1 || bound.sizes.at("W") % (2 * bound.sizes.at("C")) != 0, kNoHeads);
   return {};
@@ -255,7 +264,7 @@ Given counted(Bound& bound) {
 
 const std::map<std::string, std::function<Given(Bound&)>> kRules = {
     {"broadcast", broadcast}, {"blocks", blocks},         {"rows_of_blocks", rows_of_blocks}, {"patches", patches},
-    {"convolved", convolved}, {"heads", heads},         {"scores", scores},         {"grouped", grouped},               {"rotary", rotary},
+    {"convolved", convolved}, {"heads", heads},         {"scores", scores},         {"grouped", grouped},               {"matrices", matrices}, {"rotary", rotary},
     {"element", element},     {"reduced", reduced},       {"shape_of", shape_of},             {"sliced", sliced},
     {"halves", halves},       {"joined", joined},         {"reshaped", reshaped},             {"transposed", transposed},
     {"last_axis", last_axis}, {"padded", padded},         {"counted", counted},               {"column_blocks", column_blocks},

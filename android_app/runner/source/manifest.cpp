@@ -4,6 +4,7 @@
 
 #include "error.h"
 #include "json.h"
+#include "manifest_caches.h"
 #include "manifest_native.h"
 
 namespace pocketvlm {
@@ -375,29 +376,6 @@ void read_files(const Reader& files, Manifest& manifest) {
   }
 }
 
-LayerCache layer_cache(const Reader& value) {
-  const json::Object& given = value.object();
-  const std::string kind = Members(value, given)["kind"].choice({"attention", "convolution"});
-  if (kind == "attention") {
-    value.members({"kind"});
-    return {};
-  }
-  const Members of = value.members({"kind", "width", "kernel"});
-  return {of["width"].integer(1, 1 << 20), of["kernel"].integer(1, 64)};
-}
-
-// Which kind of cache each layer has; without a list all have attention's.
-std::vector<LayerCache> layer_caches(const std::optional<Reader>& given, int64_t layers, int64_t format) {
-  if (!given || given->is_null()) return std::vector<LayerCache>(size_t(layers));
-  const std::vector<LayerCache> caches = given->list(layer_cache, 1, 4096);
-  if (std::none_of(caches.begin(), caches.end(), [](const LayerCache& one) { return one.is_convolution(); }))
-    given->refuse("it has attention alone, which is said by leaving it out");
-  if (format < 5) given->refuse("only format 5 has it");
-  if (caches.size() != size_t(layers))
-    given->refuse("it has " + std::to_string(caches.size()) + " layers, the model " + std::to_string(layers));
-  return caches;
-}
-
 void read_sections(const Members& top, int64_t format, Manifest& manifest) {
   const Reader given[] = {top["minimum_runtime"], top["model"], top["tokens"], top["kv_cache"]};
   const Members runtime = given[0].members({"pocketvlm", "onnxruntime", "executorch", "litert"});
@@ -435,7 +413,7 @@ void read_sections(const Members& top, int64_t format, Manifest& manifest) {
   manifest.kv_dtype = kv["dtype"].choice({"float32", "int8"});
   manifest.kv_heads = positive(kv["heads"]);
   manifest.head_dim = positive(kv["head_dim"]);
-  manifest.caches = layer_caches(kv.optional("layers"), manifest.layers, format);
+  manifest.caches = read_caches(kv.optional("layers"), manifest.layers, format);
 }
 
 Manifest read_manifest(const Reader& root) {
@@ -469,10 +447,10 @@ Manifest read_manifest(const Reader& root) {
     root.refuse("format 1 has no ExecuTorch parts");
   const bool has_litert = manifest.engines.count("litert") != 0 || manifest.engines.count("litert_npu") != 0;
   if (format < 4 && (manifest.asks_for_litert || has_litert)) root.refuse("only format 4 has LiteRT parts");
-  const auto is_convolution = [](const LayerCache& one) { return one.is_convolution(); };
-  if (std::any_of(manifest.caches.begin(), manifest.caches.end(), is_convolution))
+  const auto is_attention = [](const LayerCache& one) { return one.kind == LayerCache::attention; };
+  if (!std::all_of(manifest.caches.begin(), manifest.caches.end(), is_attention))
     for (const auto& [engine, parts] : manifest.engines)
-      if (engine != "onnx" && engine != "executorch") root.refuse(engine + " keeps no rows of convolutions");
+      if (engine != "onnx" && engine != "executorch") root.refuse(engine + " keeps no rows of convolutions and no states");
   if (const auto given = top.optional("by_engine")) {
     read_by_engine(*given, manifest);
     if (format == 1 && !given->object().empty()) root.refuse("format 1 has no by_engine");

@@ -93,11 +93,14 @@ struct MropePositions {
   std::string rope;  // a file of float32 [2, KV length, pairs]: cos, sin
 };
 
-// What a layer keeps of its tokens: keys and values, or where there is a kernel what enters a convolution of so many
-// rows, float32 [1, kernel - 1 + length, width].
+// What a layer keeps of its tokens: keys and values; what enters a convolution of so many rows, float32 [1, kernel - 1 +
+// length, width]; or whatever their number a matrix for each head and the last rows before a convolution.
 struct LayerCache {
-  int64_t width = 0, kernel = 0;
-  bool is_convolution() const { return kernel > 0; }
+  enum Kind { attention, convolution, state };
+  Kind kind = attention;
+  int64_t width = 0, kernel = 0, heads = 0, key_width = 0, value_width = 0;
+  std::vector<int64_t> matrix_shape() const { return {1, heads, key_width, value_width}; }
+  std::vector<int64_t> rows_shape() const { return {1, kernel - 1, width}; }
 };
 
 struct Manifest {
@@ -116,6 +119,11 @@ struct Manifest {
   std::map<std::string, NpuProgram> programs;      // of NPUs, by engine
   std::optional<MropePositions> positions;
   std::vector<LayerCache> caches;  // a layer each
+  bool has_states() const {
+    for (const LayerCache& one : caches)
+      if (one.kind == LayerCache::state) return true;
+    return false;
+  }
   std::vector<PreferredEngine> preference;  // engines that may be chosen, best first; empty: any
   std::map<std::string, FileEntry> files;
   // Channels of a token as it enters the decoder.

@@ -1,6 +1,7 @@
 #include "onnx_engine.h"
 
 #include <algorithm>
+#include <set>
 
 namespace pocketvlm {
 namespace {
@@ -39,7 +40,10 @@ std::vector<CacheBuffer> cache_buffers(const Manifest& manifest) {
   for (int64_t layer = 0; layer < manifest.layers; layer++) {
     const LayerCache& cache = manifest.caches[size_t(layer)];
     const std::string number = std::to_string(layer);
-    if (cache.is_convolution()) {
+    if (cache.kind == LayerCache::state) {
+      buffers.push_back({"past_conv." + number, "present_conv." + number, {kFloat, cache.rows_shape()}});
+      buffers.push_back({"past_state." + number, "present_state." + number, {kFloat, cache.matrix_shape()}});
+    } else if (cache.kind == LayerCache::convolution) {
       const Kind rows{kFloat, {1, cache.kernel - 1 + manifest.kv_length, cache.width}};
       buffers.push_back({"past_conv." + number, "present_conv." + number, rows});
     } else {
@@ -83,8 +87,11 @@ std::pair<Interface, Interface> interface_of(const Manifest& manifest, const std
 }  // namespace
 
 OnnxCache::OnnxCache(const Manifest& manifest, Ort::Session& decoder)
-    : mask_(size_t(manifest.kv_length), 1), logits_(size_t(manifest.vocab_size)), binding_(decoder) {
+    : states_(manifest), mask_(size_t(manifest.kv_length), 1), logits_(size_t(manifest.vocab_size)), binding_(decoder) {
+  std::set<std::string> taking_turns;
+  for (const State& one : states_.arrays()) taking_turns.insert("past_" + one.name);
   for (const CacheBuffer& buffer : cache_buffers(manifest)) {
+    if (taking_turns.count(buffer.past) != 0) continue;
     const auto& [type, shape] = buffer.kind;
     const size_t size = elements(shape) * (type == kFloat ? sizeof(float) : 1);
     // Zero pages cost no memory until they are written.
@@ -97,6 +104,13 @@ OnnxCache::OnnxCache(const Manifest& manifest, Ort::Session& decoder)
   }
   binding_.BindInput("logits_to_keep", tensor(&keep_, {1}));
   binding_.BindOutput("logits", tensor(logits_.data(), {1, 1, manifest.vocab_size}));
+}
+
+void OnnxCache::bind_states() {
+  for (State& one : states_.arrays()) {
+    binding_.BindInput(("past_" + one.name).c_str(), tensor(one.present.data(), one.shape));
+    binding_.BindOutput(("present_" + one.name).c_str(), tensor(one.next.data(), one.shape));
+  }
 }
 
 OnnxEngine::OnnxEngine(const Bundle& bundle, const Library& library, int threads)
@@ -231,9 +245,11 @@ const float* OnnxEngine::run_step(float* embeddings, int64_t tokens, OnnxCache& 
       cache.binding_.BindInput("rope_sin", tensor(cache.sin_.data(), {tokens, rope_->pairs()}));
     }
     cache.binding_.BindInput("attention_mask", tensor(cache.mask_.data(), {1, total}));
+    cache.bind_states();
     // What a chunk's activations took stays in ONNX Runtime's arena; the answer's first step gives it back.
     decoder.Run(tokens == 1 && cache.last_tokens_ > 1 ? shrinking_ : plain_, cache.binding_);
   });
+  cache.states_.flip();
   cache.position_ = total, cache.last_tokens_ = tokens;
   return cache.logits_.data();
 }

@@ -7,14 +7,19 @@
 
 #include "engine.h"
 #include "session.h"
+#include "states.h"
 
 namespace pocketvlm {
 
 // A conversation's buffers, of each layer keys and values or a convolution's rows, bound once as past and as present. The
-// graph writes new rows in place; rows after `position` are never read.
+// graph writes new rows in place; rows after `position` are never read. Of a state one array is past and another present,
+// which take turns.
 class OnnxCache : public Cache {
  public:
-  void rewind(int64_t position) override { position_ = position; }
+  void rewind(int64_t position) override {
+    if (position != position_) position_ = states_.empty() ? position : states_.rewind(position);
+  }
+  void keep() override { states_.keep(position_); }
 
  private:
   friend class OnnxEngine;
@@ -24,6 +29,9 @@ class OnnxCache : public Cache {
     void operator()(void* memory) const { std::free(memory); }
   };
   std::vector<std::unique_ptr<void, Free>> buffers_;
+  // The states that the next step reads, and where it writes those behind it.
+  void bind_states();
+  States states_;
   std::vector<int64_t> mask_;  // ones
   Floats logits_;              // of the last `keep_` tokens
   int64_t keep_ = 1, last_tokens_ = 0;

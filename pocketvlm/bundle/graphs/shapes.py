@@ -206,6 +206,14 @@ def _grouped(bound: BoundNode) -> None:
     refuse(not fits, "it may reach beyond its cache")
 
 
+def _matrices(bound: BoundNode) -> None:
+    """Of each head one matrix, which a query, a key and a value belong to."""
+    heads = bound.sizes["H"]
+    wrong = {bound.attributes[name] for name in ("q_num_heads", "kv_num_heads")} != {heads} or heads < 1
+    wrong |= bound.sizes["Q"] != heads * bound.sizes["D"] or bound.sizes["W"] != heads * bound.sizes["E"]
+    refuse(wrong or not exact((bound.sizes["D"], bound.sizes["E"])), "its heads do not fit")
+
+
 def _rotary(bound: BoundNode) -> None:
     refuse(bound.sizes["W"] < 1 or bound.sizes["W"] % (2 * bound.sizes["C"]) != 0, "its heads do not fit")
 
@@ -305,9 +313,9 @@ def _counted(bound: BoundNode) -> list[Dims]:
 RULES: Final[dict[str, Callable[[BoundNode], list[Dims] | None]]] = {
     "broadcast": _broadcast, "blocks": _blocks, "rows_of_blocks": _rows_of_blocks, "column_blocks": _column_blocks,
     "patches": _patches, "convolved": _convolved, "heads": _heads, "scores": _scores, "grouped": _grouped,
-    "rotary": _rotary, "element": _element, "reduced": _reduced, "shape_of": _shape_of, "sliced": _sliced,
-    "halves": _halves, "joined": _joined, "reshaped": _reshaped, "transposed": _transposed, "last_axis": _last_axis,
-    "padded": _padded, "counted": _counted,
+    "matrices": _matrices, "rotary": _rotary, "element": _element, "reduced": _reduced, "shape_of": _shape_of,
+    "sliced": _sliced, "halves": _halves, "joined": _joined, "reshaped": _reshaped, "transposed": _transposed,
+    "last_axis": _last_axis, "padded": _padded, "counted": _counted,
 }  # fmt: skip
 
 

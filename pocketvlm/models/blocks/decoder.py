@@ -18,6 +18,8 @@ from pocketvlm.models.operators import (
     CachedAttend,
     CausalConvolution,
     Channels,
+    Decay,
+    GatedDelta,
     Gelu,
     Join,
     LayerCache,
@@ -25,6 +27,7 @@ from pocketvlm.models.operators import (
     RmsNorm,
     Rotate,
     Scale,
+    Sigmoid,
     Silu,
     Step,
 )
@@ -51,6 +54,10 @@ class Attention(nn.Module):
             self.key_rotate = Rotate(config.num_key_value_heads, config.head_dim, local=local)
         heads, window = (config.num_attention_heads, config.num_key_value_heads), config.sliding_window
         self.attend = CachedAttend(*heads, config.head_dim, config.attention_scale, window if local else None)
+        self.is_gated = config.gated
+        if config.gated:
+            self.output_gate = Linear(config.hidden_size, query_size, bias=config.qkv_bias)
+            self.gate_activation = Sigmoid()
         self.o_proj = Linear(query_size, config.hidden_size, bias=config.output_bias)
 
     def forward(self, hidden: Tensor, step: Step) -> Tensor:
@@ -60,6 +67,8 @@ class Attention(nn.Module):
         if self.is_rotary:
             query, key = self.query_rotate(query, step), self.key_rotate(key, step)
         mixed = self.attend(query, key, value, step)
+        if self.is_gated:
+            mixed = mixed * self.gate_activation(self.output_gate(hidden))
         output: Tensor = self.o_proj(mixed)
         return output
 
@@ -84,6 +93,36 @@ class ShortConvolution(nn.Module):
         return output
 
 
+class LinearAttention(nn.Module):
+    """Qwen3.5's gated delta net (arXiv 2412.06464): queries, keys and values go through a short convolution and SiLU;
+    what the state gives is normed by head and gated."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        size, heads = config.hidden_size, config.linear_num_value_heads
+        keys, values = config.linear_num_key_heads * config.linear_key_head_dim, heads * config.linear_value_head_dim
+        self.in_proj_qkv = Linear(size, 2 * keys + values, bias=False)
+        self.in_proj_z = Linear(size, values, bias=False)
+        self.in_proj_b, self.in_proj_a = Linear(size, heads, bias=False), Linear(size, heads, bias=False)
+        kernel = config.linear_conv_kernel_dim
+        self.kernel, self.activation = CausalConvolution(2 * keys + values, kernel, bias=False, of_state=True), Silu()
+        self.query, self.key, self.value = Channels(0, keys), Channels(keys, keys), Channels(2 * keys, values)
+        self.decay, self.rate = Decay(heads), Sigmoid()
+        widths = config.linear_key_head_dim, config.linear_value_head_dim
+        self.delta = GatedDelta(config.linear_num_key_heads, heads, *widths)
+        self.norm = RmsNorm(config.linear_value_head_dim, config.rms_norm_eps, heads)
+        self.gate_activation = Silu()
+        self.out_proj = Linear(values, size, bias=False)
+
+    def forward(self, hidden: Tensor, step: Step) -> Tensor:
+        projected = self.activation(self.kernel(self.in_proj_qkv(hidden), step))
+        query, key, value = self.query(projected), self.key(projected), self.value(projected)
+        decay, rate = self.decay(self.in_proj_a(hidden)), self.rate(self.in_proj_b(hidden))
+        mixed = self.delta(query, key, value, decay, rate, step)
+        output: Tensor = self.out_proj(self.norm(mixed) * self.gate_activation(self.in_proj_z(hidden)))
+        return output
+
+
 class Mlp(nn.Module):
     """SwiGLU (arXiv 2002.05202), or the same with GELU."""
 
@@ -100,8 +139,8 @@ class Mlp(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A pre-norm block; the scale of what it adds is MiniCPM's or Granite's, 1 elsewhere. ``convolution``: in place of
-    attention.
+    """A pre-norm block; the scale of what it adds is MiniCPM's or Granite's, 1 elsewhere. ``convolution``, ``state``:
+    in place of attention.
 
     ``deep``: rows that enter beside the stream, of which this layer adds the first to its output and lets the rest by
     (DeepStack, arXiv 2406.04334). ``local``: attention is within a window. Of a sandwiched one
@@ -116,12 +155,15 @@ class DecoderLayer(nn.Module):
         local: bool = False,
         deep: int = 0,
         convolution: bool = False,
+        state: bool = False,
     ) -> None:
         super().__init__()
         self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
-        self.is_convolution = convolution
+        self.is_convolution, self.is_state = convolution, state
         if convolution:
             self.conv = ShortConvolution(config)
+        elif state:
+            self.linear_attn = LinearAttention(config)
         else:
             self.self_attn = Attention(config, rotary=rotary, local=local)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
@@ -139,7 +181,7 @@ class DecoderLayer(nn.Module):
 
     def forward(self, stream: Tensor, step: Step) -> Tensor:
         hidden = self.own(stream) if self.adds else stream
-        mix = self.conv if self.is_convolution else self.self_attn
+        mix = self.conv if self.is_convolution else self.linear_attn if self.is_state else self.self_attn
         added = mix(self.input_layernorm(hidden), step)
         if self.is_sandwiched:
             hidden = hidden + self.post_attention_layernorm(added)
@@ -156,6 +198,7 @@ def decoder_options(config: DecoderConfig, index: int) -> dict[str, Any]:
     """How the layer with this index differs from others of its decoder."""
     deep, local = max(config.deep_layers - index, 0), config.is_local(index)
     own = {"convolution": True} if config.is_convolution(index) else {"rotary": config.is_rotary(index)}
+    own = {"state": True} if config.is_state(index) else own
     return {**own, **({"local": local} if local else {}), **({"deep": deep} if deep else {})}
 
 

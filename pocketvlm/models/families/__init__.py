@@ -31,6 +31,8 @@ from pocketvlm.models.families import (
     qwen2_5_vl,
     qwen2_vl,
     qwen3,
+    qwen3_5,
+    qwen3_5_text,
     qwen3_vl,
     smollm3,
     smolvlm,
@@ -52,6 +54,7 @@ FAMILIES: dict[str, Family] = {
         qwen2_5_vl,
         qwen2_vl,
         qwen3_vl,
+        qwen3_5,
         lfm2_vl,
         minicpmv,
         llama,
@@ -64,6 +67,7 @@ FAMILIES: dict[str, Family] = {
         internlm2,
         gemma3_text,
         lfm2,
+        qwen3_5_text,
     )
 }
 #: What may stand as a ``text_config``, or alone.

@@ -46,6 +46,8 @@ class DecoderTraits:
     by the heads. qkv_bias: Q, K and V have biases whatever attention_bias says; qk_norm: an RMS norm over each head of
     Q and K; windowed: ``sliding_window`` is each layer's, whatever use_sliding_window says.
 
+    gated: what attention gives is multiplied with the sigmoid of another projection.
+
     sliding: layers of the kind ``sliding_attention`` see ``sliding_window`` tokens and turn at rope_local_base_freq,
     the others see all; sandwiched: what attention and the MLP add goes through a norm of its own; rooted: embeddings
     times the root of the width, in the type that the weights are stored in; own_keys makes its
@@ -58,6 +60,7 @@ class DecoderTraits:
     windowed: bool = False
     sliding: bool = False
     sandwiched: bool = False
+    gated: bool = False
     rooted: bool = False
     own_keys: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
@@ -65,12 +68,13 @@ class DecoderTraits:
 @dataclass(frozen=True)
 class Pieces:
     """The rows of a stored tensor that one weight is: of each of its ``blocks`` of ``size`` rows those from ``start``
-    to ``stop``, one block after the other."""
+    to ``stop``, one block after the other; with ``order`` they stand in that order, counted from ``start``."""
 
     blocks: int
     size: int
     start: int
     stop: int
+    order: tuple[int, ...] | None = None
 
 
 def one_behind_another(before: str, width: int) -> dict[str, Pieces]:
@@ -78,6 +82,20 @@ def one_behind_another(before: str, width: int) -> dict[str, Pieces]:
     return {
         f"{before}{name}_proj.": Pieces(1, 3 * width, at * width, (at + 1) * width) for at, name in enumerate("qkv")
     }
+
+
+def in_halves(size: int, rotary: int) -> tuple[int, ...]:
+    """The channels of a head of which the first ``rotary`` turn, channel i with channel i + rotary / 2, in an order in
+    which channel i turns with channel i + size / 2: products of queries and keys do not hang on the order."""
+    turned, still = range(rotary // 2), (size - rotary) // 2
+    return tuple(
+        channel
+        for half in range(2)
+        for channel in (
+            *(half * (rotary // 2) + pair for pair in turned),
+            *(rotary + half * still + pair for pair in range(still)),
+        )
+    )
 
 
 def without_rope_tables(key: str) -> str | None:

@@ -43,6 +43,7 @@ VISION_DEFAULTS: dict[str, Any] = {
     "deepstack_visual_indexes": [8, 16, 24],
 }
 SECTIONS = [24, 20, 20]
+TILING = {**qwen2_5_vl.SEEN["tiling"], "min_pixels": 256 * 256, "max_pixels": 4096 * 4096}
 #: Of the tower's names and ours, beside those of Qwen2.5-VL.
 TOWER = {
     "visual.pos_embed.": "vision_tower.embeddings.position_embedding.",
@@ -65,16 +66,21 @@ def read(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(deep, list) or not deep or not all(type(index) is int for index in deep):
         shown = one_line(repr(deep), 60)
         raise CheckpointError(f"vision_config.deepstack_visual_indexes is {shown}, expected layers of the tower")
-    tower = {**qwen2_5_vl.tower(vision), "patch_bias": True, "positions": "stretched", "table_side": _side(vision)}
     return {
         **qwen2_5_vl.SEEN,
         "model_type": raw.get("model_type"),
         "text_config": {**text, "mrope_interleaved": True, "deep_layers": len(deep)},
-        "vision_config": {**tower, "deep": [index + 1 for index in deep]},
+        "vision_config": {**tower(vision), "deep": [index + 1 for index in deep]},
         "downsample_ratio": vision["spatial_merge_size"],
         "image_token_id": raw.get("image_token_id", qwen2_5_vl.IMAGE_TOKEN_ID),
-        "tiling": {**qwen2_5_vl.SEEN["tiling"], "min_pixels": 256 * 256, "max_pixels": 4096 * 4096},
+        "tiling": TILING,
     }
+
+
+def tower(vision: Mapping[str, Any]) -> dict[str, Any]:
+    """Its keys as :class:`~pocketvlm.models.config.VisionConfig` has them, without rows for later layers."""
+    own = {"patch_bias": True, "positions": "stretched", "table_side": _side(vision)}
+    return {**qwen2_5_vl.tower(vision), **own}
 
 
 def _side(vision: Mapping[str, Any]) -> int:

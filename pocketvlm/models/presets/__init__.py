@@ -163,6 +163,13 @@ PRESETS = {
             families.qwen2_5_vl.stored,
         ),
         _published(
+            "qwen3.5-0.8b",
+            "Qwen3.5's tower in any resolution, states in 18 of 24 layers",
+            qwen_vl.QWEN3_5_08B,
+            qwen_vl.QWEN3,
+            families.qwen3_5.stored,
+        ),
+        _published(
             "lfm2-350m",
             "short convolutions in ten of sixteen layers, text only",
             lfm2.LFM2_350M,

@@ -1,5 +1,5 @@
-"""Qwen-VL's sizes as published: Qwen3-VL-2B-Instruct (arXiv 2511.21631) and Qwen2.5-VL-3B-Instruct (arXiv 2502.13923):
-config, special tokens, chat template, processor."""
+"""Qwen-VL's sizes as published: Qwen3-VL-2B-Instruct (arXiv 2511.21631), Qwen2.5-VL-3B-Instruct (arXiv 2502.13923) and
+Qwen3.5-0.8B, whose tower is as it is remembered: config, special tokens, chat template, processor."""
 
 from __future__ import annotations
 
@@ -111,4 +111,52 @@ QWEN2_5_VL_3B: dict[str, Any] = {
         "tie_word_embeddings": True,
     },
     "vision_config": {**VISION_DEFAULTS, "hidden_size": 1280, "out_hidden_size": 2048},
+}
+QWEN3_5_08B: dict[str, Any] = {
+    "architectures": ["Qwen3_5ForConditionalGeneration"],
+    "model_type": "qwen3_5",
+    **TOKENS,
+    "tie_word_embeddings": True,
+    "text_config": {
+        "model_type": "qwen3_5_text",
+        "vocab_size": 248320,
+        "hidden_size": 1024,
+        "intermediate_size": 3584,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "attn_output_gate": True,
+        "full_attention_interval": 4,
+        "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+        "linear_num_key_heads": 16,
+        "linear_num_value_heads": 16,
+        "max_position_embeddings": 262144,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {
+            "mrope_interleaved": True,
+            "mrope_section": [11, 11, 10],
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 10000000,
+            "rope_type": "default",
+        },
+        "tie_word_embeddings": True,
+    },
+    "vision_config": {
+        "model_type": "qwen3_5_vision",
+        "depth": 12,
+        "hidden_size": 768,
+        "hidden_act": "gelu_pytorch_tanh",
+        "intermediate_size": 3072,
+        "num_heads": 12,
+        "in_channels": 3,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "out_hidden_size": 1024,
+        "num_position_embeddings": 2304,
+        "deepstack_visual_indexes": [],
+    },
 }

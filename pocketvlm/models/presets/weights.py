@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.models.config import DecoderConfig
+from pocketvlm.models.families.family import never
 
 Shape = tuple[int, ...]
 Bits = npt.NDArray[np.uint16]
@@ -60,11 +61,12 @@ def write_weights(
     advance: Callable[[int], None],
     shard_bytes: int = SHARD_BYTES,
     stored: Stored = as_it_is,
+    is_less_one: Callable[[str], bool] = never,
 ) -> None:
     """Write tensors of these names and shapes in bfloat16, as Hugging Face shards them.
 
     ``advance`` is told of every so many bytes that are written; ``stored`` gives the name and the shape that a tensor
-    has in a file.
+    has in a file; of one that ``is_less_one`` what is written is one less.
     """
     placed = in_files(shapes, stored)
     own = {name: shape for name, (_, shape) in placed.items()}
@@ -76,7 +78,7 @@ def write_weights(
         with (directory / file).open("wb") as stream:
             stream.write(_header({placed[name][0]: shape for name, shape in shard.items()}))
             for name, shape in shard.items():
-                for block in draw(name, shape, text, seed):
+                for block in _less_one(shape) if is_less_one(name) else draw(name, shape, text, seed):
                     advance(stream.write(block.data))
     if len(shards) > 1:
         index = {
@@ -105,6 +107,11 @@ def draw(name: str, shape: Shape, text: DecoderConfig, seed: int) -> Iterator[Bi
         size = min(BLOCK, count - start)
         picked = source.random_raw(-(-size // 4)).astype("<u8", copy=False).view("<u2")[:size]
         yield table.take(picked, mode="clip")  # nothing to clip: it is the fastest mode
+
+
+def _less_one(shape: Shape) -> Iterator[Bits]:
+    """A norm's ones, less one."""
+    yield np.zeros(math.prod(shape), "<u2")
 
 
 def spread(name: str, shape: Shape, text: DecoderConfig) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm.models.directory import read_json
+from pocketvlm.models.families import FAMILIES
 from pocketvlm.models.presets import Preset
 from pocketvlm.models.presets.frontend import write_frontend, write_json
 from pocketvlm.models.presets.weights import in_files, weight_bytes, write_weights
@@ -54,7 +55,10 @@ def write_preset(
         )
     config = preset.config
     spoken = preset.said
-    write_weights(directory, expected_shapes(config), config.text, seed=seed, advance=advance, stored=preset.stored)
+    shapes, less_one = expected_shapes(config), FAMILIES[config.model_type].is_less_one
+    write_weights(
+        directory, shapes, config.text, seed=seed, advance=advance, stored=preset.stored, is_less_one=less_one
+    )
     write_frontend(directory, config, spoken)
     last = directory / f".{CONFIG}"
     published = preset.published or config.to_dict()

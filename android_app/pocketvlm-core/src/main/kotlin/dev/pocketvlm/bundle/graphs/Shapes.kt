@@ -23,6 +23,7 @@ internal fun applyRule(rule: String, bound: BoundNode): List<Dims>? = when (rule
     "heads" -> heads(bound)
     "scores" -> scores(bound)
     "grouped" -> checked { grouped(bound) }
+    "matrices" -> checked { matrices(bound) }
     "rotary" -> checked { if (bound["W"] < 1 || bound["W"] % (2 * bound["C"]) != 0L) refuse(NO_HEADS) }
     "element" -> checked { if (ints(bound, 1)[0] !in 0 until bound["V"]) refuse("its index is none of the input's") }
     "reduced" -> reduced(bound)
@@ -145,6 +146,14 @@ private fun grouped(bound: BoundNode) {
     val total = bound.given(6).most
     val fits = last != null && total != null && last == total - 1 && last < bound["L"]
     if (!fits) refuse("it may reach beyond its cache")
+}
+
+/** Of each head one matrix, which a query, a key and a value belong to. */
+private fun matrices(bound: BoundNode) {
+    val heads = bound["H"]
+    var isWrong = bound.attribute("q_num_heads") != heads || bound.attribute("kv_num_heads") != heads || heads < 1
+    isWrong = isWrong || bound["Q"] != heads * bound["D"] || bound["W"] != heads * bound["E"]
+    if (isWrong || bound["D"] < 1 || bound["E"] < 1) refuse(NO_HEADS)
 }
 
 private fun reduced(bound: BoundNode): List<Dims> {

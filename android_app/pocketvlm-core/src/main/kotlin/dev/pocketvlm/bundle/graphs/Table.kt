@@ -53,6 +53,9 @@ internal const val TABLE: String = """{
   "Div": {"forms": [
    {"inputs": ["T", "T"], "outputs": ["T"], "rule": "broadcast", "types": ["float32"]}
   ]},
+  "Exp": {"forms": [
+   {"inputs": ["float32[*]"], "outputs": ["float32[*]"]}
+  ]},
   "Floor": {"forms": [
    {"inputs": ["float32[*]"], "outputs": ["float32[*]"]}
   ]},
@@ -92,6 +95,9 @@ internal const val TABLE: String = """{
   ]},
   "LessOrEqual": {"forms": [
    {"inputs": ["int64[C]", "int64[R 1]"], "outputs": ["bool[R C]"]}
+  ]},
+  "LinearAttention": {"domain": "com.microsoft", "forms": [
+   {"attributes": {"q_num_heads": "size", "kv_num_heads": "size", "update_rule": ["gated_delta"], "scale": "positive"}, "inputs": ["float32[1 S Q]", "float32[1 S Q]", "float32[1 S W]", "float32[1 H D E]", "float32[1 S H]", "float32[1 S H]"], "outputs": ["float32[1 S W]", "float32[1 H D E]"], "rule": "matrices", "times": ["D"]}
   ]},
   "MatMul": {"forms": [
    {"inputs": ["T[* K]", "T[K N]"], "outputs": ["T[* N]"], "types": ["float32"], "times": ["K"]},
@@ -169,6 +175,9 @@ internal const val TABLE: String = """{
   ]},
   "Softmax": {"forms": [
    {"attributes": {"axis": [-1]}, "inputs": ["T[* D]"], "outputs": ["T[* D]"], "types": ["float32", "float64"]}
+  ]},
+  "Softplus": {"forms": [
+   {"inputs": ["float32[*]"], "outputs": ["float32[*]"]}
   ]},
   "Split": {"forms": [
    {"attributes": {"axis": [-2], "num_outputs": [2]}, "inputs": ["float64[* R N]"], "outputs": ["float64", "float64"], "rule": "halves"}

@@ -1,0 +1,146 @@
+"""States of a conversation: what some layers keep of all tokens so far, and copies of it to go back to.
+
+Keys and values have a row of each token, and forgetting the last is a number. A state (a manifest's kv_cache.layers of
+the kind "state") has no rows. So a copy of it is kept here and there in a conversation; what is set back goes to the
+last copy before, or to the beginning, where the state is zeros, and what lies between is computed again. That is
+exact, and only takes longer. How far back copies reach is bounded by ``SNAPSHOTS``, and so is their memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.bundle.caches import StateCache
+from pocketvlm.bundle.defaults import SNAPSHOTS
+from pocketvlm.errors import PocketVlmError
+from pocketvlm.runtime.memory import memory_for, zeros_on_demand
+
+if TYPE_CHECKING:
+    from pocketvlm.bundle.manifest import Manifest
+
+Array = npt.NDArray[np.float32]
+
+
+class Positioned(Protocol):
+    """What any engine's cache is here."""
+
+    position: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of the state behind ``position`` tokens."""
+
+    position: int
+    arrays: tuple[Array, ...]
+
+
+class States:
+    """The arrays of a conversation's state, float32, by name; each is there twice: a step reads one and writes the
+    other, so that one that fails leaves the state as it was."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.pairs = {name: [zeros_on_demand(shape, np.float32) for _ in range(2)] for name, shape in shapes.items()}
+        self.snapshots: list[Snapshot] = []  # by position, the first of them the lowest
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> States | None:
+        """``conv.N`` and ``state.N`` of each layer N that has one; None where none has."""
+        kinds = enumerate(manifest.kv_cache.of_layers(manifest.model.layers))
+        shapes = {
+            name: shape
+            for layer, one in kinds
+            if isinstance(one, StateCache)
+            for name, shape in ((f"conv.{layer}", one.rows_shape), (f"state.{layer}", one.matrix_shape))
+        }
+        return cls(shapes) if shapes else None
+
+    def flip(self) -> None:
+        """What the last step wrote is the state now."""
+        for pair in self.pairs.values():
+            pair.reverse()
+
+    def keep(self, position: int) -> None:
+        """A copy of the state, which is that behind ``position`` tokens; the lowest one goes where there are many."""
+        if position == 0 or any(one.position == position for one in self.snapshots):
+            return
+        if len(self.snapshots) == SNAPSHOTS:
+            del self.snapshots[0]
+        with memory_for("a copy of the conversation's state"):
+            arrays = tuple(pair[0].copy() for pair in self.pairs.values())
+        self.snapshots.append(Snapshot(position, arrays))
+
+    def rewind(self, position: int) -> int:
+        """Go back to the last copy that is not behind ``position``, or to the beginning; gives where that is."""
+        self.snapshots = [one for one in self.snapshots if one.position <= position]
+        last = self.snapshots[-1] if self.snapshots else None
+        for at, pair in enumerate(self.pairs.values()):
+            pair[0][...] = 0.0 if last is None else last.arrays[at]
+        return 0 if last is None else last.position
+
+
+class CacheWithStates:
+    """A cache of an engine that can keep states; ``memory`` is None where the model has none."""
+
+    def __init__(self, memory: States | None) -> None:
+        self.memory = memory
+        self._position = 0
+
+    @property
+    def position(self) -> int:
+        """Tokens that it holds."""
+        return self._position
+
+    @position.setter
+    def position(self, position: int) -> None:
+        """:raises PocketVlmError: there is a state, which has no way back to there"""
+        if self.memory is not None and position != self._position:
+            if position != 0:
+                raise PocketVlmError(
+                    f"this model keeps a state of all its tokens, which cannot be set back from {self._position} to "
+                    f"{position} of them: rewind() goes to the last copy before"
+                )
+            self.memory.rewind(0)
+        self._position = position
+
+    def advance(self, position: int) -> None:
+        """A step has ended, and the cache holds so many tokens."""
+        if self.memory is not None:
+            self.memory.flip()
+        self._position = position
+
+    def keep(self) -> None:
+        """A copy of the state here, where there is one, for ``rewind``."""
+        if self.memory is not None:
+            self.memory.keep(self._position)
+
+    def rewind(self, position: int) -> None:
+        """Forget the tokens from ``position`` on, and where there is a state those behind its last copy before."""
+        if self.memory is None:
+            self._position = position
+        elif position != self._position:
+            self._position = self.memory.rewind(position)
+
+
+def has_states(cache: Positioned) -> bool:
+    """Whether a cache cannot be set back to any token."""
+    return isinstance(cache, CacheWithStates) and cache.memory is not None
+
+
+def keep(cache: Positioned) -> None:
+    """Keep a copy of a cache's state, if it has one."""
+    if isinstance(cache, CacheWithStates):
+        cache.keep()
+
+
+def rewind(cache: Positioned, position: int) -> None:
+    """Forget the tokens from ``position`` on; with states, what is left may be less: ``cache.position`` says so."""
+    if isinstance(cache, CacheWithStates):
+        cache.rewind(position)
+    else:
+        cache.position = position
