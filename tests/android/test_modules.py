@@ -39,7 +39,7 @@ TEXTS = 400
 #: Graphs that are changed in each way.
 CHANGED = 120
 #: Families whose pictures have their own resolution.
-NATIVE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+NATIVE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl")
 QUESTION = "What is the total?"
 
 

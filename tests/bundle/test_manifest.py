@@ -154,6 +154,18 @@ def laid_over(raw: dict[str, Any], version: int) -> None:
     raw["files"]["table.bin"] = {**raw["files"]["graph.onnx"], "bytes": 4 * 25 * raw["vision"]["vision_hidden_size"]}
 
 
+CONVOLUTION = {"kind": "convolution", "width": 96, "kernel": 3}
+
+
+def convolves(raw: dict[str, Any], version: int, *more: Any, engine: str = "onnx", **changes: Any) -> None:
+    """A cache of a convolution, with changes of it, and as many of attention as there are layers behind it."""
+    raw["format_version"] = version
+    if engine != "onnx":
+        raw["engines"][engine] = raw["engines"].pop("onnx")
+    kinds = [{"kind": "attention"}] * (raw["model"]["layers"] - 1)
+    raw["kv_cache"]["layers"] = [{**CONVOLUTION, **changes}, *kinds, *more]
+
+
 #: What format 5 alone can say, each with a value.
 OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
     sees_whole,
@@ -163,14 +175,14 @@ OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
     laid_over,
     turns_and_sees,
     lambda raw, version: shows(raw, version, "vision", resize_filter="bilinear"),
-)
-
-
-#: The same of pictures in parts.
-IN_PARTS: tuple[Callable[[dict[str, Any], int], None], ...] = (
     in_parts,
     lambda raw, version: in_parts(raw, version, part=6),
     lambda raw, version: in_parts(raw, version, window=4, deep=1),
+    convolves,
+    lambda raw, version: convolves(raw, version, engine="executorch", kernel=64, width=1 << 20),
+)
+#: The same of slices of any shape, which Kotlin does not read.
+IN_SLICES: tuple[Callable[[dict[str, Any], int], None], ...] = (
     in_slices,
     lambda raw, version: shows(raw, version, "image_layout", tile_end=[1], thumbnail_end=[]),
     lambda raw, version: shows(raw, version, "image_layout", numbers=[[1], []]),
@@ -188,7 +200,7 @@ def of_native_resolution() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("more", [*OF_FORMAT_5, *IN_PARTS])
+@pytest.mark.parametrize("more", [*OF_FORMAT_5, *IN_SLICES])
 def test_what_format_5_alone_says(bundle: Path, more: Callable[[dict[str, Any], int], None]) -> None:
     for version in (3, 4, 5):
         raw = json.loads((bundle / "manifest.json").read_text())
@@ -201,9 +213,6 @@ def test_what_format_5_alone_says(bundle: Path, more: Callable[[dict[str, Any], 
             parse_manifest(text, bundle)
 
 
-CONVOLUTION = {"kind": "convolution", "width": 96, "kernel": 3}
-
-
 STATE = {"kind": "state", "heads": 4, "key_width": 16, "value_width": 24, "width": 160, "kernel": 4}
 
 
@@ -211,15 +220,6 @@ def keeps_state(raw: dict[str, Any], **changes: Any) -> None:
     """A state in the first layer, with changes of it."""
     convolves(raw, 5)
     raw["kv_cache"]["layers"][0] = {**STATE, **changes}
-
-
-def convolves(raw: dict[str, Any], version: int, *more: Any, engine: str = "onnx", **changes: Any) -> None:
-    """A cache of a convolution, with changes of it, and as many of attention as there are layers behind it."""
-    raw["format_version"] = version
-    if engine != "onnx":
-        raw["engines"][engine] = raw["engines"].pop("onnx")
-    kinds = [{"kind": "attention"}] * (raw["model"]["layers"] - 1)
-    raw["kv_cache"]["layers"] = [{**CONVOLUTION, **changes}, *kinds, *more]
 
 
 def test_what_format_5_says_is_read_and_written_back(bundle: Path) -> None:

@@ -19,6 +19,8 @@ PLACEHOLDER = -1
 GRIDS = ((1, 1), (2, 1), (1, 2), (3, 2), (2, 4))
 TILES = tuple(tuple((7, 10 * row + column) for column in range(4)) for row in range(4))
 NOTHING: tuple[int, ...] = ()
+#: Of parts, so many tokens each, those of the whole last where there are several.
+OF_PARTS = (((1, 1), (6,)), ((2, 1), (4, 4, 3)), ((2, 3), (4,) * 6 + (2,)))
 LAYOUTS = {
     "BlueLM-V": ImageLayout(
         image_start=(1,), thumbnail=NOTHING, tile=((NOTHING,) * 4,) * 4, row_end=(3,), image_end=(2,)
@@ -26,6 +28,7 @@ LAYOUTS = {
     "Idefics3": ImageLayout(
         image_start=NOTHING, thumbnail=(7, 8), tile=TILES, row_end=(9,), image_end=(7,), lone=(7, 8), last_row_end=(99,)
     ),
+    "LFM2-VL": ImageLayout(image_start=(1,), thumbnail=(5,), tile=TILES, row_end=NOTHING, image_end=(2,), lone=NOTHING),
     "every piece": ImageLayout(
         image_start=(1, 1),
         thumbnail=(2, 2),
@@ -48,6 +51,12 @@ def golden() -> dict[str, Any]:
                 tiles = grid[0] * grid[1] + (index is not None)
                 assert [row for row in rows.tolist() if row >= 0] == list(range(2 * tiles))
                 cases.append({"layout": name, "grid": grid, "thumbnail_index": index, "ids": ids.tolist()})
+    for grid, counts in OF_PARTS:
+        index = None if grid == (1, 1) else grid[0] * grid[1]
+        ids, rows = image_tokens(grid, index, LAYOUTS["LFM2-VL"], placeholder=PLACEHOLDER, tokens_per_tile=counts)
+        assert [row for row in rows.tolist() if row >= 0] == list(range(sum(counts)))
+        case = {"layout": "LFM2-VL", "grid": grid, "thumbnail_index": index, "tokens": counts, "ids": ids.tolist()}
+        cases.append(case)
     for packed in (1, 7):
         ids, rows = image_tokens(
             (2, 1), 0, LAYOUTS["every piece"], placeholder=PLACEHOLDER, tokens_per_tile=2, packed=packed

@@ -23,6 +23,7 @@ GRIDS: tuple[Grid, ...] = ((1, 1), (1, 7), (9, 1), (4, 4), (5, 4), (4, 5), (8, 3
 #: Of blocks of patches, head size and theta.
 ROPES: tuple[tuple[Grid, int, int, float | None], ...] = (
     ((1, 1), 2, 8, 10000.0), ((1, 7), 2, 8, 10000.0), ((5, 4), 2, 8, 10000.0), ((8, 3), 1, 12, 500.0),
+    ((5, 4), 2, 8, None),
 )  # fmt: skip
 #: Of windows so many tiles a side, of tables so many rows and columns.
 SIDES, TABLE_SIDES, WIDTH = (1, 2, 4), (1, 6), 3

@@ -21,8 +21,8 @@ PARTS = FOLDER.parent / "parts"
 
 
 def path_of(rule: str) -> Path:
-    """A rule's golden file; C++ and Kotlin read all of ``FOLDER``, and have no rule of parts."""
-    return (PARTS if rule in RULES_OF_PARTS else FOLDER) / f"{rule}.json"
+    """A rule's golden file; C++ and Kotlin read all of ``FOLDER``, and have no rule of slices of any shape."""
+    return (PARTS if rule == "minicpmv" else FOLDER) / f"{rule}.json"
 
 
 #: Of every shape; squares, exact grids, and what lies just beside them, where ties and roundings are.

@@ -16,6 +16,8 @@ import numpy.typing as npt
 from pocketvlm.images.open import open_image
 from pocketvlm.images.prepare import Preprocessing, cut_tiles, normalize
 from pocketvlm.images.rules.idefics3 import grids
+from pocketvlm.images.rules.lfm2 import grids as lfm2_grids
+from pocketvlm.images.rules.smart_resize import MOST_ASPECT
 from pocketvlm.images.tiling import grid_candidates
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "tiles.json"
@@ -23,7 +25,8 @@ DESCRIPTION = (
     "Tiles of pictures (pocketvlm/images). The pixel at column x and row y of a picture has red = (37 x + 11 y + "
     "x y / 7) mod 256, green = (5 x + 53 y) mod 256, blue = (x * x / 3 + 29 y) mod 256 (divisions rounded down) and "
     "alpha = 255, or where 'transparent' is true (13 x + 7 y) mod 256. sha256: of the tiles' bytes [tiles, tile, tile, "
-    "3] in sequence order; normalized_sha256: of the float32 values [tiles, 3, tile, tile], little-endian."
+    "3] in sequence order; normalized_sha256: of the float32 values [tiles, 3, tile, tile], little-endian. parts: "
+    "tiles (across, down) of each part in sequence order, where there are parts."
 )
 PAPER, SCREEN = ((3, 3), (3, 2), (3, 1), (2, 3), (2, 2), (2, 1), (1, 3), (1, 2), (1, 1)), grid_candidates(4, 4, 8)
 SIGLIP = {"rescale": 1 / 255, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -45,6 +48,9 @@ FORMS: tuple[dict[str, Any], ...] = (
     {"tile_size": 45, "strategy": "center-crop", "candidates": ((1, 1),), "thumbnail": "none", **CLIP},
     {"tile_size": 56, "strategy": "internvl", "candidates": ((1, 1),), "thumbnail": "none",
      "resize_filter": "bilinear", **SIGLIP},
+    {"tile_size": 12, "strategy": "lfm2", "candidates": lfm2_grids(2, 6), "part": 4, "min_pixels": 4 * 144,
+     "max_pixels": 30 * 144, "thumbnail": "last", "thumbnail_of_single_tile": False, "resize_filter": "bilinear",
+     **SIGLIP},
 )  # fmt: skip
 SIZES = ((1, 1), (1, 300), (72, 72), (71, 73), (144, 143), (500, 37), (333, 512), (640, 480), (1080, 2400))
 
@@ -66,11 +72,13 @@ def case(size: tuple[int, int], form: dict[str, Any], *, transparent: bool) -> d
         "tile_size", "strategy", "candidates", "alpha", "longest_edge", "thumbnail", "thumbnail_of_single_tile",
         "resize_filter", "pad_color", "rescale", "mean", "std",
     )  # fmt: skip
+    own = () if tiled.parts is None else ("min_pixels", "max_pixels", "part")
     return {
         "width": size[0],
         "height": size[1],
         "transparent": transparent,
-        **{name: getattr(preprocessing, name) for name in names},
+        **{name: getattr(preprocessing, name) for name in names + own},
+        **({} if tiled.parts is None else {"parts": tiled.parts}),
         "grid": tiled.grid,
         "tiles": len(tiled.pixels),
         "thumbnail_index": tiled.thumbnail_index,
@@ -86,6 +94,7 @@ def golden() -> dict[str, Any]:
         for index, form in enumerate(FORMS)
         for at, size in enumerate(SIZES)
         if form["tile_size"] < 384 or size in ((333, 512), (1080, 2400))
+        if form["strategy"] != "lfm2" or max(size) <= MOST_ASPECT * min(size)
     ]
     content: dict[str, Any] = json.loads(json.dumps({"description": DESCRIPTION, "cases": cases}))
     return content

@@ -212,7 +212,7 @@ Json tiles(const Json& asked) {
                {"thumbnail_index", cut.thumbnail ? Json(*cut.thumbnail) : Json()},
                {"sha256", pixels.hexadecimal()},
                {"normalized_sha256", normalized.hexadecimal()}};
-  if (!cut.seen.empty()) said["seen"] = cut.seen;
+  if (!cut.seen.empty()) said["parts"] = cut.seen;
   return said;
 }
 

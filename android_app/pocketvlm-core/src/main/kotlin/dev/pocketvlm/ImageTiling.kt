@@ -37,11 +37,11 @@ internal fun tilingOf(size: Size, plan: PicturePlan, tokens: Int, manifest: Mani
     val shown = plan.resizes.last()
     val across = { at: Int -> ((at * tile - plan.left).toFloat() * size.width / shown.width).coerceIn(0f, size.width.toFloat()) }
     val down = { at: Int -> ((at * tile - plan.top).toFloat() * size.height / shown.height).coerceIn(0f, size.height.toFloat()) }
-    val areas = (0 until plan.grid.tiles.toInt()).map { index ->
-        val column = index % plan.grid.across
-        val row = index / plan.grid.across
+    val cut = plan.canvas
+    val areas = (0 until cut.tiles.toInt()).map { index ->
+        val column = index % cut.across
+        val row = index / cut.across
         TileArea(across(column), down(row), across(column + 1), down(row + 1))
     }
-    val tiles = areas.size + if (plan.thumbnail == null) 0 else 1
-    return ImageTiling(plan.grid.across, plan.grid.down, tile, plan.thumbnail != null, tiles, tokens, areas)
+    return ImageTiling(cut.across, cut.down, tile, plan.thumbnail != null, plan.tiles, tokens, areas)
 }

@@ -55,6 +55,7 @@ class WholePicturesTest {
             Triple("qwen2_5_vl", "\"rope_theta\": 10000.0", "\"rope_theta\": 3.0"),
             Triple("qwen2_vl", "\"rope_theta\": 10000.0", "\"rope_theta\": 3.0"),
             Triple("qwen3_vl", "\"interleaved\": true", "\"interleaved\": false"),
+            Triple("lfm2_vl", "\"part\": 4", "\"part\": 3"),
         )) {
             val asked = cases(family).filter { it.double("temperature") == 0.0 }
             val found = withModel(changed(asked[0], said, instead)) { model ->
@@ -89,7 +90,7 @@ class WholePicturesTest {
     }
 
     private companion object {
-        /** With windows, without, and with a table and rows for the decoder's first layers. */
-        val FAMILIES = listOf("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+        /** With windows, without, with a table and rows for the decoder's first layers, and in parts with convolutions. */
+        val FAMILIES = listOf("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "lfm2_vl")
     }
 }

@@ -13,7 +13,7 @@ internal fun visionProblem(vision: Vision, layout: ImageLayout): String? {
     val preprocessing = vision.preprocessing
     val tiling = preprocessing.tiling
     for (grid in tiling.candidates) {
-        if (isTooLarge(grid, tiling.tileSize.toLong())) return "vision.candidates: a grid is too large"
+        if (isTooLarge(grid, tiling.tileSize.toLong() * (tiling.part ?: 1))) return "vision.candidates: a grid is too large"
         if (layout.tile.size < grid.down || layout.tile.take(grid.down).any { it.size < grid.across }) {
             return "image_layout.tile has no entry for every tile of a grid"
         }
@@ -29,7 +29,7 @@ internal fun visionProblem(vision: Vision, layout: ImageLayout): String? {
     }
 }
 
-/** [tile]: pixels a side. */
+/** [tile]: pixels a side, of a part where there are parts. */
 private fun isTooLarge(grid: Grid, tile: Long): Boolean {
     val longest = maxOf(grid.across, grid.down).toLong()
     if (longest > MAX_TILES || grid.tiles > MAX_TILES || longest * tile > MAX_SIDE) return true

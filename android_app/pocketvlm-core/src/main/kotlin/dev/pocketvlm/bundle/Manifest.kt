@@ -27,6 +27,8 @@ internal class Tiling(
     /** of a picture of native resolution, as are at most [maxPixels] */
     val minPixels: Long? = null,
     val maxPixels: Long? = null,
+    /** tiles along a side of each part that a large picture is cut into */
+    val part: Int? = null,
 )
 
 /** How an image becomes numbers: resized by [resizeFilter], padded, then (byte * rescale - mean) / std a channel. */
@@ -91,8 +93,22 @@ internal class ChatLayout(
 /** What was exported. */
 internal class Model(val name: String, val vocabSize: Long, val hiddenSize: Long, val layers: Int, val limits: String?)
 
-/** One buffer [1, heads, length, head_dim] for keys and one for values, a layer each; [length] in tokens. */
-internal class KvCacheSpec(val length: Int, val dtype: String, val heads: Long, val headDim: Long)
+/**
+ * What a layer keeps of its tokens: keys and values, or where there is a [kernel] what enters a convolution of so many rows,
+ * float32 [1, kernel - 1 + length, width], of which the first stand for what was before the first token and are zeros.
+ */
+internal class LayerCache(val width: Int = 0, val kernel: Int = 0) {
+    val isConvolution: Boolean get() = kernel > 0
+}
+
+/** Of attention a buffer [1, heads, length, head_dim] for keys and one for values; [length] in tokens; [layers]: of each. */
+internal class KvCacheSpec(
+    val length: Int,
+    val dtype: String,
+    val heads: Long,
+    val headDim: Long,
+    val layers: List<LayerCache>,
+)
 
 /** `manifest.json` (docs/bundle-format.md), read as strictly as Python does, kept as far as running needs it. */
 internal class Manifest(

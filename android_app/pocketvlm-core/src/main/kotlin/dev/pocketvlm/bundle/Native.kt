@@ -2,18 +2,22 @@ package dev.pocketvlm.bundle
 
 import dev.pocketvlm.images.mostTokens
 
+/** Rules of pictures that go through the tower as a whole, or in parts. */
+private val NATIVE_RULES = listOf("smart-resize", "lfm2")
+
 /**
  * A picture goes through the tower as a whole, each of whose tiles is one token. [window]: tiles a side of the squares that
  * most layers let see each other alone. [table]: a file of float32 [tableSide, tableSide, vision width] that is laid over
- * a picture. [deep]: how many of the decoder's first layers add rows of their own, which lie behind each embedding.
+ * a picture, stretched or [tableResized] as an image is. Without [ropeTheta] nothing turns. [deep]: how many of the decoder's first layers add rows of their own, which lie behind each embedding.
  */
 internal class PatchPictures(
     val mostTokens: Int,
     val headDim: Int,
-    val ropeTheta: Double,
+    val ropeTheta: Double?,
     val window: Int?,
     val table: String?,
     val tableSide: Int?,
+    val tableResized: Boolean,
     val deep: Int?,
 )
 
@@ -24,20 +28,35 @@ internal class PatchPictures(
 internal class MropePositions(val sections: List<Int>, val interleaved: Boolean, val rope: String)
 
 internal fun readPatches(value: Reader): PatchPictures {
-    val of = value.members("most_tokens", "head_dim", "rope_theta", "window", "table", "table_side", "deep")
+    val of = value.members(
+        "most_tokens", "head_dim", "rope_theta", "window", "table", "table_side", "table_resized", "deep",
+    )
+    val theta = of.given("rope_theta")
+    val resized = of.given("table_resized")
     val read = PatchPictures(
         mostTokens = of["most_tokens"].int(1, 1 shl 16),
         headDim = of["head_dim"].int(1, 1 shl 16),
-        ropeTheta = of["rope_theta"].number(0.0, 1e18),
+        ropeTheta = theta?.number(0.0, 1e18),
         window = of.given("window")?.int(1, 64),
         table = of.given("table")?.fileName(),
         tableSide = of.given("table_side")?.int(1, 4096),
+        tableResized = resized != null,
         deep = of.given("deep")?.int(1, 16),
     )
     if (read.headDim % 4 != 0) of["head_dim"].refuse("it must be a multiple of 4")
-    if (read.ropeTheta <= 0) of["rope_theta"].refuse("it must be above 0")
+    if (read.ropeTheta != null && read.ropeTheta <= 0) theta?.refuse("it must be above 0")
+    if (resized?.boolean() == false) resized.refuse("it must be true, or left out")
     if ((read.table == null) != (read.tableSide == null)) value.refuse("table and table_side belong together")
     return read
+}
+
+/** What a layer keeps. */
+internal fun readLayerCache(value: Reader): LayerCache {
+    val kinds = value.entries { key, one -> one.takeIf { key == "kind" } }
+    val kind = (kinds["kind"] ?: value.missing("kind")).choice("attention", "convolution")
+    if (kind == "attention") return LayerCache().also { value.members("kind") }
+    val of = value.members("kind", "width", "kernel")
+    return LayerCache(of["width"].int(1, 1 shl 20), of["kernel"].int(1, 64))
 }
 
 internal fun readPositions(value: Reader): MropePositions {
@@ -55,17 +74,24 @@ internal fun readPositions(value: Reader): MropePositions {
 internal fun nativeProblem(vision: Vision): String? {
     val tiling = vision.preprocessing.tiling
     val isNative = vision.patches != null
+    val inParts = tiling.part != null
     val ratio = vision.downsampleRatio
     return when {
         (tiling.minPixels != null) != isNative -> "min_pixels and patches belong together"
         (tiling.maxPixels != null) != isNative -> "max_pixels and patches belong together"
-        (tiling.strategy == "smart-resize") != isNative -> "strategy smart-resize and patches belong together"
+        (tiling.strategy in NATIVE_RULES) != isNative -> {
+            val strategy = if (isNative) "smart-resize" else tiling.strategy
+            "strategy $strategy and patches belong together"
+        }
+        (tiling.strategy == "lfm2") != inParts -> "strategy lfm2 and part belong together"
         vision.patches == null -> null
-        vision.tokensPerTile != 1 || vision.packing != null || tiling.thumbnail != "none" ->
+        vision.tokensPerTile != 1 || vision.packing != null || (tiling.thumbnail != "none" && !inParts) ->
             "a tile of a picture as patches is one token, without thumbnail and packing"
         tiling.tileSize % ratio != 0L || vision.patchesPerTile != ratio * ratio ->
             "a tile of a picture as patches has downsample_ratio x downsample_ratio of them"
         vision.patches.mostTokens < mostTokens(tiling) -> "patches.most_tokens is less than a picture can have"
+        (vision.patches.ropeTheta == null) != inParts || vision.patches.tableResized != inParts ->
+            "patches.rope_theta is of a strategy without part, patches.table_resized of one with it"
         else -> null
     }
 }
@@ -80,6 +106,7 @@ internal fun tableProblem(manifest: Manifest): String? {
         manifest.vision?.let { hasTable(manifest, it) } == false ->
             "vision.patches.table is no file of as many float32 as its side and the tower's width say"
         positions == null -> null
+        manifest.vision?.preprocessing?.tiling?.part != null -> "positions are of pictures as a whole, not in parts"
         pairs != wanted -> "positions.sections has $pairs pairs, a head $wanted"
         !manifest.hasFloats(positions.rope, 2, length, pairs) ->
             "positions.rope is no file of a cosine and a sine a position and pair"

@@ -11,6 +11,10 @@ private const val MAX_VALUES = 1 shl 16
 /** All that a bundle may have parts of. */
 internal val ENGINES: Array<String> = arrayOf("onnx", "executorch", "neuropilot", "qnn", "litert", "litert_npu")
 
+/** Of the section `model`. */
+private val MODEL =
+    arrayOf("name", "family", "revision", "vocab_size", "hidden_size", "layers", "limits", "source", "adapter")
+
 /** Engines whose parts are a static program, and the first format that knows them. */
 private val NPU_ENGINES = mapOf("neuropilot" to 2, "qnn" to 3, "litert_npu" to 4)
 
@@ -66,7 +70,7 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
             imageToken = tokens["image"].takeUnless { it.value == null }?.int(0, Int.MAX_VALUE),
             tokenizer = top["tokenizer"].fileName(),
             chat = orNull("chat")?.let(ChatSection(format)::read),
-            kvCache = kvCache(top["kv_cache"]),
+            kvCache = kvCache(top["kv_cache"], top["model"].members(*MODEL)["layers"].int(1, 4096), engines.keys),
             positions = top.given("positions")?.let(::positions),
             prefillChunk = chunkOf(top["prefill_chunk"].int(1, 1 shl 16), engines),
             engines = engines,
@@ -87,9 +91,7 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
     private fun orNull(key: String): Reader? = top[key].takeUnless { it.value == null }
 
     private fun model(value: Reader): Model {
-        val of = value.members(
-            "name", "family", "revision", "vocab_size", "hidden_size", "layers", "limits", "source", "adapter",
-        )
+        val of = value.members(*MODEL)
         of["family"].name()
         of["revision"].name()
         of.inFormat3("source", format)?.name()
@@ -103,11 +105,23 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
         return Model(of["name"].name(), of["vocab_size"].positive(), of["hidden_size"].positive(), layers, limits)
     }
 
-    private fun kvCache(value: Reader): KvCacheSpec {
+    private fun kvCache(value: Reader, layers: Int, engines: Set<String>): KvCacheSpec {
         val of = value.members("length", "dtype", "heads", "head_dim", "layers")
-        of.given("layers")?.refuse("caches of several kinds are not yet kept here: use the native runner")
         val dtype = of["dtype"].choice("float32", "int8")
-        return KvCacheSpec(of["length"].int(1, 1 shl 20), dtype, of["heads"].positive(), of["head_dim"].positive())
+        val caches = of.given("layers")?.let { layerCaches(it, layers) } ?: List(layers) { LayerCache() }
+        if (caches.any { it.isConvolution }) {
+            engines.find { it != "onnx" && it != "executorch" }?.let { root.refuse("$it keeps no rows of convolutions") }
+        }
+        return KvCacheSpec(of["length"].int(1, 1 shl 20), dtype, of["heads"].positive(), of["head_dim"].positive(), caches)
+    }
+
+    /** Which kind of cache each layer has. */
+    private fun layerCaches(given: Reader, layers: Int): List<LayerCache> {
+        val caches = given.list(1, 4096, ::readLayerCache)
+        if (caches.none { it.isConvolution }) given.refuse("it has attention alone, which is said by leaving it out")
+        if (format < 5) given.refuse("only format 5 has it")
+        if (caches.size != layers) given.refuse("it has ${caches.size} layers, the model $layers")
+        return caches
     }
 
     private fun positions(value: Reader): MropePositions {

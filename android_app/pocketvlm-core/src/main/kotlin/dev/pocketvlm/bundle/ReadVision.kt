@@ -11,7 +11,6 @@ internal class VisionSections(private val format: Int) {
             "patches_per_tile", "vision_hidden_size", "downsample_ratio", "tokens_per_tile", "replaces", "packing",
             "patches", "part",
         )
-        of.given("part")?.refuse("pictures in parts (lfm2) are not yet read here: the Python runtime runs them")
         of.inFormat3("replaces", format)?.name() // for people
         val vision = Vision(
             preprocessing(of),
@@ -51,13 +50,14 @@ internal class VisionSections(private val format: Int) {
         longestEdge = of.inFormat3("longest_edge", format)?.int(1, 4096),
         minPixels = of.given("min_pixels")?.positive(),
         maxPixels = of.given("max_pixels")?.positive(),
+        part = of.given("part")?.int(1, 64),
     )
 
     /** Of the rules by which pictures are cut, those that the format knows. */
     private fun strategy(value: Reader): String = when {
         format < 3 -> value.choice("relaxed", "llava-next", "internvl")
         format < 5 -> value.choice("relaxed", "llava-next", "internvl", "idefics3", "center-crop")
-        else -> value.choice("relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize")
+        else -> value.choice("relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2")
     }
 
     private fun patches(value: Reader): PatchPictures {

@@ -1,6 +1,7 @@
 package dev.pocketvlm.images
 
 import dev.pocketvlm.bundle.Grid
+import kotlin.math.abs
 import kotlin.math.cos
 import kotlin.math.pow
 import kotlin.math.sin
@@ -14,11 +15,11 @@ private inline fun eachPlace(grid: Grid, ratio: Int, use: (Int, Int) -> Unit) {
 
 /**
  * cos and sin [tiles, ratio * ratio, headDim / 2] of a picture's patches: the first half turns with the row, the second with
- * the column (`pocketvlm.images.patches` of Python).
+ * the column (`pocketvlm.images.patches` of Python). Without [theta] nothing turns.
  */
-internal fun axialRope(grid: Grid, ratio: Int, headDim: Int, theta: Double): Pair<FloatArray, FloatArray> {
+internal fun axialRope(grid: Grid, ratio: Int, headDim: Int, theta: Double?): Pair<FloatArray, FloatArray> {
     val half = headDim / 2
-    val frequencies = DoubleArray(half / 2) { theta.pow(-2.0 * it / half) }
+    val frequencies = DoubleArray(half / 2) { theta?.pow(-2.0 * it / half) ?: 0.0 }
     val size = Math.multiplyExact(Math.multiplyExact(grid.tiles.toInt(), ratio * ratio), half)
     val cosines = FloatArray(size)
     val sines = FloatArray(size)
@@ -90,6 +91,52 @@ internal fun interpolated(grid: Grid, ratio: Int, table: FloatArray, side: Int):
         add(row.second, column.first, row.ofSecond * column.ofFirst)
         add(row.second, column.second, row.ofSecond * column.ofSecond)
         out += width
+    }
+    return found
+}
+
+/** Of a place on one axis: the rows of a table from [first] on that make it, with their [shares]. */
+private class Triangle(val first: Int, val shares: DoubleArray)
+
+private fun triangles(count: Int, side: Int): List<Triangle> {
+    val scale = side.toDouble() / count
+    val width = maxOf(scale, 1.0)
+    return List(count) { place ->
+        val middle = (place + 0.5) * scale
+        val first = maxOf((middle - width + 0.5).toInt(), 0)
+        val last = minOf((middle + width + 0.5).toInt(), side)
+        val near = DoubleArray(last - first) { maxOf(0.0, 1 - abs((first + it - middle + 0.5) / width)) }
+        val sum = near.sum()
+        Triangle(first, DoubleArray(near.size) { near[it] / sum })
+    }
+}
+
+/**
+ * A learned table of positions [side, side, width] resized to a picture as an image is: [tiles, ratio * ratio, width]. A
+ * triangle as wide as a patch is in the table, and no less than a row.
+ */
+internal fun antialiased(grid: Grid, ratio: Int, table: FloatArray, side: Int): FloatArray {
+    val width = table.size / (side * side)
+    val columns = triangles(grid.across * ratio, side)
+    val found = FloatArray(Math.multiplyExact(Math.multiplyExact(grid.tiles.toInt(), ratio * ratio), width))
+    val row = DoubleArray(side * width)
+    val patch = DoubleArray(width)
+    for ((y, down) in triangles(grid.down * ratio, side).withIndex()) {
+        row.fill(0.0)
+        for ((tap, share) in down.shares.withIndex()) {
+            val from = (down.first + tap) * row.size
+            for (i in row.indices) row[i] += table[from + i] * share
+        }
+        for ((x, across) in columns.withIndex()) {
+            patch.fill(0.0)
+            for ((tap, share) in across.shares.withIndex()) {
+                val from = (across.first + tap) * width
+                for (i in patch.indices) patch[i] += row[from + i] * share
+            }
+            val tile = y / ratio * grid.across + x / ratio
+            val to = (tile * ratio * ratio + y % ratio * ratio + x % ratio) * width
+            for (i in patch.indices) found[to + i] = patch[i].toFloat()
+        }
     }
     return found
 }

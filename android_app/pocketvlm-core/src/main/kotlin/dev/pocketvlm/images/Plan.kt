@@ -7,6 +7,7 @@ import dev.pocketvlm.bundle.Tiling
  * What becomes of a picture: resized to each of [resizes] in turn, laid with its corner at ([left], [top]) of a canvas of
  * [grid] tiles (before it, where that is negative: what lies outside is left out), and cut there. A thumbnail, what the
  * first [thumbnailOf] of the resizes made squashed to one tile, stands at [thumbnail] of the tiles; null is none. Pixels.
+ * By a rule of parts each place of the grid has [part] tiles, which see each other, and the thumbnail [thumbnailPart].
  */
 internal class PicturePlan(
     val grid: Grid,
@@ -15,7 +16,19 @@ internal class PicturePlan(
     val top: Int,
     val thumbnail: Int?,
     val thumbnailOf: Int,
-)
+    val part: Grid = Grid(1, 1),
+    val thumbnailPart: Grid = Grid(1, 1),
+) {
+    /** Tiles that are cut, the thumbnail's not counted. */
+    val canvas: Grid get() = Grid(grid.across * part.across, grid.down * part.down)
+
+    /** How many go through the encoder, the thumbnail's among them. */
+    val tiles: Int get() = Math.toIntExact(canvas.tiles + if (thumbnail == null) 0 else thumbnailPart.tiles)
+
+    /** What stands at each place, in sequence order: of so many tiles. */
+    val parts: List<Grid>
+        get() = ArrayList<Grid>(List(grid.tiles.toInt()) { part }).also { all -> thumbnail?.let { all.add(it, thumbnailPart) } }
+}
 
 /**
  * The plan for a picture, by the rule that the manifest names: all arithmetic in doubles, step by step as in Python.
@@ -23,6 +36,7 @@ internal class PicturePlan(
  * @throws dev.pocketvlm.PocketVlmException.ImageUnusable it is too narrow for the rule
  */
 internal fun planOf(size: Size, tiling: Tiling): PicturePlan {
+    if (tiling.strategy == "lfm2") return lfm2(size, tiling)
     val tile = tiling.tileSize
     val resizes: List<Size>
     val grid: Grid
@@ -36,8 +50,8 @@ internal fun planOf(size: Size, tiling: Tiling): PicturePlan {
             resizes = listOf(croppedFrom(size, tile))
         }
         "smart-resize" -> {
-            resizes = listOf(smartResize(size, tiling))
-            grid = Grid(resizes[0].width / tile, resizes[0].height / tile)
+            grid = wholePicture(size, tiling, fewest = 0)
+            resizes = listOf(inPixels(grid, tile))
         }
         "internvl" -> {
             grid = internvl(size, tiling)
@@ -68,6 +82,7 @@ internal fun tilingProblem(tiling: Tiling): String? =
     when {
         tiling.strategy == "idefics3" -> idefics3Problem(tiling)
         tiling.strategy == "smart-resize" -> smartResizeProblem(tiling)
+        tiling.strategy == "lfm2" -> lfm2Problem(tiling)
         tiling.strategy == "center-crop" && Grid(1, 1) !in tiling.candidates ->
             "candidates: they lack the grid that a picture gets"
         else -> null

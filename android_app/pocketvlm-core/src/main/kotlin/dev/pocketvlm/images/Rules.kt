@@ -51,14 +51,20 @@ internal fun llavaNext(size: Size, tiling: Tiling): Grid {
     return best
 }
 
-/** InternVL 1.5's find_closest_aspect_ratio: smaller grids first. */
+/** InternVL 1.5's: smaller grids first. */
 internal fun internvl(size: Size, tiling: Tiling): Grid {
+    val grids = tiling.candidates.distinct().sortedWith(compareBy({ it.tiles }, { it.across }, { it.down }))
+    return closest(size, tiling.tileSize, grids)
+}
+
+/** find_closest_aspect_ratio, of squares of [side] pixels: of grids that are as near, a later one where the picture is large. */
+internal fun closest(size: Size, side: Int, grids: List<Grid>): Grid {
     var best = Grid(1, 1)
     var bestDifference = Double.POSITIVE_INFINITY
-    val tile = tiling.tileSize.toDouble()
-    for (grid in tiling.candidates.distinct().sortedWith(compareBy({ it.tiles }, { it.across }, { it.down }))) {
+    val pixels = side.toDouble()
+    for (grid in grids) {
         val difference = abs(size.width.toDouble() / size.height - grid.across.toDouble() / grid.down)
-        val largeEnough = (size.width.toLong() * size.height).toDouble() > 0.5 * tile * tile * grid.across * grid.down
+        val largeEnough = (size.width.toLong() * size.height).toDouble() > 0.5 * pixels * pixels * grid.across * grid.down
         if (difference < bestDifference || (difference == bestDifference && largeEnough)) {
             best = grid
             bestDifference = difference

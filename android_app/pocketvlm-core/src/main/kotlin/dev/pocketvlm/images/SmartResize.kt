@@ -1,6 +1,7 @@
 package dev.pocketvlm.images
 
 import dev.pocketvlm.PocketVlmException.ImageUnusable
+import dev.pocketvlm.bundle.Grid
 import dev.pocketvlm.bundle.Tiling
 import kotlin.math.ceil
 import kotlin.math.floor
@@ -12,11 +13,12 @@ import kotlin.math.sqrt
 private const val MOST_ASPECT = 200
 
 /**
- * Whole tokens a side, halves to the even multiple, within the bounds of pixels: transformers' smart_resize, in pixels.
+ * Tokens: whole ones a side and no fewer than [fewest] of them, halves to the even multiple, within the bounds of pixels
+ * (transformers' smart_resize).
  *
  * @throws ImageUnusable the picture is too narrow
  */
-internal fun smartResize(size: Size, tiling: Tiling): Size {
+internal fun wholePicture(size: Size, tiling: Tiling, fewest: Int): Grid {
     val (width, height) = size
     if (max(width, height).toDouble() / min(width, height) > MOST_ASPECT) {
         val why = "is too narrow: one side is at most $MOST_ASPECT times the other"
@@ -25,8 +27,8 @@ internal fun smartResize(size: Size, tiling: Tiling): Size {
     val tile = tiling.tileSize.toDouble()
     val least = checkNotNull(tiling.minPixels)
     val most = checkNotNull(tiling.maxPixels)
-    var down = Math.rint(height / tile)
-    var across = Math.rint(width / tile)
+    var down = max(fewest.toDouble(), Math.rint(height / tile))
+    var across = max(fewest.toDouble(), Math.rint(width / tile))
     val pixels = down.toLong() * across.toLong() * tiling.tileSize * tiling.tileSize
     val given = (height.toLong() * width).toDouble()
     if (pixels > most) {
@@ -38,30 +40,38 @@ internal fun smartResize(size: Size, tiling: Tiling): Size {
         down = ceil(height * share / tile)
         across = ceil(width * share / tile)
     }
-    return Size(Math.multiplyExact(across.toInt(), tiling.tileSize), Math.multiplyExact(down.toInt(), tiling.tileSize))
+    return Grid(across.toInt(), down.toInt())
 }
 
-internal fun smartResizeProblem(tiling: Tiling): String? {
+/** Of so many tiles, pixels. */
+internal fun inPixels(tiles: Grid, tile: Int): Size =
+    Size(Math.multiplyExact(tiles.across, tile), Math.multiplyExact(tiles.down, tile))
+
+internal fun smartResizeProblem(tiling: Tiling): String? =
+    boundsProblem(tiling) ?: "thumbnail: smart-resize has none".takeIf { tiling.thumbnail != "none" }
+
+/** Whether there are bounds, and a token has room between them. */
+internal fun boundsProblem(tiling: Tiling): String? {
     val least = tiling.minPixels
     val most = tiling.maxPixels
     val token = tiling.tileSize.toLong() * tiling.tileSize
     return when {
-        least == null || most == null -> "min_pixels and max_pixels: smart-resize needs both"
+        least == null || most == null -> "min_pixels and max_pixels: ${tiling.strategy} needs both"
         least !in 1..most -> "min_pixels: $least is not from 1 to max_pixels, $most"
         most < token -> "max_pixels: $most are less than a token's, $token"
-        tiling.thumbnail != "none" -> "thumbnail: smart-resize has none"
         else -> null
     }
 }
 
-/** Tokens of any picture, at most. */
+/** Tokens of any picture, or of any part of one, at most. */
 internal fun mostTokens(tiling: Tiling): Long {
     val token = (tiling.tileSize.toLong() * tiling.tileSize).toDouble()
     val least = checkNotNull(tiling.minPixels) / token
     val most = checkNotNull(tiling.maxPixels) / token
     val aspect = sqrt(MOST_ASPECT.toDouble())
     val roundedUp = least + sqrt(least) * (aspect + 1 / aspect) + 1
-    return maxOf(most.toLong(), ceil(sqrt(most * MOST_ASPECT)).toLong(), ceil(roundedUp).toLong())
+    val part = tiling.part?.toLong() ?: 0
+    return maxOf(maxOf(most.toLong(), part * part), ceil(sqrt(most * MOST_ASPECT)).toLong(), ceil(roundedUp).toLong())
 }
 
 /** Of a picture of at most so many tiles, whatever its shape: squares of [side] x [side]. */

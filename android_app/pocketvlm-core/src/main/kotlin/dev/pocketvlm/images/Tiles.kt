@@ -10,8 +10,11 @@ import java.nio.FloatBuffer
 internal const val MAX_PIXELS: Long = 64L shl 20
 internal const val MAX_SIDE: Int = 16384
 
-/** [pixels]: bytes [count, tile, tile, 3] in sequence order; [thumbnail] is its place among them, or null. */
-internal class Tiles(val grid: Grid, val thumbnail: Int?, val count: Int, val pixels: ByteArray)
+/**
+ * [pixels]: bytes [count, tile, tile, 3] in sequence order; [thumbnail] is its place, or null. [seen]: of native resolution,
+ * the grids whose tiles see each other.
+ */
+internal class Tiles(val grid: Grid, val thumbnail: Int?, val seen: List<Grid>, val count: Int, val pixels: ByteArray)
 
 /**
  * Straight alpha laid over white, as Pillow blends. [rgba]: bytes [height, width, 4].
@@ -42,33 +45,49 @@ internal fun flatten(rgba: ByteArray, width: Int, height: Int): Rgb {
 internal fun cutTiles(image: Rgb, preprocessing: Preprocessing): Tiles {
     val plan = planOf(Size(image.width, image.height), preprocessing.tiling)
     val tile = preprocessing.tiling.tileSize
-    if (plan.resizes.any { it.width.toLong() * it.height > MAX_PIXELS }) {
+    val small = inPixels(plan.thumbnailPart, tile)
+    if ((plan.resizes + small).any { it.width.toLong() * it.height > MAX_PIXELS }) {
         throw ImageUnusable("the image is too narrow for a crop of it")
     }
     val steps = plan.resizes.runningFold(image) { shown, size -> resize(shown, size, preprocessing.resizeFilter) }
     val canvas = canvasOf(steps.last(), plan, preprocessing)
-    val tiles = plan.grid.tiles.toInt()
-    val count = tiles + if (plan.thumbnail != null) 1 else 0
-    val bytes = tile * tile * 3
-    val pixels = ByteArray(count * bytes)
-    val first = if (plan.thumbnail == 0) 1 else 0
-    for (index in 0 until tiles) for (y in 0 until tile) {
-        val row = index / plan.grid.across * tile + y
-        val from = (row * canvas.width + index % plan.grid.across * tile) * 3
-        System.arraycopy(canvas.pixels, from, pixels, (first + index) * bytes + y * tile * 3, tile * 3)
+    val thumbnail = plan.thumbnail?.let { resize(steps[plan.thumbnailOf], small, preprocessing.resizeFilter) }
+    val parts = plan.parts
+    val cutter = Cutter(tile, plan.tiles)
+    for ((place, part) in parts.withIndex()) {
+        if (thumbnail != null && place == plan.thumbnail) {
+            cutter.cut(thumbnail, 0, 0, part)
+        } else {
+            val index = place - if (plan.thumbnail == 0) 1 else 0
+            val column = index % plan.grid.across * part.across
+            cutter.cut(canvas, column * tile, index / plan.grid.across * part.down * tile, part)
+        }
     }
-    if (plan.thumbnail != null) {
-        val small = resize(steps[plan.thumbnailOf], Size(tile, tile), preprocessing.resizeFilter)
-        System.arraycopy(small.pixels, 0, pixels, plan.thumbnail * bytes, bytes)
+    val seen = if (preprocessing.tiling.part == null) listOf(plan.grid) else parts
+    return Tiles(plan.grid, plan.thumbnail, seen, plan.tiles, cutter.pixels)
+}
+
+/** Puts tiles one behind the other. */
+private class Cutter(private val tile: Int, count: Int) {
+    val pixels = ByteArray(Math.multiplyExact(Math.multiplyExact(count, tile * tile), 3))
+    private var at = 0
+
+    /** Those of a rectangle of [grid] tiles whose corner is at ([left], [top]), row by row. */
+    fun cut(from: Rgb, left: Int, top: Int, grid: Grid) {
+        for (index in 0 until grid.tiles.toInt()) for (y in 0 until tile) {
+            val row = top + index / grid.across * tile + y
+            val first = (row * from.width + left + index % grid.across * tile) * 3
+            System.arraycopy(from.pixels, first, pixels, at, tile * 3)
+            at += tile * 3
+        }
     }
-    return Tiles(plan.grid, plan.thumbnail, count, pixels)
 }
 
 /** A resized image on the canvas of its grid, on the padding's colour where it does not fill it, without what is outside. */
 private fun canvasOf(image: Rgb, plan: PicturePlan, preprocessing: Preprocessing): Rgb {
     val tile = preprocessing.tiling.tileSize
-    val width = plan.grid.across * tile
-    val height = plan.grid.down * tile
+    val width = plan.canvas.across * tile
+    val height = plan.canvas.down * tile
     if (image.width == width && image.height == height) return image
     val color = ByteArray(3) { checkNotNull(preprocessing.padColor[it]).toByte() }
     val canvas = Rgb(width, height, ByteArray(width * height * 3) { color[it % 3] })

@@ -12,17 +12,56 @@ import java.nio.ByteOrder
 /** Little as it takes on a JVM. */
 internal fun direct(bytes: Int): ByteBuffer = ByteBuffer.allocateDirect(bytes).order(ByteOrder.nativeOrder())
 
-/** Of a number of the cache's. */
-private fun numberBytes(manifest: Manifest): Int = if (manifest.kvCache.dtype == "int8") 1 else Float.SIZE_BYTES
-
-/** Of one conversation's KV cache: keys and values of all layers. */
-internal fun kvBytes(manifest: Manifest): Long = with(manifest.kvCache) {
-    2L * manifest.model.layers * heads * length * headDim * numberBytes(manifest)
+/**
+ * One buffer of a layer's cache under the names of the decoder's input and output: of each of [blocks], [rows] rows of
+ * [rowBytes] bytes, whose first [before] stand for what was before the first token.
+ */
+private class Layout(
+    val past: String,
+    val present: String,
+    val type: OnnxJavaType,
+    val shape: LongArray,
+    val blocks: Long,
+    val rows: Long,
+    val rowBytes: Long,
+    val before: Int = 0,
+) {
+    val bytes: Long get() = blocks * rows * rowBytes
 }
 
+/** In the order of layers, keys before values. */
+private fun layouts(manifest: Manifest): List<Layout> = with(manifest.kvCache) {
+    val isInt8 = dtype == "int8"
+    val type = if (isInt8) OnnxJavaType.INT8 else OnnxJavaType.FLOAT
+    val rowBytes = headDim * if (isInt8) 1 else Float.SIZE_BYTES
+    layers.flatMapIndexed { layer, cache ->
+        val rows = length + maxOf(cache.kernel - 1, 0).toLong()
+        if (cache.isConvolution) {
+            val shape = longArrayOf(1, rows, cache.width.toLong())
+            val bytes = cache.width.toLong() * Float.SIZE_BYTES
+            val (past, present) = "past_conv.$layer" to "present_conv.$layer"
+            listOf(Layout(past, present, OnnxJavaType.FLOAT, shape, 1, rows, bytes, cache.kernel - 1))
+        } else {
+            val shape = longArrayOf(1, heads, rows, headDim)
+            listOf("key", "value").map { kind ->
+                Layout("past_key_values.$layer.$kind", "present.$layer.$kind", type, shape, heads, rows, rowBytes)
+            }
+        }
+    }
+}
+
+/** Of one conversation's KV cache: of all layers. */
+internal fun kvBytes(manifest: Manifest): Long = layouts(manifest).sumOf { it.bytes }
+
+/** What the rows of convolutions are as the decoder takes them, by name. */
+internal fun convolutionShapes(manifest: Manifest): Map<String, List<Int>> =
+    layouts(manifest).filter { it.blocks == 1L && it.shape.size == 3 }.associate { one ->
+        one.past to one.shape.map(Math::toIntExact)
+    }
+
 /**
- * A key and a value buffer a layer, [1, heads, length, head_dim], each both past and present of the decoder, which writes
- * new rows in place. Rows from [position] on, tokens, are never read.
+ * The buffers of all layers, keys and values [1, heads, length, head_dim] or the rows of a convolution, each both past and
+ * present of the decoder, which writes new rows in place. Rows of tokens from [position] on are never read.
  *
  * @throws OutOfMemoryError [memory] has not so much
  */
@@ -33,26 +72,19 @@ internal class KvCache(environment: OrtEnvironment, manifest: Manifest, memory: 
     val inputs = LinkedHashMap<String, OnnxTensor>()
     val outputs = LinkedHashMap<String, OnnxTensor>()
     var position: Int = 0
-
-    /** In the order of layers, keys before values. */
+    private val layouts = layouts(manifest)
     private val buffers = ArrayList<KvBuffer>()
-    private val heads = Math.toIntExact(manifest.kvCache.heads)
-    private val rowBytes = Math.toIntExact(manifest.kvCache.headDim * numberBytes(manifest))
-    private val headBytes = rowBytes * manifest.kvCache.length
 
     init {
-        val kv = manifest.kvCache
-        val type = if (kv.dtype == "int8") OnnxJavaType.INT8 else OnnxJavaType.FLOAT
-        val shape = longArrayOf(1, kv.heads, kv.length.toLong(), kv.headDim)
-        val bytes = Math.toIntExact(kv.heads * kv.length * kv.headDim * numberBytes(manifest))
         try {
-            for (layer in 0 until manifest.model.layers) for (kind in listOf("key", "value")) {
+            for (layout in layouts) {
+                val bytes = Math.toIntExact(layout.bytes)
                 val buffer = memory.allocate(bytes).also(buffers::add)
                 check(buffer.bytes.capacity() >= bytes) { "a KV buffer has fewer than $bytes bytes" }
-                val tensor = OnnxTensor.createTensor(environment, whole(buffer.bytes, bytes), shape, type)
+                val tensor = OnnxTensor.createTensor(environment, whole(buffer.bytes, bytes), layout.shape, layout.type)
                 tensors.add(tensor)
-                inputs["past_key_values.$layer.$kind"] = tensor
-                outputs["present.$layer.$kind"] = tensor
+                inputs[layout.past] = tensor
+                outputs[layout.present] = tensor
             }
         } catch (error: Throwable) {
             close()
@@ -60,11 +92,12 @@ internal class KvCache(environment: OrtEnvironment, manifest: Manifest, memory: 
         }
     }
 
-    /** The first so many rows of each head in turn: all layers' keys and values. */
+    /** The first so many tokens' rows: those of each head in turn, of all layers' keys and values, or of a convolution. */
     fun forRows(count: Int, use: (ByteBuffer) -> Unit) {
-        for (buffer in buffers) for (head in 0 until heads) {
+        for ((layout, buffer) in layouts.zip(buffers)) for (block in 0 until layout.blocks) {
             val rows = buffer.bytes.duplicate()
-            rows.limit(head * headBytes + count * rowBytes).position(head * headBytes)
+            val first = Math.toIntExact((block * layout.rows + layout.before) * layout.rowBytes)
+            rows.limit(first + Math.toIntExact(count * layout.rowBytes)).position(first)
             use(rows)
         }
     }

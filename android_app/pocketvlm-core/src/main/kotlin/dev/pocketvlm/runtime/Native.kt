@@ -7,6 +7,7 @@ import dev.pocketvlm.bundle.Bundle
 import dev.pocketvlm.bundle.Grid
 import dev.pocketvlm.bundle.PatchPictures
 import dev.pocketvlm.images.AXES
+import dev.pocketvlm.images.antialiased
 import dev.pocketvlm.images.axisOfPairs
 import dev.pocketvlm.images.interpolated
 import java.nio.ByteBuffer
@@ -20,13 +21,19 @@ internal fun floatsOf(bundle: Bundle, name: String): FloatArray {
 }
 
 /** What is added to the patches of a picture, out of a bundle's table of positions; null where it has none. */
-internal class PositionTable private constructor(private val values: FloatArray, private val side: Int, private val ratio: Int) {
+internal class PositionTable private constructor(
+    private val values: FloatArray,
+    private val side: Int,
+    private val ratio: Int,
+    private val isResized: Boolean,
+) {
     /** [tiles, patches, vision width] of a picture of so many tiles. */
-    fun rows(grid: Grid): FloatArray = interpolated(grid, ratio, values, side)
+    fun rows(grid: Grid): FloatArray =
+        if (isResized) antialiased(grid, ratio, values, side) else interpolated(grid, ratio, values, side)
 
     companion object {
         fun of(bundle: Bundle, native: PatchPictures, ratio: Int): PositionTable? =
-            native.table?.let { PositionTable(floatsOf(bundle, it), checkNotNull(native.tableSide), ratio) }
+            native.table?.let { PositionTable(floatsOf(bundle, it), checkNotNull(native.tableSide), ratio, native.tableResized) }
     }
 }
 

@@ -24,7 +24,7 @@ import java.security.MessageDigest
  */
 internal class Picture private constructor(
     val size: Size,
-    plan: PicturePlan,
+    private val plan: PicturePlan,
     vision: Vision,
     val owner: String,
     val digest: String,
@@ -34,6 +34,13 @@ internal class Picture private constructor(
     val grid: Grid = plan.grid
     val thumbnail: Int? = plan.thumbnail
     val packed: Packed? = packedOf(size, plan, vision)
+
+    /** By a rule of parts, how many tokens each has, the thumbnail's among them; null: there are none. */
+    val parts: List<Int>? = vision.preprocessing.tiling.part?.let { plan.parts.map { it.tiles.toInt() } }
+
+    /** How many tokens stand at each place of the layout. */
+    val tokensByPlace: List<Int> get() = parts ?: List(plan.tiles) { perTile }
+    private val perTile = vision.tokensPerTile
     val tokens: Int = tokensOf(plan, vision, packed)
 
     companion object {
@@ -44,7 +51,8 @@ internal class Picture private constructor(
             val tiles = cutTiles(image, vision.preprocessing)
             val shown = if (vision.packing == null) "" else size.toString()
             val plan = planOf(size, vision.preprocessing.tiling)
-            return Picture(size, plan, vision, manifest.sha256, digestOf(tiles, shown), tiles, null)
+            val seen = if (vision.preprocessing.tiling.part == null) shown else "$shown ${tiles.seen}"
+            return Picture(size, plan, vision, manifest.sha256, digestOf(tiles, seen), tiles, null)
         }
 
         /** One that was encoded before. */
@@ -69,13 +77,12 @@ private fun visionOf(manifest: Manifest): Vision =
 private fun packedOf(size: Size, plan: PicturePlan, vision: Vision): Packed? =
     vision.packing?.let { packed(size, plan.grid, vision.tokensPerSide, it.mostTiles) }
 
-private fun tokensOf(plan: PicturePlan, vision: Vision, packed: Packed?): Int {
-    val tiles = plan.grid.tiles.toInt() + if (plan.thumbnail == null) 0 else 1
-    return packed?.tokens ?: Math.multiplyExact(tiles, vision.tokensPerTile)
-}
+private fun tokensOf(plan: PicturePlan, vision: Vision, packed: Packed?): Int =
+    packed?.tokens ?: Math.multiplyExact(plan.tiles, vision.tokensPerTile)
 
-private fun digestOf(tiles: Tiles, size: String): String {
+/** [seen]: what else of it the model sees. */
+private fun digestOf(tiles: Tiles, seen: String): String {
     val digest = MessageDigest.getInstance("SHA-256")
-    digest.update("${tiles.grid} ${tiles.thumbnail} $size".toByteArray())
+    digest.update("${tiles.grid} ${tiles.thumbnail} $seen".toByteArray())
     return hexadecimal(digest.digest(tiles.pixels))
 }

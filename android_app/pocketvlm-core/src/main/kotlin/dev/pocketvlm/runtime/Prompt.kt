@@ -82,8 +82,8 @@ private class PromptBuilder(private val pictures: List<Picture>, private val man
         val tokens = picture.tokens
         checkRoom(tokens) // before they are counted out
         var row = 0 // the k-th token of an image is row k of what the tower makes of its tiles, in their order
-        val together = if (vision.patches == null) picture.packed?.tokens else tokens
-        for (piece in laidOut(layout, picture.grid, picture.thumbnail, vision.tokensPerTile, together)) {
+        val together = if (vision.patches == null || picture.parts != null) picture.packed?.tokens else tokens
+        for (piece in laidOut(layout, picture.grid, picture.thumbnail, picture.tokensByPlace, together)) {
             for (id in piece.ids) add(id, -1, -1)
             repeat(piece.tokens) { add(checkNotNull(manifest.imageToken), at, row++) }
         }

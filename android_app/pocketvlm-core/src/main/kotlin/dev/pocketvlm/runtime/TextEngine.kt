@@ -90,6 +90,7 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
     }
 
     private fun checkDecoder() {
+        checkInputs("text_decoder", session("text_decoder"), convolutionShapes(manifest))
         if (rope == null) return
         val wanted = listOf("rope_cos", "rope_sin").associateWith { listOf(-1, rope.pairs) }
         checkInputs("text_decoder", session("text_decoder"), wanted + ("inputs_embeds" to listOf(1, -1, width)))

@@ -3,6 +3,7 @@ package dev.pocketvlm.runtime
 import ai.onnxruntime.OnnxTensor
 import ai.onnxruntime.OrtSession
 import dev.pocketvlm.PocketVlmException.EngineFailed
+import dev.pocketvlm.bundle.Grid
 import dev.pocketvlm.bundle.Vision
 import dev.pocketvlm.images.Tiles
 import dev.pocketvlm.images.normalize
@@ -47,14 +48,14 @@ internal class VisionEngine(private val runtime: OnnxRuntime, private val vision
         if (native != null) return encodeWhole(native, tiles, interrupt, done)
         val tokens = FloatArray(Math.multiplyExact(Math.multiplyExact(tiles.count, vision.tokensPerTile), hidden))
         val starts = (0 until tiles.count step vision.tileBatch).toList()
-        var upcoming: Future<OrtSession.Result>? = ahead.submit<OrtSession.Result> { patches(tiles, starts[0], interrupt) }
+        var upcoming: Future<OrtSession.Result>? = ahead.submit<OrtSession.Result> { patches(tiles, starts[0], batchAt(0, tiles.count), interrupt) }
         try {
             for ((index, first) in starts.withIndex()) {
                 val patches = resultOf(checkNotNull(upcoming))
                 upcoming = starts.getOrNull(index + 1)?.let { next ->
-                    ahead.submit<OrtSession.Result> { patches(tiles, next, interrupt) }
+                    ahead.submit<OrtSession.Result> { patches(tiles, next, batchAt(next, tiles.count), interrupt) }
                 }
-                patches.use { encode(it, tokens, first, minOf(vision.tileBatch, tiles.count - first), interrupt) }
+                patches.use { encode(it, tokens, first, batchAt(first, tiles.count), interrupt) }
                 done(minOf(first + vision.tileBatch, tiles.count))
             }
         } finally {
@@ -64,24 +65,48 @@ internal class VisionEngine(private val runtime: OnnxRuntime, private val vision
         return tokens
     }
 
-    /** A picture of native resolution -> tokens [tiles, entering width]: some tiles at a time are embedded, all encoded. */
+    /** How many tiles go through a graph from [first] on, of those before [end]. */
+    private fun batchAt(first: Int, end: Int): Int = minOf(vision.tileBatch, end - first)
+
+    /** A picture of native resolution -> tokens [tiles, entering width], those of each part that see each other together. */
     private fun encodeWhole(whole: WholePictures, tiles: Tiles, interrupt: Interrupt, done: (Int) -> Unit): FloatArray {
-        val rows = whole.rows(tiles.grid)
-        val patches = whole.patches(tiles.count)
-        for (first in 0 until tiles.count step vision.tileBatch) {
-            val count = minOf(vision.tileBatch, tiles.count - first)
-            patches(tiles, first, interrupt, rows?.let { whole.part(it, first, count) }).use { found ->
+        val starts = tiles.seen.runningFold(0) { first, grid -> first + grid.tiles.toInt() }
+        val parts = tiles.seen.zip(starts) { grid, first -> encodePart(whole, tiles, first, grid, interrupt, done) }
+        if (parts.size == 1) return parts[0]
+        val tokens = FloatArray(parts.sumOf { it.size })
+        parts.fold(0) { at, part -> at + part.size.also { part.copyInto(tokens, at) } }
+        return tokens
+    }
+
+    /** Of the tiles from [begin] on those of [grid]: some at a time are embedded, all encoded. */
+    private fun encodePart(
+        whole: WholePictures,
+        tiles: Tiles,
+        begin: Int,
+        grid: Grid,
+        interrupt: Interrupt,
+        done: (Int) -> Unit,
+    ): FloatArray {
+        val end = begin + grid.tiles.toInt()
+        val rows = whole.rows(grid)
+        val patches = whole.patches(end - begin)
+        for (first in begin until end step vision.tileBatch) {
+            val count = batchAt(first, end)
+            patches(tiles, first, count, interrupt, rows?.let { whole.part(it, first - begin, count) }).use { found ->
                 patches.put((found[0] as OnnxTensor).floatBuffer)
             }
             done(first + count)
         }
-        return running("vision_encoder", interrupt) {
-            whole.encoded(session("vision_encoder"), patches, tiles.grid, interrupt)
-        }
+        return running("vision_encoder", interrupt) { whole.encoded(session("vision_encoder"), patches, grid, interrupt) }
     }
 
-    private fun patches(tiles: Tiles, first: Int, interrupt: Interrupt, rows: OnnxTensor? = null): OrtSession.Result {
-        val count = minOf(vision.tileBatch, tiles.count - first)
+    private fun patches(
+        tiles: Tiles,
+        first: Int,
+        count: Int,
+        interrupt: Interrupt,
+        rows: OnnxTensor? = null,
+    ): OrtSession.Result {
         val side = vision.preprocessing.tiling.tileSize
         val pixels = direct(Math.multiplyExact(4 * count * 3, side * side)).asFloatBuffer()
         normalize(tiles, first, count, vision.preprocessing, pixels)

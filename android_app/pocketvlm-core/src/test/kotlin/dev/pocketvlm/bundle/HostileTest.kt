@@ -31,26 +31,6 @@ class HostileTest {
     }
 
     @Test
-    fun `caches of several kinds are refused by name`() {
-        val lines = cases.resolve("manifests.jsonl").readLines().map { Case(parseJson(it.toByteArray())) }
-        val cache = Regex("\"kv_cache\"\\s*:\\s*\\{")
-        val taken = lines.filter { !it.flag("refused") }.map { String(Base64.getDecoder().decode(it.text("text"))) }
-        val kinds = cache.replaceFirst(taken.first { cache.containsMatchIn(it) }, "\"kv_cache\":{\"layers\":[{}],")
-        val said = refusal { parseManifest(kinds.toByteArray(), "manifest.json") }
-        assertTrue("$said", said != null && said.contains("caches of several kinds are not yet"))
-    }
-
-    @Test
-    fun `pictures in parts are refused by name`() {
-        val lines = cases.resolve("manifests.jsonl").readLines().map { Case(parseJson(it.toByteArray())) }
-        val vision = Regex("\"vision\"\\s*:\\s*\\{")
-        val taken = lines.filter { !it.flag("refused") }.map { String(Base64.getDecoder().decode(it.text("text"))) }
-        val parts = vision.replaceFirst(taken.first { vision.containsMatchIn(it) }, "\"vision\":{\"part\":16,")
-        val said = refusal { parseManifest(parts.toByteArray(), "manifest.json") }
-        assertTrue("$said", said != null && said.contains("pictures in parts (lfm2) are not yet"))
-    }
-
-    @Test
     fun `bundles are refused where Python refuses them`() {
         val list = (parseJson(cases.resolve("bundles.json").readBytes()) as List<*>).map { Case(it) }
         assertTrue(list.size > 40)

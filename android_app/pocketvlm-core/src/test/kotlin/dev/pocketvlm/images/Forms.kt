@@ -19,6 +19,7 @@ internal fun tilingOf(case: Case) = Tiling(
     case.intOrNull("longest_edge"),
     case["min_pixels"] as Long?,
     case["max_pixels"] as Long?,
+    case.intOrNull("part"),
 )
 
 internal fun preprocessingOf(case: Case) = Preprocessing(

@@ -19,8 +19,10 @@ class LayoutTest {
         holdTo(golden.cases("cases"), "ids") { case ->
             val layout = layoutOf(Case(layouts[case.text("layout")]))
             val thumbnail = case.intOrNull("thumbnail_index")
-            val tokens = golden.int("tokens_per_tile")
-            val pieces = laidOut(layout, gridOf(case["grid"]), thumbnail, tokens, case.intOrNull("packed"))
+            val grid = gridOf(case["grid"])
+            val alike = List(grid.tiles.toInt() + 1) { golden.int("tokens_per_tile") }
+            val tokens = case["tokens"]?.let(::ids) ?: alike
+            val pieces = laidOut(layout, grid, thumbnail, tokens, case.intOrNull("packed"))
             listOf(pieces.flatMap { piece -> piece.ids + List(piece.tokens) { -1 } })
         }
     }

@@ -3,6 +3,7 @@ package dev.pocketvlm.images
 import dev.pocketvlm.Case
 import dev.pocketvlm.PocketVlmException.ImageUnusable
 import dev.pocketvlm.bundle.Grid
+import dev.pocketvlm.bundle.Preprocessing
 import dev.pocketvlm.bundle.Tiling
 import dev.pocketvlm.golden
 import dev.pocketvlm.holdTo
@@ -20,7 +21,7 @@ class NativeTest {
     @Test
     fun `patches turn as Python's`() {
         for (case in golden.cases("rope")) {
-            val found = axialRope(gridOf(case["grid"]), case.int("ratio"), case.int("head_dim"), case.double("theta"))
+            val found = axialRope(gridOf(case["grid"]), case.int("ratio"), case.int("head_dim"), case["theta"]?.let { case.double("theta") })
             assertArrayEquals("$case", floats(case, "cos"), found.first, 1e-7f)
             assertArrayEquals("$case", floats(case, "sin"), found.second, 1e-7f)
         }
@@ -44,6 +45,18 @@ class NativeTest {
             val table = FloatArray(side * side * case.int("width")) { i -> (37 * i + i / 7) % 101 / 8f - 6f }
             val found = interpolated(gridOf(case["grid"]), case.int("ratio"), table, side)
             assertArrayEquals("$case", floats(case, "values"), found, 0f)
+        }
+    }
+
+    @Test
+    fun `a table is resized to pictures as an image is`() {
+        for (case in golden.cases("resized_tables")) {
+            val side = case.int("side")
+            val table = FloatArray(side * side * case.int("width")) { i -> (37 * i + i / 7) % 101 / 8f - 6f }
+            val grid = gridOf(case["grid"])
+            val found = antialiased(grid, case.int("ratio"), table, side)
+            assertArrayEquals("$case", floats(case, "values"), found, 1e-6f)
+            if (side > 1) assertTrue("$case", !found.contentEquals(interpolated(grid, case.int("ratio"), table, side)))
         }
     }
 
@@ -78,9 +91,35 @@ class NativeTest {
         assertEquals("thumbnail: smart-resize has none", problem(1, 9000, "last"))
     }
 
+    @Test
+    fun `parts that cannot be cut are refused in Python's words`() {
+        assertNull(tilingProblem(PARTS))
+        val problem = { part: Int?, thumbnail: String, ofSingle: Boolean, least: Long? ->
+            tilingProblem(Tiling(28, "lfm2", listOf(Grid(2, 1)), 0.1, thumbnail, ofSingle, null, least, 78400, part))
+        }
+        for (part in listOf(null, 0, 65)) {
+            assertEquals("part: lfm2 needs it, from 1 to 64", problem(part, "last", false, 784))
+        }
+        for ((thumbnail, ofSingle) in listOf("first" to false, "last" to true)) {
+            assertEquals("thumbnail: lfm2 has it last, and none of a whole picture", problem(4, thumbnail, ofSingle, 784))
+        }
+        assertEquals("min_pixels and max_pixels: lfm2 needs both", problem(4, "last", false, null))
+    }
+
+    @Test
+    fun `a narrow picture whose whole is too large is refused`() {
+        val tiling = Tiling(4096, "lfm2", listOf(Grid(2, 1)), 0.1, "last", false, null, 1, 33L shl 20, 1)
+        val third = List(3) { 1.0 }
+        val image = Rgb(16384, 82, ByteArray(16384 * 82 * 3))
+        val preprocessing = Preprocessing(tiling, "bilinear", listOf(0, 0, 0), 1.0, third, third)
+        val error = assertThrows(ImageUnusable::class.java) { cutTiles(image, preprocessing) }
+        assertEquals("the image is too narrow for a crop of it", error.message)
+    }
+
     private fun floats(case: Case, key: String): FloatArray = case.doubles(key).map { it.toFloat() }.toFloatArray()
 
     private companion object {
+        val PARTS = Tiling(28, "lfm2", listOf(Grid(2, 1)), 0.1, "last", false, null, 784, 784L * 100, 4)
         val SMART = Tiling(28, "smart-resize", listOf(Grid(1, 1)), 0.1, "none", true, null, 784, 784L * 100)
     }
 }

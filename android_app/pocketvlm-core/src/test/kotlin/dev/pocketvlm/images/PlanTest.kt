@@ -18,11 +18,16 @@ class PlanTest {
             for (form in (golden("plans/${file.name}") as List<*>).map { Case(it) }) {
                 val tiling = tilingOf(form)
                 assertNull(tilingProblem(tiling))
-                holdTo(form.cases("plans"), "grid", "resizes", "place", "thumbnail_index", "thumbnail_of") { case ->
+                val ofParts = if (tiling.part == null) emptyArray() else arrayOf("part", "thumbnail_part")
+                holdTo(
+                    form.cases("plans"), "grid", "resizes", "place", "thumbnail_index", "thumbnail_of", *ofParts,
+                ) { case ->
                     val plan = planOf(sizeOf(case["size"]), tiling)
                     val resizes = plan.resizes.map { listOf(it.width, it.height) }
-                    val grid = listOf(plan.grid.across, plan.grid.down)
-                    listOf(grid, resizes, listOf(plan.left, plan.top), plan.thumbnail, plan.thumbnailOf)
+                    val sides = { grid: Grid -> listOf(grid.across, grid.down) }
+                    val place = listOf(plan.left, plan.top)
+                    val parts = listOf(plan.part, plan.thumbnailPart).map(sides)
+                    listOf(sides(plan.grid), resizes, place, plan.thumbnail, plan.thumbnailOf) + parts
                 }
             }
         }

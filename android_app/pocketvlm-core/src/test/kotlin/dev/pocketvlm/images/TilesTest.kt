@@ -2,6 +2,7 @@ package dev.pocketvlm.images
 
 import dev.pocketvlm.Case
 import dev.pocketvlm.PocketVlmException.ImageUnusable
+import dev.pocketvlm.bundle.Grid
 import dev.pocketvlm.bundle.hexadecimal
 import dev.pocketvlm.golden
 import dev.pocketvlm.holdTo
@@ -15,13 +16,15 @@ class TilesTest {
     @Test
     fun `tiles are Python's and Pillow's to the byte`() {
         val cases = Case(golden("tiles.json")).cases("cases")
-        holdTo(cases, "grid", "tiles", "thumbnail_index", "sha256", "normalized_sha256") { case ->
+        holdTo(cases, "grid", "tiles", "thumbnail_index", "sha256", "normalized_sha256", "parts") { case ->
             val preprocessing = preprocessingOf(case)
             val tiles = cutTiles(picture(case), preprocessing)
             val floats = ByteBuffer.allocate(4 * tiles.pixels.size).order(ByteOrder.LITTLE_ENDIAN)
             normalize(tiles, 0, tiles.count, preprocessing, floats.asFloatBuffer())
-            val grid = listOf(tiles.grid.across, tiles.grid.down)
-            listOf(grid, tiles.count, tiles.thumbnail, sha256(tiles.pixels), sha256(floats.array()))
+            val sides = { grid: Grid -> listOf(grid.across, grid.down) }
+            val parts = preprocessing.tiling.part?.let { tiles.seen.map(sides) }
+            val found = listOf(sides(tiles.grid), tiles.count, tiles.thumbnail, sha256(tiles.pixels), sha256(floats.array()))
+            found + listOf(parts)
         }
     }
 
