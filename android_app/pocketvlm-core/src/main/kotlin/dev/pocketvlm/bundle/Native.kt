@@ -90,8 +90,9 @@ internal fun nativeProblem(vision: Vision): String? {
         tiling.tileSize % ratio != 0L || vision.patchesPerTile != ratio * ratio ->
             "a tile of a picture as patches has downsample_ratio x downsample_ratio of them"
         vision.patches.mostTokens < mostTokens(tiling) -> "patches.most_tokens is less than a picture can have"
-        (vision.patches.ropeTheta == null) != inParts || vision.patches.tableResized != inParts ->
-            "patches.rope_theta is of a strategy without part, patches.table_resized of one with it"
+        (vision.patches.ropeTheta == null) != inParts -> "patches.rope_theta is of a strategy without parts"
+        vision.patches.tableResized != inParts ->
+            "patches.table_resized is of the strategy lfm2, patches.table_bucketed of minicpmv"
         else -> null
     }
 }
