@@ -26,7 +26,8 @@ from pocketvlm.export.read.frontend import Frontend, read_frontend
 from pocketvlm.export.read.image_processor import NEWLINE_FILE, TABLE_FILE
 from pocketvlm.export.read.length import kv_length, notes_on_length
 from pocketvlm.export.read.retiling import Retiling
-from pocketvlm.export.read.vocabulary import TOKENIZER, tokenizer_content
+from pocketvlm.export.read.tokenizer import tokenizer_file
+from pocketvlm.export.read.vocabulary import TOKENIZER
 from pocketvlm.export.reference.activations import Activations
 from pocketvlm.export.reference.stages import run_reference
 from pocketvlm.export.store.as_stored import with_stored
@@ -245,7 +246,7 @@ def preferred(lowered: Mapping[str, Lowered]) -> tuple[PreferredEngine, ...]:
 def _own_files(checkpoint: Checkpoint, length: int) -> dict[str, bytes]:
     """What no back end writes, by its name."""
     config = checkpoint.config
-    found = {TOKENIZER: tokenizer_content(checkpoint.directory)}
+    found = {TOKENIZER: tokenizer_file(checkpoint)}
     if config.packing is not None:
         found[NEWLINE_FILE] = newline(config, checkpoint.tensor).numpy().astype("<f4").tobytes()
     if config.vision is not None and config.vision.table_side is not None:

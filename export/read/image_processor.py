@@ -38,7 +38,7 @@ ALONE, WHOLE = "preprocessor_config.json", "processor_config.json"
 FILTERS: dict[int, ResizeFilter] = {3: "bicubic", 1: "lanczos", 2: "bilinear"}
 BICUBIC, LANCZOS, BILINEAR = 3, 1, 2
 #: Whose keys no file has to say: the model's code does.
-CODE = ("internvl_chat",)
+CODE = ("internvl_chat", "llava_qwen2")
 #: What processors call the number of image tokens of a tile.
 TOKENS_OF_A_TILE = ("image_seq_len", "image_seq_length", "num_image_tokens")
 #: transformers' OPENAI_CLIP_MEAN and OPENAI_CLIP_STD.
@@ -191,6 +191,13 @@ class InternVlChatProcessor(ImageProcessor):
 
     image_mean: tuple[Mean, Mean, Mean] | None = (0.485, 0.456, 0.406)
     image_std: tuple[Scale, Scale, Scale] | None = (0.229, 0.224, 0.225)
+
+
+class LlavaQwen2Processor(ImageProcessor):
+    """CLIP's without its mean and deviation, as the code of FastVLM's first checkpoints makes it."""
+
+    image_mean: tuple[Mean, Mean, Mean] | None = (0.0, 0.0, 0.0)
+    image_std: tuple[Scale, Scale, Scale] | None = (1.0, 1.0, 1.0)
 
 
 def read_vision(checkpoint: Checkpoint) -> Vision:
@@ -347,6 +354,15 @@ def _llava(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageP
     return read, config.tiling
 
 
+def _llava_qwen2(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageProcessor, TilingConfig]:
+    """A picture is padded to a square of the mean's colour, by the model's own code."""
+    assert config.vision is not None
+    read = checked(LlavaQwen2Processor, dict(raw), name, CheckpointError)
+    _check_size(read, name, config.vision.image_size)
+    red, green, blue = (min(max(int(channel * 255), 0), 255) for channel in read.image_mean or (0.0, 0.0, 0.0))
+    return read, replace(config.tiling, pad_color=(red, green, blue))
+
+
 def _llava_next(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageProcessor, TilingConfig]:
     """Tiles are cut as config.json says, whose grids the processor has as well."""
     assert config.vision is not None
@@ -452,6 +468,7 @@ READERS: dict[str, Reader] = {
     "internvl_chat": _internvl_chat,
     "llava": _llava,
     "llava_next": _llava_next,
+    "llava_qwen2": _llava_qwen2,
     "qwen2_vl": _qwen2_vl,
     "lfm2_vl": _lfm2_vl,
     "minicpmv": _minicpmv,

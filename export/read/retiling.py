@@ -120,7 +120,7 @@ def _candidates(vision: Vision, strategy: str, wanted: Retiling) -> tuple[Grid, 
         return vision.candidates if set(found) == set(vision.candidates) else found
     if strategy == vision.strategy:
         return tuple(filter(fits, vision.candidates))
-    if strategy == "center-crop":
+    if strategy in ("center-crop", "pad-square"):
         return tuple(filter(fits, (center_crop.GRID,)))
     return tuple(filter(fits, grid_candidates(across, down, most_tiles(vision.candidates))))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from pocketvlm.bundle.chat import ChatLayout
 from pocketvlm.bundle.tokenizer import read_tokenizer as tokenizer_of
@@ -28,7 +28,20 @@ def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """
     directory = checkpoint.directory
     names = (name for name in (TOKENIZER, VOCABULARY, SENTENCEPIECE) if found((directory / name).exists))
-    return tokenizer_of(tokenizer_content(directory), label(directory / next(names, TOKENIZER)), CheckpointError)
+    tokenizer = tokenizer_of(tokenizer_content(directory), label(directory / next(names, TOKENIZER)), CheckpointError)
+    if checkpoint.config.adds_image_token:
+        tokenizer.add_special_tokens([AddedToken(checkpoint.config.image_token, normalized=False)])
+    return tokenizer
+
+
+def tokenizer_file(checkpoint: Checkpoint) -> bytes:
+    """The bundle's ``tokenizer.json``: the checkpoint's, byte for byte, where no token is added to it.
+
+    :raises CheckpointError: it is missing or damaged
+    """
+    if checkpoint.config.adds_image_token:
+        return read_tokenizer(checkpoint).to_str().encode()
+    return tokenizer_content(checkpoint.directory)
 
 
 def check_rows(

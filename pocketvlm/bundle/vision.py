@@ -14,7 +14,9 @@ from pocketvlm.images.tiling import ResizeFilter
 from pocketvlm.strict import Closed, dropping_none
 
 #: Rules by which a grid of tiles is chosen.
-Strategy = Literal["relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2", "minicpmv"]
+Strategy = Literal[
+    "relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2", "minicpmv", "pad-square"
+]
 #: Those of formats 1 and 2.
 FIRST_STRATEGIES = ("relaxed", "llava-next", "internvl")
 #: Those that keep an image's aspect ratio on a canvas.
@@ -70,7 +72,7 @@ class Vision(Closed):
     @property
     def format_version(self) -> int:
         """The oldest format that can say it."""
-        if self.patches is not None or self.resize_filter == "bilinear":
+        if self.patches is not None or self.resize_filter == "bilinear" or self.strategy == "pad-square":
             return 5
         more = self.longest_edge is not None or self.replaces is not None or self.packing is not None
         return 1 if self.strategy in FIRST_STRATEGIES and self.resize_filter == "bicubic" and not more else 3

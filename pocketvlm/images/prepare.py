@@ -193,13 +193,15 @@ def laid_out(
 ) -> tuple[Image.Image, Image.Image | None]:
     """The image on the canvas of its grid, and its thumbnail where it gets one.
 
-    :raises ImageError: it would be resized to more than MAX_PIXELS, of which a crop is taken
+    :raises ImageError: it would be resized or padded to more than MAX_PIXELS
     """
     tile = preprocessing.tile_size
     small = (plan.thumbnail_part[0] * tile, plan.thumbnail_part[1] * tile)
     if any(width * height > MAX_PIXELS for width, height in (*plan.resizes, small)):
         raise ImageError(f"a picture of {image.width} x {image.height} pixels is too narrow for a crop of it")
-    stages = [image]
+    if plan.square**2 > MAX_PIXELS:
+        raise ImageError(f"a picture of {image.width} x {image.height} pixels is too narrow for a square around it")
+    stages = [_squared(image, plan.square, preprocessing) if plan.square else image]
     for size in plan.resizes:
         stages.append(_resized(stages[-1], size, preprocessing))
     canvas_size = (plan.canvas[0] * tile, plan.canvas[1] * tile)
@@ -214,6 +216,14 @@ def laid_out(
 
 def _resized(image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Image.Image:
     return image.resize(size, RESIZE_FILTERS[preprocessing.resize_filter])
+
+
+def _squared(image: Image.Image, side: int, preprocessing: Preprocessing) -> Image.Image:
+    if image.size == (side, side):
+        return image
+    square = Image.new("RGB", (side, side), preprocessing.pad_color)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
 
 
 def _is_factor(value: float) -> bool:

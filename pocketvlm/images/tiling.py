@@ -14,7 +14,7 @@ from typing import Literal
 
 Grid = tuple[int, int]
 Size = tuple[int, int]
-Fit = Literal["pad", "stretch", "crop"]
+Fit = Literal["pad", "stretch", "crop", "square"]
 #: Pillow's filters that every platform has.
 ResizeFilter = Literal["bicubic", "lanczos", "bilinear"]
 #: width, height, tile, the candidates and alpha -> the grid
@@ -30,10 +30,11 @@ MAX_ENUMERATED = 256
 class PicturePlan:
     """What becomes of an image of some size.
 
-    It is resized to each of ``resizes`` in turn, laid with its upper left corner at ``place`` of a canvas of ``grid``
-    tiles (before it, where that is negative: what lies outside is left out), and cut there, row by row. A thumbnail,
-    what the first ``thumbnail_of`` of the resizes made (0: the image itself) squashed to one tile, stands at
-    ``thumbnail_index`` of the sequence; None: there is none.
+    It is laid in the middle of a ``square`` of so many pixels a side (0: of none), resized to each of ``resizes`` in
+    turn, laid with its upper left corner at ``place`` of a canvas of ``grid`` tiles (before it, where that is negative:
+    what lies outside is left out), and cut there, row by row. A thumbnail, what the first ``thumbnail_of`` of the
+    resizes made (0: the image itself) squashed to one tile, stands at ``thumbnail_index`` of the sequence; None: there
+    is none.
     """
 
     grid: Grid
@@ -45,6 +46,7 @@ class PicturePlan:
     """tiles (across, down) of each place of the grid, where those of one see each other (a rule of parts)"""
     thumbnail_part: Grid = (1, 1)
     """the same of the thumbnail"""
+    square: int = 0
 
     @property
     def canvas(self) -> Grid:

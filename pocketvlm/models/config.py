@@ -419,6 +419,8 @@ class VlmConfig:
     image_token: Text = "<|image_pad|>"
     #: The id that the model's own code replaces, where it is said.
     image_token_id: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
+    #: Whether the tokenizer has no image token, and the id behind its tokens becomes one.
+    adds_image_token: bool = False
     #: What a chat template writes where an image stands and the processor makes the whole layout of; None: image_start,
     #: image_token, image_end.
     image_in_template: Text | None = None

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from pocketvlm.errors import ImageError
 from pocketvlm.images.draw import draw_grid
@@ -105,6 +106,28 @@ def test_a_picture_that_is_too_narrow_for_a_crop_is_refused() -> None:
         with pytest.raises(ImageError, match="too narrow for a crop"):
             cut_tiles(noise(*size, seed=0), crop)
     assert draw_grid(noise(50, 20, seed=0), replace(crop, tile_size=16)).size == (320, 320)
+
+
+SQUARE = Preprocessing(tile_size=45, strategy="pad-square", candidates=((1, 1),), thumbnail="none", pad_color=(9, 8, 7))
+
+
+@pytest.mark.parametrize("size", [(50, 30), (31, 64), (45, 45), (1, 90), (90, 2), (46, 45)])
+def test_a_square_around_a_picture_is_llavas(size: tuple[int, int]) -> None:
+    """By transformers' own function and Pillow, channels first."""
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+    image = noise(*size, seed=size[0])
+    # [height, width, 3] -> [3, side, side] -> [side, side, 3]
+    square = LlavaImageProcessorPil().pad_to_square(np.asarray(image).transpose(2, 0, 1), (9, 8, 7)).transpose(1, 2, 0)
+    wanted = np.asarray(Image.fromarray(square).resize((45, 45), Image.Resampling.BICUBIC))
+    assert np.array_equal(cut_tiles(image, SQUARE).pixels[0], wanted)
+    other = cut_tiles(image, replace(SQUARE, pad_color=(9, 8, 200))).pixels[0]
+    assert np.array_equal(other, wanted) == (size[0] == size[1])
+
+
+def test_a_square_of_too_many_pixels_is_refused() -> None:
+    with pytest.raises(ImageError, match="too narrow for a square around it"):
+        cut_tiles(Image.new("RGB", (16384, 1)), SQUARE)
 
 
 @pytest.mark.parametrize("form", FORMS["idefics3"][:3])

@@ -32,7 +32,7 @@ candidate_sets = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 8)), min_s
 def enough(name: str, candidates: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """The candidates, and what rules that do not choose, Idefics3's and CLIP's, need beside them."""
     if name != "idefics3":
-        return [*candidates, (1, 1)] if name == "center-crop" else candidates
+        return [*candidates, (1, 1)] if name in ("center-crop", "pad-square") else candidates
     return candidates + [grid for most in range(1, max(map(max, candidates)) + 1) for grid in grids(most)]
 
 

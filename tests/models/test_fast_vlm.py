@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +17,20 @@ from torch import nn
 from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.export import export_bundle
 from pocketvlm.export.backends import BACKENDS
+from pocketvlm.export.read.frontend import read_frontend
+from pocketvlm.export.read.tokenizer import read_tokenizer, tokenizer_file
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.families import fast_vlm as family
+from pocketvlm.models.families import llava_qwen2 as first_family
 from pocketvlm.models.presets import find_preset
 from pocketvlm.models.stages import stages_of
 from pocketvlm.plan.model import model_of_config
 from pocketvlm.recipe import load_recipe
-from tests.support.fast_vlm import fast_vlm
+from tests.support.fast_vlm import TOWER, fast_vlm, llava_qwen2
 from tests.support.written_family import Written
 
+#: Where timm puts the positions of a stage.
+PLACED = re.compile(r"stages\.([34])\.blocks\.(?=reparam_conv)")
 NORM = "stages.0.blocks.0.mlp.conv.bn."
 
 
@@ -196,3 +202,73 @@ def test_no_plan_is_made_as_of_a_transformer() -> None:
 def test_back_ends_without_convolutions_say_so(written: Written, backend: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"a vision tower of convolutions is not yet lowered to .*: export with"):
         export_bundle(written.directory, tmp_path / "bundle", recipe="fp32", backends=[backend])
+
+
+# --- As its makers published it ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return llava_qwen2(tmp_path_factory.mktemp("llava_qwen2") / "checkpoint")
+
+
+def test_names_of_the_first_checkpoints_are_those_that_timm_renames(published: Written) -> None:
+    """timm reads its makers' weights under the same names; what is one convolution already it calls otherwise."""
+    from timm.models.fastvit import checkpoint_filter_fn
+
+    stored = load_file(published.directory / "model.safetensors")
+    tower = {name.removeprefix(TOWER): weight for name, weight in stored.items() if name.startswith(TOWER)}
+    model = published.model.model.vision_tower.timm_model
+    renamed = checkpoint_filter_fn(dict(tower), model)
+    wanted = model.state_dict()
+    found = {name.replace(".lkb_reparam.", ".reparam_conv."): weight for name, weight in renamed.items()}
+    # (what stands before a stage it takes for one of its blocks, where it is not in training form)
+    found = {PLACED.sub(r"stages.\1.pos_emb.", name): weight for name, weight in found.items() if "head" not in name}
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            said("", "mm_vision_tower", "openai/clip-vit"),
+            "mm_vision_tower is 'openai/clip-vit'.*mobileclip_l_",
+        ),
+        (said("", "mm_vision_tower", "mobileclip_l_100"), "mm_vision_tower is .* a multiple of 64 pixels"),
+        (said("", "mm_vision_tower", None), "mm_vision_tower is None"),
+        (said("", "image_aspect_ratio", "anyres"), "image_aspect_ratio is 'anyres'"),
+        (said("", "mm_projector_type", "linear"), "mm_projector_type is 'linear'"),
+        (said("", "mm_use_im_start_end", True), "mm_use_im_start_end is True"),
+        (said("", "mm_hidden_size", 100), "mm_hidden_size is 100"),
+        (said("", "vision_config", {"layers": [1]}), "depths are"),
+    ],
+)
+def test_what_the_first_code_computes_otherwise_is_refused(
+    published: Written, change: Callable[[dict[str, Any]], object], line: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=line):
+        open_checkpoint(changed(published, tmp_path / "other", config=change))
+
+
+def test_the_image_token_is_the_one_behind_the_tokenizers_own(published: Written, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(published.directory)
+    tokenizer = read_tokenizer(checkpoint)
+    assert tokenizer.token_to_id("<image>") == checkpoint.config.image_token_id == tokenizer.get_vocab_size() - 1
+    assert "<image>" not in (published.directory / "tokenizer.json").read_text()
+    assert "<image>" in tokenizer_file(checkpoint).decode()
+    other = changed(published, tmp_path / "other", config=said("", "image_token_index", 300))
+    with pytest.raises(CheckpointError, match="image_token_id is 300, the tokenizer's <image> is"):
+        read_frontend(open_checkpoint(other))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("network.6.reparam_conv.weight", "stages.3.down.depthwise_positions.weight"),
+        ("network.11.reparam_conv.weight", "network.11.reparam_conv.weight"),
+        ("conv_exp.se.reduce.bias", "end.squeeze.bias"),
+    ],
+)
+def test_a_part_is_found_by_its_number(theirs: str, ours: str) -> None:
+    assert first_family.rename(f"{TOWER}{theirs}") == f"vision_tower.{ours}"

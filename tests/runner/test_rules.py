@@ -31,6 +31,7 @@ from pocketvlm.images.rules.smart_resize import MOST_ASPECT
 from pocketvlm.images.tiling import PAPER_CANDIDATES, ResizeFilter, Tiling
 from pocketvlm.runtime.lookup import Lookup, Pace
 from pocketvlm.runtime.sampling import GenerationConfig, Sampler
+from tests.images.test_tiles import noise
 from tests.images.test_tiling import COLUMNS, enough
 from tests.images.test_tiling import GOLDEN as GRIDS
 from tests.runner.native import Probe
@@ -236,7 +237,8 @@ def test_slices_are_pythons(probe: Probe, size: tuple[int, int], shape: tuple[in
     if max(size) > MOST_ASPECT * min(size):
         assert "is too narrow: one side is at most 200 times the other" in str(probe.refused("picture_plan", **asked))
         return
-    wanted = json.loads(json.dumps(vars(plan_of(size, Tiling(**form)))))
+    planned = {key: value for key, value in vars(plan_of(size, Tiling(**form))).items() if key != "square"}
+    wanted = json.loads(json.dumps(planned))
     assert probe("picture_plan", **asked) == wanted
 
 
@@ -462,6 +464,27 @@ def test_a_picture_that_is_too_narrow_for_a_crop_is_refused(probe: Probe, tmp_pa
     crop = Preprocessing(tile_size=336, strategy="center-crop", candidates=((1, 1),), thumbnail="none")
     line = probe.refused("tiles", path=tmp_path / "rgba", width=1, height=4000, **vars(crop))
     assert line == "the image is too narrow for a crop of it"
+
+
+SQUARE = Preprocessing(
+    tile_size=45, strategy="pad-square", candidates=((1, 1),), thumbnail="none", pad_color=(3, 90, 255)
+)
+
+
+@pytest.mark.parametrize("size", [(50, 30), (31, 64), (45, 45), (1, 90), (7, 2)])
+def test_a_square_around_a_picture_is_filled_and_resized_as_in_python(
+    probe: Probe, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    rgba = noise(*size, seed=size[0]).convert("RGBA")
+    (tmp_path / "rgba").write_bytes(rgba.tobytes())
+    found = probe("tiles", path=tmp_path / "rgba", width=size[0], height=size[1], **vars(SQUARE))
+    assert found["sha256"] == hashlib.sha256(cut_tiles(open_image(rgba), SQUARE).pixels.tobytes()).hexdigest()
+
+
+def test_a_square_of_too_many_pixels_is_refused(probe: Probe, tmp_path: Path) -> None:
+    (tmp_path / "rgba").write_bytes(bytes(4 * 16384))
+    line = probe.refused("tiles", path=tmp_path / "rgba", width=16384, height=1, **vars(SQUARE))
+    assert line == "the image is too narrow for a square around it"
 
 
 def test_a_size_that_is_too_large_is_refused(probe: Probe, tmp_path: Path) -> None:

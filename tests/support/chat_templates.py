@@ -44,6 +44,16 @@ FAST_VLM = (
     + "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+#: ChatML as Qwen2's tokenizer has it, a picture as a token and a line break in its text.
+LLAVA_QWEN2 = (
+    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% for part in m['content'] %}{% if part['type'] == 'image' %}{{ '<image>\n' }}{% else %}{{ part['text'] }}"
+    "{% endif %}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
 #: As Qwen2-VL's and 2.5's checkpoints have it.
 QWEN_VL = (
     "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"

@@ -20,9 +20,13 @@ FOLDER = Path(__file__).resolve().parents[1] / "golden" / "plans"
 PARTS = FOLDER.parent / "parts"
 
 
+#: Rules that Kotlin refuses.
+NOT_IN_KOTLIN = ("minicpmv", "pad-square")
+
+
 def path_of(rule: str) -> Path:
-    """A rule's golden file; C++ and Kotlin read all of ``FOLDER``, and have no rule of slices of any shape."""
-    return (PARTS if rule == "minicpmv" else FOLDER) / f"{rule}.json"
+    """A rule's golden file; Kotlin reads all of ``FOLDER``."""
+    return (PARTS if rule in NOT_IN_KOTLIN else FOLDER) / f"{rule}.json"
 
 
 #: Of every shape; squares, exact grids, and what lies just beside them, where ties and roundings are.
@@ -48,6 +52,7 @@ FORMS: dict[str, tuple[Tiling, ...]] = {
         Tiling(candidates=tuple((across, down) for down in range(1, 7) for across in range(1, 7))),  # OneVision's
     ),
     "internvl": (replace(LAST, tile_size=448, candidates=grid_candidates(12, 12, 12)), LAST),
+    "pad-square": tuple(Tiling(tile_size=tile, candidates=((1, 1),), thumbnail="none") for tile in (1024, 15)),
     "center-crop": tuple(Tiling(tile_size=tile, candidates=((1, 1),), thumbnail="none") for tile in (336, 15)),
     "idefics3": (
         replace(LAST, tile_size=512, candidates=grids(4), longest_edge=2048),
@@ -100,6 +105,8 @@ def golden(rule: str) -> list[dict[str, Any]]:
         plans = [{"size": size, **vars(plan_of(size, tiling))} for size in sizes_of(rule)]
         if rule not in RULES_OF_PARTS:
             plans = [{key: value for key, value in plan.items() if key not in OF_PARTS} for plan in plans]
+        if rule != "pad-square":
+            plans = [{key: value for key, value in plan.items() if key != "square"} for plan in plans]
         names = SETTINGS if rule in RULES else SETTINGS + BOUNDS + (("part",) if rule == "lfm2" else ())
         forms.append({**{name: getattr(tiling, name) for name in names}, "plans": plans})
     content: list[dict[str, Any]] = json.loads(json.dumps(forms))

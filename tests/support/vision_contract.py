@@ -227,6 +227,12 @@ FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
             raw["vision"]["resize_filter"]
         ]
     ),
+    "a square of another colour": lambda raw: (
+        raw["vision"].update(pad_color=[9, 9, 9]) if raw["vision"]["strategy"] == "pad-square" else None
+    ),
+    "the middle alone": lambda raw: (
+        raw["vision"].update(strategy="center-crop") if raw["vision"]["strategy"] == "pad-square" else None
+    ),
     "padding is kept": lambda raw: raw["vision"].get("packing") and raw["vision"].update(pad_color=[9, 9, 9]),
     "no token ends a row": lambda raw: raw["vision"].pop("packing", None),
     "all tokens are kept": lambda raw: raw["vision"].get("packing", {}).pop("most_tiles", None),

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
 from tests.support.chat_templates import LLAVA, LLAVA_MISTRAL, LLAVA_ONEVISION
-from tests.support.fast_vlm import fast_vlm
+from tests.support.fast_vlm import fast_vlm, llava_qwen2
 from tests.support.lfm2_vl import lfm2_vl
 from tests.support.minicpmv import minicpmv
 from tests.support.qwen_vl import qwen2_5_vl, qwen2_vl, qwen3_5, qwen3_vl
@@ -407,6 +407,7 @@ WRITERS: dict[str, Callable[[Path], Written]] = {
     "llava_next": llava_next,
     "llava_onevision": llava_onevision,
     "fast_vlm": fast_vlm,
+    "llava_qwen2": llava_qwen2,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen2_vl": qwen2_vl,
     "qwen3_vl": qwen3_vl,

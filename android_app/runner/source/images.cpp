@@ -132,6 +132,17 @@ Rgb canvas_of(Rgb image, const PicturePlan& plan, const Vision& vision) {
   return canvas;
 }
 
+// An image in the middle of a square of the padding's colour.
+Rgb squared(const Rgb& image, int64_t side, const Vision& vision) {
+  Rgb square{side, side, std::vector<uint8_t>(size_t(side * side * 3))};
+  for (size_t at = 0; at < square.pixels.size(); at++) square.pixels[at] = uint8_t(vision.pad_color[at % 3]);
+  const int64_t left = (side - image.width) / 2, top = (side - image.height) / 2;
+  for (int64_t y = 0; y < image.height; y++)
+    std::memcpy(&square.pixels[size_t(((top + y) * side + left) * 3)], &image.pixels[size_t(y * image.width * 3)],
+                size_t(image.width * 3));
+  return square;
+}
+
 // The tiles of a rectangle of `grid` tiles whose corner is at (left, top), row by row, behind those that are there.
 void cut(const Rgb& from, int64_t left, int64_t top, const Grid& grid, int64_t tile, std::vector<uint8_t>& tiles) {
   for (int64_t index = 0; index < grid.first * grid.second; index++) {
@@ -200,8 +211,8 @@ Rgb resize(const Rgb& image, int64_t width, int64_t height, const std::string& n
   return across ? resize_across(image, width, filter) : down ? resize_down(image, height, filter) : image;
 }
 
-Tiles cut_tiles(const Rgb& image, const Vision& vision) {
-  const PicturePlan plan = plan_of(image.width, image.height, vision);
+Tiles cut_tiles(const Rgb& given, const Vision& vision) {
+  const PicturePlan plan = plan_of(given.width, given.height, vision);
   const int64_t tile = vision.tile_size, count = plan.grid.first * plan.grid.second;
   const auto [across, down] = plan.part;
   const Size small{plan.thumbnail_part.first * tile, plan.thumbnail_part.second * tile};
@@ -209,6 +220,10 @@ Tiles cut_tiles(const Rgb& image, const Vision& vision) {
   sizes.push_back(small);
   for (const auto& [width, height] : sizes)
     if (width * height > kMaxPixels) throw Error(Failure::usage, "the image is too narrow for a crop of it");
+  if (plan.square > 0 && plan.square > kMaxPixels / plan.square)
+    throw Error(Failure::usage, "the image is too narrow for a square around it");
+  const Rgb around = plan.square > 0 ? squared(given, plan.square, vision) : Rgb{};
+  const Rgb& image = plan.square > 0 ? around : given;
   Rgb shown, thumbnail;
   for (size_t done = 0; done <= plan.resizes.size(); done++) {
     const Rgb& now = done <= 1 ? image : shown;

@@ -131,6 +131,13 @@ PicturePlan center_crop(int64_t width, int64_t height, const Vision& vision) {
   return {{1, 1}, {size}, {-((size.first - tile) / 2), -((size.second - tile) / 2)}, std::nullopt};
 }
 
+// LLaVA's expand2square, and CLIP's processor of what it makes.
+PicturePlan pad_square(int64_t width, int64_t height, const Vision& vision) {
+  PicturePlan plan{{1, 1}, {{vision.tile_size, vision.tile_size}}, {0, 0}, std::nullopt};
+  plan.square = std::max(width, height);
+  return plan;
+}
+
 int64_t whole_tiles(int64_t pixels, int64_t tile) { return int64_t(std::nearbyint(double(pixels) / double(tile))); }
 
 void check_aspect(int64_t width, int64_t height) {
@@ -320,7 +327,8 @@ std::optional<std::string> tiling_problem(const Vision& vision) {
   const auto known = [&](const Grid& grid) {
     return std::find(vision.candidates.begin(), vision.candidates.end(), grid) != vision.candidates.end();
   };
-  if (vision.strategy == "center-crop" && !known({1, 1})) return "candidates: they lack the grid that a picture gets";
+  const bool is_whole = vision.strategy == "center-crop" || vision.strategy == "pad-square";
+  if (is_whole && !known({1, 1})) return "candidates: they lack the grid that a picture gets";
   if (vision.strategy != "idefics3") return std::nullopt;
   const int64_t longest = longest_edge(vision);
   if (longest < 2 || longest > kMaxEdge || longest % 2 != 0) return "longest_edge: not an even number up to 4096";
@@ -336,6 +344,7 @@ PicturePlan plan_of(int64_t width, int64_t height, const Vision& vision) {
   if (vision.strategy == "minicpmv") return minicpmv(width, height, vision);
   PicturePlan plan = vision.strategy == "idefics3"       ? idefics3(width, height, vision)
                      : vision.strategy == "center-crop"  ? center_crop(width, height, vision)
+                     : vision.strategy == "pad-square"   ? pad_square(width, height, vision)
                      : vision.strategy == "smart-resize" ? smart_resize(width, height, vision)
                                                          : of_grid(width, height, vision);
   const int64_t tiles = plan.grid.first * plan.grid.second;

@@ -13,7 +13,7 @@ namespace pocketvlm {
 
 using Size = std::pair<int64_t, int64_t>;  // width, height
 
-// The image is resized to each of `resizes` in turn, laid with its corner at `place` of a canvas of `grid` tiles (before it,
+// The image is laid in the middle of a `square` of so many pixels a side (0: of none), resized to each of `resizes` in turn, laid with its corner at `place` of a canvas of `grid` tiles (before it,
 // where that is negative: what lies outside is left out), and cut there. A thumbnail, what the first `thumbnail_of` of the resizes made squashed to one tile, stands at `thumbnail`.
 // By a rule of parts each place of the grid has `part` tiles (across, down), which see each other, and the thumbnail
 // `thumbnail_part`.
@@ -24,6 +24,7 @@ struct PicturePlan {
   std::optional<int64_t> thumbnail;
   size_t thumbnail_of = 0;
   Grid part{1, 1}, thumbnail_part{1, 1};
+  int64_t square = 0;
   // Tiles that are cut, the thumbnail's not counted.
   Grid canvas() const { return {grid.first * part.first, grid.second * part.second}; }
 };

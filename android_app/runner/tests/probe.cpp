@@ -122,6 +122,7 @@ Json picture_plan(const Json& asked) {
                {"place", made.place},
                {"thumbnail_index", made.thumbnail ? Json(*made.thumbnail) : Json()},
                {"thumbnail_of", made.thumbnail_of}};
+  if (made.square > 0) said["square"] = made.square;
   if (is_in_parts(vision)) said["part"] = made.part, said["thumbnail_part"] = made.thumbnail_part;
   return said;
 }

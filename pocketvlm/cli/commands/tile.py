@@ -131,8 +131,9 @@ def _settings(strategy: str | None, tile: int, candidates: tuple[Grid, ...], alp
     from pocketvlm.images.prepare import Preprocessing
 
     tiling = Tiling(tile_size=tile, candidates=candidates)
-    # (one that takes a crop has no grids to choose from, and cannot take it of every picture)
-    several = [name for name, rule in RULES.items() if rule.fit != "crop" and rule.check(tiling) is None]
+    # (one of a crop or a square has no grids to choose from, and cannot make it of every picture)
+    chooses = (name for name, rule in RULES.items() if rule.fit not in ("crop", "square"))
+    several = [name for name in chooses if RULES[name].check(tiling) is None]
     names = [strategy] if strategy else several
     try:
         return [

@@ -9,7 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from pocketvlm.images.rules import center_crop, idefics3, internvl, lfm2, llava_next, minicpmv, relaxed, smart_resize
+from pocketvlm.images.rules import (
+    center_crop,
+    idefics3,
+    internvl,
+    lfm2,
+    llava_next,
+    minicpmv,
+    pad_square,
+    relaxed,
+    smart_resize,
+)
 from pocketvlm.images.tiling import PAPER_CANDIDATES, Grid, PicturePlan, PictureRule, Tiling, positive
 
 RULES: dict[str, PictureRule] = {
@@ -18,6 +28,7 @@ RULES: dict[str, PictureRule] = {
     "internvl": internvl.RULE,
     "idefics3": idefics3.RULE,
     "center-crop": center_crop.RULE,
+    "pad-square": pad_square.RULE,
 }
 #: Of pictures that go through a tower as a whole, or in parts of any size: what sees each other is no tile of one size.
 NATIVE_RULES: dict[str, PictureRule] = {
