@@ -168,7 +168,7 @@ def _manifest(
                 *(1 if said is None else said.format_version for said in sections),
                 *(result.format_version for result in lowered.values()),
                 4 if preference else 1,
-                5 if checkpoint.config.has_axes else 1,
+                5 if checkpoint.config.has_axes or checkpoint.config.has_spans else 1,
             ),
             minimum_runtime=manifest.MinimumRuntime(pocketvlm=__version__, **minimum),
             model=model,
@@ -184,6 +184,7 @@ def _manifest(
             **own,
             preference=preference,
             positions=_positions(text) if checkpoint.config.has_axes else None,
+            spans=checkpoint.config.spans,
             recipe=RecipeRecord(
                 name=recipe.name,
                 tensors=first.precision,

@@ -113,6 +113,13 @@ class Lowered:
     needs: Needs | None = ANYWHERE
 
 
+def prefill_chunk(job: Job) -> int:
+    """Most tokens of one prefill step: as many as the longest span has, of which no step takes a part."""
+    config = job.checkpoint.config
+    longest = {"none": 1, "image": config.tokens_per_tile, "prompt": job.kv_length}[config.spans]
+    return max(PREFILL_CHUNK, longest)
+
+
 #: What back ends for tiles, transformers and full attention have no graphs for: whether a config has it, and its words.
 BEYOND: tuple[tuple[Callable[[VlmConfig], bool], str], ...] = (
     (lambda config: config.is_native, "patches as input are"),
@@ -121,6 +128,8 @@ BEYOND: tuple[tuple[Callable[[VlmConfig], bool], str], ...] = (
     (lambda config: bool(config.text.states), "layers that keep a state (linear_attention) are"),
     (lambda config: config.vision is not None and config.vision.convolutions is not None,
      "a vision tower of convolutions is"),
+    (lambda config: config.has_spans, "tokens that see what is behind them are"),
+    (lambda config: config.projector == "pooled", "the mean of blocks of patches is"),
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from pocketvlm.errors import CapacityError, ChatError
 from pocketvlm.images.layout import image_tokens as layout_tokens
 from pocketvlm.images.positions import positions_of
+from pocketvlm.images.spans import Spans, last_seen_of
 from pocketvlm.runtime.text import Literal, PeopleText, Span, TextTokenizer
 from pocketvlm.runtime.vision import Picture, count_tokens, packed_of
 
@@ -49,6 +50,8 @@ class Prompt:
     picture_row: npt.NDArray[np.int64]
     """[tokens]: row of that picture's image tokens"""
     pictures: tuple[Picture, ...]
+    spans: Spans = "none"
+    """which tokens see what is behind them"""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -61,6 +64,11 @@ class Prompt:
     def positions(self) -> npt.NDArray[np.int64]:
         """[3, tokens]: where they stand, for a model in which a picture's tokens have rows and columns."""
         return positions_of(self.picture_index, [picture.tiled.grid for picture in self.pictures])
+
+    @cached_property
+    def last_seen(self) -> npt.NDArray[np.int64]:
+        """[tokens]: the last place of the cache that each may see."""
+        return last_seen_of(self.picture_index >= 0, self.spans)
 
     def keys(self) -> list[Hashable]:
         """What tells each token's input apart: its id, or its picture's content and row."""
@@ -103,7 +111,9 @@ def spans_of(messages: Sequence[Message], chat: ChatLayout) -> list[Span | Image
             content = [PeopleText(chat.reasoning.dropped_from(whole))]
         if name == "user" and chat.images_first:
             content = sorted(content, key=lambda part: isinstance(part, PeopleText))
-        if role.strip:
+        if role.strip and chat.strip_parts:
+            content = [PeopleText(part.text.strip()) if isinstance(part, PeopleText) else part for part in content]
+        elif role.strip:
             content = _strip(content, start=not chat.joins(name, index, roles[0]))
         prefix = chat.prefix_of(name, image_first=isinstance(content[0] if content else None, ImageSpan))  # type: ignore[arg-type]
         shown = _question(content, chat) if name == "user" else content
@@ -162,7 +172,8 @@ def build_prompt(
         indices.append(np.where(image_rows >= 0, index, -1))
         rows.append(image_rows)
     end_run()
-    return Prompt(np.concatenate(ids), np.concatenate(indices), np.concatenate(rows), tuple(pictures))
+    whole = np.concatenate(ids), np.concatenate(indices), np.concatenate(rows)
+    return Prompt(*whole, tuple(pictures), manifest.spans)
 
 
 def image_tokens(

@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 
 from pocketvlm.images.positions import AXES
+from pocketvlm.images.spans import Integers
 from pocketvlm.runtime.engines import Cache, Engine, Floats, NativeEngine, Positions
 from pocketvlm.runtime.states import rewind
 
@@ -29,11 +30,19 @@ class Context:
         first = self.cache.position - self.lag
         return np.tile(np.arange(first, first + tokens), (AXES, 1))
 
-    def step(self, engine: Engine, embeddings: Floats, keep: int, positions: Positions | None) -> Floats:
-        """``Engine.step``, at ``positions`` where they are not the places in the cache."""
-        if positions is None:
+    def step(
+        self,
+        engine: Engine,
+        embeddings: Floats,
+        keep: int,
+        positions: Positions | None,
+        last_seen: Integers | None = None,
+    ) -> Floats:
+        """``Engine.step``, at ``positions`` where they are not the places in the cache; ``last_seen``: the last place
+        that each token may see, where it is not its own."""
+        if positions is None and last_seen is None:
             return engine.step(embeddings, self.cache, keep=keep)
-        return cast("NativeEngine", engine).step_at(embeddings, self.cache, keep, positions)
+        return cast("NativeEngine", engine).step_at(embeddings, self.cache, keep, positions, last_seen)
 
     def rewind(self, position: int) -> None:
         """Forget the tokens from ``position`` on, and of a model with states (``runtime.states``) those behind the last

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import CapacityError
+from pocketvlm.images.spans import Integers, begin_of_span, end_of_chunk
 from pocketvlm.runtime.chat import Prompt
 from pocketvlm.runtime.constraints import Matcher
 from pocketvlm.runtime.context import Context
@@ -124,6 +125,17 @@ class TextDecoder:
         """Where a part of a prompt stands; None where a token's position is its place in the cache."""
         return prompt.positions[:, part] if self.has_axes else None
 
+    def last_seen(self, prompt: Prompt, part: slice) -> Integers | None:
+        """What a part of a prompt sees; None where a token sees itself and what was before."""
+        return None if prompt.spans == "none" else prompt.last_seen[part]
+
+    def chunks(self, prompt: Prompt, first: int) -> Iterator[slice]:
+        """What is computed of a prompt from ``first`` on, a step each."""
+        while first < len(prompt):
+            end = end_of_chunk(prompt.last_seen, first, self.prefill_chunk)
+            yield slice(first, end)
+            first = end
+
     def check_capacity(self, prompt: Prompt, used: int = 0) -> None:
         """``used``: tokens of a conversation before this question.
 
@@ -164,7 +176,8 @@ def generate(
     """
     start = time.perf_counter()
     keys = prompt.keys()
-    context.rewind(context.common_prefix(keys))
+    # of a span that a cache has in part, every token would be another
+    context.rewind(begin_of_span(prompt.last_seen, context.common_prefix(keys)))
     reused = context.cache.position
     # (numpy's unique would import numpy.ma here, 60 ms)
     started = {index: encode(index) for index in sorted(set(prompt.picture_index[reused:].tolist()) - {-1})}
@@ -254,18 +267,17 @@ def prefill(
     None where the answer had to end before: ``context`` then has the chunks so far.
     """
     logits, start = None, context.cache.position
-    for first in range(start, len(prompt), decoder.prefill_chunk):
+    for part in decoder.chunks(prompt, start):
         if interrupt.reason() is not None:
             return None
-        last = min(first + decoder.prefill_chunk, len(prompt))
-        if first == start or last == len(prompt):
+        if part.start == start or part.stop == len(prompt):
             # An edited question begins at the first, an answer to the same one at the last.
             keep(context.cache)
-        embeddings = embed(decoder.engine, prompt, slice(first, last), encoded)
+        embeddings = embed(decoder.engine, prompt, part, encoded)
         # The graph computes the logits of one position at least; only those of the last chunk are read.
-        positions = decoder.positions(prompt, slice(first, last))
-        logits = context.step(decoder.engine, embeddings, 1, positions)
-        context.keys.extend(keys[first:last])
+        where = decoder.positions(prompt, part), decoder.last_seen(prompt, part)
+        logits = context.step(decoder.engine, embeddings, 1, *where)
+        context.keys.extend(keys[part])
     assert logits is not None, "a prompt always has a token left to compute"
     if decoder.has_axes:
         context.lag = len(prompt) - int(prompt.positions.max()) - 1
@@ -289,10 +301,9 @@ def all_logits(
 ) -> npt.NDArray[np.float32]:
     """Logits of every token of a prompt, [tokens, vocabulary], computed in the same chunks as a prefill."""
     parts = []
-    for first in range(0, len(prompt), decoder.prefill_chunk):
-        part = slice(first, min(first + decoder.prefill_chunk, len(prompt)))
-        embeddings, positions = embed(decoder.engine, prompt, part, encoded), decoder.positions(prompt, part)
-        parts.append(context.step(decoder.engine, embeddings, 0, positions))
+    for part in decoder.chunks(prompt, 0):
+        where = decoder.positions(prompt, part), decoder.last_seen(prompt, part)
+        parts.append(context.step(decoder.engine, embed(decoder.engine, prompt, part, encoded), 0, *where))
     return np.concatenate(parts)
 
 

@@ -82,6 +82,11 @@ class TokenRope:
         return {"rope_cos": cos, "rope_sin": sin}
 
 
+def seen_at(first: int, tokens: int, last_seen: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64]:
+    """int64 [tokens]: what each may see, which of text from the place ``first`` in a cache on is itself."""
+    return np.arange(first, first + tokens) if last_seen is None else last_seen
+
+
 def along_places(first: int, tokens: int, positions: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64]:
     """int64 [3, tokens]: the positions, or those of text from the place ``first`` in a cache on."""
     return np.tile(np.arange(first, first + tokens), (AXES, 1)) if positions is None else positions

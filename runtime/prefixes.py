@@ -14,6 +14,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from pocketvlm.images.spans import whole_chunks
 from pocketvlm.runtime.generation import Answer, Pieces
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.sampling import GenerationConfig
@@ -76,12 +77,12 @@ class Prefixes:
         try:
             return (yield from self._vlm.answer(context, prompt, config, stats, interrupt))
         finally:
-            context.rewind(self._whole_chunks(min(context.cache.position, len(prompt))))
+            context.rewind(self._whole_chunks(prompt, context.cache.position))
 
     def _take(self, prompt: Prompt) -> Context:
         """A KV cache for ``prompt``, holding no more than the chunks that it begins with."""
         keys = prompt.keys()
-        alike = [self._whole_chunks(context.common_prefix(keys)) for context in self._kept]
+        alike = [self._whole_chunks(prompt, context.common_prefix(keys)) for context in self._kept]
         best = max(range(len(alike)), key=alike.__getitem__, default=None)
         # A prompt that shares only a small beginning with a conversation is another one: that one is to go on.
         if best is not None and 2 * alike[best] >= len(self._kept[best].keys):
@@ -91,8 +92,8 @@ class Prefixes:
         else:
             context = self._kept.pop(0)
         self._kept.append(context)
-        context.rewind(self._whole_chunks(context.common_prefix(keys)))
+        context.rewind(self._whole_chunks(prompt, context.common_prefix(keys)))
         return context
 
-    def _whole_chunks(self, tokens: int) -> int:
-        return tokens - tokens % self._vlm.prefill_chunk
+    def _whole_chunks(self, prompt: Prompt, tokens: int) -> int:
+        return whole_chunks(prompt.last_seen, tokens, self._vlm.prefill_chunk)

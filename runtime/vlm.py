@@ -226,7 +226,7 @@ class PocketVlm(LoadedModel):
         index, row = np.full(len(token_ids), -1, np.int64), np.full(len(token_ids), -1, np.int64)
         index[is_image] = np.repeat(np.arange(len(counts)), counts)
         row[is_image] = np.concatenate([np.arange(count) for count in counts] or [np.empty(0, np.int64)])
-        prompt = Prompt(token_ids, index, row, pictures)
+        prompt = Prompt(token_ids, index, row, pictures, self.manifest.spans)
         self._decoder.check_capacity(prompt)
         return prompt
 

@@ -74,9 +74,17 @@ class XnnpackAttention:
 
     # In a method.
 
-    def step(self, method: Method, embeds: Slot, position: Slot, turns: tuple[Slot, Slot] | None = None) -> MethodStep:
+    def step(
+        self,
+        method: Method,
+        embeds: Slot,
+        position: Slot,
+        turns: tuple[Slot, Slot] | None = None,
+        last_seen: Slot | None = None,
+    ) -> MethodStep:
         """What follows from the number of tokens in ``embeds`` [1, tokens, width] and from their first place in the
-        cache; ``turns``: cos and sin of each token, where these do not follow from it."""
+        cache; ``turns``: cos and sin of each token, where these do not follow from it; ``last_seen``: the last place
+        that each may see, int64 [tokens], where that is not its own."""
         tokens, length, shared = embeds.shape[1], self.kv.length, self.shared
         first, count, total = (method.computed_number() for _ in range(3))
         zero, one = method.number(0), method.number(1)
@@ -91,7 +99,11 @@ class XnnpackAttention:
         method.call("executorch_prim::mul.Scalar", total, method.number(shared), end)
         known = method.tensor([length], "int64")
         method.call("aten::arange.start_out", zero, total, one, known)
-        seen = self._up_to(method, known, tokens, (repeated, end))
+        if last_seen is None:
+            reached = self._by_row(method, tokens, (repeated, end))
+        else:
+            reached = self._of_rows(method, tokens, count, last_seen)
+        seen = self._up_to(method, known, reached)
         mask = method.tensor([tokens * shared, length])
         unseen = method.constant(f"level_{UNSEEN:g}", np.array(UNSEEN, np.float32))
         method.call("aten::where.self_out", seen, method.constant("level_0", np.array(0.0, np.float32)), unseen, mask)
@@ -104,7 +116,8 @@ class XnnpackAttention:
         bounds = method.computed_number(), method.computed_number()
         for bound, shifted in zip((repeated, end), bounds, strict=True):
             method.call("executorch_prim::add.Scalar", bound, before, shifted)
-        forgotten, local = self._up_to(method, known, tokens, bounds), method.tensor([tokens * shared, length])
+        forgotten = self._up_to(method, known, self._by_row(method, tokens, bounds))
+        local = method.tensor([tokens * shared, length])
         method.call("aten::where.self_out", forgotten, unseen, mask, local)
         return replace(step, local=(self._turns(method, "rope_local", positions), local))
 
@@ -117,17 +130,31 @@ class XnnpackAttention:
         )
         return cos, sin
 
-    def _up_to(self, method: Method, known: Slot, tokens: int, bounds: tuple[int, int]) -> Slot:
-        """Which of the ``known`` [total] a row of the scores has reached, bool [tokens * shared, total]: those up to
-        its number, by the heads that share a KV head; numbers go from the first of ``bounds`` to before the second."""
+    def _by_row(self, method: Method, tokens: int, bounds: tuple[int, int]) -> Slot:
+        """The numbers from the first of ``bounds`` to before the second by the heads that share a KV head: one for each
+        row of the scores, int64 [tokens * shared]."""
         shared = self.shared
         rows = method.tensor([tokens * shared], "int64")
         method.call("aten::arange.start_out", *bounds, method.number(1), rows)
         token_of_row = method.tensor([tokens * shared], "int64")
         method.call("aten::floor_divide.out", rows, method.constant("shared", np.array(shared)), token_of_row)
-        column = method.tensor([tokens * shared, 1], "int64")
-        method.call("aten::unsqueeze_copy.out", token_of_row, method.number(1), column)
-        seen = method.tensor([tokens * shared, self.kv.length], "bool")
+        return token_of_row
+
+    def _of_rows(self, method: Method, tokens: int, count: int, each: Slot) -> Slot:
+        """What stands in ``each`` for each token, int64 [tokens], for each row of the scores."""
+        end = method.computed_number()
+        method.call("executorch_prim::mul.Scalar", count, method.number(self.shared), end)
+        places = self._by_row(method, tokens, (method.number(0), end))
+        output = method.tensor([tokens * self.shared], "int64")
+        method.call("aten::index_select.out", each, method.number(0), places, output)
+        return output
+
+    def _up_to(self, method: Method, known: Slot, bound: Slot) -> Slot:
+        """Which of the ``known`` [total] are up to each row's ``bound`` [rows], bool [rows, total]"""
+        (rows,) = bound.shape
+        column = method.tensor([rows, 1], "int64")
+        method.call("aten::unsqueeze_copy.out", bound, method.number(1), column)
+        seen = method.tensor([rows, self.kv.length], "bool")
         method.call("aten::le.Tensor_out", known, column, seen)
         return seen
 

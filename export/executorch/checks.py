@@ -40,9 +40,8 @@ def check_program(job: Job, read: ReadWeight, weights: Weights, kv: KvLayout, pr
     if walk.image_tokens is not None and job.reference.pixels is not None:
         found = _image_tokens(job, program, job.reference.pixels)
         walk.compare("vision_encoder as a whole", found, walk.image_tokens)
-    found = run_method(program, "text_decoder", walk.embedded, torch.tensor([0]), *_turns(job, len(walk.embedded[0])))[
-        0
-    ]
+    where = _where(job, len(walk.embedded[0]))
+    found = run_method(program, "text_decoder", walk.embedded, torch.tensor([0]), *where)[0]
     walk.compare("text_decoder as a whole", found[0], walk.logits[-1])
     return conclude(job, graphs, walk)
 
@@ -70,10 +69,11 @@ def _of_all_tiles(run: Callable[..., Tensor], stream: Tensor, place: PicturePlac
     return run(torch.from_numpy(ordered), *given)[place.window_positions]
 
 
-def _turns(job: Job, count: int) -> tuple[Tensor, ...]:
-    """cos and sin of the sample's first tokens, where a program takes them."""
-    config = job.checkpoint.config
-    return rope_tables(config.text, job.sample.positions[..., :count]) if config.has_axes else ()
+def _where(job: Job, count: int) -> tuple[Tensor, ...]:
+    """cos and sin of the sample's first tokens, and what they may see, where a program takes them."""
+    config, seen = job.checkpoint.config, job.sample.last_seen(count)
+    turns = rope_tables(config.text, job.sample.positions[..., :count]) if config.has_axes else ()
+    return (*turns, *(() if seen is None else (seen,)))
 
 
 @dataclass
@@ -91,7 +91,7 @@ class ProgramStages:
         weights = FloatWeights(self.read, self.job.checkpoint.tensors) if floating else self.shipped
         if stage.part == "decoder layer":
             count = stream.shape[1]
-            given = (stream, torch.tensor([0]), *_turns(self.job, count))
+            given = (stream, torch.tensor([0]), *_where(self.job, count))
             kept = self._text(weights, count, lambda text: text.layer(stage.index, count), *given)
             return kept[None]  # [tokens, width] -> [1, tokens, width]
         if stage.part == "head":
@@ -124,7 +124,7 @@ class ProgramStages:
         program = Program()
         kv = replace(self.kv, length=length) if weights is self.shipped else KvLayout(length, "float32")
         config = self.job.checkpoint.config
-        add(TextMethods(program, weights, config.text, kv, by_token=config.has_axes))
+        add(TextMethods(program, weights, config.text, kv, by_token=config.has_axes, spans=config.has_spans))
         return self._run(program, *arguments)
 
     def _run(self, program: Program, *arguments: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pocketvlm.bundle.manifest import Part, TensorSpec
 from pocketvlm.errors import ExportError
 from pocketvlm.export.executorch.weights import StoredWeights, with_scales_for_xnnpack
-from pocketvlm.export.job import Job, Lowered
+from pocketvlm.export.job import Job, Lowered, prefill_chunk
 from pocketvlm.export.read.image_processor import PATCH_BATCH
 from pocketvlm.export.store.as_stored import check_free
 from pocketvlm.export.store.kv_layout import KvLayout
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 #: The version that these programs were made and tested with.
 MINIMUM_EXECUTORCH = "1.5.1"
 PROGRAM = "model.pte"
-#: The most tokens whose logits are asked for at once (paper, section 3.3: t128).
-CHUNK = 128
 #: Inputs that say how tokens, or a picture's patches, turn.
 ROPE = ("rope_cos", "rope_sin")
 #: Weights on their way into the program.
@@ -86,7 +84,7 @@ def lower(job: Job) -> Lowered:
     finally:
         (job.directory / WEIGHTS).unlink(missing_ok=True)
     minimum = {"executorch": MINIMUM_EXECUTORCH}
-    return Lowered(_parts(job), (PROGRAM,), store.precision, fidelity, minimum)
+    return Lowered(_parts(job), (PROGRAM,), store.precision, fidelity, minimum, prefill_chunk(job))
 
 
 def _write_program(weights: StoredWeights, kv: KvLayout, job: Job) -> None:
@@ -99,11 +97,11 @@ def _write_program(weights: StoredWeights, kv: KvLayout, job: Job) -> None:
         PictureMethods(program, weights, config, PATCH_BATCH, _most_tiles(job)).methods()
     elif config.vision is not None:
         VisionMethods(program, weights, config).methods()
-    text = TextMethods(program, weights, config.text, kv, by_token=config.has_axes)
+    text = TextMethods(program, weights, config.text, kv, by_token=config.has_axes, spans=config.has_spans)
     text.token_embedding()
     text.text_decoder()
-    text.all_logits(min(CHUNK, length))
-    if not config.has_axes:  # the stock runners know of one position a token
+    text.all_logits(min(prefill_chunk(job), length))
+    if not (config.has_axes or config.has_spans):  # the stock runners know of one position a token, and of no spans
         text.forward()
     constants: dict[str, int | tuple[int, ...]] = {
         "get_vocab_size": config.text.vocab_size,
@@ -141,12 +139,14 @@ def _parts(job: Job) -> dict[str, Part]:
     step = [_spec("inputs_embeds", 1, "sequence", text.entering_width), position]
     if config.has_axes:
         step += [_spec(name, "sequence", text.head_dim // 2) for name in ROPE]
+    if config.has_spans:
+        step.append(_spec("last_seen", "sequence", dtype="int64"))
     parts = {
         "token_embedding": _part([ids], embeds),
         "text_decoder": _part(step, _spec("logits", 1, vocabulary)),
         "text_decoder_all_logits": _part(step, _spec("logits", "sequence", vocabulary)),
     }
-    if not config.has_axes:
+    if not (config.has_axes or config.has_spans):
         parts["forward"] = _part([ids, position], _spec("logits", 1, vocabulary))
     return parts | ({} if config.vision is None else _vision_parts(config, config.vision))
 

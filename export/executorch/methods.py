@@ -33,7 +33,8 @@ class TextMethods:
     """Adds the text methods to a program; graphs that several of them call are made once.
 
     A step takes at most as many tokens as the KV cache does. ``by_token``: cos and sin of RoPE, float32 [tokens,
-    head_dim / 2] each, are inputs behind a step's place in the cache, since tokens have other positions than that.
+    head_dim / 2] each, are inputs behind a step's place in the cache, since tokens have other positions than that;
+    ``spans``: so is behind those the last place that each may see, int64 [tokens].
     """
 
     program: Program
@@ -41,6 +42,7 @@ class TextMethods:
     config: DecoderConfig
     kv: KvLayout
     by_token: bool = False
+    spans: bool = False
     _segments: dict[range, tuple[Segment, ...]] = field(default_factory=dict)
     _head: int | None = None
     _attention: XnnpackAttention = field(init=False)
@@ -165,7 +167,8 @@ class TextMethods:
             position = method.take(method.tensor([1], "int64", dynamic=False))
         half = config.head_dim // 2
         turns = [method.take(method.tensor([tokens, half])) for _ in range(2)] if self.by_token else None
-        step = self._attention.step(method, embeds, position, None if turns is None else (turns[0], turns[1]))
+        seen = method.take(method.tensor([tokens], "int64")) if self.spans else None
+        step = self._attention.step(method, embeds, position, None if turns is None else (turns[0], turns[1]), seen)
         rows = self._convolution.step(method, step.positions) if config.convolutions else None
         *segments, last = self._graphs(stages, tokens)
         inputs = [embeds]

@@ -39,6 +39,7 @@ from pocketvlm.models.operators import (
     KeyRows,
     LayerNorm,
     Linear,
+    MeanOfBlocks,
     MeanOfRows,
     Parameter,
     Patches,
@@ -260,6 +261,16 @@ def _mean_of_rows(at: XnnpackContext, call: Call, values: Value) -> Value:
     return at.graph.mean_of_rows(values)
 
 
+def _mean_of_blocks(at: XnnpackContext, call: Call, values: Value) -> Value:
+    graph, mean = at.graph, call.operator
+    side, ratio, width = mean.side, mean.ratio, mean.width
+    # [grid * grid, width] -> [side, ratio, side, ratio, width] -> [side, side, width, ratio, ratio]
+    blocks = graph.transpose(graph.reshape(values, [side, ratio, side, ratio, width]), [0, 2, 4, 1, 3])
+    # -> [side * side * width, ratio * ratio] -> [side * side * width, 1] -> [side * side, width]
+    means = graph.mean(graph.reshape(blocks, [side * side * width, ratio * ratio]))
+    return graph.reshape(means, [side * side, width])
+
+
 def _attend(at: XnnpackContext, call: Call, query: Value, key: Value, value: Value) -> Value:
     graph = at.graph
     query, key, value = (states if len(states.shape) == 3 else _by_head(at, states, call.operator.heads)
@@ -371,6 +382,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     ClassToken: _class_token,
     DropFirst: _drop_first,
     MeanOfRows: _mean_of_rows,
+    MeanOfBlocks: _mean_of_blocks,
     Channels: _channels,
     Join: _join,
     Blocks: _blocks,

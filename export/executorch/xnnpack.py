@@ -346,11 +346,15 @@ class XnnpackGraph:
         normed = self.multiply(centred, self._inverse_root(centred, epsilon))
         return self.add(self.multiply(normed, self.constant(name, weight)), self.constant(f"{name}.bias", bias))
 
+    def mean(self, values: Value) -> Value:
+        """[rows, size] -> [rows, 1]"""
+        return self._mean(values, 0.0)
+
     def mean_of_rows(self, values: Value) -> Value:
         """[rows, width] -> [1, width]"""
         width = values.shape[-1]
         # [rows, width] -> [width, rows] -> [width, 1] -> [1, width]
-        return self.reshape(self._mean(self.transpose(values, [1, 0]), 0.0), [1, width])
+        return self.reshape(self.mean(self.transpose(values, [1, 0])), [1, width])
 
     def _inverse_root(self, hidden: Value, epsilon: float) -> Value:
         """1 / sqrt(mean of squares + epsilon), [rows, 1]"""

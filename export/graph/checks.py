@@ -135,7 +135,8 @@ def _text(job: Job, read: ReadWeight, graphs: Graphs, walk: Walk) -> TextFidelit
     for stage, (before, after) in zip(stages.decoder, pairwise(original.text), strict=True):
         few = before[:, :FEW]
         count = few.shape[1]
-        wanted = _reference(stage.run, read, few, first_step(config, stage.index, count, sample.positions[..., :count]))
+        step = first_step(config, stage.index, count, sample.positions[..., :count], sample.last_seen(count))
+        wanted = _reference(stage.run, read, few, step)
         shipped = _checked(job, graphs, walk, stage, (few, wanted, shipped))
         errors.append(significant(relative_error(shipped, after)))
     scored = original.text[-1][:, first:]

@@ -136,6 +136,7 @@ def template_of(chat: ChatLayout, placeholder: str, stops: Sequence[str]) -> str
         (chat.images_first, "puts images in front of texts"),
         (chat.text is not None, "puts something around texts"),
         (chat.system_joins, "trims a system message and a question as one"),
+        (chat.strip_parts, "trims each text beside an image"),
         (any(role.prefix_with_image is not None for role in chat.roles.values()), "begins otherwise with an image"),
     ):
         if says:

@@ -4,6 +4,9 @@ GroupQueryAttention keeps the cache, rotates and mixes. Over an INT8 cache ONNX 
 times a matrix for each token and converts every key and value each time: at 128 tokens three times what a float32 cache
 takes (AVX2). So a prompt's chunk takes another branch: it writes its codes into the same buffers, makes float32 numbers
 of those that the cache holds up to there once, and multiplies whole matrices. Both branches read the same codes.
+
+That node's attention is causal. Where the tokens of a span see each other, a chunk that has some takes the other branch
+too, whatever the cache holds: there is a mask, which says what each token sees (``last_seen``, an input).
 """
 
 from __future__ import annotations
@@ -36,11 +39,14 @@ QUANTIZED: dict[str, str | int] = {
 PARTS = ("key", "value")
 #: Inputs that say how the tokens of a step turn, where their positions are not their places in the cache.
 ROWS = ("rope_cos", "rope_sin")
+#: One that says what they see, where some see what is behind them.
+LAST_SEEN = "last_seen"
 
 
 @dataclass(frozen=True)
 class Positions:
-    """Values that every layer's attention reads; ``many`` says that there are more than a few tokens (INT8 only).
+    """Values that every layer's attention reads; ``many`` says that there are more than a few tokens (INT8 only), or
+    some that see what is behind them, of which ``last_seen`` is the last place in the cache.
 
     Without cos and sin there are no rotary positions. ``by_token``: they have a row of each of the step's tokens, whose
     positions are not their places in the cache. ``local``: cos and sin for layers that see a window.
@@ -53,6 +59,7 @@ class Positions:
     many: ir.Value | None
     by_token: bool = False
     local: tuple[ir.Value, ir.Value] | None = None
+    last_seen: ir.Value | None = None
 
     def turned(self, *, rotary: bool, local: bool) -> Positions:
         """As a layer's attention reads it, which may rotate at the local base or not at all."""
@@ -61,28 +68,34 @@ class Positions:
         return self if self.local is None or not local else replace(self, cos=self.local[0], sin=self.local[1])
 
 
-def position_inputs(kv: KvLayout, *, by_token: bool = False) -> tuple[str, ...]:
+def position_inputs(kv: KvLayout, *, by_token: bool = False, spans: bool = False) -> tuple[str, ...]:
     """Names of those that hang on the tokens: where a layer is cut out of a graph, they are its inputs."""
     if by_token:
-        return (*position_inputs(kv), *ROWS)
-    return ("last_position", "total_length", *(() if kv.ranges is None else ("many_tokens",)))
+        return (*position_inputs(kv, spans=spans), *ROWS)
+    branching = () if kv.ranges is None and not spans else ("many_tokens",)
+    return ("last_position", "total_length", *branching, *((LAST_SEEN,) if spans else ()))
 
 
 def positions(
-    graph: GraphBuilder, hidden: ir.Value, config: DecoderConfig, kv: KvLayout, *, by_token: bool = False
+    graph: GraphBuilder,
+    hidden: ir.Value,
+    config: DecoderConfig,
+    kv: KvLayout,
+    *,
+    by_token: bool = False,
+    spans: bool = False,
 ) -> Positions:
     """``hidden`` [1, tokens, hidden] and the graph's input attention_mask say where the tokens stand; ``by_token``: two
-    more inputs say how they turn."""
+    more inputs say how they turn; ``spans``: one says what they see."""
     mask = graph.input("attention_mask", "int64", [1, "total"])
     count = graph.op("ReduceSum", mask, graph.constant("axis_1", np.array([1], np.int64)), keepdims=0)
     last = graph.op("Sub", count, graph.constant("one", np.array([1], np.int64)))
     index = graph.constant("index_1", np.array(1, np.int64))
     total = graph.op("Gather", graph.op("Shape", mask), index, axis=0)
-    many = None
-    if kv.ranges is not None:
-        tokens = graph.op("Gather", graph.op("Shape", hidden), index, axis=0)
-        few = graph.constant("few_tokens", np.array(FEW_TOKENS, np.int64))
-        many = graph.op("Greater", tokens, few, name="many_tokens", dtype="bool")
+    many, last_seen = None, graph.input(LAST_SEEN, "int64", ["sequence"]) if spans else None
+    if kv.ranges is not None or spans:
+        many = _many(graph, hidden, total, last_seen, quantized=kv.ranges is not None)
+        graph.call(many, "many_tokens", "bool")
     if by_token:
         cos, sin = (graph.input(name, "float32", ["sequence", config.head_dim // 2]) for name in ROWS)
     else:
@@ -95,7 +108,31 @@ def positions(
         many,
         by_token,
         _tables(graph, "rope_local", config, kv, local=True) if config.has_local else None,
+        last_seen,
     )
+
+
+def _many(
+    graph: GraphBuilder, hidden: ir.Value, total: ir.Value, last_seen: ir.Value | None, *, quantized: bool
+) -> ir.Value:
+    """Whether a chunk takes the branch with whole matrices."""
+    long = None
+    if quantized:
+        index = graph.constant("index_1", np.array(1, np.int64))
+        tokens = graph.op("Gather", graph.op("Shape", hidden), index, axis=0)
+        long = graph.op("Greater", tokens, graph.constant("few_tokens", np.array(FEW_TOKENS, np.int64)))
+    if last_seen is None:
+        assert long is not None
+        return long
+    # what tokens may see is at least themselves: where the sums are equal, no token sees more
+    count = graph.op("Shape", hidden, start=1, end=2)
+    first = graph.op("Sub", total, count)  # [1]
+    zero, one = (graph.constant(f"scalar_{number}", np.array(number, np.int64)) for number in (0, 1))
+    places = graph.op("Slice", graph.op("Range", zero, total, one), first, graph.op("Add", first, count))
+    axis = graph.constant("axis_0", np.array([0], np.int64))
+    sums = (graph.op("ReduceSum", values, axis, keepdims=0) for values in (last_seen, places))
+    further = graph.op("Greater", *sums)
+    return further if long is None else graph.op("Or", long, further)
 
 
 def _tables(
@@ -130,14 +167,14 @@ def attend(
     at = at.turned(rotary=rotary, local=local)
     shape = [1, heads.kv_heads, kv.length, heads.head_dim]
     past = [graph.input(f"past_key_values.{layer}.{part}", kv.dtype, shape) for part in PARTS]
-    if kv.ranges is None:
+    if at.many is None:
         mixed, *present = _grouped(graph, heads, [*projected, *past], at, {})
     else:
-        assert at.many is not None
-        scales = dict(zip(PARTS, kv.scales(layer), strict=True))
+        scales = {} if kv.ranges is None else dict(zip(PARTS, kv.scales(layer), strict=True))
         branches: dict[str, Any] = {}
-        for name, way in (("then_branch", _dequantized), ("else_branch", _in_codes)):
-            branch = graph.branch(f"layers.{layer}.{way.__name__.strip('_')}")
+        ways = (("then_branch", "dequantized", _in_matrices), ("else_branch", "in_codes", _one_by_one))
+        for name, said, way in ways:
+            branch = graph.branch(f"layers.{layer}.{said}")
             outputs = way(branch, heads, layer, [*projected, *past], scales, at)
             branch.output(outputs[0], f"{branch.name}.mixed", "float32", [1, "sequence", "width"])
             for part, value in zip(PARTS, outputs[1:], strict=True):
@@ -174,7 +211,7 @@ def _grouped(
     )
 
 
-def _in_codes(
+def _one_by_one(
     graph: GraphBuilder,
     heads: CachedAttend,
     layer: int,
@@ -182,13 +219,15 @@ def _in_codes(
     scales: Mapping[str, FloatArray],
     at: Positions,
 ) -> Sequence[ir.Value]:
-    """A few tokens: the INT8 kernel reads a quarter of what float32 would have."""
+    """A few tokens: the INT8 kernel reads a quarter of what float32 would have. Without ``scales`` a float32 cache."""
+    if not scales:
+        return _grouped(graph, heads, values, at, {})
     # [KV heads, head size] -> [KV heads * head size]
     constants = [graph.constant(f"kv_{part}_scale.{layer}", scales[part].reshape(-1)) for part in PARTS]
     return _grouped(graph, heads, values, at, QUANTIZED, constants)
 
 
-def _dequantized(
+def _in_matrices(
     graph: GraphBuilder,
     heads: CachedAttend,
     layer: int,
@@ -196,12 +235,18 @@ def _dequantized(
     scales: Mapping[str, FloatArray],
     at: Positions,
 ) -> Sequence[ir.Value]:
-    """Many tokens, as ``_in_codes`` computes them.
+    """Many tokens, as ``_one_by_one`` computes them, and those that see further.
 
     A key's scales are multiplied into the query, a value's into what was mixed: a chunk has fewer rows than the cache.
     """
+    shared = heads.heads // heads.kv_heads
 
-    def scaled(x: ir.Value, name: str, factors: FloatArray) -> ir.Value:
+    def scaled(x: ir.Value, name: str, part: str, *, inverse: bool = False, by_query: bool = False) -> ir.Value:
+        if not scales:
+            return x
+        factors = np.reciprocal(scales[part]) if inverse else scales[part]
+        # [KV heads, head size] -> [heads, head size]: those that share a KV head stand side by side
+        factors = factors.repeat(shared, axis=0) if by_query else factors
         # [heads, head size] -> [heads * head size]
         return graph.op("Mul", x, graph.constant(f"kv_{name}_scale.{layer}", factors.reshape(-1)))
 
@@ -212,28 +257,27 @@ def _dequantized(
     end = graph.op("Add", first, tokens)  # [1]
     if at.cos is not None:
         query, key = (graph.op("RotaryEmbedding", x, first, at.cos, at.sin, domain=MICROSOFT) for x in (query, key))
-    step = graph.constant("kv_step", np.array(1, np.float32))
+    step = graph.constant("kv_step", np.array(1, np.float32)) if scales else None
     present, known = [], []
     for part, projected, before in zip(PARTS, (key, value), past, strict=True):
         # ONNX Runtime multiplies by the inverse as well, so that both branches round the same numbers.
-        steps = scaled(projected, f"inverse_{part}", np.reciprocal(scales[part]))
+        steps = scaled(projected, f"inverse_{part}", part, inverse=True)
         rows = _by_head(graph, steps, heads.kv_heads, heads.head_dim)
-        codes = graph.op("QuantizeLinear", rows, step, output_dtype=ir.DataType.INT8)
-        present.append(graph.op("TensorScatter", before, codes, first, axis=2))
-        known.append(graph.op("DequantizeLinear", _first_rows(graph, present[-1], end), step))
-    # [KV heads, head size] -> [heads, head size]: those that share a KV head stand side by side
-    by_query = {part: scales[part].repeat(heads.heads // heads.kv_heads, axis=0) for part in PARTS}
+        rows = graph.op("QuantizeLinear", rows, step, output_dtype=ir.DataType.INT8) if scales else rows
+        present.append(graph.op("TensorScatter", before, rows, first, axis=2))
+        up_to_here = _first_rows(graph, present[-1], end)
+        known.append(graph.op("DequantizeLinear", up_to_here, step) if scales else up_to_here)
     mixed = graph.op(
         "Attention",
-        _by_head(graph, scaled(query, "query", by_query["key"]), heads.heads, heads.head_dim),
+        _by_head(graph, scaled(query, "query", "key", by_query=True), heads.heads, heads.head_dim),
         *known,
-        _mask(graph, first, end, total, heads.window),
+        _mask(graph, (first, end, total), heads.window, at.last_seen),
         scale=heads.scale,
     )
     # [1, heads, tokens, head size] -> [1, tokens, heads, head size] -> [1, tokens, heads * head size]
     mixed = graph.op("Transpose", mixed, perm=[0, 2, 1, 3])
     mixed = graph.op("Reshape", mixed, graph.constant("all_heads", np.array([0, 0, -1], np.int64)))
-    return scaled(mixed, "mixed", by_query["value"]), *present
+    return scaled(mixed, "mixed", "value", by_query=True), *present
 
 
 def _by_head(graph: GraphBuilder, projected: ir.Value, heads: int, head_dim: int) -> ir.Value:
@@ -249,14 +293,20 @@ def _first_rows(graph: GraphBuilder, cache: ir.Value, end: ir.Value) -> ir.Value
     return graph.op("Slice", cache, start, end, axis)
 
 
-def _mask(graph: GraphBuilder, first: ir.Value, end: ir.Value, total: ir.Value, window: int | None) -> ir.Value:
-    """bool [tokens, total]: a token sees itself and those before it, of a window so many with itself."""
+def _mask(
+    graph: GraphBuilder, bounds: tuple[ir.Value, ir.Value, ir.Value], window: int | None, last_seen: ir.Value | None
+) -> ir.Value:
+    """bool [tokens, total]: a token sees itself and those before it, of a window so many with itself; with
+    ``last_seen`` up to there. ``bounds``: the first token's place, and twice how many are known."""
+    first, end, total = bounds
     zero, one = (graph.constant(f"scalar_{number}", np.array(number, np.int64)) for number in (0, 1))
     columns = graph.op("Range", zero, total, one)
     rows = graph.op("Slice", columns, first, end)
+    axis = graph.constant("axis_1", np.array([1], np.int64))
     # [tokens] -> [tokens, 1]
-    rows = graph.op("Unsqueeze", rows, graph.constant("axis_1", np.array([1], np.int64)))
-    seen = graph.op("LessOrEqual", columns, rows)
+    rows = graph.op("Unsqueeze", rows, axis)
+    bound = rows if last_seen is None else graph.op("Unsqueeze", last_seen, axis)
+    seen = graph.op("LessOrEqual", columns, bound)
     if window is None:
         return seen
     behind = graph.op("Sub", rows, graph.constant("kv_window", np.array(window, np.int64)))
@@ -264,21 +314,51 @@ def _mask(graph: GraphBuilder, first: ir.Value, end: ir.Value, total: ir.Value, 
 
 
 def without_quantized_cache(model: ir.Model) -> ir.Model:
-    """Make an INT8 KV cache a float32 one, whose attention has no branches."""
+    """Make an INT8 KV cache a float32 one, whose attention has no branches but where some tokens see further."""
+    has_spans = any(value.name == LAST_SEEN for value in model.graph.inputs)
     for node in list(model.graph):
         if node.op_type != "If" or "else_branch" not in node.attributes:
             continue
-        (quantized,) = node.attributes["else_branch"].as_graph()
-        attributes = [value for name, value in quantized.attributes.items() if name not in QUANTIZED]
-        floating = ir.Node(
-            MICROSOFT, quantized.op_type, quantized.inputs[:FLOAT_INPUTS], attributes, num_outputs=len(node.outputs)
-        )
-        model.graph.insert_before(node, floating)
-        for old, new in zip(node.outputs, floating.outputs, strict=True):
-            new.name, new.type, new.shape = old.name, old.type, old.shape
-            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        for value in (*floating.inputs[3:5], *floating.outputs[1:3]):
+        branches = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
+        (grouped,) = branches[1]
+        caches = grouped.inputs[3:5]
+        if has_spans:
+            for branch in branches:
+                _make_float(branch)
+            caches = [*caches, *node.outputs[1:3], *(value for branch in branches for value in branch.outputs[1:3])]
+        else:
+            floating = _floating(grouped)
+            model.graph.insert_before(node, floating)
+            _take_place(node, floating)
+            caches = [*caches, *floating.outputs[1:3]]
+            model.graph.remove(node, safe=True)
+        for value in caches:
             assert value is not None
             value.dtype = ir.DataType.FLOAT
-        model.graph.remove(node, safe=True)
     return model
+
+
+def _floating(grouped: ir.Node) -> ir.Node:
+    """The same attention over a float32 cache."""
+    attributes = [value for name, value in grouped.attributes.items() if name not in QUANTIZED]
+    inputs = grouped.inputs[:FLOAT_INPUTS]
+    return ir.Node(MICROSOFT, grouped.op_type, inputs, attributes, num_outputs=len(grouped.outputs))
+
+
+def _make_float(branch: ir.Graph) -> None:
+    """Let nothing in a branch be rounded: what is scaled before and behind stays so."""
+    for node in list(branch):
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear", "GroupQueryAttention"):
+            continue
+        is_attention = node.op_type == "GroupQueryAttention"
+        plain = _floating(node) if is_attention else ir.Node("", "Identity", node.inputs[:1])
+        branch.insert_before(node, plain)
+        _take_place(node, plain)
+        branch.remove(node, safe=True)
+
+
+def _take_place(node: ir.Node, other: ir.Node) -> None:
+    """Let what a node gives be given by another one."""
+    for old, new in zip(node.outputs, other.outputs, strict=True):
+        new.name, new.type, new.shape = old.name, old.type, old.shape
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)

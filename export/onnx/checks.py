@@ -17,7 +17,7 @@ from pocketvlm.bundle.record import Fidelity
 from pocketvlm.bundle.streams import text_stream, vision_stream
 from pocketvlm.export.graph.checks import check_stages, conclude, vision_place
 from pocketvlm.export.job import Job
-from pocketvlm.export.onnx.attention import FEW_TOKENS, position_inputs, without_quantized_cache
+from pocketvlm.export.onnx.attention import FEW_TOKENS, LAST_SEEN, position_inputs, without_quantized_cache
 from pocketvlm.export.onnx.convolution import row_feeds
 from pocketvlm.export.onnx.graph import save_graph
 from pocketvlm.export.onnx.linear import at_float_precision
@@ -142,8 +142,14 @@ class OnnxGraphs:
             "total_length": np.array(tokens, np.int32),
             "many_tokens": np.array(tokens > FEW_TOKENS),
         }
+        last_seen = self._job.sample.last_seen(tokens)
+        if last_seen is not None:
+            at[LAST_SEEN], at["many_tokens"] = last_seen.numpy(), np.array(True)
         return {
-            **{name: at[name] for name in position_inputs(self._kv, by_token=self._config.has_axes)},
+            **{
+                name: at[name]
+                for name in position_inputs(self._kv, by_token=self._config.has_axes, spans=self._config.has_spans)
+            },
             **{f"past_key_values.{layer}.{part}": np.zeros(shape, dtype) for part in ("key", "value")},
         }
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from pocketvlm.bundle.manifest import Part, TensorSpec
 from pocketvlm.bundle.streams import text_stream, vision_stream
 from pocketvlm.export.graph.lower import lower as lower_stage
-from pocketvlm.export.job import Job, Lowered
+from pocketvlm.export.job import Job, Lowered, prefill_chunk
 from pocketvlm.export.onnx import attention, convolution, picture
 from pocketvlm.export.onnx.checks import check_export
 from pocketvlm.export.onnx.embedding import token_embedding
@@ -62,16 +62,19 @@ def lower(job: Job) -> Lowered:
             parts["vision_encoder"] = save_part(vision_encoder(store, config), directory)
     with store.writing_to(TEXT_DATA):
         parts["token_embedding"] = save_part(token_embedding(store, config.text), directory)
-        decoder = text_decoder(store, config.text, kv, by_token=config.has_axes)
+        decoder = text_decoder(store, config.text, kv, by_token=config.has_axes, spans=config.has_spans)
         parts["text_decoder"] = save_part(decoder, directory)
     progress.phase("check layer by layer", len(job.reference.vision) + len(job.reference.text))
     fidelity = check_export(job, store.read, kv)
     files = {file for part in parts.values() for file in (part.file, *part.data)}
-    if kv.dtype == "float32" and not config.has_axes and not config.text.convolutions and not config.text.states:
+    is_plain = not (config.has_axes or config.has_spans or config.text.convolutions or config.text.states)
+    if kv.dtype == "float32" and is_plain:
         write_genai_config(job, parts, kv.length)
         files.add(GENAI_CONFIG)
     minimum = {"onnxruntime": MINIMUM_ONNXRUNTIME}
-    return Lowered(parts, tuple(sorted(files)), store.precision, fidelity, minimum, format_version=1)
+    return Lowered(
+        parts, tuple(sorted(files)), store.precision, fidelity, minimum, prefill_chunk(job), format_version=1
+    )
 
 
 def patch_embedding(store: WeightStore, config: VlmConfig) -> ir.Model:
@@ -107,19 +110,22 @@ def vision_encoder(store: WeightStore, config: VlmConfig) -> ir.Model:
     return graph.model()
 
 
-def text_decoder(store: WeightStore, config: DecoderConfig, kv: KvLayout, *, by_token: bool = False) -> ir.Model:
+def text_decoder(
+    store: WeightStore, config: DecoderConfig, kv: KvLayout, *, by_token: bool = False, spans: bool = False
+) -> ir.Model:
     """inputs_embeds, attention_mask, past_key_values.* -> logits, present.*: for prefill and decode alike.
 
     A convolution's rows are past_conv.* and present_conv.*, a state's matrices past_state.* and present_state.*; all
     other names are ONNX Runtime GenAI's.
     ``logits_to_keep`` (optional input) is the number of last positions whose logits are wanted; 0, the default, is all:
     the meaning it has in transformers, and what ONNX Runtime GenAI expects of a graph. ``by_token``: ``rope_cos`` and
-    ``rope_sin`` say how each token of the step turns.
+    ``rope_sin`` say how each token of the step turns; ``spans``: ``last_seen`` says what it sees.
     """
-    writes_rows = kv.ranges is not None or config.convolutions > 0
+    writes_rows = kv.ranges is not None or config.convolutions > 0 or spans
     graph, layers = GraphBuilder("text_decoder", attention.OPSET if writes_rows else OPSET), decoder_stages(config)
     hidden = graph.input("inputs_embeds", "float32", [1, "sequence", config.entering_width])
-    at = OnnxContext(graph, store, kv=kv, positions=attention.positions(graph, hidden, config, kv, by_token=by_token))
+    positions = attention.positions(graph, hidden, config, kv, by_token=by_token, spans=spans)
+    at = OnnxContext(graph, store, kv=kv, positions=positions)
     if config.convolutions and at.positions is not None:
         at = replace(at, steps=convolution.rows(graph, hidden, at.positions.total, config.conv_kernel))
     hidden = graph.op("Identity", hidden, name=text_stream(0, len(layers)))

@@ -36,6 +36,7 @@ from pocketvlm.models.operators import (
     KeyRows,
     LayerNorm,
     Linear,
+    MeanOfBlocks,
     MeanOfRows,
     Parameter,
     Patches,
@@ -333,6 +334,20 @@ def _mean_of_rows(at: OnnxContext, call: Call, values: Any) -> ir.Value:
     return at.graph.op("ReduceMean", value_of(at, values), axis, keepdims=1)
 
 
+def _mean_of_blocks(at: OnnxContext, call: Call, values: Any) -> ir.Value:
+    """Down the rows of a block, then along them."""
+    graph, mean = at.graph, call.operator
+    grid, side, ratio, width = mean.grid, mean.side, mean.ratio, mean.width
+    second, third = (graph.constant(f"axis_{axis}", np.array([axis], np.int64)) for axis in (2, 3))
+    # [tiles, grid * grid, width] -> [tiles, side, ratio, grid, width] -> [tiles, side, 1, grid, width]
+    down = graph.op("Reshape", value_of(at, values), graph.shape(0, side, ratio, grid, width))
+    down = graph.op("ReduceMean", down, second, keepdims=1)
+    # -> [tiles, side, side, ratio, width] -> [tiles, side, side, 1, width] -> [tiles, side * side, width]
+    across = graph.op("Reshape", down, graph.shape(0, side, side, ratio, width))
+    across = graph.op("ReduceMean", across, third, keepdims=1)
+    return graph.op("Reshape", across, graph.shape(0, side * side, width))
+
+
 def _channels(at: OnnxContext, call: Call, values: Any) -> Any:
     first = call.operator.first
     return _part(at.graph, value_of(at, values), 2, first, first + call.operator.size)
@@ -393,6 +408,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     ClassToken: _class_token,
     DropFirst: _drop_first,
     MeanOfRows: _mean_of_rows,
+    MeanOfBlocks: _mean_of_blocks,
     Channels: _channels,
     Join: _join,
     Blocks: _blocks,

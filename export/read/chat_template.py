@@ -73,7 +73,16 @@ def read_chat(directory: Path, config: VlmConfig | None = None, begin: str = "")
     names = read_names(directory)
     tokens, today = tuple(sorted(names.tokens.items())), datetime.now().strftime("%Y-%m-%d")
     between = None if config is None or image is None else config.parts_joined_by
-    return _compiled(source.text, tokens, names.absent, image, between, today)
+    found = _compiled(source.text, tokens, names.absent, image, between, today)
+    if config is None or config.text_around_image == ("", "") or found.layout is None:
+        return found
+    return replace(found, layout=_around_images(found.layout, *config.text_around_image))
+
+
+def _around_images(chat: ChatLayout, before: str, behind: str) -> ChatLayout:
+    """The layout with what a processor writes between its template's text and an image's own."""
+    outer = Around(prefix="", suffix="") if chat.image is None else chat.image
+    return chat.model_copy(update={"image": Around(prefix=outer.prefix + before, suffix=behind + outer.suffix)})
 
 
 @lru_cache(maxsize=4)  # one export reads its checkpoint several times
@@ -185,7 +194,9 @@ def render_literals(chat: ChatLayout, messages: Sequence[Message], add_generatio
             texts.sort(key=lambda text: text is not None)
         if chat.reasoning is not None and message["role"] == "assistant":
             texts = [chat.reasoning.dropped_from("".join(texts))]
-        if role.strip and not chat.joins(message["role"], index, messages[0]["role"]):
+        if role.strip and chat.strip_parts:
+            texts = [None if text is None else text.strip() for text in texts]
+        elif role.strip and not chat.joins(message["role"], index, messages[0]["role"]):
             texts[0] = None if texts[0] is None else texts[0].lstrip()
         if role.strip:
             texts[-1] = None if texts[-1] is None else texts[-1].rstrip()
@@ -421,7 +432,11 @@ def _with_images(chat: ChatLayout, render: Render, image: str) -> ChatLayout:
     if first != chat.roles["user"].prefix:
         user = chat.roles["user"].model_copy(update={"prefix_with_image": first})
         chat = chat.model_copy(update={"roles": {**chat.roles, "user": user}})
-    _prove_images(chat, render, image)
+    try:
+        _prove_images(chat, render, image)
+    except DiffersError:
+        chat = chat.model_copy(update={"strip_parts": True})
+        _prove_images(chat, render, image)
     return chat
 
 

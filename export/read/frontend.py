@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -25,6 +25,7 @@ from pocketvlm.export.read.tokenizer import check_rows, read_tokenizer
 from pocketvlm.files import found, read_text
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.models.checkpoint import Checkpoint
+from pocketvlm.models.config import VlmConfig
 from pocketvlm.strict import first_wrong
 
 #: A sentence for people, beside a checkpoint's weights.
@@ -83,6 +84,14 @@ def _begun(chat: ChatLayout, begin: str) -> ChatLayout:
     return chat if opening.startswith(begin) else chat.model_copy(update={"start": begin + chat.start})
 
 
+def _spelled_out(config: VlmConfig) -> VlmConfig:
+    """What a processor writes around images as part of their layout, where there is no text beside them."""
+    before, behind = config.text_around_image
+    around = config.image_layout
+    whole = replace(around, image_start=before + around.image_start, image_end=around.image_end + behind)
+    return replace(config, image_layout=whole)
+
+
 def _not_in_kotlin(tokenizer: Tokenizer) -> tuple[str, ...]:
     why = why_not_portable(tokenizer.to_str().encode())
     if why is None:
@@ -113,7 +122,8 @@ def _frontend(checkpoint: Checkpoint, retiling: Retiling | None) -> Frontend:
                 f"{image_token}"
             )
         check_image_tokens(checkpoint.directory, config)
-        layout = image_layout(config.image_layout, vision.candidates, tokenizer)
+        spelled = config if chat is not None else _spelled_out(config)
+        layout = image_layout(spelled.image_layout, vision.candidates, tokenizer)
         images = ImageSettings(
             preprocessing_of(vision),
             layout,
@@ -121,9 +131,10 @@ def _frontend(checkpoint: Checkpoint, retiling: Retiling | None) -> Frontend:
             config.tokens_per_tile,
             config.vision.queries,
             config.has_axes,
+            config.spans,
         )
         if config.image_in_template is not None:
-            prove_layout(config, images, tokenizer)
+            prove_layout(spelled, images, tokenizer)
     check_added_tokens(checkpoint.directory, config.model_type, tokenizer, chat)
     lacking = check_rows(checkpoint, tokenizer, chat, layout)
     cards = [] if images is None else [test_card(images.preprocessing)]

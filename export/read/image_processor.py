@@ -56,6 +56,7 @@ LLAVA = {
 }
 LFM2_VL = tuple(f"Lfm2VlImageProcessor{kind}" for kind in ("", "Fast", "Pil"))
 MINICPM_V = ("MiniCPMVImageProcessor",)
+GEMMA3 = tuple(f"Gemma3ImageProcessor{kind}" for kind in ("", "Fast", "Pil"))
 QWEN2_VL = tuple(
     f"{name}ImageProcessor{kind}" for name in ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL") for kind in ("", "Fast", "Pil")
 )
@@ -184,6 +185,14 @@ class MiniCpmVProcessor(ImageProcessor):
     unk: Literal["<unk>"] = "<unk>"
     im_id_start: Literal["<image_id>"] = "<image_id>"
     im_id_end: Literal["</image_id>"] = "</image_id>"
+
+
+class Gemma3Processor(ImageProcessor):
+    """Gemma 3's squashes a picture to a square; crops of long ones beside it are for people to ask for, one by one."""
+
+    size: Sides = 224
+    resample: int = BILINEAR
+    do_pan_and_scan: Literal[False] | None = None
 
 
 class InternVlChatProcessor(ImageProcessor):
@@ -461,6 +470,15 @@ def _minicpmv(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[Ima
     return read.model_copy(update={"image_mean": read.norm_mean, "image_std": read.norm_std}), tiling
 
 
+def _gemma3(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageProcessor, TilingConfig]:
+    """A picture is one tile, whatever its shape."""
+    assert config.vision is not None
+    read = checked(Gemma3Processor, dict(raw), name, CheckpointError)
+    _check_kind(read, name, config, GEMMA3, GEMMA3[0])
+    _check_size(read, name, config.vision.image_size)
+    return read, config.tiling
+
+
 READERS: dict[str, Reader] = {
     "siglip": _siglip,
     "idefics3": _idefics3,
@@ -472,6 +490,7 @@ READERS: dict[str, Reader] = {
     "qwen2_vl": _qwen2_vl,
     "lfm2_vl": _lfm2_vl,
     "minicpmv": _minicpmv,
+    "gemma3": _gemma3,
 }
 
 

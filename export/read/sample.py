@@ -21,6 +21,7 @@ from pocketvlm.images.layout import image_tokens
 from pocketvlm.images.positions import positions_of
 from pocketvlm.images.prepare import Preprocessing, TiledImage, cut_tiles, normalize
 from pocketvlm.images.rules import NATIVE_RULES
+from pocketvlm.images.spans import Spans, last_seen_of
 from pocketvlm.images.tiling import Grid
 
 #: Questions with their answers.
@@ -57,6 +58,8 @@ class ImageSettings:
     """tokens that a resampler makes of each part of a picture"""
     has_axes: bool = False
     """whether a picture's tokens have rows and columns in the decoder"""
+    spans: Spans = "none"
+    """which tokens see what is behind them"""
 
     @property
     def is_native(self) -> bool:
@@ -70,6 +73,7 @@ class Sample:
 
     ``image_token`` stands for each image token; scores are taken over the text, from ``first_scored`` on. ``grids``: of
     pictures of native resolution, or each of their parts, (across, down) in tokens; ``has_axes``: these are positions.
+    ``spans``: which tokens see what is behind them.
     """
 
     pixels: Tensor | None
@@ -78,6 +82,7 @@ class Sample:
     first_scored: int
     grids: tuple[Grid, ...] | None = None
     has_axes: bool = True
+    spans: Spans = "none"
 
     @cached_property
     def positions(self) -> Tensor:
@@ -88,6 +93,14 @@ class Sample:
         index = np.full(len(self.token_ids), -1, np.int64)
         index[torch.eq(self.token_ids, self.image_token).numpy()] = np.repeat(np.arange(len(counts)), counts)
         return torch.from_numpy(positions_of(index, self.grids))
+
+    def last_seen(self, count: int | None = None) -> Tensor | None:
+        """int64 [tokens]: what each of the first ``count`` tokens may see of them; None where that is its own place."""
+        if self.spans == "none":
+            return None
+        ids = self.token_ids[:count]
+        is_image = torch.zeros_like(ids) if self.image_token is None else torch.eq(ids, self.image_token)
+        return torch.from_numpy(last_seen_of(is_image.bool().numpy(), self.spans))
 
     @property
     def scored(self) -> int:
@@ -153,6 +166,7 @@ def make_sample(
         if pixels and look is not None and look.is_native
         else None,
         look is not None and look.has_axes,
+        "none" if look is None else look.spans,
     )
 
 

@@ -104,8 +104,8 @@ class Activations:
 
     def _through(self, stage: Stage, module: nn.Module, place: int) -> LayerOutput:
         """The sequence at a place."""
-        positions = self.samples[place].positions
-        return through_layer(self._checkpoint.config.text, stage.index, module, self._hidden[place], positions)
+        text = self._checkpoint.config.text
+        return through_layer(text, stage.index, module, self._hidden[place], self.samples[place])
 
 
 class _Gram:

@@ -115,7 +115,7 @@ def _runner(
     def run() -> Tensor:
         """All sequences through the layer as it is, [1, all tokens, hidden]."""
         each = zip(hidden, samples, strict=True)
-        outputs = [through_layer(config, index, layer, states, of.positions).hidden for states, of in each]
+        outputs = [through_layer(config, index, layer, states, of).hidden for states, of in each]
         return torch.cat(outputs, dim=1)
 
     return run

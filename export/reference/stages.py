@@ -155,25 +155,26 @@ def run_decoder(
 ) -> list[Tensor]:
     """The residual streams [1, tokens, hidden] of ``enter_decoder`` after the last layer, as ``look`` is shown them.
 
-    ``samples`` say where their tokens stand, where it may not be their place.
+    ``samples`` say where their tokens stand and what they see, where it may not be their place and what was before.
     """
     streams = list(streams)
     for stage in decoder_stages(config.text):
         module = stage.loaded(read)
         prepare(module, stage.prefix)
         for place, hidden in enumerate(streams):
-            positions = None if samples is None else samples[place].positions
-            streams[place] = through_layer(config.text, stage.index, module, hidden, positions).hidden
+            sample = None if samples is None else samples[place]
+            streams[place] = through_layer(config.text, stage.index, module, hidden, sample).hidden
             look(stage.index, place, streams[place])
     return streams
 
 
 @torch.no_grad()
 def through_layer(
-    config: DecoderConfig, index: int, layer: nn.Module, hidden: Tensor, positions: Tensor | None = None
+    config: DecoderConfig, index: int, layer: nn.Module, hidden: Tensor, sample: Sample | None = None
 ) -> LayerOutput:
-    """[1, tokens, hidden] from position 0 on, or at ``positions``, through a loaded decoder layer."""
-    step = first_step(config, index, hidden.shape[1], positions)
+    """[1, tokens, hidden] from position 0 on, or where the tokens of a ``sample`` stand, through a loaded layer."""
+    where = () if sample is None else (sample.positions, sample.last_seen())
+    step = first_step(config, index, hidden.shape[1], *where)
     assert step.cache is not None
     return LayerOutput(layer(hidden, step), step.cache)
 
@@ -218,7 +219,7 @@ def run_reference(checkpoint: Checkpoint, sample: Sample, kv_length: int, progre
         image_tokens = _encode_patches(config, read, {0: vision[0]}, see, as_it_is, {0: sample.grids})[0]
     text = enter_decoder(config, read, [sample], [image_tokens])
     for stage in decoder_stages(config.text):
-        output = through_layer(config.text, stage.index, stage.loaded(read), text[-1], sample.positions)
+        output = through_layer(config.text, stage.index, stage.loaded(read), text[-1], sample)
         text.append(output.hidden)
         if isinstance(output.cache, KvCache):
             ranges[stage.index] = kv_ranges(config.text, stage.index, output.cache, kv_length, sample.positions)

@@ -68,6 +68,8 @@ class ChatLayout(Closed):
     between: Text | None = None
     system_joins: bool = False
     """whether a system message and the first question are trimmed as one text: the space between them stays"""
+    strip_parts: bool = False
+    """whether each text of a message that is trimmed is trimmed by itself, beside its images too"""
 
     def joins(self, role: str, index: int, first: str) -> bool:
         """Whether the message at ``index`` of a dialogue that begins with the role ``first`` is joined to a system
@@ -78,9 +80,9 @@ class ChatLayout(Closed):
 
     @model_serializer(mode="wrap")
     def _without_what_format_2_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Formats 1 and 2 have none of these; a bundle without is written in them."""
+        """Formats 1 and 2 have none of these, 3 and 4 not the last; a bundle without is written in them."""
         written: dict[str, Any] = handler(self)
-        for name in ("reasoning", "image", "text", "images_first", "system_joins", "between"):
+        for name in ("reasoning", "image", "text", "images_first", "system_joins", "between", "strip_parts"):
             if not getattr(self, name):
                 written.pop(name, None)
         return written
@@ -88,6 +90,8 @@ class ChatLayout(Closed):
     @property
     def format_version(self) -> int:
         """The oldest format that can say it."""
+        if self.strip_parts:
+            return 5
         more = any(role.prefix_with_image is not None for role in self.roles.values())
         around = self.reasoning is not None or self.image is not None or self.text is not None
         if self.between:

@@ -22,6 +22,7 @@ from pocketvlm.bundle.files import FileName
 from pocketvlm.bundle.native import MropePositions, check_tables
 from pocketvlm.bundle.preference import EngineName, PreferredEngine, check_preference
 from pocketvlm.bundle.record import Fidelity, RecipeRecord, TensorPrecision
+from pocketvlm.bundle.spans import check_spans
 from pocketvlm.bundle.static_programs import (
     NPU_ENGINES,
     TFLITE_ENGINES,
@@ -31,12 +32,14 @@ from pocketvlm.bundle.static_programs import (
     StaticProgram,
 )
 from pocketvlm.bundle.vision import ImageLayout, Vision
+from pocketvlm.images.spans import Spans
 from pocketvlm.strict import Closed, dropping_none
 
 #: The newest format. A bundle is written in the oldest that can say what it holds: 2 with other parts than ONNX's, 3
 #: with a chat layout that does more than put text around messages, pictures that are cut and laid out as no earlier
 #: one could say, or parts for Qualcomm's NPU, 4 with parts for LiteRT or a preference, 5 with pictures of native
-#: resolution, positions along three axes, or layers whose caches are of several kinds.
+#: resolution, positions along three axes, layers whose caches are of several kinds, or tokens that see further than
+#: themselves.
 FORMAT_VERSION = 5
 
 
@@ -154,6 +157,8 @@ class Manifest(Closed):
     qnn: QnnProgram | None = None
     litert_npu: LitertNpuProgram | None = None
     positions: MropePositions | None = None
+    spans: Spans = "none"
+    """which tokens of a prompt see what is behind them (``pocketvlm.images.spans``)"""
     preference: Annotated[tuple[PreferredEngine, ...], Field(max_length=16)] = ()
     """engines that may be chosen, best first; none: whatever the bundle has, as each runtime likes"""
     recipe: RecipeRecord
@@ -170,6 +175,8 @@ class Manifest(Closed):
         for section in ("by_engine", "positions", "preference"):
             if not written.get(section):
                 written.pop(section, None)
+        if self.spans == "none":
+            written.pop("spans", None)
         return written
 
     def program(self, engine: str) -> StaticProgram | None:
@@ -233,6 +240,11 @@ class Manifest(Closed):
             if section is not None and self.format_version < section.format_version:
                 wanted = section.format_version
                 raise ValueError(f"format {self.format_version} cannot say what {name} says; format {wanted} can")
+        return self
+
+    @model_validator(mode="after")
+    def _spans_have_room(self) -> Manifest:
+        check_spans(self)
         return self
 
     @model_validator(mode="after")

@@ -114,7 +114,7 @@ class Compared:
             if manifest.vision.patches is not None:
                 grids = tuple(grid for picture in item.pictures for grid in picture.tiled.seen)
         ids, has_axes = torch.from_numpy(item.inputs), manifest.positions is not None
-        return Sample(pixels, ids, manifest.tokens.image, item.first_scored, grids, has_axes)
+        return Sample(pixels, ids, manifest.tokens.image, item.first_scored, grids, has_axes, manifest.spans)
 
     def _encode(self, group: Group, samples: list[Sample], shipped: list[Floats | None]) -> list[Tensor | None]:
         """The original's image tokens; both sides' are scored on the way."""

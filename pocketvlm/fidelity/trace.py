@@ -20,6 +20,7 @@ from pocketvlm.bundle.open import Bundle
 from pocketvlm.bundle.streams import text_stream, vision_stream
 from pocketvlm.errors import BundleError, one_line
 from pocketvlm.images.positions import AXES
+from pocketvlm.images.spans import last_seen_of
 from pocketvlm.images.tiling import Grid
 from pocketvlm.machine import exact_sums, telemetry
 from pocketvlm.runtime.engines.onnx import cache_buffers
@@ -69,6 +70,8 @@ class Trace:
             **({} if self._rope is None else self._rope.rows(np.broadcast_to(positions, (AXES, len(token_ids))))),
             **{one.past: np.zeros(one.shape, one.dtype) for one in cache_buffers(self._manifest)},
         }
+        if self._manifest.spans != "none":
+            feeds["last_seen"] = last_seen_of(is_image, self._manifest.spans)
         # [1, tokens, hidden] -> [tokens, hidden]
         return [hidden[0] for hidden in self._run("text_decoder", self._text, feeds)]
 

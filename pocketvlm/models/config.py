@@ -27,6 +27,7 @@ from pocketvlm.bundle.defaults import KV_LENGTH
 from pocketvlm.bundle.kv import state_bytes
 from pocketvlm.bundle.vision import Strategy
 from pocketvlm.errors import CheckpointError, ExportError
+from pocketvlm.images.spans import Spans
 from pocketvlm.images.tiling import PAPER_CANDIDATES
 from pocketvlm.models.dialect import check_whole, decoder_values, vision_values
 from pocketvlm.models.families import DECODERS, FAMILIES
@@ -408,8 +409,9 @@ class VlmConfig:
     #: "mlp": a matrix that merges blocks of tokens, then two layers; "layers": these alone, on each token; "matrix":
     #: one from blocks to the decoder's width; "blocks_mlp": blocks, then two layers; "normed_mlp": a norm between
     #: these; "merger": blocks of normed tokens, then two layers of which the first is as wide as a block; "resampler":
-    #: learned queries look at all patches of a picture, or of a part of it, with so many heads (``resampler_heads``).
-    projector: Literal["mlp", "layers", "matrix", "blocks_mlp", "normed_mlp", "merger", "resampler"] = "mlp"
+    #: learned queries look at all patches of a picture, or of a part of it, with so many heads (``resampler_heads``);
+    #: "pooled": the mean of blocks, a norm and one matrix.
+    projector: Literal["mlp", "layers", "matrix", "blocks_mlp", "normed_mlp", "merger", "resampler", "pooled"] = "mlp"
     downsample_ratio: Tiles = 2
     resampler_heads: Heads | None = None
     #: Channels between the two layers behind blocks, normed or not; None: the decoder's width.
@@ -430,6 +432,10 @@ class VlmConfig:
     #: A chat template (Jinja) in place of the checkpoint's, where a model's own code has another.
     chat_template: Text | None = None
     image_layout: ImageLayoutConfig = field(default_factory=ImageLayoutConfig)
+    #: What a processor writes before and behind an image's layout, which the tokenizer sees with the text beside it.
+    text_around_image: tuple[Text, Text] = ("", "")
+    #: Which tokens see what is behind them.
+    spans: Spans = "none"
     tiling: TilingConfig = field(default_factory=TilingConfig)
     #: None: the tokens of tiles follow one another.
     packing: PackingConfig | None = None
@@ -465,6 +471,11 @@ class VlmConfig:
     def has_axes(self) -> bool:
         """Whether tokens have positions on three axes that differ."""
         return self.vision is not None and self.text.mrope_section is not None
+
+    @property
+    def has_spans(self) -> bool:
+        """Whether some tokens see what is behind them."""
+        return self.spans != "none"
 
     @property
     def template_image(self) -> str:

@@ -80,12 +80,14 @@ def empty_cache(config: DecoderConfig, layer: int) -> LayerCache:
 @dataclass
 class Step:
     """Where the tokens of a decoder's step stand: RoPE's rows of them, the layer's cache (None: they are all), and the
-    rows for layers that see a window, where there are some."""
+    rows for layers that see a window, where there are some; ``last_seen``: the last place of the cache that each may
+    see, int64 [tokens], where that is not its own (``pocketvlm.images.spans``)."""
 
     cos: Tensor
     sin: Tensor
     cache: LayerCache | None = None
     local: tuple[Tensor, Tensor] | None = None
+    last_seen: Tensor | None = None
 
 
 @dataclass
@@ -356,11 +358,11 @@ class Rotate(Operator):
 
 
 class CachedAttend(Operator):
-    """Causal grouped-query attention over a layer's cache, which it extends.
+    """Grouped-query attention over a layer's cache, which it extends: causal, but for tokens that see further.
 
     query [batch, tokens, heads * head_dim], key and value [batch, tokens, kv_heads * head_dim] -> the query's shape.
-    ``scale``: factor on the products of queries and keys; ``window``: tokens that one sees at most, itself among them
-    (None: all up to itself).
+    ``scale``: factor on the products of queries and keys; ``window``: how many tokens up to itself one sees at most,
+    itself among them (None: all); it does not end what is behind a token.
     """
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int, scale: float, window: int | None = None) -> None:
@@ -381,6 +383,8 @@ class CachedAttend(Operator):
             key, value = step.cache.key, step.cache.value
         # token i sees the past and itself, of them those in its window: [tokens, past + tokens]
         mask = torch.ones(tokens, past + tokens, dtype=torch.bool).tril(past)
+        if step.last_seen is not None:
+            mask = torch.arange(past + tokens) <= step.last_seen[:, None]
         if self.window is not None:
             mask = mask.triu(past - self.window + 1)
         mixed = F.scaled_dot_product_attention(
@@ -543,6 +547,26 @@ class MeanOfRows(Operator):
         return values.mean(1, keepdim=True)
 
 
+class MeanOfBlocks(Operator):
+    """Of each channel over each ``ratio`` x ``ratio`` block of a ``grid`` x ``grid`` of tokens of this width: [tiles,
+    grid * grid, width] -> [tiles, side * side, width], of whole blocks along the grid's rows."""
+
+    def __init__(self, grid: int, width: int, ratio: int) -> None:
+        super().__init__()
+        self.grid, self.width, self.ratio = grid, width, ratio
+
+    @property
+    def side(self) -> int:
+        """Blocks along one side."""
+        return self.grid // self.ratio
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        # [tiles, grid * grid, width] -> [tiles, side, ratio, side, ratio, width] -> [tiles, side, side, width]
+        blocks = tokens.unflatten(1, (self.side, self.ratio, self.side, self.ratio)).mean((2, 4))
+        # -> [tiles, side * side, width]
+        return blocks.flatten(1, 2)
+
+
 class Channels(Operator):
     """``size`` of the channels, from ``first`` on: [..., width] -> [..., size]."""
 
@@ -627,6 +651,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     ClassToken,
     DropFirst,
     MeanOfRows,
+    MeanOfBlocks,
     Channels,
     Join,
     Blocks,

@@ -31,6 +31,9 @@ def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
         yield from _tower(config.vision) if shape is None else shape.shapes(config.vision.image_size)
         if config.projector == "matrix":
             yield from _linear("projector.linear", merged, text.hidden_size, bias=False)
+        elif config.projector == "pooled":
+            yield from _norm("projector.norm", width, bias=False)
+            yield from _linear("projector.linear", width, text.hidden_size, bias=False)
         elif config.projector in ("blocks_mlp", "normed_mlp"):
             inner = config.projector_size or text.hidden_size
             if config.projector == "normed_mlp":

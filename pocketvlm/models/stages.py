@@ -198,11 +198,17 @@ def insert_image_tokens(
     return embeddings.masked_scatter(places, image_tokens)
 
 
-def first_step(config: DecoderConfig, layer: int, tokens: int, positions: Tensor | None = None) -> Step:
+def first_step(
+    config: DecoderConfig,
+    layer: int,
+    tokens: int,
+    positions: Tensor | None = None,
+    last_seen: Tensor | None = None,
+) -> Step:
     """Of the first tokens in a layer, with an empty cache; ``positions``: theirs, [3, tokens], where they are not their
-    places."""
+    places; ``last_seen``: what each may see, where that is not its place."""
     at = torch.arange(tokens) if positions is None else positions
-    return step_at(config, at, empty_cache(config, layer))
+    return replace(step_at(config, at, empty_cache(config, layer)), last_seen=last_seen)
 
 
 def place_of(config: VisionConfig, grid: Grid, read: ReadWeight | None = None) -> PicturePlace:

@@ -31,7 +31,7 @@ ENGINES = {
     "qnn-simulator": "pocketvlm.runtime.engines.qnn:QnnSimulator",
 }
 
-#: Those that run towers of native resolution.
+#: Those that run towers of native resolution, and tokens that see further than themselves.
 NATIVE = ("onnx", "executorch")
 #: Engines that run another one's parts of a bundle.
 PARTS_OF = {
@@ -96,7 +96,8 @@ class Engine(Protocol):
 
 
 class NativeEngine(Engine, Protocol):
-    """One that also runs towers of native resolution, and tokens with positions on three axes."""
+    """One that also runs towers of native resolution, and tokens with positions on three axes, or that see further than
+    themselves."""
 
     def patch_embed_at(self, pixels: Floats, rows: Floats) -> Floats:
         """[tiles, 3, tile, tile], and what a table of positions adds, [tiles, patches, vision width] -> the latter"""
@@ -105,8 +106,16 @@ class NativeEngine(Engine, Protocol):
         """[tiles, patches, vision width] of one picture -> [tiles, tokens per tile, hidden]; ``place``:
         ``pocketvlm.runtime.native.place_of``."""
 
-    def step_at(self, embeddings: Floats, cache: Cache, keep: int, positions: Positions) -> Floats:
-        """As ``step``, of tokens at int64 [3, tokens]."""
+    def step_at(
+        self,
+        embeddings: Floats,
+        cache: Cache,
+        keep: int,
+        positions: Positions | None,
+        last_seen: Positions | None = None,
+    ) -> Floats:
+        """As ``step``, of tokens at int64 [3, tokens], where a model has such; ``last_seen``: int64 [tokens], the last
+        place in the cache that each may see, where one may see another than its own (``pocketvlm.images.spans``)."""
 
 
 def preference_of(manifest: Manifest) -> tuple[PreferredEngine, ...]:
@@ -174,6 +183,10 @@ def open_engine(
     vision = bundle.manifest.vision
     if vision is not None and vision.patches is not None and name not in NATIVE:
         raise BundleError(f"patches as input are not yet run by the engine {name}: use {' or '.join(NATIVE)}")
+    if bundle.manifest.spans != "none" and name not in NATIVE:
+        raise BundleError(
+            f"tokens that see what is behind them are not run by the engine {name}: use onnx or executorch"
+        )
     module, _, factory = ENGINES[name].partition(":")
     create: Any = getattr(importlib.import_module(module), factory)
     cache = None if prepacked_cache is None else Path(prepacked_cache)

@@ -13,9 +13,10 @@ import numpy.typing as npt
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError
 from pocketvlm.images.patches import window_by_window
 from pocketvlm.images.rules.smart_resize import most_filled
+from pocketvlm.images.spans import begin_of_span, end_of_chunk
 from pocketvlm.runtime.engines.executorch_library import LoadedProgram, find_package, set_threads, states_of
 from pocketvlm.runtime.memory import memory_for, return_freed_memory, zeros_on_demand
-from pocketvlm.runtime.native import Feeds, TokenRope, along_places, widened
+from pocketvlm.runtime.native import Feeds, TokenRope, along_places, seen_at, widened
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
@@ -150,7 +151,14 @@ class ExecutorchEngine:
     def step(self, embeddings: Floats, cache: Cache, keep: int) -> Floats:
         return self.step_at(embeddings, cache, keep, None)
 
-    def step_at(self, embeddings: Floats, cache: Cache, keep: int, positions: Positions | None) -> Floats:
+    def step_at(
+        self,
+        embeddings: Floats,
+        cache: Cache,
+        keep: int,
+        positions: Positions | None,
+        last_seen: Positions | None = None,
+    ) -> Floats:
         if not isinstance(cache, ExecutorchCache):
             raise TypeError(f"the cache is a {type(cache).__name__}, not one of this engine")
         tokens, manifest = len(embeddings), self._manifest
@@ -159,26 +167,35 @@ class ExecutorchEngine:
             raise CapacityError(f"{total} tokens do not fit into the KV length of {manifest.kv_cache.length}")
         wanted = min(keep or tokens, tokens)
         logits = np.empty((wanted, manifest.model.vocab_size), np.float32)
-        step = self._arguments(embeddings, cache, positions)
+        seen = seen_at(cache.position, tokens, last_seen)
+        step = self._arguments(embeddings, cache, positions, seen)
         if wanted == 1:
             self._decode("text_decoder", step, slice(0, tokens), cache, logits)
         else:
-            first = tokens - wanted
+            seen = seen - cache.position
+            first = begin_of_span(seen, tokens - wanted)
+            logits = np.empty((tokens - first, manifest.model.vocab_size), np.float32)
             if first:
                 self._decode("text_decoder", step, slice(0, first), cache, logits[:1])
-            for start in range(first, tokens, manifest.prefill_chunk):
-                part = slice(start, min(start + manifest.prefill_chunk, tokens))
+            start = first
+            while start < tokens:
+                part = slice(start, end_of_chunk(seen, start, manifest.prefill_chunk))
                 self._decode(ALL_LOGITS, step, part, cache, logits[start - first : part.stop - first])
+                start = part.stop
         cache.position = total
-        return logits
+        return logits[-wanted:]
 
-    def _arguments(self, embeddings: Floats, cache: Cache, positions: Positions | None) -> tuple[Array, ...]:
-        """What a method takes of each token: its row, its place in the cache, and how it turns where that is given."""
+    def _arguments(
+        self, embeddings: Floats, cache: Cache, positions: Positions | None, last_seen: Positions
+    ) -> tuple[Array, ...]:
+        """What a method takes of each token: its row, its place in the cache, how it turns where that is given, and
+        what it may see where that is."""
         place = np.arange(cache.position, cache.position + len(embeddings))
+        seen = () if self._manifest.spans == "none" else (last_seen.astype(np.int64),)
         if self._rope is None:
-            return embeddings, place
+            return embeddings, place, *seen
         rows = self._rope.rows(along_places(cache.position, len(embeddings), positions))
-        return widened(embeddings, self._manifest.entering_width), place, rows["rope_cos"], rows["rope_sin"]
+        return widened(embeddings, self._manifest.entering_width), place, rows["rope_cos"], rows["rope_sin"], *seen
 
     def free_vision(self) -> None:
         for name in VISION_METHODS:
@@ -238,6 +255,9 @@ def _check_program(program: LoadedProgram, file: str, manifest: Manifest) -> Non
     if manifest.positions is not None:
         turns = ("float32", (kv.length, kv.head_dim // 2))
         wanted |= {("text_decoder", f"input {at}"): turns for at in (2, 3)}
+    if manifest.spans != "none":
+        at = 2 if manifest.positions is None else 4
+        wanted["text_decoder", f"input {at}"] = ("int64", (kv.length,))
     if vision is not None and vision.patches is not None:
         wanted |= _of_pictures(vision, vision.patches, manifest.entering_width)
     elif vision is not None:

@@ -19,7 +19,7 @@ from pocketvlm.errors import BundleError, CapacityError, PocketVlmError, one_lin
 from pocketvlm.machine import exact_sums, telemetry
 from pocketvlm.runtime.engines import prepacked
 from pocketvlm.runtime.memory import memory_for, return_freed_memory, zeros_on_demand
-from pocketvlm.runtime.native import Feeds, TokenRope, along_places, widened
+from pocketvlm.runtime.native import Feeds, TokenRope, along_places, seen_at, widened
 from pocketvlm.runtime.states import CacheWithStates, States
 from pocketvlm.runtime.versions import check_minimum
 
@@ -169,10 +169,17 @@ class OnnxEngine:
     def step(self, embeddings: Floats, cache: Cache, keep: int) -> Floats:
         return self.step_at(embeddings, cache, keep, None)
 
-    def step_at(self, embeddings: Floats, cache: Cache, keep: int, positions: Positions | None) -> Floats:
+    def step_at(
+        self,
+        embeddings: Floats,
+        cache: Cache,
+        keep: int,
+        positions: Positions | None,
+        last_seen: Positions | None = None,
+    ) -> Floats:
         if not isinstance(cache, OnnxCache):
             raise TypeError(f"the cache is a {type(cache).__name__}, not one of this engine")
-        return self._step(self._session("text_decoder"), embeddings, cache, keep, positions)
+        return self._step(self._session("text_decoder"), embeddings, cache, keep, (positions, last_seen))
 
     def free_vision(self) -> None:
         with self._opening:
@@ -203,8 +210,14 @@ class OnnxEngine:
             return OnnxCache(self._ort, session, self._manifest)
 
     def _step(
-        self, session: Any, embeddings: Floats, cache: OnnxCache, keep: int, positions: Positions | None = None
+        self,
+        session: Any,
+        embeddings: Floats,
+        cache: OnnxCache,
+        keep: int,
+        where: tuple[Positions | None, Positions | None] = (None, None),
     ) -> Floats:
+        """``where``: positions along three axes, and what each token may see."""
         tokens = len(embeddings)
         total = cache.position + tokens
         if total > self._manifest.kv_cache.length:
@@ -215,8 +228,10 @@ class OnnxEngine:
             "inputs_embeds": np.ascontiguousarray(entering[None], np.float32),
             "attention_mask": np.ones((1, total), np.int64),
             "logits_to_keep": np.array([keep], np.int64),
-            **({} if self._rope is None else self._rope.rows(along_places(cache.position, tokens, positions))),
+            **({} if self._rope is None else self._rope.rows(along_places(cache.position, tokens, where[0]))),
         }
+        if self._manifest.spans != "none":
+            feeds["last_seen"] = np.ascontiguousarray(seen_at(cache.position, tokens, where[1]), np.int64)
         logits = np.empty((1, keep or tokens, self._manifest.model.vocab_size), np.float32)
         with clear_errors("text_decoder"):
             # The binding holds plain pointers into these arrays: they must live until the run is over.
@@ -343,6 +358,8 @@ def interface(manifest: Manifest, name: str) -> tuple[Interface, Interface]:
         }
         if manifest.positions is not None:
             inputs |= dict.fromkeys(("rope_cos", "rope_sin"), ("float", (None, kv.head_dim // 2)))
+        if manifest.spans != "none":
+            inputs["last_seen"] = ("int64", (None,))
         outputs: Interface = {"logits": ("float", (1, None, model.vocab_size))}
         return (
             inputs | {one.past: kind for one, kind in buffers},

@@ -46,6 +46,7 @@ def drawn_layout(random: Random) -> ChatLayout:
         text=maybe(Around(prefix="<text>", suffix="</text>")),
         images_first=random.random() < 0.5,
         system_joins=random.random() < 0.5,
+        strip_parts=random.random() < 0.3,
     )
 
 

@@ -60,6 +60,15 @@ def shows(raw: dict[str, Any], version: int, section: str, **changes: Any) -> No
     raw[section].update(changes)
 
 
+def spans(raw: dict[str, Any], version: int, which: str | None, *, chunk: int = 1 << 10, **changes: Any) -> None:
+    """Tokens that see what is behind them: of pictures of one tile, whose tokens are 4 in a cache of 16."""
+    raw["format_version"], raw["spans"], raw["prefill_chunk"] = version, which, chunk
+    around = changes.pop("around", [1])
+    raw["vision"].update({"candidates": [[1, 1]], "thumbnail": "none", "tokens_per_tile": 4, **changes})
+    raw["image_layout"].update(image_start=around, image_end=around)
+    raw["kv_cache"]["length"] = 16
+
+
 #: A bundle whose pictures' rows end with the token in this file.
 PACKING = {"kind": "anyres", "newline": "newline.bin"}
 
@@ -168,6 +177,9 @@ def convolves(raw: dict[str, Any], version: int, *more: Any, engine: str = "onnx
 
 #: What format 5 alone can say, each with a value.
 OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
+    lambda raw, version: spans(raw, version, "image"),
+    lambda raw, version: spans(raw, version, "prompt"),
+    lambda raw, version: shows(raw, version, "chat", strip_parts=True),
     sees_whole,
     turns,
     lambda raw, version: sees_whole(raw, version, window=None, deep=3),
@@ -447,6 +459,13 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: turns(raw, 5, interleaved=0), "not valid: positions.interleaved"),
         (lambda raw: turns(raw, 5, more=1), "not valid: positions.more"),
         (turns_far, "positions.rope is no file of a cosine"),
+        (lambda raw: spans(raw, 4, "image"), "only format 5 has spans"),
+        (lambda raw: spans(raw, 5, "all"), "not valid: spans"),
+        (lambda raw: spans(raw, 5, None), "not valid: spans"),
+        (lambda raw: spans(raw, 5, "image", chunk=3), "a span of 4 tokens does not fit into a prefill_chunk of 3"),
+        (lambda raw: spans(raw, 5, "prompt", chunk=15), "a span of 16 tokens does not fit into a prefill_chunk of 15"),
+        (lambda raw: spans(raw, 5, "image", thumbnail="last"), "a span of an image is one tile's tokens, with text"),
+        (lambda raw: spans(raw, 5, "image", around=[]), "a span of an image is one tile's tokens, with text"),
         (lambda raw: shows(raw, 3, "vision", longest_edge="8"), "not valid: vision.longest_edge"),
         (lambda raw: shows(raw, 3, "vision", resize_filter="nearest"), "not valid: vision.resize_filter"),
         (lambda raw: shows(raw, 3, "image_layout", lone=[-1]), "not valid: image_layout.lone.0"),
@@ -454,6 +473,8 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: shows(raw, 3, "chat", image={"prefix": ""}), "not valid: chat.image.suffix"),
         (lambda raw: shows(raw, 3, "chat", text=["", ""]), "not valid: chat.text"),
         (lambda raw: shows(raw, 3, "chat", images_first=1), "not valid: chat.images_first"),
+        (lambda raw: shows(raw, 5, "chat", strip_parts=1), "not valid: chat.strip_parts"),
+        (lambda raw: shows(raw, 4, "chat", strip_parts=True), "format 4 cannot say what chat says"),
         (lambda raw: shows(raw, 3, "vision", packing={**PACKING, "kind": "spiral"}), "not valid: vision.packing.kind"),
         (lambda raw: shows(raw, 3, "vision", packing={**PACKING, "most_tiles": 0}), "vision.packing.most_tiles"),
         (lambda raw: shows(raw, 3, "vision", packing={**PACKING, "newline": "../x"}), "vision.packing.newline"),

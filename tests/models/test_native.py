@@ -179,7 +179,7 @@ def test_calibration_and_ranges_of_an_int8_cache_turn_keys_as_the_model_does(one
     stage = decoder_stages(checkpoint.config.text)[0]
     hidden = torch.randn(1, len(sample.token_ids), checkpoint.config.text.entering_width)
     layer = stage.loaded(checkpoint.tensor)
-    caches = [through_layer(checkpoint.config.text, 0, layer, hidden, at).cache for at in (sample.positions, None)]
+    caches = [through_layer(checkpoint.config.text, 0, layer, hidden, at).cache for at in (sample, None)]
     turned, as_places = (cache.key for cache in caches if isinstance(cache, KvCache))
     assert not torch.allclose(turned, as_places, atol=1e-3)
     bundle = tmp_path / "calibrated"

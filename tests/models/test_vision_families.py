@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from pocketvlm.errors import ChatError, CheckpointError, ExportError
+from pocketvlm.errors import BundleError, ChatError, CheckpointError, ExportError
 from pocketvlm.export import export_bundle
 from pocketvlm.export.job import Silent
 from pocketvlm.export.neuropilot.options import NpuOptions, with_options
@@ -203,7 +203,11 @@ def test_each_fault_that_a_family_can_have_is_seen(one: Exported, tmp_path: Path
             continue
         tried += 1
         path.write_text(json.dumps(raw))
-        with load(tmp_path / "bundle", threads=1, engine="onnx") as vlm:
+        try:
+            vlm = load(tmp_path / "bundle", threads=1, engine="onnx")
+        except BundleError:  # it does not fit the rest of what is said
+            continue
+        with vlm:
             same_ids = all(vlm.tokenize(DIALOGUES[name]).tolist() == ids for name, ids in wanted.items())
             same_features = distance(vlm.encode_images(pictures_of(DIALOGUES["first"])), features) < TOLERANCE
         if same_ids and same_features:
@@ -217,10 +221,10 @@ def test_special_tokens_that_people_write_are_text(one: Exported) -> None:
     with load(one.bundle.location, threads=1) as vlm:
         token = one.written.processor.image_token
         found = vlm.tokenize([said("user", 0, f"{token} of it")])
-        (without,) = (vlm.tokenize([said("user", 0, " of it")]),)
+        (without,) = (vlm.tokenize([said("user", 0, "- of it")]),)
         image = vlm.manifest.tokens.image
     assert (found == image).sum() == (without == image).sum()
-    assert len(found) == len(without) + len(token)
+    assert len(found) == len(without) - 1 + len(token)
 
 
 # --- The model --------------------------------------------------------------------------------------------------------

@@ -159,6 +159,8 @@ SAID_ALIKE = (
     "of the strategy minicpmv",
     "queries have no windows",
     "as a whole, not in parts",
+    "only format 5 has spans",
+    "a span of",
 )
 
 

@@ -44,6 +44,7 @@ from tests.support.portable_packing import GOLDEN as PACKING
 from tests.support.portable_packing import ONEVISION, PACKED, given_tokens
 from tests.support.portable_plans import FORMS, path_of
 from tests.support.portable_sampling import GOLDEN as SAMPLING
+from tests.support.portable_spans import GOLDEN as SPANS
 from tests.support.portable_tiles import GOLDEN as TILES
 from tests.support.portable_tiles import pixels
 
@@ -564,3 +565,10 @@ def test_digests(probe: Probe, tmp_path: Path, size: int) -> None:
 def test_the_reference_of_pixels_is_the_pinned_pillow() -> None:
     """Before 13 Pillow ran its passes in one order always: other pixels, by one step."""
     assert int(PIL.__version__.split(".")[0]) >= 13
+
+
+def test_golden_spans(probe: Probe) -> None:
+    """What tokens may see, and where chunks end."""
+    for case in json.loads(SPANS.read_text(encoding="utf-8"))["spans"]:
+        asked = {key: case[key] for key in ("pictures", "spans", "most")}
+        assert probe("spans", **asked) == {"last_seen": case["last_seen"], "ends": case["ends"]}, asked

@@ -284,3 +284,17 @@ REFUSED = {
     "the class's attributes": ("{{ messages.__class__.__mro__ }}", "fails|drops"),
     "another process": ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "fails"),
 }
+
+#: As Gemma 3's processor has it: each text of a message is trimmed by itself.
+GEMMA3 = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% if messages[0]['content'] is string %}"
+    "{% set opening = messages[0]['content'] + '\n\n' %}{% else %}"
+    "{% set opening = messages[0]['content'][0]['text'] + '\n\n' %}{% endif %}{% set rest = messages[1:] %}"
+    "{% else %}{% set opening = '' %}{% set rest = messages %}{% endif %}"
+    "{% for m in rest %}{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+    "{{ '<start_of_turn>' + role + '\n' + (opening if loop.first else '') }}"
+    "{% if m['content'] is string %}{{ m['content'] | trim }}{% else %}{% for item in m['content'] %}"
+    "{% if item['type'] == 'image' %}{{ '<start_of_image>' }}{% elif item['type'] == 'text' %}"
+    "{{ item['text'] | trim }}{% endif %}{% endfor %}{% endif %}{{ '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)

@@ -160,16 +160,19 @@ def attention(
     return of(*nodes, initializer=tensors, inputs=inputs, outputs=outputs)
 
 
-def branches(then: Sequence[NodeProto], otherwise: Sequence[NodeProto] = (), **more: Any) -> bytes:
-    """Two ways to ``y`` and two caches, in INT8, as exports write attention."""
-    cache = value("cache", (1, 1, 192, 8), INT8)
-    outputs = [
-        value("out", (1, "sequence", "width")),
-        value("k", (1, 1, 192, 8), INT8),
-        value("v", (1, 1, 192, 8), INT8),
-    ]
+def branches(
+    then: Sequence[NodeProto], otherwise: Sequence[NodeProto] = (), dtypes: tuple[int, int] = (INT8, INT8), **more: Any
+) -> bytes:
+    """Two ways to ``y`` and two caches, of these types in either, as exports write attention."""
+    caches = [value("cache", (1, 1, 192, 8), INT8), value("floats", (1, 1, 192, 8), FLOAT)]
+    caches = [cache for cache, dtype in zip(caches, (INT8, FLOAT), strict=True) if dtype in dtypes]
     made = []
-    for prefix, nodes in (("a", then), ("b", otherwise or then)):
+    for prefix, nodes, dtype in (("a", then, dtypes[0]), ("b", otherwise or then, dtypes[1])):
+        outputs = [
+            value("out", (1, "sequence", "width")),
+            value("k", (1, 1, 192, 8), dtype),
+            value("v", (1, 1, 192, 8), dtype),
+        ]
         inner = helper.make_graph(list(nodes), prefix, [], outputs, **more)
         for node in inner.node:
             node.output[:] = [f"{prefix}.{name}" for name in node.output]
@@ -184,8 +187,8 @@ def branches(then: Sequence[NodeProto], otherwise: Sequence[NodeProto] = (), **m
     ]
     tensors = [scalar("index", 1), scalar("few", 16), numpy_helper.from_array(np.ones(1, np.float32), "scale"),
                ints("first", 0), ints("to", 1, 1, -1, 8)]  # fmt: skip
-    outputs = [value("y", (1, "sequence", 8)), *(value(name, (1, 1, 192, 8), INT8) for name in "kv")]
-    inputs = [value("x", (1, "sequence", 8)), cache]
+    outputs = [value("y", (1, "sequence", 8)), *(value(name, (1, 1, 192, 8), dtypes[0]) for name in "kv")]
+    inputs = [value("x", (1, "sequence", 8)), *caches]
     inner = graph(*nodes, initializer=tensors, inputs=inputs, outputs=outputs)
     content: bytes = model(inner, ir=12, opset=24).SerializeToString()
     return content
@@ -200,10 +203,17 @@ INNER = (
 )
 
 
-def inner(prefix: str, *more: NodeProto) -> list[NodeProto]:
-    """The nodes of a branch."""
+FLOATING = (
+    *INNER[:2],
+    op("TensorScatter", "floats {0}.rows first", "k", axis=2),
+    op("TensorScatter", "floats {0}.rows first", "v", axis=2),
+)
+
+
+def inner(prefix: str, *more: NodeProto, floating: bool = False) -> list[NodeProto]:
+    """The nodes of a branch, over an INT8 cache or one that is ``floating``."""
     nodes = []
-    for node in INNER:
+    for node in FLOATING if floating else INNER:
         copy = NodeProto()
         copy.CopyFrom(node)
         copy.input[:] = [name.format(prefix) for name in node.input]

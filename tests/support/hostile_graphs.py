@@ -229,6 +229,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
         inner("a", op("If", "many", "i j l", then_branch=INSIDE, else_branch=INSIDE)), inner("b")
     ),
     "branches of other types": lambda: branches([*inner("a")[1:], op("Identity", "a.codes", "out")], inner("b")),
+    "branches over caches of two types": lambda: branches(inner("a"), inner("b", floating=True), (INT8, FLOAT)),
     "a branch that lacks an output": lambda: branches(inner("a")[1:], inner("b")),
     # What protobuf's readers take in more than one way.
     "a graph twice": lambda: of(Y) + of(Y),
@@ -270,6 +271,9 @@ FINE: dict[str, Callable[[], bytes]] = {
     "attention over codes with one scale": lambda: attention(kinds="PER_TENSOR PER_TENSOR"),
     "matrices of heads": matrices,
     "two branches": lambda: branches(inner("a"), inner("b")),
+    "two branches over a float32 cache": lambda: branches(
+        inner("a", floating=True), inner("b", floating=True), (FLOAT, FLOAT)
+    ),
     "a convolution": lambda: convolution(pads=[1] * 4, group=3),
     "a convolution of every second point": lambda: convolution(pads=[1] * 4, group=3, strides=[2, 2]),
     "a product of vectors that is small": lambda: outer(64),

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pro
 
 from tests.support.chat_templates import LLAVA, LLAVA_MISTRAL, LLAVA_ONEVISION
 from tests.support.fast_vlm import fast_vlm, llava_qwen2
+from tests.support.gemma_vl import gemma3
 from tests.support.lfm2_vl import lfm2_vl
 from tests.support.minicpmv import minicpmv
 from tests.support.qwen_vl import qwen2_5_vl, qwen2_vl, qwen3_5, qwen3_vl
@@ -414,6 +415,7 @@ WRITERS: dict[str, Callable[[Path], Written]] = {
     "qwen3_5": qwen3_5,
     "lfm2_vl": lfm2_vl,
     "minicpmv": minicpmv,
+    "gemma3": gemma3,
 }
 
 

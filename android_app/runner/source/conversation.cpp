@@ -7,6 +7,7 @@
 
 #include "layout.h"
 #include "session.h"
+#include "spans.h"
 #include "tiling.h"
 #include "vision.h"
 
@@ -177,8 +178,11 @@ void Conversation::compute_chunk(int64_t first, int64_t count, Floats& embedding
 }
 
 const float* Conversation::step(Floats& embeddings, int64_t count, int64_t keep) {
-  if (!model_.manifest().positions) return model_.engine().step(embeddings.data(), count, *cache_, keep);
   const int64_t place = cache_->position();
+  if (model_.manifest().has_spans() && place < int64_t(last_seen_.size()))
+    return model_.engine().step_seeing(embeddings.data(), *cache_, keep,
+                                       {last_seen_.begin() + place, last_seen_.begin() + place + count});
+  if (!model_.manifest().positions) return model_.engine().step(embeddings.data(), count, *cache_, keep);
   const Positions here = place < int64_t(positions_.size())
                              ? Positions(positions_.begin() + place, positions_.begin() + place + count)
                              : along_text(place - lag_, count);
@@ -196,8 +200,20 @@ void Conversation::find_positions() {
   lag_ = int64_t(positions_.size()) - largest - 1;
 }
 
+std::vector<int64_t> Conversation::find_last_seen() const {
+  std::vector<int32_t> pictures;
+  for (const Source& source : sources_) pictures.push_back(source.image);
+  return last_seen_of(pictures, model_.manifest().spans);
+}
+
+void Conversation::forget_span(int64_t tokens) {
+  if (!model_.manifest().has_spans() || tokens >= int64_t(ids_.size())) return;
+  cache_->rewind(std::min(cache_->position(), begin_of_span(find_last_seen(), tokens)));
+}
+
 void Conversation::prefill(Sampling sampling, int64_t max_new_tokens) {
   forget_ahead();
+  forget_span(cache_->position());
   const int64_t total = int64_t(ids_.size()), chunk = model_.manifest().prefill_chunk, computed = cache_->position();
   if (max_new_tokens < 1) throw Error(Failure::usage, "max_new_tokens must be at least 1");
   if (computed >= total) throw Error(Failure::usage, "there are no new tokens to compute: add some first");
@@ -221,12 +237,15 @@ void Conversation::prefill(Sampling sampling, int64_t max_new_tokens) {
   stats_.encode_wait_s = now() - start;
   start = now();
   if (model_.manifest().positions) find_positions();
-  Floats embeddings(elements({std::min(chunk, total - computed), model_.manifest().entering_width()}));
+  last_seen_ = find_last_seen();
+  Floats embeddings;
   while (cache_->position() < total) {
     if (cancelled_) throw Error(Failure::interrupted, "cancelled while the prompt was computed");
+    const int64_t first = cache_->position(), count = end_of_chunk(last_seen_, first, chunk) - first;
     // An edited question begins at the first chunk, an answer to the same one at the last.
-    if (const int64_t at = cache_->position(); at == computed || at + chunk >= total) cache_->keep();
-    compute_chunk(cache_->position(), std::min(chunk, total - cache_->position()), embeddings);
+    if (first == computed || first + count >= total) cache_->keep();
+    embeddings.resize(std::max(embeddings.size(), elements({count, model_.manifest().entering_width()})));
+    compute_chunk(first, count, embeddings);
   }
   stats_.prompt_tokens = total, stats_.prefill_tokens = total - computed;
   stats_.prefill_s = now() - start;
@@ -296,6 +315,7 @@ void Conversation::rewind(int64_t tokens) {
   if (tokens < 0 || tokens > int64_t(ids_.size()))
     throw Error(Failure::usage, "there are " + std::to_string(ids_.size()) + " tokens to go back to");
   forget_ahead();
+  forget_span(tokens);
   cache_->rewind(std::min(cache_->position(), tokens));
   ids_.resize(size_t(tokens));
   sources_.resize(size_t(tokens));

@@ -91,6 +91,10 @@ class Conversation {
   // The next tokens, those of the prompt at its positions and those behind it at text's, where the model has them.
   const float* step(Floats& embeddings, int64_t count, int64_t keep);
   void find_positions();
+  // Of the tokens so far: the last place that each may see.
+  std::vector<int64_t> find_last_seen() const;
+  // Forgets what was computed of a span that does not end before this many tokens.
+  void forget_span(int64_t tokens);
   bool is_stop(int64_t id) const;
   // Computes the last token, and a draft behind it; what the sampler then chooses is `chosen_`.
   void compute_token();
@@ -104,6 +108,7 @@ class Conversation {
   std::vector<Image> images_;
   Positions positions_;  // of the prompt, where tokens have them
   int64_t lag_ = 0;      // how far those of text behind it are behind their places
+  std::vector<int64_t> last_seen_;  // by each token of the prompt
   std::optional<Sampler> sampler_;
   const float* logits_ = nullptr;
   int64_t max_new_tokens_ = 0;

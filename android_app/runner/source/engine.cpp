@@ -18,12 +18,14 @@ Bundle for_engine(const Bundle& bundle, const std::string& parts) {
 
 // What open_engine refuses by name.
 [[noreturn]] void no_native() { throw Error(Failure::usage, "this engine has no pictures of native resolution"); }
+[[noreturn]] void no_spans() { throw Error(Failure::usage, "this engine has no tokens that see what is behind them"); }
 
 }  // namespace
 
 Floats Engine::patch_embed_at(const Floats&, int64_t, const float*) { no_native(); }
 void Engine::encode_picture(const Floats&, const PicturePlace&, float*) { no_native(); }
 const float* Engine::step_at(float*, Cache&, int64_t, const Positions&) { no_native(); }
+const float* Engine::step_seeing(float*, Cache&, int64_t, const std::vector<int64_t>&) { no_spans(); }
 
 void Engine::enter(const int64_t* ids, int64_t count, float* output) {
   const int64_t hidden = manifest().hidden_size, width = manifest().entering_width();
@@ -56,6 +58,8 @@ std::unique_ptr<Engine> open_engine(const std::string& name, const Bundle& bundl
   const bool is_native = bundle.manifest.positions || (bundle.manifest.vision && bundle.manifest.vision->patches);
   if (is_native && name != "onnx" && std::find(std::begin(kEngines), std::end(kEngines), name) != std::end(kEngines))
     throw Error(Failure::bundle, "patches as input are not yet run by the engine " + name + ": use onnx");
+  if (bundle.manifest.has_spans() && name != "onnx" && std::find(std::begin(kEngines), std::end(kEngines), name) != std::end(kEngines))
+    throw Error(Failure::bundle, "tokens that see what is behind them are not run by the engine " + name + ": use onnx");
   if (name == "onnx") return std::make_unique<OnnxEngine>(for_engine(bundle, "onnx"), library, threads);
   if (name == "qnn" || name == "qnn-emulation")
     return std::make_unique<NpuEngine>(for_engine(bundle, "qnn"), library, threads, name == "qnn");

@@ -52,6 +52,9 @@ class Engine {
   virtual const float* step(float* embeddings, int64_t tokens, Cache& cache, int64_t keep = 1) = 0;
   // The same of tokens at positions on three axes, where the model has them; a step's are those of text.
   virtual const float* step_at(float* embeddings, Cache& cache, int64_t keep, const Positions& positions);
+  // The same of tokens of which each may see what is in the cache up to a place, where a model has such; a step's see up
+  // to themselves.
+  virtual const float* step_seeing(float* embeddings, Cache& cache, int64_t keep, const std::vector<int64_t>& last_seen);
   // Whether a step gives the logits of more than its last token.
   virtual bool keeps_several() const { return false; }
   // Frees the vision part; the next image loads it again.

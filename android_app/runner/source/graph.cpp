@@ -276,12 +276,12 @@ class Checker {
     Bound bound;
     bound.inputs = inputs;
     attributes(given, form, bound);
-    const std::string generic = match_inputs(form, bound);
+    std::string generic = match_inputs(form, bound);
     refuse_if(given.all("outputs").size() != form.outputs.size(), kOtherOutputs);
     std::vector<const Message*> inner;
     for (const char* name : {"then_branch", "else_branch"})
       if (bound.attributes.count(name) != 0) inner.push_back(bound.attributes[name].branch.get());
-    const auto dims = inner.empty() ? apply_rule(form.rule, bound) : branches(inner, form, inside);
+    const auto dims = inner.empty() ? apply_rule(form.rule, bound) : branches(inner, form, inside, generic);
     bool constant = inner.empty(), any = false;
     for (const Value* value : inputs)
       if (value != nullptr) constant &= value->constant, any = true;
@@ -346,8 +346,9 @@ class Checker {
     return generic;
   }
 
-  // Both give the same: of dimensions that differ, the larger at most.
-  std::vector<Dims> branches(const std::vector<const Message*>& given, const Form& form, bool inside) {
+  // Both give the same, of one type T: of dimensions that differ, the larger at most.
+  std::vector<Dims> branches(const std::vector<const Message*>& given, const Form& form, bool inside,
+                             std::string& generic) {
     refuse_if(inside, "it has branches in branches");
     std::vector<Dims> result;
     for (const Message* branch : given) {
@@ -362,11 +363,15 @@ class Checker {
       }
       for (size_t at = 0; at < outputs.size(); at++) {
         const Value& value = values_.at(outputs[at].message->text("name"));
-        refuse_if(value.dtype != form.outputs[at].dtype, kOtherBranch);
+        const bool is_generic = form.outputs[at].dtype == "T";
+        if (is_generic && generic.empty()) generic = value.dtype;
+        refuse_if(value.dtype != (is_generic ? generic : form.outputs[at].dtype), kOtherBranch);
         if (result.size() == at) result.push_back(value.dims);
         else join(result[at], value.dims);
       }
     }
+    const bool among = std::find(form.types.begin(), form.types.end(), generic) != form.types.end();
+    refuse_if(!generic.empty() && !among, kOtherBranch);
     return result;
   }
 

@@ -184,7 +184,7 @@ ImageLayout image_layout(const Reader& value, int64_t format) {
 // Whether the chat layout has the roles that it needs. No answer here is rendered from it: tokens come in ready.
 bool check_chat(const Reader& value, int64_t format) {
   const Members of = value.members({"start", "roles", "default_system", "generation_prefix", "reasoning", "image", "text",
-                                    "images_first", "system_joins", "between"});
+                                    "images_first", "system_joins", "between", "strip_parts"});
   of["start"].text(kText);
   of["generation_prefix"].text(kText);
   const Reader roles = of["roles"], system = of["default_system"];
@@ -214,6 +214,8 @@ bool check_chat(const Reader& value, int64_t format) {
   for (const char* flag : {"images_first", "system_joins"})
     if (const auto given = of.optional(flag); given && given->boolean() && format < 3)
       given->refuse("formats 1 and 2 do not have it");
+  if (const auto given = of.optional("strip_parts"); given && given->boolean() && format < 5)
+    given->refuse("only format 5 has it");
   return by_name.optional("user") && by_name.optional("assistant") && (system.is_null() || by_name.optional("system"));
 }
 
@@ -428,7 +430,7 @@ Manifest read_manifest(const Reader& root) {
   const Members top =
       root.members({"format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer",
                     "chat", "kv_cache", "prefill_chunk", "engines", "by_engine", "neuropilot", "qnn", "litert_npu",
-                    "positions", "preference", "recipe", "fidelity", "files"});
+                    "positions", "spans", "preference", "recipe", "fidelity", "files"});
   Manifest manifest;
   read_sections(top, format, manifest);
   if (const Reader seen = top["vision"]; !seen.is_null()) manifest.vision = vision(seen, format);
@@ -436,10 +438,15 @@ Manifest read_manifest(const Reader& root) {
     if (format < 5) given->refuse("only format 5 has positions");
     manifest.positions = read_positions(*given);
   }
+  if (const auto given = top.optional("spans")) {
+    manifest.spans = given->choice({"none", "image", "prompt"});
+    if (manifest.has_spans() && format < 5) given->refuse("only format 5 has spans");
+  }
   if (const Reader layout = top["image_layout"]; !layout.is_null()) manifest.layout = image_layout(layout, format);
   if (const Reader chat = top["chat"]; !chat.is_null()) manifest.has_roles = check_chat(chat, format);
   manifest.tokenizer = file_name(top["tokenizer"]);
   manifest.prefill_chunk = top["prefill_chunk"].integer(1, 1 << 16);
+  const int64_t first_chunk = manifest.prefill_chunk;
   read_engines(top["engines"], manifest);
   check_recipe(top["recipe"]);
   check_fidelity(top["fidelity"]);
@@ -476,6 +483,7 @@ Manifest read_manifest(const Reader& root) {
         given->refuse("it has an engine twice, or one that engines does not have");
   }
   check_whole(manifest, root);
+  if (const auto problem = span_problem(manifest, first_chunk)) root.refuse(*problem);
   return manifest;
 }
 

@@ -118,6 +118,7 @@ struct Manifest {
   std::map<std::string, int64_t> prefill_chunks;  // by engine, where there are several
   std::map<std::string, NpuProgram> programs;      // of NPUs, by engine
   std::optional<MropePositions> positions;
+  std::string spans = "none";  // which tokens see what is behind them
   std::vector<LayerCache> caches;  // a layer each
   bool has_states() const {
     for (const LayerCache& one : caches)
@@ -126,6 +127,7 @@ struct Manifest {
   }
   std::vector<PreferredEngine> preference;  // engines that may be chosen, best first; empty: any
   std::map<std::string, FileEntry> files;
+  bool has_spans() const { return spans != "none"; }
   // Channels of a token as it enters the decoder.
   int64_t entering_width() const {
     return hidden_size * (1 + (vision && vision->patches ? vision->patches->deep.value_or(0) : 0));

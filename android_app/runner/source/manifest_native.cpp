@@ -101,6 +101,25 @@ std::optional<std::string> native_problem(const Vision& vision) {
   return parts_problem(vision);
 }
 
+std::optional<std::string> span_problem(const Manifest& manifest, int64_t first_chunk) {
+  if (!manifest.has_spans()) return std::nullopt;
+  for (const auto& [engine, parts] : manifest.engines)
+    if (engine != "onnx" && engine != "executorch") return engine + " has no spans of tokens that see each other";
+  int64_t longest = manifest.kv_length, step = first_chunk;
+  if (manifest.spans == "image") {
+    if (!manifest.vision || !manifest.layout) return "spans of images are of a model that sees";
+    const Vision& vision = *manifest.vision;
+    const bool one = vision.candidates.size() == 1 && vision.candidates[0] == Grid{1, 1};
+    const bool has_text = !manifest.layout->image_start.empty() || !manifest.layout->image_end.empty();
+    if (!one || vision.thumbnail != "none" || vision.patches || !has_text)
+      return "a span of an image is one tile's tokens, with text beside them";
+    longest = vision.tokens_per_tile;
+  }
+  for (const auto& [engine, chunk] : manifest.prefill_chunks) step = std::min(step, chunk);
+  if (step >= longest) return std::nullopt;
+  return "a span of " + std::to_string(longest) + " tokens does not fit into a prefill_chunk of " + std::to_string(step);
+}
+
 std::optional<std::string> table_problem(const Manifest& manifest) {
   if (manifest.vision && manifest.vision->patches && !manifest.vision->patches->table.empty()) {
     const PatchPictures& native = *manifest.vision->patches;

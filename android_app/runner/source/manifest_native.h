@@ -18,4 +18,8 @@ std::optional<std::string> native_problem(const Vision& vision);
 // What is wrong with the files of a manifest's tables: they are not as large as it says.
 std::optional<std::string> table_problem(const Manifest& manifest);
 
+// What is wrong with a manifest's spans: one does not fit into a prefill step, of which `first_chunk` is the one that stands
+// at the top.
+std::optional<std::string> span_problem(const Manifest& manifest, int64_t first_chunk);
+
 }  // namespace pocketvlm

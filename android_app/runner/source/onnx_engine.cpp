@@ -1,6 +1,7 @@
 #include "onnx_engine.h"
 
 #include <algorithm>
+#include <numeric>
 #include <set>
 
 namespace pocketvlm {
@@ -65,6 +66,7 @@ std::pair<Interface, Interface> interface_of(const Manifest& manifest, const std
                         {"logits_to_keep", {kInt64, {1}}}};
     if (manifest.positions)
       for (const char* name : {"rope_cos", "rope_sin"}) inputs[name] = {kFloat, {-1, manifest.head_dim / 2}};
+    if (manifest.has_spans()) inputs["last_seen"] = {kInt64, {-1}};
     Interface outputs = {{"logits", {kFloat, {1, -1, manifest.vocab_size}}}};
     for (const CacheBuffer& buffer : cache_buffers(manifest)) {
       inputs[buffer.past] = buffer.kind;
@@ -226,8 +228,13 @@ const float* OnnxEngine::step_at(float* embeddings, Cache& given, int64_t keep, 
   return run_step(embeddings, int64_t(positions.size()), static_cast<OnnxCache&>(given), keep, &positions);
 }
 
+const float* OnnxEngine::step_seeing(float* embeddings, Cache& given, int64_t keep,
+                                     const std::vector<int64_t>& last_seen) {
+  return run_step(embeddings, int64_t(last_seen.size()), static_cast<OnnxCache&>(given), keep, nullptr, &last_seen);
+}
+
 const float* OnnxEngine::run_step(float* embeddings, int64_t tokens, OnnxCache& cache, int64_t keep,
-                                  const Positions* positions) {
+                                  const Positions* positions, const std::vector<int64_t>* last_seen) {
   const int64_t total = cache.position_ + tokens;
   check_room(total);
   Ort::Session& decoder = session(text_decoder);
@@ -243,6 +250,12 @@ const float* OnnxEngine::run_step(float* embeddings, int64_t tokens, OnnxCache& 
       rope_->rows(*positions, cache.cos_, cache.sin_);
       cache.binding_.BindInput("rope_cos", tensor(cache.cos_.data(), {tokens, rope_->pairs()}));
       cache.binding_.BindInput("rope_sin", tensor(cache.sin_.data(), {tokens, rope_->pairs()}));
+    }
+    if (manifest().has_spans()) {
+      cache.last_seen_.resize(size_t(tokens));
+      if (last_seen != nullptr) cache.last_seen_ = *last_seen;
+      else std::iota(cache.last_seen_.begin(), cache.last_seen_.end(), cache.position_);
+      cache.binding_.BindInput("last_seen", tensor(cache.last_seen_.data(), {tokens}));
     }
     cache.binding_.BindInput("attention_mask", tensor(cache.mask_.data(), {1, total}));
     cache.bind_states();

@@ -36,6 +36,7 @@ class OnnxCache : public Cache {
   Floats logits_;              // of the last `keep_` tokens
   int64_t keep_ = 1, last_tokens_ = 0;
   Floats cos_, sin_;  // of a step's tokens, where they have positions on three axes
+  std::vector<int64_t> last_seen_;  // by them, where one may see another place than its own
   Ort::IoBinding binding_;
 };
 
@@ -50,6 +51,7 @@ class OnnxEngine : public Engine {
   std::unique_ptr<Cache> new_cache() override;
   const float* step(float* embeddings, int64_t tokens, Cache& cache, int64_t keep) override;
   const float* step_at(float* embeddings, Cache& cache, int64_t keep, const Positions& positions) override;
+  const float* step_seeing(float* embeddings, Cache& cache, int64_t keep, const std::vector<int64_t>& last_seen) override;
   bool keeps_several() const override { return true; }
   void free_vision() override;
 
@@ -59,7 +61,8 @@ class OnnxEngine : public Engine {
   Ort::Session open(Name name);
   using Inputs = std::vector<std::pair<const char*, Ort::Value>>;
   void run(Name name, Inputs given, const char* output, Ort::Value result);
-  const float* run_step(float* embeddings, int64_t tokens, OnnxCache& cache, int64_t keep, const Positions* positions);
+  const float* run_step(float* embeddings, int64_t tokens, OnnxCache& cache, int64_t keep, const Positions* positions,
+                        const std::vector<int64_t>* last_seen = nullptr);
 
   const int threads_;
   const std::optional<TokenRope> rope_;

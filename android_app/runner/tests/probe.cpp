@@ -21,6 +21,7 @@
 #include "patches.h"
 #include "plan.h"
 #include "positions.h"
+#include "spans.h"
 #include "sampling.h"
 #include "sha256.h"
 #include "tiling.h"
@@ -194,6 +195,15 @@ Json positions(const Json& asked) {
   return positions_of(asked["pictures"].get<std::vector<int32_t>>(), asked["grids"].get<std::vector<Grid>>());
 }
 
+// What the tokens of a prompt see, and where its chunks end.
+Json spans(const Json& asked) {
+  const auto seen = last_seen_of(asked["pictures"].get<std::vector<int32_t>>(), asked["spans"]);
+  std::vector<int64_t> ends;
+  for (int64_t first = 0; first < int64_t(seen.size()); first = ends.back())
+    ends.push_back(end_of_chunk(seen, first, asked["most"]));
+  return {{"last_seen", seen}, {"ends", ends}};
+}
+
 Json tiles(const Json& asked) {
   const int64_t width = asked["width"], height = asked["height"];
   const std::string rgba = read_file(asked["path"], int64_t{1} << 30, Failure::usage);
@@ -284,6 +294,7 @@ Json answer(const Json& asked) {
   if (what == "packing") return packing(asked);
   if (what == "picture_place") return picture_place(asked);
   if (what == "positions") return positions(asked);
+  if (what == "spans") return spans(asked);
   if (what == "axes") return axis_of_pairs(asked["sections"].get<std::vector<int64_t>>(), asked["interleaved"]);
   if (what == "most_windows") return most_windows(asked["tokens"], asked["side"]);
   if (what == "pack") return pack_tokens(asked);

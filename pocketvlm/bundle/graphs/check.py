@@ -146,7 +146,8 @@ class _Checker:
         refuse(len(node["outputs"]) != len(form.outputs), "it gives other outputs")
         branches = [bound.attributes[name] for name in BRANCHES if name in bound.attributes]
         if branches:
-            dims: list[Dims] | None = self._branches(branches, form, inside=inside)
+            dims: list[Dims] | None
+            dims, generic = self._branches(branches, form, inside=inside)
         else:
             dims = RULES[form.rule](bound) if form.rule else None
         present = [value for value in inputs if value is not None]
@@ -166,10 +167,10 @@ class _Checker:
         refuse(self.work > self.most_work, "it computes too much")
         return outputs
 
-    def _branches(self, branches: Sequence[Message], form: Form, *, inside: bool) -> list[Dims]:
-        """Both give the same: of dimensions that differ, the larger at most."""
+    def _branches(self, branches: Sequence[Message], form: Form, *, inside: bool) -> tuple[list[Dims], str]:
+        """Both give the same, of one type T: of dimensions that differ, the larger at most."""
         refuse(inside, "it has branches in branches")
-        given = []
+        given, generic = [], ""
         for branch in branches:
             refuse(len(branch["outputs"]) != len(form.outputs), "a branch gives other outputs")
             outer = dict(self.values)
@@ -179,10 +180,14 @@ class _Checker:
                 refuse(described.get("name", "") in outer, "a branch gives other outputs")
                 check_declared(described, self.values, self.sizes)
             values = [self.values[described["name"]] for described in branch["outputs"]]
-            wanted = [pattern.dtype for pattern in form.outputs]
-            refuse([value.dtype for value in values] != wanted, "a branch gives other outputs")
+            for pattern, value in zip(form.outputs, values, strict=True):
+                if pattern.dtype == "T":
+                    generic = generic or value.dtype
+                wanted = generic if pattern.dtype == "T" else pattern.dtype
+                refuse(value.dtype != wanted, "a branch gives other outputs")
             given.append([value.dims for value in values])
-        return [_joint(*pair) for pair in zip(*given, strict=True)]
+        refuse(bool(generic) and generic not in form.types, "a branch gives other outputs")
+        return [_joint(*pair) for pair in zip(*given, strict=True)], generic
 
     # --- Values -------------------------------------------------------------------------------------------------------
 

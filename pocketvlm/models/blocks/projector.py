@@ -15,6 +15,7 @@ from pocketvlm.models.operators import (
     KeyRows,
     LayerNorm,
     Linear,
+    MeanOfBlocks,
     PicturePlace,
     RmsNorm,
     Scale,
@@ -145,13 +146,31 @@ class Resampler(nn.Module):
         return tokens
 
 
+class PooledMatrix(nn.Module):
+    """The mean of ratio x ratio tokens, a norm, and a matrix to the decoder's width (Gemma 3, arXiv 2503.19786)."""
+
+    def __init__(self, config: VisionConfig, ratio: int, text_size: int) -> None:
+        super().__init__()
+        self.mean = MeanOfBlocks(config.grid_size, config.hidden_size, ratio)
+        self.norm = RmsNorm(config.hidden_size, config.layer_norm_eps)
+        self.linear = Linear(config.hidden_size, text_size, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        projected: Tensor = self.linear(self.norm(self.mean(tokens)))
+        return projected
+
+
+#: Those of one matrix, by ``projector`` of a config.
+ONE_MATRIX: dict[str, type[Matrix | PooledMatrix]] = {"matrix": Matrix, "pooled": PooledMatrix}
+
+
 def connector(config: VlmConfig) -> dict[str, nn.Module]:
     """What makes image tokens [tiles, tokens per tile, hidden] of the tower's [tiles, patches, width], by name, in the
     order of its use."""
     assert config.vision is not None
     vision, ratio, hidden = config.vision, config.downsample_ratio, config.text.hidden_size
-    if config.projector == "matrix":
-        return {"projector": Matrix(vision, ratio, hidden)}
+    if config.projector in ONE_MATRIX:
+        return {"projector": ONE_MATRIX[config.projector](vision, ratio, hidden)}
     if config.projector in ("blocks_mlp", "normed_mlp"):
         by_column, merged = config.blocks_by_column, ratio * ratio * vision.hidden_size
         blocks: nn.Module = Blocks(vision.grid_size, vision.hidden_size, ratio, by_column=by_column)

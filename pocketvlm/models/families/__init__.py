@@ -12,6 +12,7 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.models.families import (
     bluelm_v,
     fast_vlm,
+    gemma3,
     gemma3_text,
     granite,
     idefics3,
@@ -59,6 +60,7 @@ FAMILIES: dict[str, Family] = {
         qwen3_5,
         lfm2_vl,
         minicpmv,
+        gemma3,
         llama,
         qwen2,
         minicpm,

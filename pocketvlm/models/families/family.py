@@ -178,6 +178,6 @@ class Family:
     read: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     processor: str = "siglip"
     summed: Mapping[str, int] = field(default_factory=dict)
-    transposed: frozenset[str] = frozenset()
     channels_last: frozenset[str] = frozenset()
+    transposed: frozenset[str] = frozenset()
     is_less_one: Callable[[str], bool] = never

@@ -14,7 +14,7 @@ from pocketvlm.images.tiling import grid_candidates
 from pocketvlm.models import families
 from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VlmConfig
 from pocketvlm.models.families import idefics3
-from pocketvlm.models.presets import fast_vlm, internvl, lfm2, llava, qwen_vl, smolvlm
+from pocketvlm.models.presets import fast_vlm, gemma, internvl, lfm2, llava, qwen_vl, smolvlm
 from pocketvlm.models.presets.spoken import Spoken, chatml
 from pocketvlm.models.presets.weights import Stored, as_it_is
 from pocketvlm.models.tower import VisionConfig
@@ -189,6 +189,13 @@ PRESETS = {
             fast_vlm.FASTVLM_05B,
             fast_vlm.SPOKEN,
             families.fast_vlm.stored,
+        ),
+        _published(
+            "gemma-3-4b",
+            "SigLIP so400m at 896 px, Gemma 3's decoder of 34 layers",
+            gemma.GEMMA_3_4B,
+            gemma.SPOKEN,
+            families.gemma3.stored,
         ),
         Preset("tiny", "two layers of everything, to try the commands with", _vlm(TINY, TINY_TOWER)),
     )

@@ -137,7 +137,7 @@ def test_a_program_that_takes_other_turns_than_its_layers_is_caught(
     """The whole decoder, told of places in the cache instead of positions, where each layer was told right."""
     from pocketvlm.export.executorch import checks
 
-    own, asked = checks._turns, list[int]()
+    own, asked = checks._where, list[int]()
 
     def turns(job: Any, count: int) -> tuple[torch.Tensor, ...]:
         asked.append(count)
@@ -145,7 +145,7 @@ def test_a_program_that_takes_other_turns_than_its_layers_is_caught(
         found = own(job, count)
         return tuple(table.flip(0) for table in found) if is_whole else found
 
-    monkeypatch.setattr(checks, "_turns", turns)
+    monkeypatch.setattr(checks, "_where", turns)
     with pytest.raises(ExportError, match="text_decoder as a whole differs"):
         exported(written[WITH_WINDOWS], tmp_path / "bundle")
 

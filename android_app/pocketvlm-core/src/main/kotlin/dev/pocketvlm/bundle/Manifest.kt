@@ -88,6 +88,7 @@ internal class ChatLayout(
     val text: Around?,
     val imagesFirst: Boolean,
     val systemJoins: Boolean,
+    val stripParts: Boolean,
 )
 
 /** What was exported. */
@@ -123,6 +124,8 @@ internal class Manifest(
     val chat: ChatLayout?,
     val kvCache: KvCacheSpec,
     val positions: MropePositions?,
+    /** which tokens see what is behind them: `none`, `image` or `prompt` */
+    val spans: String,
     /** most tokens of one prefill step of the engine onnx */
     val prefillChunk: Int,
     /** engine -> part -> graph */
@@ -133,6 +136,8 @@ internal class Manifest(
     /** of its own text: what tells bundles apart */
     val sha256: String,
 ) {
+    val hasSpans: Boolean get() = spans != "none"
+
     /** Channels of a token as it enters the decoder. */
     val enteringWidth: Long get() = model.hiddenSize * (1 + (vision?.patches?.deep ?: 0))
 }

@@ -127,3 +127,24 @@ private fun Manifest.hasFloats(name: String?, vararg sizes: Long): Boolean = try
 } catch (_: ArithmeticException) {
     false
 }
+
+/** What is wrong with a manifest's spans, or null: whether the longest fits into the smallest prefill [step] of its engines. */
+internal fun spanProblem(manifest: Manifest, step: Int): String? {
+    if (!manifest.hasSpans) return null
+    manifest.engines.keys.firstOrNull { it != "onnx" && it != "executorch" }?.let {
+        return "$it has no spans of tokens that see each other"
+    }
+    var longest = manifest.kvCache.length
+    if (manifest.spans == "image") {
+        val vision = manifest.vision
+        val layout = manifest.imageLayout
+        if (vision == null || layout == null) return "spans of images are of a model that sees"
+        val tiling = vision.preprocessing.tiling
+        val isOne = tiling.candidates == listOf(Grid(1, 1)) && tiling.thumbnail == "none"
+        if (!isOne || vision.patches != null || layout.imageStart.isEmpty() && layout.imageEnd.isEmpty()) {
+            return "a span of an image is one tile's tokens, with text beside them"
+        }
+        longest = vision.tokensPerTile
+    }
+    return if (step >= longest) null else "a span of $longest tokens does not fit into a prefill_chunk of $step"
+}

@@ -5,7 +5,7 @@ internal class ChatSection(private val format: Int) {
     fun read(value: Reader): ChatLayout {
         val of = value.members(
             "start", "roles", "default_system", "generation_prefix", "reasoning", "image", "text", "images_first",
-            "system_joins",
+            "system_joins", "strip_parts",
         )
         of["roles"].members("system", "user", "assistant")
         return ChatLayout(
@@ -18,6 +18,7 @@ internal class ChatSection(private val format: Int) {
             text = of.inFormat3("text", format)?.let(::around),
             imagesFirst = flag(of, "images_first"),
             systemJoins = flag(of, "system_joins"),
+            stripParts = flag(of, "strip_parts", since = 5),
         )
     }
 
@@ -39,10 +40,10 @@ internal class ChatSection(private val format: Int) {
         return Around(of["prefix"].literal(), of["suffix"].literal())
     }
 
-    private fun flag(of: Members, key: String): Boolean {
+    private fun flag(of: Members, key: String, since: Int = 3): Boolean {
         val given = of.optional(key) ?: return false
         val set = given.boolean()
-        if (set && format < 3) given.refuse("formats 1 and 2 do not have it")
+        if (set && format < since) given.refuse("formats before $since do not have it")
         return set
     }
 }

@@ -48,8 +48,8 @@ private fun formatOf(root: Reader, where: String): Int {
 private class ManifestReader(private val root: Reader, private val format: Int, private val sha256: String) {
     private val top = root.members(
         "format_version", "minimum_runtime", "model", "vision", "image_layout", "tokens", "tokenizer", "chat", "kv_cache",
-        "prefill_chunk", "engines", "by_engine", "neuropilot", "qnn", "litert_npu", "positions", "preference",
-        "recipe", "fidelity", "files",
+        "prefill_chunk", "engines", "by_engine", "neuropilot", "qnn", "litert_npu", "positions", "spans",
+        "preference", "recipe", "fidelity", "files",
     )
 
     fun read(): Manifest {
@@ -60,6 +60,8 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
         checkFidelity(top["fidelity"])
         val pictures = VisionSections(format)
         val seen = orNull("vision")?.let(pictures::vision)
+        val firstChunk = top["prefill_chunk"].int(1, 1 shl 16)
+        val chunks = chunksOf(engines)
         val manifest = Manifest(
             minimumPocketvlm = runtime["pocketvlm"].name(),
             minimumOnnxruntime = runtime.given("onnxruntime")?.name(),
@@ -72,7 +74,8 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
             chat = orNull("chat")?.let(ChatSection(format)::read),
             kvCache = kvCache(top["kv_cache"], top["model"].members(*MODEL)["layers"].int(1, 4096), engines.keys),
             positions = top.given("positions")?.let(::positions),
-            prefillChunk = chunkOf(top["prefill_chunk"].int(1, 1 shl 16), engines),
+            spans = top.optional("spans")?.let(::spans) ?: "none",
+            prefillChunk = chunks["onnx"] ?: firstChunk,
             engines = engines,
             preference = preference(engines.keys),
             files = files(top["files"]),
@@ -84,6 +87,7 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
         val hasLitert = "litert" in engines || "litert_npu" in engines
         if (format < 4 && (asksForLitert || hasLitert)) root.refuse("only format 4 has LiteRT parts")
         checkFiles(manifest, npuFiles(manifest))
+        spanProblem(manifest, minOf(firstChunk, chunks.values.minOrNull() ?: firstChunk))?.let(root::refuse)
         return manifest
     }
 
@@ -129,6 +133,12 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
         return readPositions(value)
     }
 
+    private fun spans(value: Reader): String {
+        val read = value.choice("none", "image", "prompt")
+        if (read != "none" && format < 5) value.refuse("only format 5 has spans")
+        return read
+    }
+
     private fun engines(value: Reader): Map<String, Map<String, Part>> {
         value.members(*ENGINES)
         return value.entries { _, parts -> parts.named(::part) }
@@ -158,9 +168,9 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
         FileEntry(of["bytes"].long(0, 1L shl 44), of["sha256"].sha256(), of["sample_sha256"].sha256())
     }
 
-    /** The prefill chunk of the engine onnx: [first] where no engine has its own. */
-    private fun chunkOf(first: Int, engines: Map<String, Map<String, Part>>): Int {
-        val value = top.optional("by_engine") ?: return first
+    /** The prefill chunks of engines that have their own. */
+    private fun chunksOf(engines: Map<String, Map<String, Part>>): Map<String, Int> {
+        val value = top.optional("by_engine") ?: return emptyMap()
         value.members(*ENGINES)
         val chunks = value.entries { _, own ->
             val of = own.members("prefill_chunk", "tensors", "fidelity")
@@ -168,10 +178,10 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
             checkFidelity(of["fidelity"])
             of["prefill_chunk"].int(1, 1 shl 16)
         }
-        if (chunks.isEmpty()) return first
+        if (chunks.isEmpty()) return chunks
         if (format == 1) root.refuse("format 1 has no by_engine")
         if (chunks.keys != engines.keys) value.refuse("by_engine has other engines than engines")
-        return chunks["onnx"] ?: first
+        return chunks
     }
 
     /** Of each NPU's program, the files beside its graphs. */

@@ -7,6 +7,7 @@ import dev.pocketvlm.Stats
 import dev.pocketvlm.bundle.Manifest
 import dev.pocketvlm.images.AXES
 import dev.pocketvlm.images.alongText
+import dev.pocketvlm.images.endOfChunk
 import dev.pocketvlm.text.Detokenizer
 import dev.pocketvlm.text.StopStrings
 import dev.pocketvlm.text.TextTokenizer
@@ -68,12 +69,13 @@ internal class Generation(
 
     /** Of the prompt's tokens [tokens, 3], where they are not their places, and how far text behind it is behind its own. */
     private val positions = manifest.positions?.let { prompt.positions }
+    private val lastSeen = prompt.lastSeen
     private val lag = positions?.let { prompt.ids.size - it.max() - 1 } ?: 0
     private var pending: Int? = null // the token that was chosen and not given out
     private var last: Int? = null // the one given out and not fed
 
     init {
-        meter.reusedTokens = session.rewound(keys)
+        meter.reusedTokens = session.rewound(keys, lastSeen)
         meter.promptTokens = keys.size
         meter.imageTokens = prompt.imageTokens
         meter.kvTokensLeft = manifest.kvCache.length - keys.size
@@ -87,8 +89,8 @@ internal class Generation(
         val start = now()
         val width = Math.toIntExact(manifest.enteringWidth)
         val first = cache.position
-        val end = minOf(first + manifest.prefillChunk, prompt.ids.size)
-        val here = positions?.copyOfRange(AXES * first, AXES * end)
+        val end = endOfChunk(lastSeen, first, manifest.prefillChunk)
+        val here = Where(positions?.copyOfRange(AXES * first, AXES * end), lastSeen.copyOfRange(first, end))
         val logits = parts.engine.step(prompt.ids.copyOfRange(first, end), cache, interrupt, here) { at ->
             encoded[prompt.picture[first + at]]?.let { FloatBuffer.wrap(it, prompt.row[first + at] * width, width) }
         }
@@ -106,7 +108,7 @@ internal class Generation(
         val start = now()
         val isFirst = last == null
         last?.let { fed ->
-            val here = positions?.let { alongText(cache.position - lag, 1) }
+            val here = Where(positions?.let { alongText(cache.position - lag, 1) })
             val logits = parts.engine.step(intArrayOf(fed), cache, interrupt, here)
             session.keys.add(fed)
             pending = sampler.choose(logits)

@@ -4,6 +4,7 @@ import dev.pocketvlm.PocketVlmException.ChatInvalid
 import dev.pocketvlm.PocketVlmException.KvFull
 import dev.pocketvlm.bundle.Manifest
 import dev.pocketvlm.images.laidOut
+import dev.pocketvlm.images.lastSeenOf
 import dev.pocketvlm.images.positionsOf
 import dev.pocketvlm.text.ChatMessage
 import dev.pocketvlm.text.Span
@@ -12,14 +13,23 @@ import dev.pocketvlm.text.spansOf
 
 /**
  * Token [ids] of a whole prompt. An image's tokens are the placeholder's id: [picture] is the index of the picture that
- * replaces it, -1 for text, [row] the row of that picture's tokens.
+ * replaces it, -1 for text, [row] the row of that picture's tokens. [spans]: which tokens see what is behind them.
  */
-internal class Prompt(val ids: IntArray, val picture: IntArray, val row: IntArray, val pictures: List<Picture>) {
+internal class Prompt(
+    val ids: IntArray,
+    val picture: IntArray,
+    val row: IntArray,
+    val pictures: List<Picture>,
+    private val spans: String,
+) {
     /** How many of its tokens are images'. */
     val imageTokens: Int get() = picture.count { it >= 0 }
 
     /** [tokens, 3]: where they stand, for a model in which a picture's tokens have rows and columns. */
     val positions: IntArray get() = positionsOf(picture, pictures.map { it.grid })
+
+    /** [tokens]: the last place of the cache that each may see. */
+    val lastSeen: IntArray get() = lastSeenOf(picture, spans)
 
     /** What tells each token's input apart: its id, or its picture's content and row. */
     val keys: List<Any>
@@ -91,7 +101,7 @@ private class PromptBuilder(private val pictures: List<Picture>, private val man
 
     fun build(): Prompt {
         checkRoom(ids.size)
-        return Prompt(ids.toIntArray(), index.toIntArray(), rows.toIntArray(), pictures)
+        return Prompt(ids.toIntArray(), index.toIntArray(), rows.toIntArray(), pictures, manifest.spans)
     }
 
     private fun add(id: Int, picture: Int, row: Int) {

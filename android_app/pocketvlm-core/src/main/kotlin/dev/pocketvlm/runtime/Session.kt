@@ -2,6 +2,7 @@ package dev.pocketvlm.runtime
 
 import dev.pocketvlm.PocketVlmException.NoMemory
 import dev.pocketvlm.bundle.Manifest
+import dev.pocketvlm.images.beginOfSpan
 
 /**
  * A KV cache and what it holds: [keys] tell what was computed at each position ([Prompt.keys]). Its memory is taken at the
@@ -29,10 +30,13 @@ internal class Session(private val engine: TextEngine, private val manifest: Man
         }
     }
 
-    /** Forgets what is no beginning of [wanted]; how much is left. Its last token never counts: its logits are needed. */
-    fun rewound(wanted: List<Any>): Int {
+    /**
+     * Forgets what is no beginning of [wanted]; how much is left. Its last token never counts: its logits are needed. Nor
+     * does a span in part, by what each token sees ([lastSeen]).
+     */
+    fun rewound(wanted: List<Any>, lastSeen: IntArray): Int {
         val limit = minOf(keys.size, wanted.size - 1)
-        val kept = (0 until limit).firstOrNull { keys[it] != wanted[it] } ?: limit
+        val kept = beginOfSpan(lastSeen, (0 until limit).firstOrNull { keys[it] != wanted[it] } ?: limit)
         keys.subList(kept, keys.size).clear()
         held?.position = kept
         return kept

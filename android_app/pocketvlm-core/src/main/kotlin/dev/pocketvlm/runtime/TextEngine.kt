@@ -11,6 +11,12 @@ import java.nio.FloatBuffer
 private val PARTS = listOf("token_embedding", "text_decoder")
 
 /**
+ * Where a step's tokens stand: [positions] on three axes, [tokens, 3], where the model has them, and the last place that each
+ * may see, [tokens]. Those of text from the cache's end on where they are null.
+ */
+internal class Where(val positions: IntArray? = null, val lastSeen: IntArray? = null)
+
+/**
  * The text parts of `engines.onnx` as sessions of ONNX Runtime. One thread at a time runs it.
  *
  * @throws BundleDamaged a part is missing, or does not load
@@ -38,6 +44,9 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
 
     /** cos and sin of a step's tokens, where they have positions on three axes. */
     private val turns = List(2) { direct(Math.multiplyExact(4 * manifest.prefillChunk, rope?.pairs ?: 0)).asFloatBuffer() }
+
+    /** What a step's tokens may see, where that may be another place than their own. */
+    private val seen = direct(if (manifest.hasSpans) 8 * manifest.prefillChunk else 0).asLongBuffer()
     private val logits = direct(4 * vocabulary).asFloatBuffer()
     private val read = FloatArray(vocabulary)
     private val output = runtime.tensor(logits, 1, 1, vocabulary)
@@ -45,12 +54,13 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
     /** Those of a step of one token, which all but a few are. */
     private val single = Inputs(1)
 
-    /** Views of the first tokens of [ids], [embeddings], [entering] and [turns]. */
+    /** Views of the first tokens of [ids], [embeddings], [entering], [turns] and [seen]. */
     private inner class Inputs(tokens: Int) : AutoCloseable {
         val ids: OnnxTensor
         val embedded: OnnxTensor
         val entering: OnnxTensor
         val turns: List<OnnxTensor>
+        val seen: OnnxTensor?
 
         init {
             this@TextEngine.ids.clear().limit(tokens)
@@ -63,6 +73,10 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
                 turn.clear().limit(tokens * rope.pairs)
                 runtime.tensor(turn, tokens, rope.pairs)
             }
+            seen = if (!manifest.hasSpans) null else this@TextEngine.seen.let { bounds ->
+                bounds.clear().limit(tokens)
+                OnnxTensor.createTensor(environment, bounds, longArrayOf(tokens.toLong()))
+            }
         }
 
         override fun close() {
@@ -70,6 +84,7 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
             embedded.close()
             if (entering !== embedded) entering.close()
             turns.forEach(OnnxTensor::close)
+            seen?.close()
         }
     }
 
@@ -91,8 +106,10 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
 
     private fun checkDecoder() {
         checkInputs("text_decoder", session("text_decoder"), convolutionShapes(manifest))
-        if (rope == null) return
-        val wanted = listOf("rope_cos", "rope_sin").associateWith { listOf(-1, rope.pairs) }
+        val wanted = LinkedHashMap<String, List<Int>>()
+        if (rope != null) for (name in listOf("rope_cos", "rope_sin")) wanted[name] = listOf(-1, rope.pairs)
+        if (manifest.hasSpans) wanted["last_seen"] = listOf(-1)
+        if (wanted.isEmpty()) return
         checkInputs("text_decoder", session("text_decoder"), wanted + ("inputs_embeds" to listOf(1, -1, width)))
     }
 
@@ -102,14 +119,14 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
     /**
      * Feeds tokens, at most a prefill chunk of them and as many as [cache] has room for; the logits [vocabulary] behind
      * the last, which the next step overwrites. Where [image] gives a row of [width] numbers for an index of [tokens],
-     * that stands for the token. [positions]: [tokens, 3], where the model has them; those of text by default. The cache
-     * keeps its position where it fails or is ended.
+     * that stands for the token. [where] they stand: as text by default. The cache keeps its position where it fails or is
+     * ended.
      */
     fun step(
         tokens: IntArray,
         cache: KvCache,
         interrupt: Interrupt,
-        positions: IntArray? = null,
+        where: Where = Where(),
         image: (Int) -> FloatBuffer? = { null },
     ): FloatArray {
         val total = cache.position + tokens.size
@@ -121,7 +138,11 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
             try {
                 embed(tokens, inputs, image)
                 turns.forEach { it.clear() }
-                rope?.rows(positions ?: alongText(cache.position, tokens.size), turns[0], turns[1])
+                rope?.rows(where.positions ?: alongText(cache.position, tokens.size), turns[0], turns[1])
+                seen.clear()
+                if (manifest.hasSpans) for (at in tokens.indices) {
+                    seen.put(at, (where.lastSeen?.get(at) ?: (cache.position + at)).toLong())
+                }
                 decode(inputs, total, cache, interrupt)
             } finally {
                 if (inputs !== single) inputs.close()
@@ -160,6 +181,7 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
             cache.inputs["inputs_embeds"] = given.entering
             listOf("rope_cos", "rope_sin").zip(given.turns) { name, turn -> cache.inputs[name] = turn }
             cache.inputs["attention_mask"] = seen
+            given.seen?.let { cache.inputs["last_seen"] = it }
             cache.outputs["logits"] = output
             session("text_decoder").run(cache.inputs, emptySet(), cache.outputs, interrupt.options).close()
         }

@@ -42,7 +42,7 @@ internal fun spansOf(messages: List<ChatMessage>, chat: ChatLayout): List<Span> 
         val joins = chat.systemJoins && message.role == "user" &&
             if (firstRole == "system") index == 1 else index == 0 && chat.defaultSystem != null
         var content = contentOf(message, chat)
-        if (role.strip) content = stripped(content, start = !joins)
+        if (role.strip) content = if (chat.stripParts) content.map(::strippedPart) else stripped(content, start = !joins)
         val withImage = role.prefixWithImage.takeIf { content.firstOrNull() is Span.Image }
         spans.add(Span.Literal(withImage ?: role.prefix))
         for (part in content) spans.addAll(if (message.role == "user") shown(part, chat) else listOf(part))
@@ -95,6 +95,10 @@ private fun shown(part: Span, chat: ChatLayout): List<Span> {
     val around: Around = (if (part is Span.Image) chat.image else chat.text) ?: return listOf(part)
     return listOf(Span.Literal(around.prefix), part, Span.Literal(around.suffix))
 }
+
+/** Without white space at its ends, as Jinja's `trim` does to a text by itself. */
+private fun strippedPart(part: Span): Span =
+    if (part is Span.PeopleText) Span.PeopleText(part.text.trim { it in PYTHON_SPACE }) else part
 
 /** Without white space at the ends of a message, at its [start] too, as Jinja's `trim` does to the whole of it. */
 private fun stripped(content: List<Span>, start: Boolean): List<Span> {

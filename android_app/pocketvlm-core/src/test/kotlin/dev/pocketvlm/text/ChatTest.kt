@@ -14,7 +14,7 @@ class ChatTest {
     fun `dialogues are laid out as Python does`() {
         val lines = folder("cases").resolve("dialogues.jsonl").readLines()
         holdTo(lines.map { Case(parseJson(it.toByteArray())) }, "spans") { case ->
-            val layout = ChatSection(3).read(Reader(case["chat"]))
+            val layout = ChatSection(5).read(Reader(case["chat"]))
             listOf(spans(case) { spansOf(it, layout) })
         }
     }

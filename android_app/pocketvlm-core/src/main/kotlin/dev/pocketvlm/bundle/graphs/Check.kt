@@ -123,10 +123,11 @@ private class Checker(private val sizes: Map<String, Long>, private val data: Ma
     /** What a node gives, if it is written in this form. */
     private fun inForm(node: Message, form: Form, inputs: List<TypedValue?>, isInside: Boolean): List<TypedValue> {
         val bound = BoundNode(readAttributes(node, form), inputs)
-        val generic = matchInputs(form, bound)
+        val matched = matchInputs(form, bound)
         if (node.count("outputs") != form.outputs.size) refuse(OTHER_OUTPUTS)
         val branches = BRANCHES.mapNotNull { bound.attributes[it]?.branch }
-        val dims = if (branches.isEmpty()) applyRule(form.rule, bound) else branches(branches, form, isInside)
+        val (dims, generic) =
+            if (branches.isEmpty()) applyRule(form.rule, bound) to matched else branches(branches, form, isInside)
         val present = inputs.filterNotNull()
         val isConstant = present.isNotEmpty() && branches.isEmpty() && present.all { it.isConstant }
         val most = mostOf(node.text("operator"), bound)
@@ -142,9 +143,10 @@ private class Checker(private val sizes: Map<String, Long>, private val data: Ma
         return outputs
     }
 
-    /** Both give the same: of dimensions that differ, the larger at most. */
-    private fun branches(branches: List<Message>, form: Form, isInside: Boolean): List<Dims> {
+    /** Both give the same, of one type T, which stands behind: of dimensions that differ, the larger at most. */
+    private fun branches(branches: List<Message>, form: Form, isInside: Boolean): Pair<List<Dims>, String> {
         if (isInside) refuse("it has branches in branches")
+        var generic = ""
         val (one, other) = branches.map { branch ->
             if (branch.count("outputs") != form.outputs.size) refuse(OTHER_BRANCH)
             val inside = HashSet<Name>().also { made = it }
@@ -155,11 +157,15 @@ private class Checker(private val sizes: Map<String, Long>, private val data: Ma
                 checkDeclared(described, values, sizes)
             }
             val given = branch.messages("outputs").map { values.getValue(checkNotNull(it.name("name"))) }.toList()
-            if (given.map { it.type } != form.outputs.map { it.type }) refuse(OTHER_BRANCH)
+            given.zip(form.outputs) { value, pattern ->
+                if (pattern.type == "T" && generic.isEmpty()) generic = value.type
+                if (value.type != if (pattern.type == "T") generic else pattern.type) refuse(OTHER_BRANCH)
+            }
             given.map { it.dims }
         }
         made = null
-        return one.zip(other, ::joint)
+        if (generic.isNotEmpty() && generic !in form.types) refuse(OTHER_BRANCH)
+        return one.zip(other, ::joint) to generic
     }
 
     private fun joint(one: Dims, other: Dims): Dims {

@@ -85,7 +85,7 @@ internal const val TABLE: String = """{
    {"inputs": ["float32[*]"], "outputs": ["float32[*]"]}
   ]},
   "If": {"forms": [
-   {"attributes": {"then_branch": "branch", "else_branch": "branch"}, "inputs": ["bool[]"], "outputs": ["float32", "int8", "int8"]}
+   {"attributes": {"then_branch": "branch", "else_branch": "branch"}, "inputs": ["bool[]"], "outputs": ["float32", "T", "T"], "types": ["float32", "int8"]}
   ]},
   "LayerNormalization": {"forms": [
    {"attributes": {"axis": [-1], "epsilon": "positive"}, "inputs": ["float32[* D]", "float32[D]", "float32[D]"], "outputs": ["float32[* D]"]}
@@ -124,6 +124,9 @@ internal const val TABLE: String = """{
   ]},
   "Neg": {"forms": [
    {"inputs": ["T[*]"], "outputs": ["T[*]"], "types": ["float32", "int64"]}
+  ]},
+  "Or": {"forms": [
+   {"inputs": ["bool[]", "bool[]"], "outputs": ["bool[]"]}
   ]},
   "Pad": {"forms": [
    {"inputs": ["float32", "int64[N]"], "outputs": ["float32"], "rule": "padded"}
@@ -189,7 +192,7 @@ internal const val TABLE: String = """{
    {"inputs": ["T", "T"], "outputs": ["T"], "rule": "broadcast", "types": ["float32", "float64", "int64"]}
   ]},
   "TensorScatter": {"forms": [
-   {"attributes": {"axis": [2]}, "inputs": ["T[B H L D]", "T[B H S D]", "int64[1]"], "outputs": ["T[B H L D]"], "types": ["int8"]},
+   {"attributes": {"axis": [2]}, "inputs": ["T[B H L D]", "T[B H S D]", "int64[1]"], "outputs": ["T[B H L D]"], "types": ["float32", "int8"]},
    {"attributes": {"axis": [1]}, "inputs": ["float32[B L D]", "float32[B S D]", "int64[1]"], "outputs": ["float32[B L D]"]}
   ]},
   "Transpose": {"forms": [
