@@ -53,7 +53,9 @@ internal fun readPatches(value: Reader): PatchPictures {
 /** What a layer keeps. */
 internal fun readLayerCache(value: Reader): LayerCache {
     val kinds = value.entries { key, one -> one.takeIf { key == "kind" } }
-    val kind = (kinds["kind"] ?: value.missing("kind")).choice("attention", "convolution")
+    val given = kinds["kind"] ?: value.missing("kind")
+    val kind = given.choice("attention", "convolution", "state")
+    if (kind == "state") given.refuse("this library has no states yet; libpocketvlm has")
     if (kind == "attention") return LayerCache().also { value.members("kind") }
     val of = value.members("kind", "width", "kernel")
     return LayerCache(of["width"].int(1, 1 shl 20), of["kernel"].int(1, 64))
