@@ -31,12 +31,18 @@ def tiling_of(query: Mapping[str, str], vision: Vision) -> dict[str, Any]:
     tokens = tiles * vision.tokens_per_tile
     if vision.packing is not None:
         tokens = packed((width, height), plan.grid, vision.tokens_per_side, vision.packing.most_tiles).tokens
+    # What is resized is the picture, or a square in whose middle it lies.
+    side, resized, place = plan.square, plan.resizes[-1], plan.place
+    if side:
+        scale = resized[0] / side
+        place = (round((side - width) // 2 * scale), round((side - height) // 2 * scale))
+        resized = (max(round(width * scale), 1), max(round(height * scale), 1))
     return {
         "across": across,
         "down": down,
         "tile": preprocessing.tile_size,
-        "place": dict(zip(("left", "top"), plan.place, strict=True)),
-        "size": dict(zip(("width", "height"), plan.resizes[-1], strict=True)),
+        "place": dict(zip(("left", "top"), place, strict=True)),
+        "size": dict(zip(("width", "height"), resized, strict=True)),
         "pad_color": list(preprocessing.pad_color),
         "thumbnail_index": plan.thumbnail_index,
         "tiles": tiles,

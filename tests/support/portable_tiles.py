@@ -51,6 +51,8 @@ FORMS: tuple[dict[str, Any], ...] = (
     {"tile_size": 12, "strategy": "lfm2", "candidates": lfm2_grids(2, 6), "part": 4, "min_pixels": 4 * 144,
      "max_pixels": 30 * 144, "thumbnail": "last", "thumbnail_of_single_tile": False, "resize_filter": "bilinear",
      **SIGLIP},
+    {"tile_size": 44, "strategy": "pad-square", "candidates": ((1, 1),), "thumbnail": "none", "pad_color": (3, 90, 255),
+     **CLIP},
 )  # fmt: skip
 SIZES = ((1, 1), (1, 300), (72, 72), (71, 73), (144, 143), (500, 37), (333, 512), (640, 480), (1080, 2400))
 

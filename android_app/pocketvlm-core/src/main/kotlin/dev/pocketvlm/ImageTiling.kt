@@ -35,8 +35,16 @@ public class TileArea internal constructor(
 internal fun tilingOf(size: Size, plan: PicturePlan, tokens: Int, manifest: Manifest): ImageTiling {
     val tile = checkNotNull(manifest.vision).preprocessing.tiling.tileSize
     val shown = plan.resizes.last()
-    val across = { at: Int -> ((at * tile - plan.left).toFloat() * size.width / shown.width).coerceIn(0f, size.width.toFloat()) }
-    val down = { at: Int -> ((at * tile - plan.top).toFloat() * size.height / shown.height).coerceIn(0f, size.height.toFloat()) }
+    // What was resized: the picture, or a square in whose middle it lies.
+    val whole = if (plan.square > 0) Size(plan.square, plan.square) else size
+    val left = (whole.width - size.width) / 2
+    val top = (whole.height - size.height) / 2
+    val across = { at: Int ->
+        ((at * tile - plan.left).toFloat() * whole.width / shown.width - left).coerceIn(0f, size.width.toFloat())
+    }
+    val down = { at: Int ->
+        ((at * tile - plan.top).toFloat() * whole.height / shown.height - top).coerceIn(0f, size.height.toFloat())
+    }
     val cut = plan.canvas
     val areas = (0 until cut.tiles.toInt()).map { index ->
         val column = index % cut.across

@@ -7,6 +7,7 @@ import dev.pocketvlm.bundle.Tiling
  * What becomes of a picture: resized to each of [resizes] in turn, laid with its corner at ([left], [top]) of a canvas of
  * [grid] tiles (before it, where that is negative: what lies outside is left out), and cut there. A thumbnail, what the
  * first [thumbnailOf] of the resizes made squashed to one tile, stands at [thumbnail] of the tiles; null is none. Pixels.
+ * Before all that it is laid in the middle of a square of [square] pixels a side, where there is one: 0 is none.
  * By a rule of parts each place of the grid has [part] tiles, which see each other, and the thumbnail [thumbnailPart].
  */
 internal class PicturePlan(
@@ -18,6 +19,7 @@ internal class PicturePlan(
     val thumbnailOf: Int,
     val part: Grid = Grid(1, 1),
     val thumbnailPart: Grid = Grid(1, 1),
+    val square: Int = 0,
 ) {
     /** Tiles that are cut, the thumbnail's not counted. */
     val canvas: Grid get() = Grid(grid.across * part.across, grid.down * part.down)
@@ -49,6 +51,10 @@ internal fun planOf(size: Size, tiling: Tiling): PicturePlan {
             grid = Grid(1, 1)
             resizes = listOf(croppedFrom(size, tile))
         }
+        "pad-square" -> {
+            grid = Grid(1, 1)
+            resizes = listOf(Size(tile, tile))
+        }
         "smart-resize" -> {
             grid = wholePicture(size, tiling, fewest = 0)
             resizes = listOf(inPixels(grid, tile))
@@ -74,6 +80,7 @@ internal fun planOf(size: Size, tiling: Tiling): PicturePlan {
         top = place(grid.down * tile, last.height),
         thumbnail = if (!hasThumbnail) null else if (tiling.thumbnail == "first") 0 else tiles,
         thumbnailOf = if (tiling.strategy == "idefics3") 2 else 0,
+        square = if (tiling.strategy == "pad-square") maxOf(size.width, size.height) else 0,
     )
 }
 
@@ -83,7 +90,7 @@ internal fun tilingProblem(tiling: Tiling): String? =
         tiling.strategy == "idefics3" -> idefics3Problem(tiling)
         tiling.strategy == "smart-resize" -> smartResizeProblem(tiling)
         tiling.strategy == "lfm2" -> lfm2Problem(tiling)
-        tiling.strategy == "center-crop" && Grid(1, 1) !in tiling.candidates ->
+        tiling.strategy in listOf("center-crop", "pad-square") && Grid(1, 1) !in tiling.candidates ->
             "candidates: they lack the grid that a picture gets"
         else -> null
     }

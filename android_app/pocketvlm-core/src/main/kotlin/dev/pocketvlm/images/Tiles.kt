@@ -40,7 +40,7 @@ internal fun flatten(rgba: ByteArray, width: Int, height: Int): Rgb {
 /**
  * The tiles of a picture, and its thumbnail.
  *
- * @throws ImageUnusable it would be resized to more than [MAX_PIXELS], of which a crop is taken
+ * @throws ImageUnusable it would be resized to more than [MAX_PIXELS], of which a crop is taken, or laid in a square of more
  */
 internal fun cutTiles(image: Rgb, preprocessing: Preprocessing): Tiles {
     val plan = planOf(Size(image.width, image.height), preprocessing.tiling)
@@ -49,7 +49,9 @@ internal fun cutTiles(image: Rgb, preprocessing: Preprocessing): Tiles {
     if ((plan.resizes + small).any { it.width.toLong() * it.height > MAX_PIXELS }) {
         throw ImageUnusable("the image is too narrow for a crop of it")
     }
-    val steps = plan.resizes.runningFold(image) { shown, size -> resize(shown, size, preprocessing.resizeFilter) }
+    if (plan.square.toLong() * plan.square > MAX_PIXELS) throw ImageUnusable("the image is too narrow for a square around it")
+    val whole = if (plan.square > 0) squared(image, plan.square, preprocessing) else image
+    val steps = plan.resizes.runningFold(whole) { shown, size -> resize(shown, size, preprocessing.resizeFilter) }
     val canvas = canvasOf(steps.last(), plan, preprocessing)
     val thumbnail = plan.thumbnail?.let { resize(steps[plan.thumbnailOf], small, preprocessing.resizeFilter) }
     val parts = plan.parts
@@ -83,18 +85,26 @@ private class Cutter(private val tile: Int, count: Int) {
     }
 }
 
-/** A resized image on the canvas of its grid, on the padding's colour where it does not fill it, without what is outside. */
+/** A resized image on the canvas of its grid. */
 private fun canvasOf(image: Rgb, plan: PicturePlan, preprocessing: Preprocessing): Rgb {
-    val tile = preprocessing.tiling.tileSize
-    val width = plan.canvas.across * tile
-    val height = plan.canvas.down * tile
+    val size = inPixels(plan.canvas, preprocessing.tiling.tileSize)
+    return laidOn(size, image, plan.left, plan.top, preprocessing)
+}
+
+/** An image in the middle of a square. */
+private fun squared(image: Rgb, side: Int, preprocessing: Preprocessing): Rgb =
+    laidOn(Size(side, side), image, (side - image.width) / 2, (side - image.height) / 2, preprocessing)
+
+/** An image with its corner at ([left], [top]) of a canvas of the padding's colour, without what lies outside. */
+private fun laidOn(size: Size, image: Rgb, left: Int, top: Int, preprocessing: Preprocessing): Rgb {
+    val (width, height) = size
     if (image.width == width && image.height == height) return image
     val color = ByteArray(3) { checkNotNull(preprocessing.padColor[it]).toByte() }
     val canvas = Rgb(width, height, ByteArray(width * height * 3) { color[it % 3] })
-    val first = maxOf(plan.left, 0)
-    val end = minOf(plan.left + image.width, width)
-    for (y in maxOf(plan.top, 0) until minOf(plan.top + image.height, height)) {
-        val from = ((y - plan.top) * image.width + first - plan.left) * 3
+    val first = maxOf(left, 0)
+    val end = minOf(left + image.width, width)
+    for (y in maxOf(top, 0) until minOf(top + image.height, height)) {
+        val from = ((y - top) * image.width + first - left) * 3
         System.arraycopy(image.pixels, from, canvas.pixels, (y * width + first) * 3, (end - first) * 3)
     }
     return canvas

@@ -116,6 +116,16 @@ class NativeTest {
         assertEquals("the image is too narrow for a crop of it", error.message)
     }
 
+    @Test
+    fun `a square of too many pixels is refused`() {
+        val tiling = Tiling(45, "pad-square", listOf(Grid(1, 1)), 0.1, "none", false)
+        val third = List(3) { 1.0 }
+        val image = Rgb(16384, 1, ByteArray(16384 * 3))
+        val preprocessing = Preprocessing(tiling, "bicubic", listOf(0, 0, 0), 1.0, third, third)
+        val error = assertThrows(ImageUnusable::class.java) { cutTiles(image, preprocessing) }
+        assertEquals("the image is too narrow for a square around it", error.message)
+    }
+
     private fun floats(case: Case, key: String): FloatArray = case.doubles(key).map { it.toFloat() }.toFloatArray()
 
     private companion object {

@@ -18,15 +18,19 @@ class PlanTest {
             for (form in (golden("plans/${file.name}") as List<*>).map { Case(it) }) {
                 val tiling = tilingOf(form)
                 assertNull(tilingProblem(tiling))
-                val ofParts = if (tiling.part == null) emptyArray() else arrayOf("part", "thumbnail_part")
+                val own = when {
+                    tiling.part != null -> arrayOf("part", "thumbnail_part")
+                    tiling.strategy == "pad-square" -> arrayOf("square")
+                    else -> emptyArray()
+                }
                 holdTo(
-                    form.cases("plans"), "grid", "resizes", "place", "thumbnail_index", "thumbnail_of", *ofParts,
+                    form.cases("plans"), "grid", "resizes", "place", "thumbnail_index", "thumbnail_of", *own,
                 ) { case ->
                     val plan = planOf(sizeOf(case["size"]), tiling)
                     val resizes = plan.resizes.map { listOf(it.width, it.height) }
                     val sides = { grid: Grid -> listOf(grid.across, grid.down) }
                     val place = listOf(plan.left, plan.top)
-                    val parts = listOf(plan.part, plan.thumbnailPart).map(sides)
+                    val parts = if (plan.square > 0) listOf(plan.square) else listOf(plan.part, plan.thumbnailPart).map(sides)
                     listOf(sides(plan.grid), resizes, place, plan.thumbnail, plan.thumbnailOf) + parts
                 }
             }
