@@ -12,14 +12,20 @@ from dataclasses import dataclass
 from pocketvlm.images.rules import plan_of
 from pocketvlm.images.tiling import Grid, Size
 from pocketvlm.plan.device import Device
-from pocketvlm.plan.model import MOST_POSITIONS, TEXT_PARTS, VISION_PARTS, PlannedModel, PlannedVision
+from pocketvlm.plan.model import (
+    GATED_MLP_TENSORS,
+    MLP_TENSORS,
+    MOST_POSITIONS,
+    STREAMS,
+    TEXT_PARTS,
+    VISION_PARTS,
+    PlannedModel,
+    PlannedVision,
+)
 
 KV_CACHE, RUNTIME, IMAGE_TOKENS = "KV cache", "runtime", "image tokens"
 CHUNK, BATCH = "activations of a prefill chunk", "activations of a tile batch"
 FLOAT_BYTES = 4
-#: Tensors of a layer's width, and of its MLP's, that live at once: the residual stream, its norm and what a block adds
-#: to it; and before and after an activation function, with the gate where there is one.
-STREAMS, MLP_TENSORS, GATED_MLP_TENSORS = 3, 2, 3
 #: What the peak with the vision part freed is, beside the one with it kept.
 MODES = ("vision kept", "vision freed")
 
@@ -193,6 +199,8 @@ def _batch_bytes(vision: PlannedVision, tiles: int, size: float) -> int:
     batch = min(vision.batch, tiles)
     mlp = (GATED_MLP_TENSORS if vision.gated else MLP_TENSORS) * vision.inner
     layer = vision.patches * ((STREAMS + vision.deep) * vision.width + mlp)
+    if vision.work is not None:
+        layer = vision.work.largest
     if vision.native:
         layer += batch * vision.patches**2
     entering = 3 * vision.preprocessing.tile_size**2 + vision.patches * vision.width

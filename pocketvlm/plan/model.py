@@ -18,6 +18,7 @@ from pocketvlm.images.prepare import Preprocessing, preprocessing_of, select, se
 from pocketvlm.images.rules import RULES_OF_PARTS, plan_of, smart_resize
 from pocketvlm.images.tiling import Grid
 from pocketvlm.models.shapes import expected_shapes
+from pocketvlm.plan.convolutions import TowerWork, shape_of, work_of
 from pocketvlm.quant.sizes import stored_bytes
 
 if TYPE_CHECKING:
@@ -45,10 +46,11 @@ PREFIXES = (
 MOST_POSITIONS = 1 << 20
 #: Pixels of a picture a tile of its shape: more than any bound.
 HUGE = 1 << 12
+#: Tensors of a layer's width, and of its MLP's, that live at once: the residual stream, its norm and what a block adds
+#: to it; and before and after an activation function, with the gate where there is one.
+STREAMS, MLP_TENSORS, GATED_MLP_TENSORS = 3, 2, 3
 #: A float32 weight has 32 bits; more than this is no weight.
 MOST_BITS = 64
-#: Of towers whose layers see maps of other sizes.
-NOT_PLANNED = "a vision tower of convolutions is not yet planned: its layers see maps of other sizes"
 SLICES_NOT_PLANNED = "pictures in parts of any shape ({}) are not yet planned: a resampler makes tokens of each"
 
 
@@ -69,7 +71,7 @@ class PlannedVision:
     The tokens of several tiles are ``packed``, or follow one another. ``native``: a picture goes through as a whole, or
     by a rule of parts part by part, and its patches see one another, in ``windowed`` layers those of ``window`` tiles
     squared alone (a bundle does not say in which: there all layers count as if they saw the whole). ``deep`` layers
-    more give rows beside each token.
+    more give rows beside each token. ``work``: of a tower of convolutions, which has no such layers.
     """
 
     width: int
@@ -86,6 +88,7 @@ class PlannedVision:
     window: int = 0
     windowed: int = 0
     deep: int = 0
+    work: TowerWork | None = None
 
     def seen(self, tiles: int) -> int:
         """Patches that one of so many tiles sees, summed over all layers."""
@@ -300,8 +303,6 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
     vision, tiling = config.vision, config.tiling
     if vision is None:
         return None
-    if vision.convolutions is not None:
-        raise CheckpointError(NOT_PLANNED)
     if tiling.strategy in RULES_OF_PARTS and tiling.part is None:
         raise CheckpointError(SLICES_NOT_PLANNED.format(tiling.strategy))
     try:
@@ -318,11 +319,13 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
         )
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"tiling: {one_line(error, 200)}") from error
+    shape = vision.convolutions
+    patches, width = (vision.rows, vision.hidden_size) if shape is None else vision.stream(0)
     return PlannedVision(
-        width=vision.hidden_size,
+        width=width,
         inner=vision.intermediate_size,
-        layers=vision.num_hidden_layers,
-        patches=vision.rows,
+        layers=vision.num_hidden_layers if shape is None else 0,
+        patches=patches,
         tokens=config.tokens_per_tile,
         batch=_batch(tiling.part, MOST_PATCH_TOKENS if config.is_native else TILE_BATCH),
         preprocessing=preprocessing,
@@ -333,6 +336,7 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
         window=vision.window or 0,
         windowed=sum(vision.is_windowed(layer) for layer in range(vision.num_hidden_layers)),
         deep=len(vision.deep),
+        work=None if shape is None else work_of(shape, vision.image_size, STREAMS, MLP_TENSORS),
     )
 
 
@@ -353,17 +357,16 @@ def _vision_of_manifest(manifest: Manifest, counts: Mapping[str, int]) -> Planne
     vision = manifest.vision
     if vision is None:
         return None
-    if is_convolutional(manifest):
-        raise BundleError(NOT_PLANNED)
     if vision.strategy in RULES_OF_PARTS and vision.part is None:
         raise BundleError(SLICES_NOT_PLANNED.format(vision.strategy))
     native, prefix = vision.patches, "vision_tower.encoder.layers."
     gated = f"{prefix}0.mlp.gate_proj.weight" in counts
     suffix = ".mlp.gate_proj.weight" if gated else ".mlp.fc1.weight"
+    shape = shape_of(counts) if is_convolutional(manifest) else None
     layers = sum(name.startswith(prefix) and name.endswith(suffix) for name in counts)
     return PlannedVision(
         width=vision.vision_hidden_size,
-        inner=_rows(counts, f"{prefix}0{suffix}", vision.vision_hidden_size),
+        inner=_rows(counts, f"{prefix}0{suffix}", vision.vision_hidden_size) if shape is None else 0,
         layers=layers,
         patches=vision.patches_per_tile,
         tokens=vision.tokens_per_tile,
@@ -374,4 +377,5 @@ def _vision_of_manifest(manifest: Manifest, counts: Mapping[str, int]) -> Planne
         gated=gated,
         native=native is not None,
         deep=0 if native is None else native.deep or 0,
+        work=None if shape is None else work_of(shape, vision.tile_size, STREAMS, MLP_TENSORS),
     )

@@ -102,10 +102,11 @@ def picture_phases(model: PlannedModel, device: Device, tiles: int) -> list[Phas
 
 
 def embedding_step(model: PlannedModel, tiles: int) -> Pass:
-    """Patch embedding of some tiles: every patch times the convolution's weights."""
-    assert model.vision is not None
-    part = model.parts[PATCHES]
-    return Pass(part.bytes, 2 * tiles * model.vision.patches * part.multiplied)
+    """Patch embedding of some tiles: every patch times the convolution's weights, or a stem of several."""
+    vision, part = model.vision, model.parts[PATCHES]
+    assert vision is not None
+    products = vision.patches * part.multiplied if vision.work is None else vision.work.embedding
+    return Pass(part.bytes, 2 * tiles * products)
 
 
 def encoder_step(model: PlannedModel, tiles: int) -> Pass:
@@ -115,7 +116,8 @@ def encoder_step(model: PlannedModel, tiles: int) -> Pass:
     assert vision is not None
     encoder, projector = model.parts[ENCODER], model.parts[PROJECTOR]
     attention = 2 * vision.seen(tiles) * vision.patches * vision.width
-    products = vision.patches * encoder.multiplied + attention + vision.tokens * projector.multiplied
+    layers = vision.patches * encoder.multiplied + attention if vision.work is None else vision.work.encoder
+    products = layers + vision.tokens * projector.multiplied
     return Pass(encoder.bytes + projector.bytes, 2 * tiles * products)
 
 

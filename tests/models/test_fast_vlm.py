@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from pocketvlm.errors import CheckpointError, ExportError
+from pocketvlm.errors import BundleError, CheckpointError, ExportError
 from pocketvlm.export import export_bundle
 from pocketvlm.export.backends import BACKENDS
 from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.export.read.tokenizer import read_tokenizer, tokenizer_file
+from pocketvlm.models.blocks.convolutions import Stem, tower_layer
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.families import fast_vlm as family
 from pocketvlm.models.families import llava_qwen2 as first_family
 from pocketvlm.models.presets import find_preset
+from pocketvlm.models.shapes import expected_shapes
 from pocketvlm.models.stages import stages_of
+from pocketvlm.plan.convolutions import shape_of
 from pocketvlm.plan.model import model_of_config
 from pocketvlm.recipe import load_recipe
 from tests.support.fast_vlm import TOWER, fast_vlm, llava_qwen2
@@ -193,9 +200,31 @@ def test_what_is_computed_otherwise_is_refused(
         open_checkpoint(changed(written, tmp_path / "other", config=change))
 
 
-def test_no_plan_is_made_as_of_a_transformer() -> None:
-    with pytest.raises(CheckpointError, match="a vision tower of convolutions is not yet planned"):
-        model_of_config("fastvlm-0.5b", find_preset("fastvlm-0.5b").config, load_recipe("int4-g32"), None)
+def test_a_plan_counts_what_the_tower_computes(written: Written) -> None:
+    """As PyTorch counts it, which knows nothing of pointwise layers that are points of a map."""
+    config = open_checkpoint(written.directory).config
+    planned = model_of_config("tiny", config, load_recipe("fp32"), None).vision
+    assert config.vision is not None and planned is not None and planned.work is not None
+    shape, side = config.vision.convolutions, config.vision.image_size
+    assert shape is not None
+    parts = [
+        Stem(config.vision),
+        *(tower_layer(config.vision, index=layer) for layer in range(len(shape.layers(side)))),
+    ]
+    # (the fused kernel of attention is not counted)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        nn.Sequential(*parts)(torch.zeros(1, 3, side, side))
+    assert 2 * (planned.work.embedding + planned.work.encoder) == counter.get_total_flops()
+
+
+def test_a_manifests_weights_say_the_towers_shape() -> None:
+    config = find_preset("fastvlm-0.5b").config
+    assert config.vision is not None and config.vision.convolutions is not None
+    counts = {name: math.prod(shape) for name, shape in expected_shapes(config).items()}
+    assert shape_of(counts) == replace(config.vision.convolutions, head_dim=1)
+    for name in ("vision_tower.stages.0.blocks.0.mlp.fc1.weight", "vision_tower.stages.1.blocks.0.mlp_scale.weight"):
+        with pytest.raises(BundleError, match="no whole vision tower of convolutions"):
+            shape_of({key: count for key, count in counts.items() if key != name})
 
 
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name not in ("onnx", "executorch")])
