@@ -103,7 +103,7 @@ class CacheWithStates:
             if position != 0:
                 raise PocketVlmError(
                     f"this model keeps a state of all its tokens, which cannot be set back from {self._position} to "
-                    f"{position} of them: rewind() goes to the last copy before"
+                    f"{position} of them, only to where a copy of it was kept"
                 )
             self.memory.rewind(0)
         self._position = position

@@ -151,7 +151,7 @@ def test_thumbnails(thumbnail: Any, of_single: bool, size: tuple[int, int], inde
 @given(
     st.integers(1, MAX_SIDE),
     st.integers(1, MAX_SIDE),
-    st.sampled_from(sorted(RULES)),
+    st.sampled_from(sorted(RULES.keys() - {"pad-square"})),  # which refuses some, and in which thin ones vanish
     st.sampled_from(["first", "last", "none"]),
 )
 def test_every_image_size_makes_tiles(width: int, height: int, strategy: str, thumbnail: Any) -> None:

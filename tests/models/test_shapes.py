@@ -24,7 +24,7 @@ CONFIGS = {
 WHOLE = [
     name
     for name, config in CONFIGS.items()
-    if config.vision is None or (config.vision.axial_theta is None and config.vision.convolutions is None)
+    if config.vision is None or (not config.is_native and config.vision.convolutions is None)
 ]
 
 

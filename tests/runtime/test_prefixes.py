@@ -82,7 +82,7 @@ def test_every_answer_is_that_of_a_fresh_cache(vlm: PocketVlm, logits: list[byte
 
 def test_these_tests_would_notice(vlm: PocketVlm, monkeypatch: pytest.MonkeyPatch, logits: list[bytes]) -> None:
     """Where all that a cache holds is used again, some logits are others: why chunks have to be whole."""
-    monkeypatch.setattr(Prefixes, "_whole_chunks", lambda self, tokens: tokens)
+    monkeypatch.setattr(Prefixes, "_whole_chunks", lambda self, prompt, tokens: tokens)
     questions = [turns(LONG[: 130 + 7 * index]) for index in range(QUESTIONS)]
     with Prefixes(vlm, 1) as prefixes:
         reused = [kept(prefixes, question)[1] for question in questions]

@@ -178,8 +178,8 @@ def test_what_goes_wrong_is_said_and_the_question_stays(page: Page, served: Serv
 
 
 def test_no_markup_of_a_model_or_a_person_runs(page: Page, start: Start, bundle: Path) -> None:
-    planted = "import pocketvlm.serve.replies as r\npiece = r.Reply.piece\n"
-    served = start(bundle, before=f"{planted}r.Reply.piece = lambda self, text: piece(self, {MARKUP!r})\n")
+    planted = "import pocketvlm.serve.replies as r\nfrom pocketvlm.serve.worker import Said\npiece = r.Reply.piece\n"
+    served = start(bundle, before=f"{planted}r.Reply.piece = lambda self, said: piece(self, Said({MARKUP!r}))\n")
     visit(page, served)
     ask(page, MARKUP)
     assert answered(page).startswith(MARKUP)
