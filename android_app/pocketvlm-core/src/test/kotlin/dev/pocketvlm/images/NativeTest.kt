@@ -118,7 +118,7 @@ class NativeTest {
 
     @Test
     fun `a square of too many pixels is refused`() {
-        val tiling = Tiling(45, "pad-square", listOf(Grid(1, 1)), 0.1, "none", false)
+        val tiling = Tiling(45, "pad-square", listOf(Grid(1, 1)), 0.1, "none", false, null)
         val third = List(3) { 1.0 }
         val image = Rgb(16384, 1, ByteArray(16384 * 3))
         val preprocessing = Preprocessing(tiling, "bicubic", listOf(0, 0, 0), 1.0, third, third)
