@@ -103,15 +103,20 @@ class Constraints:
         self._last: tuple[Constraint, Any] | None = None
 
     def matcher(self, constraint: Constraint) -> Matcher:
-        """What watches over one answer.
+        """What watches over one answer; errors as of ``compiled``."""
+        return Matcher(self.compiled(constraint).deep_copy(), self._stop_ids, self._width)
+
+    def compiled(self, constraint: Constraint) -> llguidance.LLMatcher:
+        """At the beginning of an answer; the last one is kept, for who checks it first.
 
         :raises ConstraintError: the constraint is wrong, or no text can meet it
         """
-        if self._last is None or self._last[0] != constraint:
-            self._last = constraint, self._compiled(constraint)
-        return Matcher(self._last[1].deep_copy(), self._stop_ids, self._width)
+        last = self._last
+        if last is None or last[0] != constraint:
+            last = self._last = constraint, self._compile(constraint)
+        return last[1]
 
-    def _compiled(self, constraint: Constraint) -> llguidance.LLMatcher:
+    def _compile(self, constraint: Constraint) -> llguidance.LLMatcher:
         llguidance = _library()
         name = constraint.kind
         with library_errors(name, ConstraintError):

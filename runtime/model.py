@@ -147,7 +147,7 @@ class LoadedModel:
         :raises ConstraintError: no text can, or the constraint is wrong
         """
         if config.constraint is not None:
-            self._constraints.matcher(config.constraint)
+            self._constraints.compiled(config.constraint)
 
     def answer(
         self,

@@ -19,9 +19,10 @@ from pocketvlm.export.read.processors.processor import ImageProcessor
 from pocketvlm.files import found, label
 from pocketvlm.images.tiling import ResizeFilter, Tiling
 from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.models.config import TilingConfig, VlmConfig
+from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.directory import read_json
 from pocketvlm.models.families import FAMILIES
+from pocketvlm.models.pictures import TilingConfig
 from pocketvlm.models.tower import VisionConfig
 
 #: A bundle's file of the token that ends each row of a packed picture.

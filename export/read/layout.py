@@ -11,7 +11,8 @@ from pocketvlm.errors import ExportError
 from pocketvlm.export.read.sample import ImageSettings, encode
 from pocketvlm.images.layout import image_tokens
 from pocketvlm.images.tiling import Grid, thumbnail_index
-from pocketvlm.models.config import ImageLayoutConfig, VlmConfig
+from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.pictures import ImageLayoutConfig
 
 #: Tokens around all tiles of the largest grids: the paper's have 27, LLaVA-NeXT's none.
 MAX_LAYOUT_TOKENS = 1 << 14

@@ -16,7 +16,6 @@ import click
 
 from pocketvlm.cli.options import below, engines
 from pocketvlm.cli.printing import rich_console
-from pocketvlm.errors import PocketVlmError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -158,11 +157,11 @@ def constraint_of(
     :raises click.UsageError: there are several, or it is none
     :raises PocketVlmError: a file cannot be read
     """
-    from pocketvlm.files import read_bounded
+    from pocketvlm.files import read_text
     from pocketvlm.runtime import constraints
 
     def content(path: Path) -> str:
-        return read_bounded(path, constraints.MAX_CONSTRAINT, PocketVlmError).decode(errors="replace")
+        return read_text(path, constraints.MAX_CONSTRAINT)
 
     ways: list[Callable[[], Constraint]] = []
     if json_schema is not None:

@@ -201,7 +201,7 @@ def laid_out(
         raise ImageError(f"a picture of {image.width} x {image.height} pixels is too narrow for a crop of it")
     if plan.square**2 > MAX_PIXELS:
         raise ImageError(f"a picture of {image.width} x {image.height} pixels is too narrow for a square around it")
-    stages = [_squared(image, plan.square, preprocessing) if plan.square else image]
+    stages = [_squared(image, plan, preprocessing) if plan.square else image]
     for size in plan.resizes:
         stages.append(_resized(stages[-1], size, preprocessing))
     canvas_size = (plan.canvas[0] * tile, plan.canvas[1] * tile)
@@ -218,11 +218,12 @@ def _resized(image: Image.Image, size: tuple[int, int], preprocessing: Preproces
     return image.resize(size, RESIZE_FILTERS[preprocessing.resize_filter])
 
 
-def _squared(image: Image.Image, side: int, preprocessing: Preprocessing) -> Image.Image:
+def _squared(image: Image.Image, plan: PicturePlan, preprocessing: Preprocessing) -> Image.Image:
+    side = plan.square
     if image.size == (side, side):
         return image
     square = Image.new("RGB", (side, side), preprocessing.pad_color)
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    square.paste(image, plan.inset(image.size))
     return square
 
 

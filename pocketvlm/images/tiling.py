@@ -59,6 +59,10 @@ class PicturePlan:
         own = 0 if self.thumbnail_index is None else math.prod(self.thumbnail_part)
         return math.prod(self.canvas) + own
 
+    def inset(self, size: Size) -> tuple[int, int]:
+        """Where the upper left corner of an image of this size lies in the square."""
+        return (self.square - size[0]) // 2, (self.square - size[1]) // 2
+
 
 @dataclass(frozen=True)
 class PictureRule:

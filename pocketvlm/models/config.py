@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     Field,
-    GetPydanticSchema,
     TypeAdapter,
     ValidationError,
 )
@@ -25,20 +24,17 @@ from pydantic import with_config as read_by
 
 from pocketvlm.bundle.defaults import KV_LENGTH
 from pocketvlm.bundle.kv import state_bytes
-from pocketvlm.bundle.vision import Strategy
 from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.images.spans import Spans
-from pocketvlm.images.tiling import PAPER_CANDIDATES
 from pocketvlm.models.dialect import check_whole, decoder_values, vision_values
 from pocketvlm.models.families import DECODERS, FAMILIES
+from pocketvlm.models.pictures import ImageLayoutConfig, PackingConfig, TilingConfig
 from pocketvlm.models.rope_scaling import RopeScaling
 from pocketvlm.models.tower import VisionConfig
 from pocketvlm.models.values import (
     READ,
-    Byte,
     Heads,
     Layers,
-    Pixels,
     Positions,
     Positive,
     Text,
@@ -354,48 +350,6 @@ class DecoderConfig:
             known = f"the model has {most} positions" if key == "max_position_embeddings" else f"its {key} is {most}"
             raise ExportError(f"a KV length of {wanted} is not possible: {known}")
         return wanted
-
-
-@read_by(READ)
-@dataclass(frozen=True)
-class ImageLayoutConfig:
-    """The text around an image's tokens, where ``pocketvlm.bundle.vision.ImageLayout`` has ids. ``{row}`` and
-    ``{column}`` count from 1, ``{index}`` in image_start counts the images of a conversation from 0."""
-
-    image_start: Text = ""
-    thumbnail: Text = ""
-    tile: Text = ""
-    row_end: Text = ""
-    image_end: Text = ""
-    lone: Text | None = None
-    last_row_end: Text | None = None
-    tile_end: Text = ""
-    thumbnail_end: Text = ""
-
-
-@read_by(READ)
-@dataclass(frozen=True)
-class TilingConfig:
-    """How a picture becomes tiles (paper, section 3.2)."""
-
-    strategy: Annotated[str, GetPydanticSchema(lambda _, handler: handler(Strategy))] = "relaxed"
-    candidates: Annotated[tuple[tuple[Tiles, Tiles], ...], Field(min_length=1, max_length=256)] = PAPER_CANDIDATES
-    alpha: Annotated[float, Field(ge=0, le=1)] = 0.1
-    longest_edge: Pixels | None = None
-    min_pixels: Positions | None = None
-    max_pixels: Positions | None = None
-    part: Tiles | None = None
-    thumbnail: Literal["first", "last", "none"] = "first"
-    thumbnail_of_single_tile: bool = True
-    pad_color: tuple[Byte, Byte, Byte] = (127, 127, 127)
-
-
-@read_by(READ)
-@dataclass(frozen=True)
-class PackingConfig:
-    """How the tokens of a picture's tiles become one picture again (``pocketvlm.images.packing``)."""
-
-    most_tiles: Annotated[int, Field(gt=0, le=1024)] | None = None
 
 
 @read_by(READ)

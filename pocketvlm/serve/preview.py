@@ -35,7 +35,8 @@ def tiling_of(query: Mapping[str, str], vision: Vision) -> dict[str, Any]:
     side, resized, place = plan.square, plan.resizes[-1], plan.place
     if side:
         scale = resized[0] / side
-        place = (round((side - width) // 2 * scale), round((side - height) // 2 * scale))
+        left, top = plan.inset((width, height))
+        place = (round(left * scale), round(top * scale))
         resized = (max(round(width * scale), 1), max(round(height * scale), 1))
     return {
         "across": across,

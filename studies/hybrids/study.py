@@ -79,7 +79,6 @@ def rows_of(family: Family, checkpoint: Checkpoint) -> dict[str, Any]:
     """All that is measured of a family."""
     samples = held_out(checkpoint)
     original = scored_logits(checkpoint, checkpoint.tensor, samples)
-    every = len(checkpoint.tensors)
     parts = []
     for name, patterns in family.parts.items():
         weights = [info for key, info in checkpoint.tensors.items() if Rule(patterns, "keep").claims(key)]
@@ -95,7 +94,7 @@ def rows_of(family: Family, checkpoint: Checkpoint) -> dict[str, Any]:
         )
     return {
         "family": family.name,
-        "tensors": every,
+        "tensors": len(checkpoint.tensors),
         "perplexity": perplexity(original, samples),
         "all_8_bits": measure(checkpoint, recipe((), (), 8), original, samples),
         "all_4_bits": measure(checkpoint, recipe((), (), 4), original, samples),

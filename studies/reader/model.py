@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VlmConfig
+from pocketvlm.models.config import DecoderConfig, VlmConfig
+from pocketvlm.models.pictures import ImageLayoutConfig, TilingConfig
 from pocketvlm.models.tower import VisionConfig
 from pocketvlm.scenes import PREPROCESSING
 from studies.reader.tokenizer import IMAGE_END, IMAGE_PAD, IMAGE_START, THUMBNAIL, VOCABULARY_SIZE

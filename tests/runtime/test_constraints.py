@@ -124,7 +124,6 @@ def test_without_its_mask_hardly_one_would(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Matcher, "mask", lambda self, logits: logits)
     monkeypatch.setattr(Matcher, "chose", lambda self, token_id: None)
     monkeypatch.setattr(Matcher, "forced", lambda self, most: [])
-    monkeypatch.setattr(sys.modules[__name__], "schema", lambda source, depth=3: RECEIPT)
     vlm, _ = model(saying(ids_of("nothing")), kv_cache=kv(8192))
     answer = vlm.stream("hi", config=GenerationConfig(constraint=json_schema(RECEIPT)))
     assert broken([(RECEIPT, answer.read())]) == 1

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from pocketvlm.models.bluelm_v import BluelmV
-from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VlmConfig
+from pocketvlm.models.config import DecoderConfig, VlmConfig
+from pocketvlm.models.pictures import ImageLayoutConfig, TilingConfig
 from pocketvlm.models.tower import VisionConfig
 
 SPECIAL_TOKENS = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<image>", "<|image_pad|>", "</image>", "<row>")

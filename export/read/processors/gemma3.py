@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm.export.read.processors.processor import BILINEAR, ImageProcessor, Sides, check_kind, check_size, kinds
-from pocketvlm.models.config import TilingConfig, VlmConfig
+from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.pictures import TilingConfig
 from pocketvlm.strict import checked
 
 GEMMA3 = kinds("Gemma3")

@@ -11,7 +11,8 @@ from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.export.read.processors.processor import LANCZOS, ImageProcessor, Sides, check_kind, kinds
 from pocketvlm.images.rules import check_tiling, idefics3
 from pocketvlm.images.tiling import Tiling
-from pocketvlm.models.config import TilingConfig, VlmConfig
+from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.pictures import TilingConfig
 from pocketvlm.strict import checked
 
 IDEFICS3 = kinds("Idefics3", "SmolVLM")

@@ -20,7 +20,8 @@ from pocketvlm.export.read.processors.processor import (
     kinds,
 )
 from pocketvlm.images.rules import internvl
-from pocketvlm.models.config import TilingConfig, VlmConfig
+from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.pictures import TilingConfig
 from pocketvlm.strict import checked
 
 GOT_OCR2 = kinds("GotOcr2")

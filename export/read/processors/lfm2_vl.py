@@ -18,7 +18,8 @@ from pocketvlm.export.read.processors.processor import (
 )
 from pocketvlm.images.rules import check_tiling, lfm2
 from pocketvlm.images.tiling import Tiling
-from pocketvlm.models.config import TilingConfig, VlmConfig
+from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.pictures import TilingConfig
 from pocketvlm.strict import checked
 
 LFM2_VL = kinds("Lfm2Vl")

@@ -21,7 +21,8 @@ from pocketvlm.export.read.processors.processor import (
     kinds,
 )
 from pocketvlm.export.read.processors.siglip import SIGLIP, read_siglip
-from pocketvlm.models.config import TilingConfig, VlmConfig
+from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.pictures import TilingConfig
 from pocketvlm.strict import checked
 
 CLIP = kinds("Clip", "CLIP", "Llava")

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.export.read.processors.processor import ImageProcessor, Mean, Scale, check_kind
-from pocketvlm.models.config import TilingConfig, VlmConfig
+from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import minicpmv
+from pocketvlm.models.pictures import TilingConfig
 from pocketvlm.strict import checked
 
 MINICPM_V = ("MiniCPMVImageProcessor",)

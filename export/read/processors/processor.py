@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field
 
 from pocketvlm.bundle.defaults import MOST_PATCH_TOKENS
 from pocketvlm.errors import ExportError, one_line
-from pocketvlm.models.config import TilingConfig, VlmConfig
+from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.pictures import TilingConfig
 from pocketvlm.models.values import READ
 
 BICUBIC, LANCZOS, BILINEAR = 3, 1, 2

@@ -20,7 +20,8 @@ from pocketvlm.export.read.processors.processor import (
 )
 from pocketvlm.images.rules import check_tiling
 from pocketvlm.images.tiling import Tiling
-from pocketvlm.models.config import TilingConfig, VlmConfig
+from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.pictures import TilingConfig
 from pocketvlm.strict import checked
 
 QWEN2_VL = kinds("Qwen2VL", "Qwen2_5_VL", "Qwen3VL")

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.export.read.processors.processor import ImageProcessor, check_size, kinds
-from pocketvlm.models.config import TilingConfig, VlmConfig
+from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.pictures import TilingConfig
 from pocketvlm.strict import checked
 
 #: Whose defaults are those of a schema below; another one's keys must all be there.

@@ -12,8 +12,9 @@ from typing import Any
 from pocketvlm.errors import CheckpointError
 from pocketvlm.images.tiling import grid_candidates
 from pocketvlm.models import families
-from pocketvlm.models.config import DecoderConfig, ImageLayoutConfig, TilingConfig, VlmConfig
+from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.families import idefics3
+from pocketvlm.models.pictures import ImageLayoutConfig, TilingConfig
 from pocketvlm.models.presets import fast_vlm, gemma, internvl, lfm2, llava, qwen_vl, smolvlm
 from pocketvlm.models.presets.spoken import Spoken, chatml
 from pocketvlm.models.presets.weights import Stored, as_it_is

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pocketvlm.models.families.internvl import END, IMAGE, START
+from pocketvlm.models.presets.llava import QWEN2_05B
 from pocketvlm.models.presets.spoken import CHAT_TEMPLATE, END_OF_TEXT, IM_END, IM_START, NORMALIZED, Spoken
 
 SPECIALS = (
@@ -39,18 +40,11 @@ INTERN_VIT_300M: dict[str, Any] = {
     "use_qk_norm": False,
     "use_mean_pooling": True,
 }
-#: Qwen2.5-0.5B's shape, with a head of its own.
-QWEN2_05B: dict[str, Any] = {
-    "model_type": "qwen2",
+#: Qwen2.5-0.5B's shape, which is that of the first, with a head of its own.
+QWEN2_5_05B: dict[str, Any] = {
+    **QWEN2_05B,
     "vocab_size": 151674,
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 32768,
     "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
     "rope_scaling": {"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"},
     "use_sliding_window": False,
     "tie_word_embeddings": False,
@@ -66,5 +60,5 @@ INTERNVL3_1B: dict[str, Any] = {
     "vision_feature_select_strategy": "default",
     "tie_word_embeddings": False,
     "vision_config": INTERN_VIT_300M,
-    "text_config": QWEN2_05B,
+    "text_config": QWEN2_5_05B,
 }

@@ -13,7 +13,7 @@ from pocketvlm.export.read.length import kv_length, largest_picture, notes_on_le
 from pocketvlm.export.read.retiling import Retiling
 from pocketvlm.images.tiling import grid_candidates
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
-from pocketvlm.models.config import TilingConfig
+from pocketvlm.models.pictures import TilingConfig
 from tests.support.checkpoints import tiny_config, write_checkpoint
 
 
