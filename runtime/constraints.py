@@ -116,6 +116,13 @@ class Constraints:
             last = self._last = constraint, self._compile(constraint)
         return last[1]
 
+    def meets(self, constraint: Constraint, text: str) -> bool:
+        """Whether a text has the form, whole."""
+        matcher = self.compiled(constraint).deep_copy()
+        with library_errors(FORM, ConstraintError):
+            tokens = self._tokenizer.tokenize_str(text)
+            return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
     def _compile(self, constraint: Constraint) -> llguidance.LLMatcher:
         llguidance = _library()
         name = constraint.kind

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from pocketvlm.runtime.generation import Answer, Pieces
 from pocketvlm.runtime.image_encoder import Encoded
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.sampling import GenerationConfig
+from pocketvlm.runtime.saved_chat import Turns, restore, save
 from pocketvlm.runtime.stats import Stats
 
 if TYPE_CHECKING:
@@ -151,6 +153,34 @@ class Chat:
         self._begin()
         self._messages, self._pending, self._used = [], [], 0
         self._context.rewind(0)
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation to a file, from which ``PocketVlm.restore`` goes on: messages, pictures, KV cache.
+
+        An answer still open is closed first. A file that is there is replaced, whole.
+
+        :raises ChatError: the engine gives out nothing of its cache
+        :raises PocketVlmError: the file cannot be written
+        """
+        self._begin()
+        pending = [added.picture for added in self._pending]
+        turns = Turns(self._messages, pending, self._used, self._drop_oldest)
+        save(Path(path), self._vlm.bound, turns, self._context)
+
+    @classmethod
+    def restored(cls, vlm: LoadedModel, path: str | Path) -> Chat:
+        """``PocketVlm.restore``"""
+        chat = cls(vlm)
+        try:
+            turns = restore(Path(path), vlm.bound, vlm.preprocessing, chat._context)
+            chat._messages, chat._used = list(turns.messages), turns.used
+            chat._drop_oldest = turns.drop_oldest
+            for picture in turns.pending:
+                chat.add_image(picture)
+        except BaseException:
+            chat.close()
+            raise
+        return chat
 
     def close(self) -> None:
         """End the conversation and give its KV cache back; an answer that another thread streams ends first."""

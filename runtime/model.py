@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -17,14 +19,16 @@ from pocketvlm.images.open import ImageSource
 from pocketvlm.images.prepare import Preprocessing
 from pocketvlm.runtime import vision
 from pocketvlm.runtime.chat import ImageSpan, Message, Prompt, build_prompt, checked_messages, content_of, spans_of
-from pocketvlm.runtime.constraints import Constraints
+from pocketvlm.runtime.constraints import Constraint, Constraints
 from pocketvlm.runtime.context import Context
 from pocketvlm.runtime.engines import Engine
 from pocketvlm.runtime.generation import Pieces, TextDecoder, generate
 from pocketvlm.runtime.image_encoder import DEFAULT_CACHE_BYTES, Encoded, ImageEncoder
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.native import NativeVision
+from pocketvlm.runtime.prefix_store import PrefixStore
 from pocketvlm.runtime.sampling import GenerationConfig
+from pocketvlm.runtime.saved_chat import Bound
 from pocketvlm.runtime.states import has_states
 from pocketvlm.runtime.stats import Stats
 from pocketvlm.runtime.text import Literal, Span, TextTokenizer
@@ -52,6 +56,7 @@ class LoadedModel:
         image_cache_bytes: int = DEFAULT_CACHE_BYTES,
         tuning: Tuning | None = None,
     ) -> None:
+        self._prefixes: PrefixStore | None = None
         self._bundle = bundle
         self._engine = engine
         self._tokenizer = tokenizer
@@ -89,6 +94,16 @@ class LoadedModel:
     def loaded(self) -> Stats:
         """What runs it, and what loading cost."""
         return self._stats
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How pictures become tiles; None where the model takes text only."""
+        return self._preprocessing
+
+    @cached_property
+    def bound(self) -> Bound:
+        """What a saved conversation with it belongs to."""
+        return Bound(self._bundle.sha256, self._stats.engine)
 
     @property
     def prefill_chunk(self) -> int:
@@ -149,6 +164,13 @@ class LoadedModel:
         if config.constraint is not None:
             self._constraints.compiled(config.constraint)
 
+    def meets(self, constraint: Constraint, text: str) -> bool:
+        """Whether a text has the form that a constraint asks for, from its beginning to its end.
+
+        :raises ConstraintError: no text can, or the constraint is wrong
+        """
+        return self._constraints.meets(constraint, text)
+
     def answer(
         self,
         context: Context,
@@ -173,7 +195,16 @@ class LoadedModel:
             return started.get(picture.digest) or self.start_encoding(picture)
 
         matcher = None if config.constraint is None else self._constraints.matcher(config.constraint)
-        return generate(self._decoder, context, prompt, encode, config, stats, interrupt, matcher)
+        store, start = self._prefixes, time.perf_counter()
+        if store is not None:
+            store.fill(self._decoder, context, prompt)
+            waited = time.perf_counter() - start
+            stats = replace(stats, time_to_first_token_s=stats.time_to_first_token_s + waited)
+        try:
+            return (yield from generate(self._decoder, context, prompt, encode, config, stats, interrupt, matcher))
+        finally:
+            if store is not None:
+                store.keep(self._decoder, context, prompt)
 
     @cached_property
     def _constraints(self) -> Constraints:

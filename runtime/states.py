@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,14 @@ from pocketvlm.bundle.caches import StateCache
 from pocketvlm.bundle.defaults import SNAPSHOTS
 from pocketvlm.errors import PocketVlmError
 from pocketvlm.runtime.memory import memory_for, zeros_on_demand
+from pocketvlm.runtime.rows import check_alike, copy_rows
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+#: Names of a saved state's copies, and of where they are.
+COPY, COPIES = "copy", "copies"
 
 
 class Positioned(Protocol):
@@ -75,6 +78,34 @@ class States:
             arrays = tuple(pair[0].copy() for pair in self.pairs.values())
         self.snapshots.append(Snapshot(position, arrays))
 
+    def arrays(self) -> dict[str, Array]:
+        """The state and the copies of it, for ``put``."""
+        last = {name: pair[0] for name, pair in self.pairs.items()}
+        places = np.array([one.position for one in self.snapshots], np.int64)
+        copies = {
+            f"{COPY}.{at}.{name}": array
+            for at, one in enumerate(self.snapshots)
+            for name, array in zip(self.pairs, one.arrays, strict=True)
+        }
+        return {**last, COPIES: places, **copies}
+
+    def put(self, arrays: Mapping[str, Any], position: int) -> None:
+        """What another one's ``arrays`` gave behind ``position`` tokens.
+
+        :raises PocketVlmError: it is of another model, or damaged; then nothing changes
+        """
+        places = [int(place) for place in arrays.get(COPIES, np.empty(0, np.int64)).reshape(-1)]
+        if len(places) > SNAPSHOTS or places != sorted({*places}) or any(not 0 < at <= position for at in places):
+            raise PocketVlmError("the copies of a conversation's state are not in order")
+        wanted = {name: pair[0] for name, pair in self.pairs.items()}
+        copies = {f"{COPY}.{at}.{name}": one for at in range(len(places)) for name, one in wanted.items()}
+        check_alike({**wanted, COPIES: np.array(places, np.int64), **copies}, arrays)
+        copy_rows(wanted, {name: arrays[name] for name in wanted})
+        self.snapshots = [
+            Snapshot(place, tuple(np.array(arrays[f"{COPY}.{at}.{name}"]) for name in self.pairs))
+            for at, place in enumerate(places)
+        ]
+
     def rewind(self, position: int) -> int:
         """Go back to the last copy that is not behind ``position``, or to the beginning; gives where that is."""
         self.snapshots = [one for one in self.snapshots if one.position <= position]
@@ -113,6 +144,26 @@ class CacheWithStates:
         if self.memory is not None:
             self.memory.flip()
         self._position = position
+
+    def kept(self) -> dict[str, Array]:
+        """What there is of a state, by name."""
+        return {} if self.memory is None else self.memory.arrays()
+
+    def parted(self, rows: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Of what another cache held the state, and the rest."""
+        names = {} if self.memory is None else self.memory.pairs
+        states = {name for name in rows if name in names or name.split(".")[0] in (COPY, COPIES)}
+        return {name: rows[name] for name in states}, {name: one for name, one in rows.items() if name not in states}
+
+    def put_state(self, states: Mapping[str, Array], position: int) -> None:
+        """Keep what ``parted`` took out.
+
+        :raises PocketVlmError: it is of another model, or damaged
+        """
+        if self.memory is not None:
+            self.memory.put(states, position)
+        elif states:
+            raise PocketVlmError("a state came, and this model keeps none")
 
     def keep(self) -> None:
         """A copy of the state here, where there is one, for ``rewind``."""

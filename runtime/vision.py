@@ -44,7 +44,11 @@ def prepare(source: ImageSource | Picture, preprocessing: Preprocessing) -> Pict
     """
     if isinstance(source, Picture):
         return source
-    tiled = cut_tiles(open_image(source), preprocessing)
+    return picture_of(cut_tiles(open_image(source), preprocessing))
+
+
+def picture_of(tiled: TiledImage) -> Picture:
+    """An image that is cut already."""
     digest = hashlib.sha256(repr((tiled.grid, tiled.thumbnail_index, tiled.size, tiled.parts)).encode())
     digest.update(tiled.pixels.data)
     return Picture(tiled, digest.digest())

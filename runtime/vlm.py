@@ -30,6 +30,7 @@ from pocketvlm.runtime.image_encoder import DEFAULT_CACHE_BYTES, result_of
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.memory import physical_cores
 from pocketvlm.runtime.model import Image, LoadedModel, several_images
+from pocketvlm.runtime.prefix_store import DEFAULT_BYTES, PrefixStore
 from pocketvlm.runtime.sampling import GenerationConfig
 from pocketvlm.runtime.stats import Stats
 from pocketvlm.runtime.text import TextTokenizer
@@ -154,6 +155,23 @@ class PocketVlm(LoadedModel):
         fit behind them; a system message stays. Otherwise such a question is refused, or its answer cut.
         """
         return Chat(self, drop_oldest=drop_oldest)
+
+    def restore(self, path: str | Path) -> Chat:
+        """The conversation that ``Chat.save`` wrote, which goes on where it was: nothing is computed again.
+
+        :raises ChatError: it was saved with another bundle or engine
+        :raises PocketVlmError: the file cannot be read, or is damaged
+        """
+        return Chat.restored(self, path)
+
+    def keep_prefixes(self, directory: str | Path, most_bytes: int = DEFAULT_BYTES) -> None:
+        """Keep in a directory of this device what prompts begin with, instructions and pictures, as the KV cache has
+        it, at most ``most_bytes`` of it: neither this process nor another prefills it again, and answers stay the same
+        bit for bit (``pocketvlm.runtime.prefix_store``). Models with a state keep nothing there.
+
+        :raises PocketVlmError: the directory cannot be made
+        """
+        self._prefixes = PrefixStore(Path(directory), self._bundle.sha256, self._engine.description, most_bytes)
 
     def encode_images(self, images: Sequence[Image]) -> Floats:
         """float32 [image tokens, hidden]: the images one after the other, each with its tiles in sequence order; beside

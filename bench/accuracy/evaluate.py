@@ -15,6 +15,7 @@ from pocketvlm.images.prepare import preprocessing_of, select
 if TYPE_CHECKING:
     from pocketvlm.questions.question import Question
     from pocketvlm.runtime import PocketVlm, Stats
+    from pocketvlm.runtime.constraints import Constraint
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Answered:
 
     outcome: Outcome
     stats: Stats
+    valid: bool | None = None
+    """whether it has, whole, the form that was asked for; None where none was"""
 
 
 def check_sees(vlm: PocketVlm, question: Question) -> None:
@@ -49,15 +52,18 @@ def check_sees(vlm: PocketVlm, question: Question) -> None:
         raise DataError(f"{vlm.manifest.model.name} takes text only, and the question is about images")
 
 
-def answer_all(vlm: PocketVlm, questions: Iterable[Question], max_new_tokens: int) -> Iterator[Answered]:
-    """Ask one question after the other, greedily, and forget each before the next.
+def answer_all(
+    vlm: PocketVlm, questions: Iterable[Question], max_new_tokens: int, constraint: Constraint | None = None
+) -> Iterator[Answered]:
+    """Ask one question after the other, greedily, and forget each before the next. ``constraint``: the answers' form.
 
+    :raises ConstraintError: no answer can have that form
     :raises DataError: a question cannot be read, or is about images and the model takes text only
     :raises CapacityError: a question does not fit into the bundle's KV cache
     """
     from pocketvlm.runtime import GenerationConfig
 
-    config = GenerationConfig(max_new_tokens=max_new_tokens)
+    config = GenerationConfig(max_new_tokens=max_new_tokens, constraint=constraint)
     for question in questions:
         with located(question.where):
             check_sees(vlm, question)
@@ -68,7 +74,7 @@ def answer_all(vlm: PocketVlm, questions: Iterable[Question], max_new_tokens: in
         outcome = Outcome(
             question.text, wanted, got, question.kind, question.scene, grid, tuple(also), question.choices
         )
-        yield Answered(outcome, answer.stats)
+        yield Answered(outcome, answer.stats, None if constraint is None else vlm.meets(constraint, got))
 
 
 def grid_of(vlm: PocketVlm, question: Question) -> str:
@@ -113,6 +119,12 @@ def cost(answered: Sequence[Answered]) -> Cost:
     )
 
 
+def validity(answered: Sequence[Answered]) -> dict[str, int] | None:
+    """How many answers have the form that was asked for, of how many; None where none was."""
+    found = [item.valid for item in answered if item.valid is not None]
+    return {"valid": sum(found), "answers": len(found)} if found else None
+
+
 def answers(answered: Sequence[Answered], metrics: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Each answer with its scores, for JSON."""
     scores = score_each([item.outcome for item in answered], [name for name in metrics if name != "exact"])
@@ -122,6 +134,7 @@ def answers(answered: Sequence[Answered], metrics: Sequence[str] = ()) -> list[d
             "exact": item.outcome.exact,
             "scores": {name: float(values[index]) for name, values in scores.items()},
             "image_tokens": item.stats.image_tokens,
+            **({} if item.valid is None else {"valid": item.valid}),
         }
         for index, item in enumerate(answered)
     ]

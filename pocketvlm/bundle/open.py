@@ -68,6 +68,11 @@ class Bundle:
             return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
     @property
+    def sha256(self) -> str:
+        """Of its manifest, which has the digests of all its files."""
+        return hashlib.sha256(self.read(MANIFEST)).hexdigest()
+
+    @property
     def total_bytes(self) -> int:
         """Size on disk, manifest included."""
         if self.archive is not None:

@@ -36,6 +36,12 @@ prepacked_cache = running(
     metavar="DIR",
     help="Keep the decoder's weights there as this machine packs them: later loads need less memory.",
 )
+prefix_cache = running(
+    "--prefix-cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Keep there what prompts begin with, so that it is prefilled once.",
+)
 engine_option = running(
     "--engine",
     metavar="NAME",

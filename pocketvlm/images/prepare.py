@@ -135,11 +135,38 @@ def cut_tiles(image: Image.Image, preprocessing: Preprocessing) -> TiledImage:
     tile = preprocessing.tile_size
     canvas, thumbnail = laid_out(image, plan, preprocessing)
     if preprocessing.strategy in RULES_OF_PARTS:
-        return _in_parts(image, plan, canvas, thumbnail, tile)
+        return _tiled(image.size, plan, preprocessing, _in_parts(plan, canvas, thumbnail, tile))
     pixels = _cut(np.asarray(canvas), tile)
     if thumbnail is not None and plan.thumbnail_index is not None:
         pixels = np.insert(pixels, plan.thumbnail_index, np.asarray(thumbnail), axis=0)
-    return TiledImage(plan.grid, np.ascontiguousarray(pixels), plan.thumbnail_index, image.size)
+    return _tiled(image.size, plan, preprocessing, np.ascontiguousarray(pixels))
+
+
+def put_together(size: Size, pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> TiledImage:
+    """An image of ``size`` pixels of which ``cut_tiles`` made ``pixels`` before.
+
+    :raises ImageError: it cannot have made so many of them
+    """
+    tile = preprocessing.tile_size
+    if min(size) < 1 or max(size) > MAX_SIDE or size[0] * size[1] > MAX_PIXELS:
+        raise ImageError(f"no picture has {size[0]} x {size[1]} pixels")
+    plan = plan_of(size, preprocessing)
+    wanted = (plan.tiles, tile, tile, 3)
+    if pixels.dtype != np.uint8 or pixels.shape != wanted:
+        raise ImageError(
+            f"a picture of {size[0]} x {size[1]} pixels is cut into {list(wanted)}, not {list(pixels.shape)}"
+        )
+    return _tiled(size, plan, preprocessing, pixels)
+
+
+def _tiled(size: Size, plan: PicturePlan, preprocessing: Preprocessing, pixels: npt.NDArray[np.uint8]) -> TiledImage:
+    parts = None
+    if preprocessing.strategy in RULES_OF_PARTS:
+        grids = [plan.part] * (plan.grid[0] * plan.grid[1])
+        if plan.thumbnail_index is not None:
+            grids.insert(plan.thumbnail_index, plan.thumbnail_part)
+        parts = tuple(grids)
+    return TiledImage(plan.grid, pixels, plan.thumbnail_index, size, parts)
 
 
 def _cut(pixels: npt.NDArray[np.uint8], tile: int) -> npt.NDArray[np.uint8]:
@@ -152,8 +179,8 @@ def _cut(pixels: npt.NDArray[np.uint8], tile: int) -> npt.NDArray[np.uint8]:
 
 
 def _in_parts(
-    image: Image.Image, plan: PicturePlan, canvas: Image.Image, thumbnail: Image.Image | None, tile: int
-) -> TiledImage:
+    plan: PicturePlan, canvas: Image.Image, thumbnail: Image.Image | None, tile: int
+) -> npt.NDArray[np.uint8]:
     """The tiles of each part, one part after the other, the thumbnail where the plan says."""
     across, down = plan.grid
     width, height = plan.part[0] * tile, plan.part[1] * tile
@@ -163,12 +190,9 @@ def _in_parts(
         for row in range(down)
         for column in range(across)
     ]
-    grids = (plan.part,) * len(parts)
     if thumbnail is not None and plan.thumbnail_index is not None:
-        at = plan.thumbnail_index
-        parts.insert(at, _cut(np.asarray(thumbnail), tile))
-        grids = (*grids[:at], plan.thumbnail_part, *grids[at:])
-    return TiledImage(plan.grid, np.concatenate(parts), plan.thumbnail_index, image.size, grids)
+        parts.insert(plan.thumbnail_index, _cut(np.asarray(thumbnail), tile))
+    return np.concatenate(parts)
 
 
 def normalize(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:

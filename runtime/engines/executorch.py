@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pocketvlm.images.spans import begin_of_span, end_of_chunk
 from pocketvlm.runtime.engines.executorch_library import LoadedProgram, find_package, set_threads, states_of
 from pocketvlm.runtime.memory import memory_for, return_freed_memory, zeros_on_demand
 from pocketvlm.runtime.native import Feeds, TokenRope, along_places, seen_at, widened
+from pocketvlm.runtime.rows import copy_rows, rows_of
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
@@ -46,19 +48,36 @@ class ExecutorchCache:
         kv = manifest.kv_cache
         self.position = 0
         self._arrays: dict[str, npt.NDArray[np.uint8]] = {}
+        self._length, self._wholes = kv.length, dict[str, Array]()
         head_bytes = kv.length * kv.head_dim * np.dtype(kv.dtype).itemsize
         for layer, kind in enumerate(kv.of_layers(manifest.model.layers)):
             if kind.kind == "convolution":
                 _, rows, width = kind.shape(kv.length)
-                self._arrays[f"conv_cache.{layer}"] = zeros_on_demand((4 * rows * width + BEYOND,), np.uint8)
+                self._add(f"conv_cache.{layer}", (rows, width), "float32")
                 continue
             for part in ("key", "value"):
-                whole = zeros_on_demand((kv.heads * head_bytes + BEYOND,), np.uint8)
                 name = f"kv_cache.{layer}.{part}"
-                # The whole buffer, and the tensors over the first rows of its heads that attention reads.
-                views = {f"{name}.{head}": whole[head * head_bytes :] for head in range(kv.heads)}
-                self._arrays |= {name: whole, **views}
+                whole = self._add(name, (kv.heads, kv.length, kv.head_dim), kv.dtype)
+                # The tensors over the first rows of its heads that attention reads.
+                self._arrays |= {f"{name}.{head}": whole[head * head_bytes :] for head in range(kv.heads)}
         self.states = states_of(self._arrays)
+
+    def rows(self, first: int, last: int) -> dict[str, Array]:
+        """``pocketvlm.runtime.rows.KeepsRows``; views."""
+        return {name: rows_of(whole, self._length, first, last) for name, whole in self._wholes.items()}
+
+    def put(self, rows: Mapping[str, Array], first: int, last: int) -> None:
+        """``pocketvlm.runtime.rows.KeepsRows``"""
+        copy_rows(self.rows(first, last), rows)
+        self.position = last
+
+    def _add(self, name: str, shape: tuple[int, ...], dtype: str) -> npt.NDArray[np.uint8]:
+        """The bytes of a new buffer of zeros."""
+        size = prod(shape) * np.dtype(dtype).itemsize
+        buffer: npt.NDArray[np.uint8] = zeros_on_demand((size + BEYOND,), np.uint8)
+        self._arrays[name] = buffer
+        self._wholes[name] = buffer[:size].view(dtype).reshape(shape)
+        return buffer
 
 
 class ExecutorchEngine:

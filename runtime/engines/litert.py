@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import BundleError, CapacityError, PocketVlmError, one_line
-from pocketvlm.machine.litert import compiled, write
+from pocketvlm.machine.litert import compiled, read, write
 from pocketvlm.runtime.memory import memory_for, return_freed_memory
+from pocketvlm.runtime.rows import copy_rows, rows_of
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 VISION_PARTS = ("patch_embedding", "image_tokens")
 #: Up to so many tokens are taken one by one: a prefill computes all that its one shape has room for.
 FEW_TOKENS = 16
+#: (type, shape) of a signature's inputs or outputs, by name
+Interface = dict[str, tuple[str, tuple[int, ...]]]
 #: What is added to the scores of tokens that a token does not see.
 UNSEEN = -1e9
 
@@ -34,12 +37,30 @@ UNSEEN = -1e9
 class LitertCache:
     """Keys and values of each layer, [1, KV heads, length, head size]: buffers that a step both reads and writes.
 
-    Rows after ``position`` are never read.
+    Rows after ``position`` are never read. ``kinds`` are the types and shapes of the buffers.
     """
 
-    def __init__(self, buffers: dict[str, Any]) -> None:
+    def __init__(self, buffers: dict[str, Any], kinds: Interface) -> None:
         self.position = 0
         self.buffers = buffers
+        self._kinds = kinds
+
+    def rows(self, first: int, last: int) -> dict[str, npt.NDArray[Any]]:
+        """``pocketvlm.runtime.rows.KeepsRows``; copies."""
+        return {name: rows_of(whole, whole.shape[-2], first, last) for name, whole in self._wholes()}
+
+    def put(self, rows: Arrays, first: int, last: int) -> None:
+        """``pocketvlm.runtime.rows.KeepsRows``"""
+        wholes = dict(self._wholes())
+        copy_rows({name: rows_of(whole, whole.shape[-2], first, last) for name, whole in wholes.items()}, rows)
+        for name, whole in wholes.items():
+            write(self.buffers[name], whole)
+        self.position = last
+
+    def _wholes(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        for name, buffer in self.buffers.items():
+            dtype, shape = self._kinds[name]
+            yield name, np.array(read(buffer, shape, dtype))
 
 
 class LitertEngine:
@@ -111,7 +132,7 @@ class LitertEngine:
     def new_cache(self) -> LitertCache:
         model = self._model("text")
         with memory_for("the KV cache"):
-            return LitertCache(model.empty_buffers("decode", "kv_cache_"))
+            return LitertCache(model.empty_buffers("decode", "kv_cache_"), self._interface("decode")[0])
 
     def step(self, embeddings: Floats, cache: Cache, keep: int) -> Floats:
         if not isinstance(cache, LitertCache):
@@ -275,10 +296,6 @@ class LoadedFile:
             make = self._model.create_input_buffer_by_name if is_input else self._model.create_output_buffer_by_name
             self._buffers[at] = make(name, key)
         return self._buffers[at]
-
-
-#: (type, shape) of a signature's inputs or outputs, by name
-Interface = dict[str, tuple[str, tuple[int, ...]]]
 
 
 def interface(manifest: Manifest, name: str) -> tuple[Interface, Interface]:

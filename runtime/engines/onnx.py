@@ -20,6 +20,7 @@ from pocketvlm.machine import exact_sums, telemetry
 from pocketvlm.runtime.engines import prepacked
 from pocketvlm.runtime.memory import memory_for, return_freed_memory, zeros_on_demand
 from pocketvlm.runtime.native import Feeds, TokenRope, along_places, seen_at, widened
+from pocketvlm.runtime.rows import check_alike, copy_rows, rows_of
 from pocketvlm.runtime.states import CacheWithStates, States
 from pocketvlm.runtime.versions import check_minimum
 
@@ -89,14 +90,33 @@ class OnnxCache(CacheWithStates):
         self.last_tokens = 0
         self.binding = session.io_binding()
         self._ort, self._buffers = ort, []
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+        self._length = manifest.kv_cache.length
         known = {} if self.memory is None else self.memory.pairs
         for one in cache_buffers(manifest):
             if one.past.removeprefix("past_") in known:
                 continue
-            buffer = ort.OrtValue.ortvalue_from_numpy(zeros_on_demand(one.shape, one.dtype))
+            self._arrays[one.past] = zeros_on_demand(one.shape, one.dtype)
+            buffer = ort.OrtValue.ortvalue_from_numpy(self._arrays[one.past])
             self._buffers.append(buffer)
             self.binding.bind_ortvalue_input(one.past, buffer)
             self.binding.bind_ortvalue_output(one.present, buffer)
+
+    def rows(self, first: int, last: int) -> dict[str, npt.NDArray[Any]]:
+        """``pocketvlm.runtime.rows.KeepsRows``; views."""
+        return self._views(first, last) | self.kept()
+
+    def put(self, rows: Mapping[str, npt.NDArray[Any]], first: int, last: int) -> None:
+        """``pocketvlm.runtime.rows.KeepsRows``"""
+        states, rest = self.parted(rows)
+        views = self._views(first, last)
+        check_alike(views, rest)
+        self.put_state(states, last)
+        copy_rows(views, rest)
+        self._position = last
+
+    def _views(self, first: int, last: int) -> dict[str, npt.NDArray[Any]]:
+        return {name: rows_of(whole, self._length, first, last) for name, whole in self._arrays.items()}
 
     def bind_states(self) -> None:
         """The state that the next step reads, and where it writes the one behind it."""

@@ -75,6 +75,22 @@ def report(*arguments: str | Path) -> dict[str, Any]:
     return content
 
 
+def test_answers_of_a_schema_are_counted(bundle: Path, known: list[Example], tmp_path: Path) -> None:
+    path, properties = tmp_path / "schema.json", {"total": {"type": "string", "maxLength": 3}}
+    path.write_text(json.dumps({"type": "object", "properties": properties, "required": ["total"]}))
+    common = (bundle, "generated:tests", "--questions", "3", "--threads", "1", "--json-schema", path)
+    found = json.loads(evaluate(*common, "--max-new-tokens", "200", "--json").stdout)
+    assert found["validity"] == {"valid": 3, "answers": 3}
+    assert all(json.loads(answer["got"])["total"] is not None and answer["valid"] for answer in found["answers"])
+    cut = evaluate(*common, "--max-new-tokens", "4")
+    assert "of the form that was asked for: 0 of 3" in cut.stdout
+    path.write_text('{"type": "string", "minLength": 2, "maxLength": 1}')
+    refused = evaluate(*common)
+    assert refused.exit_code == 1 and "json_schema" in refused.stderr
+    assert evaluate(bundle, "generated:tests", "--json-schema", "missing").exit_code == 1
+    assert "validity" not in json.loads(evaluate(bundle, "generated:tests", *SHORT, "--json").stdout)
+
+
 def test_json_counts_what_is_right(bundle: Path, known: list[Example]) -> None:
     content = report(bundle, "generated:tests", "--questions", "3", *SHORT)
     every = content["accuracy"]["all"]

@@ -187,6 +187,38 @@ def test_prepacked_weights_are_kept_and_answer_alike(bundle: Path, tmp_path: Pat
     assert run(bundle, "--prompt", "hi", "--prepacked-cache", tmp_path / "file", *SAMPLED).exit_code == 2
 
 
+def answers(found: Result) -> list[list[int]]:
+    """The tokens of each answer of a command with --json."""
+    assert found.exit_code == 0, found.output
+    return [json.loads(line)["token_ids"] for line in found.stdout.splitlines()]
+
+
+def test_a_conversation_in_a_file_goes_on_with_each_command(bundle: Path, image: Path, tmp_path: Path) -> None:
+    path, common = tmp_path / "conversation", (bundle, "--json", *SAMPLED)
+    lines = f"/image {image}\nWhat is this?\nAnd this?\n/save {tmp_path / 'chat'}\nAnd now?\n"
+    wanted = answers(run(*common, stdin=lines))
+    resumed = (*common, "--conversation", path)
+    found = answers(run(*resumed, "--image", image, "--prompt", "What is this?"))
+    second = run(*resumed, "--prompt", "And this?")
+    found += answers(second) + answers(run(*resumed, stdin="And now?\n"))
+    assert found == wanted and len(wanted) == 3
+    assert json.loads(second.stdout)["stats"]["reused_tokens"] > 0
+    assert answers(run(*common, "--conversation", tmp_path / "chat", "--prompt", "And now?")) == wanted[2:]
+    path.write_bytes(b"something else")
+    refused = run(*resumed, "--prompt", "And?")
+    assert refused.exit_code == 1 and "is not a file of this format" in refused.stderr
+    assert path.read_bytes() == b"something else"
+
+
+def test_what_prompts_begin_with_is_kept_in_a_directory(bundle: Path, tmp_path: Path) -> None:
+    common = (bundle, "--json", *SAMPLED, "--prompt", "What is the total of all that is written in the table? " * 8)
+    plain = answers(run(*common))
+    for reused in (False, True):
+        found = run(*common, "--prefix-cache", tmp_path / "kept")
+        assert answers(found) == plain
+        assert (json.loads(found.stdout)["stats"]["reused_tokens"] > 0) == reused
+
+
 def test_a_stop_string_ends_the_answer(bundle: Path) -> None:
     whole = run(bundle, "--prompt", "hi", *SAMPLED).stdout[:-1]
     stop = whole[3:5]

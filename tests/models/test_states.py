@@ -212,6 +212,27 @@ def test_a_question_that_is_asked_again_computes_its_last_chunk_alone(vlm: Pocke
     assert answer.stats.prompt_tokens - CHUNK <= answer.stats.reused_tokens < answer.stats.prompt_tokens
 
 
+def test_a_saved_conversation_goes_on_with_its_copies(vlm: PocketVlm, tmp_path: Path) -> None:
+    """Also a question that is asked again, which goes back to one of them."""
+    with vlm.chat() as chat:
+        for text in (LONG * 2, "And the tax?"):
+            chat.ask(text, CONFIG)
+        chat.save(tmp_path / "saved")
+        wanted = [chat.regenerate(CONFIG).read(), chat.ask("Why?", CONFIG)]
+    with vlm.restore(tmp_path / "saved") as chat:
+        again = chat.regenerate(CONFIG)
+        assert [again.read(), chat.ask("Why?", CONFIG)] == wanted
+        assert again.stats.reused_tokens > 0
+
+
+def test_prefixes_of_models_with_a_state_are_not_kept(vlm: PocketVlm, tmp_path: Path) -> None:
+    vlm.keep_prefixes(tmp_path / "kept")
+    for _ in range(2):
+        assert vlm.stream(turns("What is the total? " * 4), config=CONFIG).read()
+    assert list((tmp_path / "kept").iterdir()) == []
+    vlm._prefixes = None
+
+
 def test_the_oldest_turns_are_dropped(vlm: PocketVlm) -> None:
     config = replace(CONFIG, max_new_tokens=LENGTH - 160)
     with vlm.chat(drop_oldest=True) as chat:

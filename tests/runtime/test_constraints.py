@@ -67,6 +67,20 @@ def test_an_answer_is_what_the_model_would_say_where_the_form_allows_it(
     assert stats.finish_reason == "stop"
 
 
+@pytest.mark.parametrize(
+    ("constraint", "texts", "others"),
+    [
+        (choices(["yes", "yes, twice"]), ["yes", "yes, twice"], ["", "ye", "yes,", "no", "yes yes"]),
+        (regex("[0-9]{2}"), ["17"], ["1", "171", " 17"]),
+        (json_schema(RECEIPT), ['{"total amount":"1","paid":true}'], ['{"total amount":"1","paid":tr', "{}", "true"]),
+    ],
+)
+def test_a_text_is_told_from_one_of_another_form(constraint: Constraint, texts: list[str], others: list[str]) -> None:
+    vlm, _ = model(saying(ids_of("no")))
+    assert all(vlm.meets(constraint, text) for text in texts)
+    assert not any(vlm.meets(constraint, text) for text in others)
+
+
 def schema(source: random.Random, depth: int = 3) -> dict[str, Any]:
     """A schema whose answers have an end."""
     kind = source.choice(["object", "array", "anyOf"] * (depth > 0) + ["string", "integer", "enum", "boolean", "null"])

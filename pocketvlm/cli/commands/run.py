@@ -15,6 +15,7 @@ from pocketvlm.cli.console import (
     engine_option,
     finite,
     generation_options,
+    prefix_cache,
     prepacked_cache,
     print_table,
     running,
@@ -23,18 +24,19 @@ from pocketvlm.cli.line_editing import edited_lines, file_name
 from pocketvlm.cli.options import headed
 from pocketvlm.cli.printing import rich_console
 from pocketvlm.errors import ChatError, PocketVlmError, one_line
-from pocketvlm.files import label
+from pocketvlm.files import check_writable, label
 
 if TYPE_CHECKING:
     from pocketvlm.runtime import Answer, Chat, GenerationConfig, PocketVlm, Stats
 
 HELP = """\
 /image FILE   show the model an image, before the next question (Tab completes its name)
+/save FILE    write the conversation to a file (--conversation FILE goes on with it)
 /reset        start the conversation anew
 /quit         leave (so does Ctrl-D)
 /help         this text
 Ctrl-C ends an answer. Anything else is a question."""
-COMMANDS = ("/image", "/reset", "/quit", "/help")
+COMMANDS = ("/image", "/save", "/reset", "/quit", "/help")
 
 
 @headed("run")
@@ -44,7 +46,14 @@ COMMANDS = ("/image", "/reset", "/quit", "/help")
 @generation_options
 @running("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
 @prepacked_cache
+@prefix_cache
 @running("--tuning", type=click.Path(path_type=Path), metavar="FILE", help="Settings of pocketvlm bench --autotune.")
+@running(
+    "--conversation",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Go on with the conversation in this file, and write it there at the end; one that is not there begins.",
+)
 @running("--drop-oldest", is_flag=True, help="In a chat: forget the oldest turns where a question does not fit.")
 @running("--free-vision", is_flag=True, help="Have the vision part in memory only while an image is encoded.")
 @running(
@@ -65,7 +74,9 @@ def command(
     config: GenerationConfig,
     threads: int | None,
     prepacked_cache: Path | None,
+    prefix_cache: Path | None,
     tuning: Path | None,
+    conversation: Path | None,
     drop_oldest: bool,
     free_vision: bool,
     memory_budget_mb: float | None,
@@ -97,14 +108,31 @@ def command(
             click.echo(f"note: {one_line(limits, 500)}", err=True)
         for name, reason in vlm.skipped_engines if not as_json else ():
             click.echo(f"note: not by the engine {name}: {one_line(reason, 500)}", err=True)
+        if prefix_cache is not None:
+            vlm.keep_prefixes(prefix_cache)
         show = _printer(stats=stats, as_json=as_json)
-        if prompt is None:
-            with vlm.chat(drop_oldest=drop_oldest) as chat:
+        if prompt is None or conversation is not None:
+            with _opened(vlm, conversation, drop_oldest=drop_oldest) as chat:
                 for image in images:
                     _add_image(chat, image)
-                _talk(vlm, chat, config, show)
+                if prompt is None:
+                    _talk(vlm, chat, config, show)
+                complete = prompt is None or show(chat.stream(prompt, config))
+                if conversation is not None:
+                    chat.save(conversation)
+            if not complete:
+                sys.exit(INTERRUPTED)
         elif not show(vlm.stream(prompt, images=images, config=config)):
             sys.exit(INTERRUPTED)
+
+
+def _opened(vlm: PocketVlm, conversation: Path | None, *, drop_oldest: bool) -> Chat:
+    """The conversation of a file, or a new one."""
+    if conversation is None or not conversation.exists():
+        if conversation is not None:
+            check_writable(conversation)
+        return vlm.chat(drop_oldest=drop_oldest)
+    return vlm.restore(conversation)
 
 
 def _printer(*, stats: bool, as_json: bool) -> Callable[[Answer], bool]:
@@ -179,12 +207,16 @@ def _obey(chat: Chat, line: str) -> None:
     argument = argument.strip()
     if name == "/image" and argument:
         _add_image(chat, file_name(argument))
+    elif name == "/save" and argument:
+        chat.save(file_name(argument))
     elif name == "/reset" and not argument:
         chat.reset()
     elif name == "/help" and not argument:
         click.echo(HELP, err=True)
     else:
-        raise ChatError(f"{name[:40]!r} is not a command, or wants another argument: /image FILE, /reset, /quit, /help")
+        raise ChatError(
+            f"{name[:40]!r} is not a command, or wants another argument: /image FILE, /save FILE, /reset, /quit, /help"
+        )
 
 
 def _add_image(chat: Chat, image: str) -> None:

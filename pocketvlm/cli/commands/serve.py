@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pocketvlm.cli.console import engine_option, finite, prepacked_cache, running
+from pocketvlm.cli.console import engine_option, finite, prefix_cache, prepacked_cache, running
 from pocketvlm.cli.options import below, headed
 from pocketvlm.errors import one_line
 
@@ -50,6 +50,7 @@ asked = below("Who may ask, and how much")
 )
 @running("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
 @prepacked_cache
+@prefix_cache
 @running("--tuning", type=click.Path(path_type=Path), metavar="FILE", help="Settings of pocketvlm bench --autotune.")
 @running("--free-vision", is_flag=True, help="Have the vision part in memory only while an image is encoded.")
 @engine_option
@@ -65,6 +66,7 @@ def command(
     kept: int,
     threads: int | None,
     prepacked_cache: Path | None,
+    prefix_cache: Path | None,
     tuning: Path | None,
     free_vision: bool,
     engine: str | None,
@@ -90,5 +92,7 @@ def command(
     ) as vlm:
         if (limits := vlm.manifest.model.limits) is not None:
             click.echo(f"note: {one_line(limits, 500)}", err=True)
+        if prefix_cache is not None:
+            vlm.keep_prefixes(prefix_cache)
         name = vlm.manifest.model.name
         serve(vlm, options, lambda url: click.echo(f"serving {name} at {url} (Ctrl-C ends it)", err=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketvlm.cli.commands.eval.against import check_usage, run
-from pocketvlm.cli.console import ConsoleProgress, engine_option, finite, print_table
+from pocketvlm.cli.console import ConsoleProgress, constraint_of, engine_option, finite, print_table
 from pocketvlm.cli.printing import rich_console
 from pocketvlm.errors import DataError, ResultsError, located, one_line
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pocketvlm.bench.accuracy.evaluate import Answered
     from pocketvlm.questions.question import Questions
+    from pocketvlm.runtime.constraints import Constraint
 
 
 @click.command("eval")
@@ -41,6 +42,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Longest answer, tokens."
+)
+@click.option(
+    "--json-schema",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Ask for answers in JSON of this schema, and count those that are.",
 )
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
 @engine_option
@@ -90,6 +97,7 @@ def command(
     questions: int | None,
     metrics: tuple[str, ...],
     max_new_tokens: int,
+    json_schema: Path | None,
     threads: int | None,
     engine: str | None,
     baseline: Path | None,
@@ -122,7 +130,8 @@ def command(
         return
     if save is not None:
         check_writable(save)
-    report, answered = _measure(bundle, named, questions, _known(metrics), max_new_tokens, threads, engine, baseline)
+    asking = Asking(max_new_tokens, threads, _known(metrics), _form(json_schema))
+    report, answered = _measure(bundle, named, questions, asking, engine, baseline)
     text = json.dumps(report, indent=1)
     if save is not None:
         write_whole(save, f"{text}\n")
@@ -135,6 +144,23 @@ def command(
         check_accuracy(report, min_accuracy)
 
 
+@dataclass(frozen=True)
+class Asking:
+    """How questions are asked and scored; without ``metrics`` by those of the data."""
+
+    max_new_tokens: int
+    threads: int | None
+    metrics: tuple[str, ...] = ()
+    constraint: Constraint | None = None
+
+
+def _form(json_schema: Path | None) -> Constraint | None:
+    try:
+        return constraint_of(json_schema, None, (), None)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
 def _known(metrics: tuple[str, ...]) -> tuple[str, ...]:
     from pocketvlm.bench.accuracy.metrics import check_metrics
 
@@ -145,14 +171,7 @@ def _known(metrics: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _measure(
-    bundle: Path,
-    data: str,
-    count: int | None,
-    metrics: tuple[str, ...],
-    max_new_tokens: int,
-    threads: int | None,
-    engine: str | None,
-    baseline: Path | None,
+    bundle: Path, data: str, count: int | None, asking: Asking, engine: str | None, baseline: Path | None
 ) -> tuple[dict[str, Any], list[Answered]]:
     """Ask the bundle, and the baseline if that is a bundle: the report for JSON, and the bundle's answers.
 
@@ -171,9 +190,9 @@ def _measure(
     if saved is not None:
         check_data(saved, asked.origin, asked.most)
         asked = replace(asked, items=follow(saved, asked.items))
-    report, answered = evaluate(bundle, asked, max_new_tokens, threads, metrics, engine=engine)
+    report, answered = evaluate(bundle, asked, asking, engine=engine)
     if baseline is not None and saved is None:
-        other, _ = evaluate(baseline, open_data(data, count), max_new_tokens, threads, metrics, "baseline")
+        other, _ = evaluate(baseline, open_data(data, count), asking, "baseline")
         saved = results(other, str(baseline))
     if saved is not None:
         comparison = compare([item.outcome.exact for item in answered], saved.exact)
@@ -184,14 +203,12 @@ def _measure(
 def evaluate(
     bundle: Path,
     asked: Questions,
-    max_new_tokens: int,
-    threads: int | None,
-    metrics: tuple[str, ...] = (),
+    asking: Asking,
     phase: str = "questions",
     progress: ConsoleProgress | None = None,
     engine: str | None = None,
 ) -> tuple[dict[str, Any], list[Answered]]:
-    """Ask them all: the report for JSON, and the answers. Without ``metrics``, those of the data.
+    """Ask them all: the report for JSON, and the answers.
 
     ``progress`` is one that is shown already; without, there is a bar of its own.
 
@@ -206,25 +223,26 @@ def evaluate(
     if first is None:
         raise DataError(f"{one_line(asked.origin.get('file', 'the data'), 120)}: has no questions")
     answered = []
-    with load(bundle, threads=threads, engine=engine) as vlm:
+    with load(bundle, threads=asking.threads, engine=engine) as vlm:
         with located(first.where):
             bench.check_sees(vlm, first)
         with ConsoleProgress() if progress is None else nullcontext(progress) as shown:
             shown.phase(phase, asked.most)
-            for item in bench.answer_all(vlm, chain([first], asked.items), max_new_tokens):
+            for item in bench.answer_all(vlm, chain([first], asked.items), asking.max_new_tokens, asking.constraint):
                 answered.append(item)
                 shown.advance(1)
         ran = vlm.engine_description
-    names = metrics or asked.metrics
+    names = asking.metrics or asked.metrics
     report = {
         "bundle": identity(open_bundle(bundle)),
         "data": asked.origin,
         "questions": len(answered),
-        "max_new_tokens": max_new_tokens,
+        "max_new_tokens": asking.max_new_tokens,
         "sampling": "greedy",
         "engine": ran,
         "versions": versions(),
         "accuracy": bench.accuracy(answered, names),
+        **({} if (valid := bench.validity(answered)) is None else {"validity": valid}),
         "cost": asdict(bench.cost(answered)),
         "answers": bench.answers(answered, names),
     }
@@ -268,6 +286,9 @@ def _print(console: Console, report: dict[str, Any]) -> None:
     for heading, found in zip(headings, metrics.values(), strict=True):
         interval = f"95 %: {found['low']:.1%} to {found['high']:.1%}"
         console.print(f"{heading}: {found['mean']:.1%} ({interval})", highlight=False)
+    if "validity" in report:
+        found = report["validity"]
+        console.print(f"of the form that was asked for: {found['valid']:,} of {found['answers']:,}", highlight=False)
     if "baseline" in report:
         console.print(Text(_compared(report["baseline"])), soft_wrap=True)
     console.print(_cost_lines(report["cost"]), soft_wrap=True, highlight=False)
