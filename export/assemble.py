@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pocketvlm import __version__
 from pocketvlm.bundle import manifest
-from pocketvlm.bundle.caches import AttentionCache, ConvolutionCache, Kind, KvCacheSpec, StateCache
+from pocketvlm.bundle.caches import AttentionCache, ConvolutionCache, Kind, KvCacheSpec, SharedCache, StateCache
 from pocketvlm.bundle.native import MropePositions
 from pocketvlm.bundle.open import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.bundle.preference import ANYWHERE, PreferredEngine, in_order
@@ -155,6 +155,7 @@ def _manifest(
             vocab_size=text.vocab_size,
             hidden_size=text.hidden_size,
             layers=text.num_hidden_layers,
+            row_width=text.hidden_size_per_layer_input or None,
             limits=frontend.limits,
             source=checkpoint.source,
             adapter=None
@@ -212,7 +213,7 @@ def _cache(text: DecoderConfig, recipe: Recipe, length: int) -> KvCacheSpec:
         dtype=recipe.kv_cache.dtype,
         heads=text.num_key_value_heads,
         head_dim=text.head_dim,
-        layers=kinds if text.convolutions or text.states else None,
+        layers=kinds if any(kind != AttentionCache(kind="attention") for kind in kinds) else None,
     )
 
 
@@ -228,7 +229,10 @@ def _kind(text: DecoderConfig, layer: int) -> Kind:
         )
     if text.is_convolution(layer):
         return ConvolutionCache(kind="convolution", width=text.hidden_size, kernel=text.conv_kernel)
-    return AttentionCache(kind="attention")
+    source, size = text.source(layer), text.head_size(layer)
+    if source is not None:
+        return SharedCache(kind="shared", layer=source)
+    return AttentionCache(kind="attention", head_dim=None if size == text.head_dim else size)
 
 
 def preferred(lowered: Mapping[str, Lowered]) -> tuple[PreferredEngine, ...]:

@@ -151,9 +151,9 @@ def _kv_cache_bytes(checkpoint: Checkpoint, recipe: Recipe, kv_length: int) -> i
         rows
         + STATES * text.state_bytes
         + kv_cache_bytes(
-            layers=text.num_hidden_layers - text.convolutions - text.states,
+            layers=1,
             heads=text.num_key_value_heads,
-            head_size=text.head_dim,
+            head_size=sum(map(text.head_size, text.attentions)),
             tokens=kv_length,
             dtype=recipe.kv_cache.dtype,
         )

@@ -128,6 +128,7 @@ BEYOND: tuple[tuple[Callable[[VlmConfig], bool], str], ...] = (
     (lambda config: bool(config.text.states), "layers that keep a state (linear_attention) are"),
     (lambda config: config.vision is not None and config.vision.convolutions is not None,
      "a vision tower of convolutions is"),
+    (lambda config: not config.text.is_uniform, "layers that read another's cache, or rows beside embeddings, are"),
     (lambda config: config.has_spans, "tokens that see what is behind them are"),
     (lambda config: config.projector == "pooled", "the mean of blocks of patches is"),
 )  # fmt: skip

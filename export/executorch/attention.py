@@ -171,12 +171,13 @@ class XnnpackAttention:
 
     def new_rows(self, method: Method, tokens: int, part: str, layer: int) -> Slot:
         """Where a graph puts a step's keys or values; layers take turns in two places of memory."""
-        shape = [self.config.num_key_value_heads * tokens, self.config.head_dim]
-        return method.tensor(shape, self.kv.dtype, place=f"{part}.{layer % 2}")
+        size = self.config.head_size(layer)
+        shape = [self.config.num_key_value_heads * tokens, size]
+        return method.tensor(shape, self.kv.dtype, place=f"{part}.{layer % 2}.{size}")
 
     def put(self, method: Method, layer: int, part: str, rows: Slot, step: MethodStep) -> list[Slot]:
         """Write new rows into a cache; gives each head up to them, [1, total, head size]."""
-        name, heads, size = f"kv_cache.{layer}.{part}", self.config.num_key_value_heads, self.config.head_dim
+        name, heads, size = f"kv_cache.{layer}.{part}", self.config.num_key_value_heads, self.config.head_size(layer)
         cache = method.state(name, [heads * self.kv.length, size], self.kv.dtype)
         method.update("aten::index_put_", cache, method.tensors([step.rows]), rows, method.number(False))
         known = method.integers([method.number(1), step.total, method.number(size)])
@@ -192,7 +193,7 @@ class XnnpackAttention:
 
     def inputs(self, graph: XnnpackGraph, layer: int, tokens: int) -> AttentionInputs:
         """Those of the attention of ``layer``."""
-        heads, size = self.config.num_key_value_heads, self.config.head_dim
+        heads, size = self.config.num_key_value_heads, self.config.head_size(layer)
         query = graph.input((tokens, self.config.num_attention_heads * size))
         keys, values = (
             [graph.input((1, self.kv.length, size), STEP if self._quantized else None) for _ in range(heads)]
@@ -202,7 +203,7 @@ class XnnpackAttention:
 
     def as_rows(self, graph: XnnpackGraph, layer: int, part: str, states: Value) -> Value:
         """Keys or values [tokens, KV heads * head size] -> rows of the cache, [KV heads * tokens, head size]"""
-        tokens, heads, size = states.shape[0], self.config.num_key_value_heads, self.config.head_dim
+        tokens, heads, size = states.shape[0], self.config.num_key_value_heads, self.config.head_size(layer)
         # [tokens, KV heads * head size] -> [tokens, KV heads, head size] -> [KV heads, tokens, head size]
         by_head = graph.transpose(graph.reshape(states, [0, heads, size], [tokens, heads, size]), [1, 0, 2])
         by_head = self._scaled(graph, by_head, layer, part, inverse=True)
@@ -212,7 +213,7 @@ class XnnpackAttention:
 
     def attend(self, graph: XnnpackGraph, layer: int, inputs: AttentionInputs) -> Value:
         """Mixed values, of the query's shape."""
-        heads, size, shared = self.config.num_key_value_heads, self.config.head_dim, self.shared
+        heads, size, shared = self.config.num_key_value_heads, self.config.head_size(layer), self.shared
         tokens, query = inputs.query.shape[0], graph.scaled(inputs.query, self.config.attention_scale)
         # [tokens, heads * head size] -> [tokens, KV heads, shared, head size] -> [KV heads, tokens, shared, head size]
         query = graph.reshape(query, [0, heads, shared, size], [tokens, heads, shared, size])
@@ -239,9 +240,11 @@ class XnnpackAttention:
         return graph.dequantized(known) if self._quantized else known
 
     def _scaled(self, graph: XnnpackGraph, rows: Value, layer: int, part: str, *, inverse: bool = False) -> Value:
-        """rows [KV heads, rows, head size] times an INT8 cache's scales or their inverses"""
+        """rows [KV heads, rows, head size] times the scales of the INT8 cache that a layer reads, or their inverses"""
         if not self._quantized:
             return rows
+        source = self.config.source(layer)
+        layer = layer if source is None else source
         if layer not in self._scales:
             self._scales[layer] = self.kv.scales(layer)
         # [KV heads, head size] -> [KV heads, 1, head size]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -86,12 +86,26 @@ class ProgramStages:
     kv: KvLayout
     few_patches = False
     kept_as = "executorch"
+    #: What entered layers whose cache others read, in the last runs that were floating or not.
+    _sources: dict[tuple[int, bool], Tensor] = field(default_factory=dict)
+
+    def _entering(self, layer: int, stream: Tensor, *, floating: bool) -> tuple[Tensor, ...]:
+        """What a layer takes: its stream, and before it that of the layer whose cache it reads."""
+        text = self.job.checkpoint.config.text
+        source = text.source(layer)
+        if text.is_source(layer):
+            self._sources[layer, floating] = stream
+        return (stream,) if source is None else (self._sources[source, floating], stream)
 
     def run(self, stage: Stage, stream: Tensor, *, floating: bool) -> Tensor:
         weights = FloatWeights(self.read, self.job.checkpoint.tensors) if floating else self.shipped
         if stage.part == "decoder layer":
             count = stream.shape[1]
-            given = (stream, torch.tensor([0]), *_where(self.job, count))
+            given = (
+                *self._entering(stage.index, stream, floating=floating),
+                torch.tensor([0]),
+                *_where(self.job, count),
+            )
             kept = self._text(weights, count, lambda text: text.layer(stage.index, count), *given)
             return kept[None]  # [tokens, width] -> [1, tokens, width]
         if stage.part == "head":

@@ -133,7 +133,7 @@ def _parts(job: Job) -> dict[str, Part]:
     text, vocabulary = config.text, config.text.vocab_size
     ids, embeds = (
         _spec("input_ids", 1, "sequence", dtype="int64"),
-        _spec("inputs_embeds", 1, "sequence", text.hidden_size),
+        _spec("inputs_embeds", 1, "sequence", text.hidden_size + text.rows_width),
     )
     position = _spec("cache_position", 1, dtype="int64")
     step = [_spec("inputs_embeds", 1, "sequence", text.entering_width), position]

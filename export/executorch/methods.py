@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,11 +22,20 @@ from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
 from pocketvlm.export.graph.lower import lower
 from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.models.config import DecoderConfig, VlmConfig
-from pocketvlm.models.shapes import EMBEDDING_TABLE
+from pocketvlm.models.shapes import EMBEDDING_TABLE, ROWS_TABLE
 from pocketvlm.models.stages import Stage, decoder_stages, head_stage, stages_of
 from pocketvlm.quant import GroupedTensor
 
 LAST = (1 << 63) - 1
+
+
+class StepValues(NamedTuple):
+    """What layers read of a step: attention's, convolutions', and what a cache has up to it, by layers that others
+    read."""
+
+    attention: MethodStep
+    rows: RowStep | None
+    known: dict[int, list[Slot]]
 
 
 @dataclass
@@ -54,7 +64,7 @@ class TextMethods:
         self._convolution = XnnpackConvolution(self.config, self.kv.length)
 
     def token_embedding(self) -> None:
-        """input_ids int64 [1, 1..length] -> inputs_embeds float32 [1, tokens, hidden]"""
+        """input_ids int64 [1, 1..length] -> inputs_embeds float32 [1, tokens, hidden and rows beside it]"""
         method = Method(self.program, "token_embedding")
         tokens = method.take(method.tensor([1, self.kv.length], "int64"))
         method.give(self._embed(method, tokens))
@@ -64,7 +74,7 @@ class TextMethods:
         """inputs_embeds float32 [1, 1..length, width], cache_position int64 [1] -> the last logits [1, vocabulary]"""
         method = Method(self.program, "text_decoder")
         embeds = method.take(method.tensor([1, self.kv.length, self.config.entering_width]))
-        hidden = self._layers(method, embeds, self._stages)
+        hidden = self._layers(method, embeds, self._stages, self._steps(method, embeds))
         method.give(self._last_logits(method, hidden))
         self.program.add_method(method)
 
@@ -72,7 +82,7 @@ class TextMethods:
         """As ``text_decoder`` for at most ``tokens`` tokens -> logits [tokens, vocabulary] of each of them."""
         method = Method(self.program, "text_decoder_all_logits")
         embeds = method.take(method.tensor([1, tokens, self.config.entering_width]))
-        hidden = self._layers(method, embeds, self._stages)
+        hidden = self._layers(method, embeds, self._stages, self._steps(method, embeds))
         logits = method.tensor([tokens, self.config.vocab_size])
         method.delegate(self._head_graph(), hidden, logits)
         method.give(logits)
@@ -84,15 +94,24 @@ class TextMethods:
         tokens = method.take(method.tensor([1, self.kv.length], "int64"))
         position = method.take(method.tensor([1], "int64", dynamic=False))
         embeds = self._embed(method, tokens)
-        hidden = self._layers(method, embeds, self._stages, position)
+        hidden = self._layers(method, embeds, self._stages, self._steps(method, embeds, position))
         method.give(self._last_logits(method, hidden))
         self.program.add_method(method)
 
     def layer(self, index: int, tokens: int) -> None:
-        """The method "layer": [1, tokens, width], cache_position [1] -> [tokens, width behind it], one layer alone."""
-        method = Method(self.program, "layer")
-        embeds = method.take(method.tensor([1, tokens, self.config.stream_width(index)]))
-        method.give(self._layers(method, embeds, self._stages[index : index + 1]))
+        """The method "layer": [1, tokens, width], cache_position [1] -> [tokens, width behind it], one layer alone.
+
+        Of one that reads another's cache what enters that layer is an input before these.
+        """
+        method, source = Method(self.program, "layer"), self.config.source(index)
+        before = index if source is None else source
+        entering = [
+            method.take(method.tensor([1, tokens, self.config.stream_width(layer)])) for layer in {before: 0, index: 0}
+        ]
+        steps = self._steps(method, entering[-1])
+        if source is not None:
+            self._layers(method, entering[0], self._stages[source : source + 1], steps, apart="source.")
+        method.give(self._layers(method, entering[-1], self._stages[index : index + 1], steps))
         self.program.add_method(method)
 
     def head(self, tokens: int) -> None:
@@ -105,24 +124,37 @@ class TextMethods:
         self.program.add_method(method)
 
     def _embed(self, method: Method, tokens: Slot) -> Slot:
-        config, table = self.config, self.weights.table(EMBEDDING_TABLE)
-        if isinstance(table, GroupedTensor):
-            embeds = self._gather_quantized(method, table, tokens)
-        else:
-            embeds = self._gather(method, method.constant(EMBEDDING_TABLE, table), tokens, "float32")
-        if config.embedding_scale == 1.0:
+        config = self.config
+        embeds = self._rows_of(method, EMBEDDING_TABLE, tokens, config.embedding_scale)
+        if not config.rows_width:
             return embeds
-        scaled = method.tensor(embeds.shape)
-        method.call("aten::mul.Scalar_out", embeds, method.number(float(config.embedding_scale)), scaled)
+        beside = self._rows_of(method, ROWS_TABLE, tokens, config.rows_scale)
+        graph = XnnpackGraph(self.program.constants)
+        joined = graph.output(graph.concatenate([graph.input(embeds.shape), graph.input(beside.shape)], 2))
+        output = method.tensor(joined.shape)
+        method.delegate(self.program.add_graph(graph.serialized()), embeds, beside, output)
+        return output
+
+    def _rows_of(self, method: Method, name: str, tokens: Slot, factor: float) -> Slot:
+        """A table's rows, [1, tokens, columns], times a factor"""
+        table = self.weights.table(name)
+        if isinstance(table, GroupedTensor):
+            rows = self._gather_quantized(method, name, table, tokens)
+        else:
+            rows = self._gather(method, method.constant(name, table), tokens, "float32")
+        if factor == 1.0:
+            return rows
+        scaled = method.tensor(rows.shape)
+        method.call("aten::mul.Scalar_out", rows, method.number(float(factor)), scaled)
         return scaled
 
-    def _gather_quantized(self, method: Method, table: GroupedTensor, tokens: Slot) -> Slot:
+    def _gather_quantized(self, method: Method, name: str, table: GroupedTensor, tokens: Slot) -> Slot:
         """The rows of a quantized table, dequantized; the padding of its last group is cut off.
 
         With kernels that every ExecuTorch has: those for quantized tables are a library of their own, of which a
         process must not hold two copies. A code takes a byte, also one of 4 bits.
         """
-        name, rows, groups = EMBEDDING_TABLE, table.rows, table.groups
+        rows, groups = table.rows, table.groups
         codes = (table.codes.astype(np.int16) - (1 << (table.bits - 1))).astype(np.int8)
         # [rows, groups, group_size] -> [rows, groups * group_size]
         stored = method.constant(f"{name}.codes", codes.reshape(rows, -1))
@@ -160,8 +192,8 @@ class TextMethods:
         method.call("executorch_prim::et_view.default", values, method.integers(sizes), output)
         return output
 
-    def _layers(self, method: Method, embeds: Slot, stages: Sequence[Stage], position: Slot | None = None) -> Slot:
-        """Run layers over ``embeds`` [1, tokens, width]; gives the residual stream [tokens, width]."""
+    def _steps(self, method: Method, embeds: Slot, position: Slot | None = None) -> StepValues:
+        """What the layers read beside ``embeds`` [1, tokens, width]."""
         config, tokens = self.config, embeds.shape[1]
         if position is None:
             position = method.take(method.tensor([1], "int64", dynamic=False))
@@ -170,33 +202,46 @@ class TextMethods:
         seen = method.take(method.tensor([tokens], "int64")) if self.spans else None
         step = self._attention.step(method, embeds, position, None if turns is None else (turns[0], turns[1]), seen)
         rows = self._convolution.step(method, step.positions) if config.convolutions else None
+        return StepValues(step, rows, {})
+
+    def _layers(
+        self, method: Method, embeds: Slot, stages: Sequence[Stage], steps: StepValues, *, apart: str = ""
+    ) -> Slot:
+        """Run layers over ``embeds`` [1, tokens, width]; gives the residual stream [tokens, width]. ``apart``: begins
+        the names of places that are not those of other layers."""
+        config, tokens, (step, rows, _) = self.config, embeds.shape[1], steps
         *segments, last = self._graphs(stages, tokens)
         inputs = [embeds]
         # Even and odd layers take turns in two places of memory.
         for stage, segment in zip(stages, segments, strict=True):
-            passing = _passing(method, tokens, segment, stage.index % 2)
+            passing = _passing(method, tokens, segment, f"{apart}{stage.index % 2}")
             (cos, sin), mask = step.of_layer(local=config.is_local(stage.index))
             ends = segment.graph, [*inputs, cos, sin, *passing]
             if rows is not None and config.is_convolution(stage.index):
                 inputs = [*passing, *self._convolved(method, stage.index, ends, rows)]
             else:
-                inputs = [*passing, *self._attended(method, stage.index, ends, step), mask]
-        (stream,) = _passing(method, tokens, last, (stages[-1].index + 1) % 2)
+                inputs = [*passing, *self._attended(method, stage.index, ends, steps), mask]
+        (stream,) = _passing(method, tokens, last, f"{apart}{(stages[-1].index + 1) % 2}")
         method.delegate(last.graph, *inputs, stream)
         return stream
 
-    def _attended(self, method: Method, layer: int, graph: tuple[int, list[Slot]], step: MethodStep) -> list[Slot]:
+    def _attended(self, method: Method, layer: int, graph: tuple[int, list[Slot]], steps: StepValues) -> list[Slot]:
         """Run a graph up to a layer's query, key and value; gives what its attention reads."""
         config, attention, (number, arguments) = self.config, self._attention, graph
-        tokens = arguments[-1].shape[0]
-        query = method.tensor([tokens, config.num_attention_heads * config.head_dim], place=f"query.{layer % 2}")
+        tokens, width = arguments[-1].shape[0], config.num_attention_heads * config.head_size(layer)
+        query, source = method.tensor([tokens, width], place=f"query.{layer % 2}.{width}"), config.source(layer)
+        if source is not None:
+            method.delegate(number, *arguments, query)
+            return [query, *steps.known[source]]
         rows = [attention.new_rows(method, tokens, part, layer) for part in PARTS]
         method.delegate(number, *arguments, query, *rows)
         views = [
             view
             for part, new in zip(PARTS, rows, strict=True)
-            for view in attention.put(method, layer, part, new, step)
+            for view in attention.put(method, layer, part, new, steps.attention)
         ]
+        if config.is_source(layer):
+            steps.known[layer] = views
         return [query, *views]
 
     def _convolved(self, method: Method, layer: int, graph: tuple[int, list[Slot]], step: RowStep) -> list[Slot]:
@@ -359,7 +404,7 @@ class PictureMethods:
         self._program.add_method(method)
 
 
-def _passing(method: Method, tokens: int, segment: Segment, turn: int) -> list[Slot]:
+def _passing(method: Method, tokens: int, segment: Segment, turn: str) -> list[Slot]:
     """Where a graph puts what passes its attention by, [tokens, width] each."""
     places = enumerate(segment.passing)
     return [method.tensor([tokens, width], place=f"hidden.{turn}.{place}") for place, width in places]

@@ -49,8 +49,10 @@ from pocketvlm.models.operators import (
     RmsNorm,
     Rotate,
     Scale,
+    SharedAttend,
     Sigmoid,
     Silu,
+    Softcap,
 )
 from pocketvlm.models.stages import Stage
 
@@ -85,12 +87,12 @@ class Segments(XnnpackContext):
         self._program, self.attention, self.convolution, self._tokens = program, attention, convolution, tokens
         self._turns: list[Value] = []
         self._cos_sin: list[Value] = []
-        self._left = 0
+        self._left: list[Stage] = []
         self._finished: list[Segment] = []
 
     def lower(self, stages: Sequence[Stage]) -> tuple[Segment, ...]:
         """The program's graphs: one a layer, and what follows the last attention."""
-        config, self._left = self.attention.config, len(stages)
+        config, self._left = self.attention.config, list(stages)
         width = config.stream_width(stages[0].index)
         embeds = self.graph.input([1, self._tokens, width])
         self._take_turns()
@@ -106,7 +108,7 @@ class Segments(XnnpackContext):
             tokens, half = self._turns[0].shape
             # [tokens, half] -> [tokens, 1, half]
             self._cos_sin = [self.graph.reshape(turn, [0, 1, half], [tokens, 1, half]) for turn in self._turns]
-        return rotated(self.graph, states, self._cos_sin, self.attention.config.head_dim)
+        return rotated(self.graph, states, self._cos_sin, 2 * self._turns[0].shape[1])
 
     def attend(
         self, layer: int, passing: Sequence[Value], query: Value, key: Value, value: Value
@@ -116,7 +118,13 @@ class Segments(XnnpackContext):
             self.attention.as_rows(self.graph, layer, part, states)
             for part, states in zip(PARTS, (key, value), strict=True)
         ]
-        passed = self._cut(passing, query, *rows)
+        return self._attended(layer, self._cut(passing, query, *rows))
+
+    def attend_shared(self, layer: int, passing: Sequence[Value], query: Value) -> tuple[list[Value], Value]:
+        """The same with a query alone, where an earlier layer has put its rows."""
+        return self._attended(layer, self._cut(passing, query))
+
+    def _attended(self, layer: int, passed: list[Value]) -> tuple[list[Value], Value]:
         asked = self.attention.inputs(self.graph, layer, self._tokens)
         self._take_turns()
         return passed, self.attention.attend(self.graph, layer, asked)
@@ -132,15 +140,17 @@ class Segments(XnnpackContext):
 
     def _cut(self, passing: Sequence[Value], *outputs: Value) -> list[Value]:
         """End the graph and begin the next; gives in it what passes by."""
-        self._left -= 1
+        self._left.pop(0)
         self._finish(passing, *outputs)
         self.graph = XnnpackGraph(self._program.constants)
         return [self.graph.input(value.shape) for value in passing]
 
     def _take_turns(self) -> None:
-        half = self.attention.config.head_dim // 2
-        self._turns = [self.graph.input([self._tokens, half]) for _ in range(2)] if self._left else []
-        self._cos_sin = []
+        """The rows of RoPE that the next layer's queries and keys turn by."""
+        self._turns, self._cos_sin = [], []
+        if self._left:
+            half = self.attention.config.head_size(self._left[0].index) // 2
+            self._turns = [self.graph.input([self._tokens, half]) for _ in range(2)]
 
     def _finish(self, passing: Sequence[Value], *outputs: Value) -> None:
         for output in (*passing, *outputs):
@@ -227,14 +237,21 @@ def _layer_norm(at: XnnpackContext, call: Call, hidden: Value) -> Value:
 
 def _rms_norm(at: XnnpackContext, call: Call, hidden: Value) -> Value:
     norm, (tokens, width) = call.operator, hidden.shape
-    weight = at.weights.vector(call.weight()) * np.float32(call.factor)
     if norm.heads == 1:
-        return at.graph.rms_norm(call.weight(), hidden, weight, norm.eps)
+        return _normed(at, call, hidden)
     size = width // norm.heads
     # [tokens, heads * size] -> [tokens * heads, size]
     rows = at.graph.reshape(hidden, [0, size], [tokens * norm.heads, size])
     # and back
-    return at.graph.reshape(at.graph.rms_norm(call.weight(), rows, weight, norm.eps), [0, width], [tokens, width])
+    return at.graph.reshape(_normed(at, call, rows), [0, width], [tokens, width])
+
+
+def _normed(at: XnnpackContext, call: Call, rows: Value) -> Value:
+    """[rows, size] -> the same"""
+    if call.operator.weight is None:
+        return at.graph.scaled(at.graph.unweighted_rms_norm(rows, call.operator.eps), call.factor)
+    weight = at.weights.vector(call.weight()) * np.float32(call.factor)
+    return at.graph.rms_norm(call.weight(), rows, weight, call.operator.eps)
 
 
 def _gelu(at: XnnpackContext, call: Call, values: Value) -> Value:
@@ -255,6 +272,12 @@ def _relu(at: XnnpackContext, call: Call, values: Value) -> Value:
 
 def _sigmoid(at: XnnpackContext, call: Call, values: Value) -> Value:
     return at.graph.sigmoid(values)
+
+
+def _softcap(at: XnnpackContext, call: Call, values: Value) -> Value:
+    """tanh(x) = 2 sigmoid(2 x) - 1"""
+    graph, cap = at.graph, call.operator.cap
+    return graph.add(graph.scaled(graph.sigmoid(graph.scaled(values, 2 / cap)), 2 * cap), graph.scalar(-cap))
 
 
 def _mean_of_rows(at: XnnpackContext, call: Call, values: Value) -> Value:
@@ -289,6 +312,12 @@ def _rotate(at: Segments, call: Call, states: Value, step: None) -> Value:
 
 def _cached_attend(at: Segments, call: Call, query: Value, key: Value, value: Value, step: None) -> Value:
     passing, mixed = at.attend(call.stage.index, [call.values[node] for node in call.live], query, key, value)
+    call.values.update(zip(call.live, passing, strict=True))
+    return mixed
+
+
+def _shared_attend(at: Segments, call: Call, query: Value, step: None) -> Value:
+    passing, mixed = at.attend_shared(call.stage.index, [call.values[node] for node in call.live], query)
     call.values.update(zip(call.live, passing, strict=True))
     return mixed
 
@@ -373,11 +402,13 @@ TABLE: dict[Any, Callable[..., Any]] = {
     Silu: _silu,
     Relu: _relu,
     Sigmoid: _sigmoid,
+    Softcap: _softcap,
     Attend: _attend,
     AttendPicture: _attend_picture,
     AttendLearned: _attend_learned,
     Rotate: _rotate,
     CachedAttend: _cached_attend,
+    SharedAttend: _shared_attend,
     CausalConvolution: _causal_convolution,
     ClassToken: _class_token,
     DropFirst: _drop_first,

@@ -337,8 +337,11 @@ class XnnpackGraph:
 
     def rms_norm(self, name: str, hidden: Value, weight: Array, epsilon: float) -> Value:
         """hidden [rows, size] -> [rows, size]"""
-        inverse = self._inverse_root(hidden, epsilon)
-        return self.multiply(self.multiply(hidden, inverse), self.constant(name, weight))
+        return self.multiply(self.unweighted_rms_norm(hidden, epsilon), self.constant(name, weight))
+
+    def unweighted_rms_norm(self, hidden: Value, epsilon: float) -> Value:
+        """hidden [rows, size] -> [rows, size]"""
+        return self.multiply(hidden, self._inverse_root(hidden, epsilon))
 
     def layer_norm(self, name: str, hidden: Value, weight: Array, bias: Array, epsilon: float) -> Value:
         """hidden [rows, size] -> [rows, size]"""

@@ -21,7 +21,7 @@ from pocketvlm.errors import ExportError
 from pocketvlm.export.job import Job
 from pocketvlm.export.reference.scores import compare_logits, image_scores, judge, relative_error, significant
 from pocketvlm.models.checkpoint import ReadWeight
-from pocketvlm.models.operators import PicturePlace
+from pocketvlm.models.operators import LayerCache, PicturePlace
 from pocketvlm.models.stages import (
     LAYERS,
     Stage,
@@ -50,7 +50,10 @@ class Graphs(Protocol):
         """Begins the names under which checked stages are kept, where a killed export should not check them again."""
 
     def run(self, stage: Stage, stream: Tensor, *, floating: bool) -> Tensor:
-        """What enters a stage -> what it gives; decoder layers from position 0 on. Logits are [tokens, vocabulary]."""
+        """What enters a stage -> what it gives; decoder layers from position 0 on. Logits are [tokens, vocabulary].
+
+        One that reads the keys and values of an earlier layer reads those of its last run, ``floating`` or not.
+        """
 
     def token_embedding(self, token_ids: Tensor) -> Tensor:
         """int64 [1, tokens] -> float32 [1, tokens, hidden]"""
@@ -131,11 +134,14 @@ def _text(job: Job, read: ReadWeight, graphs: Graphs, walk: Walk) -> TextFidelit
     walk.compare("token embedding", embedded, embed_tokens(config, read, ids))
     embedded = entering(config, embedded)
     shipped = walk.embedded = insert_image_tokens(embedded, walk.image_tokens, ids, sample.image_token)
-    stages = stages_of(job.checkpoint.config)
+    stages, known = stages_of(job.checkpoint.config), dict[int, LayerCache]()
     for stage, (before, after) in zip(stages.decoder, pairwise(original.text), strict=True):
         few = before[:, :FEW]
         count = few.shape[1]
-        step = first_step(config, stage.index, count, sample.positions[..., :count], sample.last_seen(count))
+        where = sample.positions[..., :count], sample.last_seen(count)
+        step = first_step(config, stage.index, count, *where, known)
+        if config.is_source(stage.index) and step.cache is not None:
+            known[stage.index] = step.cache
         wanted = _reference(stage.run, read, few, step)
         shipped = _checked(job, graphs, walk, stage, (few, wanted, shipped))
         errors.append(significant(relative_error(shipped, after)))
@@ -164,6 +170,9 @@ def _checked(
     """Compare a stage's lowering, and give what it gives as shipped; both are taken from a killed export's if it kept
     them. ``streams``: what enters the lowering, what PyTorch makes of that, and what enters the stage as shipped."""
     (entering, wanted, shipped), keep = streams, stage.part in LAYERS
+    text = job.checkpoint.config.text
+    if stage.part == "decoder layer" and (text.is_source(stage.index) or text.source(stage.index) is not None):
+        keep = False  # one runs to leave keys and values for others
     name = f"{graphs.kept_as}.{stage.name.replace(' ', '-')}" if keep and graphs.kept_as is not None else None
     known = None if name is None else job.finished.arrays(name)
     if known is None:
@@ -172,6 +181,6 @@ def _checked(
         if name is not None:
             job.finished.keep(name, known)
     walk.lowering.append((float(known["error"][0]), stage.name))
-    if keep:
+    if stage.part in LAYERS:
         job.progress.advance(1)
     return torch.from_numpy(known["stream"])

@@ -22,7 +22,7 @@ import torch
 from pocketvlm.export.onnx.graph import MICROSOFT, GraphBuilder
 from pocketvlm.export.store.kv_layout import FloatArray, KvLayout
 from pocketvlm.models.config import DecoderConfig
-from pocketvlm.models.operators import CachedAttend
+from pocketvlm.models.operators import CachedAttend, SharedAttend
 from pocketvlm.models.rope import rope_tables
 
 #: TensorScatter, which writes into the cache in place, is of this version.
@@ -41,6 +41,13 @@ PARTS = ("key", "value")
 ROWS = ("rope_cos", "rope_sin")
 #: One that says what they see, where some see what is behind them.
 LAST_SEEN = "last_seen"
+#: A value: where a step begins.
+FIRST = "first_position"
+
+
+def known_names(layer: int) -> tuple[str, str]:
+    """What the keys and values are called that later layers read: float32 [1, KV heads, total, head size] each."""
+    return f"layers.{layer}.known.key", f"layers.{layer}.known.value"
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,8 @@ class Positions:
     some that see what is behind them, of which ``last_seen`` is the last place in the cache.
 
     Without cos and sin there are no rotary positions. ``by_token``: they have a row of each of the step's tokens, whose
-    positions are not their places in the cache. ``local``: cos and sin for layers that see a window.
+    positions are not their places in the cache. ``local``: cos and sin for layers that see a window. ``first``: the
+    step's first place in the cache, int64 [1], where layers read another's.
     """
 
     last: ir.Value
@@ -60,6 +68,7 @@ class Positions:
     by_token: bool = False
     local: tuple[ir.Value, ir.Value] | None = None
     last_seen: ir.Value | None = None
+    first: ir.Value | None = None
 
     def turned(self, *, rotary: bool, local: bool) -> Positions:
         """As a layer's attention reads it, which may rotate at the local base or not at all."""
@@ -100,6 +109,10 @@ def positions(
         cos, sin = (graph.input(name, "float32", ["sequence", config.head_dim // 2]) for name in ROWS)
     else:
         cos, sin = _tables(graph, "rope", config, kv, local=False)
+    first = None
+    if config.num_kv_shared_layers:
+        tokens = graph.op("Shape", hidden, start=1, end=2)
+        first = graph.call(graph.op("Sub", total, tokens), FIRST, "int64")
     return Positions(
         graph.op("Cast", last, to=ir.DataType.INT32, name="last_position", dtype="int32"),
         graph.op("Cast", total, to=ir.DataType.INT32, name="total_length", dtype="int32"),
@@ -109,6 +122,7 @@ def positions(
         by_token,
         _tables(graph, "rope_local", config, kv, local=True) if config.has_local else None,
         last_seen,
+        first,
     )
 
 
@@ -183,7 +197,59 @@ def attend(
         mixed, *present = graph.ops("If", at.many, names=[None, None, None], **branches)
     for part, state in zip(PARTS, present, strict=True):
         graph.output(state, f"present.{layer}.{part}", kv.dtype, shape)
+    graph.once(("present", layer), lambda: tuple(present))
     return mixed
+
+
+def attend_shared(
+    graph: GraphBuilder, heads: SharedAttend, kv: KvLayout, query: ir.Value, at: Positions, *, local: bool
+) -> ir.Value:
+    """A query [1, tokens, heads * head size] over the cache of an earlier layer -> mixed values of its shape.
+
+    What several layers read of one cache, and their mask, is computed once.
+    """
+    at = at.turned(rotary=True, local=local)
+    first = at.first
+    assert first is not None
+
+    def ends() -> tuple[ir.Value, ...]:
+        total = graph.op("Cast", at.total, to=ir.DataType.INT64)
+        # [] -> [1]
+        return graph.op("Add", total, graph.constant("first_row", np.array([0], np.int64))), total
+
+    end, total = graph.once("where a step ends", ends)
+
+    def known() -> tuple[ir.Value, ...]:
+        caches = graph.once(("present", heads.source), lambda: ())
+        scales = (None, None) if kv.ranges is None else kv.scales(heads.source)
+        found = []
+        for name, cache, scale in zip(known_names(heads.source), caches, scales, strict=True):
+            rows = _first_rows(graph, cache, end)
+            if scale is not None:
+                step = graph.constant("kv_step", np.array(1, np.float32))
+                # [KV heads, head size] -> [KV heads, 1, head size]
+                factors = graph.constant(f"{name}_scale", scale[:, None])
+                rows = graph.op("Mul", graph.op("DequantizeLinear", rows, step), factors)
+            found.append(graph.call(rows, name))
+        return tuple(found)
+
+    query = graph.op("RotaryEmbedding", query, first, at.cos, at.sin, domain=MICROSOFT)
+    window, seen = heads.window, at.last_seen
+    (mask,) = graph.once(("shared mask", window), lambda: (_mask(graph, (first, end, total), window, seen),))
+    mixed = graph.op(
+        "Attention",
+        _by_head(graph, query, heads.heads, heads.head_dim),
+        *graph.once(("known", heads.source), known),
+        mask,
+        scale=heads.scale,
+    )
+    return _in_rows(graph, mixed)
+
+
+def _in_rows(graph: GraphBuilder, mixed: ir.Value) -> ir.Value:
+    """[1, heads, tokens, head size] -> [1, tokens, heads * head size]"""
+    mixed = graph.op("Transpose", mixed, perm=[0, 2, 1, 3])  # [1, tokens, heads, head size]
+    return graph.op("Reshape", mixed, graph.constant("all_heads", np.array([0, 0, -1], np.int64)))
 
 
 def _grouped(
@@ -274,14 +340,11 @@ def _in_matrices(
         _mask(graph, (first, end, total), heads.window, at.last_seen),
         scale=heads.scale,
     )
-    # [1, heads, tokens, head size] -> [1, tokens, heads, head size] -> [1, tokens, heads * head size]
-    mixed = graph.op("Transpose", mixed, perm=[0, 2, 1, 3])
-    mixed = graph.op("Reshape", mixed, graph.constant("all_heads", np.array([0, 0, -1], np.int64)))
-    return scaled(mixed, "mixed", "value", by_query=True), *present
+    return scaled(_in_rows(graph, mixed), "mixed", "value", by_query=True), *present
 
 
 def _by_head(graph: GraphBuilder, projected: ir.Value, heads: int, head_dim: int) -> ir.Value:
-    shape = graph.constant(f"heads_{heads}", np.array([0, 0, heads, head_dim], np.int64))
+    shape = graph.constant(f"heads_{heads}_{head_dim}", np.array([0, 0, heads, head_dim], np.int64))
     # [1, tokens, heads * head size] -> [1, tokens, heads, head size] -> [1, heads, tokens, head size]
     return graph.op("Transpose", graph.op("Reshape", projected, shape), perm=[0, 2, 1, 3])
 
@@ -335,7 +398,19 @@ def without_quantized_cache(model: ir.Model) -> ir.Model:
         for value in caches:
             assert value is not None
             value.dtype = ir.DataType.FLOAT
+    for node in list(model.graph):
+        if node.op_type == "DequantizeLinear":
+            _leave_as_it_is(model.graph, node)
     return model
+
+
+def _leave_as_it_is(graph: ir.Graph, node: ir.Node) -> None:
+    """What later layers read of a float32 cache: neither dequantized nor scaled."""
+    (scaled,) = (use.node for use in node.outputs[0].uses())
+    plain = ir.Node("", "Identity", node.inputs[:1])
+    graph.insert_before(node, plain)
+    _take_place(scaled, plain)
+    graph.remove([node, scaled], safe=True)
 
 
 def _floating(grouped: ir.Node) -> ir.Node:

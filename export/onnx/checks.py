@@ -17,7 +17,14 @@ from pocketvlm.bundle.record import Fidelity
 from pocketvlm.bundle.streams import text_stream, vision_stream
 from pocketvlm.export.graph.checks import check_stages, conclude, vision_place
 from pocketvlm.export.job import Job
-from pocketvlm.export.onnx.attention import FEW_TOKENS, LAST_SEEN, position_inputs, without_quantized_cache
+from pocketvlm.export.onnx.attention import (
+    FEW_TOKENS,
+    FIRST,
+    LAST_SEEN,
+    known_names,
+    position_inputs,
+    without_quantized_cache,
+)
 from pocketvlm.export.onnx.convolution import row_feeds
 from pocketvlm.export.onnx.graph import save_graph
 from pocketvlm.export.onnx.linear import at_float_precision
@@ -50,8 +57,14 @@ class GraphUnderTest:
 
     def run(self, piece: GraphPiece, feeds: Mapping[str, Array], *, floating: bool = False) -> Array:
         """Run one piece; its other outputs (the KV cache) are not looked at."""
+        return self.run_all(piece, feeds, floating=floating)[0]
+
+    def run_all(
+        self, piece: GraphPiece, feeds: Mapping[str, Array], *others: str, floating: bool = False
+    ) -> list[Array]:
+        """The same with ``others`` of its values behind what it gives."""
         model = self.floating if floating else self.shipped
-        graph = ir.convenience.extract(model.graph, [piece.start, *piece.extra], [piece.end])
+        graph = ir.convenience.extract(model.graph, [piece.start, *piece.extra], [piece.end, *others])
         graph.opset_imports.update(model.graph.opset_imports)
         for value in graph.inputs:
             if value.name == piece.start:
@@ -61,7 +74,7 @@ class GraphUnderTest:
         path = self.path.with_name(f".{self.path.stem}-piece.onnx")
         try:
             save_graph(ir.Model(graph, ir_version=model.ir_version), path)
-            outputs: Array = _session(path).run([piece.end], dict(feeds))[0]
+            outputs: list[Array] = _session(path).run([piece.end, *others], dict(feeds))
         finally:
             path.unlink(missing_ok=True)
         return outputs
@@ -75,6 +88,8 @@ class OnnxGraphs:
     def __init__(self, job: Job, kv: KvLayout) -> None:
         self._job, self._directory, self._kv, self._config = job, job.directory, kv, job.checkpoint.config
         self._opened: dict[str, GraphUnderTest] = {}
+        #: Keys and values that later layers read, of the last runs: those that were floating, and those that were not.
+        self._known: dict[bool, dict[str, Array]] = {True: {}, False: {}}
 
     def run(self, stage: Stage, stream: Tensor, *, floating: bool) -> Tensor:
         layers, feeds = self._config.text.num_hidden_layers, {}
@@ -90,13 +105,18 @@ class OnnxGraphs:
             start, feeds = vision_stream(self._config.vision.num_hidden_layers), self._place(stage)
             graph, piece = "vision_encoder", GraphPiece(start, "image_embeds", tuple(feeds))
         elif stage.part == "decoder layer":
-            feeds = self._empty_cache(stage.index, stream.shape[1], "float32" if floating else self._kv.dtype)
+            feeds = self._empty_cache(stage.index, stream.shape[1], floating=floating)
             start, end = (text_stream(at, layers) for at in (stage.index, stage.index + 1))
             graph, piece = "text_decoder", GraphPiece(start, end, tuple(feeds))
         else:
             feeds = {"logits_to_keep": np.array([0], np.int64)}
             graph, piece = "text_decoder", GraphPiece(text_stream(layers, layers), "logits", tuple(feeds))
-        found = self._graph(graph).run(piece, {piece.start: stream.numpy(), **feeds}, floating=floating)
+        others: tuple[str, ...] = ()
+        if stage.part == "decoder layer" and self._config.text.is_source(stage.index):
+            others = known_names(stage.index)
+        given = {piece.start: stream.numpy(), **feeds}
+        found, *known = self._graph(graph).run_all(piece, given, *others, floating=floating)
+        self._known[floating].update(zip(others, known, strict=True))
         # logits: [1, tokens, vocabulary] -> [tokens, vocabulary]
         return torch.from_numpy(found[0] if stage.part == "head" else found)
 
@@ -123,9 +143,13 @@ class OnnxGraphs:
             self._opened = {name: GraphUnderTest(self._directory / f"{name}.onnx")}
         return self._opened[name]
 
-    def _empty_cache(self, layer: int, tokens: int, dtype: str) -> dict[str, Array]:
-        """The position inputs that ``tokens`` from the start on need, and a layer's empty cache."""
-        text = self._config.text
+    def _empty_cache(self, layer: int, tokens: int, *, floating: bool) -> dict[str, Array]:
+        """The position inputs that ``tokens`` from the start on need, and a layer's empty cache, or what it reads of an
+        earlier layer's."""
+        text, source = self._config.text, self._config.text.source(layer)
+        if source is not None:
+            known = {name: self._known[floating][name] for name in known_names(source)}
+            return {"total_length": np.array(tokens, np.int32), FIRST: np.array([0], np.int64), **known}
         if text.is_convolution(layer):
             rows = np.zeros((1, text.conv_kernel - 1 + self._kv.length, text.hidden_size), np.float32)
             return {**row_feeds(text.conv_kernel, tokens), f"past_conv.{layer}": rows}
@@ -133,7 +157,8 @@ class OnnxGraphs:
             sizes = (1, text.linear_num_value_heads, text.linear_key_head_dim, text.linear_value_head_dim)
             rows = np.zeros((1, text.linear_conv_kernel_dim - 1, text.state_width), np.float32)
             return {f"past_conv.{layer}": rows, f"past_state.{layer}": np.zeros(sizes, np.float32)}
-        shape = (1, text.num_key_value_heads, self._kv.length, text.head_dim)
+        shape = (1, text.num_key_value_heads, self._kv.length, text.head_size(layer))
+        dtype = "float32" if floating else self._kv.dtype
         cos, sin = rope_tables(text, self._job.sample.positions[..., :tokens])
         at = {
             "rope_cos": cos.numpy(),

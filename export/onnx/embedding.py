@@ -6,19 +6,29 @@ import numpy as np
 import onnx_ir as ir
 
 from pocketvlm.export.onnx.graph import MICROSOFT, GraphBuilder
-from pocketvlm.export.store.weights import GroupedWeight, WeightStore
+from pocketvlm.export.store.weights import GroupedWeight, StoredWeight, WeightStore
 from pocketvlm.models.config import DecoderConfig
-from pocketvlm.models.shapes import EMBEDDING_TABLE
+from pocketvlm.models.shapes import EMBEDDING_TABLE, ROWS_TABLE
 
 
 def token_embedding(store: WeightStore, config: DecoderConfig) -> ir.Model:
-    """input_ids int64 [batch, sequence] -> inputs_embeds float32 [batch, sequence, hidden]"""
+    """input_ids int64 [batch, sequence] -> inputs_embeds float32 [batch, sequence, hidden and rows beside it]"""
     graph = GraphBuilder("token_embedding")
     token_ids = graph.input("input_ids", "int64", ["batch", "sequence"])
-    table = store.table(EMBEDDING_TABLE)
+    embeddings = _rows_of(graph, store.table(EMBEDDING_TABLE), token_ids, config.embedding_scale, "scale_emb")
+    if config.rows_width:
+        beside = _rows_of(graph, store.table(ROWS_TABLE), token_ids, config.rows_scale, "scale_rows")
+        embeddings = graph.op("Concat", embeddings, beside, axis=2)
+    width = config.hidden_size + config.rows_width
+    graph.output(embeddings, "inputs_embeds", "float32", ["batch", "sequence", width])
+    return graph.model()
+
+
+def _rows_of(graph: GraphBuilder, table: StoredWeight, token_ids: ir.Value, factor: float, scale: str) -> ir.Value:
+    """A table's rows [batch, sequence, columns] times a factor, whose constant is called ``scale``."""
     if isinstance(table, GroupedWeight):
         zero_points = table.zero_points
-        embeddings = graph.op(
+        rows = graph.op(
             "GatherBlockQuantized",
             _flat_codes(graph, table),
             token_ids,
@@ -31,15 +41,12 @@ def token_embedding(store: WeightStore, config: DecoderConfig) -> ir.Model:
             quantize_axis=1,
         )
         if table.columns % table.group_size:
-            embeddings = _first_columns(graph, embeddings, table.columns)
+            rows = _first_columns(graph, rows, table.columns)
     else:
-        embeddings = graph.op("Gather", graph.float_weight(table), token_ids, axis=0)
-    if config.embedding_scale != 1.0:
-        embeddings = graph.op(
-            "Mul", embeddings, graph.constant("scale_emb", np.array(config.embedding_scale, np.float32))
-        )
-    graph.output(embeddings, "inputs_embeds", "float32", ["batch", "sequence", config.hidden_size])
-    return graph.model()
+        rows = graph.op("Gather", graph.float_weight(table), token_ids, axis=0)
+    if factor == 1.0:
+        return rows
+    return graph.op("Mul", rows, graph.constant(scale, np.array(factor, np.float32)))
 
 
 def _flat_codes(graph: GraphBuilder, table: GroupedWeight) -> ir.Value:
@@ -55,6 +62,6 @@ def _first_columns(graph: GraphBuilder, embeddings: ir.Value, columns: int) -> i
     """Cut the padding of the last group off."""
     start, end, axis = (
         graph.constant(f"columns_{name}", np.array([value], np.int64))
-        for name, value in (("start", 0), ("end", columns), ("axis", 2))
+        for name, value in (("start", 0), (f"end_{columns}", columns), ("axis", 2))
     )
     return graph.op("Slice", embeddings, start, end, axis)

@@ -68,6 +68,7 @@ def lower(job: Job) -> Lowered:
     fidelity = check_export(job, store.read, kv)
     files = {file for part in parts.values() for file in (part.file, *part.data)}
     is_plain = not (config.has_axes or config.has_spans or config.text.convolutions or config.text.states)
+    is_plain &= config.text.is_uniform
     if kv.dtype == "float32" and is_plain:
         write_genai_config(job, parts, kv.length)
         files.add(GENAI_CONFIG)
@@ -121,7 +122,7 @@ def text_decoder(
     the meaning it has in transformers, and what ONNX Runtime GenAI expects of a graph. ``by_token``: ``rope_cos`` and
     ``rope_sin`` say how each token of the step turns; ``spans``: ``last_seen`` says what it sees.
     """
-    writes_rows = kv.ranges is not None or config.convolutions > 0 or spans
+    writes_rows = kv.ranges is not None or config.convolutions + config.num_kv_shared_layers > 0 or spans
     graph, layers = GraphBuilder("text_decoder", attention.OPSET if writes_rows else OPSET), decoder_stages(config)
     hidden = graph.input("inputs_embeds", "float32", [1, "sequence", config.entering_width])
     positions = attention.positions(graph, hidden, config, kv, by_token=by_token, spans=spans)

@@ -46,8 +46,10 @@ from pocketvlm.models.operators import (
     RmsNorm,
     Rotate,
     Scale,
+    SharedAttend,
     Sigmoid,
     Silu,
+    Softcap,
 )
 
 
@@ -228,11 +230,14 @@ def _layer_norm(at: OnnxContext, call: Call, hidden: Any) -> ir.Value:
 
 def _rms_norm(at: OnnxContext, call: Call, hidden: Any) -> ir.Value:
     norm, graph = call.operator, at.graph
-    weight = graph.float_weight(at.store.vector(call.weight(), call.factor))
+    if norm.weight is None:
+        weight = graph.constant(f"ones_{norm.size}_{call.factor:g}", np.full(norm.size, call.factor, np.float32))
+    else:
+        weight = graph.float_weight(at.store.vector(call.weight(), call.factor))
     if isinstance(hidden, Sum) and norm.heads == 1:
         return hidden.normed(graph, weight, norm.eps)
     values = value_of(at, hidden)
-    size = norm.weight.shape[0]
+    size = norm.size
     if norm.heads > 1:  # [1, tokens, heads * size] -> [1, tokens, heads, size]
         values = graph.op("Reshape", values, graph.shape(0, 0, norm.heads, size))
     normed = graph.op("SimplifiedLayerNormalization", values, weight, axis=-1, epsilon=norm.eps, stash_type=1)
@@ -264,6 +269,11 @@ def _sigmoid(at: OnnxContext, call: Call, values: ir.Value) -> ir.Value:
     return at.graph.op("Sigmoid", values)
 
 
+def _softcap(at: OnnxContext, call: Call, values: Any) -> ir.Value:
+    cap = at.graph.constant(f"{call.name}.cap", np.array(call.operator.cap, np.float32))
+    return at.graph.op("Mul", at.graph.op("Tanh", at.graph.op("Div", value_of(at, values), cap)), cap)
+
+
 def _attend(at: OnnxContext, call: Call, query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Value:
     return at.graph.op("MultiHeadAttention", query, key, value, domain=MICROSOFT, num_heads=call.operator.heads)
 
@@ -290,6 +300,13 @@ def _cached_attend(at: OnnxContext, call: Call, query: Any, key: Any, value: ir.
     projected = [states.states if isinstance(states, Rotated) else states for states in (query, key, value)]
     given = at.kv, call.stage.index, projected, at.positions
     return attention.attend(at.graph, call.operator, *given, rotary=rotary, local=rotary and query.local)
+
+
+def _shared_attend(at: OnnxContext, call: Call, query: Any, step: None) -> ir.Value:
+    assert at.kv is not None and at.positions is not None
+    if not isinstance(query, Rotated) or at.positions.by_token:
+        raise ExportError(f"{call.name}: queries without positions, or with three, of an earlier layer's cache")
+    return attention.attend_shared(at.graph, call.operator, at.kv, query.states, at.positions, local=query.local)
 
 
 def _causal_convolution(at: OnnxContext, call: Call, values: Any, step: None) -> ir.Value:
@@ -397,11 +414,13 @@ TABLE: dict[Any, Callable[..., Any]] = {
     Silu: _silu,
     Relu: _relu,
     Sigmoid: _sigmoid,
+    Softcap: _softcap,
     Attend: _attend,
     AttendPicture: _attend_picture,
     AttendLearned: _attend_learned,
     Rotate: _rotate,
     CachedAttend: _cached_attend,
+    SharedAttend: _shared_attend,
     CausalConvolution: _causal_convolution,
     Decay: _decay,
     GatedDelta: _gated_delta,

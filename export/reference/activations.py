@@ -15,7 +15,7 @@ from pocketvlm.errors import RecipeError
 from pocketvlm.export.read.calibration import CalibrationSet
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.kv_ranges import kv_ranges
-from pocketvlm.export.reference.stages import LayerOutput, embed, through_layer
+from pocketvlm.export.reference.stages import Known, LayerOutput, embed, through_layer
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
 from pocketvlm.models.operators import KvCache
 from pocketvlm.models.shapes import HEAD
@@ -34,6 +34,7 @@ class Activations:
         self._stage_of = {name: stage.index for stage in self._stages for name in linear_weights(stage)}
         self._stage_of[HEAD] = len(self._stages)
         self._hidden: list[Tensor] = []
+        self._known: list[Known] = []
         self._layer = -1
         self._grams: dict[str, Tensor] = {}
         self._kv_ranges: dict[int, tuple[Tensor, Tensor]] = {}
@@ -67,9 +68,11 @@ class Activations:
         assert layer > self._layer, "layers are stored in order"
         if self._layer < 0:
             self._hidden = embed(self._checkpoint.config, self._checkpoint.tensor, self._calibration.samples)
+            self._known = [Known() for _ in self._hidden]
         for stage in self._stages[max(self._layer, 0) : layer]:
             module = stage.loaded(stored)
-            self._hidden = [self._through(stage, module, place).hidden for place in range(len(self._hidden))]
+            places = enumerate(self._known)
+            self._hidden = [self._through(stage, module, place, known).hidden for place, known in places]
         self._layer = layer
         self._look_at_head() if layer == len(self._stages) else self._look_at_layer()
 
@@ -80,9 +83,9 @@ class Activations:
         groups = stage.traced.same_inputs()
         sums = [_Gram(module.get_submodule(names[0])) for names in groups]
         for place, sample in enumerate(self.samples):
-            cache = self._through(stage, module, place).cache
-            if self._kv_length is not None and isinstance(cache, KvCache):
-                text, length = self._checkpoint.config.text, self._kv_length
+            text, length = self._checkpoint.config.text, self._kv_length
+            cache = self._through(stage, module, place, dict(self._known[place])).cache
+            if length is not None and isinstance(cache, KvCache) and text.source(self._layer) is None:
                 found = kv_ranges(text, self._layer, cache, length, sample.positions)
                 before = self._kv_ranges.get(self._layer, found)
                 key, value = (torch.maximum(*pair) for pair in zip(before, found, strict=True))
@@ -102,10 +105,10 @@ class Activations:
             total += states.T @ states
         self._grams = {HEAD: total}
 
-    def _through(self, stage: Stage, module: nn.Module, place: int) -> LayerOutput:
+    def _through(self, stage: Stage, module: nn.Module, place: int, known: Known) -> LayerOutput:
         """The sequence at a place."""
         text = self._checkpoint.config.text
-        return through_layer(text, stage.index, module, self._hidden[place], self.samples[place])
+        return through_layer(text, stage.index, module, self._hidden[place], self.samples[place], known)
 
 
 class _Gram:

@@ -12,7 +12,7 @@ from pocketvlm.export.read.calibration import CalibrationSet
 from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.activations import Activations
 from pocketvlm.export.reference.scores import kl_divergence
-from pocketvlm.export.reference.stages import Prepare, as_it_is, embed, run_decoder, through_layer
+from pocketvlm.export.reference.stages import Known, Prepare, as_it_is, embed, run_decoder, through_layer
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
 from pocketvlm.models.config import DecoderConfig
 from pocketvlm.models.shapes import HEAD
@@ -86,17 +86,18 @@ def sensitivities(
     text, read = checkpoint.config.text, checkpoint.tensor
     found: dict[str, list[Choice]] = {}
     hidden = embed(checkpoint.config, read, samples)
+    known = [Known() for _ in samples]
     for stage in decoder_stages(text):
         layer = stage.loaded(read)
         run = _runner(text, stage.index, layer, hidden, samples)
-        outputs = run()
+        outputs = run(known)
         for name in (name for names in stage.traced.same_inputs() for name in names):
             weight = layer.get_submodule(name).get_parameter("weight")
             original = weight.detach().clone()
 
-            def after(stored: Tensor, weight: Tensor = weight, run: Callable[[], Tensor] = run) -> Tensor:
+            def after(stored: Tensor, weight: Tensor = weight, run: Run = run) -> Tensor:
                 weight.copy_(stored)
-                return run()
+                return run([dict(one) for one in known])
 
             full = f"{stage.prefix}{name}.weight"
             found[full] = _choices(full, original, candidates, after, outputs)
@@ -109,13 +110,17 @@ def sensitivities(
     return found
 
 
+#: All sequences through a layer as it is, [1, all tokens, hidden]; what earlier layers keep for it of each is given,
+#: and is told what this one keeps for others.
+Run = Callable[[Sequence[Known]], Tensor]
+
+
 def _runner(
     config: DecoderConfig, index: int, layer: nn.Module, hidden: Sequence[Tensor], samples: Sequence[Sample]
-) -> Callable[[], Tensor]:
-    def run() -> Tensor:
-        """All sequences through the layer as it is, [1, all tokens, hidden]."""
-        each = zip(hidden, samples, strict=True)
-        outputs = [through_layer(config, index, layer, states, of).hidden for states, of in each]
+) -> Run:
+    def run(known: Sequence[Known]) -> Tensor:
+        each = zip(hidden, samples, known, strict=True)
+        outputs = [through_layer(config, index, layer, *one).hidden for one in each]
         return torch.cat(outputs, dim=1)
 
     return run

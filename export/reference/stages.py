@@ -41,6 +41,8 @@ class LayerOutput:
     cache: LayerCache
 
 
+#: Of a conversation, the caches of layers that later ones read, by layer.
+Known = dict[int, LayerCache]
 #: Called with a layer, a conversation's place among those given, and the residual stream after that layer.
 Look = Callable[[int, int, Tensor], None]
 #: Of the pictures of a conversation, (across, down) in tokens.
@@ -157,26 +159,37 @@ def run_decoder(
 
     ``samples`` say where their tokens stand and what they see, where it may not be their place and what was before.
     """
-    streams = list(streams)
+    streams, known = list(streams), [Known() for _ in streams]
     for stage in decoder_stages(config.text):
         module = stage.loaded(read)
         prepare(module, stage.prefix)
         for place, hidden in enumerate(streams):
             sample = None if samples is None else samples[place]
-            streams[place] = through_layer(config.text, stage.index, module, hidden, sample).hidden
+            streams[place] = through_layer(config.text, stage.index, module, hidden, sample, known[place]).hidden
             look(stage.index, place, streams[place])
     return streams
 
 
 @torch.no_grad()
 def through_layer(
-    config: DecoderConfig, index: int, layer: nn.Module, hidden: Tensor, sample: Sample | None = None
+    config: DecoderConfig,
+    index: int,
+    layer: nn.Module,
+    hidden: Tensor,
+    sample: Sample | None = None,
+    known: Known | None = None,
 ) -> LayerOutput:
-    """[1, tokens, hidden] from position 0 on, or where the tokens of a ``sample`` stand, through a loaded layer."""
-    where = () if sample is None else (sample.positions, sample.last_seen())
-    step = first_step(config, index, hidden.shape[1], *where)
+    """[1, tokens, hidden] from position 0 on, or where the tokens of a ``sample`` stand, through a loaded layer.
+
+    ``known``: the caches of earlier layers that others read, to which this one's is added where it is such a one.
+    """
+    positions, last_seen = (None, None) if sample is None else (sample.positions, sample.last_seen())
+    step = first_step(config, index, hidden.shape[1], positions, last_seen, known)
     assert step.cache is not None
-    return LayerOutput(layer(hidden, step), step.cache)
+    output = LayerOutput(layer(hidden, step), step.cache)
+    if known is not None and config.is_source(index):
+        known[index] = output.cache
+    return output
 
 
 def embed(config: VlmConfig, read: ReadWeight, samples: Sequence[Sample], prepare: Prepare = as_it_is) -> list[Tensor]:
@@ -217,11 +230,11 @@ def run_reference(checkpoint: Checkpoint, sample: Sample, kv_length: int, progre
     if sample.pixels is not None and patch_embedding is not None:
         vision.append(_embedded(config, read, patch_embedding.loaded(read), sample.pixels, [sample.grids]))
         image_tokens = _encode_patches(config, read, {0: vision[0]}, see, as_it_is, {0: sample.grids})[0]
-    text = enter_decoder(config, read, [sample], [image_tokens])
+    text, known = enter_decoder(config, read, [sample], [image_tokens]), Known()
     for stage in decoder_stages(config.text):
-        output = through_layer(config.text, stage.index, stage.loaded(read), text[-1], sample)
+        output = through_layer(config.text, stage.index, stage.loaded(read), text[-1], sample, known)
         text.append(output.hidden)
-        if isinstance(output.cache, KvCache):
+        if isinstance(output.cache, KvCache) and config.text.source(stage.index) is None:
             ranges[stage.index] = kv_ranges(config.text, stage.index, output.cache, kv_length, sample.positions)
         progress(1)
     scores = logits(config.text, read, text[-1][:, sample.first_scored :])

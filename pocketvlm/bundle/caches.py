@@ -16,9 +16,20 @@ Size = Annotated[int, Field(gt=0, le=1 << 40)]
 
 
 class AttentionCache(Closed):
-    """Keys and values, [1, heads, length, head_dim] each, of the cache's type."""
+    """Keys and values, [1, heads, length, head_dim] each, of the cache's type; ``head_dim``: a layer's own, where it
+    is another than the others'."""
 
     kind: Literal["attention"]
+    head_dim: Annotated[int, Field(gt=0, le=1 << 16)] | None = None
+
+    _serialize = dropping_none("head_dim")
+
+
+class SharedCache(Closed):
+    """None of its own: it reads keys and values of an earlier ``layer`` with attention."""
+
+    kind: Literal["shared"]
+    layer: Annotated[int, Field(ge=0, lt=4096)]
 
 
 class ConvolutionCache(Closed):
@@ -56,7 +67,7 @@ class StateCache(Closed):
         return 1, self.kernel - 1, self.width
 
 
-Kind = AttentionCache | ConvolutionCache | StateCache
+Kind = AttentionCache | SharedCache | ConvolutionCache | StateCache
 LayerCache = Annotated[Kind, Field(discriminator="kind")]
 
 
@@ -78,8 +89,12 @@ class KvCacheSpec(Closed):
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of a layer's keys, and of its values."""
+        """Of a layer's keys, and of its values, where it does not say another size of a head."""
         return 1, self.heads, self.length, self.head_dim
+
+    def shape_of(self, layer: AttentionCache) -> tuple[int, int, int, int]:
+        """Of this layer's keys, and of its values."""
+        return 1, self.heads, self.length, layer.head_dim or self.head_dim
 
     @property
     def has_states(self) -> bool:
@@ -100,6 +115,15 @@ class KvCacheSpec(Closed):
 
     @model_validator(mode="after")
     def _is_said_in_one_way(self) -> KvCacheSpec:
-        if self.layers is not None and all(layer.kind == "attention" for layer in self.layers):
+        if self.layers is None:
+            return self
+        if all(layer == AttentionCache(kind="attention") for layer in self.layers):
             raise ValueError("layers has attention alone, which is said by leaving it out")
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer, AttentionCache) and layer.head_dim == self.head_dim:
+                raise ValueError(f"layers.{index}.head_dim is kv_cache's own, which is said by leaving it out")
+            if isinstance(layer, SharedCache) and (
+                layer.layer >= index or not isinstance(self.layers[layer.layer], AttentionCache)
+            ):
+                raise ValueError(f"layers.{index}.layer is {layer.layer}, no earlier layer with attention")
         return self

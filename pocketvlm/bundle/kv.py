@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketvlm.bundle.caches import ConvolutionCache, StateCache
+from pocketvlm.bundle.caches import AttentionCache, ConvolutionCache, StateCache
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
@@ -54,12 +54,7 @@ def bundle_kv_bytes(manifest: Manifest, tokens: int | None = None) -> int:
     count = kv.length if tokens is None else tokens
     kinds = kv.of_layers(manifest.model.layers)
     rows = [one.shape(count) for one in kinds if isinstance(one, ConvolutionCache)]
-    attention = kv_cache_bytes(
-        layers=sum(one.kind == "attention" for one in kinds),
-        heads=kv.heads,
-        head_size=kv.head_dim,
-        tokens=count,
-        dtype=kv.dtype,
-    )
+    sizes = [one.head_dim or kv.head_dim for one in kinds if isinstance(one, AttentionCache)]
+    attention = kv_cache_bytes(layers=1, heads=kv.heads, head_size=sum(sizes), tokens=count, dtype=kv.dtype)
     convolved = sum(row_cache_bytes(layers=1, width=width, rows=many) for _, many, width in rows)
     return attention + convolved + STATES * bundle_state_bytes(manifest)

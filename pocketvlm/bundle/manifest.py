@@ -77,7 +77,8 @@ class AdapterRecord(Closed):
 
 class Model(Closed):
     """What was exported. ``revision`` is a digest of the checkpoint: ``Checkpoint.revision``; ``limits`` says what the
-    model cannot do, a sentence for whoever asks it; ``source`` is org/name@commit on Hugging Face's hub."""
+    model cannot do, a sentence for whoever asks it; ``source`` is org/name@commit on Hugging Face's hub.
+    ``row_width``: channels of a token for each layer that enter the decoder beside its embedding."""
 
     name: Name
     family: Name
@@ -85,16 +86,24 @@ class Model(Closed):
     vocab_size: Positive
     hidden_size: Positive
     layers: Annotated[int, Field(gt=0, le=4096)]
+    row_width: Annotated[int, Field(gt=0, le=1 << 16)] | None = None
     limits: Name | None = None
     source: Name | None = None
     adapter: AdapterRecord | None = None
 
-    _serialize = dropping_none("limits", "source", "adapter")
+    _serialize = dropping_none("row_width", "limits", "source", "adapter")
 
     @property
     def format_version(self) -> int:
         """The oldest format that can say it."""
+        if self.row_width is not None:
+            return 5
         return 1 if self.limits is None and self.source is None and self.adapter is None else 3
+
+    @property
+    def embedding_width(self) -> int:
+        """Channels of a token as its id is looked up."""
+        return self.hidden_size + self.layers * (self.row_width or 0)
 
 
 class Tokens(Closed):
@@ -188,7 +197,7 @@ class Manifest(Closed):
     def entering_width(self) -> int:
         """Channels of a token as it enters the decoder."""
         native = None if self.vision is None else self.vision.patches
-        return self.model.hidden_size * (1 + (0 if native is None else native.deep or 0))
+        return self.model.embedding_width + self.model.hidden_size * (0 if native is None else native.deep or 0)
 
     def for_engine(self, name: str) -> Manifest:
         """The same, with what holds for the parts of one engine at the top."""
@@ -234,7 +243,7 @@ class Manifest(Closed):
         if self.kv_cache.layers is not None:
             for engine in self.engines:
                 if engine not in CACHE_KINDS:
-                    raise ValueError(f"{engine} keeps no rows of convolutions and no states")
+                    raise ValueError(f"{engine} keeps no caches of several kinds")
         for name in ("model", "vision", "image_layout", "chat", "kv_cache"):
             section = getattr(self, name)
             if section is not None and self.format_version < section.format_version:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pocketvlm.models.blocks.decoder import Decoder
+from pocketvlm.models.blocks.decoder import Decoder, logits_cap
 from pocketvlm.models.blocks.projector import connector
 from pocketvlm.models.blocks.vision import VisionTower
 from pocketvlm.models.config import VlmConfig
@@ -25,6 +25,7 @@ class BluelmV(nn.Module):
                 self.add_module(name, part)
         self.model = Decoder(config.text)
         self.lm_head = Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
+        self.softcap = logits_cap(config.text)
         if config.text.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
@@ -50,4 +51,4 @@ class BluelmV(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """[batch, tokens, hidden] -> logits [batch, tokens, vocabulary]"""
         logits: Tensor = self.lm_head(self.decoder(embeddings))
-        return logits
+        return logits if self.softcap is None else self.softcap(logits)

@@ -28,6 +28,7 @@ from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.images.spans import Spans
 from pocketvlm.models.dialect import check_whole, decoder_values, vision_values
 from pocketvlm.models.families import DECODERS, FAMILIES
+from pocketvlm.models.layers import LayerKinds
 from pocketvlm.models.pictures import ImageLayoutConfig, PackingConfig, TilingConfig
 from pocketvlm.models.rope_scaling import RopeScaling
 from pocketvlm.models.tower import VisionConfig
@@ -56,7 +57,7 @@ LayerType = Literal["full_attention", "attention", "sliding_attention", "conv", 
 
 @read_by(READ)
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(LayerKinds):
     """A Llama-like decoder; ``model_type`` is one of ``DECODERS``."""
 
     model_type: Annotated[str, AfterValidator(_known_decoder)] = "llama"
@@ -104,7 +105,8 @@ class DecoderConfig:
     sliding_window_pattern: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     rope_local_base_freq: Positive | None = None
     query_pre_attn_scalar: Positive | None = None
-    final_logit_softcapping: None = None
+    #: Which logits are never above.
+    final_logit_softcapping: Positive | None = None
     attn_logit_softcapping: None = None
     use_bidirectional_attention: Literal[False] | None = None
     #: That weights are stored in: transformers rounds the factor on embeddings to it.
@@ -128,6 +130,14 @@ class DecoderConfig:
     mrope_interleaved: bool = False
     #: Layers behind each of which so many more rows are added, a layer's each, which enter beside the embeddings.
     deep_layers: Annotated[int, Field(ge=0, le=16)] = 0
+    #: Gemma 4: layers that see all tokens have heads of a size of their own (0: head_dim), of whose channels a share
+    #: turns; so many last layers read the keys and values of one before them, and may have an MLP twice as wide; for
+    #: each layer so many channels enter beside the embeddings.
+    global_head_dim: Annotated[int, Field(ge=0, le=1 << 16, multiple_of=2)] = 0
+    global_rotary_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
+    num_kv_shared_layers: Annotated[int, Field(ge=0, le=4096)] = 0
+    use_double_wide_mlp: bool = False
+    hidden_size_per_layer_input: Annotated[int, Field(ge=0, le=1 << 16)] = 0
 
     def __post_init__(self) -> None:
         if self.head_dim == 0:
@@ -152,6 +162,7 @@ class DecoderConfig:
         self._check_states()
         if DECODERS[self.model_type].sliding:
             self._check_windows()
+        self._check_shared()
         if rope["rope_type"] == "yarn" and self.rope_theta <= 1:
             raise ValueError(f"rope_theta {self.rope_theta} is not above 1: YaRN takes its logarithm")
 
@@ -181,23 +192,6 @@ class DecoderConfig:
                 f"{self.linear_num_key_heads}"
             )
 
-    def _check_windows(self) -> None:
-        if self.layer_types is not None and len(self.layer_types) < self.num_hidden_layers:
-            raise ValueError(f"layer_types has {len(self.layer_types)} of {self.num_hidden_layers} layers")
-        if self.layer_types is None and self.sliding_window_pattern == 0:
-            raise ValueError("sliding_window_pattern is 0, and there are no layer_types")
-        if self.sliding_window is None:
-            raise ValueError("sliding_window is None, and some layers see one")
-
-    @property
-    def entering_width(self) -> int:
-        """Channels that enter the first layer: the embeddings', and those of rows that are added later."""
-        return self.stream_width(0)
-
-    def stream_width(self, layer: int) -> int:
-        """Channels that enter the layer with this index: each adds the first of the rows beside its stream."""
-        return self.hidden_size * (1 + max(self.deep_layers - layer, 0))
-
     @property
     def qkv_bias(self) -> bool:
         return self.output_bias or DECODERS[self.model_type].qkv_bias
@@ -223,6 +217,16 @@ class DecoderConfig:
         return self.scale_emb * self.embedding_multiplier * root
 
     @property
+    def rows_scale(self) -> float:
+        """Factor on the rows that stand beside them."""
+        return rounded_to(self.dtype, math.sqrt(self.hidden_size_per_layer_input))
+
+    @property
+    def value_norm(self) -> bool:
+        """Whether values are normed by head."""
+        return DECODERS[self.model_type].value_norm
+
+    @property
     def residual_scale(self) -> float:
         """Factor on the output of every attention and MLP block."""
         depth = self.scale_depth / math.sqrt(self.num_hidden_layers) if self.scale_depth else 1.0
@@ -238,12 +242,6 @@ class DecoderConfig:
         """Factor on the normalized last hidden state."""
         return (self.dim_model_base / self.hidden_size if self.dim_model_base else 1.0) / self.logits_scaling
 
-    def is_rotary(self, layer: int) -> bool:
-        """Whether a layer's queries and keys have positions."""
-        if self.no_rope_layers is not None:
-            return self.no_rope_layers[layer] == 1
-        return self.no_rope_layer_interval == 0 or (layer + 1) % self.no_rope_layer_interval != 0
-
     def is_local(self, layer: int) -> bool:
         """Whether a layer sees ``sliding_window`` tokens, its own among them, and turns at ``rope_local_base_freq``."""
         if not DECODERS[self.model_type].sliding:
@@ -251,29 +249,6 @@ class DecoderConfig:
         if self.layer_types is not None:
             return self.layer_types[layer] == "sliding_attention"
         return (layer + 1) % self.sliding_window_pattern != 0
-
-    @property
-    def has_local(self) -> bool:
-        """Whether some layers are."""
-        return any(map(self.is_local, range(self.num_hidden_layers)))
-
-    def is_convolution(self, layer: int) -> bool:
-        """Whether a layer has a short convolution in place of attention."""
-        return "conv" in (self.layer_types or ())[layer : layer + 1]
-
-    @property
-    def convolutions(self) -> int:
-        """How many layers have."""
-        return (self.layer_types or ())[: self.num_hidden_layers].count("conv")
-
-    def is_state(self, layer: int) -> bool:
-        """Whether a layer keeps a state in place of keys and values: linear attention."""
-        return "linear_attention" in (self.layer_types or ())[layer : layer + 1]
-
-    @property
-    def states(self) -> int:
-        """How many layers do."""
-        return (self.layer_types or ())[: self.num_hidden_layers].count("linear_attention")
 
     @property
     def state_width(self) -> int:

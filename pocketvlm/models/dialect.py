@@ -13,7 +13,8 @@ from pocketvlm.models.quantized import packing_of
 #: Keys that say that weights are packed, of which a third may be as back ends hold it (``quantized.packing_of``).
 QUANTIZED = ("compression_config", "quantization")
 #: Keys that send transformers elsewhere: to another config, other weights, other values a layer.
-ELSEWHERE = ("configuration_files", "transformers_weights", "per_layer_config")
+BY_LAYER = "per_layer_config"
+ELSEWHERE = ("configuration_files", "transformers_weights", BY_LAYER)
 #: Of positions along three axes, and rows that are added behind layers, which families put there.
 AXES = ("mrope_section", "mrope_interleaved", "deep_layers")
 #: The kind of layer that every decoder has, also as transformers 4 called it.
@@ -29,8 +30,9 @@ def check_whole(raw: Mapping[str, Any]) -> None:
     for key in QUANTIZED:
         if raw.get(key):
             raise CheckpointError(f"{key}: quantized already; export the original model")
+    known = DECODERS.get(str(raw.get("model_type")))
     for key in ELSEWHERE:
-        if raw.get(key):
+        if raw.get(key) and not (key == BY_LAYER and known is not None and known.by_layer):
             raise CheckpointError(f"{key} is not supported")
 
 

@@ -13,7 +13,7 @@ from pocketvlm.models.config import DecoderConfig
 
 
 def rope_tables(config: DecoderConfig, positions: Tensor, *, local: bool = False) -> tuple[Tensor, Tensor]:
-    """cos and sin, each float32 [positions, head_dim / 2], times the factor that YaRN and LongRoPE give attention; of
+    """cos and sin, each float32 [positions, head size / 2], times the factor that YaRN and LongRoPE give attention; of
     pairs that do not turn 1 and 0.
 
     ``positions``: [positions], or [3, positions] where tokens have one on each axis. ``local``: of layers that see a
@@ -25,7 +25,11 @@ def rope_tables(config: DecoderConfig, positions: Tensor, *, local: bool = False
     half = torch.arange(0, config.rotary_dim, 2, dtype=torch.float64)
     theta = config.rope_local_base_freq if local else config.rope_theta
     assert theta is not None
-    frequencies = theta ** (-half / config.rotary_dim)
+    frequencies, size = theta ** (-half / config.rotary_dim), config.head_dim
+    if config.global_head_dim and not local:  # transformers' "proportional": the first frequencies of a whole head
+        size = config.global_head_dim
+        whole = torch.arange(0, size, 2, dtype=torch.float64)
+        frequencies = theta ** (-whole[: config.pairs_of_global_heads] / size)
     scaling, factor = {} if local else config.rope_scaling or {}, 1.0
     if scaling.get("rope_type") == "linear":
         frequencies = frequencies / float(scaling["factor"])
@@ -36,14 +40,14 @@ def rope_tables(config: DecoderConfig, positions: Tensor, *, local: bool = False
     elif scaling.get("rope_type") == "longrope":
         frequencies, factor = _longrope(frequencies, scaling, config)
     # Pairs that do not turn stand behind those that do.
-    frequencies = nn.functional.pad(frequencies, (0, (config.head_dim - config.rotary_dim) // 2))
+    frequencies = nn.functional.pad(frequencies, (0, size // 2 - len(frequencies)))
     if positions.ndim == 2:
         assert config.pair_sections is not None
         axes = axis_of_pairs(config.pair_sections, interleaved=config.mrope_interleaved)
         turned_by = positions[torch.from_numpy(axes)].T  # [3, positions] -> [positions, head_dim / 2]
     else:
         turned_by = positions[:, None]
-    angles = turned_by.to(torch.float64) * frequencies  # [positions, head_dim / 2]
+    angles = turned_by.to(torch.float64) * frequencies  # [positions, head size / 2]
     return (angles.cos() * factor).float(), (angles.sin() * factor).float()
 
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from pocketvlm.models.tower import VisionConfig
 
 Shape = tuple[int, ...]
+#: Of rows that stand beside a token's embedding, a layer's each.
+ROWS_TABLE = "model.embed_tokens_per_layer.weight"
 EMBEDDING_TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 #: What ends each row of a picture whose tiles' tokens are packed.
 NEWLINE = "image_newline"
@@ -26,37 +28,45 @@ def expected_shapes(config: VlmConfig) -> dict[str, Shape]:
 def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
     text = config.text
     if config.vision is not None:
-        width, merged = config.vision.hidden_size, config.downsample_ratio**2 * config.vision.hidden_size
-        shape = config.vision.convolutions
-        yield from _tower(config.vision) if shape is None else shape.shapes(config.vision.image_size)
-        if config.projector == "matrix":
-            yield from _linear("projector.linear", merged, text.hidden_size, bias=False)
-        elif config.projector == "pooled":
-            yield from _norm("projector.norm", width, bias=False)
-            yield from _linear("projector.linear", width, text.hidden_size, bias=False)
-        elif config.projector in ("blocks_mlp", "normed_mlp"):
-            inner = config.projector_size or text.hidden_size
-            if config.projector == "normed_mlp":
-                yield from _norm("downsampler.norm", merged)
-            yield from _linear("projector.linear_1", merged, inner)
-            yield from _linear("projector.linear_2", inner, text.hidden_size)
-        elif config.projector == "resampler":
-            yield from _resampler(config.vision)
-        elif config.projector == "merger":
-            yield from _merger(config.vision, merged, text.hidden_size)
-        else:
-            if config.projector == "mlp":
-                yield from _linear("downsampler.linear", merged, width)
-            yield from _linear("projector.linear_1", config.vision.taken_width, text.hidden_size)
-            yield from _linear("projector.linear_2", text.hidden_size, text.hidden_size)
-        if config.packing is not None:
-            yield NEWLINE, (text.hidden_size,)
+        yield from _vision(config, config.vision)
     yield EMBEDDING_TABLE, (text.vocab_size, text.hidden_size)
+    if text.rows_width:
+        yield ROWS_TABLE, (text.vocab_size, text.rows_width)
     for layer in range(text.num_hidden_layers):
         yield from _decoder_layer(layer, text)
     yield "model.norm.weight", (text.hidden_size,)
     if not text.tie_word_embeddings:
         yield HEAD, (text.vocab_size, text.hidden_size)
+
+
+def _vision(config: VlmConfig, vision: VisionConfig) -> Iterator[tuple[str, Shape]]:
+    """Of the tower and of what makes tokens of its patches."""
+    text = config.text
+    width, merged = vision.hidden_size, config.downsample_ratio**2 * vision.hidden_size
+    shape = vision.convolutions
+    yield from _tower(vision) if shape is None else shape.shapes(vision.image_size)
+    if config.projector == "matrix":
+        yield from _linear("projector.linear", merged, text.hidden_size, bias=False)
+    elif config.projector == "pooled":
+        yield from _norm("projector.norm", width, bias=False)
+        yield from _linear("projector.linear", width, text.hidden_size, bias=False)
+    elif config.projector in ("blocks_mlp", "normed_mlp"):
+        inner = config.projector_size or text.hidden_size
+        if config.projector == "normed_mlp":
+            yield from _norm("downsampler.norm", merged)
+        yield from _linear("projector.linear_1", merged, inner)
+        yield from _linear("projector.linear_2", inner, text.hidden_size)
+    elif config.projector == "resampler":
+        yield from _resampler(vision)
+    elif config.projector == "merger":
+        yield from _merger(vision, merged, text.hidden_size)
+    else:
+        if config.projector == "mlp":
+            yield from _linear("downsampler.linear", merged, width)
+        yield from _linear("projector.linear_1", vision.taken_width, text.hidden_size)
+        yield from _linear("projector.linear_2", text.hidden_size, text.hidden_size)
+    if config.packing is not None:
+        yield NEWLINE, (text.hidden_size,)
 
 
 def _tower(config: VisionConfig) -> Iterator[tuple[str, Shape]]:
@@ -120,9 +130,17 @@ def _tower_mlp(prefix: str, config: VisionConfig) -> Iterator[tuple[str, Shape]]
     yield from _linear(f"{prefix}.{down}", config.intermediate_size, config.hidden_size)
 
 
+#: What a layer does not have that reads another's keys and values.
+KEYS_AND_VALUES = ("k_proj", "v_proj", "k_norm")
+
+
 def is_unused(name: str, config: VlmConfig) -> bool:
-    """Whether a checkpoint's weight is of a part of the tower that does not run: layers behind the one that is taken,
-    and the norm behind those."""
+    """Whether a checkpoint's weight is of a part that does not run: layers of the tower behind the one that is taken,
+    the norm behind those, and keys and values of layers that read another's."""
+    if name.startswith("model.layers.") and any(f".self_attn.{part}." in name for part in KEYS_AND_VALUES):
+        layer = name.split(".")[2]
+        known = layer in map(str, range(config.text.num_hidden_layers))
+        return known and config.text.source(int(layer)) is not None
     vision = config.vision
     if vision is None or not name.startswith("vision_tower."):
         return False
@@ -134,30 +152,45 @@ def is_unused(name: str, config: VlmConfig) -> bool:
 
 
 def _decoder_layer(layer: int, config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
-    prefix, hidden, inner = f"model.layers.{layer}", config.hidden_size, config.intermediate_size
+    prefix, hidden, inner = f"model.layers.{layer}", config.hidden_size, config.inner_size(layer)
     yield f"{prefix}.input_layernorm.weight", (hidden,)
     if config.is_convolution(layer):
         yield from _convolution(f"{prefix}.conv", config)
     elif config.is_state(layer):
         yield from _linear_attention(f"{prefix}.linear_attn", config)
     else:
-        yield from _attention(f"{prefix}.self_attn", config)
+        yield from _attention(f"{prefix}.self_attn", layer, config)
     yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
     if config.sandwiched:
         yield f"{prefix}.pre_feedforward_layernorm.weight", (hidden,)
         yield f"{prefix}.post_feedforward_layernorm.weight", (hidden,)
     for name, columns, rows in (("gate", hidden, inner), ("up", hidden, inner), ("down", inner, hidden)):
         yield from _linear(f"{prefix}.mlp.{name}_proj", columns, rows, bias=config.mlp_bias)
+    if config.rows_width:
+        yield from _row(layer, prefix, config)
 
 
-def _attention(prefix: str, config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
+def _row(layer: int, prefix: str, config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
+    hidden, width = config.hidden_size, config.hidden_size_per_layer_input
+    if layer == 0:
+        yield from _linear(f"{prefix}.rows.projection", hidden, config.rows_width, bias=False)
+        yield f"{prefix}.rows.norm.weight", (width,)
+    yield from _linear(f"{prefix}.row_gate.gate", hidden, width, bias=False)
+    yield from _linear(f"{prefix}.row_gate.projection", width, hidden, bias=False)
+    yield f"{prefix}.row_gate.norm.weight", (hidden,)
+    yield f"{prefix}.layer_scale.weight", (1,)
+
+
+def _attention(prefix: str, layer: int, config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
     hidden, heads = config.hidden_size, (config.num_attention_heads, config.num_key_value_heads)
-    queries, keys = (count * config.head_dim for count in heads)
-    for name, size in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
-        yield from _linear(f"{prefix}.{name}", hidden, size, bias=config.qkv_bias)
+    queries, keys = (count * config.head_size(layer) for count in heads)
+    own = config.source(layer) is None
+    yield from _linear(f"{prefix}.q_proj", hidden, queries, bias=config.qkv_bias)
+    for name in ("k_proj", "v_proj") if own else ():
+        yield from _linear(f"{prefix}.{name}", hidden, keys, bias=config.qkv_bias)
     if config.qk_norm:
-        for name in ("q_norm", "k_norm"):
-            yield f"{prefix}.{name}.weight", (config.head_dim,)
+        for name in ("q_norm", "k_norm") if own else ("q_norm",):
+            yield f"{prefix}.{name}.weight", (config.head_size(layer),)
     if config.gated:
         yield from _linear(f"{prefix}.output_gate", hidden, queries, bias=config.qkv_bias)
     yield from _linear(f"{prefix}.o_proj", queries, hidden, bias=config.output_bias)

@@ -16,14 +16,14 @@ from torch import Tensor, fx, nn
 from pocketvlm.images.patches import axial_rope, laid_over, sincos_rows, windows
 from pocketvlm.images.tiling import Grid
 from pocketvlm.models.blocks.convolutions import Stem, tower_layer
-from pocketvlm.models.blocks.decoder import DecoderLayer, Head, decoder_options, step_at
+from pocketvlm.models.blocks.decoder import Head, decoder_options, layer_block, logits_cap, step_at
 from pocketvlm.models.blocks.picture import PictureLayer, PlacedEmbeddings
 from pocketvlm.models.blocks.projector import Projection, Resampling
 from pocketvlm.models.blocks.vision import VisionEmbeddings, VisionLayer, layer_options
 from pocketvlm.models.checkpoint import ReadWeight, load, shapes_only
 from pocketvlm.models.config import DecoderConfig, VlmConfig
-from pocketvlm.models.operators import PicturePlace, RmsNorm, Step, empty_cache
-from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, NEWLINE, POSITIONS
+from pocketvlm.models.operators import LayerCache, PicturePlace, RmsNorm, Step, empty_cache
+from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, NEWLINE, POSITIONS, ROWS_TABLE
 from pocketvlm.models.tower import VisionConfig
 from pocketvlm.models.trace import Traced, trace
 
@@ -155,7 +155,7 @@ def decoder_stages(config: DecoderConfig) -> tuple[Stage, ...]:
         Stage(
             "decoder layer",
             f"model.layers.{index}.",
-            Kind.of(DecoderLayer, config, **decoder_options(config, index)),
+            Kind.of(layer_block(config), config, **decoder_options(config, index)),
             index,
         )
         for index in range(config.num_hidden_layers)
@@ -173,13 +173,16 @@ def head_stage(config: DecoderConfig) -> Stage:
 
 @torch.no_grad()
 def embed_tokens(config: DecoderConfig, read: ReadWeight, token_ids: Tensor) -> Tensor:
-    """int64 [tokens] -> [1, tokens, hidden]"""
-    return read(EMBEDDING_TABLE, token_ids).float()[None] * config.embedding_scale
+    """int64 [tokens] -> [1, tokens, hidden and rows beside it]"""
+    embeddings = read(EMBEDDING_TABLE, token_ids).float()[None] * config.embedding_scale
+    if not config.rows_width:
+        return embeddings
+    return torch.cat([embeddings, read(ROWS_TABLE, token_ids).float()[None] * config.rows_scale], dim=-1)
 
 
 def entering(config: DecoderConfig, embeddings: Tensor) -> Tensor:
     """Embeddings [1, tokens, hidden] as they enter the first layer, where later ones add rows: with none, zeros."""
-    return nn.functional.pad(embeddings, (0, config.entering_width - config.hidden_size))
+    return nn.functional.pad(embeddings, (0, config.entering_width - embeddings.shape[-1]))
 
 
 @torch.no_grad()
@@ -204,11 +207,14 @@ def first_step(
     tokens: int,
     positions: Tensor | None = None,
     last_seen: Tensor | None = None,
+    known: Mapping[int, LayerCache] | None = None,
 ) -> Step:
     """Of the first tokens in a layer, with an empty cache; ``positions``: theirs, [3, tokens], where they are not their
-    places; ``last_seen``: what each may see, where that is not its place."""
-    at = torch.arange(tokens) if positions is None else positions
-    return replace(step_at(config, at, empty_cache(config, layer)), last_seen=last_seen)
+    places; ``last_seen``: what each may see, where that is not its place; ``known``: caches of earlier layers, where
+    this one reads one of them."""
+    at, source = torch.arange(tokens) if positions is None else positions, config.source(layer)
+    cache = empty_cache(config, layer) if source is None or known is None else known[source]
+    return replace(step_at(config, at, cache), last_seen=last_seen)
 
 
 def place_of(config: VisionConfig, grid: Grid, read: ReadWeight | None = None) -> PicturePlace:
@@ -260,7 +266,8 @@ def logits(config: DecoderConfig, read: ReadWeight, hidden: Tensor) -> Tensor:
     states = normed(config, read, hidden)
     head = EMBEDDING_TABLE if config.tie_word_embeddings else HEAD
     blocks = [slice(first, first + HEAD_ROWS) for first in range(0, config.vocab_size, HEAD_ROWS)]
-    return torch.cat([states @ read(head, rows).float().T for rows in blocks], dim=-1)
+    scores, cap = torch.cat([states @ read(head, rows).float().T for rows in blocks], dim=-1), logits_cap(config)
+    return scores if cap is None else cap(scores)
 
 
 def linear_weights(stage: Stage) -> list[str]:

@@ -51,6 +51,7 @@ HUGE = 1 << 12
 STREAMS, MLP_TENSORS, GATED_MLP_TENSORS = 3, 2, 3
 #: A float32 weight has 32 bits; more than this is no weight.
 MOST_BITS = 64
+LAYERS_NOT_PLANNED = "layers that read another's cache, or rows beside embeddings, are not yet planned"
 SLICES_NOT_PLANNED = "pictures in parts of any shape ({}) are not yet planned: a resampler makes tokens of each"
 
 
@@ -209,6 +210,8 @@ def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int
     :raises PocketVlmError: the model has not so many positions
     """
     text = config.text
+    if not text.is_uniform:
+        raise CheckpointError(LAYERS_NOT_PLANNED)
     shapes = expected_shapes(config)
     rules = recipe.assign(shapes)
     length = text.kv_length(kv_length)
@@ -245,6 +248,8 @@ def model_of_manifest(manifest: Manifest) -> PlannedModel:
     :raises BundleError: the manifest's weights are not those of a model that is known here
     """
     tensors, kv, model = manifest.recipe.tensors, manifest.kv_cache, manifest.model
+    if model.row_width is not None or any(one.kind == "shared" for one in kv.layers or ()):
+        raise BundleError(LAYERS_NOT_PLANNED)
     for key, one in tensors.items():
         if not 0 < one.bits_per_weight <= MOST_BITS:
             raise BundleError(f"the manifest's recipe: {one_line(key, 120)} has {one.bits_per_weight:g} bits a weight")

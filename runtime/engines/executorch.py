@@ -49,15 +49,18 @@ class ExecutorchCache:
         self.position = 0
         self._arrays: dict[str, npt.NDArray[np.uint8]] = {}
         self._length, self._wholes = kv.length, dict[str, Array]()
-        head_bytes = kv.length * kv.head_dim * np.dtype(kv.dtype).itemsize
         for layer, kind in enumerate(kv.of_layers(manifest.model.layers)):
             if kind.kind == "convolution":
                 _, rows, width = kind.shape(kv.length)
                 self._add(f"conv_cache.{layer}", (rows, width), "float32")
                 continue
+            if kind.kind != "attention":
+                continue
+            size = kind.head_dim or kv.head_dim
+            head_bytes = kv.length * size * np.dtype(kv.dtype).itemsize
             for part in ("key", "value"):
                 name = f"kv_cache.{layer}.{part}"
-                whole = self._add(name, (kv.heads, kv.length, kv.head_dim), kv.dtype)
+                whole = self._add(name, (kv.heads, kv.length, size), kv.dtype)
                 # The tensors over the first rows of its heads that attention reads.
                 self._arrays |= {f"{name}.{head}": whole[head * head_bytes :] for head in range(kv.heads)}
         self.states = states_of(self._arrays)
@@ -153,8 +156,8 @@ class ExecutorchEngine:
         return self._picture("image_tokens", ordered, (tiles.size, 1, width))[place["window_positions"]]
 
     def embed(self, token_ids: npt.NDArray[np.int64]) -> Floats:
-        length, hidden = self._manifest.kv_cache.length, self._manifest.model.hidden_size
-        result = np.empty((len(token_ids), hidden), np.float32)
+        length, width = self._manifest.kv_cache.length, self._manifest.model.embedding_width
+        result = np.empty((len(token_ids), width), np.float32)
         for start in range(0, len(token_ids), length):
             # [tokens] -> [1, tokens]
             part = np.ascontiguousarray(token_ids[None, start : start + length], np.int64)
@@ -265,7 +268,7 @@ def _check_program(program: LoadedProgram, file: str, manifest: Manifest) -> Non
     hidden = model.hidden_size
     wanted: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {
         ("token_embedding", "input 0"): ("int64", (1, kv.length)),
-        ("token_embedding", "output 0"): ("float32", (1, kv.length, hidden)),
+        ("token_embedding", "output 0"): ("float32", (1, kv.length, model.embedding_width)),
         ("text_decoder", "input 0"): ("float32", (1, kv.length, manifest.entering_width)),
         ("text_decoder", "input 1"): ("int64", (1,)),
         ("text_decoder", "output 0"): ("float32", (1, model.vocab_size)),
@@ -330,10 +333,12 @@ def _states(manifest: Manifest) -> Iterator[tuple[str, tuple[str, tuple[int, ...
     for layer, kind in enumerate(kv.of_layers(manifest.model.layers)):
         if kind.kind == "convolution":
             yield f"conv_cache.{layer}", ("float32", kind.shape(kv.length)[1:])
+        if kind.kind != "attention":
             continue
+        size = kind.head_dim or kv.head_dim
         for part in ("key", "value"):
-            yield f"kv_cache.{layer}.{part}", (kv.dtype, (kv.heads * kv.length, kv.head_dim))
-        yield f"kv_cache.{layer}.key.{kv.heads - 1}", (kv.dtype, (1, kv.length, kv.head_dim))
+            yield f"kv_cache.{layer}.{part}", (kv.dtype, (kv.heads * kv.length, size))
+        yield f"kv_cache.{layer}.key.{kv.heads - 1}", (kv.dtype, (1, kv.length, size))
 
 
 @contextmanager

@@ -74,8 +74,11 @@ def cache_buffers(manifest: Manifest) -> Iterator[CacheBuffer]:
             for part, shape in (("conv", kind.rows_shape), ("state", kind.matrix_shape)):
                 yield CacheBuffer(f"past_{part}.{layer}", f"present_{part}.{layer}", shape, "float32")
             continue
+        if kind.kind == "shared":
+            continue
         for part in ("key", "value"):
-            yield CacheBuffer(f"past_key_values.{layer}.{part}", f"present.{layer}.{part}", kv.shape, kv.dtype)
+            shape = kv.shape_of(kind)
+            yield CacheBuffer(f"past_key_values.{layer}.{part}", f"present.{layer}.{part}", shape, kv.dtype)
 
 
 class OnnxCache(CacheWithStates):
@@ -242,8 +245,7 @@ class OnnxEngine:
         total = cache.position + tokens
         if total > self._manifest.kv_cache.length:
             raise CapacityError(f"{total} tokens do not fit into the KV length of {self._manifest.kv_cache.length}")
-        is_text = embeddings.shape[1] == self._manifest.model.hidden_size
-        entering = widened(embeddings, self._manifest.entering_width) if is_text else embeddings
+        entering = widened(embeddings, self._manifest.entering_width)
         feeds = {
             "inputs_embeds": np.ascontiguousarray(entering[None], np.float32),
             "attention_mask": np.ones((1, total), np.int64),
@@ -368,7 +370,8 @@ def interface(manifest: Manifest, name: str) -> tuple[Interface, Interface]:
     """Inputs and outputs that the part ``name`` must have for this manifest."""
     model, vision, kv = manifest.model, manifest.vision, manifest.kv_cache
     if name == "token_embedding":
-        return {"input_ids": ("int64", (None, None))}, {"inputs_embeds": ("float", (None, None, model.hidden_size))}
+        width = model.embedding_width
+        return {"input_ids": ("int64", (None, None))}, {"inputs_embeds": ("float", (None, None, width))}
     if name == "text_decoder":
         buffers = [(one, ("float" if one.dtype == "float32" else "int8", one.shape)) for one in cache_buffers(manifest)]
         inputs: Interface = {

@@ -175,6 +175,13 @@ def convolves(raw: dict[str, Any], version: int, *more: Any, engine: str = "onnx
     raw["kv_cache"]["layers"] = [{**CONVOLUTION, **changes}, *kinds, *more]
 
 
+def shares(raw: dict[str, Any], version: int, source: Any = 0, **own: Any) -> None:
+    """Heads of another size in the first of two layers, whose cache the other reads."""
+    raw["model"]["layers"] = 2
+    first = {"kind": "attention", "head_dim": raw["kv_cache"]["head_dim"] + 8, **own}
+    shows(raw, version, "kv_cache", layers=[first, {"kind": "shared", "layer": source}])
+
+
 #: What format 5 alone can say, each with a value.
 OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
     lambda raw, version: spans(raw, version, "image"),
@@ -185,6 +192,8 @@ OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
     lambda raw, version: sees_whole(raw, version, window=None, deep=3),
     lambda raw, version: sees_whole(raw, version, most_tokens=30),
     laid_over,
+    shares,
+    lambda raw, version: shows(raw, version, "model", row_width=16),
     turns_and_sees,
     lambda raw, version: shows(raw, version, "vision", resize_filter="bilinear"),
     in_parts,
@@ -384,7 +393,16 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
             lambda raw: shows(raw, 5, "kv_cache", layers=[{"kind": "attention"}] * raw["model"]["layers"]),
             "layers has attention alone",
         ),
-        (lambda raw: convolves(raw, 5, engine="litert"), "litert keeps no rows of convolutions"),
+        (lambda raw: convolves(raw, 5, engine="litert"), "litert keeps no caches of several kinds"),
+        (lambda raw: shares(raw, 5, 1), "no earlier layer with attention"),
+        (lambda raw: shares(raw, 5, -1), "layers.1.shared.layer"),
+        (lambda raw: shares(raw, 5, 4096), "layers.1.shared.layer"),
+        (lambda raw: shares(raw, 5, head_dim=0), "layers.0.attention.head_dim"),
+        (lambda raw: shares(raw, 5, head_dim=(1 << 16) + 1), "layers.0.attention.head_dim"),
+        (lambda raw: shares(raw, 5, head_dim=raw["kv_cache"]["head_dim"]), "which is said by leaving it out"),
+        (lambda raw: shares(raw, 5, more=1), "layers.0.attention.more"),
+        (lambda raw: shows(raw, 5, "model", row_width=0), "model.row_width"),
+        (lambda raw: shows(raw, 5, "model", row_width=(1 << 16) + 1), "model.row_width"),
         (lambda raw: shows(raw, 5, "vision", min_pixels=784), "min_pixels and patches belong together"),
         (lambda raw: shows(raw, 5, "vision", patches=dict(PATCHES)), "min_pixels and patches belong together"),
         (lambda raw: shows(raw, 5, "vision", strategy="smart-resize"), "smart-resize and patches belong together"),

@@ -34,10 +34,14 @@ def test_what_a_decoder_leaves_out_is_transformers(name: str) -> None:
             assert getattr(type(theirs), key, None) == value, key
     ours = VlmConfig.from_dict({"model_type": name}).text
     assert ours.num_key_value_heads == theirs.num_key_value_heads
-    assert ours.head_dim == getattr(theirs, "head_dim", theirs.hidden_size // theirs.num_attention_heads)
+    plain = theirs if ours.is_uniform else theirs.per_layer_config[0]  # whose layers' heads are of two sizes
+    assert ours.head_dim == getattr(plain, "head_dim", theirs.hidden_size // theirs.num_attention_heads)
+    if not ours.is_uniform:
+        sizes = [theirs.per_layer_config[layer].head_dim for layer in range(theirs.num_hidden_layers)]
+        assert sizes == [ours.head_size(layer) for layer in range(ours.num_hidden_layers)]
     small = {"hidden_size": 96, "num_attention_heads": 4, "num_key_value_heads": None}
     assert VlmConfig.from_dict({"model_type": name, **small}).text.num_key_value_heads == 4
-    if name not in ("mistral", "gemma3_text", "lfm2", "qwen3_5_text"):  # whose classes refuse None
+    if name not in ("mistral", "gemma3_text", "gemma4_text", "lfm2", "qwen3_5_text"):  # whose classes refuse None
         assert AutoConfig.for_model(name, **small).num_key_value_heads == 4
 
 
@@ -136,6 +140,7 @@ def test_the_factor_on_embeddings_is_rounded_as_transformers_rounds_it(dtype: st
 
 
 GEMMA = {"model_type": "gemma3_text"}
+GEMMA_4 = {"model_type": "gemma4_text"}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"quantization_config": {"load_in_4bit": True}}, r"quantized already \(bitsandbytes\)"),
     ({"quantization": {"group_size": 64, "bits": 4}}, "quantization: quantized already; export the original"),
@@ -166,7 +171,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rope_scaling": {"rope_type": "proportional"}}, "rope_scaling.* 'proportional' found using 'rope_type'"),
     ({"text_config": {"model_type": "llama"}}, "text_config: a llama has none"),
     ({**GEMMA, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
-    ({**GEMMA, "final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
+    ({**GEMMA, "final_logit_softcapping": 0.0}, "final_logit_softcapping is 0.0"),
     ({**GEMMA, "use_bidirectional_attention": True}, "use_bidirectional_attention is True, expected False"),
     ({**GEMMA, "hidden_activation": "gelu"}, "hidden_activation is 'gelu', expected 'silu' or 'gelu_pytorch_tanh'"),
     ({**GEMMA, "sliding_window": None}, "sliding_window is None, and some layers see one"),
@@ -176,6 +181,17 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({**GEMMA, "torch_dtype": "float64"}, "dtype is 'float64', expected 'float32', 'float16' or 'bfloat16'"),
     ({**GEMMA, "rope_parameters": {"rope_theta": 1e4}}, "rope_parameters: rope_theta is no RoPE of a kind of layer"),
     ({**GEMMA, "rope_parameters": {"sliding_attention": LINEAR}}, "sliding_attention.rope_type: only default is"),
+    ({**GEMMA_4, "enable_moe_block": True}, "enable_moe_block is True: of Gemma 4 only E2B's and E4B's kind"),
+    ({**GEMMA_4, "attention_k_eq_v": True}, "attention_k_eq_v is True: of Gemma 4 only"),
+    ({**GEMMA_4, "use_bidirectional_attention": "all"}, "use_bidirectional_attention is 'all': of Gemma 4 only"),
+    ({**GEMMA_4, "hidden_size_per_layer_input": 0}, "hidden_size_per_layer_input is 0: of Gemma 4 only"),
+    ({**GEMMA_4, "vocab_size_per_layer_input": 128}, "vocab_size_per_layer_input: only as many as vocab_size"),
+    ({**GEMMA_4, "num_kv_shared_layers": 30}, "num_kv_shared_layers: 30 of 30 layers read another's cache"),
+    ({**GEMMA_4, "num_kv_shared_layers": 26}, "num_kv_shared_layers: a layer reads the cache of one of its kind"),
+    ({**GEMMA_4, "per_layer_config": {"5": {"head_dim": 8}}}, "per_layer_config: only one head_dim for all layers of"),
+    ({**GEMMA_4, "per_layer_config": [1]}, "per_layer_config is .*, expected an object"),
+    ({**GEMMA_4, "rope_parameters": {"full_attention": LINEAR}}, "full_attention: only rope_type proportional is"),
+    ({**GEMMA_4, "layer_types": ["full_attention"]}, "layer_types has 1 of 30 layers"),
 ]
 
 

@@ -129,7 +129,7 @@ def error_of_pytorch(checkpoint: Path, model: torch.nn.Module) -> float:
     return relative(ours(ours.embed_tokens(ids))[0].numpy(), model(input_ids=ids).logits[0].numpy())
 
 
-GEMMA, STATES = "gemma3_text", "qwen3_5_text"
+GEMMA, GEMMA_4, STATES = "gemma3_text", "gemma4_text", "qwen3_5_text"
 
 
 def attends(more: int) -> Callable[..., CachedAttend]:
@@ -184,6 +184,28 @@ FAULTS: dict[str, tuple[str, str, object]] = {
     "embeddings without the root": (GEMMA, "models.config.DecoderConfig.embedding_scale", 1.0),
     "scores by the size of a head": (GEMMA, "models.config.DecoderConfig.attention_scale", 48**-0.5),
     "a gate of SiLU": (GEMMA, "models.blocks.decoder.Gelu", lambda kind: Silu()),
+    "rows that are looked up alone": (
+        GEMMA_4, "models.blocks.decoder.RowsOfToken.forward", lambda made, hidden, rows: rows,
+    ),
+    "rows that are made alone": (
+        GEMMA_4, "models.config.DecoderConfig.rows_scale", 0.0,
+    ),
+    "another layer's row": (
+        GEMMA_4, "models.blocks.decoder.RowGate.forward",
+        lambda gate, hidden, row: gate.norm(gate.projection(gate.activation(gate.gate(hidden)) * row.roll(1, 1))),
+    ),
+    "the cache of the layer before": (
+        GEMMA_4, "models.layers.LayerKinds.source", lambda config, layer: None if layer < 3 else 0 if layer == 3 else 1,
+    ),
+    "values that are not normed": (GEMMA_4, "models.config.DecoderConfig.value_norm", False),
+    "frequencies of the channels that turn": (
+        GEMMA_4, "models.blocks.decoder.rope_tables",
+        lambda config, positions, local=False: rope_tables(
+            replace(config, rope_theta=config.rope_theta if local else config.rope_theta ** 4), positions, local=local
+        ),
+    ),
+    "logits that are not capped": (GEMMA_4, "models.bluelm_v.logits_cap", lambda config: None),
+    "layers that are not scaled": (GEMMA_4, "models.operators.ChannelScale.forward", lambda scale, values: values),
     "LFM2's gates": (
         "lfm2", "models.blocks.decoder.ShortConvolution.forward",
         lambda conv, hidden, step: gated(conv, conv.in_proj(hidden), step),
@@ -375,7 +397,7 @@ def test_a_cache_that_was_set_back_forgets_also_within_a_window(tmp_path: Path) 
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_config_is_written_as_it_was_read(name: str, tmp_path: Path) -> None:
-    write_decoder(tmp_path, name, num_hidden_layers=1)
+    write_decoder(tmp_path, name, **({} if name == GEMMA_4 else {"num_hidden_layers": 1}))
     config = open_checkpoint(tmp_path).config
     assert VlmConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 

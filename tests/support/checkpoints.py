@@ -38,6 +38,12 @@ def tiny_config(family: str = "llama", *, vision: bool = True, **text: Any) -> V
         extra = {"scale_emb": 12.0, "scale_depth": 1.4, "dim_model_base": 48}
     if family == "gemma3_text":
         extra = {"sliding_window": 21, "sliding_window_pattern": 2, "rope_theta": 1e6, "rope_local_base_freq": 1e4}
+    if family == "gemma4_text":
+        kinds = ("sliding_attention", "full_attention") * 2
+        extra = {"sliding_window": 21, "layer_types": kinds, "rope_theta": 1e6, "rope_local_base_freq": 1e4}
+        extra |= {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "use_double_wide_mlp": True}
+        extra |= {"global_head_dim": 48, "global_rotary_factor": 0.25, "final_logit_softcapping": 2.0}
+        extra |= {} if vision else {"hidden_size_per_layer_input": 16}
     if family == "lfm2":
         extra = {"layer_types": ("conv", "full_attention"), "conv_kernel": 3}
     if family == "qwen3_5_text":

@@ -28,7 +28,7 @@ const float* Engine::step_at(float*, Cache&, int64_t, const Positions&) { no_nat
 const float* Engine::step_seeing(float*, Cache&, int64_t, const std::vector<int64_t>&) { no_spans(); }
 
 void Engine::enter(const int64_t* ids, int64_t count, float* output) {
-  const int64_t hidden = manifest().hidden_size, width = manifest().entering_width();
+  const int64_t hidden = manifest().embedding_width(), width = manifest().entering_width();
   embed(ids, count, output);
   if (width == hidden) return;
   // [count, hidden] -> [count, width] in place, the last first

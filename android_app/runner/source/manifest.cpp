@@ -394,7 +394,8 @@ void read_sections(const Members& top, int64_t format, Manifest& manifest) {
     manifest.asks_for_litert = true;
   }
   const Members model =
-      given[1].members({"name", "family", "revision", "vocab_size", "hidden_size", "layers", "limits", "source", "adapter"});
+      given[1].members({"name", "family", "revision", "vocab_size", "hidden_size", "layers", "row_width", "limits", "source",
+                        "adapter"});
   manifest.model_name = name_of(model["name"]);
   name_of(model["family"]);
   name_of(model["revision"]);
@@ -408,6 +409,7 @@ void read_sections(const Members& top, int64_t format, Manifest& manifest) {
   manifest.vocab_size = positive(model["vocab_size"]);
   manifest.hidden_size = positive(model["hidden_size"]);
   manifest.layers = model["layers"].integer(1, 4096);
+  if (const auto width = in_format_5(model, "row_width", format)) manifest.row_width = width->integer(1, 1 << 16);
   const Members tokens = given[2].members({"stop", "image"});
   manifest.stop = token_ids(tokens["stop"]);
   if (const Reader image = tokens["image"]; !image.is_null()) manifest.image_token = token_id(image);
@@ -416,7 +418,7 @@ void read_sections(const Members& top, int64_t format, Manifest& manifest) {
   manifest.kv_dtype = kv["dtype"].choice({"float32", "int8"});
   manifest.kv_heads = positive(kv["heads"]);
   manifest.head_dim = positive(kv["head_dim"]);
-  manifest.caches = read_caches(kv.optional("layers"), manifest.layers, format);
+  manifest.caches = read_caches(kv.optional("layers"), manifest.layers, manifest.head_dim, format);
 }
 
 Manifest read_manifest(const Reader& root) {
@@ -455,10 +457,9 @@ Manifest read_manifest(const Reader& root) {
     root.refuse("format 1 has no ExecuTorch parts");
   const bool has_litert = manifest.engines.count("litert") != 0 || manifest.engines.count("litert_npu") != 0;
   if (format < 4 && (manifest.asks_for_litert || has_litert)) root.refuse("only format 4 has LiteRT parts");
-  const auto is_attention = [](const LayerCache& one) { return one.kind == LayerCache::attention; };
-  if (!std::all_of(manifest.caches.begin(), manifest.caches.end(), is_attention))
+  if (!std::all_of(manifest.caches.begin(), manifest.caches.end(), [](const LayerCache& one) { return one.is_plain(); }))
     for (const auto& [engine, parts] : manifest.engines)
-      if (engine != "onnx" && engine != "executorch") root.refuse(engine + " keeps no rows of convolutions and no states");
+      if (engine != "onnx" && engine != "executorch") root.refuse(engine + " keeps no caches of several kinds");
   if (const auto given = top.optional("by_engine")) {
     read_by_engine(*given, manifest);
     if (format == 1 && !given->object().empty()) root.refuse("format 1 has no by_engine");

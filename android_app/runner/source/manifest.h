@@ -93,11 +93,14 @@ struct MropePositions {
   std::string rope;  // a file of float32 [2, KV length, pairs]: cos, sin
 };
 
-// What a layer keeps of its tokens: keys and values; what enters a convolution of so many rows, float32 [1, kernel - 1 +
+// What a layer keeps of its tokens: keys and values, with heads of the cache's size or of one of its own; nothing, where it
+// reads those of an earlier layer; what enters a convolution of so many rows, float32 [1, kernel - 1 +
 // length, width]; or whatever their number a matrix for each head and the last rows before a convolution.
 struct LayerCache {
-  enum Kind { attention, convolution, state };
+  enum Kind { attention, shared, convolution, state };
   Kind kind = attention;
+  int64_t head_dim = 0, layer = 0;
+  bool is_plain() const { return kind == attention && head_dim == 0; }
   int64_t width = 0, kernel = 0, heads = 0, key_width = 0, value_width = 0;
   std::vector<int64_t> matrix_shape() const { return {1, heads, key_width, value_width}; }
   std::vector<int64_t> rows_shape() const { return {1, kernel - 1, width}; }
@@ -106,6 +109,7 @@ struct LayerCache {
 struct Manifest {
   std::string minimum_pocketvlm, model_name, tokenizer, kv_dtype;
   std::optional<std::string> minimum_onnxruntime;
+  int64_t row_width = 0;  // channels of a token for each layer that enter the decoder beside its embedding
   int64_t vocab_size, hidden_size, layers, kv_length, kv_heads, head_dim, prefill_chunk;
   std::optional<Vision> vision;
   std::optional<ImageLayout> layout;
@@ -128,9 +132,11 @@ struct Manifest {
   std::vector<PreferredEngine> preference;  // engines that may be chosen, best first; empty: any
   std::map<std::string, FileEntry> files;
   bool has_spans() const { return spans != "none"; }
-  // Channels of a token as it enters the decoder.
+  // Channels of a token as its id is looked up.
+  int64_t embedding_width() const { return hidden_size + layers * row_width; }
+  // And as it enters the decoder.
   int64_t entering_width() const {
-    return hidden_size * (1 + (vision && vision->patches ? vision->patches->deep.value_or(0) : 0));
+    return embedding_width() + hidden_size * (vision && vision->patches ? vision->patches->deep.value_or(0) : 0);
   }
 };
 

@@ -36,8 +36,7 @@ struct CacheBuffer {
 
 std::vector<CacheBuffer> cache_buffers(const Manifest& manifest) {
   std::vector<CacheBuffer> buffers;
-  const Kind attention{manifest.kv_dtype == "int8" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : kFloat,
-                       {1, manifest.kv_heads, manifest.kv_length, manifest.head_dim}};
+  const auto type = manifest.kv_dtype == "int8" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : kFloat;
   for (int64_t layer = 0; layer < manifest.layers; layer++) {
     const LayerCache& cache = manifest.caches[size_t(layer)];
     const std::string number = std::to_string(layer);
@@ -47,7 +46,9 @@ std::vector<CacheBuffer> cache_buffers(const Manifest& manifest) {
     } else if (cache.kind == LayerCache::convolution) {
       const Kind rows{kFloat, {1, cache.kernel - 1 + manifest.kv_length, cache.width}};
       buffers.push_back({"past_conv." + number, "present_conv." + number, rows});
-    } else {
+    } else if (cache.kind == LayerCache::attention) {
+      const int64_t size = cache.head_dim != 0 ? cache.head_dim : manifest.head_dim;
+      const Kind attention{type, {1, manifest.kv_heads, manifest.kv_length, size}};
       for (const char* part : {".key", ".value"})
         buffers.push_back({"past_key_values." + number + part, "present." + number + part, attention});
     }
@@ -59,7 +60,7 @@ std::vector<CacheBuffer> cache_buffers(const Manifest& manifest) {
 std::pair<Interface, Interface> interface_of(const Manifest& manifest, const std::string& name) {
   const int64_t hidden = manifest.hidden_size;
   if (name == "token_embedding")
-    return {{{"input_ids", {kInt64, {-1, -1}}}}, {{"inputs_embeds", {kFloat, {-1, -1, hidden}}}}};
+    return {{{"input_ids", {kInt64, {-1, -1}}}}, {{"inputs_embeds", {kFloat, {-1, -1, manifest.embedding_width()}}}}};
   if (name == "text_decoder") {
     Interface inputs = {{"inputs_embeds", {kFloat, {1, -1, manifest.entering_width()}}},
                         {"attention_mask", {kInt64, {1, -1}}},
@@ -208,7 +209,7 @@ void OnnxEngine::encode_picture(const Floats& patches, const PicturePlace& place
 void OnnxEngine::embed(const int64_t* ids, int64_t count, float* output) {
   Inputs given;
   given.emplace_back("input_ids", constant(ids, {1, count}));
-  run(token_embedding, std::move(given), "inputs_embeds", tensor(output, {1, count, manifest().hidden_size}));
+  run(token_embedding, std::move(given), "inputs_embeds", tensor(output, {1, count, manifest().embedding_width()}));
 }
 
 std::unique_ptr<Cache> OnnxEngine::new_cache() {

@@ -18,6 +18,7 @@ from pocketvlm.models.operators import (
     CachedAttend,
     CausalConvolution,
     Channels,
+    ChannelScale,
     Decay,
     GatedDelta,
     Gelu,
@@ -27,33 +28,42 @@ from pocketvlm.models.operators import (
     RmsNorm,
     Rotate,
     Scale,
+    SharedAttend,
     Sigmoid,
     Silu,
+    Softcap,
     Step,
+    empty_cache,
 )
 from pocketvlm.models.rope import rope_tables
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention; not ``rotary``: without positions; ``local``: within a window."""
+    """Causal grouped-query attention; not ``rotary``: without positions; ``local``: within a window; ``head_size``: of
+    heads that have another than the config's."""
 
-    def __init__(self, config: DecoderConfig, *, rotary: bool = True, local: bool = False) -> None:
+    def __init__(
+        self, config: DecoderConfig, *, rotary: bool = True, local: bool = False, head_size: int | None = None
+    ) -> None:
         super().__init__()
-        query_size = config.num_attention_heads * config.head_dim
-        kv_size = config.num_key_value_heads * config.head_dim
+        size = head_size or config.head_dim
+        query_size, kv_size = config.num_attention_heads * size, config.num_key_value_heads * size
         self.q_proj = Linear(config.hidden_size, query_size, bias=config.qkv_bias)
         self.k_proj = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
         self.v_proj = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
         self.has_norms = config.qk_norm
         if config.qk_norm:
-            self.q_norm = RmsNorm(config.head_dim, config.rms_norm_eps, config.num_attention_heads)
-            self.k_norm = RmsNorm(config.head_dim, config.rms_norm_eps, config.num_key_value_heads)
+            self.q_norm = RmsNorm(size, config.rms_norm_eps, config.num_attention_heads)
+            self.k_norm = RmsNorm(size, config.rms_norm_eps, config.num_key_value_heads)
+        self.has_value_norm = config.value_norm
+        if config.value_norm:
+            self.v_norm = RmsNorm(size, config.rms_norm_eps, config.num_key_value_heads, weighted=False)
         self.is_rotary = rotary
         if rotary:
-            self.query_rotate = Rotate(config.num_attention_heads, config.head_dim, local=local)
-            self.key_rotate = Rotate(config.num_key_value_heads, config.head_dim, local=local)
+            self.query_rotate = Rotate(config.num_attention_heads, size, local=local)
+            self.key_rotate = Rotate(config.num_key_value_heads, size, local=local)
         heads, window = (config.num_attention_heads, config.num_key_value_heads), config.sliding_window
-        self.attend = CachedAttend(*heads, config.head_dim, config.attention_scale, window if local else None)
+        self.attend = CachedAttend(*heads, size, config.attention_scale, window if local else None)
         self.is_gated = config.gated
         if config.gated:
             self.output_gate = Linear(config.hidden_size, query_size, bias=config.qkv_bias)
@@ -64,12 +74,36 @@ class Attention(nn.Module):
         query, key, value = self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
         if self.has_norms:
             query, key = self.q_norm(query), self.k_norm(key)
+        if self.has_value_norm:
+            value = self.v_norm(value)
         if self.is_rotary:
             query, key = self.query_rotate(query, step), self.key_rotate(key, step)
         mixed = self.attend(query, key, value, step)
         if self.is_gated:
             mixed = mixed * self.gate_activation(self.output_gate(hidden))
         output: Tensor = self.o_proj(mixed)
+        return output
+
+
+class SharedAttention(nn.Module):
+    """Queries alone, which attend to the keys and values of an earlier layer, the ``source``."""
+
+    def __init__(
+        self, config: DecoderConfig, source: int, *, local: bool = False, head_size: int | None = None
+    ) -> None:
+        super().__init__()
+        size, heads = head_size or config.head_dim, config.num_attention_heads
+        self.q_proj = Linear(config.hidden_size, heads * size, bias=config.qkv_bias)
+        self.q_norm = RmsNorm(size, config.rms_norm_eps, heads)
+        self.query_rotate = Rotate(heads, size, local=local)
+        window = config.sliding_window if local else None
+        shape = heads, config.num_key_value_heads, size, config.attention_scale, window
+        self.attend = SharedAttend(*shape, source=source)
+        self.o_proj = Linear(heads * size, config.hidden_size, bias=config.output_bias)
+
+    def forward(self, hidden: Tensor, step: Step) -> Tensor:
+        query = self.query_rotate(self.q_norm(self.q_proj(hidden)), step)
+        output: Tensor = self.o_proj(self.attend(query, step))
         return output
 
 
@@ -123,15 +157,21 @@ class LinearAttention(nn.Module):
         return output
 
 
-class Mlp(nn.Module):
-    """SwiGLU (arXiv 2002.05202), or the same with GELU."""
+def gate_activation(config: DecoderConfig) -> Gelu | Silu:
+    """What gates of a decoder go through."""
+    return Gelu("tanh") if config.hidden_activation == "gelu_pytorch_tanh" else Silu()
 
-    def __init__(self, config: DecoderConfig) -> None:
+
+class Mlp(nn.Module):
+    """SwiGLU (arXiv 2002.05202), or the same with GELU; ``inner``: channels between, where not the config's."""
+
+    def __init__(self, config: DecoderConfig, inner: int | None = None) -> None:
         super().__init__()
-        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.activation = Gelu("tanh") if config.hidden_activation == "gelu_pytorch_tanh" else Silu()
-        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        inner = inner or config.intermediate_size
+        self.gate_proj = Linear(config.hidden_size, inner, bias=config.mlp_bias)
+        self.up_proj = Linear(config.hidden_size, inner, bias=config.mlp_bias)
+        self.activation = gate_activation(config)
+        self.down_proj = Linear(inner, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         output: Tensor = self.down_proj(self.activation(self.gate_proj(hidden)) * self.up_proj(hidden))
@@ -143,7 +183,8 @@ class DecoderLayer(nn.Module):
     in place of attention.
 
     ``deep``: rows that enter beside the stream, of which this layer adds the first to its output and lets the rest by
-    (DeepStack, arXiv 2406.04334). ``local``: attention is within a window. Of a sandwiched one
+    (DeepStack, arXiv 2406.04334). ``source``: the layer whose keys and values it reads; ``inner``: channels of an MLP
+    that has not the config's; ``attention``: options of what mixes tokens. Of a sandwiched one
     ``post_attention_layernorm`` is of what attention adds, and the MLP has two norms of its own.
     """
 
@@ -151,11 +192,12 @@ class DecoderLayer(nn.Module):
         self,
         config: DecoderConfig,
         *,
-        rotary: bool = True,
-        local: bool = False,
         deep: int = 0,
         convolution: bool = False,
         state: bool = False,
+        source: int | None = None,
+        inner: int | None = None,
+        **attention: Any,
     ) -> None:
         super().__init__()
         self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
@@ -164,14 +206,16 @@ class DecoderLayer(nn.Module):
             self.conv = ShortConvolution(config)
         elif state:
             self.linear_attn = LinearAttention(config)
+        elif source is not None:
+            self.self_attn: nn.Module = SharedAttention(config, source, **attention)
         else:
-            self.self_attn = Attention(config, rotary=rotary, local=local)
+            self.self_attn = Attention(config, **attention)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.is_sandwiched = config.sandwiched
         if config.sandwiched:
             self.pre_feedforward_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
             self.post_feedforward_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = Mlp(config)
+        self.mlp = Mlp(config, inner)
         self.residual_scale = Scale(config.residual_scale)
         self.adds, self.passes, size = deep > 0, deep > 1, config.hidden_size
         if deep > 0:
@@ -194,12 +238,87 @@ class DecoderLayer(nn.Module):
         return self.join(output, self.past(stream)) if self.passes else output
 
 
+class RowsOfToken(nn.Module):
+    """What each layer adds of a token: rows that are looked up by its id, and those that a matrix makes of what enters
+    the decoder (Gemma 3n's per-layer embeddings; transformers' ``Gemma4TextModel.project_per_layer_inputs``)."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.projection = Linear(config.hidden_size, config.rows_width, bias=False)
+        self.projection_factor = Scale(config.hidden_size**-0.5)
+        self.norm = RmsNorm(config.hidden_size_per_layer_input, config.rms_norm_eps, config.num_hidden_layers)
+        self.both = Scale(2**-0.5)
+
+    def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        """[..., hidden] and [..., layers * width of a row] -> the latter's shape"""
+        made: Tensor = self.both(self.norm(self.projection_factor(self.projection(hidden))) + rows)
+        return made
+
+
+class RowGate(nn.Module):
+    """A layer's row, gated by what the layer gives, in the decoder's width."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        width = config.hidden_size_per_layer_input
+        self.gate = Linear(config.hidden_size, width, bias=False)
+        self.activation = gate_activation(config)
+        self.projection = Linear(width, config.hidden_size, bias=False)
+        self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, hidden: Tensor, row: Tensor) -> Tensor:
+        added: Tensor = self.norm(self.projection(self.activation(self.gate(hidden)) * row))
+        return added
+
+
+class LayerWithRow(DecoderLayer):
+    """One that adds a row of its own to its output and times a number: the first of ``rows`` that enter beside the
+    stream, of which it lets the others by. They are made by the ``first`` layer."""
+
+    def __init__(self, config: DecoderConfig, *, rows: int, first: bool = False, **options: Any) -> None:
+        super().__init__(config, **options)
+        size, width = config.hidden_size, config.hidden_size_per_layer_input
+        self.own, self.beside = Channels(0, size), Channels(size, rows * width)
+        self.is_first, self.is_last = first, rows == 1
+        if first:
+            self.rows = RowsOfToken(config)
+        if rows > 1:
+            self.row, self.past, self.join = Channels(0, width), Channels(width, (rows - 1) * width), Join()
+        self.row_gate = RowGate(config)
+        self.layer_scale = ChannelScale(1)
+
+    def forward(self, stream: Tensor, step: Step) -> Tensor:
+        """[batch, tokens, hidden + rows] -> the same, a row less"""
+        entering, rows = self.own(stream), self.beside(stream)
+        if self.is_first:
+            rows = self.rows(entering, rows)
+        hidden = super().forward(entering, step)
+        output: Tensor = self.layer_scale(hidden + self.row_gate(hidden, rows if self.is_last else self.row(rows)))
+        return output if self.is_last else self.join(output, self.past(rows))
+
+
 def decoder_options(config: DecoderConfig, index: int) -> dict[str, Any]:
     """How the layer with this index differs from others of its decoder."""
-    deep, local = max(config.deep_layers - index, 0), config.is_local(index)
     own = {"convolution": True} if config.is_convolution(index) else {"rotary": config.is_rotary(index)}
     own = {"state": True} if config.is_state(index) else own
-    return {**own, **({"local": local} if local else {}), **({"deep": deep} if deep else {})}
+    own = {} if config.source(index) is not None else own
+    size, inner = config.head_size(index), config.inner_size(index)
+    others = {
+        "local": config.is_local(index),
+        "deep": max(config.deep_layers - index, 0),
+        "head_size": 0 if size == config.head_dim else size,
+        "inner": 0 if inner == config.intermediate_size else inner,
+        "rows": config.rows_before(index),
+        "first": index == 0 and config.rows_width > 0,
+    }
+    source = config.source(index)
+    shared = {} if source is None else {"source": source}
+    return {**own, **{name: value for name, value in others.items() if value}, **shared}
+
+
+def layer_block(config: DecoderConfig) -> type[DecoderLayer]:
+    """What a decoder's layers are."""
+    return LayerWithRow if config.rows_width else DecoderLayer
 
 
 def step_at(config: DecoderConfig, positions: Tensor, cache: LayerCache | None) -> Step:
@@ -217,11 +336,17 @@ class Head(nn.Module):
         self.model = nn.ModuleDict({"norm": norm})
         self.logits_scale = Scale(config.logits_scale)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.softcap = logits_cap(config)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., hidden] -> [..., vocabulary]"""
         logits: Tensor = self.lm_head(self.logits_scale(self.model["norm"](hidden)))
-        return logits
+        return logits if self.softcap is None else self.softcap(logits)
+
+
+def logits_cap(config: DecoderConfig) -> Softcap | None:
+    """What logits go through last, where there is something."""
+    return None if config.final_logit_softcapping is None else Softcap(config.final_logit_softcapping)
 
 
 class Decoder(nn.Module):
@@ -231,23 +356,32 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        layers = range(config.num_hidden_layers)
-        self.layers = nn.ModuleList(DecoderLayer(config, **decoder_options(config, layer)) for layer in layers)
+        if config.rows_width:
+            self.embed_tokens_per_layer = nn.Embedding(config.vocab_size, config.rows_width)
+        layers, block = range(config.num_hidden_layers), layer_block(config)
+        self.layers = nn.ModuleList(block(config, **decoder_options(config, layer)) for layer in layers)
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """int64 [batch, tokens] -> [batch, tokens, hidden]"""
+        """int64 [batch, tokens] -> [batch, tokens, hidden and rows beside it]"""
         embeddings: Tensor = self.embed_tokens(token_ids) * self.config.embedding_scale
-        return embeddings
+        if not self.config.rows_width:
+            return embeddings
+        rows = self.embed_tokens_per_layer(token_ids) * self.config.rows_scale
+        return torch.cat([embeddings, rows], dim=-1)
 
     def forward(self, embeddings: Tensor, position: int = 0, cache: Sequence[LayerCache] | None = None) -> Tensor:
         """[batch, tokens, hidden] at positions position, position + 1, ... -> [batch, tokens, hidden]
 
-        With ``cache`` (one entry a layer, holding ``position`` tokens) its entries grow by these tokens.
+        With ``cache`` (one entry a layer, holding ``position`` tokens) its entries grow by these tokens, but for those
+        of layers that read another's.
         """
         step = step_at(self.config, torch.arange(position, position + embeddings.shape[1]), None)
-        hidden = embeddings
-        for index, layer in enumerate(self.layers):
-            hidden = layer(hidden, replace(step, cache=cache[index] if cache is not None else None))
+        hidden, sources = embeddings, [self.config.source(index) for index in range(len(self.layers))]
+        if cache is None and any(source is not None for source in sources):
+            cache = [empty_cache(self.config, index) for index in range(len(self.layers))]
+        for index, (layer, source) in enumerate(zip(self.layers, sources, strict=True)):
+            kept = None if cache is None else cache[index if source is None else source]
+            hidden = layer(hidden, replace(step, cache=kept))
         normalized: Tensor = self.norm(hidden) * self.config.logits_scale
         return normalized

@@ -14,6 +14,7 @@ from pocketvlm.models.families import (
     fast_vlm,
     gemma3,
     gemma3_text,
+    gemma4_text,
     granite,
     idefics3,
     internlm2,
@@ -70,6 +71,7 @@ FAMILIES: dict[str, Family] = {
         smollm3,
         internlm2,
         gemma3_text,
+        gemma4_text,
         lfm2,
         qwen3_5_text,
     )

@@ -50,7 +50,8 @@ class DecoderTraits:
 
     sliding: layers of the kind ``sliding_attention`` see ``sliding_window`` tokens and turn at rope_local_base_freq,
     the others see all; sandwiched: what attention and the MLP add goes through a norm of its own; rooted: embeddings
-    times the root of the width, in the type that the weights are stored in; own_keys makes its
+    times the root of the width, in the type that the weights are stored in; value_norm: an RMS norm without weights
+    over each head of V; by_layer: own_keys looks at per_layer_config; own_keys makes its
     config one with those keys, of names and sums that are the family's own.
     """
 
@@ -62,6 +63,8 @@ class DecoderTraits:
     sandwiched: bool = False
     gated: bool = False
     rooted: bool = False
+    value_norm: bool = False
+    by_layer: bool = False
     own_keys: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
 

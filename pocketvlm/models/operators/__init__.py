@@ -8,8 +8,16 @@ back end is a table with a function an operator. A new operator is a class in on
 
 from __future__ import annotations
 
-from pocketvlm.models.operators.activations import Gelu, QuickGelu, Relu, Sigmoid, Silu
-from pocketvlm.models.operators.attention import Attend, AttendLearned, AttendPicture, CachedAttend, Rotate, rotate
+from pocketvlm.models.operators.activations import Gelu, QuickGelu, Relu, Sigmoid, Silu, Softcap
+from pocketvlm.models.operators.attention import (
+    Attend,
+    AttendLearned,
+    AttendPicture,
+    CachedAttend,
+    Rotate,
+    SharedAttend,
+    rotate,
+)
 from pocketvlm.models.operators.mixing import CausalConvolution, Decay, GatedDelta, gated_delta
 from pocketvlm.models.operators.norms import LayerNorm, RmsNorm
 from pocketvlm.models.operators.operator import Operator
@@ -71,8 +79,10 @@ __all__ = [
     "Rotate",
     "RowCache",
     "Scale",
+    "SharedAttend",
     "Sigmoid",
     "Silu",
+    "Softcap",
     "Step",
     "empty_cache",
     "gated_delta",
@@ -96,11 +106,13 @@ OPERATORS: tuple[type[Operator], ...] = (
     Silu,
     Relu,
     Sigmoid,
+    Softcap,
     Attend,
     AttendPicture,
     AttendLearned,
     Rotate,
     CachedAttend,
+    SharedAttend,
     CausalConvolution,
     Decay,
     GatedDelta,

@@ -43,6 +43,17 @@ class Relu(Operator):
         return F.relu(values)
 
 
+class Softcap(Operator):
+    """``cap`` times tanh(x / ``cap``): no number is further from 0 (Gemma 2, arXiv 2408.00118, section 2)."""
+
+    def __init__(self, cap: float) -> None:
+        super().__init__()
+        self.cap = cap
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.cap * torch.tanh(values / self.cap)
+
+
 class Sigmoid(Operator):
     """1 / (1 + exp(-x))"""
 

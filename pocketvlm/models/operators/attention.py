@@ -113,16 +113,20 @@ class CachedAttend(Operator):
         self.window = window
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, step: Step) -> Tensor:
-        tokens, past = query.shape[1], 0
         # [batch, tokens, heads * head_dim] -> [batch, heads, tokens, head_dim]
         query, key, value = (
             states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for states in (query, key, value)
         )
         if step.cache is not None:
             assert isinstance(step.cache, KvCache)
-            past = step.cache.key.shape[2]
             step.cache.append(key, value)
             key, value = step.cache.key, step.cache.value
+        return self._mix(query, key, value, step)
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, step: Step) -> Tensor:
+        """query [batch, heads, tokens, head_dim], key and value [batch, kv_heads, past + tokens, head_dim]"""
+        tokens = query.shape[2]
+        past = key.shape[2] - tokens
         # token i sees the past and itself, of them those in its window: [tokens, past + tokens]
         mask = torch.ones(tokens, past + tokens, dtype=torch.bool).tril(past)
         if step.last_seen is not None:
@@ -134,6 +138,25 @@ class CachedAttend(Operator):
         )
         # [batch, heads, tokens, head_dim] -> [batch, tokens, heads * head_dim]
         return mixed.transpose(1, 2).flatten(-2)
+
+
+class SharedAttend(CachedAttend):
+    """The same over the cache of an earlier layer, the ``source``, which that has extended by these tokens already.
+
+    query [batch, tokens, heads * head_dim] -> its shape.
+    """
+
+    def __init__(
+        self, heads: int, kv_heads: int, head_dim: int, scale: float, window: int | None = None, *, source: int
+    ) -> None:
+        super().__init__(heads, kv_heads, head_dim, scale, window)
+        self.source = source
+
+    def forward(self, query: Tensor, step: Step) -> Tensor:  # type: ignore[override]
+        assert isinstance(step.cache, KvCache)
+        # [batch, tokens, heads * head_dim] -> [batch, heads, tokens, head_dim]
+        by_head = query.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return self._mix(by_head, step.cache.key, step.cache.value, step)
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ class KvCache:
     value: Tensor
 
     @classmethod
-    def empty(cls, config: DecoderConfig, batch: int = 1) -> KvCache:
-        shape = (batch, config.num_key_value_heads, 0, config.head_dim)
+    def empty(cls, config: DecoderConfig, batch: int = 1, *, head_size: int | None = None) -> KvCache:
+        shape = (batch, config.num_key_value_heads, 0, head_size or config.head_dim)
         return cls(torch.zeros(shape), torch.zeros(shape))
 
     def append(self, key: Tensor, value: Tensor) -> None:
@@ -59,15 +59,18 @@ LayerCache = KvCache | RowCache | DeltaCache
 
 
 def empty_cache(config: DecoderConfig, layer: int) -> LayerCache:
-    """The cache of a layer, of the kind that it has."""
+    """The cache of a layer, of the kind that it has; of one that reads another's, as that has it."""
     if config.is_state(layer):
         return DeltaCache.empty(config)
-    return RowCache.empty(config) if config.is_convolution(layer) else KvCache.empty(config)
+    if config.is_convolution(layer):
+        return RowCache.empty(config)
+    return KvCache.empty(config, head_size=config.head_size(layer))
 
 
 @dataclass
 class Step:
-    """Where the tokens of a decoder's step stand: RoPE's rows of them, the layer's cache (None: they are all), and the
+    """Where the tokens of a decoder's step stand: RoPE's rows of them, the layer's cache (None: they are all) or that
+    of the layer whose it reads, and the
     rows for layers that see a window, where there are some; ``last_seen``: the last place of the cache that each may
     see, int64 [tokens], where that is not its own (``pocketvlm.images.spans``)."""
 

@@ -91,15 +91,27 @@ internal class ChatLayout(
     val stripParts: Boolean,
 )
 
-/** What was exported. */
-internal class Model(val name: String, val vocabSize: Long, val hiddenSize: Long, val layers: Int, val limits: String?)
+/** What was exported; [rowWidth]: channels of a token for each layer that enter the decoder beside its embedding. */
+internal class Model(
+    val name: String,
+    val vocabSize: Long,
+    val hiddenSize: Long,
+    val layers: Int,
+    val rowWidth: Int,
+    val limits: String?,
+) {
+    /** Channels of a token as its id is looked up. */
+    val embeddingWidth: Long get() = hiddenSize + layers.toLong() * rowWidth
+}
 
 /**
- * What a layer keeps of its tokens: keys and values, or where there is a [kernel] what enters a convolution of so many rows,
+ * What a layer keeps of its tokens: keys and values, with heads of the cache's size or of a [headDim] of its own; nothing
+ * where it reads those of an earlier layer, its [source]; or where there is a [kernel] what enters a convolution of so many rows,
  * float32 [1, kernel - 1 + length, width], of which the first stand for what was before the first token and are zeros.
  */
-internal class LayerCache(val width: Int = 0, val kernel: Int = 0) {
+internal class LayerCache(val width: Int = 0, val kernel: Int = 0, val headDim: Int? = null, val source: Int? = null) {
     val isConvolution: Boolean get() = kernel > 0
+    val isPlain: Boolean get() = kernel == 0 && headDim == null && source == null
 }
 
 /** Of attention a buffer [1, heads, length, head_dim] for keys and one for values; [length] in tokens; [layers]: of each. */
@@ -139,7 +151,7 @@ internal class Manifest(
     val hasSpans: Boolean get() = spans != "none"
 
     /** Channels of a token as it enters the decoder. */
-    val enteringWidth: Long get() = model.hiddenSize * (1 + (vision?.patches?.deep ?: 0))
+    val enteringWidth: Long get() = model.embeddingWidth + model.hiddenSize * (vision?.patches?.deep ?: 0)
 }
 
 private val FILE_NAME = Regex("[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")

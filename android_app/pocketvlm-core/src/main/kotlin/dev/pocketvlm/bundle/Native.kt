@@ -54,9 +54,10 @@ internal fun readPatches(value: Reader): PatchPictures {
 internal fun readLayerCache(value: Reader): LayerCache {
     val kinds = value.entries { key, one -> one.takeIf { key == "kind" } }
     val given = kinds["kind"] ?: value.missing("kind")
-    val kind = given.choice("attention", "convolution", "state")
+    val kind = given.choice("attention", "shared", "convolution", "state")
     if (kind == "state") given.refuse("this library has no states yet; libpocketvlm has")
-    if (kind == "attention") return LayerCache().also { value.members("kind") }
+    if (kind == "attention") return LayerCache(headDim = value.members("kind", "head_dim").given("head_dim")?.int(1, 1 shl 16))
+    if (kind == "shared") return LayerCache(source = value.members("kind", "layer")["layer"].int(0, 4095))
     val of = value.members("kind", "width", "kernel")
     return LayerCache(of["width"].int(1, 1 shl 20), of["kernel"].int(1, 64))
 }

@@ -13,7 +13,7 @@ internal val ENGINES: Array<String> = arrayOf("onnx", "executorch", "neuropilot"
 
 /** Of the section `model`. */
 private val MODEL =
-    arrayOf("name", "family", "revision", "vocab_size", "hidden_size", "layers", "limits", "source", "adapter")
+    arrayOf("name", "family", "revision", "vocab_size", "hidden_size", "layers", "row_width", "limits", "source", "adapter")
 
 /** Engines whose parts are a static program, and the first format that knows them. */
 private val NPU_ENGINES = mapOf("neuropilot" to 2, "qnn" to 3, "litert_npu" to 4)
@@ -106,23 +106,33 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
         }
         val limits = of.inFormat3("limits", format)?.name()
         val layers = of["layers"].int(1, 4096)
-        return Model(of["name"].name(), of["vocab_size"].positive(), of["hidden_size"].positive(), layers, limits)
+        val row = of.given("row_width")
+        if (row != null && format < 5) row.refuse("only format 5 has it")
+        val (words, hidden) = of["vocab_size"].positive() to of["hidden_size"].positive()
+        return Model(of["name"].name(), words, hidden, layers, row?.int(1, 1 shl 16) ?: 0, limits)
     }
 
     private fun kvCache(value: Reader, layers: Int, engines: Set<String>): KvCacheSpec {
         val of = value.members("length", "dtype", "heads", "head_dim", "layers")
         val dtype = of["dtype"].choice("float32", "int8")
-        val caches = of.given("layers")?.let { layerCaches(it, layers) } ?: List(layers) { LayerCache() }
-        if (caches.any { it.isConvolution }) {
-            engines.find { it != "onnx" && it != "executorch" }?.let { root.refuse("$it keeps no rows of convolutions") }
+        val headDim = of["head_dim"].positive()
+        val caches = of.given("layers")?.let { layerCaches(it, layers, headDim) } ?: List(layers) { LayerCache() }
+        if (!caches.all { it.isPlain }) {
+            engines.find { it != "onnx" && it != "executorch" }?.let { root.refuse("$it keeps no caches of several kinds") }
         }
-        return KvCacheSpec(of["length"].int(1, 1 shl 20), dtype, of["heads"].positive(), of["head_dim"].positive(), caches)
+        return KvCacheSpec(of["length"].int(1, 1 shl 20), dtype, of["heads"].positive(), headDim, caches)
     }
 
     /** Which kind of cache each layer has. */
-    private fun layerCaches(given: Reader, layers: Int): List<LayerCache> {
+    private fun layerCaches(given: Reader, layers: Int, headDim: Long): List<LayerCache> {
         val caches = given.list(1, 4096, ::readLayerCache)
-        if (caches.none { it.isConvolution }) given.refuse("it has attention alone, which is said by leaving it out")
+        if (caches.all { it.isPlain }) given.refuse("it has attention alone, which is said by leaving it out")
+        for ((at, one) in caches.withIndex()) {
+            if (one.headDim?.toLong() == headDim) given.refuse("a head_dim is the cache's own, which is said by leaving it out")
+            val source = one.source ?: continue
+            val isKept = source < at && caches[source].let { !it.isConvolution && it.source == null }
+            if (!isKept) given.refuse("a layer reads the cache of no earlier layer with attention")
+        }
         if (format < 5) given.refuse("only format 5 has it")
         if (caches.size != layers) given.refuse("it has ${caches.size} layers, the model $layers")
         return caches

@@ -33,7 +33,6 @@ private class Layout(
 private fun layouts(manifest: Manifest): List<Layout> = with(manifest.kvCache) {
     val isInt8 = dtype == "int8"
     val type = if (isInt8) OnnxJavaType.INT8 else OnnxJavaType.FLOAT
-    val rowBytes = headDim * if (isInt8) 1 else Float.SIZE_BYTES
     layers.flatMapIndexed { layer, cache ->
         val rows = length + maxOf(cache.kernel - 1, 0).toLong()
         if (cache.isConvolution) {
@@ -41,8 +40,12 @@ private fun layouts(manifest: Manifest): List<Layout> = with(manifest.kvCache) {
             val bytes = cache.width.toLong() * Float.SIZE_BYTES
             val (past, present) = "past_conv.$layer" to "present_conv.$layer"
             listOf(Layout(past, present, OnnxJavaType.FLOAT, shape, 1, rows, bytes, cache.kernel - 1))
+        } else if (cache.source != null) {
+            emptyList()
         } else {
-            val shape = longArrayOf(1, heads, rows, headDim)
+            val size = cache.headDim?.toLong() ?: headDim
+            val shape = longArrayOf(1, heads, rows, size)
+            val rowBytes = size * if (isInt8) 1 else Float.SIZE_BYTES
             listOf("key", "value").map { kind ->
                 Layout("past_key_values.$layer.$kind", "present.$layer.$kind", type, shape, heads, rows, rowBytes)
             }

@@ -24,7 +24,7 @@ internal class Where(val positions: IntArray? = null, val lastSeen: IntArray? = 
 internal class TextEngine(private val runtime: OnnxRuntime, private val memory: KvMemory) : AutoCloseable {
     private val manifest = runtime.bundle.manifest
     private val environment = runtime.environment
-    private val hidden = Math.toIntExact(manifest.model.hiddenSize)
+    private val hidden = Math.toIntExact(manifest.model.embeddingWidth)
     private val width = Math.toIntExact(manifest.enteringWidth)
     private val rope = TokenRope.of(runtime.bundle)
     private val vocabulary = Math.toIntExact(manifest.model.vocabSize)

@@ -191,6 +191,9 @@ internal const val TABLE: String = """{
   "Sub": {"forms": [
    {"inputs": ["T", "T"], "outputs": ["T"], "rule": "broadcast", "types": ["float32", "float64", "int64"]}
   ]},
+  "Tanh": {"forms": [
+   {"inputs": ["float32[*]"], "outputs": ["float32[*]"]}
+  ]},
   "TensorScatter": {"forms": [
    {"attributes": {"axis": [2]}, "inputs": ["T[B H L D]", "T[B H S D]", "int64[1]"], "outputs": ["T[B H L D]"], "types": ["float32", "int8"]},
    {"attributes": {"axis": [1]}, "inputs": ["float32[B L D]", "float32[B S D]", "int64[1]"], "outputs": ["float32[B L D]"]}
