@@ -355,7 +355,7 @@ class PictureMethods:
         assert self._stages.patch_embedding is not None
         self._embedding("patch_embedding", self._stages.patch_embedding, self._batch)
         vision = self._vision
-        self._encoding("image_tokens", self._stages.encoder, vision.hidden_size, [1, self._width])
+        self._encoding("image_tokens", self._stages.encoder, vision.stream(0), [1, self._width])
 
     def stage(self, stage: Stage) -> None:
         """The method "stage": one of the vision part's stages alone, for at most ``tiles``."""
@@ -363,10 +363,10 @@ class PictureMethods:
         if stage.part == "patch embedding":
             self._embedding("stage", stage, self._tiles)
         elif stage.part == "projector":
-            self._encoding("stage", [stage], vision.stream(layers)[1], [1, self._width])
+            self._encoding("stage", [stage], vision.stream(layers), [1, self._width])
         else:
             given = list(vision.stream(stage.index + 1))
-            self._encoding("stage", [stage], vision.stream(stage.index)[1], given)
+            self._encoding("stage", [stage], vision.stream(stage.index), given)
 
     def _embedding(self, name: str, stage: Stage, tiles: int) -> None:
         vision, graph = self._vision, XnnpackGraph(self._program.constants)
@@ -381,9 +381,9 @@ class PictureMethods:
         patches = lower(stage, TABLE, XnnpackContext(graph, self._weights, place), pixels)
         self._finish(name, graph, shapes, graph.reshape(patches, [0, *given], [tiles, *given]))
 
-    def _encoding(self, name: str, stages: Sequence[Stage], width: int, given: list[int]) -> None:
-        vision, graph, tiles = self._vision, XnnpackGraph(self._program.constants), self._tiles
-        shapes, count = [[tiles, vision.rows, width]], tiles * vision.rows
+    def _encoding(self, name: str, stages: Sequence[Stage], entering: tuple[int, int], given: list[int]) -> None:
+        vision, graph, tiles, (rows, width) = self._vision, XnnpackGraph(self._program.constants), self._tiles, entering
+        shapes, count = [[tiles, rows, width]], tiles * rows
         stream = graph.reshape(graph.input(shapes[0]), [0, width], [count, width])
         place = picture.PlaceValues()
         if any(len(stage.traced.inputs) > 1 for stage in stages):

@@ -45,6 +45,7 @@ from pocketvlm.models.operators import (
     Patches,
     PositionRows,
     QuickGelu,
+    Regroup,
     Relu,
     RmsNorm,
     Rotate,
@@ -172,7 +173,9 @@ def _linear(at: XnnpackContext, call: Call, hidden: Value) -> Value:
     product = at.graph.linear(name, hidden, at.weights.matrix(name), at.weights.optional_vector(call.weight("bias")))
     product = at.graph.scaled(product, call.factor)
     consumer = call.stage.traced.operator(next(iter(call.node.users))) if call.node.users else None
-    return _by_head(at, product, consumer.heads) if isinstance(consumer, Attend) else product
+    if isinstance(consumer, Attend) and consumer.patches is None:
+        return _by_head(at, product, consumer.heads)
+    return product
 
 
 def _by_head(at: XnnpackContext, states: Value, heads: int) -> Value:
@@ -296,6 +299,8 @@ def _mean_of_blocks(at: XnnpackContext, call: Call, values: Value) -> Value:
 
 def _attend(at: XnnpackContext, call: Call, query: Value, key: Value, value: Value) -> Value:
     graph = at.graph
+    if call.operator.patches is not None:
+        return picture.attend_tiles(graph, call.operator, call.operator.patches, (query, key, value))
     query, key, value = (states if len(states.shape) == 3 else _by_head(at, states, call.operator.heads)
                          for states in (query, key, value))  # fmt: skip
     heads, patches, size = query.shape
@@ -362,6 +367,12 @@ def _channels(at: XnnpackContext, call: Call, values: Value) -> Value:
     return at.graph.slice(values, 1, call.operator.first, call.operator.size)
 
 
+def _regroup(at: XnnpackContext, call: Call, values: Value) -> Value:
+    (rows, before), width = values.shape, call.operator.width
+    # [tiles * rows, width] -> [others * other rows, other width]
+    return at.graph.reshape(values, [0, width], [rows * before // width, width])
+
+
 def _join(at: XnnpackContext, call: Call, left: Value, right: Value) -> Value:
     return at.graph.concatenate([left, right], 1)
 
@@ -375,6 +386,8 @@ def _blocks(at: XnnpackContext, call: Call, tokens: Value) -> Value:
         # a tile is one block: [tiles * patches, width] -> [tiles, patches * width]
         merged = ratio * ratio * width
         return graph.reshape(tokens, [0, merged], [tokens.shape[0] // (ratio * ratio), merged])
+    if at.place is not None:
+        return _blocks_of_tiles(graph, call.operator, tokens)
     tokens = graph.reshape(tokens, [grid, grid, width])  # [patches, width] -> [rows, columns, width]
     if padding:
         tokens = graph.pad(tokens, [padding, padding, 0])
@@ -382,6 +395,16 @@ def _blocks(at: XnnpackContext, call: Call, tokens: Value) -> Value:
     order = [2, 0, 1, 3, 4] if call.operator.by_column else [0, 2, 1, 3, 4]
     blocks = graph.transpose(graph.reshape(tokens, [side, ratio, side, ratio, width]), order)
     return graph.reshape(blocks, [side * side, ratio * ratio * width])
+
+
+def _blocks_of_tiles(graph: XnnpackGraph, blocks: Blocks, tokens: Value) -> Value:
+    """The same of several tiles: [tiles * patches, width] -> [tiles * blocks, ratio * ratio * width]"""
+    side, ratio, width = blocks.side, blocks.ratio, blocks.width
+    tiles, merged = tokens.shape[0] // blocks.grid**2, ratio * ratio * width
+    cut = [side, ratio, side, ratio, width]
+    # -> [tiles, side, ratio, side, ratio, width] -> [tiles, side, side, ratio, ratio, width]
+    apart = graph.transpose(graph.reshape(tokens, [0, *cut], [tiles, *cut]), [0, 1, 3, 2, 4, 5])
+    return graph.reshape(apart, [0, merged], [tiles * side * side, merged])
 
 
 TABLE: dict[Any, Callable[..., Any]] = {
@@ -415,6 +438,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     MeanOfRows: _mean_of_rows,
     MeanOfBlocks: _mean_of_blocks,
     Channels: _channels,
+    Regroup: _regroup,
     Join: _join,
     Blocks: _blocks,
 }

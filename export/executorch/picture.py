@@ -19,7 +19,7 @@ from torch import Tensor
 from pocketvlm.export.executorch.attention import UNSEEN, rotated
 from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
 from pocketvlm.images.patches import Floats, window_by_window
-from pocketvlm.models.operators import AttendLearned, AttendPicture, PicturePlace
+from pocketvlm.models.operators import Attend, AttendLearned, AttendPicture, PicturePlace
 from pocketvlm.models.tower import VisionConfig
 
 
@@ -75,18 +75,36 @@ def attend(graph: XnnpackGraph, heads: AttendPicture, place: PlaceValues, states
     A head at a time: the scores of all heads of a large picture would be gigabytes.
     """
     query, key, value = states
-    (rows, width), size = query.shape, heads.head_dim
-    query, key = (rotated(graph, states, place.turns, size) for states in (query, key))
-    query = graph.scaled(query, 1 / math.sqrt(size))
+    rows, size = query.shape[0], heads.head_dim
+    if heads.merged is None:
+        query, key = (rotated(graph, states, place.turns, size) for states in (query, key))
     mask = place.of_window if heads.windowed else place.of_all
-    batch = 1 if mask is None else mask.shape[0]
-    seen = rows // batch if heads.windowed else rows
-    # [tiles * patches, width] -> [windows, patches of a window, width]; all of a picture are one
-    known = [0, seen, width] if heads.windowed else [1, 0, width]
-    query, key, value = (graph.reshape(states, known, [batch, seen, width]) for states in (query, key, value))
+    seen = rows // mask.shape[0] if heads.windowed and mask is not None else None
+    return _mixed(graph, heads, (query, key, value), seen, mask)
+
+
+def attend_tiles(graph: XnnpackGraph, heads: Attend, patches: int, states: tuple[Value, Value, Value]) -> Value:
+    """The same, where those of one tile alone see one another."""
+    return _mixed(graph, heads, states, patches, None)
+
+
+def _mixed(
+    graph: XnnpackGraph,
+    heads: Attend | AttendPicture,
+    states: tuple[Value, Value, Value],
+    seen: int | None,
+    mask: Value | None,
+) -> Value:
+    """``seen``: patches of a window, which stand one behind another; None: all are in one. ``mask`` is added."""
+    (rows, width), size = states[0].shape, heads.head_dim
+    query = graph.scaled(states[0], 1 / math.sqrt(size))
+    # [tiles * patches, width] -> [windows, patches of a window, width]
+    known = [1, 0, width] if seen is None else [0, seen, width]
+    shape = [1, rows, width] if seen is None else [rows // seen, seen, width]
+    query, key, value = (graph.reshape(one, known, shape) for one in (query, *states[1:]))
     mixed = []
     for head in range(heads.heads):
-        asked, keys, values = (graph.slice(states, 2, head * size, size) for states in (query, key, value))
+        asked, keys, values = (graph.slice(one, 2, head * size, size) for one in (query, key, value))
         scores = graph.matrix_product(asked, keys, transposed=True)
         shares = graph.softmax(scores if mask is None else graph.add(scores, mask))
         mixed.append(graph.matrix_product(shares, values))

@@ -42,6 +42,7 @@ from pocketvlm.models.operators import (
     Patches,
     PositionRows,
     QuickGelu,
+    Regroup,
     Relu,
     RmsNorm,
     Rotate,
@@ -370,17 +371,23 @@ def _channels(at: OnnxContext, call: Call, values: Any) -> Any:
     return _part(at.graph, value_of(at, values), 2, first, first + call.operator.size)
 
 
+def _regroup(at: OnnxContext, call: Call, values: Any) -> ir.Value:
+    return at.graph.op("Reshape", value_of(at, values), at.graph.shape(-1, call.operator.rows, call.operator.width))
+
+
 def _join(at: OnnxContext, call: Call, left: Any, right: Any) -> Joined:
     return Joined(value_of(at, left), value_of(at, right))
 
 
-def _blocks(at: OnnxContext, call: Call, tokens: ir.Value) -> ir.Value:
+def _blocks(at: OnnxContext, call: Call, tokens: Any) -> ir.Value:
     """As ``pocketvlm.models.operators.space_to_depth``: pad an odd grid, concatenate ratio x ratio tokens."""
     graph, ratio = at.graph, call.operator.ratio
     grid, width = call.operator.grid, call.operator.width
     padding = -grid % ratio
     side = call.operator.side
-    tokens = graph.op("Reshape", tokens, graph.shape(0, grid, grid, width))  # [tiles, rows, columns, width]
+    tokens = graph.op(
+        "Reshape", value_of(at, tokens), graph.shape(0, grid, grid, width)
+    )  # [tiles, rows, columns, width]
     if padding:
         pads = graph.constant("grid_padding", np.array([0, 0, 0, 0, 0, padding, padding, 0], np.int64))
         tokens = graph.op("Pad", tokens, pads)
@@ -429,6 +436,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     MeanOfRows: _mean_of_rows,
     MeanOfBlocks: _mean_of_blocks,
     Channels: _channels,
+    Regroup: _regroup,
     Join: _join,
     Blocks: _blocks,
 }

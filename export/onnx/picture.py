@@ -74,21 +74,27 @@ def attend(
     graph: GraphBuilder, heads: AttendPicture, at: PlaceInputs, query: ir.Value, key: ir.Value, value: ir.Value
 ) -> ir.Value:
     """Query, key and value [tiles, patches, width] -> mixed values of that shape."""
-    patches, pairs, width = at.patches, heads.head_dim // 2, heads.heads * heads.head_dim
-    first = graph.constant("first_row", np.array([0], np.int64))
-    # [tiles, patches, pairs] -> [tiles * patches, pairs]
-    cos, sin = graph.once(
-        "rope rows", lambda: tuple(graph.op("Reshape", table, graph.shape(-1, pairs)) for table in (at.cos, at.sin))
-    )
+    patches, width = heads.merged or at.patches, heads.heads * heads.head_dim
     # [tiles, patches, width] -> [1, tiles * patches, width]
     query, key, value = (graph.op("Reshape", states, graph.shape(1, -1, width)) for states in (query, key, value))
-    query, key = (graph.op("RotaryEmbedding", x, first, cos, sin, domain=MICROSOFT) for x in (query, key))
+    if heads.merged is None:
+        query, key = _turned(graph, at, heads.head_dim // 2, query, key)
     if heads.windowed:
         mixed = _in_windows(graph, heads, at, (query, key, value))
     else:
         mixed = graph.op("MultiHeadAttention", query, key, value, domain=MICROSOFT, num_heads=heads.heads)
     # -> [tiles, patches, width]
     return graph.op("Reshape", mixed, graph.shape(-1, patches, width))
+
+
+def _turned(graph: GraphBuilder, at: PlaceInputs, pairs: int, *states: ir.Value) -> list[ir.Value]:
+    """[1, tiles * patches, width] each, turned by row and column."""
+    first = graph.constant("first_row", np.array([0], np.int64))
+    # [tiles, patches, pairs] -> [tiles * patches, pairs]
+    cos, sin = graph.once(
+        "rope rows", lambda: tuple(graph.op("Reshape", table, graph.shape(-1, pairs)) for table in (at.cos, at.sin))
+    )
+    return [graph.op("RotaryEmbedding", one, first, cos, sin, domain=MICROSOFT) for one in states]
 
 
 def attend_learned(

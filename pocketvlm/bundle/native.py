@@ -144,10 +144,10 @@ def _parts_problem(vision: Any) -> str | None:
     patches, is_sliced = vision.patches, vision.strategy == "minicpmv"
     if (patches.table_resized is True) != (vision.strategy == "lfm2") or (patches.table_bucketed is True) != is_sliced:
         return "patches.table_resized is of the strategy lfm2, patches.table_bucketed of minicpmv"
-    if (patches.queries is not None) != is_sliced or (is_sliced and vision.downsample_ratio != 1):
-        return "patches.queries are of the strategy minicpmv, whose tiles are a patch each"
+    if patches.queries is not None and (not is_sliced or vision.downsample_ratio != 1):
+        return "patches.queries are of the strategy minicpmv, whose tiles are then a patch each"
     if is_sliced and (patches.window is not None or patches.deep is not None):
-        return "patches.queries have no windows and nothing deep"
+        return "slices of the strategy minicpmv have no windows and nothing deep"
     return None
 
 

@@ -192,7 +192,8 @@ def _in_parts(
     ]
     if thumbnail is not None and plan.thumbnail_index is not None:
         parts.insert(plan.thumbnail_index, _cut(np.asarray(thumbnail), tile))
-    return np.concatenate(parts)
+    # (parts of one row of tiles are views of the canvas, and what is concatenated keeps their order in memory)
+    return np.ascontiguousarray(np.concatenate(parts))
 
 
 def normalize(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:

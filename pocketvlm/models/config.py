@@ -343,8 +343,9 @@ class VlmConfig:
     projector: Literal["mlp", "layers", "matrix", "blocks_mlp", "normed_mlp", "merger", "resampler", "pooled"] = "mlp"
     downsample_ratio: Tiles = 2
     resampler_heads: Heads | None = None
-    #: Channels between the two layers behind blocks, normed or not; None: the decoder's width.
+    #: Channels between the two layers behind blocks (None: the decoder's width), and of blocks' norm its epsilon.
     projector_size: Width | None = None
+    projector_eps: Positive = 1e-5
     #: Whether the tokens that blocks become go down the columns of a tile, not along its rows.
     blocks_by_column: bool = False
     image_token: Text = "<|image_pad|>"

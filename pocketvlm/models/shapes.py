@@ -25,6 +25,15 @@ def expected_shapes(config: VlmConfig) -> dict[str, Shape]:
     return dict(_all(config))
 
 
+def stored_shapes(config: VlmConfig) -> dict[str, Shape]:
+    """The same with what a resampler's queries take in as they are read, under ``directory``'s names for it."""
+    found = expected_shapes(config)
+    if config.projector != "resampler":
+        return found
+    width = found[QUERIES][-1]
+    return {**found, "projector.q_norm.weight": (width,), "projector.q_norm.bias": (width,)}
+
+
 def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
     text = config.text
     if config.vision is not None:
@@ -42,7 +51,8 @@ def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
 def _vision(config: VlmConfig, vision: VisionConfig) -> Iterator[tuple[str, Shape]]:
     """Of the tower and of what makes tokens of its patches."""
     text = config.text
-    width, merged = vision.hidden_size, config.downsample_ratio**2 * vision.hidden_size
+    width = vision.hidden_size
+    merged = vision.merged(config.downsample_ratio) ** 2 * width
     shape = vision.convolutions
     yield from _tower(vision) if shape is None else shape.shapes(vision.image_size)
     if config.projector == "matrix":
@@ -81,21 +91,37 @@ def _tower(config: VisionConfig) -> Iterator[tuple[str, Shape]]:
     if config.pre_norm:
         yield from _norm("vision_tower.embeddings.pre_layernorm", width)
     for layer in range(config.num_hidden_layers):
-        prefix = f"vision_tower.encoder.layers.{layer}"
-        yield from _norm(f"{prefix}.layer_norm1", width, bias=config.layer_norm == "mean")
-        for name in ("q_proj", "k_proj", "v_proj"):
-            yield from _linear(f"{prefix}.self_attn.{name}", width, width, bias=config.qkv_bias)
-        if config.qk_norm:
-            for name in ("q_norm", "k_norm"):
-                yield f"{prefix}.self_attn.{name}.weight", (width,)
-        yield from _linear(f"{prefix}.self_attn.out_proj", width, width)
-        yield from _norm(f"{prefix}.layer_norm2", width, bias=config.layer_norm == "mean")
-        yield from _tower_mlp(f"{prefix}.mlp", config)
-        if config.layer_scale:
-            for name in ("attention_scale", "mlp_scale"):
-                yield f"{prefix}.{name}.weight", (width,)
+        yield from _tower_layer(f"vision_tower.encoder.layers.{layer}", config)
+        if config.merge_after == layer + 1:
+            yield from _window_merger(f"vision_tower.encoder.layers.{layer}.merger", config)
     if config.post_norm:
         yield from _norm("vision_tower.post_layernorm", width)
+
+
+def _tower_layer(prefix: str, config: VisionConfig) -> Iterator[tuple[str, Shape]]:
+    width = config.hidden_size
+    yield from _norm(f"{prefix}.layer_norm1", width, bias=config.layer_norm == "mean")
+    for name in ("q_proj", "k_proj", "v_proj"):
+        yield from _linear(f"{prefix}.self_attn.{name}", width, width, bias=config.qkv_bias)
+    if config.qk_norm:
+        for name in ("q_norm", "k_norm"):
+            yield f"{prefix}.self_attn.{name}.weight", (width,)
+    yield from _linear(f"{prefix}.self_attn.out_proj", width, width)
+    yield from _norm(f"{prefix}.layer_norm2", width, bias=config.layer_norm == "mean")
+    yield from _tower_mlp(f"{prefix}.mlp", config)
+    if config.layer_scale:
+        for name in ("attention_scale", "mlp_scale"):
+            yield f"{prefix}.{name}.weight", (width,)
+
+
+def _window_merger(prefix: str, config: VisionConfig) -> Iterator[tuple[str, Shape]]:
+    width, merged, inner = config.hidden_size, 4 * config.hidden_size, 4 * config.intermediate_size
+    yield from _norm(f"{prefix}.layer_norm1", width)
+    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        yield from _linear(f"{prefix}.self_attn.{name}", width, width)
+    yield from _norm(f"{prefix}.pre_norm", merged)
+    yield from _linear(f"{prefix}.linear_1", merged, inner)
+    yield from _linear(f"{prefix}.linear_2", inner, width)
 
 
 def _merger(vision: VisionConfig, merged: int, hidden: int) -> Iterator[tuple[str, Shape]]:

@@ -145,7 +145,11 @@ def _vision_stages(config: VisionConfig) -> tuple[Stage, ...]:
 
 def _transformer_kind(config: VisionConfig, index: int) -> Kind:
     if config.is_native:
-        return Kind.of(PictureLayer, config, windowed=config.is_windowed(index), **layer_options(config, index))
+        own = {"windowed": config.is_windowed(index), **layer_options(config, index)}
+        if config.merge_after is not None:
+            own["merging"] = config.merge_after == index + 1
+            own["merged"] = config.last_side**2 if index >= config.merge_after else None
+        return Kind.of(PictureLayer, config, **own)
     return Kind.of(VisionLayer, config, **layer_options(config, index))
 
 

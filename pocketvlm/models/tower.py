@@ -12,6 +12,9 @@ from pocketvlm.images.patches import Laid
 from pocketvlm.models.convolutions import Convolutions
 from pocketvlm.models.values import READ, Heads, Layers, Pixels, Positive, Tiles, Width
 
+#: Patches along a side of those that ``merge_after`` makes one of.
+MERGED = 2
+
 
 @read_by(READ)
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ class VisionConfig:
     #: Layers, counted from 1, whose outputs become tokens too, each by a projector of its own (DeepStack, arXiv
     #: 2406.04334), which lie behind the picture's own in one row.
     deep: Annotated[tuple[Layers, ...], Field(max_length=16)] = ()
+    #: A layer, counted from 1, behind which each 2 x 2 patches see one another and become one (MiniCPM-V 4.6): those
+    #: behind it have a quarter of the patches.
+    merge_after: Layers | None = None
     #: The layers whose outputs are taken, side by side, counted from 1; None: the last one's, of those that run.
     taken: Annotated[tuple[Layers, ...], Field(min_length=1, max_length=16)] | None = None
     #: Layers that a checkpoint has behind the last one that runs.
@@ -104,6 +110,18 @@ class VisionConfig:
             raise ValueError("queries: a resampler is behind towers of native resolution whose tiles are a patch each")
         if self.query_width is not None and self.query_width % 4:
             raise ValueError(f"query_width {self.query_width} is not a multiple of 4: sines and cosines of two axes")
+        if self.merge_after is not None:
+            self._check_merger(self.merge_after)
+
+    def _check_merger(self, layer: int) -> None:
+        if layer > self.num_hidden_layers:
+            raise ValueError(f"merge_after: {layer} is none of {self.num_hidden_layers} layers")
+        if not self.is_native or self.window is not None or self.deep or self.queries is not None:
+            raise ValueError("merge_after: patches are merged in towers of native resolution that have nothing else")
+        if self.grid_size % MERGED:
+            raise ValueError(
+                f"merge_after: {self.grid_size} patches along a side of a tile are not a multiple of {MERGED}"
+            )
 
     def _check_convolutions(self, shape: Convolutions) -> None:
         layers = len(shape.layers(self.image_size))
@@ -137,9 +155,23 @@ class VisionConfig:
         """Patches along one side of a tile."""
         return self.image_size // self.patch_size
 
+    def side(self, layer: int) -> int:
+        """The same of what enters the layer with this index; the index behind the last layer's is what leaves that."""
+        is_merged = self.merge_after is not None and layer >= self.merge_after
+        return self.grid_size // MERGED if is_merged else self.grid_size
+
+    @property
+    def last_side(self) -> int:
+        """And of what leaves the last layer."""
+        return self.side(self.num_hidden_layers)
+
+    def merged(self, ratio: int) -> int:
+        """So many patches along a side, counted in those that leave the last layer."""
+        return ratio * self.last_side // self.grid_size
+
     @property
     def rows(self) -> int:
-        """Rows of a tile in the layers: its patches, and the class token."""
+        """Rows of a tile in the first layer: its patches, and the class token."""
         return self.grid_size**2 + self.class_token
 
     @property
@@ -162,7 +194,7 @@ class VisionConfig:
         """Rows of a tile and channels that enter the layer with this index: those that it computes with, and those that
         go past it. The index behind the last layer's is what leaves that."""
         if self.convolutions is None:
-            return self.rows, self.hidden_size * (1 + len(self.kept(layer)))
+            return self.side(layer) ** 2 + self.class_token, self.hidden_size * (1 + len(self.kept(layer)))
         layers = self.convolutions.layers(self.image_size)
         if layer == len(layers):
             return self.rows, self.hidden_size

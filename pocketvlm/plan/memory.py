@@ -7,9 +7,12 @@ if a planner packed them without gaps. ONNX Runtime's arenas held about twice th
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pocketvlm.images.rules import plan_of
+from pocketvlm.images.rules.smart_resize import MOST_ASPECT
 from pocketvlm.images.tiling import Grid, Size
 from pocketvlm.plan.device import Device
 from pocketvlm.plan.model import (
@@ -32,13 +35,17 @@ MODES = ("vision kept", "vision freed")
 
 @dataclass(frozen=True)
 class PlannedPicture:
-    """A picture as the model sees it: its grid (across, down), tiles with the thumbnail, tokens, canvas in pixels."""
+    """A picture as the model sees it: its grid (across, down), tiles with the thumbnail, tokens, canvas in pixels.
+
+    ``slices``: tiles of the whole and of each slice, where they have any shape and go through the tower by themselves.
+    """
 
     grid: Grid
     tiles: int
     tokens: int
     width: int
     height: int
+    slices: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,11 @@ class Use:
     @property
     def tiles(self) -> int:
         return 0 if self.picture is None else self.picture.tiles
+
+    @property
+    def tiles_at_once(self) -> int:
+        """How many may go through the encoder at once: of slices those of the largest."""
+        return max(self.picture.slices) if self.picture is not None and self.picture.slices else self.tiles
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,12 @@ def picture_of(vision: PlannedVision, grid: Grid, whole: Grid | None = None) -> 
 def picture_at(vision: PlannedVision, size: Size) -> PlannedPicture:
     """A picture of so many pixels (width, height)."""
     plan = plan_of(size, vision.preprocessing)
+    if vision.slices is not None:
+        whole = () if plan.thumbnail_index is None else (math.prod(plan.thumbnail_part),)
+        slices = (*whole, *[math.prod(plan.part)] * math.prod(plan.grid))
+        side, (across, down) = vision.preprocessing.tile_size, plan.canvas
+        tokens = vision.slices.tokens(slices)
+        return PlannedPicture(plan.canvas, sum(slices), tokens, across * side, down * side, slices)
     return picture_of(vision, plan.canvas, None if plan.thumbnail_index is None else plan.thumbnail_part)
 
 
@@ -98,7 +116,7 @@ def memory_parts(model: PlannedModel, device: Device, use: Use) -> dict[str, int
         **{name: model.parts[name].bytes for name in (*VISION_PARTS, *TEXT_PARTS)},
         KV_CACHE: use.kv_length * model.kv_row_bytes + model.fixed_cache_bytes,
         CHUNK: _chunk_bytes(model, use.kv_length, size),
-        BATCH: 0 if model.vision is None else _batch_bytes(model.vision, use.tiles, size),
+        BATCH: 0 if model.vision is None else _batch_bytes(model.vision, use.tiles_at_once, size),
         IMAGE_TOKENS: 0
         if model.vision is None or use.picture is None
         else _token_bytes(model, model.vision, use.picture),
@@ -163,13 +181,24 @@ def largest_picture(model: PlannedModel, device: Device, use: Use, mode: str, bu
     if model.vision is None or use.kv_length == 0:
         return None
     shape = (1, 1) if use.picture is None else use.picture.grid
-    known = (picture_of(model.vision, grid) for grid in model.vision.grids(shape))
     fitting = [
         picture
-        for picture in known
+        for picture in _pictures(model.vision, shape)
         if picture.tokens <= use.kv_length and peak_bytes(model, device, Use(picture, use.kv_length), mode) <= budget
     ]
     return max(fitting, key=lambda picture: (picture.tiles, picture == use.picture, picture.grid), default=None)
+
+
+def _pictures(vision: PlannedVision, shape: Grid) -> Iterator[PlannedPicture]:
+    """Those that there can be; of native resolution those of this ``shape``."""
+    if vision.slices is None:
+        yield from (picture_of(vision, grid) for grid in vision.grids(shape))
+        return
+    own = vision.preprocessing
+    ratio = min(max(shape[0] / shape[1], 1 / MOST_ASPECT), MOST_ASPECT)
+    for slices in range(1, max(across * down for across, down in own.candidates) + 1):
+        across = math.sqrt(slices * (own.max_pixels or 1) * ratio)
+        yield picture_at(vision, (max(int(across), 1), max(math.ceil(int(across) / ratio), 1)))
 
 
 def _most_positions(model: PlannedModel) -> int:

@@ -15,10 +15,12 @@ from pocketvlm.bundle.towers import is_convolutional
 from pocketvlm.errors import BundleError, CheckpointError, PocketVlmError, one_line
 from pocketvlm.images.packing import most_tokens
 from pocketvlm.images.prepare import Preprocessing, preprocessing_of, select, sequence_length
-from pocketvlm.images.rules import RULES_OF_PARTS, plan_of, smart_resize
+from pocketvlm.images.rules import minicpmv, plan_of, smart_resize
 from pocketvlm.images.tiling import Grid
 from pocketvlm.models.shapes import expected_shapes
 from pocketvlm.plan.convolutions import TowerWork, shape_of, work_of
+from pocketvlm.plan.slices import SliceWork
+from pocketvlm.plan.slices import work_of as work_of_slices
 from pocketvlm.quant.sizes import stored_bytes
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ PATCHES, ENCODER, PROJECTOR = "patch embedding", "vision encoder", "projector"
 TABLE, DECODER, HEAD = "embedding table", "decoder", "head"
 VISION_PARTS, TEXT_PARTS = (PATCHES, ENCODER, PROJECTOR), (TABLE, DECODER, HEAD)
 #: In the names of weights that no row is multiplied with, but for element by element.
-NOT_MULTIPLIED = ("norm", "position_embedding", "class_token", "_scale.weight", ".kernel.", ".decay.")
+NOT_MULTIPLIED = ("norm", "position_embedding", "class_token", "_scale.weight", ".kernel.", ".decay.", ".attend.")
 #: How the names of a part's weights begin; the first that fits counts.
 PREFIXES = (
     ("vision_tower.embeddings.", PATCHES),
@@ -52,7 +54,6 @@ STREAMS, MLP_TENSORS, GATED_MLP_TENSORS = 3, 2, 3
 #: A float32 weight has 32 bits; more than this is no weight.
 MOST_BITS = 64
 LAYERS_NOT_PLANNED = "layers that read another's cache, or rows beside embeddings, are not yet planned"
-SLICES_NOT_PLANNED = "pictures in parts of any shape ({}) are not yet planned: a resampler makes tokens of each"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class PlannedVision:
     The tokens of several tiles are ``packed``, or follow one another. ``native``: a picture goes through as a whole, or
     by a rule of parts part by part, and its patches see one another, in ``windowed`` layers those of ``window`` tiles
     squared alone (a bundle does not say in which: there all layers count as if they saw the whole). ``deep`` layers
-    more give rows beside each token. ``work``: of a tower of convolutions, which has no such layers.
+    more give rows beside each token. ``work``: of a tower of convolutions, which has no such layers; ``slices``: of one
+    whose pictures are a whole and slices of any shape.
     """
 
     width: int
@@ -90,6 +92,7 @@ class PlannedVision:
     windowed: int = 0
     deep: int = 0
     work: TowerWork | None = None
+    slices: SliceWork | None = None
 
     def seen(self, tiles: int) -> int:
         """Patches that one of so many tiles sees, summed over all layers."""
@@ -308,8 +311,6 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
     vision, tiling = config.vision, config.tiling
     if vision is None:
         return None
-    if tiling.strategy in RULES_OF_PARTS and tiling.part is None:
-        raise CheckpointError(SLICES_NOT_PLANNED.format(tiling.strategy))
     try:
         preprocessing = Preprocessing(
             tile_size=vision.image_size,
@@ -326,13 +327,17 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
         raise CheckpointError(f"tiling: {one_line(error, 200)}") from error
     shape = vision.convolutions
     patches, width = (vision.rows, vision.hidden_size) if shape is None else vision.stream(0)
+    counts, hidden = (
+        {name: math.prod(shape) for name, shape in expected_shapes(config).items()},
+        config.text.hidden_size,
+    )
     return PlannedVision(
         width=width,
         inner=vision.intermediate_size,
         layers=vision.num_hidden_layers if shape is None else 0,
         patches=patches,
         tokens=config.tokens_per_tile,
-        batch=_batch(tiling.part, MOST_PATCH_TOKENS if config.is_native else TILE_BATCH),
+        batch=_batch(preprocessing, MOST_PATCH_TOKENS if config.is_native else TILE_BATCH),
         preprocessing=preprocessing,
         packed=config.packing is not None,
         most_tiles=None if config.packing is None else config.packing.most_tiles,
@@ -342,18 +347,37 @@ def _vision_of_config(config: VlmConfig) -> PlannedVision | None:
         windowed=sum(vision.is_windowed(layer) for layer in range(vision.num_hidden_layers)),
         deep=len(vision.deep),
         work=None if shape is None else work_of(shape, vision.image_size, STREAMS, MLP_TENSORS),
+        slices=_slices(preprocessing, counts, patches, vision.queries, vision.num_hidden_layers, (width, hidden)),
     )
 
 
-def _batch(part: int | None, otherwise: int) -> int:
-    """Tiles at once: those of a part of so many tiles a side, where there are parts."""
-    return otherwise if part is None else part**2
+def _batch(preprocessing: Preprocessing, otherwise: int) -> int:
+    """Tiles at once: those of a part, where there are parts."""
+    if preprocessing.strategy == "minicpmv":
+        return minicpmv.most_tokens(preprocessing)
+    return otherwise if preprocessing.part is None else preprocessing.part**2
+
+
+def _slices(
+    preprocessing: Preprocessing,
+    counts: Mapping[str, int],
+    patches: int,
+    queries: int | None,
+    layers: int,
+    widths: tuple[int, int],
+) -> SliceWork | None:
+    """``widths``: the tower's and the decoder's."""
+    if preprocessing.strategy != "minicpmv":
+        return None
+    multiplied = {name: count for name, count in counts.items() if _is_multiplied(name)}
+    width, hidden = widths
+    return work_of_slices(multiplied, patches=patches, queries=queries or 0, layers=layers, width=width, hidden=hidden)
 
 
 def _most_pixels(config: VlmConfig) -> int | None:
     """Of a picture of native resolution, as an export bounds it."""
     most = config.tiling.max_pixels
-    if most is None or config.vision is None or not config.is_native:
+    if most is None or config.vision is None or not config.is_native or config.tiling.strategy == "minicpmv":
         return most
     return min(most, MOST_PATCH_TOKENS * config.vision.image_size**2)
 
@@ -362,25 +386,26 @@ def _vision_of_manifest(manifest: Manifest, counts: Mapping[str, int]) -> Planne
     vision = manifest.vision
     if vision is None:
         return None
-    if vision.strategy in RULES_OF_PARTS and vision.part is None:
-        raise BundleError(SLICES_NOT_PLANNED.format(vision.strategy))
     native, prefix = vision.patches, "vision_tower.encoder.layers."
     gated = f"{prefix}0.mlp.gate_proj.weight" in counts
     suffix = ".mlp.gate_proj.weight" if gated else ".mlp.fc1.weight"
     shape = shape_of(counts) if is_convolutional(manifest) else None
     layers = sum(name.startswith(prefix) and name.endswith(suffix) for name in counts)
+    preprocessing, width, patches = preprocessing_of(vision), vision.vision_hidden_size, vision.patches_per_tile
+    queries, widths = None if native is None else native.queries, (width, manifest.model.hidden_size)
     return PlannedVision(
-        width=vision.vision_hidden_size,
+        width=width,
         inner=_rows(counts, f"{prefix}0{suffix}", vision.vision_hidden_size) if shape is None else 0,
         layers=layers,
-        patches=vision.patches_per_tile,
+        patches=patches,
         tokens=vision.tokens_per_tile,
-        batch=_batch(vision.part, vision.tile_batch if native is None else native.most_tokens),
-        preprocessing=preprocessing_of(vision),
+        batch=_batch(preprocessing, vision.tile_batch if native is None else native.most_tokens),
+        preprocessing=preprocessing,
         packed=vision.packing is not None,
         most_tiles=None if vision.packing is None else vision.packing.most_tiles,
         gated=gated,
         native=native is not None,
         deep=0 if native is None else native.deep or 0,
         work=None if shape is None else work_of(shape, vision.tile_size, STREAMS, MLP_TENSORS),
+        slices=_slices(preprocessing, counts, patches, queries, layers, widths),
     )

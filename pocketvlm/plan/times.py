@@ -67,7 +67,9 @@ def phases(model: PlannedModel, device: Device, use: Use, prompt: int) -> list[P
     """
     loading = Pass(model.weight_bytes, 0)
     load = Phase("load", loading.bytes / (1e9 * device.load_bandwidth.value), loading.bytes, 0, "storage")
-    picture = [] if model.vision is None or use.picture is None else picture_phases(model, device, use.tiles)
+    picture = []
+    if model.vision is not None and use.picture is not None:
+        picture = picture_phases(model, device, use.tiles, use.picture.slices)
     prefill = _phase("prefill", list(prefill_steps(model, prompt)), device, device.prefill_rate.value, prompt)
     both = [*picture[-1:], prefill]
     first = Phase("first token", *_sums(both), None)
@@ -75,15 +77,15 @@ def phases(model: PlannedModel, device: Device, use: Use, prompt: int) -> list[P
     return [load, *picture, prefill, first, decode]
 
 
-def picture_phases(model: PlannedModel, device: Device, tiles: int) -> list[Phase]:
+def picture_phases(model: PlannedModel, device: Device, tiles: int, slices: tuple[int, ...] = ()) -> list[Phase]:
     """Patch embedding that is waited for, that which the pipeline hides, the encoder with its projector, and the sum.
 
     The first batch's patches are waited for; each later batch's are embedded while the encoder runs the one before
     (arXiv 2411.10640, section 3.3), and waited for where the encoder is faster. Those of a picture's parts are each
-    waited for.
+    waited for. ``slices``: of parts of any shape the tiles of each.
     """
     assert model.vision is not None
-    batches = list(_batches(model.vision, tiles))
+    batches = list(slices or _batches(model.vision, tiles))
     embedding = [embedding_step(model, batch) for batch in batches]
     encoding = [encoder_step(model, batch) for batch in batches]
     embed_seconds = [step.operations / (1e12 * device.patch_rate.value) for step in embedding]
@@ -96,7 +98,8 @@ def picture_phases(model: PlannedModel, device: Device, tiles: int) -> list[Phas
     hidden = max(sum(embed_seconds) - waited, 0.0)
     total = _total(embedding)
     patches = Phase("patch embedding", waited, total.bytes, total.operations, "operations")
-    encoder = _phase("vision encoder", encoding, device, device.vision_rate.value, tiles * model.vision.tokens)
+    tokens = tiles * model.vision.tokens if model.vision.slices is None else model.vision.slices.tokens(slices)
+    encoder = _phase("vision encoder", encoding, device, device.vision_rate.value, tokens)
     image = Phase("image", *_sums([patches, encoder]), None, encoder.tokens)
     return [patches, Phase("hidden patch embedding", hidden, 0, 0, "operations"), encoder, image]
 
@@ -115,6 +118,8 @@ def encoder_step(model: PlannedModel, tiles: int) -> Pass:
     vision = model.vision
     assert vision is not None
     encoder, projector = model.parts[ENCODER], model.parts[PROJECTOR]
+    if vision.slices is not None:
+        return Pass(encoder.bytes + projector.bytes, 2 * vision.slices.products(tiles))
     attention = 2 * vision.seen(tiles) * vision.patches * vision.width
     layers = vision.patches * encoder.multiplied + attention if vision.work is None else vision.work.encoder
     products = layers + vision.tokens * projector.multiplied

@@ -129,6 +129,11 @@ def in_slices(raw: dict[str, Any], version: int, **changes: Any) -> None:
     sees_whole(raw, version, **{**slices, **patches, **changes})
 
 
+def in_slices_of_tokens(raw: dict[str, Any], version: int) -> None:
+    """Slices each of whose tiles is a token of 2 x 2 patches."""
+    in_slices(raw, version, queries=None, downsample_ratio=2, patches_per_tile=4)
+
+
 def in_parts_that_turn(raw: dict[str, Any], version: int) -> None:
     """And tokens have positions along three axes."""
     in_parts(raw, version)
@@ -205,6 +210,7 @@ OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
 #: The same of slices of any shape, which Kotlin does not read.
 IN_SLICES: tuple[Callable[[dict[str, Any], int], None], ...] = (
     in_slices,
+    in_slices_of_tokens,
     lambda raw, version: shows(raw, version, "image_layout", tile_end=[1], thumbnail_end=[]),
     lambda raw, version: shows(raw, version, "image_layout", numbers=[[1], []]),
     lambda raw, version: shows(raw, version, "chat", between="\n"),
@@ -454,11 +460,12 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: in_parts(raw, 5, table_resized=False), "not valid: vision.patches.table_resized"),
         (lambda raw: in_parts_that_turn(raw, 5), "positions are of pictures as a whole, not in parts"),
         (lambda raw: in_slices(raw, 4), "format 4 cannot say what vision says; format 5 can"),
-        (lambda raw: in_slices(raw, 5, queries=None), "patches.queries are of the strategy minicpmv"),
+        (lambda raw: in_slices(raw, 5, downsample_ratio=2, patches_per_tile=4), "patches.queries are of the strategy"),
+        (lambda raw: in_parts(raw, 5, queries=4), "patches.queries are of the strategy minicpmv"),
         (lambda raw: in_slices(raw, 5, queries=0), "not valid: vision.patches.queries"),
         (lambda raw: in_slices(raw, 5, table_bucketed=None), "patches.table_bucketed of minicpmv"),
         (lambda raw: in_slices(raw, 5, table_bucketed=False), "not valid: vision.patches.table_bucketed"),
-        (lambda raw: in_slices(raw, 5, window=4), "patches.queries have no windows and nothing deep"),
+        (lambda raw: in_slices(raw, 5, window=4), "slices of the strategy minicpmv have no windows and nothing deep"),
         (lambda raw: in_slices(raw, 5, most_tokens=44), "patches.most_tokens is less than a picture can have"),
         (lambda raw: in_slices(raw, 5, rope_theta=1e4), "patches.rope_theta is of a strategy without parts"),
         (lambda raw: shows(raw, 5, "image_layout", numbers=[]), "not valid: image_layout.numbers"),

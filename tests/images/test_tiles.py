@@ -15,7 +15,7 @@ from PIL import Image
 from pocketvlm.images.draw import DRAWN_LIMIT, draw_grid
 from pocketvlm.images.open import MAX_SIDE
 from pocketvlm.images.prepare import Preprocessing, cut_tiles, normalize, select, sequence_length
-from pocketvlm.images.rules import RULES
+from pocketvlm.images.rules import RULES, minicpmv
 from pocketvlm.images.tiling import grid_candidates
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
@@ -165,6 +165,14 @@ def test_every_image_size_makes_tiles(width: int, height: int, strategy: str, th
     assert tiled.pixels.dtype == np.uint8
     # The image is somewhere on its tiles, however thin it is.
     assert (tiled.pixels == (255, 128, 0)).all(axis=3).any()
+
+
+def test_parts_of_one_row_lie_in_memory_as_others_do() -> None:
+    slices: dict[str, Any] = {"candidates": minicpmv.grids(4), "thumbnail_of_single_tile": False}
+    small = Preprocessing(12, strategy="minicpmv", min_pixels=400, max_pixels=400, thumbnail="first", **slices)
+    tiled = cut_tiles(noise(50, 30, seed=1), small)
+    assert set(tiled.seen) == {(2, 1)}
+    assert tiled.pixels.flags.c_contiguous
 
 
 def test_cut_tiles_takes_other_modes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,18 @@ from safetensors.torch import load_file, save_file
 from pocketvlm.bundle.open import Bundle
 from pocketvlm.errors import CapacityError, CheckpointError, ExportError
 from pocketvlm.export import export_bundle
+from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.export.read.image_processor import vision_of
 from pocketvlm.images.patches import laid_over, sincos_rows
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import minicpmv as family
+from pocketvlm.models.presets import find_preset
+from pocketvlm.models.presets.write import write_preset
 from pocketvlm.models.shapes import QUERIES
 from pocketvlm.runtime import load
-from tests.support.minicpmv import minicpmv
+from tests.support.minicpmv import Model, minicpmv
+from tests.support.planned_slices import check_largest, check_pictures, check_products
 from tests.support.vision_contract import DIALOGUES, distance, features_of, pictures_of, processed, said
 from tests.support.written_family import Written
 
@@ -138,6 +143,43 @@ def test_pictures_are_numbered_along_a_conversation_and_a_bundle_has_so_many_num
             vlm.tokenize([said("user", *[3] * 65)])
 
 
+@torch.no_grad()
+def test_a_small_preset_is_written_under_its_makers_names_and_read(tmp_path: Path) -> None:
+    """What the queries take in among them: the oracle's own weights, and the same image tokens."""
+    preset = find_preset("minicpm-v-4.5")
+    assert preset.published is not None
+    tower = {**preset.published["vision_config"], "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 96,
+             "num_attention_heads": 2}  # fmt: skip
+    raw = {**preset.published, "num_hidden_layers": 1, "hidden_size": 128, "intermediate_size": 96, "vocab_size": 400,
+           "num_attention_heads": 2, "num_key_value_heads": 1, "vision_config": tower}  # fmt: skip
+    write_preset(replace(preset, config=VlmConfig.from_dict(raw), published=raw), tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    frontend = read_frontend(checkpoint)
+    assert frontend.chat is not None
+    assert frontend.chat.between == "\n"
+    model = Model(raw, "qwen3")
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
+    own = model.resampler.float()
+    assert own.query.std() > 0.01
+    width = own.query.shape[1]
+    wanted = torch.nn.functional.linear(
+        own.ln_q(own.query), own.attn.in_proj_weight[:width], own.attn.in_proj_bias[:width]
+    )
+    assert torch.allclose(checkpoint.tensor(QUERIES), wanted, atol=1e-5)
+
+
+# --- A plan -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_sees_slices_as_the_runtime_does(bundle: Bundle, written: Written) -> None:
+    check_pictures(open_checkpoint(written.directory), bundle)
+    check_largest(bundle)
+
+
+def test_a_plan_counts_the_products_of_a_slice_as_pytorch_does(written: Written) -> None:
+    check_products(open_checkpoint(written.directory))
+
+
 # --- What is refused --------------------------------------------------------------------------------------------------
 
 
@@ -146,7 +188,7 @@ def test_pictures_are_numbered_along_a_conversation_and_a_bundle_has_so_many_num
     [
         ({"version": "2.5"}, r"version is 2.5 \(it gives patches positions along one row"),
         ({"version": 2.0}, r"version is 2.0 \(its tower is another\)"),
-        ({"version": 4.6}, "its resampler is another"),
+        ({"version": 4.6}, "it has a model_type of its own, minicpmv4_6"),
         ({"version": 5}, "what is supported is 2.6, 4, 4.5"),
         ({"slice_mode": False}, "slice_mode is False"),
         ({"hidden_size": 250}, "hidden_size is 250; what is supported is a multiple of 128"),

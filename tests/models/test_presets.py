@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,13 +24,14 @@ from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import load, open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import FAMILIES
-from pocketvlm.models.presets import PRESETS, find_preset, internvl, lfm2, llava, qwen_vl
+from pocketvlm.models.presets import PRESETS, find_preset, internvl, lfm2, llava, minicpm, qwen_vl
 from pocketvlm.models.presets.frontend import write_frontend
 from pocketvlm.models.presets.smolvlm import spoken
 from pocketvlm.models.presets.spoken import Spoken
 from pocketvlm.models.presets.weights import BLOCK, LOGITS_SPREAD, draw, in_files, spread, weight_bytes, write_weights
 from pocketvlm.models.presets.write import is_preset, size_of, write_preset
-from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, expected_shapes, is_unused
+from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, expected_shapes, is_unused, stored_shapes
+from tests.support.minicpmv import Model as MiniCpmV
 
 TINY = PRESETS["tiny"]
 #: Those that nobody published.
@@ -102,6 +104,8 @@ PUBLISHED = {
     "lfm2-350m": (354, 0, 9),
     "lfm2.5-vl-450m": (449, 1, 26),
     "qwen3.5-0.8b": (852, 1, 1),
+    "minicpm-v-4.5": (8679, 1, 23),
+    "minicpm-v-4.6": (1301, 1, 23),
 }
 
 
@@ -118,23 +122,29 @@ def test_a_preset_has_the_shape_and_the_names_of_the_published_model(name: str) 
     assert preset.published is not None
     of_kind = AutoModelForCausalLM if preset.config.vision is None else AutoModelForImageTextToText
     with torch.device("meta"):
-        model = of_kind.from_config(AutoConfig.for_model(**preset.published))
+        if preset.config.model_type == "minicpmv":  # of which transformers has no class
+            model = MiniCpmV(preset.published, preset.config.text.model_type)
+        else:
+            model = of_kind.from_config(AutoConfig.for_model(**preset.published))
     # (a preset's convolutions have taken in the batch norm behind them)
     wanted = {
         key.replace(".conv.bn.bias", ".conv.conv.bias"): tuple(weight.shape)
         for key, weight in model.named_parameters()
         if not key.endswith(".bn.weight")
     }
-    shapes, rename = expected_shapes(preset.config), FAMILIES[preset.config.model_type].rename
+    shapes, rename = stored_shapes(preset.config), FAMILIES[preset.config.model_type].rename
     # (of a tower whose last layers nothing takes a preset has not what nothing runs)
     run = {key: shape for key, shape in wanted.items() if not is_unused(rename(key) or "", preset.config)}
     placed = in_files(shapes, preset.stored)
     assert dict(placed.values()) == run
     # (one that has others in it is called otherwise until it is cut)
-    assert all(rename(name) in (key, key.replace(".q_proj.", ".qkv.")) for key, (name, _) in placed.items())
+    once = {key: re.sub(r"encoder\.layers\.\d+\.merger\.", "vit_merger.", key) for key in placed}
+    cut = {key: (once[key], key.replace(".q_proj.", ".qkv."), key.replace(".k_proj.", ".in_proj.")) for key in placed}
+    assert all(rename(name) in cut[key] for key, (name, _) in placed.items())
     within = shapes.keys() - placed.keys()
     inner = [key for key in within if ".output_gate." not in key]
-    assert all(key.startswith("vision_tower.") and (".k_proj." in key or ".v_proj." in key) for key in inner)
+    seeing = ("vision_tower.", "projector.")
+    assert all(key.startswith(seeing) and (".k_proj." in key or ".v_proj." in key) for key in inner)
     grids = len(preset.config.tiling.candidates)
     assert (round(size_of(preset).parameters / 1e6), preset.config.tokens_per_tile, grids) == PUBLISHED[name]
 
@@ -148,6 +158,17 @@ def test_lfm2_5_vl_has_the_names_and_shapes_of_its_published_files() -> None:
     found = hashlib.sha256("".join(lines).encode()).hexdigest()
     assert found == "08f544b4495804ed842a37acf0936544ec88aa5d947bef8304a47816fee5b1a7"
     assert all(FAMILIES["lfm2_vl"].rename(name) in expected_shapes(preset.config) for name in first)
+
+
+def test_minicpm_v_4_5_is_as_large_as_its_published_files() -> None:
+    """By the bytes that a public copy of its list of weights has."""
+    assert size_of(PRESETS["minicpm-v-4.5"]).weight_bytes == 17_391_790_560
+
+
+def test_minicpm_v_4_6_has_as_many_vision_weights_as_its_published_file() -> None:
+    """Of the vision part that was made of it for another engine, whose projector merges as well."""
+    placed = in_files(expected_shapes(PRESETS["minicpm-v-4.6"].config), PRESETS["minicpm-v-4.6"].stored).values()
+    assert sum(name.startswith(("model.vision_tower.", "model.merger.")) for name, _ in placed) == 459
 
 
 def test_a_small_one_without_pictures_is_written_read_and_loaded_by_transformers(tmp_path: Path) -> None:
@@ -182,6 +203,7 @@ def small_llava(said: Spoken) -> Spoken:
         ("qwen2.5-vl-3b", qwen_vl.QWEN2_5, None),
         ("lfm2.5-vl-450m", lfm2.SEEING, None),
         ("qwen3.5-0.8b", qwen_vl.QWEN3, None),
+        ("minicpm-v-4.6", minicpm.SEEING_4_6, None),
     ],
 )
 def test_a_small_one_is_written_read_and_loaded_by_transformers(
@@ -201,6 +223,8 @@ def test_a_small_one_is_written_read_and_loaded_by_transformers(
     raw["vision_config"] = {**raw["vision_config"], **seen}
     raw["text_config"] = {**raw["text_config"], "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 96,
                           "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 400}  # fmt: skip
+    if "insert_layer_id" in raw:
+        raw["insert_layer_id"] = 0
     if "full_attn_idxs" in raw["text_config"]:
         raw["text_config"]["full_attn_idxs"] = [0]
     if name == "qwen3.5-0.8b":

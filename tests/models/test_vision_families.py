@@ -103,15 +103,19 @@ def test_torchvisions_processor_is_within_two_levels(one: Exported) -> None:
     import transformers
 
     pillow = one.written.processor.image_processor
-    if one.written.is_sliced:  # of patches of that size it has none
+    made = getattr(transformers, type(pillow).__name__.removesuffix("Pil"), None)
+    if made is None:  # of MiniCPM-V's patches it has none
         return
-    made = getattr(transformers, type(pillow).__name__.removesuffix("Pil"))
     settings = {key: value for key, value in pillow.to_dict().items() if key != "image_processor_type"}
     # [3] -> [3, 1, 1]: what a level of a byte is in each channel
     level = (1 / 255 / np.array(pillow.image_std))[:, None, None]
 
     def levels(size: tuple[int, int], torchvision: Any) -> float:
         image = noise(*size, seed=size[0])
+        if one.written.is_sliced:
+            # One side of a slice may grow while the other shrinks, where they clip what bicubic overshoots between
+            # passes of another order: here nothing does.
+            image = image.point(lambda level: 64 + level // 2)
         ours, theirs = (
             one.written.planes(processor(image, return_tensors="pt")) for processor in (pillow, torchvision)
         )

@@ -157,7 +157,7 @@ SAID_ALIKE = (
     "of a strategy without part",
     "of the strategy lfm2",
     "of the strategy minicpmv",
-    "queries have no windows",
+    "have no windows and nothing deep",
     "as a whole, not in parts",
     "only format 5 has spans",
     "a span of",

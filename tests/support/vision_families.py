@@ -20,6 +20,7 @@ from tests.support.fast_vlm import fast_vlm, llava_qwen2
 from tests.support.gemma_vl import gemma3
 from tests.support.lfm2_vl import lfm2_vl
 from tests.support.minicpmv import minicpmv
+from tests.support.minicpmv4_6 import minicpmv4_6
 from tests.support.qwen_vl import qwen2_5_vl, qwen2_vl, qwen3_5, qwen3_vl
 from tests.support.written_family import TEXT, TOWER, Written, byte_level, randomized
 
@@ -415,6 +416,7 @@ WRITERS: dict[str, Callable[[Path], Written]] = {
     "qwen3_5": qwen3_5,
     "lfm2_vl": lfm2_vl,
     "minicpmv": minicpmv,
+    "minicpmv4_6": minicpmv4_6,
     "gemma3": gemma3,
 }
 

@@ -71,7 +71,7 @@ class Written:
 
     def parts(self, processed: Any) -> list[list[int]] | None:
         """Of each part of a picture its tiles, [across, down]; None where there are none."""
-        if self.is_sliced:  # in quarters of a patch
+        if self.is_sliced:  # of a tile a quarter each way: in patches, or in quarters of one
             sizes, ratio = processed["target_sizes"], 4
         elif self.is_in_parts:
             sizes, ratio = processed["spatial_shapes"], self.tile // self.processor.image_processor.encoder_patch_size
@@ -84,8 +84,7 @@ class Written:
         """What its image processor gives as float32 [tiles or patches, 3, height, width]."""
         found = np.asarray(processed["pixel_values"])
         if self.is_sliced:
-            # [1, 3, patch, patches * patch] -> [3, patch, patches, patch] -> [patches, 3, patch, patch]
-            return found[0].reshape(3, self.tile, -1, self.tile).transpose(2, 0, 1, 3)
+            return self._slices(found[0], np.asarray(processed["target_sizes"]).tolist())
         if self.is_in_parts:
             shapes = np.asarray(processed["spatial_shapes"]).tolist()
             return np.concatenate([self._blocks(part, *shape) for part, shape in zip(found, shapes, strict=True)])
@@ -95,6 +94,23 @@ class Written:
         patch = self.processor.image_processor.patch_size
         # [patches, 3 * 2 * patch * patch], of which the two moments of a film are alike
         return found.reshape(-1, 3, 2 * patch, patch)
+
+    def _slices(self, found: npt.NDArray[np.float32], sizes: list[list[int]]) -> npt.NDArray[np.float32]:
+        """[3, patch, patches * patch] -> [tiles, 3, tile, tile]"""
+        patch = found.shape[1]
+        patches = found.reshape(3, patch, -1, patch)
+        if patch == self.tile:
+            # [3, patch, patches, patch] -> [patches, 3, patch, patch]
+            return patches.transpose(2, 0, 1, 3)
+        tiles, first, ratio = list[npt.NDArray[np.float32]](), 0, self.tile // patch
+        for rows, columns in sizes:
+            part = patches[:, :, first : first + rows * columns]
+            first += rows * columns
+            # [3, patch, rows * columns, patch] -> [3, patch, down, ratio, across, ratio, patch]
+            cut = part.reshape(3, patch, rows // ratio, ratio, columns // ratio, ratio, patch)
+            # -> [down, across, 3, ratio, patch, ratio, patch] -> [tiles, 3, tile, tile]
+            tiles.append(cut.transpose(2, 4, 0, 3, 1, 5, 6).reshape(-1, 3, self.tile, self.tile))
+        return np.concatenate(tiles)
 
     def _blocks(self, part: npt.NDArray[np.float32], rows: int, columns: int) -> npt.NDArray[np.float32]:
         """[patches and padding, patch * patch * 3] -> [tiles, 3, tile, tile]"""

@@ -74,9 +74,10 @@ std::optional<std::string> parts_problem(const Vision& vision) {
   const bool is_sliced = vision.strategy == "minicpmv";
   if (patches.table_resized != (vision.strategy == "lfm2") || patches.table_bucketed != is_sliced)
     return "patches.table_resized is of the strategy lfm2, patches.table_bucketed of minicpmv";
-  if (patches.queries.has_value() != is_sliced || (is_sliced && vision.downsample_ratio != 1))
-    return "patches.queries are of the strategy minicpmv, whose tiles are a patch each";
-  if (is_sliced && (patches.window || patches.deep)) return "patches.queries have no windows and nothing deep";
+  if (patches.queries && (!is_sliced || vision.downsample_ratio != 1))
+    return "patches.queries are of the strategy minicpmv, whose tiles are then a patch each";
+  if (is_sliced && (patches.window || patches.deep))
+    return "slices of the strategy minicpmv have no windows and nothing deep";
   return std::nullopt;
 }
 

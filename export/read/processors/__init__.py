@@ -8,6 +8,7 @@ from pocketvlm.export.read.processors.internvl import read_got_ocr2, read_intern
 from pocketvlm.export.read.processors.lfm2_vl import read_lfm2_vl
 from pocketvlm.export.read.processors.llava import read_llava, read_llava_next, read_llava_qwen2
 from pocketvlm.export.read.processors.minicpmv import read_minicpmv
+from pocketvlm.export.read.processors.minicpmv4_6 import read_minicpmv4_6
 from pocketvlm.export.read.processors.processor import Reader
 from pocketvlm.export.read.processors.qwen2_vl import read_qwen2_vl
 from pocketvlm.export.read.processors.siglip import read_siglip
@@ -23,5 +24,6 @@ READERS: dict[str, Reader] = {
     "qwen2_vl": read_qwen2_vl,
     "lfm2_vl": read_lfm2_vl,
     "minicpmv": read_minicpmv,
+    "minicpmv4_6": read_minicpmv4_6,
     "gemma3": read_gemma3,
 }

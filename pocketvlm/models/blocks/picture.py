@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pocketvlm.models.blocks.vision import VisionMlp, activation
+from pocketvlm.models.blocks.vision import VisionAttention, VisionMlp, activation
 from pocketvlm.models.operators import (
     AttendPicture,
+    Blocks,
     Channels,
+    Gelu,
     Join,
     LayerNorm,
     Linear,
     Patches,
     PicturePlace,
     PositionRows,
+    Regroup,
     RmsNorm,
+    Scale,
 )
-from pocketvlm.models.tower import VisionConfig
+from pocketvlm.models.tower import MERGED, VisionConfig
 
 
 class PlacedEmbeddings(nn.Module):
@@ -38,14 +42,14 @@ class PlacedEmbeddings(nn.Module):
 
 
 class PictureAttention(nn.Module):
-    """Full attention over the patches of a picture, or of each of its windows."""
+    """Full attention over the patches of a picture, or of each of its windows; ``merged``: so many a tile are left."""
 
-    def __init__(self, config: VisionConfig, *, windowed: bool) -> None:
+    def __init__(self, config: VisionConfig, *, windowed: bool, merged: int | None = None) -> None:
         super().__init__()
         self.q_proj = Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
         self.k_proj = Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
         self.v_proj = Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
-        self.attend = AttendPicture(config.num_attention_heads, config.head_dim, windowed=windowed)
+        self.attend = AttendPicture(config.num_attention_heads, config.head_dim, windowed=windowed, merged=merged)
         self.out_proj = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden: Tensor, place: PicturePlace) -> Tensor:
@@ -69,15 +73,56 @@ class GatedMlp(nn.Module):
         return output
 
 
+class WindowMerger(nn.Module):
+    """Each 2 x 2 patches of a tile see one another, and an MLP makes one of them, beside their mean (MiniCPM-V 4.6)."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        width, count = config.hidden_size, MERGED**2
+        merged, inner = count * width, count * config.intermediate_size
+        self.blocks, self.windows = Blocks(config.grid_size, width, MERGED), Regroup(count, width)
+        self.layer_norm1 = LayerNorm(width, eps=config.layer_norm_eps)
+        self.self_attn = VisionAttention(config, count)
+        self.side_by_side = Regroup(1, merged)
+        self.pre_norm = LayerNorm(merged, eps=config.layer_norm_eps)
+        self.linear_1, self.activation, self.linear_2 = Linear(merged, inner), Gelu("tanh"), Linear(inner, width)
+        self.parts = nn.ModuleList(Channels(place * width, width) for place in range(count))
+        self.mean = Scale(1 / count)
+        self.tiles = Regroup(config.last_side**2, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[tiles, patches, width] -> [tiles, patches / 4, width]"""
+        windows = self.windows(self.blocks(hidden))
+        windows = windows + self.self_attn(self.layer_norm1(windows))
+        # [windows, 4, width] -> [windows, 1, 4 * width]
+        joined = self.side_by_side(windows)
+        first, *others = (part(joined) for part in self.parts)
+        for other in others:
+            first = first + other
+        added = self.linear_2(self.activation(self.linear_1(self.pre_norm(joined))))
+        merged: Tensor = self.tiles(self.mean(first) + added)
+        return merged
+
+
 class PictureLayer(nn.Module):
     """A pre-norm transformer block. Outputs of earlier layers that are ``passing`` go past it, and where it is ``kept``
-    its own is added behind them, as in ``blocks.vision``."""
+    its own is added behind them, as in ``blocks.vision``. ``merged``: so many patches a tile are left; ``merging``:
+    behind it they are made fewer."""
 
-    def __init__(self, config: VisionConfig, *, windowed: bool, passing: int = 0, kept: bool = False) -> None:
+    def __init__(
+        self,
+        config: VisionConfig,
+        *,
+        windowed: bool,
+        passing: int = 0,
+        kept: bool = False,
+        merged: int | None = None,
+        merging: bool = False,
+    ) -> None:
         super().__init__()
         norm, width = LayerNorm if config.layer_norm == "mean" else RmsNorm, config.hidden_size
         self.layer_norm1 = norm(width, eps=config.layer_norm_eps)
-        self.self_attn = PictureAttention(config, windowed=windowed)
+        self.self_attn = PictureAttention(config, windowed=windowed, merged=merged)
         self.layer_norm2 = norm(width, eps=config.layer_norm_eps)
         self.mlp = GatedMlp(config) if config.gated_mlp else VisionMlp(config)
         self.passing, self.kept = passing > 0, kept
@@ -85,11 +130,15 @@ class PictureLayer(nn.Module):
             self.own, self.past, self.behind = Channels(0, width), Channels(width, passing * width), Join()
         if kept:
             self.join = Join()
+        self.merger = WindowMerger(config) if merging else None
 
     def forward(self, stream: Tensor, place: PicturePlace) -> Tensor:
-        """[tiles, patches, width of the stream] -> the same, wider where this layer's output is kept"""
+        """[tiles, patches, width of the stream] -> the same, wider where this layer's output is kept, fewer patches
+        where they are merged"""
         hidden = self.own(stream) if self.passing else stream
         hidden = hidden + self.self_attn(self.layer_norm1(hidden), place)
         output: Tensor = hidden + self.mlp(self.layer_norm2(hidden))
+        if self.merger is not None:
+            output = self.merger(output)
         widened = self.behind(output, self.past(stream)) if self.passing else output
         return self.join(widened, output) if self.kept else widened

@@ -28,7 +28,7 @@ class Downsampler(nn.Module):
 
     def __init__(self, config: VisionConfig, ratio: int) -> None:
         super().__init__()
-        self.blocks = Blocks(config.grid_size, config.hidden_size, ratio)
+        self.blocks = Blocks(config.last_side, config.hidden_size, ratio)
         self.linear = Linear(ratio * ratio * config.hidden_size, config.hidden_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -37,12 +37,12 @@ class Downsampler(nn.Module):
 
 
 class NormedBlocks(nn.Module):
-    """ratio x ratio tokens side by side, and a norm with PyTorch's own epsilon (InternVL 1.5, arXiv 2404.16821)."""
+    """ratio x ratio tokens side by side, and a norm (InternVL 1.5, arXiv 2404.16821)."""
 
-    def __init__(self, config: VisionConfig, ratio: int, *, by_column: bool) -> None:
+    def __init__(self, config: VisionConfig, ratio: int, eps: float, *, by_column: bool) -> None:
         super().__init__()
-        self.blocks = Blocks(config.grid_size, config.hidden_size, ratio, by_column=by_column)
-        self.norm = LayerNorm(ratio * ratio * config.hidden_size)
+        self.blocks = Blocks(config.last_side, config.hidden_size, ratio, by_column=by_column)
+        self.norm = LayerNorm(ratio * ratio * config.hidden_size, eps=eps)
 
     def forward(self, tokens: Tensor) -> Tensor:
         normed: Tensor = self.norm(self.blocks(tokens))
@@ -56,7 +56,7 @@ class BlocksOfNormed(nn.Module):
         super().__init__()
         norm = LayerNorm if config.layer_norm == "mean" else RmsNorm
         self.norm = norm(config.hidden_size, eps=config.layer_norm_eps)
-        self.blocks = Blocks(config.grid_size, config.hidden_size, ratio)
+        self.blocks = Blocks(config.last_side, config.hidden_size, ratio)
 
     def forward(self, tokens: Tensor) -> Tensor:
         blocks: Tensor = self.blocks(self.norm(tokens))
@@ -75,7 +75,7 @@ class DeepProjectors(nn.Module):
         self.mlp = Projector(merged, text_size, inner=merged)
         places = range(1, 1 + len(config.deep))
         self.channels = nn.ModuleList(Channels(place * width, width) for place in places)
-        self.blocks = nn.ModuleList(Blocks(config.grid_size, width, ratio) for _ in places)
+        self.blocks = nn.ModuleList(Blocks(config.last_side, width, ratio) for _ in places)
         self.norms = nn.ModuleList(LayerNorm(merged, eps=config.layer_norm_eps) for _ in places)
         self.mlps = nn.ModuleList(Projector(merged, text_size, inner=merged) for _ in places)
         self.joins = nn.ModuleList(Join() for _ in places)
@@ -110,7 +110,7 @@ class Matrix(nn.Module):
 
     def __init__(self, config: VisionConfig, ratio: int, text_size: int) -> None:
         super().__init__()
-        self.blocks = Blocks(config.grid_size, config.hidden_size, ratio)
+        self.blocks = Blocks(config.last_side, config.hidden_size, ratio)
         self.linear = Linear(ratio * ratio * config.hidden_size, text_size, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class PooledMatrix(nn.Module):
 
     def __init__(self, config: VisionConfig, ratio: int, text_size: int) -> None:
         super().__init__()
-        self.mean = MeanOfBlocks(config.grid_size, config.hidden_size, ratio)
+        self.mean = MeanOfBlocks(config.last_side, config.hidden_size, ratio)
         self.norm = RmsNorm(config.hidden_size, config.layer_norm_eps)
         self.linear = Linear(config.hidden_size, text_size, bias=False)
 
@@ -168,14 +168,15 @@ def connector(config: VlmConfig) -> dict[str, nn.Module]:
     """What makes image tokens [tiles, tokens per tile, hidden] of the tower's [tiles, patches, width], by name, in the
     order of its use."""
     assert config.vision is not None
-    vision, ratio, hidden = config.vision, config.downsample_ratio, config.text.hidden_size
+    vision, hidden = config.vision, config.text.hidden_size
+    ratio = vision.merged(config.downsample_ratio)
     if config.projector in ONE_MATRIX:
         return {"projector": ONE_MATRIX[config.projector](vision, ratio, hidden)}
     if config.projector in ("blocks_mlp", "normed_mlp"):
         by_column, merged = config.blocks_by_column, ratio * ratio * vision.hidden_size
-        blocks: nn.Module = Blocks(vision.grid_size, vision.hidden_size, ratio, by_column=by_column)
+        blocks: nn.Module = Blocks(vision.last_side, vision.hidden_size, ratio, by_column=by_column)
         if config.projector == "normed_mlp":
-            blocks = NormedBlocks(vision, ratio, by_column=by_column)
+            blocks = NormedBlocks(vision, ratio, config.projector_eps, by_column=by_column)
         return {"downsampler": blocks, "projector": Projector(merged, hidden, inner=config.projector_size)}
     if config.projector == "merger" and vision.deep:
         return {"projector": DeepProjectors(vision, ratio, hidden)}

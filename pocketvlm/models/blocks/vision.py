@@ -52,9 +52,9 @@ class VisionEmbeddings(nn.Module):
 
 
 class VisionAttention(nn.Module):
-    """Full attention over the rows of one tile."""
+    """Full attention over the rows of one tile; ``rows``: how many, where there may be several tiles."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionConfig, rows: int | None = None) -> None:
         super().__init__()
         self.q_proj = Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
         self.k_proj = Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
@@ -63,7 +63,7 @@ class VisionAttention(nn.Module):
         if config.qk_norm:
             self.q_norm = RmsNorm(config.hidden_size, config.layer_norm_eps)
             self.k_norm = RmsNorm(config.hidden_size, config.layer_norm_eps)
-        self.attend = Attend(config.num_attention_heads, config.head_dim)
+        self.attend = Attend(config.num_attention_heads, config.head_dim, rows)
         self.out_proj = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ DECODERS = {"2.6": "qwen2", "4": "llama", "4.0": "llama", "4.5": "qwen3"}
 OTHERS = {
     "2": "its tower is another",
     "2.5": "it gives patches positions along one row, and lets those that fill up a batch be seen",
-    "4.6": "its resampler is another",
+    "4.6": "it has a model_type of its own, minicpmv4_6",
 }
 #: MiniCPMVConfig's own vision_config.
 VISION_DEFAULTS: dict[str, Any] = {
@@ -100,7 +100,7 @@ def read(raw: Mapping[str, Any]) -> Mapping[str, Any]:
             **layers,
             "image_size": patch,
             "positions": "stretched",
-            "table_side": _side(vision),
+            "table_side": side_of_table(vision),
             "table_bucketed": True,
             "queries": raw.get("query_num", 64),
             "query_width": width,
@@ -144,7 +144,7 @@ def _decoder(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**{key: value for key, value in raw.items() if key not in own}, "model_type": DECODERS[version]}
 
 
-def _side(vision: Mapping[str, Any]) -> Any:
+def side_of_table(vision: Mapping[str, Any]) -> Any:
     """Of the table of positions: the patches along a side of what the tower was trained on."""
     pixels, patch = vision["image_size"], vision["patch_size"]
     return pixels // patch if type(pixels) is int and type(patch) is int and patch > 0 else pixels
@@ -158,6 +158,18 @@ def rename(key: str) -> str | None:
 def fused(config: Any) -> Mapping[str, Mapping[str, Pieces]]:
     """Queries, keys and values of the resampler's attention lie in one matrix."""
     return {IN_PROJ: one_behind_another(".", config.text.hidden_size)}
+
+
+def stored(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]] | None:
+    """What a checkpoint of its makers calls one of our weights, and its shape there; None: it lies in another's. What
+    the queries take in as they are read has names too (``shapes.stored_shapes``)."""
+    if name.startswith(("model.", "lm_head.")):
+        return f"llm.{name}", shape
+    if name.startswith(("projector.v_proj.", "projector.q_proj.")):
+        return None
+    if name.startswith("projector.k_proj."):
+        name, shape = f"projector.in_proj.{name.removeprefix('projector.k_proj.')}", (3 * shape[0], *shape[1:])
+    return renamed(name, {ours: theirs for theirs, ours in PREFIXES.items() if ours}), shape
 
 
 FAMILY = Family(

@@ -90,18 +90,20 @@ def rename(key: str) -> str | None:
 
 def fused(config: Any) -> Mapping[str, Mapping[str, Pieces]]:
     """Of each head its query and the gate on what attention gives it; channels that turn stand as pairs of a whole
-    head (``in_halves``), in queries, keys and their norms alike."""
+    head (``in_halves``), in queries, keys and their norms alike. By layer, since a tower may have such names too."""
     text = config.text
     size, heads = text.head_dim, {"q": text.num_attention_heads, "k": text.num_key_value_heads}
     order = in_halves(size, text.rotary_dim)
-    return {
-        ".self_attn.q_proj.": {
-            ".self_attn.q_proj.": Pieces(heads["q"], 2 * size, 0, size, order),
-            ".self_attn.output_gate.": Pieces(heads["q"], 2 * size, size, 2 * size),
-        },
-        ".self_attn.k_proj.": {".self_attn.k_proj.": Pieces(heads["k"], size, 0, size, order)},
-        **{f".self_attn.{name}_norm.": {f".self_attn.{name}_norm.": Pieces(1, size, 0, size, order)} for name in heads},
-    }
+    found: dict[str, dict[str, Pieces]] = {}
+    for layer in range(text.num_hidden_layers):
+        own = f"model.layers.{layer}.self_attn."
+        found[f"{own}q_proj."] = {
+            f"{own}q_proj.": Pieces(heads["q"], 2 * size, 0, size, order),
+            f"{own}output_gate.": Pieces(heads["q"], 2 * size, size, 2 * size),
+        }
+        found[f"{own}k_proj."] = {f"{own}k_proj.": Pieces(heads["k"], size, 0, size, order)}
+        found |= {f"{own}{name}_norm.": {f"{own}{name}_norm.": Pieces(1, size, 0, size, order)} for name in heads}
+    return found
 
 
 def is_less_one(name: str) -> bool:

@@ -40,6 +40,7 @@ from pocketvlm.models.operators.tokens import (
     Join,
     MeanOfBlocks,
     MeanOfRows,
+    Regroup,
     space_to_depth,
 )
 
@@ -74,6 +75,7 @@ __all__ = [
     "PicturePlace",
     "PositionRows",
     "QuickGelu",
+    "Regroup",
     "Relu",
     "RmsNorm",
     "Rotate",
@@ -121,6 +123,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     MeanOfRows,
     MeanOfBlocks,
     Channels,
+    Regroup,
     Join,
     Blocks,
 )

@@ -13,11 +13,14 @@ from pocketvlm.models.operators.places import KvCache, PicturePlace, Step
 
 
 class Attend(Operator):
-    """Full attention within a tile: query, key and value [tiles, patches, width] -> [tiles, patches, width]."""
+    """Full attention within a tile: query, key and value [tiles, patches, width] -> [tiles, patches, width].
 
-    def __init__(self, heads: int, head_dim: int) -> None:
+    ``patches``: of a tile, where back ends whose values have no axis of tiles are given several.
+    """
+
+    def __init__(self, heads: int, head_dim: int, patches: int | None = None) -> None:
         super().__init__()
-        self.heads, self.head_dim, self.scale = heads, head_dim, 1 / math.sqrt(head_dim)
+        self.heads, self.head_dim, self.patches, self.scale = heads, head_dim, patches, 1 / math.sqrt(head_dim)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         # [tiles, patches, width] -> [tiles, heads, patches, head_dim]
@@ -30,19 +33,21 @@ class Attend(Operator):
 class AttendPicture(Operator):
     """Full attention among the patches of a picture, or of each of its windows, turned by row and column.
 
-    query, key and value [tiles, patches, width] -> [tiles, patches, width].
+    query, key and value [tiles, patches, width] -> [tiles, patches, width]. ``merged``: so many patches of a tile, of
+    those that its place has rows for, are left, and nothing turns.
     """
 
-    def __init__(self, heads: int, head_dim: int, *, windowed: bool) -> None:
+    def __init__(self, heads: int, head_dim: int, *, windowed: bool, merged: int | None = None) -> None:
         super().__init__()
-        self.heads, self.head_dim, self.windowed = heads, head_dim, windowed
+        self.heads, self.head_dim, self.windowed, self.merged = heads, head_dim, windowed, merged
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, place: PicturePlace) -> Tensor:
         # [tiles, patches, width] -> [tiles, patches, heads, head_dim]
         query, key, value = (states.unflatten(-1, (self.heads, -1)) for states in (query, key, value))
-        # [tiles, patches, head_dim / 2] -> [tiles, patches, 1, head_dim / 2]
-        cos, sin = place.cos[:, :, None], place.sin[:, :, None]
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        if self.merged is None:
+            # [tiles, patches, head_dim / 2] -> [tiles, patches, 1, head_dim / 2]
+            cos, sin = place.cos[:, :, None], place.sin[:, :, None]
+            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         if not self.windowed:
             return self._mix(query[None], key[None], value[None], None)[0]
         assert place.window_tiles is not None and place.window_mask is not None and place.window_positions is not None

@@ -70,6 +70,18 @@ class Channels(Operator):
         return values[..., self.first : self.first + self.size]
 
 
+class Regroup(Operator):
+    """The same values as ``rows`` of so much ``width`` a tile, of more tiles or fewer: [tiles, ...] -> [others, rows,
+    width]."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.rows, self.width = rows, width
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values.reshape(-1, self.rows, self.width)
+
+
 class Join(Operator):
     """Two side by side: [..., width], [..., other] -> [..., width + other]."""
 

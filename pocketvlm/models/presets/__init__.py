@@ -15,7 +15,7 @@ from pocketvlm.models import families
 from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.families import idefics3
 from pocketvlm.models.pictures import ImageLayoutConfig, TilingConfig
-from pocketvlm.models.presets import fast_vlm, gemma, internvl, lfm2, llava, qwen_vl, smolvlm
+from pocketvlm.models.presets import fast_vlm, gemma, internvl, lfm2, llava, minicpm, qwen_vl, smolvlm
 from pocketvlm.models.presets.spoken import Spoken, chatml
 from pocketvlm.models.presets.weights import Stored, as_it_is
 from pocketvlm.models.tower import VisionConfig
@@ -197,6 +197,20 @@ PRESETS = {
             gemma.GEMMA_3_4B,
             gemma.SPOKEN,
             families.gemma3.stored,
+        ),
+        _published(
+            "minicpm-v-4.5",
+            "SigLIP so400m on slices of any shape, 64 tokens each, Qwen3-8B's decoder",
+            minicpm.MINICPM_V_4_5,
+            minicpm.SEEING_4_5,
+            families.minicpmv.stored,
+        ),
+        _published(
+            "minicpm-v-4.6",
+            "SigLIP 2 so400m on slices of any shape, Qwen3.5-0.8B's decoder",
+            minicpm.MINICPM_V_4_6,
+            minicpm.SEEING_4_6,
+            families.minicpmv4_6.stored,
         ),
         Preset("tiny", "two layers of everything, to try the commands with", _vlm(TINY, TINY_TOWER)),
     )

@@ -14,7 +14,7 @@ from pocketvlm.models.families import FAMILIES
 from pocketvlm.models.presets import Preset
 from pocketvlm.models.presets.frontend import write_frontend, write_json
 from pocketvlm.models.presets.weights import in_files, weight_bytes, write_weights
-from pocketvlm.models.shapes import expected_shapes
+from pocketvlm.models.shapes import expected_shapes, stored_shapes
 
 #: Tells a checkpoint that was written here; what it lists may be replaced.
 MARKER = "preset.json"
@@ -34,8 +34,8 @@ class Size:
 
 def size_of(preset: Preset) -> Size:
     """Computed from the shapes, without weights."""
-    shapes = expected_shapes(preset.config)
-    stored = weight_bytes({name: shape for name, (_, shape) in in_files(shapes, preset.stored).items()})
+    shapes, placed = expected_shapes(preset.config), in_files(stored_shapes(preset.config), preset.stored)
+    stored = weight_bytes({name: shape for name, (_, shape) in placed.items()})
     beside = BYTES_PER_ENTRY * (preset.config.text.vocab_size + 2 * len(shapes))
     return Size(sum(map(math.prod, shapes.values())), stored, stored + beside)
 
@@ -55,7 +55,7 @@ def write_preset(
         )
     config = preset.config
     spoken = preset.said
-    shapes, less_one = expected_shapes(config), FAMILIES[config.model_type].is_less_one
+    shapes, less_one = stored_shapes(config), FAMILIES[config.model_type].is_less_one
     write_weights(
         directory, shapes, config.text, seed=seed, advance=advance, stored=preset.stored, is_less_one=less_one
     )
