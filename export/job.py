@@ -141,5 +141,4 @@ def refuse_beyond(checkpoint: Checkpoint, what: str) -> None:
     """
     for is_there, words in BEYOND:
         if is_there(checkpoint.config):
-            others = "onnx" if checkpoint.config.text.states else "onnx or executorch"
-            raise ExportError(f"{words} not yet lowered to {what}: export with --backend {others}")
+            raise ExportError(f"{words} not yet lowered to {what}: export with --backend onnx or executorch")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 #: Names of a saved state's copies, and of where they are.
 COPY, COPIES = "copy", "copies"
+#: XNNPACK's kernels may read so many numbers past an array's end.
+BEYOND = 32
 
 
 class Positioned(Protocol):
@@ -48,7 +51,7 @@ class States:
     other, so that one that fails leaves the state as it was."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.pairs = {name: [zeros_on_demand(shape, np.float32) for _ in range(2)] for name, shape in shapes.items()}
+        self.pairs = {name: [_zeros(shape) for _ in range(2)] for name, shape in shapes.items()}
         self.snapshots: list[Snapshot] = []  # by position, the first of them the lowest
 
     @classmethod
@@ -113,6 +116,12 @@ class States:
         for at, pair in enumerate(self.pairs.values()):
             pair[0][...] = 0.0 if last is None else last.arrays[at]
         return 0 if last is None else last.position
+
+
+def _zeros(shape: tuple[int, ...]) -> Array:
+    count = prod(shape)
+    array: Array = zeros_on_demand((count + BEYOND,), np.float32)[:count].reshape(shape)
+    return array
 
 
 class CacheWithStates:

@@ -13,7 +13,8 @@ from pocketvlm.bundle.record import Fidelity
 from pocketvlm.export.executorch import picture
 from pocketvlm.export.executorch.methods import PictureMethods, TextMethods, VisionMethods
 from pocketvlm.export.executorch.program import Program
-from pocketvlm.export.executorch.schema import run_method
+from pocketvlm.export.executorch.schema import run_in_turn, run_method
+from pocketvlm.export.executorch.state import TOKENS
 from pocketvlm.export.executorch.weights import FloatWeights, Weights
 from pocketvlm.export.graph.checks import check_stages, conclude, vision_place
 from pocketvlm.export.job import Job
@@ -26,6 +27,8 @@ from pocketvlm.models.rope import rope_tables
 from pocketvlm.models.stages import Stage, stages_of
 
 PIECE = ".piece.pte"
+#: Tokens of a call of a layer with a state at float precision, which goes on from its last one: so there are several.
+FEW_OF_STATE = 16
 
 
 def check_program(job: Job, read: ReadWeight, weights: Weights, kv: KvLayout, program: Path) -> Fidelity:
@@ -40,9 +43,16 @@ def check_program(job: Job, read: ReadWeight, weights: Weights, kv: KvLayout, pr
     if walk.image_tokens is not None and job.reference.pixels is not None:
         found = _image_tokens(job, program, job.reference.pixels)
         walk.compare("vision_encoder as a whole", found, walk.image_tokens)
-    where = _where(job, len(walk.embedded[0]))
-    found = run_method(program, "text_decoder", walk.embedded, torch.tensor([0]), *where)[0]
-    walk.compare("text_decoder as a whole", found[0], walk.logits[-1])
+    count = len(walk.embedded[0])
+    wanted = walk.logits[-1]
+    if job.checkpoint.config.text.states and count > TOKENS:  # as many as a call takes
+        count = TOKENS
+        wanted = graphs.run(stages_of(job.checkpoint.config).head, walk.shipped[:, count - 1 : count], floating=False)[
+            0
+        ]
+    where = _where(job, count)
+    found = run_method(program, "text_decoder", walk.embedded[:, :count], torch.tensor([0]), *where)[0]
+    walk.compare("text_decoder as a whole", found[0], wanted)
     return conclude(job, graphs, walk)
 
 
@@ -100,22 +110,29 @@ class ProgramStages:
     def run(self, stage: Stage, stream: Tensor, *, floating: bool) -> Tensor:
         weights = FloatWeights(self.read, self.job.checkpoint.tensors) if floating else self.shipped
         if stage.part == "decoder layer":
-            count = stream.shape[1]
-            given = (
-                *self._entering(stage.index, stream, floating=floating),
-                torch.tensor([0]),
-                *_where(self.job, count),
-            )
-            kept = self._text(weights, count, lambda text: text.layer(stage.index, count), *given)
-            return kept[None]  # [tokens, width] -> [1, tokens, width]
+            return self._layer(stage.index, weights, self._entering(stage.index, stream, floating=floating))
         if stage.part == "head":
             rows = stream[0]  # [1, tokens, hidden] -> [tokens, hidden]
-            return self._text(weights, len(rows), lambda text: text.head(len(rows)), rows)
+            return self._text(weights, len(rows), lambda text: text.head(len(rows)), (rows,))
         if self.job.checkpoint.config.is_native:
             return self._picture(stage, weights, stream)
         program = Program()
         VisionMethods(program, weights, self.job.checkpoint.config).stage(stage)
-        return self._run(program, stream)
+        return self._run(program, (stream,))
+
+    def _layer(self, index: int, weights: Weights, entering: tuple[Tensor, ...]) -> Tensor:
+        """A decoder layer, of what it takes [1, tokens, width] each -> [1, tokens, width]."""
+        count, text = entering[-1].shape[1], self.job.checkpoint.config.text
+        # As shipped they are those of the whole program's calls, whose activations are rounded from the same numbers.
+        most = TOKENS if weights is self.shipped else FEW_OF_STATE
+        size = min(count, most) if text.is_state(index) else count
+        where, calls = _where(self.job, count), []
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            streams = [stream[:, part] for stream in entering]
+            calls.append((*streams, torch.tensor([start]), *(values[part] for values in where)))
+        kept = self._text(weights, count, lambda methods: methods.layer(index, size), *calls)
+        return kept[None]  # [tokens, width] -> [1, tokens, width]
 
     def _picture(self, stage: Stage, weights: Weights, stream: Tensor) -> Tensor:
         """A stage of a tower of native resolution."""
@@ -125,26 +142,29 @@ class ProgramStages:
         PictureMethods(program, weights, self.job.checkpoint.config, tiles, tiles).stage(stage)
         if stage.part == "patch embedding":
             rows = [] if place is None or place.rows is None else [place.rows]
-            return self._run(program, stream, *rows)
-        return _of_all_tiles(lambda *values: self._run(program, *values), stream, place)
+            return self._run(program, (stream, *rows))
+        return _of_all_tiles(lambda *values: self._run(program, values), stream, place)
 
     def token_embedding(self, token_ids: Tensor) -> Tensor:
-        return self._text(self.shipped, token_ids.shape[1], lambda text: text.token_embedding(), token_ids)
+        return self._text(self.shipped, token_ids.shape[1], lambda text: text.token_embedding(), (token_ids,))
 
     def describe(self, piece: str) -> str:
         return f"the ExecuTorch program's {piece}"
 
-    def _text(self, weights: Weights, length: int, add: Callable[[TextMethods], None], *arguments: Tensor) -> Tensor:
+    def _text(
+        self, weights: Weights, length: int, add: Callable[[TextMethods], None], *calls: tuple[Tensor, ...]
+    ) -> Tensor:
+        """What the calls of a method give, below each other."""
         program = Program()
         kv = replace(self.kv, length=length) if weights is self.shipped else KvLayout(length, "float32")
         config = self.job.checkpoint.config
         add(TextMethods(program, weights, config.text, kv, by_token=config.has_axes, spans=config.has_spans))
-        return self._run(program, *arguments)
+        return self._run(program, *calls)
 
-    def _run(self, program: Program, *arguments: Tensor) -> Tensor:
+    def _run(self, program: Program, *calls: tuple[Tensor, ...]) -> Tensor:
         path = self.job.directory / PIECE
         try:
             program.write(path)
-            return run_method(path, program.methods[0], *arguments)[0]
+            return torch.cat([given[0] for given in run_in_turn(path, program.methods[0], calls)])
         finally:
             path.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ class RowStep:
 
 @dataclass(frozen=True)
 class XnnpackConvolution:
-    """Builds what belongs to the rows: in methods the calls of kernels, in XNNPACK graphs the nodes."""
+    """Builds what belongs to the rows: in methods the calls of kernels."""
 
     config: DecoderConfig
     length: int
@@ -65,14 +65,15 @@ class XnnpackConvolution:
             known.append(gathered)
         return [*known, rows]
 
-    def convolve(
-        self, graph: XnnpackGraph, name: str, known: Sequence[Value], weight: FloatArray, bias: FloatArray | None
-    ) -> Value:
-        """What each factor is of, [tokens, width] each -> [tokens, width]; weight [width, 1, kernel], bias [width]"""
-        total: Value | None = None
-        for tap, states in enumerate(known):
-            factors = graph.constant(f"{name}.tap.{tap}", np.ascontiguousarray(weight[:, 0, tap]))
-            product = graph.multiply(states, factors)
-            total = product if total is None else graph.add(total, product)
-        assert total is not None
-        return total if bias is None else graph.add(total, graph.constant(f"{name}.bias", bias))
+
+def convolved(
+    graph: XnnpackGraph, name: str, known: Sequence[Value], weight: FloatArray, bias: FloatArray | None
+) -> Value:
+    """What each factor is of, [tokens, width] each -> [tokens, width]; weight [width, 1, kernel], bias [width]"""
+    total: Value | None = None
+    for tap, states in enumerate(known):
+        factors = graph.constant(f"{name}.tap.{tap}", np.ascontiguousarray(weight[:, 0, tap]))
+        product = graph.multiply(states, factors)
+        total = product if total is None else graph.add(total, product)
+    assert total is not None
+    return total if bias is None else graph.add(total, graph.constant(f"{name}.bias", bias))

@@ -52,10 +52,6 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> 
         raise ExportError("ExecuTorch is not installed: pip install 'pocketvlm[executorch]'") from error
     if version_numbers(installed) < version_numbers(MINIMUM_EXECUTORCH):
         raise ExportError(f"executorch {installed} is installed, {MINIMUM_EXECUTORCH} or newer is needed: update it")
-    if checkpoint.config.text.states:
-        raise ExportError(
-            "layers that keep a state (linear_attention) are not yet lowered to ExecuTorch: export with --backend onnx"
-        )
     check_free(recipe, "ExecuTorch", "XNNPACK's groups have bfloat16 scales and no zero points")
     return with_scales_for_xnnpack(recipe), calibration
 
@@ -101,7 +97,7 @@ def _write_program(weights: StoredWeights, kv: KvLayout, job: Job) -> None:
     text.token_embedding()
     text.text_decoder()
     text.all_logits(min(prefill_chunk(job), length))
-    if not (config.has_axes or config.has_spans):  # the stock runners know of one position a token, and of no spans
+    if _is_plain(config):
         text.forward()
     constants: dict[str, int | tuple[int, ...]] = {
         "get_vocab_size": config.text.vocab_size,
@@ -118,6 +114,12 @@ def _write_program(weights: StoredWeights, kv: KvLayout, job: Job) -> None:
     for name, value in constants.items():
         program.add_constant_method(name, value)
     program.write(job.directory / PROGRAM)
+
+
+def _is_plain(config: VlmConfig) -> bool:
+    """Whether the stock runners can ask the decoder: they know of one position a token, of no spans, and of caches that
+    stay where they are."""
+    return not (config.has_axes or config.has_spans or config.text.states)
 
 
 def _most_tiles(job: Job) -> int:
@@ -146,7 +148,7 @@ def _parts(job: Job) -> dict[str, Part]:
         "text_decoder": _part(step, _spec("logits", 1, vocabulary)),
         "text_decoder_all_logits": _part(step, _spec("logits", "sequence", vocabulary)),
     }
-    if not (config.has_axes or config.has_spans):
+    if _is_plain(config):
         parts["forward"] = _part([ids, position], _spec("logits", 1, vocabulary))
     return parts | ({} if config.vision is None else _vision_parts(config, config.vision))
 

@@ -15,8 +15,9 @@ import numpy as np
 from pocketvlm.export.executorch import picture
 from pocketvlm.export.executorch.attention import PARTS, MethodStep, XnnpackAttention
 from pocketvlm.export.executorch.convolution import RowStep, XnnpackConvolution
-from pocketvlm.export.executorch.operators import TABLE, Segment, Segments, XnnpackContext
+from pocketvlm.export.executorch.operators import TABLE, CacheBuilders, Segment, Segments, XnnpackContext
 from pocketvlm.export.executorch.program import Method, Program, Slot
+from pocketvlm.export.executorch.state import TOKENS, StateStep, XnnpackState
 from pocketvlm.export.executorch.weights import Weights
 from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
 from pocketvlm.export.graph.lower import lower
@@ -30,11 +31,12 @@ LAST = (1 << 63) - 1
 
 
 class StepValues(NamedTuple):
-    """What layers read of a step: attention's, convolutions', and what a cache has up to it, by layers that others
-    read."""
+    """What layers read of a step: attention's, convolutions', states', and what a cache has up to it, by layers that
+    others read."""
 
     attention: MethodStep
     rows: RowStep | None
+    state: StateStep | None
     known: dict[int, list[Slot]]
 
 
@@ -42,9 +44,9 @@ class StepValues(NamedTuple):
 class TextMethods:
     """Adds the text methods to a program; graphs that several of them call are made once.
 
-    A step takes at most as many tokens as the KV cache does. ``by_token``: cos and sin of RoPE, float32 [tokens,
-    head_dim / 2] each, are inputs behind a step's place in the cache, since tokens have other positions than that;
-    ``spans``: so is behind those the last place that each may see, int64 [tokens].
+    A step takes at most as many tokens as the KV cache does, or as a chunk of a state. ``by_token``: cos and sin of
+    RoPE, float32 [tokens, head_dim / 2] each, are inputs behind a step's place in the cache, since tokens have other
+    positions than that; ``spans``: so is behind those the last place that each may see, int64 [tokens].
     """
 
     program: Program
@@ -57,11 +59,18 @@ class TextMethods:
     _head: int | None = None
     _attention: XnnpackAttention = field(init=False)
     _convolution: XnnpackConvolution = field(init=False)
+    _state: XnnpackState = field(init=False)
     _stages: tuple[Stage, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self._attention, self._stages = XnnpackAttention(self.config, self.kv), decoder_stages(self.config)
         self._convolution = XnnpackConvolution(self.config, self.kv.length)
+        self._state = XnnpackState(self.config)
+
+    @property
+    def most_tokens(self) -> int:
+        """Of a step."""
+        return min(TOKENS, self.kv.length) if self.config.states else self.kv.length
 
     def token_embedding(self) -> None:
         """input_ids int64 [1, 1..length] -> inputs_embeds float32 [1, tokens, hidden and rows beside it]"""
@@ -71,9 +80,9 @@ class TextMethods:
         self.program.add_method(method)
 
     def text_decoder(self) -> None:
-        """inputs_embeds float32 [1, 1..length, width], cache_position int64 [1] -> the last logits [1, vocabulary]"""
+        """inputs_embeds float32 [1, 1..most, width], cache_position int64 [1] -> the last logits [1, vocabulary]"""
         method = Method(self.program, "text_decoder")
-        embeds = method.take(method.tensor([1, self.kv.length, self.config.entering_width]))
+        embeds = method.take(method.tensor([1, self.most_tokens, self.config.entering_width]))
         hidden = self._layers(method, embeds, self._stages, self._steps(method, embeds))
         method.give(self._last_logits(method, hidden))
         self.program.add_method(method)
@@ -81,6 +90,7 @@ class TextMethods:
     def all_logits(self, tokens: int) -> None:
         """As ``text_decoder`` for at most ``tokens`` tokens -> logits [tokens, vocabulary] of each of them."""
         method = Method(self.program, "text_decoder_all_logits")
+        tokens = min(tokens, self.most_tokens)
         embeds = method.take(method.tensor([1, tokens, self.config.entering_width]))
         hidden = self._layers(method, embeds, self._stages, self._steps(method, embeds))
         logits = method.tensor([tokens, self.config.vocab_size])
@@ -99,7 +109,8 @@ class TextMethods:
         self.program.add_method(method)
 
     def layer(self, index: int, tokens: int) -> None:
-        """The method "layer": [1, tokens, width], cache_position [1] -> [tokens, width behind it], one layer alone.
+        """The method "layer": [1, tokens, width], cache_position [1] -> [tokens, width behind it], one layer alone. It
+        goes on from its last call where the layer has a state.
 
         Of one that reads another's cache what enters that layer is an input before these.
         """
@@ -108,10 +119,12 @@ class TextMethods:
         entering = [
             method.take(method.tensor([1, tokens, self.config.stream_width(layer)])) for layer in {before: 0, index: 0}
         ]
-        steps = self._steps(method, entering[-1])
+        steps = self._steps(method, entering[-1], stateful=self.config.is_state(index))
         if source is not None:
             self._layers(method, entering[0], self._stages[source : source + 1], steps, apart="source.")
         method.give(self._layers(method, entering[-1], self._stages[index : index + 1], steps))
+        if self.config.is_state(index):
+            self._state.carry(method, index)
         self.program.add_method(method)
 
     def head(self, tokens: int) -> None:
@@ -192,8 +205,10 @@ class TextMethods:
         method.call("executorch_prim::et_view.default", values, method.integers(sizes), output)
         return output
 
-    def _steps(self, method: Method, embeds: Slot, position: Slot | None = None) -> StepValues:
-        """What the layers read beside ``embeds`` [1, tokens, width]."""
+    def _steps(
+        self, method: Method, embeds: Slot, position: Slot | None = None, *, stateful: bool = True
+    ) -> StepValues:
+        """What the layers read beside ``embeds`` [1, tokens, width]; not ``stateful``: none of them has a state."""
         config, tokens = self.config, embeds.shape[1]
         if position is None:
             position = method.take(method.tensor([1], "int64", dynamic=False))
@@ -202,27 +217,33 @@ class TextMethods:
         seen = method.take(method.tensor([tokens], "int64")) if self.spans else None
         step = self._attention.step(method, embeds, position, None if turns is None else (turns[0], turns[1]), seen)
         rows = self._convolution.step(method, step.positions) if config.convolutions else None
-        return StepValues(step, rows, {})
+        state = self._state.step(method, embeds) if config.states and stateful else None
+        return StepValues(step, rows, state, {})
 
     def _layers(
         self, method: Method, embeds: Slot, stages: Sequence[Stage], steps: StepValues, *, apart: str = ""
     ) -> Slot:
         """Run layers over ``embeds`` [1, tokens, width]; gives the residual stream [tokens, width]. ``apart``: begins
         the names of places that are not those of other layers."""
-        config, tokens, (step, rows, _) = self.config, embeds.shape[1], steps
+        config, tokens, (step, rows, state, _) = self.config, embeds.shape[1], steps
+        present: list[Slot] = []
         *segments, last = self._graphs(stages, tokens)
         inputs = [embeds]
         # Even and odd layers take turns in two places of memory.
         for stage, segment in zip(stages, segments, strict=True):
             passing = _passing(method, tokens, segment, f"{apart}{stage.index % 2}")
             (cos, sin), mask = step.of_layer(local=config.is_local(stage.index))
-            ends = segment.graph, [*inputs, cos, sin, *passing]
+            ends = segment.graph, [*inputs, cos, sin, *present, *passing]
+            present = []
             if rows is not None and config.is_convolution(stage.index):
                 inputs = [*passing, *self._convolved(method, stage.index, ends, rows)]
+            elif state is not None and config.is_state(stage.index):
+                past, *present = self._state.matrices(method, stage.index)
+                inputs = [*passing, *self._remembered(method, stage.index, ends, state), state.masks, past]
             else:
                 inputs = [*passing, *self._attended(method, stage.index, ends, steps), mask]
         (stream,) = _passing(method, tokens, last, f"{apart}{(stages[-1].index + 1) % 2}")
-        method.delegate(last.graph, *inputs, stream)
+        method.delegate(last.graph, *inputs, *present, stream)
         return stream
 
     def _attended(self, method: Method, layer: int, graph: tuple[int, list[Slot]], steps: StepValues) -> list[Slot]:
@@ -251,11 +272,18 @@ class TextMethods:
         method.delegate(number, *arguments, rows)
         return self._convolution.put(method, layer, rows, step)
 
+    def _remembered(self, method: Method, layer: int, graph: tuple[int, list[Slot]], step: StateStep) -> list[Slot]:
+        """The same of a layer with a state."""
+        number, arguments = graph
+        rows = method.tensor([arguments[-1].shape[0], self.config.state_width], place=f"rows.{layer % 2}")
+        method.delegate(number, *arguments, rows)
+        return self._state.put(method, layer, rows, step)
+
     def _graphs(self, stages: Sequence[Stage], tokens: int) -> tuple[Segment, ...]:
         key = range(stages[0].index, stages[-1].index + 1)
         if key not in self._segments:
-            caches = self._attention, self._convolution
-            self._segments[key] = Segments(self.program, self.weights, *caches, tokens).lower(stages)
+            caches = CacheBuilders(self._attention, self._convolution, self._state)
+            self._segments[key] = Segments(self.program, self.weights, caches, tokens).lower(stages)
         return self._segments[key]
 
     def _last_logits(self, method: Method, hidden: Slot) -> Slot:

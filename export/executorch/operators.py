@@ -2,7 +2,8 @@
 
 A layer's attention reads what its step has written into the KV cache, and writing is a kernel of ExecuTorch's; so is it
 with a convolution's rows. So a row of decoder layers is several graphs: one goes from one layer's attention to the next
-layer's query, key and value, and a method calls them in turn (``pocketvlm.export.executorch.methods``).
+layer's query, key and value, and a method calls them in turn (``pocketvlm.export.executorch.methods``). A state's
+matrices are read and written by the graph behind its rows.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pocketvlm.export.executorch import picture
 from pocketvlm.export.executorch.attention import PARTS, XnnpackAttention, rotated
-from pocketvlm.export.executorch.convolution import XnnpackConvolution
+from pocketvlm.export.executorch.convolution import XnnpackConvolution, convolved
 from pocketvlm.export.executorch.program import Program
+from pocketvlm.export.executorch.state import StateInputs, XnnpackState
 from pocketvlm.export.executorch.weights import Weights
 from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
 from pocketvlm.export.graph.lower import Call, lower
@@ -32,8 +34,10 @@ from pocketvlm.models.operators import (
     Channels,
     ChannelScale,
     ClassToken,
+    Decay,
     Depthwise,
     DropFirst,
+    GatedDelta,
     Gelu,
     Join,
     KeyRows,
@@ -65,9 +69,18 @@ class XnnpackContext:
         self.graph, self.weights, self.place = graph, weights, place
 
 
+class CacheBuilders(NamedTuple):
+    """What builds the nodes that belong to each kind of cache."""
+
+    attention: XnnpackAttention
+    convolution: XnnpackConvolution
+    state: XnnpackState
+
+
 @dataclass(frozen=True)
 class Segment:
-    """A graph of the program, and the widths of what it gives beside a query and new rows: [tokens, width] each."""
+    """A graph of the program, and the widths of what it gives beside a query and new rows: [tokens, width] each. What
+    it gives of a state comes before those."""
 
     graph: int
     passing: tuple[int, ...]
@@ -76,16 +89,12 @@ class Segment:
 class Segments(XnnpackContext):
     """Decoder layers as the graphs between what reads their caches; takes at most ``tokens`` tokens."""
 
-    def __init__(
-        self,
-        program: Program,
-        weights: Weights,
-        attention: XnnpackAttention,
-        convolution: XnnpackConvolution,
-        tokens: int,
-    ) -> None:
+    def __init__(self, program: Program, weights: Weights, caches: CacheBuilders, tokens: int) -> None:
         super().__init__(XnnpackGraph(program.constants), weights)
-        self._program, self.attention, self.convolution, self._tokens = program, attention, convolution, tokens
+        self._program, self._caches, self._tokens = program, caches, tokens
+        self.attention = caches.attention
+        self._state: StateInputs | None = None
+        self._present: list[Value] = []
         self._turns: list[Value] = []
         self._cos_sin: list[Value] = []
         self._left: list[Stage] = []
@@ -133,11 +142,20 @@ class Segments(XnnpackContext):
     def convolve(self, call: Call, passing: Sequence[Value], rows: Value) -> tuple[list[Value], Value]:
         """End the graph with new rows; gives what passes them by and the convolved rows in the next graph."""
         inner = self._cut(passing, rows)
-        known = [self.graph.input(rows.shape) for _ in range(self.convolution.kernel)]
+        known = [self.graph.input(rows.shape) for _ in range(call.operator.kernel)]
+        if call.operator.of_state:
+            self._state = self._caches.state.inputs(self.graph, self._tokens)
         self._take_turns()
         name = call.weight()
         weights = self.weights.vector(name), self.weights.optional_vector(call.weight("bias"))
-        return inner, self.convolution.convolve(self.graph, name, known, *weights)
+        return inner, convolved(self.graph, name, known, *weights)
+
+    def delta(self, call: Call, projected: Sequence[Value], gates: tuple[Value, Value]) -> Value:
+        """What the gated delta rule gives; the graph gives the state behind it."""
+        assert self._state is not None
+        mixed, present = self._caches.state.delta(self.graph, call.operator, self._state, projected, gates)
+        self._present.append(present)
+        return mixed
 
     def _cut(self, passing: Sequence[Value], *outputs: Value) -> list[Value]:
         """End the graph and begin the next; gives in it what passes by."""
@@ -154,8 +172,9 @@ class Segments(XnnpackContext):
             self._turns = [self.graph.input([self._tokens, half]) for _ in range(2)]
 
     def _finish(self, passing: Sequence[Value], *outputs: Value) -> None:
-        for output in (*passing, *outputs):
+        for output in (*self._present, *passing, *outputs):
             self.graph.output(output)
+        self._present = []
         widths = tuple(one.shape[-1] for one in passing)
         self._finished.append(Segment(self._program.add_graph(self.graph.serialized()), widths))
 
@@ -353,6 +372,19 @@ def _causal_convolution(at: Segments, call: Call, rows: Value, step: None) -> Va
     return convolved
 
 
+def _decay(at: XnnpackContext, call: Call, values: Value) -> Value:
+    graph, bias = at.graph, call.weight("bias")
+    moved = graph.add(values, graph.constant(bias, at.weights.vector(bias)))
+    speed = -np.exp(at.weights.vector(call.weight()))
+    return graph.multiply(graph.softplus(moved), graph.constant(f"{call.weight()}.speed", speed))
+
+
+def _gated_delta(
+    at: Segments, call: Call, query: Value, key: Value, value: Value, decay: Value, rate: Value, step: None
+) -> Value:
+    return at.delta(call, (query, key, value), (decay, rate))
+
+
 def _class_token(at: XnnpackContext, call: Call, rows: Value) -> Value:
     # [width] -> [1, width], in front of [rows, width]
     token = at.graph.constant(call.weight(), at.weights.vector(call.weight())[None])
@@ -433,6 +465,8 @@ TABLE: dict[Any, Callable[..., Any]] = {
     CachedAttend: _cached_attend,
     SharedAttend: _shared_attend,
     CausalConvolution: _causal_convolution,
+    Decay: _decay,
+    GatedDelta: _gated_delta,
     ClassToken: _class_token,
     DropFirst: _drop_first,
     MeanOfRows: _mean_of_rows,

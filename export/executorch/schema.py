@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ __all__ = [
     "load_program",
     "program",
     "quiet",
+    "run_in_turn",
     "run_method",
     "serialize_pte_binary",
     "serialize_xnnpack_binary",
@@ -62,13 +63,24 @@ def run_method(path: Path, method: str, *arguments: Tensor) -> list[Tensor]:
 
     :raises ExportError: ExecuTorch refuses the program or an operator in it
     """
+    return run_in_turn(path, method, [arguments])[0]
+
+
+def run_in_turn(path: Path, method: str, calls: Sequence[tuple[Tensor, ...]]) -> list[list[Tensor]]:
+    """The same for several calls of it; what stays in the program, zeros at first, stays from one to the next.
+
+    :raises ExportError: as ``run_method``
+    """
+    given = []
     try:
         loaded = load_program(path)
-        with silent_stderr():
-            outputs = loaded.run_method(method, tuple(value.contiguous() for value in arguments))
+        for arguments in calls:
+            with silent_stderr():
+                outputs = loaded.run_method(method, tuple(value.contiguous() for value in arguments))
+            given.append([value.clone() if isinstance(value, Tensor) else value for value in outputs])
     except RuntimeError as error:
         raise ExportError(f"ExecuTorch does not run {method}: {one_line(error)}") from error
-    return [value.clone() if isinstance(value, Tensor) else value for value in outputs]
+    return given
 
 
 def load_program(path: Path) -> Any:

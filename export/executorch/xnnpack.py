@@ -157,6 +157,15 @@ class XnnpackGraph:
     def sigmoid(self, value: Value) -> Value:
         return self._unary(schema.XNNSigmoid, value)
 
+    def exp(self, value: Value) -> Value:
+        return self._unary(schema.XNNExp, value)
+
+    def softplus(self, value: Value) -> Value:
+        """log(1 + exp(x)), of numbers of any size."""
+        size = self._binary(schema.XNNMaximum, value, self.scaled(value, -1.0))
+        rest = self._unary(schema.XNNLog, self.add(self.exp(self.scaled(size, -1.0)), self.scalar(1.0)))
+        return self.add(self.relu(value), rest)
+
     def softmax(self, value: Value) -> Value:
         """Over the last dimension."""
         return self._unary(schema.XNNSoftmax, value)

@@ -64,11 +64,13 @@ class Graphs(Protocol):
 
 @dataclass
 class Walk:
-    """What went through the graphs: errors of the lowering by piece, and what they gave as shipped."""
+    """What went through the graphs: errors of the lowering by piece, and what they gave as shipped (``shipped``: the
+    last decoder layer)."""
 
     lowering: list[tuple[float, str]] = field(default_factory=list)
     image_tokens: Tensor | None = None
     embedded: Tensor = field(default_factory=lambda: torch.zeros(0))
+    shipped: Tensor = field(default_factory=lambda: torch.zeros(0))
     logits: Tensor = field(default_factory=lambda: torch.zeros(0))
     vision: VisionFidelity | None = None
     text: TextFidelity | None = None
@@ -145,6 +147,7 @@ def _text(job: Job, read: ReadWeight, graphs: Graphs, walk: Walk) -> TextFidelit
         wanted = _reference(stage.run, read, few, step)
         shipped = _checked(job, graphs, walk, stage, (few, wanted, shipped))
         errors.append(significant(relative_error(shipped, after)))
+    walk.shipped = shipped
     scored = original.text[-1][:, first:]
     wanted = _reference(logits, config, read, scored)
     walk.logits = _checked(job, graphs, walk, stages.head, (scored, wanted, shipped[:, first:]))

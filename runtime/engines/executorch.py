@@ -18,7 +18,8 @@ from pocketvlm.images.spans import begin_of_span, end_of_chunk
 from pocketvlm.runtime.engines.executorch_library import LoadedProgram, find_package, set_threads, states_of
 from pocketvlm.runtime.memory import memory_for, return_freed_memory, zeros_on_demand
 from pocketvlm.runtime.native import Feeds, TokenRope, along_places, seen_at, widened
-from pocketvlm.runtime.rows import copy_rows, rows_of
+from pocketvlm.runtime.rows import check_alike, copy_rows, rows_of
+from pocketvlm.runtime.states import CacheWithStates, States
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
@@ -37,16 +38,16 @@ ALL_LOGITS = "text_decoder_all_logits"
 BEYOND = 128
 
 
-class ExecutorchCache:
+class ExecutorchCache(CacheWithStates):
     """Keys and values of each layer, [KV heads, length, head size], or a convolution's rows, [kernel - 1 + length,
-    width]; a method writes new rows itself.
+    width]; a method writes new rows itself. Of a state it reads one array and writes another, which take turns.
 
     Rows after ``position`` are never read.
     """
 
     def __init__(self, manifest: Manifest) -> None:
+        super().__init__(States.of(manifest))
         kv = manifest.kv_cache
-        self.position = 0
         self._arrays: dict[str, npt.NDArray[np.uint8]] = {}
         self._length, self._wholes = kv.length, dict[str, Array]()
         for layer, kind in enumerate(kv.of_layers(manifest.model.layers)):
@@ -63,16 +64,41 @@ class ExecutorchCache:
                 whole = self._add(name, (kv.heads, kv.length, size), kv.dtype)
                 # The tensors over the first rows of its heads that attention reads.
                 self._arrays |= {f"{name}.{head}": whole[head * head_bytes :] for head in range(kv.heads)}
-        self.states = states_of(self._arrays)
+        self._pointers = [states_of({**self._arrays, **self._turn(first)}) for first in (0, 1)]
+
+    @property
+    def states(self) -> Any:
+        """Where the next step finds what stays from call to call."""
+        return self._pointers[0]
+
+    def advance(self, position: int) -> None:
+        super().advance(position)
+        self._pointers.reverse()
+
+    def _turn(self, first: int) -> dict[str, Array]:
+        """A state's arrays by the names that a step has for them, the ``first`` of each pair being past."""
+        pairs = {} if self.memory is None else self.memory.pairs
+        return {
+            f"{when}_{name}": pair[(first + at) % 2]
+            for name, pair in pairs.items()
+            for at, when in enumerate(("past", "present"))
+        }
 
     def rows(self, first: int, last: int) -> dict[str, Array]:
         """``pocketvlm.runtime.rows.KeepsRows``; views."""
-        return {name: rows_of(whole, self._length, first, last) for name, whole in self._wholes.items()}
+        return self._views(first, last) | self.kept()
 
     def put(self, rows: Mapping[str, Array], first: int, last: int) -> None:
         """``pocketvlm.runtime.rows.KeepsRows``"""
-        copy_rows(self.rows(first, last), rows)
-        self.position = last
+        states, rest = self.parted(rows)
+        views = self._views(first, last)
+        check_alike(views, rest)
+        self.put_state(states, last)
+        copy_rows(views, rest)
+        self._position = last
+
+    def _views(self, first: int, last: int) -> dict[str, Array]:
+        return {name: rows_of(whole, self._length, first, last) for name, whole in self._wholes.items()}
 
     def _add(self, name: str, shape: tuple[int, ...], dtype: str) -> npt.NDArray[np.uint8]:
         """The bytes of a new buffer of zeros."""
@@ -121,6 +147,7 @@ class ExecutorchEngine:
                 if name != ALL_LOGITS:
                     self._program.load(name)
             _check_program(self._program, file, manifest)
+            self._most_tokens = _most_tokens(self._program, manifest)
         self._rope = TokenRope.of(bundle)
         self._description = f"executorch {package.version}, XNNPACK on the CPU, {threads} threads"
 
@@ -192,19 +219,18 @@ class ExecutorchEngine:
         seen = seen_at(cache.position, tokens, last_seen)
         step = self._arguments(embeddings, cache, positions, seen)
         if wanted == 1:
-            self._decode("text_decoder", step, slice(0, tokens), cache, logits)
+            self._decode_first(step, tokens, cache, logits)
         else:
             seen = seen - cache.position
             first = begin_of_span(seen, tokens - wanted)
             logits = np.empty((tokens - first, manifest.model.vocab_size), np.float32)
             if first:
-                self._decode("text_decoder", step, slice(0, first), cache, logits[:1])
+                self._decode_first(step, first, cache, logits[:1])
             start = first
             while start < tokens:
-                part = slice(start, end_of_chunk(seen, start, manifest.prefill_chunk))
+                part = slice(start, end_of_chunk(seen, start, min(manifest.prefill_chunk, self._most_tokens)))
                 self._decode(ALL_LOGITS, step, part, cache, logits[start - first : part.stop - first])
                 start = part.stop
-        cache.position = total
         return logits[-wanted:]
 
     def _arguments(
@@ -227,12 +253,18 @@ class ExecutorchEngine:
     def close(self) -> None:
         self._program = None
 
+    def _decode_first(self, step: tuple[Array, ...], count: int, cache: ExecutorchCache, room: Floats) -> None:
+        """The first tokens of a step, as many at once as the method takes; the last one's logits are in ``room``."""
+        for start in range(0, count, self._most_tokens):
+            self._decode("text_decoder", step, slice(start, min(start + self._most_tokens, count)), cache, room)
+
     def _decode(self, method: str, step: tuple[Array, ...], part: slice, cache: ExecutorchCache, room: Floats) -> None:
-        """Some tokens of a step."""
+        """Some tokens of a step, which the cache then holds."""
         embeddings, place, *turns = (values[part] for values in step)
         # [tokens, width] -> [1, tokens, width]
         arguments = (np.ascontiguousarray(embeddings[None], np.float32), place[:1].astype(np.int64))
         self._run(method, (*arguments, *map(np.ascontiguousarray, turns)), room, cache.states)
+        cache.advance(cache.position + len(place))
 
     def _picture(self, method: str, values: tuple[Array, ...], shape: tuple[int, ...]) -> Floats:
         """Run a method on tiles of a picture together."""
@@ -265,21 +297,21 @@ def _check_program(program: LoadedProgram, file: str, manifest: Manifest) -> Non
     :raises BundleError: naming the first that is another
     """
     kv, model, vision = manifest.kv_cache, manifest.model, manifest.vision
-    hidden = model.hidden_size
+    hidden, most = model.hidden_size, _most_tokens(program, manifest)
     wanted: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {
         ("token_embedding", "input 0"): ("int64", (1, kv.length)),
         ("token_embedding", "output 0"): ("float32", (1, kv.length, model.embedding_width)),
-        ("text_decoder", "input 0"): ("float32", (1, kv.length, manifest.entering_width)),
+        ("text_decoder", "input 0"): ("float32", (1, most, manifest.entering_width)),
         ("text_decoder", "input 1"): ("int64", (1,)),
         ("text_decoder", "output 0"): ("float32", (1, model.vocab_size)),
         **{("text_decoder", name): kind for name, kind in _states(manifest)},
     }
     if manifest.positions is not None:
-        turns = ("float32", (kv.length, kv.head_dim // 2))
+        turns = ("float32", (most, kv.head_dim // 2))
         wanted |= {("text_decoder", f"input {at}"): turns for at in (2, 3)}
     if manifest.spans != "none":
         at = 2 if manifest.positions is None else 4
-        wanted["text_decoder", f"input {at}"] = ("int64", (kv.length,))
+        wanted["text_decoder", f"input {at}"] = ("int64", (most,))
     if vision is not None and vision.patches is not None:
         wanted |= _of_pictures(vision, vision.patches, manifest.entering_width)
     elif vision is not None:
@@ -296,9 +328,18 @@ def _check_program(program: LoadedProgram, file: str, manifest: Manifest) -> Non
         if found != (dtype, shape):
             is_there = "there is none" if found is None else f"it is {found[0]} {list(found[1])}"
             raise BundleError(f"{file}: {method}, {name}: {is_there}, the manifest asks for {dtype} {list(shape)}")
-    after = (f"kv_cache.{model.layers}.key", f"conv_cache.{model.layers}")
+    after = (
+        f"{name}.{model.layers}{part}" for name, part in (("kv_cache", ".key"), ("conv_cache", ""), ("past_conv", ""))
+    )
     if any(program.state("text_decoder", name) is not None for name in after):
         raise BundleError(f"{file}: text_decoder has more layers than the manifest's {model.layers}")
+
+
+def _most_tokens(program: LoadedProgram, manifest: Manifest) -> int:
+    """Of one call of the decoder: as many as the cache holds, and with a state as the program says."""
+    found, length = program.input("text_decoder", 0), manifest.kv_cache.length
+    is_chunk = manifest.kv_cache.has_states and found is not None and len(found[1]) == 3
+    return found[1][1] if found is not None and is_chunk and 0 < found[1][1] <= length else length
 
 
 def _of_pictures(
@@ -333,6 +374,9 @@ def _states(manifest: Manifest) -> Iterator[tuple[str, tuple[str, tuple[int, ...
     for layer, kind in enumerate(kv.of_layers(manifest.model.layers)):
         if kind.kind == "convolution":
             yield f"conv_cache.{layer}", ("float32", kind.shape(kv.length)[1:])
+        if kind.kind == "state":
+            for name, shape in (("conv", kind.rows_shape), ("state", kind.matrix_shape)):
+                yield from ((f"{when}_{name}.{layer}", ("float32", shape[1:])) for when in ("past", "present"))
         if kind.kind != "attention":
             continue
         size = kind.head_dim or kv.head_dim

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,8 @@ import torch
 
 from pocketvlm.bundle.defaults import SNAPSHOTS
 from pocketvlm.bundle.kv import bundle_kv_bytes, bundle_state_bytes
-from pocketvlm.bundle.open import Bundle
-from pocketvlm.errors import CheckpointError, PocketVlmError, RecipeError
+from pocketvlm.bundle.open import Bundle, open_bundle
+from pocketvlm.errors import BundleError, CheckpointError, PocketVlmError, RecipeError
 from pocketvlm.export import export_bundle
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
@@ -25,6 +26,7 @@ from pocketvlm.recipe import Rule, load_recipe
 from pocketvlm.runtime import GenerationConfig, PocketVlm, load
 from pocketvlm.runtime.budget import needed_bytes
 from pocketvlm.runtime.engines import open_engine
+from pocketvlm.runtime.engines.executorch import ExecutorchCache
 from pocketvlm.runtime.prefixes import Prefixes
 from pocketvlm.runtime.states import CacheWithStates, States
 from pocketvlm.runtime.tuning import Tuning, this_device
@@ -32,7 +34,7 @@ from tests.models.test_families import TOKENS, relative
 from tests.runner.test_conversation import talk
 from tests.support.transformers_models import write_decoder
 
-ENGINES = ("onnx",)
+ENGINES = ("onnx", "executorch")
 LENGTH, CHUNK, COUNT = 512, 16, 6
 #: Bytes of a layer: three rows before its convolution, and four heads' matrices.
 STATE = 4 * (3 * 160 + 4 * 16 * 24)
@@ -147,8 +149,11 @@ def test_what_is_set_back_goes_on_from_the_last_copy(name: str, written: Written
     cache.position = 0
 
 
-def test_a_step_that_fails_leaves_the_state_as_it_was(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, ids = open_engine("onnx", bundle, threads=1), np.array(TOKENS, np.int64)
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_step_that_fails_leaves_the_state_as_it_was(
+    name: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, ids = open_engine(name, bundle, threads=1), np.array(TOKENS, np.int64)
     cache, other = engine.new_cache(), engine.new_cache()
     for one in (cache, other):
         engine.step(engine.embed(ids[:20]), one, keep=1)
@@ -164,6 +169,27 @@ def test_a_step_that_fails_leaves_the_state_as_it_was(bundle: Bundle, monkeypatc
     assert cache.position == 20
     found, wanted = (engine.step(engine.embed(ids[40:50]), one, keep=0) for one in (cache, other))
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_states_that_do_not_take_turns_are_seen(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, ids, found = open_engine("executorch", bundle, threads=1), np.array(TOKENS, np.int64), []
+    for _ in range(2):
+        cache = engine.new_cache()
+        for start in (0, 50):
+            logits = engine.step(engine.embed(ids[start : start + 50]), cache, keep=1)
+        found.append(logits)
+        monkeypatch.setattr(ExecutorchCache, "advance", CacheWithStates.advance)
+    assert relative(found[1], found[0]) > 1e-2
+
+
+def test_a_program_with_other_states_than_the_manifests_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    shutil.copytree(bundle.location, tmp_path / "b")
+    path = tmp_path / "b" / "manifest.json"
+    path.write_text(path.read_text().replace('"key_width": 16', '"key_width": 8'))
+    with pytest.raises(
+        BundleError, match=r"past_state\.0: it is float32 \[4, 16, 24\], the manifest asks for .* 8, 24"
+    ):
+        open_engine("executorch", open_bundle(tmp_path / "b"), threads=1)
 
 
 # --- Conversations ----------------------------------------------------------------------------------------------------

@@ -79,4 +79,4 @@ def minicpmv4_6(directory: Path, **changes: Any) -> Written:
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
     # a matrix of queries and gates in the layer with attention
-    return Written(directory, model, processor, 4 * PATCH, split=1, engines=("onnx",))
+    return Written(directory, model, processor, 4 * PATCH, split=1, engines=("onnx", "executorch"))

@@ -22,7 +22,6 @@ def _qwen_vl_like(
     vision: dict[str, Any],
     text: dict[str, Any],
     spread: float = 1.2,
-    engines: tuple[str, ...] = ("onnx", "executorch"),
 ) -> Written:
     """Heads of 32 channels in the decoder, of 16 in the tower; tokens of 12 px, pictures of 4 to 40 of them."""
     import transformers
@@ -69,7 +68,7 @@ def _qwen_vl_like(
     split = 4 * config.vision_config.depth
     if family == "qwen3_5":
         split += config.text_config.layer_types.count("full_attention")
-    return Written(directory, model, processor, tile, split=split, engines=engines)
+    return Written(directory, model, processor, tile, split=split, engines=("onnx", "executorch"))
 
 
 QWEN_PROCESSORS = {
@@ -113,4 +112,4 @@ def qwen3_5(directory: Path) -> Written:
         **{f"linear_{name}": size for name, size in sizes.items()},
     }
     vision["num_position_embeddings"] = 25
-    return _qwen_vl_like(directory, "qwen3_5", vision, text, engines=("onnx",))
+    return _qwen_vl_like(directory, "qwen3_5", vision, text)
