@@ -114,16 +114,15 @@ class Lowered:
 
 
 def prefill_chunk(job: Job) -> int:
-    """Most tokens of one prefill step: as many as the longest span has, of which no step takes a part."""
-    config = job.checkpoint.config
-    longest = {"none": 1, "image": config.tokens_per_tile, "prompt": job.kv_length}[config.spans]
-    return max(PREFILL_CHUNK, longest)
+    """Most tokens of one prefill step."""
+    return job.checkpoint.config.longest_step(PREFILL_CHUNK, job.kv_length)
 
 
 #: What back ends for tiles, transformers and full attention have no graphs for: whether a config has it, and its words.
 BEYOND: tuple[tuple[Callable[[VlmConfig], bool], str], ...] = (
     (lambda config: config.is_native, "patches as input are"),
     (lambda config: config.text.has_local, "layers that see a window (sliding_attention) are"),
+    (lambda config: config.text.is_softcapped, "scores and logits that are bounded (logit_softcapping) are"),
     (lambda config: bool(config.text.convolutions), "layers with a convolution are"),
     (lambda config: bool(config.text.states), "layers that keep a state (linear_attention) are"),
     (lambda config: config.vision is not None and config.vision.convolutions is not None,

@@ -52,6 +52,8 @@ class Prompt:
     pictures: tuple[Picture, ...]
     spans: Spans = "none"
     """which tokens see what is behind them"""
+    asked: int | None = None
+    """how many of them are a question's, where its answer's follow; None: all"""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -68,7 +70,7 @@ class Prompt:
     @cached_property
     def last_seen(self) -> npt.NDArray[np.int64]:
         """[tokens]: the last place of the cache that each may see."""
-        return last_seen_of(self.picture_index >= 0, self.spans)
+        return last_seen_of(self.picture_index >= 0, self.spans, self.asked)
 
     def keys(self) -> list[Hashable]:
         """What tells each token's input apart: its id, or its picture's content and row."""
@@ -98,6 +100,8 @@ def spans_of(messages: Sequence[Message], chat: ChatLayout) -> list[Span | Image
     spans: list[Span | ImageSpan] = [Literal(chat.start)]
     roles = [_role(message, index, chat) for index, message in enumerate(messages)]
     _check_order(roles)
+    if chat.single_turn and len(roles) > 1:
+        raise ChatError("this model answers one question and takes no second one: start anew with it")
     if chat.default_system is not None and roles[0] != "system":
         role = chat.roles["system"]
         spans += [Literal(role.prefix), Literal(chat.default_system), Literal(role.suffix)]
@@ -125,9 +129,13 @@ def spans_of(messages: Sequence[Message], chat: ChatLayout) -> list[Span | Image
 def _question(content: Sequence[PeopleText | ImageSpan], chat: ChatLayout) -> list[Span | ImageSpan]:
     """The parts of a question with what the chat layout puts around each and between them."""
     spans: list[Span | ImageSpan] = []
+    images = sum(isinstance(part, ImageSpan) for part in content)
     for index, part in enumerate(content):
         spans += [Literal(chat.between)] if index and chat.between is not None else []
+        spans += [Literal(chat.behind_images)] if index == images and chat.behind_images is not None else []
         spans += _shown(part, chat)
+    if images == len(content) and chat.behind_images is not None:
+        spans.append(Literal(chat.behind_images))
     return spans
 
 

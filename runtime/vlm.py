@@ -184,14 +184,22 @@ class PocketVlm(LoadedModel):
         parts = [result_of(future).tokens for future in started]
         return np.concatenate(parts) if parts else np.empty((0, self.manifest.entering_width), np.float32)
 
-    def logits(self, token_ids: Sequence[int] | npt.NDArray[np.int64], images: Sequence[Image] = ()) -> Floats:
+    def logits(
+        self,
+        token_ids: Sequence[int] | npt.NDArray[np.int64],
+        images: Sequence[Image] = (),
+        *,
+        asked: int | None = None,
+    ) -> Floats:
         """float32 [tokens, vocabulary]: the logits after each token. ``token_ids`` has one placeholder an image token.
+
+        ``asked``: how many are a question's, whose answer's follow (None: all), where those of a prompt see each other.
 
         :raises ValueError: ids are no token ids, or their placeholders are not as many as the images' tokens
         :raises CapacityError: the tokens do not fit into the KV cache
         """
         self._check_open()
-        prompt = self._prompt_of_ids(np.asarray(token_ids, np.int64), images)
+        prompt = replace(self._prompt_of_ids(np.asarray(token_ids, np.int64), images), asked=asked)
         started = [self.start_encoding(picture) for picture in prompt.pictures]
         encoded = {index: result_of(future).tokens for index, future in enumerate(started)}
         with self.empty_context() as context:

@@ -119,7 +119,8 @@ class XnnpackAttention:
         forgotten = self._up_to(method, known, self._by_row(method, tokens, bounds))
         local = method.tensor([tokens * shared, length])
         method.call("aten::where.self_out", forgotten, unseen, mask, local)
-        return replace(step, local=(self._turns(method, "rope_local", positions), local))
+        turns = self._turns(method, "rope_local", positions) if self.config.has_local_rope else step.turns
+        return replace(step, local=(turns, local))
 
     def _turns(self, method: Method, name: str, positions: Slot) -> tuple[Slot, Slot]:
         """cos and sin at ``positions`` [tokens], [tokens, half a head] each"""
@@ -214,7 +215,8 @@ class XnnpackAttention:
     def attend(self, graph: XnnpackGraph, layer: int, inputs: AttentionInputs) -> Value:
         """Mixed values, of the query's shape."""
         heads, size, shared = self.config.num_key_value_heads, self.config.head_size(layer), self.shared
-        tokens, query = inputs.query.shape[0], graph.scaled(inputs.query, self.config.attention_scale)
+        cap, tokens = self.config.attn_logit_softcapping, inputs.query.shape[0]
+        query = graph.scaled(inputs.query, self.config.attention_scale / (cap or 1.0))
         # [tokens, heads * head size] -> [tokens, KV heads, shared, head size] -> [KV heads, tokens, shared, head size]
         query = graph.reshape(query, [0, heads, shared, size], [tokens, heads, shared, size])
         query = graph.transpose(query, [1, 0, 2, 3])
@@ -225,6 +227,7 @@ class XnnpackAttention:
         for head, (key, value) in enumerate(zip(inputs.keys, inputs.values, strict=True)):
             asked = graph.slice(query, 0, head, 1)
             scores = graph.matrix_product(asked, self._numbers(graph, key), transposed=True)
+            scores = scores if cap is None else graph.scaled(graph.tanh(scores), cap)
             shares = graph.softmax(graph.add(scores, inputs.mask))
             mixed.append(graph.matrix_product(shares, self._numbers(graph, value)))
         joined = self._scaled(graph, graph.concatenate(mixed, 0), layer, "value")

@@ -297,9 +297,8 @@ def _sigmoid(at: XnnpackContext, call: Call, values: Value) -> Value:
 
 
 def _softcap(at: XnnpackContext, call: Call, values: Value) -> Value:
-    """tanh(x) = 2 sigmoid(2 x) - 1"""
-    graph, cap = at.graph, call.operator.cap
-    return graph.add(graph.scaled(graph.sigmoid(graph.scaled(values, 2 / cap)), 2 * cap), graph.scalar(-cap))
+    cap = call.operator.cap
+    return at.graph.scaled(at.graph.tanh(at.graph.scaled(values, 1 / cap)), cap)
 
 
 def _mean_of_rows(at: XnnpackContext, call: Call, values: Value) -> Value:

@@ -166,6 +166,9 @@ class XnnpackGraph:
         rest = self._unary(schema.XNNLog, self.add(self.exp(self.scaled(size, -1.0)), self.scalar(1.0)))
         return self.add(self.relu(value), rest)
 
+    def tanh(self, value: Value) -> Value:
+        return self._unary(schema.XNNTanh, value)
+
     def softmax(self, value: Value) -> Value:
         """Over the last dimension."""
         return self._unary(schema.XNNSoftmax, value)

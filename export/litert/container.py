@@ -137,6 +137,8 @@ def template_of(chat: ChatLayout, placeholder: str, stops: Sequence[str]) -> str
         (chat.text is not None, "puts something around texts"),
         (chat.system_joins, "trims a system message and a question as one"),
         (chat.strip_parts, "trims each text beside an image"),
+        (chat.behind_images is not None, "puts something between images and texts"),
+        (chat.single_turn, "takes one question"),
         (any(role.prefix_with_image is not None for role in chat.roles.values()), "begins otherwise with an image"),
     ):
         if says:

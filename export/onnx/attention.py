@@ -120,7 +120,7 @@ def positions(
         sin,
         many,
         by_token,
-        _tables(graph, "rope_local", config, kv, local=True) if config.has_local else None,
+        _tables(graph, "rope_local", config, kv, local=True) if config.has_local_rope else None,
         last_seen,
         first,
     )
@@ -273,6 +273,7 @@ def _grouped(
         scale=heads.scale,
         do_rotary=int(at.cos is not None),
         **({} if heads.window is None else {"local_window_size": heads.window}),
+        **_softcap(heads),
         **quantization,
     )
 
@@ -339,8 +340,14 @@ def _in_matrices(
         *known,
         _mask(graph, (first, end, total), heads.window, at.last_seen),
         scale=heads.scale,
+        **_softcap(heads),
     )
     return scaled(_in_rows(graph, mixed), "mixed", "value", by_query=True), *present
+
+
+def _softcap(heads: CachedAttend) -> dict[str, Any]:
+    """The attribute of both nodes; what is masked stays so (ONNX Runtime bounds the scores before it masks them)."""
+    return {} if heads.softcap is None else {"softcap": heads.softcap}
 
 
 def _by_head(graph: GraphBuilder, projected: ir.Value, heads: int, head_dim: int) -> ir.Value:

@@ -62,6 +62,8 @@ def read_chat(directory: Path, config: VlmConfig | None = None, begin: str = "")
     :raises PocketVlmError: a file cannot be read, or the template cannot be expressed as literals by role
     """
     image = None
+    if config is not None and config.asked_once is not None:
+        return FoundChat(_asked_once(*config.asked_once))
     if config is not None and config.vision is not None:
         image = config.template_image
     own = None if config is None else config.chat_template
@@ -77,6 +79,22 @@ def read_chat(directory: Path, config: VlmConfig | None = None, begin: str = "")
     if config is None or config.text_around_image == ("", "") or found.layout is None:
         return found
     return replace(found, layout=_around_images(found.layout, *config.text_around_image))
+
+
+def _asked_once(behind_images: str, suffix: str) -> ChatLayout:
+    """The layout of a model that has no template: images, a literal, a text and a literal, and no second question."""
+    return ChatLayout(
+        start="",
+        roles={
+            "user": Role(prefix="", suffix=suffix, strip=False),
+            "assistant": Role(prefix="", suffix="", strip=False),
+        },
+        default_system=None,
+        generation_prefix="",
+        images_first=True,
+        behind_images=behind_images,
+        single_turn=True,
+    )
 
 
 def _around_images(chat: ChatLayout, before: str, behind: str) -> ChatLayout:
@@ -202,7 +220,10 @@ def render_literals(chat: ChatLayout, messages: Sequence[Message], add_generatio
             texts[-1] = None if texts[-1] is None else texts[-1].rstrip()
         prefix = chat.prefix_of(message["role"], image_first=texts[0] is None)
         if asked:
+            images = texts.count(None)
             texts = [shown if text is None else around.prefix + text + around.suffix for text in texts]
+            if chat.behind_images is not None:
+                texts = [*texts[:images], chat.behind_images, *texts[images:]]
         between = (chat.between or "") if asked else ""
         parts += [prefix, between.join(texts), role.suffix]
     return "".join(parts) + (chat.generation_prefix if add_generation_prompt else "")

@@ -73,7 +73,7 @@ class Sample:
 
     ``image_token`` stands for each image token; scores are taken over the text, from ``first_scored`` on. ``grids``: of
     pictures of native resolution, or each of their parts, (across, down) in tokens; ``has_axes``: these are positions.
-    ``spans``: which tokens see what is behind them.
+    ``spans``: which tokens see what is behind them; where a prompt's do, ``first_scored`` is the last of these.
     """
 
     pixels: Tensor | None
@@ -100,7 +100,7 @@ class Sample:
             return None
         ids = self.token_ids[:count]
         is_image = torch.zeros_like(ids) if self.image_token is None else torch.eq(ids, self.image_token)
-        return torch.from_numpy(last_seen_of(is_image.bool().numpy(), self.spans))
+        return torch.from_numpy(last_seen_of(is_image.bool().numpy(), self.spans, self.first_scored + 1))
 
     @property
     def scored(self) -> int:
@@ -153,8 +153,13 @@ def make_sample(
             )
             shown += placed.tolist()
             pixels.append(torch.from_numpy(normalize(image.pixels, look.preprocessing)))
-    opening, rest = _conversation(chat, turns, with_images=bool(pixels))
+    once = chat is not None and chat.single_turn
+    opening, rest = _conversation(chat, turns[:1] if once else turns, with_images=bool(pixels))
     ids = [*encode(tokenizer, opening), *shown]
+    if once:  # the question sees itself and is all given: what is scored is its answer
+        answer = turns[0][1]
+        ids += encode(tokenizer, rest.removesuffix(answer))
+        rest = answer
     first_scored = max(len(ids) - 1, 0)
     ids += encode(tokenizer, rest)
     return Sample(
@@ -191,7 +196,7 @@ def _conversation(chat: ChatLayout | None, turns: Turns, *, with_images: bool) -
         system = chat.roles["system"]
         opening += system.prefix + chat.default_system + system.suffix
     opening += chat.prefix_of("user", image_first=with_images)
-    rest = text.removeprefix(user.prefix)
+    rest = (chat.behind_images or "") + text.removeprefix(user.prefix)
     if with_images and chat.image is not None:
         opening, rest = opening + chat.image.prefix, chat.image.suffix + rest
     return opening, rest

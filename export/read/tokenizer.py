@@ -75,7 +75,7 @@ def literals_of(chat: ChatLayout | None) -> list[str]:
         return []
     sides = [side for role in chat.roles.values() for side in (role.prefix, role.suffix, role.prefix_with_image or "")]
     around = () if chat.image is None else (chat.image.prefix, chat.image.suffix)
-    return [chat.start, chat.generation_prefix, chat.default_system or "", *sides, *around]
+    return [chat.start, chat.generation_prefix, chat.default_system or "", chat.behind_images or "", *sides, *around]
 
 
 def _ids_of(tokenizer: Tokenizer, chat: ChatLayout | None) -> Iterable[int]:

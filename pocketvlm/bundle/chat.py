@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import SerializerFunctionWrapHandler, StringConstraints, model_serializer
+from pydantic import SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
 
 from pocketvlm.strict import Closed, dropping_none
 
 #: Text around what people write: characters.
 Text = Annotated[str, StringConstraints(max_length=1 << 16)]
+#: What format 5 alone can say.
+OF_FORMAT_5 = ("between", "strip_parts", "behind_images", "single_turn")
 
 
 class Role(Closed):
@@ -70,6 +72,16 @@ class ChatLayout(Closed):
     """whether a system message and the first question are trimmed as one text: the space between them stays"""
     strip_parts: bool = False
     """whether each text of a message that is trimmed is trimmed by itself, beside its images too"""
+    behind_images: Text | None = None
+    """what stands between a question's images, which come first, and its texts, whether there are some of either"""
+    single_turn: bool = False
+    """whether a model answers one question, and takes no second one behind its answer"""
+
+    @model_validator(mode="after")
+    def _images_come_before_what_is_behind_them(self) -> ChatLayout:
+        if self.behind_images is not None and not self.images_first:
+            raise ValueError("behind_images is of a layout whose images come first (images_first)")
+        return self
 
     def joins(self, role: str, index: int, first: str) -> bool:
         """Whether the message at ``index`` of a dialogue that begins with the role ``first`` is joined to a system
@@ -82,7 +94,7 @@ class ChatLayout(Closed):
     def _without_what_format_2_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Formats 1 and 2 have none of these, 3 and 4 not the last; a bundle without is written in them."""
         written: dict[str, Any] = handler(self)
-        for name in ("reasoning", "image", "text", "images_first", "system_joins", "between", "strip_parts"):
+        for name in ("reasoning", "image", "text", "images_first", "system_joins", *OF_FORMAT_5):
             if not getattr(self, name):
                 written.pop(name, None)
         return written
@@ -90,11 +102,9 @@ class ChatLayout(Closed):
     @property
     def format_version(self) -> int:
         """The oldest format that can say it."""
-        if self.strip_parts:
-            return 5
         more = any(role.prefix_with_image is not None for role in self.roles.values())
         around = self.reasoning is not None or self.image is not None or self.text is not None
-        if self.between:
+        if any(getattr(self, name) not in (None, False) for name in OF_FORMAT_5):
             return 5
         return 3 if more or around or self.images_first or self.system_joins else 1
 

@@ -29,6 +29,8 @@ def check_spans(manifest: Any) -> None:
         if not alone or not (layout.image_start or layout.image_end):
             raise ValueError("a span of an image is one tile's tokens, with text beside them")
         longest = vision.tokens_per_tile
+    elif manifest.chat is not None and not manifest.chat.single_turn:
+        raise ValueError("a span of a prompt is of a model that answers one question (chat.single_turn)")
     steps = [manifest.prefill_chunk, *(own.prefill_chunk for own in manifest.by_engine.values())]
     if min(steps) < longest:
         raise ValueError(f"a span of {longest} tokens does not fit into a prefill_chunk of {min(steps)}")

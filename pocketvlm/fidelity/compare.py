@@ -171,7 +171,8 @@ class Compared:
         config, read = self._checkpoint.config, self._checkpoint.tensor
         items = list(zip(samples, shipped, strict=True))[: group.traced]
         traces = [
-            self._trace.text(sample.token_ids.numpy(), tokens, sample.positions.numpy()) for sample, tokens in items
+            self._trace.text(sample.token_ids.numpy(), tokens, sample.positions.numpy(), asked=sample.first_scored + 1)
+            for sample, tokens in items
         ]
         placeholder = -1 if self._vlm.manifest.tokens.image is None else self._vlm.manifest.tokens.image
         is_text = [item.inputs != placeholder for item in group.items]
@@ -190,4 +191,5 @@ class Compared:
 
         scored, checkpoint = slice(item.first_scored, None), self._checkpoint
         exact = logits(checkpoint.config.text, checkpoint.tensor, stream[:, scored]).numpy()
-        return score_tokens(exact, self._vlm.logits(item.inputs, item.pictures)[scored], item.targets)
+        shipped = self._vlm.logits(item.inputs, item.pictures, asked=item.first_scored + 1)
+        return score_tokens(exact, shipped[scored], item.targets)

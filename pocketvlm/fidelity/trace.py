@@ -49,12 +49,18 @@ class Trace:
         self._sessions = {name: _session(bundle, parts[name], values, threads) for name, values in shown.items()}
 
     def text(
-        self, token_ids: npt.NDArray[np.int64], image_tokens: Array | None, positions: npt.NDArray[np.int64]
+        self,
+        token_ids: npt.NDArray[np.int64],
+        image_tokens: Array | None,
+        positions: npt.NDArray[np.int64],
+        *,
+        asked: int | None = None,
     ) -> list[Array]:
         """Each decoder layer's output, float32 [tokens, hidden], of int64 [tokens] from an empty KV cache on.
 
         ``positions``: theirs, [tokens], or [3, tokens] where tokens have them on three axes. ``image_tokens`` float32
-        [image tokens, hidden] replace the placeholders, in their order.
+        [image tokens, hidden] replace the placeholders, in their order. ``asked``: how many of the tokens are a
+        question's, None: all.
         """
         is_image = token_ids == (-1 if self._manifest.tokens.image is None else self._manifest.tokens.image)
         # The placeholder's id need not be in the table.
@@ -71,7 +77,7 @@ class Trace:
             **{one.past: np.zeros(one.shape, one.dtype) for one in cache_buffers(self._manifest)},
         }
         if self._manifest.spans != "none":
-            feeds["last_seen"] = last_seen_of(is_image, self._manifest.spans)
+            feeds["last_seen"] = last_seen_of(is_image, self._manifest.spans, asked)
         # [1, tokens, hidden] -> [tokens, hidden]
         return [hidden[0] for hidden in self._run("text_decoder", self._text, feeds)]
 

@@ -18,11 +18,15 @@ Integers = npt.NDArray[np.int64]
 Spans: TypeAlias = Literal["none", "image", "prompt"]
 
 
-def last_seen_of(is_image: npt.NDArray[np.bool_], spans: Spans) -> Integers:
-    """int64 [tokens]: each one's bound, of a prompt of which these tokens are of pictures, bool [tokens]."""
+def last_seen_of(is_image: npt.NDArray[np.bool_], spans: Spans, asked: int | None = None) -> Integers:
+    """int64 [tokens]: each one's bound, of a prompt of which these tokens are of pictures, bool [tokens].
+
+    ``asked``: how many of them are a prompt's, where an answer's follow, which see themselves and what was before;
+    None: all.
+    """
     places = np.arange(len(is_image))
     if spans == "prompt":
-        return np.full_like(places, len(places) - 1)
+        return np.maximum(places, min(len(places) if asked is None else asked, len(places)) - 1)
     if spans == "none":
         return places
     # of a run's tokens the place before the next that is of no picture, or the last

@@ -105,9 +105,9 @@ class DecoderConfig(LayerKinds):
     sliding_window_pattern: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     rope_local_base_freq: Positive | None = None
     query_pre_attn_scalar: Positive | None = None
-    #: Which logits are never above.
+    #: Gemma 2: scores and logits are bounded, each by so much (``operators.Softcap``).
     final_logit_softcapping: Positive | None = None
-    attn_logit_softcapping: None = None
+    attn_logit_softcapping: Positive | None = None
     use_bidirectional_attention: Literal[False] | None = None
     #: That weights are stored in: transformers rounds the factor on embeddings to it.
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
@@ -243,12 +243,23 @@ class DecoderConfig(LayerKinds):
         return (self.dim_model_base / self.hidden_size if self.dim_model_base else 1.0) / self.logits_scaling
 
     def is_local(self, layer: int) -> bool:
-        """Whether a layer sees ``sliding_window`` tokens, its own among them, and turns at ``rope_local_base_freq``."""
+        """Whether a layer sees ``sliding_window`` tokens, its own among them, and turns at ``rope_local_base_freq``,
+        where there is one."""
         if not DECODERS[self.model_type].sliding:
             return False
         if self.layer_types is not None:
             return self.layer_types[layer] == "sliding_attention"
         return (layer + 1) % self.sliding_window_pattern != 0
+
+    @property
+    def has_local_rope(self) -> bool:
+        """Whether layers that see a window have positions at a base of their own."""
+        return self.has_local and self.rope_local_base_freq is not None
+
+    @property
+    def is_softcapped(self) -> bool:
+        """Whether scores or logits are bounded."""
+        return self.final_logit_softcapping is not None or self.attn_logit_softcapping is not None
 
     @property
     def state_width(self) -> int:
@@ -339,8 +350,10 @@ class VlmConfig:
     #: one from blocks to the decoder's width; "blocks_mlp": blocks, then two layers; "normed_mlp": a norm between
     #: these; "merger": blocks of normed tokens, then two layers of which the first is as wide as a block; "resampler":
     #: learned queries look at all patches of a picture, or of a part of it, with so many heads (``resampler_heads``);
-    #: "pooled": the mean of blocks, a norm and one matrix.
-    projector: Literal["mlp", "layers", "matrix", "blocks_mlp", "normed_mlp", "merger", "resampler", "pooled"] = "mlp"
+    #: "pooled": the mean of blocks, a norm and one matrix; "linear": a matrix and a bias on each token.
+    projector: Literal[
+        "mlp", "layers", "matrix", "blocks_mlp", "normed_mlp", "merger", "resampler", "pooled", "linear"
+    ] = "mlp"
     downsample_ratio: Tiles = 2
     resampler_heads: Heads | None = None
     #: Channels between the two layers behind blocks (None: the decoder's width), and of blocks' norm its epsilon.
@@ -361,6 +374,8 @@ class VlmConfig:
     parts_joined_by: Text | None = None
     #: A chat template (Jinja) in place of the checkpoint's, where a model's own code has another.
     chat_template: Text | None = None
+    #: Of a model without a template that answers one question: what stands behind its images, and behind its text.
+    asked_once: tuple[Text, Text] | None = None
     image_layout: ImageLayoutConfig = field(default_factory=ImageLayoutConfig)
     #: What a processor writes before and behind an image's layout, which the tokenizer sees with the text beside it.
     text_around_image: tuple[Text, Text] = ("", "")
@@ -382,7 +397,7 @@ class VlmConfig:
             self._check_resampler()
         elif self.vision is not None and self.vision.queries is not None:
             raise ValueError(f"vision_config.queries are a resampler's, not of {self.projector!r}")
-        if self.projector == "layers" and self.downsample_ratio != 1:
+        if self.projector in ("layers", "linear") and self.downsample_ratio != 1:
             raise ValueError(f"downsample_ratio is {self.downsample_ratio}, and no matrix merges blocks of tokens")
 
     def _check_resampler(self) -> None:
@@ -406,6 +421,10 @@ class VlmConfig:
     def has_spans(self) -> bool:
         """Whether some tokens see what is behind them."""
         return self.spans != "none"
+
+    def longest_step(self, chunk: int, kv_length: int) -> int:
+        """Most tokens of one prefill step: ``chunk``, or those of the longest span, of which no step takes a part."""
+        return max(chunk, {"none": 1, "image": self.tokens_per_tile, "prompt": kv_length}[self.spans])
 
     @property
     def template_image(self) -> str:

@@ -17,6 +17,8 @@ BY_LAYER = "per_layer_config"
 ELSEWHERE = ("configuration_files", "transformers_weights", BY_LAYER)
 #: Of positions along three axes, and rows that are added behind layers, which families put there.
 AXES = ("mrope_section", "mrope_interleaved", "deep_layers")
+#: Of layers that see a window, where they have a RoPE of their own.
+LOCAL_BASE = "rope_local_base_freq"
 #: The kind of layer that every decoder has, also as transformers 4 called it.
 FULL_ATTENTION = ("full_attention", "attention")
 
@@ -72,7 +74,7 @@ def decoder_values(raw: Mapping[str, Any]) -> dict[str, Any]:
     named = {key: raw[key] for key in ("model_type", *AXES) if key in raw}
     if known.rooted:
         named["dtype"] = raw.get("dtype") or raw.get("torch_dtype")  # as transformers 4 called it
-    return {**named, **values, **(_ropes if known.sliding else _rope)({**raw, **values})}
+    return {**named, **values, **(_ropes if LOCAL_BASE in known.defaults else _rope)({**raw, **values})}
 
 
 def _check_layer_types(raw: Mapping[str, Any], known: DecoderTraits) -> None:
@@ -101,7 +103,7 @@ def _ropes(raw: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(scaling, Mapping):
         return {"rope_scaling": scaling}
     found = _rope({**raw, "rope_parameters": None, "rope_scaling": {**whole, **scaling}})
-    return {**found, "rope_local_base_freq": local.get("rope_theta", raw["rope_local_base_freq"])}
+    return {**found, LOCAL_BASE: local.get("rope_theta", raw[LOCAL_BASE])}
 
 
 def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:

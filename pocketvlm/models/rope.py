@@ -23,14 +23,14 @@ def rope_tables(config: DecoderConfig, positions: Tensor, *, local: bool = False
     ``config.positions`` tokens. Computed in float64: at position 4096 float32 angles are already off by 1e-4.
     """
     half = torch.arange(0, config.rotary_dim, 2, dtype=torch.float64)
-    theta = config.rope_local_base_freq if local else config.rope_theta
-    assert theta is not None
+    base = config.rope_local_base_freq if local else None  # where those have one of their own
+    theta = base or config.rope_theta
     frequencies, size = theta ** (-half / config.rotary_dim), config.head_dim
     if config.global_head_dim and not local:  # transformers' "proportional": the first frequencies of a whole head
         size = config.global_head_dim
         whole = torch.arange(0, size, 2, dtype=torch.float64)
         frequencies = theta ** (-whole[: config.pairs_of_global_heads] / size)
-    scaling, factor = {} if local else config.rope_scaling or {}, 1.0
+    scaling, factor = {} if base else config.rope_scaling or {}, 1.0
     if scaling.get("rope_type") == "linear":
         frequencies = frequencies / float(scaling["factor"])
     elif scaling.get("rope_type") == "llama3":

@@ -50,33 +50,38 @@ def _all(config: VlmConfig) -> Iterator[tuple[str, Shape]]:
 
 def _vision(config: VlmConfig, vision: VisionConfig) -> Iterator[tuple[str, Shape]]:
     """Of the tower and of what makes tokens of its patches."""
-    text = config.text
-    width = vision.hidden_size
-    merged = vision.merged(config.downsample_ratio) ** 2 * width
     shape = vision.convolutions
     yield from _tower(vision) if shape is None else shape.shapes(vision.image_size)
+    yield from _connector(config, vision)
+    if config.packing is not None:
+        yield NEWLINE, (config.text.hidden_size,)
+
+
+def _connector(config: VlmConfig, vision: VisionConfig) -> Iterator[tuple[str, Shape]]:
+    width, hidden = vision.hidden_size, config.text.hidden_size
+    merged = vision.merged(config.downsample_ratio) ** 2 * width
     if config.projector == "matrix":
-        yield from _linear("projector.linear", merged, text.hidden_size, bias=False)
+        yield from _linear("projector.linear", merged, hidden, bias=False)
     elif config.projector == "pooled":
         yield from _norm("projector.norm", width, bias=False)
-        yield from _linear("projector.linear", width, text.hidden_size, bias=False)
+        yield from _linear("projector.linear", width, hidden, bias=False)
+    elif config.projector == "linear":
+        yield from _linear("projector.linear", width, hidden)
     elif config.projector in ("blocks_mlp", "normed_mlp"):
-        inner = config.projector_size or text.hidden_size
+        inner = config.projector_size or hidden
         if config.projector == "normed_mlp":
             yield from _norm("downsampler.norm", merged)
         yield from _linear("projector.linear_1", merged, inner)
-        yield from _linear("projector.linear_2", inner, text.hidden_size)
+        yield from _linear("projector.linear_2", inner, hidden)
     elif config.projector == "resampler":
         yield from _resampler(vision)
     elif config.projector == "merger":
-        yield from _merger(vision, merged, text.hidden_size)
+        yield from _merger(vision, merged, hidden)
     else:
         if config.projector == "mlp":
             yield from _linear("downsampler.linear", merged, width)
-        yield from _linear("projector.linear_1", vision.taken_width, text.hidden_size)
-        yield from _linear("projector.linear_2", text.hidden_size, text.hidden_size)
-    if config.packing is not None:
-        yield NEWLINE, (text.hidden_size,)
+        yield from _linear("projector.linear_1", vision.taken_width, hidden)
+        yield from _linear("projector.linear_2", hidden, hidden)
 
 
 def _tower(config: VisionConfig) -> Iterator[tuple[str, Shape]]:

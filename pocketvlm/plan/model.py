@@ -237,7 +237,7 @@ def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int
         kv_type=recipe.kv_cache.dtype,
         kv_length=length,
         positions=min(text.positions, MOST_POSITIONS),
-        chunk=PREFILL_CHUNK,
+        chunk=config.longest_step(PREFILL_CHUNK, length),
         vision=_vision_of_config(config),
         convolutions=text.convolutions,
         states=text.states,

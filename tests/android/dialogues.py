@@ -36,6 +36,7 @@ def drawn_layout(random: Random) -> ChatLayout:
         )
         for name in ROLES[random.randrange(2) :]
     }
+    images_first = random.random() < 0.5
     return ChatLayout(
         start=random.choice(("", "<s>")),
         roles=roles,
@@ -44,9 +45,11 @@ def drawn_layout(random: Random) -> ChatLayout:
         reasoning=maybe(Reasoning(end=maybe("</think>"), trim="\n")),
         image=maybe(Around(prefix="<image>", suffix="</image>\n")),
         text=maybe(Around(prefix="<text>", suffix="</text>")),
-        images_first=random.random() < 0.5,
+        images_first=images_first,
         system_joins=random.random() < 0.5,
         strip_parts=random.random() < 0.3,
+        behind_images=maybe("<behind>") if images_first else None,
+        single_turn=random.random() < 0.1,
     )
 
 

@@ -52,11 +52,12 @@ def family_bundles(folder: Path) -> list[Path]:
 
 
 def windowed_bundles(folder: Path) -> list[Path]:
-    """Of a decoder some of whose layers see a window: its node over a float32 cache, and over one of INT8."""
-    checkpoint = folder / "windowed"
-    write_checkpoint(checkpoint, tiny_config("gemma3_text", vision=False))
+    """Of decoders some of whose layers see a window: their nodes over a float32 cache, and over one of INT8."""
+    for name in ("gemma2", "gemma3_text"):
+        write_checkpoint(folder / "windowed" / name, tiny_config(name, vision=False))
     return [
-        export_bundle(checkpoint, folder / f"windowed-{recipe}", recipe=recipe, backends=["onnx"]).location
+        export_bundle(checkpoint, folder / f"{checkpoint.name}-{recipe}", recipe=recipe, backends=["onnx"]).location
+        for checkpoint in sorted((folder / "windowed").iterdir())
         for recipe in ("fp32", "bluelm-v-3b")
     ]
 

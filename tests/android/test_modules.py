@@ -39,7 +39,9 @@ TEXTS = 400
 #: Graphs that are changed in each way.
 CHANGED = 120
 #: Families whose pictures have their own resolution, or whose tokens see each other.
-NATIVE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl", "gemma3")
+NATIVE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl", "gemma3", "paligemma")
+#: Of them those that answer one question.
+ONCE = ("paligemma",)
 QUESTION = "What is the total?"
 
 
@@ -70,7 +72,7 @@ def cases(
     write_questions(folder, [*reader_bundles.values(), split_bundle, *native], 10)
     write_stored(folder / "store")
     write_turns(folder, reader_bundles["bluelm-v-3b"], 4)
-    for path in native:
+    for path in (path for path in native if path.name not in ONCE):
         write_turns(folder, path, 2, f"turns-{path.name}")
     write_pictures(folder / "pictures")
     write_large(folder / "large.png", 12000, 9000)

@@ -120,6 +120,7 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
     write_checkpoint(root / "smollm3", tiny_config("smollm3", vision=False, no_rope_layer_interval=2))
     write_checkpoint(root / "gemma3_text", tiny_config("gemma3_text", vision=False))
     write_decoder(root / "gemma4_text", "gemma4_text")  # layers that read another's cache
+    write_checkpoint(root / "gemma2", tiny_config("gemma2", vision=False))
     gemma3(root / "gemma3")  # tokens that see each other
     qwen2_5_vl(root / "qwen2_5_vl")  # a picture as a whole, windows, positions along three axes
     fast_vlm(root / "fast_vlm")  # convolutions
@@ -132,6 +133,7 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
         ("smollm3", load_recipe("int8")), ("gemma3_text", load_recipe("fp32")),
         ("gemma3", load_recipe("fp32")), ("gemma3", load_recipe("bluelm-v-3b")), ("lfm2", load_recipe("fp32")),
         ("qwen3_5_text", load_recipe("fp32")), ("gemma4_text", load_recipe("fp32")),
+        ("gemma2", load_recipe("fp32")), ("gemma2", load_recipe("bluelm-v-3b")),
     ]  # fmt: skip
     npu = with_options(load_recipe("int4-channel"), NpuOptions(chunks=2, prefill_tokens=32, compiled=False))
     npu = replace(npu, backends={**npu.backends, "qnn": {"chunks": 2, "prefill_tokens": 32, "compiled": False}})

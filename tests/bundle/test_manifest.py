@@ -63,6 +63,7 @@ def shows(raw: dict[str, Any], version: int, section: str, **changes: Any) -> No
 def spans(raw: dict[str, Any], version: int, which: str | None, *, chunk: int = 1 << 10, **changes: Any) -> None:
     """Tokens that see what is behind them: of pictures of one tile, whose tokens are 4 in a cache of 16."""
     raw["format_version"], raw["spans"], raw["prefill_chunk"] = version, which, chunk
+    raw["chat"]["single_turn"] = changes.pop("once", which == "prompt")
     around = changes.pop("around", [1])
     raw["vision"].update({"candidates": [[1, 1]], "thumbnail": "none", "tokens_per_tile": 4, **changes})
     raw["image_layout"].update(image_start=around, image_end=around)
@@ -192,6 +193,8 @@ OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
     lambda raw, version: spans(raw, version, "image"),
     lambda raw, version: spans(raw, version, "prompt"),
     lambda raw, version: shows(raw, version, "chat", strip_parts=True),
+    lambda raw, version: shows(raw, version, "chat", single_turn=True),
+    lambda raw, version: shows(raw, version, "chat", images_first=True, behind_images="<bos>"),
     sees_whole,
     turns,
     lambda raw, version: sees_whole(raw, version, window=None, deep=3),
@@ -489,6 +492,11 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: spans(raw, 5, None), "not valid: spans"),
         (lambda raw: spans(raw, 5, "image", chunk=3), "a span of 4 tokens does not fit into a prefill_chunk of 3"),
         (lambda raw: spans(raw, 5, "prompt", chunk=15), "a span of 16 tokens does not fit into a prefill_chunk of 15"),
+        (lambda raw: spans(raw, 5, "prompt", once=False), "a span of a prompt is of a model that answers one question"),
+        (lambda raw: shows(raw, 5, "chat", behind_images="x"), "behind_images is of a layout whose images come first"),
+        (lambda raw: shows(raw, 4, "chat", images_first=True, behind_images=""), "format 4 cannot say what chat says"),
+        (lambda raw: shows(raw, 5, "chat", single_turn=1), "not valid: chat.single_turn"),
+        (lambda raw: shows(raw, 4, "chat", single_turn=True), "format 4 cannot say what chat says"),
         (lambda raw: spans(raw, 5, "image", thumbnail="last"), "a span of an image is one tile's tokens, with text"),
         (lambda raw: spans(raw, 5, "image", around=[]), "a span of an image is one tile's tokens, with text"),
         (lambda raw: shows(raw, 3, "vision", longest_edge="8"), "not valid: vision.longest_edge"),

@@ -32,6 +32,8 @@ def test_images_see_themselves_as_gemma3s_masks_have_it(prompt: str) -> None:
 def test_a_prompt_is_one_span_and_text_is_none() -> None:
     assert of("0110", "prompt").tolist() == [3, 3, 3, 3]
     assert of("0110", "none").tolist() == [0, 1, 2, 3]
+    behind = [last_seen_of(np.zeros(5, bool), "prompt", asked).tolist() for asked in (3, 1, 9)]
+    assert behind == [[2, 2, 2, 3, 4], [0, 1, 2, 3, 4], [4, 4, 4, 4, 4]]
 
 
 @pytest.mark.parametrize("spans", ["none", "image", "prompt"])

@@ -22,14 +22,15 @@ def test_what_a_decoder_leaves_out_is_transformers(name: str) -> None:
     from transformers import AutoConfig
 
     theirs = AutoConfig.for_model(name)
-    ropes = theirs.rope_parameters if DECODERS[name].sliding else {"full_attention": theirs.rope_parameters}
+    two = "rope_local_base_freq" in DECODERS[name].defaults
+    ropes = theirs.rope_parameters if two else {"full_attention": theirs.rope_parameters}
     for key, value in DECODERS[name].defaults.items():
         if key == "rope_theta":
             assert ropes["full_attention"]["rope_theta"] == value
         elif key == "rope_local_base_freq":
             assert ropes["sliding_attention"]["rope_theta"] == value
         elif key == "sliding_window_pattern":
-            assert theirs._sliding_window_pattern == value
+            assert getattr(theirs, "_sliding_window_pattern", None) == value
         else:
             assert getattr(type(theirs), key, None) == value, key
     ours = VlmConfig.from_dict({"model_type": name}).text
@@ -41,7 +42,8 @@ def test_what_a_decoder_leaves_out_is_transformers(name: str) -> None:
         assert sizes == [ours.head_size(layer) for layer in range(ours.num_hidden_layers)]
     small = {"hidden_size": 96, "num_attention_heads": 4, "num_key_value_heads": None}
     assert VlmConfig.from_dict({"model_type": name, **small}).text.num_key_value_heads == 4
-    if name not in ("mistral", "gemma3_text", "gemma4_text", "lfm2", "qwen3_5_text"):  # whose classes refuse None
+    refuses_none = ("mistral", "gemma", "gemma2", "gemma3_text", "gemma4_text", "lfm2", "qwen3_5_text")
+    if name not in refuses_none:
         assert AutoConfig.for_model(name, **small).num_key_value_heads == 4
 
 
@@ -117,6 +119,24 @@ def test_ropes_of_two_kinds_of_layers_stand_where_transformers_looks(keys: dict[
     assert scaling == {key: value for key, value in whole.items() if key != "rope_theta"}
 
 
+def test_every_second_layer_of_gemma2_sees_all_as_transformers() -> None:
+    from transformers import AutoConfig
+
+    for keys in ({}, {"layer_types": ["full_attention", *["sliding_attention"] * 25]}):
+        ours = VlmConfig.from_dict({"model_type": "gemma2", **keys}).text
+        kinds = AutoConfig.for_model("gemma2", **keys).layer_types
+        assert [ours.is_local(layer) for layer in range(26)] == [kind == "sliding_attention" for kind in kinds]
+        assert not ours.has_local_rope
+
+
+def test_the_first_gemmas_gate_is_the_approximation_that_transformers_takes() -> None:
+    from transformers import AutoConfig
+
+    for act in ("gelu", "gelu_pytorch_tanh", "silu"):
+        ours = VlmConfig.from_dict({"model_type": "gemma", "hidden_act": act}).text
+        assert ours.hidden_activation == AutoConfig.for_model("gemma", hidden_act=act).hidden_act
+
+
 @pytest.mark.parametrize("keys", [{}, {"sliding_window_pattern": 3}, {"layer_types": ["full_attention"] * 26}], ids=str)
 def test_the_layers_that_see_a_window_are_transformers(keys: dict[str, Any]) -> None:
     from transformers import AutoConfig
@@ -170,8 +190,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rope_scaling": {**LONGROPE, "type": "longrope", "short_factor": [1.0] * 63}}, "short_factor has 63 numbers"),
     ({"rope_scaling": {"rope_type": "proportional"}}, "rope_scaling.* 'proportional' found using 'rope_type'"),
     ({"text_config": {"model_type": "llama"}}, "text_config: a llama has none"),
-    ({**GEMMA, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
-    ({**GEMMA, "final_logit_softcapping": 0.0}, "final_logit_softcapping is 0.0"),
+    ({**GEMMA, "attn_logit_softcapping": 0.0}, "attn_logit_softcapping is 0.0, expected greater than 0"),
+    ({"model_type": "gemma2", "final_logit_softcapping": -30.0}, "final_logit_softcapping is -30.0, expected greater"),
+    ({"model_type": "gemma", "use_bidirectional_attention": True}, "use_bidirectional_attention is True, expected"),
+    ({"model_type": "gemma", "hidden_act": "relu"}, "hidden_activation is 'relu', expected 'silu' or 'gelu_py"),
     ({**GEMMA, "use_bidirectional_attention": True}, "use_bidirectional_attention is True, expected False"),
     ({**GEMMA, "hidden_activation": "gelu"}, "hidden_activation is 'gelu', expected 'silu' or 'gelu_pytorch_tanh'"),
     ({**GEMMA, "sliding_window": None}, "sliding_window is None, and some layers see one"),

@@ -134,9 +134,14 @@ GEMMA, GEMMA_4, STATES = "gemma3_text", "gemma4_text", "qwen3_5_text"
 
 def attends(more: int) -> Callable[..., CachedAttend]:
     """Attention whose window is so many tokens more."""
-    return lambda heads, kv_heads, size, scale, window: CachedAttend(
-        heads, kv_heads, size, scale, window and window + more
+    return lambda heads, kv_heads, size, scale, window, softcap: CachedAttend(
+        heads, kv_heads, size, scale, window and window + more, softcap
     )
+
+
+def unbounded(attend: CachedAttend, query: Any, key: Any, value: Any, mask: torch.Tensor) -> torch.Tensor:
+    """Attention whose scores are as they are."""
+    return F.scaled_dot_product_attention(query, key, value, mask, scale=attend.scale, enable_gqa=True)
 
 
 def gated(conv: Any, projected: torch.Tensor, step: Any) -> torch.Tensor:
@@ -206,6 +211,11 @@ FAULTS: dict[str, tuple[str, str, object]] = {
     ),
     "logits that are not capped": (GEMMA_4, "models.bluelm_v.logits_cap", lambda config: None),
     "layers that are not scaled": (GEMMA_4, "models.operators.ChannelScale.forward", lambda scale, values: values),
+    "scores without a bound": ("gemma2", "models.operators.CachedAttend._mixed", unbounded),
+    "logits without a bound": ("gemma2", "models.operators.Softcap.forward", lambda softcap, logits: logits),
+    "a window for the other layer of Gemma 2": (
+        "gemma2", "models.config.DecoderConfig.is_local", lambda config, layer: layer == 1,
+    ),
     "LFM2's gates": (
         "lfm2", "models.blocks.decoder.ShortConvolution.forward",
         lambda conv, hidden, step: gated(conv, conv.in_proj(hidden), step),
@@ -336,6 +346,7 @@ def test_the_npus_program_is_the_model(one: Exported, tmp_path: Path) -> None:
     ("family", "line"),
     [
         (GEMMA, r"layers that see a window \(sliding_attention\) are not yet lowered to"),
+        ("gemma2", r"layers that see a window \(sliding_attention\) are not yet lowered to"),
         ("lfm2", "layers with a convolution are not yet lowered to"),
         ("qwen3_5_text", r"layers that keep a state \(linear_attention\) are not yet lowered to"),
     ],
@@ -345,6 +356,12 @@ def test_layers_of_other_kinds_are_refused_by_name(backend: str, family: str, li
     recipe = "fp32" if backend == "litert" else "int4-channel"
     with pytest.raises(ExportError, match=line):
         export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", recipe=recipe, backends=[backend])
+
+
+def test_bounds_are_refused_by_name_where_no_layer_sees_a_window(tmp_path: Path) -> None:
+    write_decoder(tmp_path / "checkpoint", "gemma2", layer_types=["full_attention"] * 2)
+    with pytest.raises(ExportError, match=r"scores and logits that are bounded \(logit_softcapping\) are not yet low"):
+        export_bundle(tmp_path / "checkpoint", tmp_path / "bundle", recipe="fp32", backends=["litert"])
 
 
 @torch.no_grad()

@@ -82,11 +82,11 @@ def no_window_in_the_block(self: CachedAttend, query: Any, key: Any, value: Any,
 ATTEND, PROJECT = CachedAttend.forward, PooledMatrix.forward
 FAULTS: dict[str, tuple[str, object]] = {
     "a picture's tokens see what was before": (
-        "export.read.sample.last_seen_of", lambda is_image, spans: np.arange(len(is_image)),
+        "export.read.sample.last_seen_of", lambda is_image, spans, asked: np.arange(len(is_image)),
     ),
     "those of all pictures see each other": (
         "export.read.sample.last_seen_of",
-        lambda is_image, spans: np.where(is_image, np.flatnonzero(is_image).max(), np.arange(len(is_image))),
+        lambda is_image, spans, asked: np.where(is_image, np.flatnonzero(is_image).max(), np.arange(len(is_image))),
     ),
     "a window ends what is behind a token": ("models.operators.CachedAttend.forward", window_of_the_block),
     "a picture's tokens have no window": ("models.operators.CachedAttend.forward", no_window_in_the_block),

@@ -24,7 +24,7 @@ from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import load, open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import FAMILIES
-from pocketvlm.models.presets import PRESETS, find_preset, internvl, lfm2, llava, minicpm, qwen_vl
+from pocketvlm.models.presets import PRESETS, find_preset, gemma, internvl, lfm2, llava, minicpm, qwen_vl
 from pocketvlm.models.presets.frontend import write_frontend
 from pocketvlm.models.presets.smolvlm import spoken
 from pocketvlm.models.presets.spoken import Spoken
@@ -101,6 +101,8 @@ PUBLISHED = {
     "qwen2.5-vl-3b": (3754, 1, 1),
     "fastvlm-0.5b": (757, 256, 1),
     "gemma-3-4b": (4300, 256, 1),
+    "paligemma-3b": (2923, 256, 1),
+    "paligemma2-3b": (3032, 256, 1),
     "lfm2-350m": (354, 0, 9),
     "lfm2.5-vl-450m": (449, 1, 26),
     "qwen3.5-0.8b": (852, 1, 1),
@@ -192,6 +194,11 @@ def small_llava(said: Spoken) -> Spoken:
     return replace(said, processor={**said.processor, "size": 64, "image_grid_pinpoints": grids})
 
 
+def small_squares(said: Spoken) -> Spoken:
+    """The same."""
+    return replace(said, processor={**(said.processor or {}), "size": {"height": 64, "width": 64}})
+
+
 @pytest.mark.parametrize(
     ("name", "said", "prefix"),
     [
@@ -204,6 +211,8 @@ def small_llava(said: Spoken) -> Spoken:
         ("lfm2.5-vl-450m", lfm2.SEEING, None),
         ("qwen3.5-0.8b", qwen_vl.QWEN3, None),
         ("minicpm-v-4.6", minicpm.SEEING_4_6, None),
+        ("paligemma-3b", small_squares(gemma.PALIGEMMA), None),
+        ("paligemma2-3b", small_squares(gemma.PALIGEMMA), None),
     ],
 )
 def test_a_small_one_is_written_read_and_loaded_by_transformers(
@@ -221,6 +230,8 @@ def test_a_small_one_is_written_read_and_loaded_by_transformers(
     else:
         seen["num_attention_heads"] = 2
     raw["vision_config"] = {**raw["vision_config"], **seen}
+    if "projection_dim" in raw:
+        raw["projection_dim"] = 64
     raw["text_config"] = {**raw["text_config"], "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 96,
                           "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 400}  # fmt: skip
     if "insert_layer_id" in raw:

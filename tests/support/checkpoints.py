@@ -44,6 +44,9 @@ def tiny_config(family: str = "llama", *, vision: bool = True, **text: Any) -> V
         extra |= {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "use_double_wide_mlp": True}
         extra |= {"global_head_dim": 48, "global_rotary_factor": 0.25, "final_logit_softcapping": 2.0}
         extra |= {} if vision else {"hidden_size_per_layer_input": 16}
+    if family == "gemma2":
+        bounds = {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}
+        extra = {"sliding_window": 21, "sliding_window_pattern": 2, **bounds}
     if family == "lfm2":
         extra = {"layer_types": ("conv", "full_attention"), "conv_kernel": 3}
     if family == "qwen3_5_text":

@@ -1,8 +1,9 @@
-"""Tiny checkpoints of families whose images or prompts see themselves: Gemma 3."""
+"""Tiny checkpoints of families whose images or prompts see themselves: Gemma 3, PaliGemma."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -69,3 +70,51 @@ def gemma3(directory: Path) -> Written:
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
     return Written(directory, model, processor, tile, engines=("onnx", "executorch"))
+
+
+PALIGEMMA_SPECIALS = ("<pad>", "<eos>", "<bos>", "<image>")
+
+
+def paligemma(directory: Path, **text: Any) -> Written:
+    """Pictures of 40 px are 5 x 5 patches, a token each; ``text``: what its decoder has besides."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, PaliGemmaProcessor, PreTrainedTokenizerFast
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    torch.manual_seed(0)
+    tile, patch, tokens = 40, 8, 25
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_level(PALIGEMMA_SPECIALS), bos_token="<bos>", eos_token="<eos>", pad_token="<pad>",
+        extra_special_tokens={"image_token": "<image>"},
+    )  # fmt: skip
+    processor = PaliGemmaProcessor(
+        SiglipImageProcessorPil(size={"height": tile, "width": tile}, image_seq_length=tokens), tokenizer
+    )
+    own = {"model_type": "gemma", "vocab_size": len(tokenizer), "num_key_value_heads": 1, "head_dim": 48, **text}
+    config = AutoConfig.for_model(
+        "paligemma",
+        vision_config={"model_type": "siglip_vision_model", **TOWER, "image_size": tile, "patch_size": patch,
+                       "vision_use_head": False},
+        text_config={**TEXT, **own},
+        projection_dim=TEXT["hidden_size"],
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        eos_token_id=tokenizer.convert_tokens_to_ids("<eos>"),
+    )  # fmt: skip
+    model = randomized(AutoModelForImageTextToText.from_config(config), 2.0)
+    if own["model_type"] == "gemma2":
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "language_model" in name and ("post_attention" in name or "post_feedforward" in name):
+                    parameter.add_(3)  # as above
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return Written(
+        directory, model, processor, tile, has_system=False, single_turn=True, engines=("onnx", "executorch")
+    )
+
+
+def paligemma2(directory: Path) -> Written:
+    """The same with Gemma 2, whose window is as long as the longest conversation."""
+    bounds = {"attn_logit_softcapping": 8.0, "final_logit_softcapping": 3.0}
+    return paligemma(
+        directory, model_type="gemma2", num_key_value_heads=2, query_pre_attn_scalar=40, sliding_window=512, **bounds
+    )

@@ -60,6 +60,15 @@ OWN: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25},
     },
     "internlm2": {"attention_bias": True, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+    "gemma": {"head_dim": 48, "num_key_value_heads": 1, "attention_bias": True},
+    "gemma2": {
+        "head_dim": 48,
+        "query_pre_attn_scalar": 40,
+        "attention_bias": True,
+        "sliding_window": WINDOW,
+        "attn_logit_softcapping": 0.5,
+        "final_logit_softcapping": 1.5,
+    },
     "gemma3_text": {
         "head_dim": 48,
         "query_pre_attn_scalar": 40,

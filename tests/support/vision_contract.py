@@ -44,7 +44,8 @@ class Exported:
         if backend in self.written.engines:
             return False
         layers = "layers that (keep a state|see a window) .*"
-        words = f"(patches as input|tower of convolutions|{layers}) (are|is) not yet lowered to"
+        others = "patches as input|tower of convolutions|tokens that see what is behind them"
+        words = f"({others}|{layers}) (are|is) not yet lowered to"
         with pytest.raises(ExportError, match=words):
             export_bundle(self.written.directory, directory / "refused", recipe="fp32", backends=[backend])
         return True
@@ -108,6 +109,8 @@ def pictures_of(messages: Messages) -> list[Image.Image]:
 
 def processed(written: Written, messages: Messages) -> dict[str, torch.Tensor]:
     """What transformers' processor makes of messages: input_ids [1, tokens], and its pictures."""
+    if written.single_turn:
+        return _asked_once(written, messages)
     shown = [
         {
             **message,
@@ -125,6 +128,18 @@ def processed(written: Written, messages: Messages) -> dict[str, torch.Tensor]:
     if written.is_native:  # which tokens are of pictures: positions along three axes follow from it
         inputs["mm_token_type_ids"] = torch.eq(inputs["input_ids"], written.model.config.image_token_id).int()
     return {key: value for key, value in inputs.items() if key != "attention_mask"}
+
+
+def _asked_once(written: Written, messages: Messages) -> dict[str, torch.Tensor]:
+    """The same of one question to a model without a template, whose processor wants a picture."""
+    (message,), images = messages, pictures_of(messages)
+    text = "".join(part["text"] for part in message["content"] if part["type"] == "text")
+    if not images:
+        ids = written.processor.tokenizer(f"{written.processor.tokenizer.bos_token}{text}\n", return_tensors="pt")
+        return {"input_ids": ids["input_ids"], "token_type_ids": torch.zeros_like(ids["input_ids"])}
+    prompt = written.processor.image_token * len(images) + text
+    inputs = written.processor(text=[prompt], images=[images], return_tensors="np")  # of PyTorch's its code warns
+    return {key: torch.from_numpy(inputs[key]) for key in ("input_ids", "token_type_ids", "pixel_values")}
 
 
 def conversation(vlm: PocketVlm, messages: Messages, folder: Path) -> list[str]:
@@ -174,8 +189,8 @@ def greedy(written: Written, messages: Messages, count: int) -> list[int]:
     for _ in range(count):
         logits = written.model(input_ids=ids, **inputs).logits[0, -1]
         ids = torch.cat([ids, logits.argmax()[None, None]], dim=1)
-        for key in inputs.keys() & KINDS:  # a token of text is 0
-            inputs[key] = torch.nn.functional.pad(inputs[key], (0, 1))
+        for key in inputs.keys() & KINDS:  # a token of text is 0, where a prompt sees itself one of the answer is 1
+            inputs[key] = torch.nn.functional.pad(inputs[key], (0, 1), value=int(written.single_turn))
     return ids[0, start:].tolist()
 
 
@@ -218,6 +233,7 @@ FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a tile's tokens have no end": lambda raw: raw["image_layout"].pop("tile_end", None),
     "the thumbnail's tokens have no end": lambda raw: raw["image_layout"].pop("thumbnail_end", None),
     "nothing between an image and a text": lambda raw: raw["chat"].pop("between", None),
+    "nothing behind the images": lambda raw: raw["chat"].pop("behind_images", None),
     "slices are smaller": lambda raw: (
         raw["vision"].update(min_pixels=400, max_pixels=400) if raw["vision"]["strategy"] == "minicpmv" else None
     ),

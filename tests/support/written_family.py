@@ -40,8 +40,9 @@ class Written:
 
     ``unused``: weights that are stored and that nothing runs; ``split``: weights more than are stored, where several
     lie in one. ``one_by_one``: the processor is given pictures so that each is cut as it is alone, which is not its own
-    way for several. ``has_system``: its template writes a system message as it writes its own. ``engines``: what it is
-    exported for; the others refuse the family.
+    way for several. ``has_system``: its template writes a system message as it writes its own. ``single_turn``: it has
+    no template and answers one question, images first. ``engines``: what it is exported for; the others refuse the
+    family.
     """
 
     directory: Path
@@ -52,6 +53,7 @@ class Written:
     split: int = 0
     one_by_one: bool = False
     has_system: bool = True
+    single_turn: bool = False
     engines: tuple[str, ...] = ENGINES
 
     @property

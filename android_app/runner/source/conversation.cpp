@@ -215,6 +215,8 @@ void Conversation::prefill(Sampling sampling, int64_t max_new_tokens) {
   forget_ahead();
   forget_span(cache_->position());
   const int64_t total = int64_t(ids_.size()), chunk = model_.manifest().prefill_chunk, computed = cache_->position();
+  if (model_.manifest().answers_once() && answered_ >= 0 && total > answered_)
+    throw Error(Failure::usage, "this model answers one question and takes no second one: start anew with it");
   if (max_new_tokens < 1) throw Error(Failure::usage, "max_new_tokens must be at least 1");
   if (computed >= total) throw Error(Failure::usage, "there are no new tokens to compute: add some first");
   if (sampling.lookup && model_.manifest().has_states())
@@ -249,6 +251,7 @@ void Conversation::prefill(Sampling sampling, int64_t max_new_tokens) {
   }
   stats_.prompt_tokens = total, stats_.prefill_tokens = total - computed;
   stats_.prefill_s = now() - start;
+  if (answered_ < 0) answered_ = total;
   sampler_.emplace(std::move(sampler));
   max_new_tokens_ = max_new_tokens;
 }
@@ -320,6 +323,7 @@ void Conversation::rewind(int64_t tokens) {
   ids_.resize(size_t(tokens));
   sources_.resize(size_t(tokens));
   if (tokens == 0) images_.clear();
+  if (tokens <= answered_) answered_ = -1;
   sampler_.reset();
   logits_ = nullptr;
   stats_ = {};

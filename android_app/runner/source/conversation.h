@@ -112,6 +112,7 @@ class Conversation {
   std::optional<Sampler> sampler_;
   const float* logits_ = nullptr;
   int64_t max_new_tokens_ = 0;
+  int64_t answered_ = -1;  // where the first answer begins; -1: there is none
   AnswerStats stats_;
   Floats embedded_;  // of one token, or of one and a draft
   // Tokens that were chosen, the next one first, and the logits of each behind the one before.

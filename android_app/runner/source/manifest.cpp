@@ -181,10 +181,19 @@ ImageLayout image_layout(const Reader& value, int64_t format) {
   return result;
 }
 
+// Whether a flag is set, which only format 5 has.
+bool is_set_in_format_5(const Members& of, const char* name, int64_t format) {
+  const auto given = of.optional(name);
+  const bool is_set = given && given->boolean();
+  if (is_set && format < 5) given->refuse("only format 5 has it");
+  return is_set;
+}
+
 // Whether the chat layout has the roles that it needs. No answer here is rendered from it: tokens come in ready.
-bool check_chat(const Reader& value, int64_t format) {
+bool check_chat(const Reader& value, int64_t format, Manifest& manifest) {
   const Members of = value.members({"start", "roles", "default_system", "generation_prefix", "reasoning", "image", "text",
-                                    "images_first", "system_joins", "between", "strip_parts"});
+                                    "images_first", "system_joins", "between", "strip_parts", "behind_images",
+                                    "single_turn"});
   of["start"].text(kText);
   of["generation_prefix"].text(kText);
   const Reader roles = of["roles"], system = of["default_system"];
@@ -214,8 +223,13 @@ bool check_chat(const Reader& value, int64_t format) {
   for (const char* flag : {"images_first", "system_joins"})
     if (const auto given = of.optional(flag); given && given->boolean() && format < 3)
       given->refuse("formats 1 and 2 do not have it");
-  if (const auto given = of.optional("strip_parts"); given && given->boolean() && format < 5)
-    given->refuse("only format 5 has it");
+  is_set_in_format_5(of, "strip_parts", format);
+  manifest.single_turn = is_set_in_format_5(of, "single_turn", format);
+  if (const auto behind = in_format_5(of, "behind_images", format)) {
+    behind->text(kText);
+    const auto first = of.optional("images_first");
+    if (!first || !first->boolean()) behind->refuse("it is of a layout whose images come first");
+  }
   return by_name.optional("user") && by_name.optional("assistant") && (system.is_null() || by_name.optional("system"));
 }
 
@@ -445,7 +459,7 @@ Manifest read_manifest(const Reader& root) {
     if (manifest.has_spans() && format < 5) given->refuse("only format 5 has spans");
   }
   if (const Reader layout = top["image_layout"]; !layout.is_null()) manifest.layout = image_layout(layout, format);
-  if (const Reader chat = top["chat"]; !chat.is_null()) manifest.has_roles = check_chat(chat, format);
+  if (const Reader chat = top["chat"]; !chat.is_null()) manifest.has_roles = check_chat(chat, format, manifest);
   manifest.tokenizer = file_name(top["tokenizer"]);
   manifest.prefill_chunk = top["prefill_chunk"].integer(1, 1 << 16);
   const int64_t first_chunk = manifest.prefill_chunk;

@@ -118,6 +118,7 @@ struct Manifest {
   bool asks_for_executorch = false;
   bool asks_for_litert = false;
   bool has_roles = true;  // false where a chat layout lacks a role that it needs
+  std::optional<bool> single_turn;  // whether its chat layout is of one question; none: it has no layout
   std::map<std::string, std::map<std::string, Part>> engines;
   std::map<std::string, int64_t> prefill_chunks;  // by engine, where there are several
   std::map<std::string, NpuProgram> programs;      // of NPUs, by engine
@@ -132,6 +133,8 @@ struct Manifest {
   std::vector<PreferredEngine> preference;  // engines that may be chosen, best first; empty: any
   std::map<std::string, FileEntry> files;
   bool has_spans() const { return spans != "none"; }
+  // Whether one question is answered, and no second one behind its answer.
+  bool answers_once() const { return single_turn.value_or(false) || spans == "prompt"; }
   // Channels of a token as its id is looked up.
   int64_t embedding_width() const { return hidden_size + layers * row_width; }
   // And as it enters the decoder.

@@ -115,6 +115,8 @@ std::optional<std::string> span_problem(const Manifest& manifest, int64_t first_
     if (!one || vision.thumbnail != "none" || vision.patches || !has_text)
       return "a span of an image is one tile's tokens, with text beside them";
     longest = vision.tokens_per_tile;
+  } else if (manifest.single_turn == false) {
+    return "a span of a prompt is of a model that answers one question (chat.single_turn)";
   }
   for (const auto& [engine, chunk] : manifest.prefill_chunks) step = std::min(step, chunk);
   if (step >= longest) return std::nullopt;

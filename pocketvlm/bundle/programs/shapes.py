@@ -96,7 +96,7 @@ MOVING: Final[dict[str, Callable[[Table, Sequence[Dims]], Dims | None]]] = {
 }  # fmt: skip
 SHAPES: Final[dict[str, Callable[[Table, Sequence[Dims]], Dims | None]]] = {
     **MOVING,
-    **dict.fromkeys(("Softmax", "Sigmoid", "Square", "InverseRoot", "Log", "Gelu", "Exp"), _same),
+    **dict.fromkeys(("Softmax", "Sigmoid", "Square", "InverseRoot", "Log", "Gelu", "Tanh", "Exp"), _same),
     **dict.fromkeys(("Add", "Multiply", "Subtract", "Maximum"), _broadcast),
     "Product": _product,
     "Convolution": partial(_convolved, depthwise=False),

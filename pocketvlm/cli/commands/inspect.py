@@ -279,6 +279,10 @@ def _print_chat(console: Console, manifest: Manifest) -> None:
     for name, role in chat.roles.items():
         table.add_row(name + (" (trimmed)" if role.strip else ""), _quoted(role.prefix), _quoted(role.suffix))
     table.add_row("answer", _quoted(chat.generation_prefix), "")
+    if chat.behind_images is not None:
+        table.add_row("behind a question's images", _quoted(chat.behind_images), "")
+    if chat.single_turn:
+        table.add_row("one question, no second one", "", "")
     if chat.default_system is not None:
         table.add_row("default system message", _quoted(chat.default_system), "")
     if chat.reasoning is not None:

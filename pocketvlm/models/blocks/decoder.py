@@ -63,7 +63,8 @@ class Attention(nn.Module):
             self.query_rotate = Rotate(config.num_attention_heads, size, local=local)
             self.key_rotate = Rotate(config.num_key_value_heads, size, local=local)
         heads, window = (config.num_attention_heads, config.num_key_value_heads), config.sliding_window
-        self.attend = CachedAttend(*heads, size, config.attention_scale, window if local else None)
+        bounds = window if local else None, config.attn_logit_softcapping
+        self.attend = CachedAttend(*heads, size, config.attention_scale, *bounds)
         self.is_gated = config.gated
         if config.gated:
             self.output_gate = Linear(config.hidden_size, query_size, bias=config.qkv_bias)
@@ -323,7 +324,7 @@ def layer_block(config: DecoderConfig) -> type[DecoderLayer]:
 
 def step_at(config: DecoderConfig, positions: Tensor, cache: LayerCache | None) -> Step:
     """Of tokens at ``positions``: [tokens], or [3, tokens] where they have one on each axis."""
-    local = rope_tables(config, positions, local=True) if config.has_local else None
+    local = rope_tables(config, positions, local=True) if config.has_local_rope else None
     return Step(*rope_tables(config, positions), cache, local)
 
 

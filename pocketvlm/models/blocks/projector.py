@@ -160,8 +160,24 @@ class PooledMatrix(nn.Module):
         return projected
 
 
+class TokenMatrix(nn.Module):
+    """Each token to the decoder's width, with a bias (PaliGemma, arXiv 2407.07726)."""
+
+    def __init__(self, config: VisionConfig, ratio: int, text_size: int) -> None:
+        super().__init__()
+        self.linear = Linear(config.hidden_size, text_size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        projected: Tensor = self.linear(tokens)
+        return projected
+
+
 #: Those of one matrix, by ``projector`` of a config.
-ONE_MATRIX: dict[str, type[Matrix | PooledMatrix]] = {"matrix": Matrix, "pooled": PooledMatrix}
+ONE_MATRIX: dict[str, type[Matrix | PooledMatrix | TokenMatrix]] = {
+    "matrix": Matrix,
+    "pooled": PooledMatrix,
+    "linear": TokenMatrix,
+}
 
 
 def connector(config: VlmConfig) -> dict[str, nn.Module]:

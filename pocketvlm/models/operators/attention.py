@@ -109,13 +109,22 @@ class CachedAttend(Operator):
 
     query [batch, tokens, heads * head_dim], key and value [batch, tokens, kv_heads * head_dim] -> the query's shape.
     ``scale``: factor on the products of queries and keys; ``window``: how many tokens up to itself one sees at most,
-    itself among them (None: all); it does not end what is behind a token.
+    itself among them (None: all); it does not end what is behind a token. ``softcap``: what bounds the scores, as
+    ``Softcap`` does.
     """
 
-    def __init__(self, heads: int, kv_heads: int, head_dim: int, scale: float, window: int | None = None) -> None:
+    def __init__(
+        self,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim, self.scale = heads, kv_heads, head_dim, scale
-        self.window = window
+        self.window, self.softcap = window, softcap
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, step: Step) -> Tensor:
         # [batch, tokens, heads * head_dim] -> [batch, heads, tokens, head_dim]
@@ -138,11 +147,20 @@ class CachedAttend(Operator):
             mask = torch.arange(past + tokens) <= step.last_seen[:, None]
         if self.window is not None:
             mask = mask.triu(past - self.window + 1)
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=self.scale, enable_gqa=self.heads != self.kv_heads
-        )
+        mixed = self._mixed(query, key, value, mask)
         # [batch, heads, tokens, head_dim] -> [batch, tokens, heads * head_dim]
         return mixed.transpose(1, 2).flatten(-2)
+
+    def _mixed(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """[batch, heads or KV heads, ...] -> [batch, heads, tokens, head_dim]"""
+        shared = self.heads // self.kv_heads
+        if self.softcap is None:
+            return F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, scale=self.scale, enable_gqa=shared > 1
+            )
+        key, value = (states.repeat_interleave(shared, dim=1) for states in (key, value))
+        scores = torch.tanh(query @ key.transpose(-1, -2) * (self.scale / self.softcap)) * self.softcap
+        return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ value
 
 
 class SharedAttend(CachedAttend):

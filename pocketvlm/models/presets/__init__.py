@@ -212,6 +212,20 @@ PRESETS = {
             minicpm.SEEING_4_6,
             families.minicpmv4_6.stored,
         ),
+        _published(
+            "paligemma-3b",
+            "SigLIP so400m at 224 px, Gemma-2B's decoder",
+            gemma.PALIGEMMA_3B,
+            gemma.PALIGEMMA,
+            families.paligemma.stored,
+        ),
+        _published(
+            "paligemma2-3b",
+            "SigLIP so400m at 224 px, Gemma 2 2B's decoder",
+            gemma.PALIGEMMA2_3B,
+            gemma.PALIGEMMA,
+            families.paligemma.stored,
+        ),
         Preset("tiny", "two layers of everything, to try the commands with", _vlm(TINY, TINY_TOWER)),
     )
 }

@@ -22,7 +22,8 @@ def write_frontend(directory: Path, config: VlmConfig, spoken: Spoken | None = N
     """
     said = chatml(config) if spoken is None else spoken
     _write_tokenizer(directory / "tokenizer.json", config.text.vocab_size, list(said.specials))
-    (directory / "chat_template.jinja").write_text(said.template, encoding="utf-8")
+    if said.template:
+        (directory / "chat_template.jinja").write_text(said.template, encoding="utf-8")
     write_json(directory / "generation_config.json", {"do_sample": False, "eos_token_id": said.end_id})
     write_json(
         directory / "tokenizer_config.json",

@@ -1,10 +1,12 @@
 """Gemma 3's 4B-it (arXiv 2503.19786): config, special tokens, chat template, processor. From memory, as its parameters
-confirm."""
+confirm. PaliGemma's 3B-pt-224 (arXiv 2407.07726), its config as in a public copy of the one for 448 pixels, and
+PaliGemma 2's of that size (arXiv 2412.03555), from memory, as its parameters confirm."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from pocketvlm.models.families import paligemma
 from pocketvlm.models.families.gemma3 import BEGIN, END, IMAGE_TOKEN
 from pocketvlm.models.presets.spoken import NORMALIZED, Spoken
 
@@ -85,5 +87,56 @@ GEMMA_3_4B: dict[str, Any] = {
         "num_hidden_layers": 27,
         "patch_size": 14,
         "vision_use_head": False,
+    },
+}
+
+PALIGEMMA_SPECIALS = ("<pad>", "<eos>", paligemma.BEHIND_IMAGES, "<unk>", paligemma.IMAGE_TOKEN)
+#: Without a chat template.
+PALIGEMMA = Spoken(
+    PALIGEMMA_SPECIALS,
+    "<eos>",
+    "",
+    {"image_processor_type": "SiglipImageProcessor", "size": {"height": 224, "width": 224}, **NORMALIZED},
+)
+SO400M_224: dict[str, Any] = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "image_size": 224,
+    "intermediate_size": 4304,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 27,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+PALIGEMMA_3B: dict[str, Any] = {
+    "architectures": ["PaliGemmaForConditionalGeneration"],
+    "model_type": "paligemma",
+    "image_token_index": PALIGEMMA_SPECIALS.index(paligemma.IMAGE_TOKEN),
+    "projection_dim": 2048,
+    "dtype": "bfloat16",
+    "text_config": {
+        "model_type": "gemma",
+        "vocab_size": 257216,
+        "hidden_size": 2048,
+        "intermediate_size": 16384,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 18,
+        "num_key_value_heads": 1,
+    },
+    "vision_config": SO400M_224,
+}
+PALIGEMMA2_3B: dict[str, Any] = {
+    **PALIGEMMA_3B,
+    "projection_dim": 2304,
+    "text_config": {
+        "model_type": "gemma2",
+        "vocab_size": 257216,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 26,
+        "num_key_value_heads": 4,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
     },
 }

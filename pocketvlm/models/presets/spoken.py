@@ -44,7 +44,7 @@ NORMALIZED: dict[str, Any] = {
 @dataclass(frozen=True)
 class Spoken:
     """What a model is spoken to with: special tokens in the order of their ids, from 0 on, of which ``end`` ends an
-    answer; the chat template, and the image processor of one that sees."""
+    answer; the chat template, empty where it has none, and the image processor of one that sees."""
 
     specials: tuple[str, ...]
     end: str

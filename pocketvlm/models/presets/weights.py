@@ -39,6 +39,8 @@ BIAS_SPREAD = 0.02
 #: Standard deviation of the logits. Random layers make more of a rounding than trained ones do: with 2 the 24 layers of
 #: Qwen2-0.5B diverge by 0.49 nats in INT4, at a recipe's bound.
 LOGITS_SPREAD = 1.0
+#: The matrices behind attention and behind the MLP.
+ENDS = (".o_proj.weight", ".down_proj.weight")
 #: The norms of what attention and the MLP add, where there are some.
 ADDED = ("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")
 
@@ -119,7 +121,8 @@ def _less_one(name: str, shape: Shape, text: DecoderConfig) -> Iterator[Bits]:
 def spread(name: str, shape: Shape, text: DecoderConfig) -> float:
     """The standard deviation of a tensor's values, so that logits have one of ``LOGITS_SPREAD`` at any width.
 
-    A linear layer's is 1 / sqrt(inputs): what it gives has the size of what it is given (LeCun 1998).
+    A linear layer's is 1 / sqrt(inputs): what it gives has the size of what it is given (LeCun 1998). Where embeddings
+    are multiplied and their table is the head too, what ends a branch gives more, as in ``norm_weight``.
     """
     if name == "lm_head.weight" or (name == "model.embed_tokens.weight" and text.tie_word_embeddings):
         return LOGITS_SPREAD / (math.sqrt(text.hidden_size) * text.logits_scale)
@@ -127,7 +130,10 @@ def spread(name: str, shape: Shape, text: DecoderConfig) -> float:
         return 1 / text.embedding_scale
     if name.endswith(".bias"):
         return BIAS_SPREAD
-    return 1 / math.sqrt(math.prod(shape[1:]))
+    more = 1.0
+    if name.endswith(ENDS) and text.tie_word_embeddings and text.embedding_scale > 1 and not text.sandwiched:
+        more = text.embedding_scale / math.sqrt(text.num_hidden_layers)
+    return more / math.sqrt(math.prod(shape[1:]))
 
 
 def norm_weight(name: str, text: DecoderConfig) -> float:

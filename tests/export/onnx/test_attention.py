@@ -57,7 +57,7 @@ def ranges(config: DecoderConfig) -> tuple[np.ndarray, np.ndarray]:
 def heads_of(config: DecoderConfig) -> CachedAttend:
     counts = config.num_attention_heads, config.num_key_value_heads
     window = config.sliding_window if config.is_local(0) else None
-    return CachedAttend(*counts, config.head_dim, config.attention_scale, window)
+    return CachedAttend(*counts, config.head_dim, config.attention_scale, window, config.attn_logit_softcapping)
 
 
 def session(made: ir.Model) -> Any:
@@ -146,6 +146,23 @@ def test_both_branches_compute_what_pytorch_does_with_a_scale_a_channel(kv_heads
 def test_both_branches_have_a_window_as_the_layer_has(window: int) -> None:
     config = decoder("gemma3_text", sliding_window=window, rope_local_base_freq=300.0)
     assert_as_in_pytorch(model(config), config, FEW_TOKENS + 40)
+
+
+@pytest.mark.parametrize("window", [9, LENGTH])
+@pytest.mark.parametrize("softcap", [0.5, 4.0])
+def test_both_branches_bound_scores_as_the_layer_does(softcap: float, window: int) -> None:
+    """Before they are masked: what a token does not see it would see else, if little."""
+    config = decoder("gemma2", sliding_window=window, attn_logit_softcapping=softcap)
+    assert_as_in_pytorch(model(config), config, FEW_TOKENS + 40)
+
+
+def test_scores_of_another_bound_are_seen_in_each_branch() -> None:
+    config = decoder("gemma2", attn_logit_softcapping=0.5)
+    other, values = session(model(replace(config, attn_logit_softcapping=None))), random_values(config, 60)
+    wanted, _ = in_pytorch(config, values)
+    for steps in ((60,), (1,) * 60):
+        found, _ = run(other, config, values, steps)
+        assert np.linalg.norm(found - wanted.numpy()) / np.linalg.norm(wanted.numpy()) > 0.05
 
 
 @pytest.mark.parametrize("more", [-1, 1])

@@ -77,7 +77,10 @@ internal class Around(val prefix: String, val suffix: String)
 /** What is dropped of an earlier answer: all up to the last [end], if there is one, then the characters of [trim]. */
 internal class Reasoning(val end: String?, val trim: String)
 
-/** The chat template as literals. */
+/**
+ * The chat template as literals. [behindImages] stands between a question's images and its texts; [singleTurn]: there is no
+ * second question.
+ */
 internal class ChatLayout(
     val start: String,
     val roles: Map<String, Role>,
@@ -89,6 +92,8 @@ internal class ChatLayout(
     val imagesFirst: Boolean,
     val systemJoins: Boolean,
     val stripParts: Boolean,
+    val behindImages: String?,
+    val singleTurn: Boolean,
 )
 
 /** What was exported; [rowWidth]: channels of a token for each layer that enter the decoder beside its embedding. */

@@ -148,6 +148,8 @@ internal fun spanProblem(manifest: Manifest, step: Int): String? {
             return "a span of an image is one tile's tokens, with text beside them"
         }
         longest = vision.tokensPerTile
+    } else if (manifest.chat?.singleTurn == false) {
+        return "a span of a prompt is of a model that answers one question (chat.single_turn)"
     }
     return if (step >= longest) null else "a span of $longest tokens does not fit into a prefill_chunk of $step"
 }

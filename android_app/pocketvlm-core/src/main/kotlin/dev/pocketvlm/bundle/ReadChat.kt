@@ -5,10 +5,10 @@ internal class ChatSection(private val format: Int) {
     fun read(value: Reader): ChatLayout {
         val of = value.members(
             "start", "roles", "default_system", "generation_prefix", "reasoning", "image", "text", "images_first",
-            "system_joins", "strip_parts",
+            "system_joins", "strip_parts", "behind_images", "single_turn",
         )
         of["roles"].members("system", "user", "assistant")
-        return ChatLayout(
+        val read = ChatLayout(
             start = of["start"].literal(),
             roles = of["roles"].entries { _, role -> role(role) },
             defaultSystem = of["default_system"].takeUnless { it.value == null }?.literal(),
@@ -19,7 +19,16 @@ internal class ChatSection(private val format: Int) {
             imagesFirst = flag(of, "images_first"),
             systemJoins = flag(of, "system_joins"),
             stripParts = flag(of, "strip_parts", since = 5),
+            behindImages = of.given("behind_images")?.let(::sinceFormat5)?.literal(),
+            singleTurn = flag(of, "single_turn", since = 5),
         )
+        if (read.behindImages != null && !read.imagesFirst) value.refuse("behind_images is of images that come first")
+        return read
+    }
+
+    private fun sinceFormat5(given: Reader): Reader {
+        if (format < 5) given.refuse("formats before 5 do not have it")
+        return given
     }
 
     private fun role(value: Reader): Role {

@@ -45,7 +45,7 @@ internal fun spansOf(messages: List<ChatMessage>, chat: ChatLayout): List<Span> 
         if (role.strip) content = if (chat.stripParts) content.map(::strippedPart) else stripped(content, start = !joins)
         val withImage = role.prefixWithImage.takeIf { content.firstOrNull() is Span.Image }
         spans.add(Span.Literal(withImage ?: role.prefix))
-        for (part in content) spans.addAll(if (message.role == "user") shown(part, chat) else listOf(part))
+        spans.addAll(if (message.role == "user") question(content, chat) else content)
         spans.add(Span.Literal(role.suffix))
     }
     spans.add(Span.Literal(chat.generationPrefix))
@@ -65,6 +65,9 @@ private fun checkOrder(messages: List<ChatMessage>, chat: ChatLayout) {
         }
     }
     if (turns.last().role != "user") throw ChatInvalid("the last message must be the user's")
+    if (chat.singleTurn && messages.size > 1) {
+        throw ChatInvalid("this model answers one question and takes no second one: start anew with it")
+    }
 }
 
 /** What a message says, in the order and without the reasoning that its chat layout wants. */
@@ -89,6 +92,14 @@ private fun withoutReasoning(answer: String, reasoning: Reasoning): String {
 }
 
 private fun codePoints(text: String): List<String> = text.codePoints().toArray().map { String(Character.toChars(it)) }
+
+/** The parts of a question with what the chat layout puts around each, and behind its images. */
+private fun question(content: List<Span>, chat: ChatLayout): List<Span> {
+    val parts = content.flatMapTo(ArrayList()) { shown(it, chat) }
+    val around = if (chat.image == null) 1 else 3
+    chat.behindImages?.let { parts.add(around * content.count { part -> part is Span.Image }, Span.Literal(it)) }
+    return parts
+}
 
 /** A part of a question, with what the chat layout puts around it. */
 private fun shown(part: Span, chat: ChatLayout): List<Span> {
