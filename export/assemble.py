@@ -17,6 +17,7 @@ from pocketvlm.bundle.native import MropePositions
 from pocketvlm.bundle.open import Bundle, describe_files, open_bundle, write_manifest
 from pocketvlm.bundle.preference import ANYWHERE, PreferredEngine, in_order
 from pocketvlm.bundle.record import Calibration, RecipeRecord
+from pocketvlm.bundle.vision import Vision
 from pocketvlm.errors import ExportError
 from pocketvlm.export.backends import BACKENDS, backend_of
 from pocketvlm.export.cost import disk_bytes
@@ -122,7 +123,7 @@ def export_bundle(
             vision=frontend.vision,
         )
         lowered = {name: backend.lower(job) for name, backend in lowering.items()}
-        for name, content in _own_files(source, length).items():
+        for name, content in _own_files(source, length, frontend.vision).items():
             (directory / name).write_bytes(content)
         described = _manifest(source, chosen, frontend, lowered, length, directory, seen)
         check_sizes(described.files, split_bytes)
@@ -146,7 +147,10 @@ def _manifest(
     own = {name: result.section for name, result in lowered.items() if result.section is not None}
     minimum = {runtime: version for result in lowered.values() for runtime, version in result.minimum.items()}
     preference = preferred(lowered)
-    files = {*_own_files(checkpoint, length), *(file for result in lowered.values() for file in result.files)}
+    files = {
+        *_own_files(checkpoint, length, frontend.vision),
+        *(file for result in lowered.values() for file in result.files),
+    }
     try:
         model = manifest.Model(
             name=checkpoint.name,
@@ -248,14 +252,17 @@ def preferred(lowered: Mapping[str, Lowered]) -> tuple[PreferredEngine, ...]:
     return in_order(listed, tuple(BACKENDS))
 
 
-def _own_files(checkpoint: Checkpoint, length: int) -> dict[str, bytes]:
+def _own_files(checkpoint: Checkpoint, length: int, vision: Vision | None) -> dict[str, bytes]:
     """What no back end writes, by its name."""
     config = checkpoint.config
     found = {TOKENIZER: tokenizer_file(checkpoint)}
     if config.packing is not None:
         found[NEWLINE_FILE] = newline(config, checkpoint.tensor).numpy().astype("<f4").tobytes()
-    if config.vision is not None and config.vision.table_side is not None:
-        found[TABLE_FILE] = checkpoint.tensor(POSITIONS).float().numpy().astype("<f4").tobytes()
+    if vision is not None and vision.patches is not None and vision.patches.table_side is not None:
+        table = checkpoint.tensor(POSITIONS).float()
+        if vision.patches.table_by_axis:
+            table = table[:, : vision.patches.table_side]
+        found[TABLE_FILE] = table.numpy().astype("<f4").tobytes()
     if config.has_axes:
         found[ROPE_FILE] = rope_file(config.text, length)
     return found

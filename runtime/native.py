@@ -28,7 +28,7 @@ class NativeVision:
         self._hidden = bundle.manifest.model.hidden_size
         if native.table is not None and native.table_side is not None:
             table = np.frombuffer(bundle.read(native.table), "<f4").astype(np.float32, copy=False)
-            self._table = table.reshape(native.table_side, native.table_side, -1)
+            self._table = table.reshape(2 if native.table_by_axis else native.table_side, native.table_side, -1)
 
     @classmethod
     def of(cls, bundle: Bundle) -> NativeVision | None:

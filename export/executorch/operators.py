@@ -34,6 +34,7 @@ from pocketvlm.models.operators import (
     Channels,
     ChannelScale,
     ClassToken,
+    Clip,
     Decay,
     Depthwise,
     DropFirst,
@@ -53,6 +54,7 @@ from pocketvlm.models.operators import (
     Relu,
     RmsNorm,
     Rotate,
+    RowBehind,
     Scale,
     SharedAttend,
     Sigmoid,
@@ -248,6 +250,20 @@ def _channel_scale(at: XnnpackContext, call: Call, values: Value) -> Value:
     return at.graph.multiply(values, at.graph.constant(call.weight(), at.weights.vector(call.weight())))
 
 
+def _clip(at: XnnpackContext, call: Call, values: Value) -> Value:
+    names = call.weight("low"), call.weight("high")
+    low, high = (at.graph.constant(name, at.weights.vector(name)) for name in names)
+    return at.graph.between(values, low, high)
+
+
+def _row_behind(at: XnnpackContext, call: Call, values: Value) -> Value:
+    """A one for each token, [tokens, 1], times the row."""
+    graph, name = at.graph, call.weight()
+    ones = graph.add(graph.scaled(graph.slice(values, 1, 0, 1), 0.0), graph.scalar(1.0))
+    row = at.weights.vector(name) * np.float32(call.operator.factor)
+    return graph.concatenate([values, graph.linear(name, ones, row[:, None])], 1)
+
+
 def _scale(at: XnnpackContext, call: Call, values: Value) -> Value:
     return at.graph.scaled(values, call.operator.factor)
 
@@ -308,6 +324,13 @@ def _mean_of_rows(at: XnnpackContext, call: Call, values: Value) -> Value:
 def _mean_of_blocks(at: XnnpackContext, call: Call, values: Value) -> Value:
     graph, mean = at.graph, call.operator
     side, ratio, width = mean.side, mean.ratio, mean.width
+    if mean.grid == ratio:
+        # a tile is one block: [tiles * patches, width] -> [tiles, patches, width] -> [tiles, width, patches]
+        patches, tiles = ratio * ratio, values.shape[0] // (ratio * ratio)
+        by_channel = graph.transpose(graph.reshape(values, [0, patches, width], [tiles, patches, width]), [0, 2, 1])
+        # -> [tiles * width, patches] -> [tiles * width, 1] -> [tiles, width]
+        means = graph.mean(graph.reshape(by_channel, [0, patches], [tiles * width, patches]))
+        return graph.reshape(means, [0, width], [tiles, width])
     # [grid * grid, width] -> [side, ratio, side, ratio, width] -> [side, side, width, ratio, ratio]
     blocks = graph.transpose(graph.reshape(values, [side, ratio, side, ratio, width]), [0, 2, 4, 1, 3])
     # -> [side * side * width, ratio * ratio] -> [side * side * width, 1] -> [side * side, width]
@@ -448,6 +471,8 @@ TABLE: dict[Any, Callable[..., Any]] = {
     PositionRows: _position_rows,
     KeyRows: _key_rows,
     ChannelScale: _channel_scale,
+    Clip: _clip,
+    RowBehind: _row_behind,
     Scale: _scale,
     LayerNorm: _layer_norm,
     RmsNorm: _rms_norm,

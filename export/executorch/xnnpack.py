@@ -154,6 +154,10 @@ class XnnpackGraph:
     def relu(self, value: Value) -> Value:
         return self._binary(schema.XNNMaximum, value, self.scalar(0.0))
 
+    def between(self, value: Value, low: Value, high: Value) -> Value:
+        """Held between two numbers, [1] each."""
+        return self._binary(schema.XNNMaximum, self._binary(schema.XNNMinimum, value, high), low)
+
     def sigmoid(self, value: Value) -> Value:
         return self._unary(schema.XNNSigmoid, value)
 

@@ -27,6 +27,7 @@ from pocketvlm.models.operators import (
     Channels,
     ChannelScale,
     ClassToken,
+    Clip,
     Decay,
     Depthwise,
     DropFirst,
@@ -46,6 +47,7 @@ from pocketvlm.models.operators import (
     Relu,
     RmsNorm,
     Rotate,
+    RowBehind,
     Scale,
     SharedAttend,
     Sigmoid,
@@ -217,6 +219,21 @@ def _key_rows(at: OnnxContext, call: Call, values: Any, place: None) -> ir.Value
 
 def _channel_scale(at: OnnxContext, call: Call, values: Any) -> ir.Value:
     return at.graph.op("Mul", value_of(at, values), _vector(at, call))
+
+
+def _clip(at: OnnxContext, call: Call, values: Any) -> ir.Value:
+    below = at.graph.op("Min", value_of(at, values), _vector(at, call, "high"))
+    return at.graph.op("Max", below, _vector(at, call, "low"))
+
+
+def _row_behind(at: OnnxContext, call: Call, values: Any) -> Joined:
+    """The row once a tile: a one of each, [tiles, 1, 1], times it."""
+    graph, tokens, width = at.graph, value_of(at, values), call.operator.weight.shape[0]
+    zeros = graph.op("Mul", _part(graph, tokens, 2, 0, 1), graph.constant("zero", np.array(0, np.float32)))
+    ones = graph.op("Add", zeros, graph.constant("one_step", np.array(1, np.float32)))
+    row = graph.float_weight(at.store.vector(call.weight(), call.operator.factor))
+    # [tiles, 1, 1] times [1, width] -> [tiles, 1, width]
+    return Joined(tokens, graph.op("MatMul", ones, graph.op("Reshape", row, graph.shape(1, width))))
 
 
 def _scale(at: OnnxContext, call: Call, values: Any) -> ir.Value:
@@ -413,6 +430,8 @@ TABLE: dict[Any, Callable[..., Any]] = {
     PositionRows: _position_rows,
     KeyRows: _key_rows,
     ChannelScale: _channel_scale,
+    Clip: _clip,
+    RowBehind: _row_behind,
     Scale: _scale,
     LayerNorm: _layer_norm,
     RmsNorm: _rms_norm,

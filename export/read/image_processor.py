@@ -107,12 +107,20 @@ def patches_of(vision: VisionConfig, tiling: TilingConfig) -> PatchPictures | No
         rope_theta=vision.axial_theta,
         window=vision.window,
         table=None if vision.table_side is None else TABLE_FILE,
-        table_side=vision.table_side,
+        table_side=table_side(vision, most_tokens(own)),
         table_resized=vision.table_resized or None,
         table_bucketed=vision.table_bucketed or None,
+        table_by_axis=vision.table_by_axis or None,
         queries=vision.queries,
         deep=len(vision.deep) or None,
     )
+
+
+def table_side(vision: VisionConfig, most: int) -> int | None:
+    """Rows of a table of positions in a bundle: of one by axis as many as ``most`` tokens in a row have patches."""
+    if vision.table_side is None or not vision.table_by_axis:
+        return vision.table_side
+    return min(vision.table_side, vision.grid_size * most)
 
 
 def _held(tiling: TilingConfig, tile: int) -> tuple[TilingConfig, str | None]:
@@ -132,7 +140,7 @@ def check_image_tokens(directory: Path, config: VlmConfig) -> None:
     said = read_json(directory / WHOLE) if found((directory / WHOLE).exists) else {}
     if config.image_in_template is None:
         return
-    for key in TOKENS_OF_A_TILE:
+    for key in () if config.is_native else TOKENS_OF_A_TILE:  # of a picture, what they are at most
         if said.get(key) not in (None, config.tokens_per_tile):
             raise ExportError(
                 f"{label(directory / WHOLE)}: {key} is {one_line(said[key], 40)}; config.json makes "

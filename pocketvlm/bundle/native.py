@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from pocketvlm.bundle.files import FileName
 from pocketvlm.images.patches import Laid
-from pocketvlm.images.rules import NATIVE_RULES, RULES_OF_PARTS, lfm2, minicpmv, smart_resize
+from pocketvlm.images.rules import NATIVE_RULES, RULES_OF_PARTS, gemma4, lfm2, minicpmv, smart_resize
 from pocketvlm.images.tiling import Grid, most_windows
 from pocketvlm.strict import Closed, dropping_none
 
@@ -23,8 +23,9 @@ class PatchPictures(Closed):
     which tiles stand in a square of so many a side, the only ones that most layers let see each other. ``table``: a
     file of float32 [table_side, table_side, vision width], little-endian, laid over a picture and added to its patches:
     stretched, or where it is ``table_resized`` as an image is, or where it is ``table_bucketed`` the entry that each
-    patch falls into. ``queries``: tokens that a resampler makes of each part of a picture; its keys have ``key_rows``
-    added, as wide as the decoder (``sincos_rows``). ``deep``: how many of the decoder's first layers add
+    patch falls into, or where it is ``table_by_axis``, [2, table_side, vision width], what its column has in the first
+    and its row in the second. ``queries``: tokens that a resampler makes of each part of a picture; its keys have
+    ``key_rows`` added, as wide as the decoder (``sincos_rows``). ``deep``: how many of the decoder's first layers add
     rows of their own behind them, which lie behind each token's embedding.
     """
 
@@ -36,11 +37,20 @@ class PatchPictures(Closed):
     table_side: Annotated[int, Field(gt=0, le=4096)] | None = None
     table_resized: Literal[True] | None = None
     table_bucketed: Literal[True] | None = None
+    table_by_axis: Literal[True] | None = None
     queries: Annotated[int, Field(gt=0, le=4096)] | None = None
     deep: Annotated[int, Field(gt=0, le=16)] | None = None
 
     _serialize = dropping_none(
-        "rope_theta", "window", "table", "table_side", "table_resized", "table_bucketed", "queries", "deep"
+        "rope_theta",
+        "window",
+        "table",
+        "table_side",
+        "table_resized",
+        "table_bucketed",
+        "table_by_axis",
+        "queries",
+        "deep",
     )
 
     @property
@@ -48,6 +58,8 @@ class PatchPictures(Closed):
         """How the table is laid over a picture."""
         if self.table_bucketed:
             return "bucketed"
+        if self.table_by_axis:
+            return "by_axis"
         return "resized" if self.table_resized else "stretched"
 
     def tokens_of(self, parts: Sequence[Grid]) -> list[int]:
@@ -65,7 +77,8 @@ class PatchPictures(Closed):
 
         :raises ValueError: it is not
         """
-        if self.table is not None and sizes.get(self.table) != 4 * (self.table_side or 0) ** 2 * width:
+        rows = (self.table_side or 0) * (2 if self.table_by_axis else self.table_side or 0)
+        if self.table is not None and sizes.get(self.table) != 4 * rows * width:
             raise ValueError("vision.patches.table is no file of as many float32 as its side and the tower's width say")
 
     @property
@@ -106,7 +119,7 @@ class MropePositions(Closed):
 
 def most_tokens(tiling: Any) -> int:
     """Tiles that see each other, at most, by a ``Tiling`` or a manifest's ``vision`` of native resolution."""
-    rules: dict[str, Any] = {"lfm2": lfm2, "minicpmv": minicpmv}
+    rules: dict[str, Any] = {"lfm2": lfm2, "minicpmv": minicpmv, "gemma4": gemma4}
     found: int = rules.get(tiling.strategy, smart_resize).most_tokens(tiling)
     return found
 
@@ -136,7 +149,19 @@ def _patches_problem(vision: Any) -> str | None:
         return "patches.most_tokens is less than a picture can have"
     if (patches.rope_theta is None) != in_parts:
         return "patches.rope_theta is of a strategy without parts"
-    return _parts_problem(vision)
+    return _axes_problem(vision) or _parts_problem(vision)
+
+
+def _axes_problem(vision: Any) -> str | None:
+    """The same of what a rule has whose tower has a table for each axis."""
+    patches, is_by_axis = vision.patches, vision.strategy == "gemma4"
+    if (patches.table_by_axis is True) != is_by_axis or (is_by_axis and patches.table is None):
+        return "patches.table_by_axis is of the strategy gemma4, which has it"
+    if is_by_axis and (patches.window is not None or patches.deep is not None):
+        return "the strategy gemma4 has no windows and nothing deep"
+    if is_by_axis and (patches.table_side or 0) < vision.downsample_ratio * patches.most_tokens:
+        return "patches.table_side is less than the patches that a picture can have in a row"
+    return None
 
 
 def _parts_problem(vision: Any) -> str | None:

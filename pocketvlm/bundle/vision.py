@@ -15,7 +15,16 @@ from pocketvlm.strict import Closed, dropping_none
 
 #: Rules by which a grid of tiles is chosen.
 Strategy = Literal[
-    "relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2", "minicpmv", "pad-square"
+    "relaxed",
+    "llava-next",
+    "internvl",
+    "idefics3",
+    "center-crop",
+    "smart-resize",
+    "lfm2",
+    "minicpmv",
+    "pad-square",
+    "gemma4",
 ]
 #: Those of formats 1 and 2.
 FIRST_STRATEGIES = ("relaxed", "llava-next", "internvl")

@@ -18,8 +18,8 @@ from pocketvlm.images.tiling import Grid
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 #: How a learned table of positions is laid over a picture: from corner to corner, as an image is resized, or each patch
-#: takes the row and column that its upper left corner falls into.
-Laid = Literal["stretched", "resized", "bucketed"]
+#: takes the row and column that its upper left corner falls into; or there are two, of columns and of rows.
+Laid = Literal["stretched", "resized", "bucketed", "by_axis"]
 
 
 def places(grid: Grid, ratio: int) -> Integers:
@@ -124,9 +124,19 @@ def bucketed(grid: Grid, ratio: int, table: Floats) -> Floats:
     return found
 
 
+def by_axis(grid: Grid, ratio: int, table: Floats) -> Floats:
+    """Of two learned tables of positions [2, side, width] the sum of each patch's rows, by its column in the first and
+    by its row in the second: float32 [tiles, ratio * ratio, width] (transformers: ``Gemma4VisionPatchEmbedder``)."""
+    at = places(grid, ratio)
+    found: Floats = table[0, at[..., 1]] + table[1, at[..., 0]]
+    return found
+
+
 def laid_over(grid: Grid, ratio: int, table: Floats, laid: Laid) -> Floats:
     """A table over a picture, float32 [tiles, ratio * ratio, width]."""
-    return {"stretched": interpolated, "resized": antialiased, "bucketed": bucketed}[laid](grid, ratio, table)
+    return {"stretched": interpolated, "resized": antialiased, "bucketed": bucketed, "by_axis": by_axis}[laid](
+        grid, ratio, table
+    )
 
 
 @lru_cache(maxsize=4)

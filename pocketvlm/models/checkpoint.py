@@ -48,7 +48,7 @@ from pocketvlm.models.hub import Transfer, checkpoint_directory
 from pocketvlm.models.packed import codes_of, with_packed, zero_points_of
 from pocketvlm.models.positions import bucketized
 from pocketvlm.models.quantized import packing_of
-from pocketvlm.models.shapes import POSITIONS, expected_shapes
+from pocketvlm.models.shapes import IMAGE_ROW, POSITIONS, ROWS_TABLE, expected_shapes
 
 #: PyTorch's of batch norms, and timm's.
 BATCH_NORM_EPSILON = 1e-5
@@ -61,8 +61,9 @@ PACKED = re.compile(r"\.(qweight|qzeros|scales|g_idx|SCB|weight_(scale|packed|sh
 @dataclass(frozen=True)
 class TensorInfo:
     """One weight: where it lies, as a tensor, as ``pieces`` of one or as its sum over an axis (``summed``), of which it
-    may be ``rows`` alone, or one less than it is (``less_one``), and how it is used. ``norm``: what a convolution, or a
-    bias, has taken in; ``asking``: what a resampler's queries have. ``transposed``: stored by columns."""
+    may be ``rows`` alone, or one ``row``, or one less than it is (``less_one``), and how it is used. ``norm``: what a
+    convolution, or a bias, has taken in; ``asking``: what a resampler's queries have. ``transposed``: stored by
+    columns."""
 
     name: str
     file: Path
@@ -78,6 +79,7 @@ class TensorInfo:
     norm: BatchNorm | None = None
     asking: Asking | None = None
     transposed: bool = False
+    row: int | None = None
 
     @property
     def files(self) -> set[Path]:
@@ -135,6 +137,7 @@ class Checkpoint:
             tensor = self.packed_matrix(name, rows).weights()
         else:
             read = _read(info) if info.summed is None else _read(info).float().sum(info.summed)
+            read = read if info.row is None else read[info.row]
             read = _channels_first(read, info.shape) if info.channels_last else read
             read = read if info.norm is None else _taken_in(read, info.norm)
             read = read.T.contiguous() if info.transposed else read
@@ -373,13 +376,17 @@ def _match(directory: Path, family: Family, config: VlmConfig, weights: dict[str
             raise CheckpointError(f"{shown} belongs to no part of a {family.name} model as {CONFIG} has it")
         # an axis of a batch may stand in front: [1, 1, width] of a class token; or a point's behind: [width, 1, 1]
         one = (1,) * (len(stored.shape) - len(expected[name]))
-        if stored.shape not in ((*one, *expected[name]), (*expected[name], *one)):
+        is_number = stored.shape == () and expected[name] == (1,)
+        if not is_number and stored.shape not in ((*one, *expected[name]), (*expected[name], *one)):
             found_shape = one_line(list(stored.shape), 120)
             raise CheckpointError(f"{shown} has shape {found_shape}, {CONFIG} asks for {list(expected[name])}")
         tensors[name] = TensorInfo(
             name, stored.file, stored.key, expected[name], stored.pieces, None, stored.packed, stored.update,
             stored.summed, stored.less_one, stored.channels_last, stored.norm, stored.asking, stored.transposed,
         )  # fmt: skip
+    if IMAGE_ROW in expected and ROWS_TABLE in tensors:
+        shape, row = expected[IMAGE_ROW], config.image_row_token
+        tensors[IMAGE_ROW] = replace(tensors[ROWS_TABLE], name=IMAGE_ROW, shape=shape, row=row)
     missing = [name for name in expected if name not in tensors]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

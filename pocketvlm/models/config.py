@@ -350,9 +350,10 @@ class VlmConfig:
     #: one from blocks to the decoder's width; "blocks_mlp": blocks, then two layers; "normed_mlp": a norm between
     #: these; "merger": blocks of normed tokens, then two layers of which the first is as wide as a block; "resampler":
     #: learned queries look at all patches of a picture, or of a part of it, with so many heads (``resampler_heads``);
-    #: "pooled": the mean of blocks, a norm and one matrix; "linear": a matrix and a bias on each token.
+    #: "pooled": the mean of blocks, a norm and one matrix; "linear": a matrix and a bias on each token; "tile_mean":
+    #: the mean of all patches of a tile, a norm and one matrix.
     projector: Literal[
-        "mlp", "layers", "matrix", "blocks_mlp", "normed_mlp", "merger", "resampler", "pooled", "linear"
+        "mlp", "layers", "matrix", "blocks_mlp", "normed_mlp", "merger", "resampler", "pooled", "linear", "tile_mean"
     ] = "mlp"
     downsample_ratio: Tiles = 2
     resampler_heads: Heads | None = None
@@ -364,6 +365,8 @@ class VlmConfig:
     image_token: Text = "<|image_pad|>"
     #: The id that the model's own code replaces, where it is said.
     image_token_id: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
+    #: The token whose row beside the embedding image tokens have, where tokens have such.
+    image_row_token: Annotated[int, Field(ge=0, le=1 << 31)] = 0
     #: Whether the tokenizer has no image token, and the id behind its tokens becomes one.
     adds_image_token: bool = False
     #: What a chat template writes where an image stands and the processor makes the whole layout of; None: image_start,
@@ -393,6 +396,10 @@ class VlmConfig:
             )
         if self.vision is not None and self.vision.taken is not None and self.projector != "layers":
             raise ValueError(f"vision_config.taken is for a projector of layers alone, not for {self.projector!r}")
+        if (self.projector == "tile_mean") != (self.vision is not None and self.text.rows_width > 0):
+            raise ValueError("rows beside embeddings and pictures are of a projector 'tile_mean'")
+        if self.image_row_token >= self.text.vocab_size:
+            raise ValueError(f"image_row_token {self.image_row_token} is none of {self.text.vocab_size} tokens")
         if self.projector == "resampler":
             self._check_resampler()
         elif self.vision is not None and self.vision.queries is not None:

@@ -15,6 +15,8 @@ ROWS_TABLE = "model.embed_tokens_per_layer.weight"
 EMBEDDING_TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 #: What ends each row of a picture whose tiles' tokens are packed.
 NEWLINE = "image_newline"
+#: The row that stands beside image tokens, that of another token.
+IMAGE_ROW = "projector.row.weight"
 #: A resampler's queries, as they enter attention.
 QUERIES = "projector.attend.weight"
 POSITIONS = "vision_tower.embeddings.position_embedding.weight"
@@ -62,6 +64,8 @@ def _connector(config: VlmConfig, vision: VisionConfig) -> Iterator[tuple[str, S
     merged = vision.merged(config.downsample_ratio) ** 2 * width
     if config.projector == "matrix":
         yield from _linear("projector.linear", merged, hidden, bias=False)
+    elif config.projector == "tile_mean":
+        yield from _linear("projector.linear", width, hidden, bias=False)
     elif config.projector == "pooled":
         yield from _norm("projector.norm", width, bias=False)
         yield from _linear("projector.linear", width, hidden, bias=False)
@@ -82,6 +86,8 @@ def _connector(config: VlmConfig, vision: VisionConfig) -> Iterator[tuple[str, S
             yield from _linear("downsampler.linear", merged, width)
         yield from _linear("projector.linear_1", vision.taken_width, hidden)
         yield from _linear("projector.linear_2", hidden, hidden)
+    if config.text.rows_width:
+        yield IMAGE_ROW, (config.text.rows_width,)
 
 
 def _tower(config: VisionConfig) -> Iterator[tuple[str, Shape]]:
@@ -92,11 +98,12 @@ def _tower(config: VisionConfig) -> Iterator[tuple[str, Shape]]:
     if config.class_token:
         yield "vision_tower.embeddings.class_token.weight", (width,)
     if config.positions != "none":
-        yield POSITIONS, (config.rows if config.table_side is None else config.table_side**2, width)
+        yield POSITIONS, _table_shape(config)
     if config.pre_norm:
         yield from _norm("vision_tower.embeddings.pre_layernorm", width)
+    layer_of = _sandwiched_layer if config.sandwiched else _tower_layer
     for layer in range(config.num_hidden_layers):
-        yield from _tower_layer(f"vision_tower.encoder.layers.{layer}", config)
+        yield from layer_of(f"vision_tower.encoder.layers.{layer}", config)
         if config.merge_after == layer + 1:
             yield from _window_merger(f"vision_tower.encoder.layers.{layer}.merger", config)
     if config.post_norm:
@@ -127,6 +134,27 @@ def _window_merger(prefix: str, config: VisionConfig) -> Iterator[tuple[str, Sha
     yield from _norm(f"{prefix}.pre_norm", merged)
     yield from _linear(f"{prefix}.linear_1", merged, inner)
     yield from _linear(f"{prefix}.linear_2", inner, width)
+
+
+def _table_shape(config: VisionConfig) -> Shape:
+    """Of the table of positions."""
+    if config.table_by_axis:
+        return 2, config.table_side or 0, config.hidden_size
+    return config.rows if config.table_side is None else config.table_side**2, config.hidden_size
+
+
+def _sandwiched_layer(prefix: str, config: VisionConfig) -> Iterator[tuple[str, Shape]]:
+    width, inner = config.hidden_size, config.intermediate_size
+    for norm in ("layer_norm1", "attention_norm", "layer_norm2", "mlp_norm"):
+        yield from _norm(f"{prefix}.{norm}", width, bias=False)
+    for norm in ("query_norm", "key_norm"):
+        yield f"{prefix}.self_attn.{norm}.weight", (config.head_dim,)
+    matrices = {f"self_attn.{name}": (width, width) for name in ("q_proj", "k_proj", "v_proj", "out_proj")}
+    matrices |= {"mlp.gate_proj": (width, inner), "mlp.up_proj": (width, inner), "mlp.down_proj": (inner, width)}
+    for name, (columns, rows) in matrices.items():
+        yield from _linear(f"{prefix}.{name}.linear", columns, rows, bias=False)
+        for bound in ("before.low", "before.high", "behind.low", "behind.high") if config.clipped else ():
+            yield f"{prefix}.{name}.{bound}", (1,)
 
 
 def _merger(vision: VisionConfig, merged: int, hidden: int) -> Iterator[tuple[str, Shape]]:

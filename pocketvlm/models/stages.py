@@ -17,7 +17,7 @@ from pocketvlm.images.patches import axial_rope, laid_over, sincos_rows, windows
 from pocketvlm.images.tiling import Grid
 from pocketvlm.models.blocks.convolutions import Stem, tower_layer
 from pocketvlm.models.blocks.decoder import Head, decoder_options, layer_block, logits_cap, step_at
-from pocketvlm.models.blocks.picture import PictureLayer, PlacedEmbeddings
+from pocketvlm.models.blocks.picture import PictureLayer, PlacedEmbeddings, SandwichedPictureLayer
 from pocketvlm.models.blocks.projector import Projection, Resampling
 from pocketvlm.models.blocks.vision import VisionEmbeddings, VisionLayer, layer_options
 from pocketvlm.models.checkpoint import ReadWeight, load, shapes_only
@@ -144,6 +144,8 @@ def _vision_stages(config: VisionConfig) -> tuple[Stage, ...]:
 
 
 def _transformer_kind(config: VisionConfig, index: int) -> Kind:
+    if config.sandwiched:
+        return Kind.of(SandwichedPictureLayer, config)
     if config.is_native:
         own = {"windowed": config.is_windowed(index), **layer_options(config, index)}
         if config.merge_after is not None:
@@ -237,8 +239,9 @@ def place_of(config: VisionConfig, grid: Grid, read: ReadWeight | None = None) -
 def _rows_of(config: VisionConfig, grid: Grid, read: ReadWeight | None) -> Tensor | None:
     if config.table_side is None or read is None:
         return None
+    table = read(POSITIONS).float()
     # [side * side, width] -> [side, side, width]
-    table = read(POSITIONS).float().unflatten(0, (config.table_side, -1))
+    table = table if config.table_by_axis else table.unflatten(0, (config.table_side, -1))
     return torch.from_numpy(laid_over(grid, config.grid_size, table.numpy(), config.laid))
 
 

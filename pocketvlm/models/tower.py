@@ -34,11 +34,13 @@ class VisionConfig:
     #: (``pocketvlm.models.positions``); "none": there is no table; "stretched": a mean of its rows, since a table of
     #: ``table_side`` squared is laid over a picture of native resolution.
     positions: Literal["own", "bucketized", "none", "stretched"] = "own"
-    table_side: Pixels | None = None
+    table_side: Annotated[int, Field(gt=0, le=1 << 14)] | None = None
     #: Whether it is resized as an image is, not stretched from corner to corner (``pocketvlm.images.patches``).
     table_resized: bool = False
     #: Or each patch takes the entry of the table that it falls into.
     table_bucketed: bool = False
+    #: Or there are two tables of so many rows, and a patch has one of each, by its column and by its row.
+    table_by_axis: bool = False
     #: A resampler behind the tower: so many learned queries, of so many channels, which become the tokens of a picture
     #: or of a part of it, whatever its size. A tile is then a patch.
     queries: Annotated[int, Field(gt=0, le=4096)] | None = None
@@ -58,6 +60,12 @@ class VisionConfig:
     layer_norm: Literal["mean", "rms"] = "mean"
     #: A learned factor a channel on what attention and the MLP add (arXiv 2103.17239).
     layer_scale: bool = False
+    #: Gemma 4's: a norm of what attention and the MLP add; a norm over each head of queries and keys, and one without
+    #: weights of values, whose scores are not divided; no biases; inputs and outputs of matrices between two learned
+    #: numbers.
+    sandwiched: bool = False
+    head_norms: bool = False
+    clipped: bool = False
     #: SwiGLU in place of two layers.
     gated_mlp: bool = False
     #: Pictures of native resolution, as with ``table_side``: all patches of a picture see one another, and each pair of
@@ -102,7 +110,11 @@ class VisionConfig:
     def _check_native(self) -> None:
         if (self.positions == "stretched") != (self.table_side is not None):
             raise ValueError("table_side and positions that are stretched belong together")
-        if self.table_resized and self.table_bucketed:
+        if self.table_by_axis and self.table_side is None:
+            raise ValueError("table_by_axis: there is no table_side")
+        if self.sandwiched != self.head_norms or (self.sandwiched and not (self.gated_mlp and self.is_native)):
+            raise ValueError("sandwiched and head_norms are of towers of native resolution with a gated MLP")
+        if sum((self.table_resized, self.table_bucketed, self.table_by_axis)) > 1:
             raise ValueError("table_resized and table_bucketed: a table is laid over pictures in one way")
         if (self.queries is None) != (self.query_width is None):
             raise ValueError("queries and query_width belong together")
@@ -144,6 +156,8 @@ class VisionConfig:
         """How a table of positions is laid over a picture."""
         if self.table_bucketed:
             return "bucketed"
+        if self.table_by_axis:
+            return "by_axis"
         return "resized" if self.table_resized else "stretched"
 
     def is_windowed(self, layer: int) -> bool:

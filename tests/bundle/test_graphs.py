@@ -26,7 +26,7 @@ from pocketvlm.bundle.open import describe_files, open_bundle
 from pocketvlm.errors import BundleError
 from tests.support.checkpoints import tiny_config, write_checkpoint
 from tests.support.fast_vlm import fast_vlm
-from tests.support.gemma_vl import gemma3
+from tests.support.gemma_vl import gemma3, gemma4
 from tests.support.hostile_graphs import ATTACKS, DATA, FINE, GOLDEN, SIZES, make_golden
 from tests.support.qwen_vl import qwen2_5_vl
 from tests.support.transformers_models import write_decoder
@@ -119,8 +119,8 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
     write_decoder(root / "qwen3_5_text", "qwen3_5_text")  # states
     write_checkpoint(root / "smollm3", tiny_config("smollm3", vision=False, no_rope_layer_interval=2))
     write_checkpoint(root / "gemma3_text", tiny_config("gemma3_text", vision=False))
-    write_decoder(root / "gemma4_text", "gemma4_text")  # layers that read another's cache
     write_checkpoint(root / "gemma2", tiny_config("gemma2", vision=False))
+    gemma4(root / "gemma4")  # layers that read another's cache, rows beside embeddings, numbers that bound others
     gemma3(root / "gemma3")  # tokens that see each other
     qwen2_5_vl(root / "qwen2_5_vl")  # a picture as a whole, windows, positions along three axes
     fast_vlm(root / "fast_vlm")  # convolutions
@@ -132,8 +132,8 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
         ("llama", asymmetric(load_recipe("int4-g32"))), ("smollm3", load_recipe("fp32")),
         ("smollm3", load_recipe("int8")), ("gemma3_text", load_recipe("fp32")),
         ("gemma3", load_recipe("fp32")), ("gemma3", load_recipe("bluelm-v-3b")), ("lfm2", load_recipe("fp32")),
-        ("qwen3_5_text", load_recipe("fp32")), ("gemma4_text", load_recipe("fp32")),
         ("gemma2", load_recipe("fp32")), ("gemma2", load_recipe("bluelm-v-3b")),
+        ("qwen3_5_text", load_recipe("fp32")), ("gemma4", load_recipe("fp32")),
     ]  # fmt: skip
     npu = with_options(load_recipe("int4-channel"), NpuOptions(chunks=2, prefill_tokens=32, compiled=False))
     npu = replace(npu, backends={**npu.backends, "qnn": {"chunks": 2, "prefill_tokens": 32, "compiled": False}})
@@ -154,7 +154,7 @@ def written_forms(root: Path) -> set[tuple[str, int, str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Checker, "_in_form", watched)
         for at, (family, recipe) in enumerate(exports):
-            length = 512 if family == "qwen2_5_vl" else 192
+            length = 512 if family in ("qwen2_5_vl", "gemma4") else 192
             open_bundle(export_bundle(root / family, root / f"{at}", recipe=recipe, max_length=length).location)
         for backend in ("neuropilot", "qnn"):
             bundle = export_bundle(root / "qwen2", root / backend, recipe=npu, backends=[backend], max_length=192)

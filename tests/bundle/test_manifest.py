@@ -210,10 +210,26 @@ OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
     convolves,
     lambda raw, version: convolves(raw, version, engine="executorch", kernel=64, width=1 << 20),
 )
-#: The same of slices of any shape, which Kotlin does not read.
+
+
+def by_axis(raw: dict[str, Any], version: int, side: int = 999, **changes: Any) -> None:
+    """Pictures as Gemma 4 cuts them, with a table for each axis."""
+    sees_whole(raw, version, window=None)
+    vision, ratio = raw["vision"], raw["vision"]["downsample_ratio"]
+    tile = vision["tile_size"]
+    vision |= {"strategy": "gemma4", "min_pixels": tile**2, "max_pixels": 9 * tile**2}
+    own = {"most_tokens": 9, "table": "table.bin", "table_side": min(side, 9 * ratio), "table_by_axis": True}
+    patches = {**vision["patches"], **own, **changes}
+    vision["patches"] = {key: value for key, value in patches.items() if value is not None}
+    size = 4 * 2 * 9 * ratio * vision["vision_hidden_size"]
+    raw["files"]["table.bin"] = {**raw["files"]["graph.onnx"], "bytes": size}
+
+
+#: The same of slices of any shape, and of a table an axis, which Kotlin does not read.
 IN_SLICES: tuple[Callable[[dict[str, Any], int], None], ...] = (
     in_slices,
     in_slices_of_tokens,
+    by_axis,
     lambda raw, version: shows(raw, version, "image_layout", tile_end=[1], thumbnail_end=[]),
     lambda raw, version: shows(raw, version, "image_layout", numbers=[[1], []]),
     lambda raw, version: shows(raw, version, "chat", between="\n"),
@@ -465,6 +481,13 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: in_slices(raw, 4), "format 4 cannot say what vision says; format 5 can"),
         (lambda raw: in_slices(raw, 5, downsample_ratio=2, patches_per_tile=4), "patches.queries are of the strategy"),
         (lambda raw: in_parts(raw, 5, queries=4), "patches.queries are of the strategy minicpmv"),
+        (lambda raw: by_axis(raw, 5, table_by_axis=None), "patches.table_by_axis is of the strategy gemma4"),
+        (lambda raw: by_axis(raw, 5, table=None, table_side=None), "patches.table_by_axis is of the strategy gemma4"),
+        (lambda raw: by_axis(raw, 5, side=2), "patches.table_side is less than the patches"),
+        (lambda raw: by_axis(raw, 5, deep=1), "the strategy gemma4 has no windows and nothing deep"),
+        (lambda raw: by_axis(raw, 5, table_resized=True), "patches.table_resized is of the strategy lfm2"),
+        (lambda raw: by_axis(raw, 5, table_side=19), "vision.patches.table is no file"),
+        (lambda raw: by_axis(raw, 5, most_tokens=8), "patches.most_tokens is less than a picture can have"),
         (lambda raw: in_slices(raw, 5, queries=0), "not valid: vision.patches.queries"),
         (lambda raw: in_slices(raw, 5, table_bucketed=None), "patches.table_bucketed of minicpmv"),
         (lambda raw: in_slices(raw, 5, table_bucketed=False), "not valid: vision.patches.table_bucketed"),

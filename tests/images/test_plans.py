@@ -88,6 +88,19 @@ def test_idefics3_resizes_as_transformers_does(width: int, height: int, tile: in
     assert tuple(side * tile for side in plan.grid) == plan.resizes[-1]
 
 
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 64), st.sampled_from([70, 140, 280, 560, 1120]))
+def test_gemma4_resizes_as_transformers_does(width: int, height: int, patch: int, most: int) -> None:
+    from transformers.models.gemma4.image_processing_pil_gemma4 import get_aspect_ratio_preserving_size
+
+    tile = 3 * patch
+    bounds = {"min_pixels": tile**2, "max_pixels": most * tile**2}
+    tiling = Tiling(tile_size=tile, strategy="gemma4", candidates=((1, 1),), thumbnail="none", **bounds)
+    plan = plan_of((width, height), tiling)
+    down, across = get_aspect_ratio_preserving_size(height, width, patch, 9 * most, 3)
+    assert plan.resizes == ((across, down),)
+    assert math.prod(plan.grid) <= most
+
+
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 600))
 def test_a_crop_is_as_transformers_has_it(width: int, height: int, tile: int) -> None:
     from transformers.image_transforms import get_resize_output_image_size

@@ -286,6 +286,13 @@ REFUSED = {
 }
 
 #: As Gemma 3's processor has it: each text of a message is trimmed by itself.
+GEMMA4 = (
+    "{{ bos_token }}{% for m in messages %}{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+    "{{ '<|turn>' + role + '\n' }}{% if m['content'] is string %}{{ m['content'] | trim }}{% else %}"
+    "{% for item in m['content'] %}{% if item['type'] == 'image' %}{{ '\n\n<|image|>\n\n' }}"
+    "{% elif item['type'] == 'text' %}{{ item['text'] | trim }}{% endif %}{% endfor %}{% endif %}"
+    "{{ '<turn|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|turn>model\n' }}{% endif %}"
+)
 GEMMA3 = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% if messages[0]['content'] is string %}"
     "{% set opening = messages[0]['content'] + '\n\n' %}{% else %}"

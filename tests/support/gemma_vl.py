@@ -7,13 +7,81 @@ from typing import Any
 
 import torch
 
-from tests.support.chat_templates import GEMMA3
+from tests.support.chat_templates import GEMMA3, GEMMA4
+from tests.support.transformers_models import OWN
 from tests.support.written_family import TEXT, TOWER, Written, byte_level, randomized
 
 GEMMA3_SPECIALS = (
     "<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>",
     "<image_soft_token>",
 )  # fmt: skip
+
+
+GEMMA4_SPECIALS = (
+    "<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|image>", "<image|>", "<|image|>", "<|audio>", "<audio|>",
+    "<|audio|>", "<|video|>",
+)  # fmt: skip
+
+
+def gemma4(directory: Path) -> Written:
+    """Patches of 4 px, tokens of 12, pictures of at most 70 of them; three layers of five see fewer than a picture
+    has. What goes into matrices of the tower, and what comes out, is held between numbers that some are beyond."""
+    import transformers
+    from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
+    from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+
+    torch.manual_seed(0)
+    patch, block = 4, 3
+    names = {"image": "<|image|>", "boi": "<|image>", "eoi": "<image|>", "audio": "<|audio|>", "boa": "<|audio>",
+             "eoa": "<audio|>"}  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_level(GEMMA4_SPECIALS),
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        extra_special_tokens={f"{name}_token": token for name, token in names.items()},
+    )
+    sizes = {"patch_size": patch, "pooling_kernel_size": block, "max_soft_tokens": 70}
+    processor = transformers.Gemma4Processor(
+        transformers.Gemma4AudioFeatureExtractor(),
+        Gemma4ImageProcessorPil(**sizes),
+        tokenizer,
+        transformers.Gemma4VideoProcessor(patch_size=patch, pooling_kernel_size=block),
+        chat_template=GEMMA4,
+        image_seq_length=70,
+    )
+    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+    config = AutoConfig.for_model(
+        "gemma4",
+        vision_config={**TOWER, "num_key_value_heads": 4, "head_dim": 16, "patch_size": patch,
+                       "pooling_kernel_size": block, "position_embedding_size": 224, "use_clipped_linears": True},
+        text_config={
+            **{key: value for key, value in TEXT.items() if key != "model_type"},
+            **OWN["gemma4_text"],
+            "vocab_size_per_layer_input": TEXT["vocab_size"],
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        eos_token_id=tokenizer.convert_tokens_to_ids("<turn|>"),
+        **ids,
+    )  # fmt: skip
+    model = randomized(AutoModelForImageTextToText.from_config(config), 1.2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            # what keeps scores small, which nothing divides, is learned in their norms
+            parameter.mul_(0.1 if name.endswith("q_norm.weight") else 1.0)
+            if "language_model" in name and ".post_" in name:
+                parameter.add_(3)  # what is added outweighs the table, which is the head too
+            if name.endswith("position_embedding_table"):
+                parameter.normal_(std=0.1)
+        for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.uniform_(0.5, 1.5)
+            if name.endswith(("_min", "_max")):
+                buffer.fill_(float(torch.rand(()) + 0.8) * (-1 if name.endswith("_min") else 1))
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    stored = sum(name.endswith(("layer_scalar", "_min", "_max")) for name, _ in model.named_buffers())
+    return Written(directory, model, processor, patch * block, split=stored + 1, engines=("onnx", "executorch"))
 
 
 def gemma3(directory: Path) -> Written:

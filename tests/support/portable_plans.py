@@ -21,7 +21,7 @@ PARTS = FOLDER.parent / "parts"
 
 
 #: Rules that Kotlin refuses.
-NOT_IN_KOTLIN = ("minicpmv",)
+NOT_IN_KOTLIN = ("minicpmv", "gemma4")
 
 
 def path_of(rule: str) -> Path:
@@ -75,6 +75,10 @@ FORMS: dict[str, tuple[Tiling, ...]] = {
             (28, (2, 5), 9, 28 * 28 * 16, 28 * 28 * 100),
         )
     ),
+    "gemma4": tuple(
+        Tiling(tile_size=tile, candidates=((1, 1),), thumbnail="none", min_pixels=tile**2, max_pixels=most * tile**2)
+        for tile, most in ((48, 280), (48, 70), (12, 1120))  # Gemma 4's own, and the least and the most
+    ),
     "minicpmv": tuple(
         replace(FIRST, tile_size=patch, candidates=minicpmv.grids(most), min_pixels=side**2, max_pixels=side**2)
         for patch, most, side in (
@@ -94,7 +98,11 @@ OF_PARTS = ("part", "thumbnail_part")
 
 def sizes_of(rule: str) -> tuple[tuple[int, int], ...]:
     """Those that a rule makes something of."""
-    return SIZES if rule in RULES else tuple(size for size in SIZES if max(size) <= MOST_ASPECT * min(size))
+    return (
+        SIZES
+        if rule in RULES or rule == "gemma4"
+        else tuple(size for size in SIZES if max(size) <= MOST_ASPECT * min(size))
+    )
 
 
 def golden(rule: str) -> list[dict[str, Any]]:

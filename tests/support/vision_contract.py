@@ -63,7 +63,7 @@ def exported(family: str, own: Path, shared: Path) -> Exported:
 
 def small_sizes(written: Written) -> list[tuple[int, int]]:
     """Those that the family's rule takes: of none more than MAX_PIXELS are made, of which the middle is a tile."""
-    whole = written.is_native or written.is_in_parts or written.is_sliced
+    whole = written.is_native or written.is_in_parts or written.is_sliced or written.is_in_blocks
     sizes = sizes_of("smart-resize") if whole else SIZES
     small = [size for size in sizes if size[0] * size[1] < 200_000]
     return [size for size in small if max(size) / min(size) * written.tile**2 < MAX_PIXELS]

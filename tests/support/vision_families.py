@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pro
 
 from tests.support.chat_templates import LLAVA, LLAVA_MISTRAL, LLAVA_ONEVISION
 from tests.support.fast_vlm import fast_vlm, llava_qwen2
-from tests.support.gemma_vl import gemma3, paligemma
+from tests.support.gemma_vl import gemma3, gemma4, paligemma
 from tests.support.lfm2_vl import lfm2_vl
 from tests.support.minicpmv import minicpmv
 from tests.support.minicpmv4_6 import minicpmv4_6
@@ -419,6 +419,7 @@ WRITERS: dict[str, Callable[[Path], Written]] = {
     "minicpmv4_6": minicpmv4_6,
     "gemma3": gemma3,
     "paligemma": paligemma,
+    "gemma4": gemma4,
 }
 
 

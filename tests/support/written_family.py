@@ -71,6 +71,15 @@ class Written:
         """Whether pictures go through the tower slice by slice, of any size, whose patches are given one by one."""
         return "target_sizes" in self.processor.image_processor.model_input_names
 
+    @property
+    def is_in_blocks(self) -> bool:
+        """Whether pictures go through the tower as a whole, their patches given row by row and from 0 to 1."""
+        return "image_position_ids" in self.processor.image_processor.model_input_names
+
+    def as_given(self, planes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Our numbers as its processor gives them: where the model's own code makes them -1 to 1, from 0 to 1."""
+        return (planes + 1) / 2 if self.is_in_blocks else planes
+
     def parts(self, processed: Any) -> list[list[int]] | None:
         """Of each part of a picture its tiles, [across, down]; None where there are none."""
         if self.is_sliced:  # of a tile a quarter each way: in patches, or in quarters of one
@@ -90,6 +99,9 @@ class Written:
         if self.is_in_parts:
             shapes = np.asarray(processed["spatial_shapes"]).tolist()
             return np.concatenate([self._blocks(part, *shape) for part, shape in zip(found, shapes, strict=True)])
+        if self.is_in_blocks:
+            columns, rows = (np.asarray(processed["image_position_ids"])[0].max(axis=0) + 1).tolist()
+            return in_patches(self._blocks(found[0], rows, columns), self.processor.image_processor.pooling_kernel_size)
         if not self.is_native:
             # [pictures, tiles, 3, tile, tile] -> [tiles, 3, tile, tile]
             return found.reshape(-1, 3, self.tile, self.tile)
@@ -116,7 +128,8 @@ class Written:
 
     def _blocks(self, part: npt.NDArray[np.float32], rows: int, columns: int) -> npt.NDArray[np.float32]:
         """[patches and padding, patch * patch * 3] -> [tiles, 3, tile, tile]"""
-        patch = self.processor.image_processor.encoder_patch_size
+        of = self.processor.image_processor
+        patch = of.patch_size if self.is_in_blocks else of.encoder_patch_size
         ratio = self.tile // patch
         down, across = rows // ratio, columns // ratio
         cut = part[: rows * columns].reshape(down, ratio, across, ratio, patch, patch, 3)

@@ -103,7 +103,7 @@ Packing packing(const Reader& value) {
 std::string strategy(const Reader& value, int64_t format) {
   if (format < 3) return value.choice({"relaxed", "llava-next", "internvl"});
   if (format < 5) return value.choice({"relaxed", "llava-next", "internvl", "idefics3", "center-crop"});
-  return value.choice({"relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2", "minicpmv",
+  return value.choice({"relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2", "minicpmv", "gemma4",
                        "pad-square"});
 }
 

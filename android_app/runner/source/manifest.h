@@ -42,6 +42,7 @@ struct PatchPictures {
   std::string table;              // a file of float32 [table_side, table_side, vision width]; "": none
   std::optional<int64_t> table_side;
   bool table_resized, table_bucketed;  // as an image is, or each patch takes an entry; else stretched
+  bool table_by_axis;                  // [2, table_side, vision width]: a patch has its column's row and its row's
   std::optional<int64_t> queries;      // tokens that a resampler makes of each part of a picture
   std::optional<int64_t> deep;  // how many of the decoder's first layers add rows, which lie behind each embedding
 };

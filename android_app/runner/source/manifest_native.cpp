@@ -29,7 +29,7 @@ bool has_floats(const Manifest& manifest, const std::string& name, std::initiali
 
 PatchPictures read_patches(const Reader& value) {
   const Members of = value.members({"most_tokens", "head_dim", "rope_theta", "window", "table", "table_side",
-                                    "table_resized", "table_bucketed", "queries", "deep"});
+                                    "table_resized", "table_bucketed", "table_by_axis", "queries", "deep"});
   PatchPictures read;
   read.most_tokens = of["most_tokens"].integer(1, 1 << 16);
   read.head_dim = of["head_dim"].integer(1, 1 << 16);
@@ -48,6 +48,7 @@ PatchPictures read_patches(const Reader& value) {
     return true;
   };
   read.table_resized = is_there("table_resized"), read.table_bucketed = is_there("table_bucketed");
+  read.table_by_axis = is_there("table_by_axis");
   read.queries = size_or_none(of, "queries", 4096);
   read.deep = size_or_none(of, "deep", 16);
   if (read.table.empty() == read.table_side.has_value()) value.refuse("table and table_side belong together");
@@ -67,6 +68,18 @@ MropePositions read_positions(const Reader& value) {
 }
 
 namespace {
+
+// The same of what a rule has whose tower has a table for each axis.
+std::optional<std::string> axes_problem(const Vision& vision) {
+  const PatchPictures& patches = *vision.patches;
+  const bool is_by_axis = vision.strategy == "gemma4";
+  if (patches.table_by_axis != is_by_axis || (is_by_axis && patches.table.empty()))
+    return "patches.table_by_axis is of the strategy gemma4, which has it";
+  if (is_by_axis && (patches.window || patches.deep)) return "the strategy gemma4 has no windows and nothing deep";
+  if (is_by_axis && *patches.table_side < vision.downsample_ratio * patches.most_tokens)
+    return "patches.table_side is less than the patches that a picture can have in a row";
+  return std::nullopt;
+}
 
 // The same of what a rule of parts alone has.
 std::optional<std::string> parts_problem(const Vision& vision) {
@@ -88,7 +101,8 @@ std::optional<std::string> native_problem(const Vision& vision) {
   if (vision.min_pixels.has_value() != is_native) return "min_pixels and patches belong together";
   if (vision.max_pixels.has_value() != is_native) return "max_pixels and patches belong together";
   const bool in_parts = is_in_parts(vision);
-  if ((vision.strategy == "smart-resize" || in_parts) != is_native)
+  const bool is_whole = vision.strategy == "smart-resize" || vision.strategy == "gemma4";
+  if ((is_whole || in_parts) != is_native)
     return "strategy " + (is_native ? std::string("smart-resize") : vision.strategy) + " and patches belong together";
   if ((vision.strategy == "lfm2") != vision.part.has_value()) return "strategy lfm2 and part belong together";
   if (!is_native) return std::nullopt;
@@ -99,6 +113,7 @@ std::optional<std::string> native_problem(const Vision& vision) {
     return "a tile of a picture as patches has downsample_ratio x downsample_ratio of them";
   if (vision.patches->most_tokens < most_tokens(vision)) return "patches.most_tokens is less than a picture can have";
   if (vision.patches->rope_theta.has_value() == in_parts) return "patches.rope_theta is of a strategy without parts";
+  if (const auto problem = axes_problem(vision)) return problem;
   return parts_problem(vision);
 }
 
@@ -126,7 +141,8 @@ std::optional<std::string> span_problem(const Manifest& manifest, int64_t first_
 std::optional<std::string> table_problem(const Manifest& manifest) {
   if (manifest.vision && manifest.vision->patches && !manifest.vision->patches->table.empty()) {
     const PatchPictures& native = *manifest.vision->patches;
-    if (!has_floats(manifest, native.table, {*native.table_side, *native.table_side, manifest.vision->hidden_size}))
+    const int64_t rows = native.table_by_axis ? 2 : *native.table_side;
+    if (!has_floats(manifest, native.table, {rows, *native.table_side, manifest.vision->hidden_size}))
       return "vision.patches.table is no file of as many float32 as its side and the tower's width say";
   }
   if (!manifest.positions) return std::nullopt;

@@ -23,7 +23,10 @@ NativeVision::NativeVision(const Bundle& bundle)
 
 std::optional<std::vector<float>> NativeVision::rows(const Grid& grid) const {
   if (native_.table.empty()) return std::nullopt;
-  const auto laid_over = native_.table_bucketed ? bucketed : native_.table_resized ? antialiased : interpolated;
+  const auto laid_over = native_.table_by_axis    ? by_axis
+                         : native_.table_bucketed ? bucketed
+                         : native_.table_resized  ? antialiased
+                                                  : interpolated;
   return laid_over(grid, ratio_, table_, *native_.table_side);
 }
 

@@ -110,6 +110,17 @@ std::vector<float> interpolated(const Grid& grid, int64_t ratio, const std::vect
   return found;
 }
 
+std::vector<float> by_axis(const Grid& grid, int64_t ratio, const std::vector<float>& table, int64_t side) {
+  const int64_t width = int64_t(table.size()) / (2 * side);
+  std::vector<float> found;
+  found.reserve(size_t(grid.first * grid.second * ratio * ratio * width));
+  each_place(grid, ratio, [&](int64_t row, int64_t column) {
+    const float *of_column = &table[size_t(column * width)], *of_row = &table[size_t((side + row) * width)];
+    for (int64_t i = 0; i < width; i++) found.push_back(of_column[i] + of_row[i]);
+  });
+  return found;
+}
+
 std::vector<float> antialiased(const Grid& grid, int64_t ratio, const std::vector<float>& table, int64_t side) {
   const int64_t width = int64_t(table.size()) / (side * side), of_tile = ratio * ratio;
   const std::vector<Triangle> rows = triangles(grid.second * ratio, side), columns = triangles(grid.first * ratio, side);

@@ -30,6 +30,9 @@ std::vector<float> interpolated(const Grid& grid, int64_t ratio, const std::vect
 // Of such a table the entry that each patch falls into.
 std::vector<float> bucketed(const Grid& grid, int64_t ratio, const std::vector<float>& table, int64_t side);
 
+// Of two tables, float32 [2, side, width], the sum of what each patch's column has in the first and its row in the second.
+std::vector<float> by_axis(const Grid& grid, int64_t ratio, const std::vector<float>& table, int64_t side);
+
 // What a resampler adds to its keys, float32 [tiles, 1, width], of tiles that are a patch each: sines and cosines of the
 // column, then of the row.
 std::vector<float> sincos_rows(const Grid& grid, int64_t width);

@@ -174,6 +174,17 @@ PicturePlan smart_resize(int64_t width, int64_t height, const Vision& vision) {
   return {grid, {in_pixels(grid, vision.tile_size)}, {0, 0}, std::nullopt};
 }
 
+// Gemma 4's get_aspect_ratio_preserving_size: as many tokens as the most allow in the picture's shape.
+PicturePlan gemma4(int64_t width, int64_t height, const Vision& vision) {
+  const int64_t tile = vision.tile_size, most = *vision.max_pixels / (tile * tile);
+  const double factor = std::sqrt(double(*vision.max_pixels) / double(height * width));
+  const auto whole = [&](int64_t pixels) { return int64_t(std::floor(factor * double(pixels) / double(tile))); };
+  Grid grid{whole(width), whole(height)};
+  if (grid.second == 0) grid = {std::min(width / height, most), 1};
+  else if (grid.first == 0) grid = {1, std::min(height / width, most)};
+  return {grid, {in_pixels(grid, tile)}, {0, 0}, std::nullopt};
+}
+
 // LFM2-VL's resize_and_split: the whole picture, and of a large one square parts before it.
 PicturePlan lfm2(int64_t width, int64_t height, const Vision& vision) {
   const int64_t tile = vision.tile_size, part = *vision.part;
@@ -255,6 +266,14 @@ std::optional<std::string> smart_resize_problem(const Vision& vision) {
   return std::nullopt;
 }
 
+std::optional<std::string> gemma4_problem(const Vision& vision) {
+  if (const auto problem = bounds_problem(vision)) return problem;
+  if (*vision.max_pixels % (vision.tile_size * vision.tile_size) != 0)
+    return "max_pixels: " + std::to_string(*vision.max_pixels) + " are no whole tokens";
+  if (vision.thumbnail != "none") return "thumbnail: gemma4 has none";
+  return std::nullopt;
+}
+
 std::optional<std::string> lfm2_problem(const Vision& vision) {
   if (!vision.part || *vision.part < 1 || *vision.part > kMostPart)
     return "part: lfm2 needs it, from 1 to " + std::to_string(kMostPart);
@@ -305,6 +324,7 @@ int64_t most_tokens(const Vision& vision) {
     const double longest = along * ratio, narrowest = along / ratio;
     return int64_t(std::ceil(std::max((longest + 0.5) * (narrowest + 0.5), longest + 0.5)));
   }
+  if (vision.strategy == "gemma4") return *vision.max_pixels / (vision.tile_size * vision.tile_size);
   const auto token = double(vision.tile_size * vision.tile_size), aspect = std::sqrt(double(kMostAspect));
   const double least = double(*vision.min_pixels) / token, most = double(*vision.max_pixels) / token;
   const double rounded_up = least + std::sqrt(least) * (aspect + 1 / aspect) + 1;
@@ -322,6 +342,7 @@ int64_t most_windows(int64_t tokens, int64_t side) {
 
 std::optional<std::string> tiling_problem(const Vision& vision) {
   if (vision.strategy == "smart-resize") return smart_resize_problem(vision);
+  if (vision.strategy == "gemma4") return gemma4_problem(vision);
   if (vision.strategy == "lfm2") return lfm2_problem(vision);
   if (vision.strategy == "minicpmv") return minicpmv_problem(vision);
   const auto known = [&](const Grid& grid) {
@@ -346,6 +367,7 @@ PicturePlan plan_of(int64_t width, int64_t height, const Vision& vision) {
                      : vision.strategy == "center-crop"  ? center_crop(width, height, vision)
                      : vision.strategy == "pad-square"   ? pad_square(width, height, vision)
                      : vision.strategy == "smart-resize" ? smart_resize(width, height, vision)
+                     : vision.strategy == "gemma4"       ? gemma4(width, height, vision)
                                                          : of_grid(width, height, vision);
   const int64_t tiles = plan.grid.first * plan.grid.second;
   if (vision.thumbnail != "none" && (tiles > 1 || vision.thumbnail_of_single_tile))

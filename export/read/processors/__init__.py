@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pocketvlm.export.read.processors.gemma3 import read_gemma3
+from pocketvlm.export.read.processors.gemma4 import read_gemma4
 from pocketvlm.export.read.processors.idefics3 import read_idefics3
 from pocketvlm.export.read.processors.internvl import read_got_ocr2, read_internvl_chat
 from pocketvlm.export.read.processors.lfm2_vl import read_lfm2_vl
@@ -26,4 +27,5 @@ READERS: dict[str, Reader] = {
     "minicpmv": read_minicpmv,
     "minicpmv4_6": read_minicpmv4_6,
     "gemma3": read_gemma3,
+    "gemma4": read_gemma4,
 }

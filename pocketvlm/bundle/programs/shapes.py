@@ -97,7 +97,7 @@ MOVING: Final[dict[str, Callable[[Table, Sequence[Dims]], Dims | None]]] = {
 SHAPES: Final[dict[str, Callable[[Table, Sequence[Dims]], Dims | None]]] = {
     **MOVING,
     **dict.fromkeys(("Softmax", "Sigmoid", "Square", "InverseRoot", "Log", "Gelu", "Tanh", "Exp"), _same),
-    **dict.fromkeys(("Add", "Multiply", "Subtract", "Maximum"), _broadcast),
+    **dict.fromkeys(("Add", "Multiply", "Subtract", "Maximum", "Minimum"), _broadcast),
     "Product": _product,
     "Convolution": partial(_convolved, depthwise=False),
     "Depthwise": partial(_convolved, depthwise=True),

@@ -72,15 +72,15 @@ GRAPH: Final[Schema] = {
     ],
     **{f"Concatenate{count}": CONCATENATE for count in range(2, 6)},
     **dict.fromkeys(("Softmax", "Sigmoid", "Convert", "Square", "InverseRoot", "Log", "Gelu", "Tanh", "Exp"), UNARY),
-    **dict.fromkeys(("Add", "Multiply", "Subtract", "Product", "Maximum"), BINARY),
+    **dict.fromkeys(("Add", "Multiply", "Subtract", "Product", "Maximum", "Minimum"), BINARY),
     **dict.fromkeys(("Convolution", "Depthwise"), CONVOLUTION),
 }  # fmt: skip
 #: Of XNodeUnion, those that exports write.
 NODES: Final = {
     1: "Add", 2: "FullyConnected", 3: "Softmax", 4: "Sigmoid", 5: "Transpose", 7: "Convolution", 10: "Pad",
-    13: "Depthwise", 15: "Multiply", 16: "Subtract", 18: "Convert", 20: "Reshape", 26: "Maximum", 28: "Square",
-    32: "Concatenate2", 33: "Concatenate3", 34: "Concatenate4", 35: "Slice", 37: "Product", 38: "Concatenate5",
-    40: "InverseRoot", 41: "Log", 42: "Gelu", 43: "Tanh", 44: "Exp",
+    12: "Minimum", 13: "Depthwise", 15: "Multiply", 16: "Subtract", 18: "Convert", 20: "Reshape", 26: "Maximum",
+    28: "Square", 32: "Concatenate2", 33: "Concatenate3", 34: "Concatenate4", 35: "Slice", 37: "Product",
+    38: "Concatenate5", 40: "InverseRoot", 41: "Log", 42: "Gelu", 43: "Tanh", 44: "Exp",
 }  # fmt: skip
 UNIONS: Final[Unions] = {
     "value": {1: "Plain", 2: "Quantized"},

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from pocketvlm.images.rules import (
     center_crop,
+    gemma4,
     idefics3,
     internvl,
     lfm2,
@@ -35,6 +36,7 @@ NATIVE_RULES: dict[str, PictureRule] = {
     "smart-resize": smart_resize.RULE,
     "lfm2": lfm2.RULE,
     "minicpmv": minicpmv.RULE,
+    "gemma4": gemma4.RULE,
 }
 #: Of these, those that cut large pictures into parts.
 RULES_OF_PARTS = ("lfm2", "minicpmv")

@@ -13,6 +13,7 @@ from pocketvlm.models.operators import (
     AttendPicture,
     Blocks,
     Channels,
+    Clip,
     Gelu,
     Join,
     LayerNorm,
@@ -142,3 +143,75 @@ class PictureLayer(nn.Module):
             output = self.merger(output)
         widened = self.behind(output, self.past(stream)) if self.passing else output
         return self.join(widened, output) if self.kept else widened
+
+
+class BoundedLinear(nn.Module):
+    """A matrix, before and behind which numbers may be held between two learned ones (``Gemma4ClippableLinear``)."""
+
+    def __init__(self, columns: int, rows: int, *, clipped: bool) -> None:
+        super().__init__()
+        self.linear = Linear(columns, rows, bias=False)
+        self.is_clipped = clipped
+        if clipped:
+            self.before, self.behind = Clip(), Clip()
+
+    def forward(self, values: Tensor) -> Tensor:
+        given: Tensor = self.linear(self.before(values) if self.is_clipped else values)
+        return self.behind(given) if self.is_clipped else given
+
+
+class HeadNormedAttention(nn.Module):
+    """Full attention over the patches of a picture, whose queries, keys and values are normed by head."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        width, heads, size = config.hidden_size, config.num_attention_heads, config.head_dim
+        self.q_proj = BoundedLinear(width, width, clipped=config.clipped)
+        self.k_proj = BoundedLinear(width, width, clipped=config.clipped)
+        self.v_proj = BoundedLinear(width, width, clipped=config.clipped)
+        self.query_norm = RmsNorm(size, config.layer_norm_eps, heads)
+        self.undivided = Scale(size**0.5)  # attention divides scores by it
+        self.key_norm = RmsNorm(size, config.layer_norm_eps, heads)
+        self.value_norm = RmsNorm(size, config.layer_norm_eps, heads, weighted=False)
+        self.attend = AttendPicture(heads, size, windowed=False)
+        self.out_proj = BoundedLinear(width, width, clipped=config.clipped)
+
+    def forward(self, hidden: Tensor, place: PicturePlace) -> Tensor:
+        query = self.undivided(self.query_norm(self.q_proj(hidden)))
+        mixed = self.attend(query, self.key_norm(self.k_proj(hidden)), self.value_norm(self.v_proj(hidden)), place)
+        output: Tensor = self.out_proj(mixed)
+        return output
+
+
+class BoundedMlp(nn.Module):
+    """A gated MLP without biases."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        width, inner = config.hidden_size, config.intermediate_size
+        self.gate_proj = BoundedLinear(width, inner, clipped=config.clipped)
+        self.up_proj = BoundedLinear(width, inner, clipped=config.clipped)
+        self.activation = activation(config.hidden_act)
+        self.down_proj = BoundedLinear(inner, width, clipped=config.clipped)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        output: Tensor = self.down_proj(self.activation(self.gate_proj(hidden)) * self.up_proj(hidden))
+        return output
+
+
+class SandwichedPictureLayer(nn.Module):
+    """Gemma 4's: a norm before and one behind attention and MLP."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        width, epsilon = config.hidden_size, config.layer_norm_eps
+        self.layer_norm1, self.attention_norm = RmsNorm(width, epsilon), RmsNorm(width, epsilon)
+        self.self_attn = HeadNormedAttention(config)
+        self.layer_norm2, self.mlp_norm = RmsNorm(width, epsilon), RmsNorm(width, epsilon)
+        self.mlp = BoundedMlp(config)
+
+    def forward(self, hidden: Tensor, place: PicturePlace) -> Tensor:
+        """[tiles, patches, width] -> the same"""
+        hidden = hidden + self.attention_norm(self.self_attn(self.layer_norm1(hidden), place))
+        output: Tensor = hidden + self.mlp_norm(self.mlp(self.layer_norm2(hidden)))
+        return output

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pocketvlm.models.blocks.vision import after_layers
-from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.operators import (
     AttendLearned,
     Blocks,
@@ -18,6 +18,7 @@ from pocketvlm.models.operators import (
     MeanOfBlocks,
     PicturePlace,
     RmsNorm,
+    RowBehind,
     Scale,
 )
 from pocketvlm.models.tower import VisionConfig
@@ -172,6 +173,26 @@ class TokenMatrix(nn.Module):
         return projected
 
 
+class TileMean(nn.Module):
+    """The mean of a tile's patches times the root of the width, a norm without weights, and a matrix to the decoder's
+    width (Gemma 4; transformers: ``Gemma4VisionPooler``, ``Gemma4MultimodalEmbedder``); behind it the ``row`` that a
+    decoder has beside each token."""
+
+    def __init__(self, config: VisionConfig, text: DecoderConfig) -> None:
+        super().__init__()
+        self.mean = MeanOfBlocks(config.grid_size, config.hidden_size, config.grid_size)
+        self.root = Scale(config.hidden_size**0.5)
+        self.norm = RmsNorm(config.hidden_size, config.layer_norm_eps, weighted=False)
+        self.linear = Linear(config.hidden_size, text.hidden_size, bias=False)
+        self.row = RowBehind(text.rows_width, text.rows_scale)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[tiles, patches, width] -> [tiles, 1, hidden and rows beside it]"""
+        projected: Tensor = self.row(self.linear(self.norm(self.root(self.mean(tokens)))))
+        return projected
+
+
+TILE_MEAN = "tile_mean"
 #: Those of one matrix, by ``projector`` of a config.
 ONE_MATRIX: dict[str, type[Matrix | PooledMatrix | TokenMatrix]] = {
     "matrix": Matrix,
@@ -186,8 +207,10 @@ def connector(config: VlmConfig) -> dict[str, nn.Module]:
     assert config.vision is not None
     vision, hidden = config.vision, config.text.hidden_size
     ratio = vision.merged(config.downsample_ratio)
-    if config.projector in ONE_MATRIX:
-        return {"projector": ONE_MATRIX[config.projector](vision, ratio, hidden)}
+    if config.projector in (TILE_MEAN, *ONE_MATRIX):
+        of_tile = config.projector == TILE_MEAN
+        own = TileMean(vision, config.text) if of_tile else ONE_MATRIX[config.projector](vision, ratio, hidden)
+        return {"projector": own}
     if config.projector in ("blocks_mlp", "normed_mlp"):
         by_column, merged = config.blocks_by_column, ratio * ratio * vision.hidden_size
         blocks: nn.Module = Blocks(vision.last_side, vision.hidden_size, ratio, by_column=by_column)

@@ -24,12 +24,14 @@ from pocketvlm.models.operators.operator import Operator
 from pocketvlm.models.operators.places import DeltaCache, KvCache, LayerCache, PicturePlace, RowCache, Step, empty_cache
 from pocketvlm.models.operators.products import (
     ChannelScale,
+    Clip,
     Depthwise,
     KeyRows,
     Linear,
     Parameter,
     Patches,
     PositionRows,
+    RowBehind,
     Scale,
 )
 from pocketvlm.models.operators.tokens import (
@@ -55,6 +57,7 @@ __all__ = [
     "ChannelScale",
     "Channels",
     "ClassToken",
+    "Clip",
     "Decay",
     "DeltaCache",
     "Depthwise",
@@ -79,6 +82,7 @@ __all__ = [
     "Relu",
     "RmsNorm",
     "Rotate",
+    "RowBehind",
     "RowCache",
     "Scale",
     "SharedAttend",
@@ -100,6 +104,8 @@ OPERATORS: tuple[type[Operator], ...] = (
     PositionRows,
     KeyRows,
     ChannelScale,
+    Clip,
+    RowBehind,
     Scale,
     LayerNorm,
     RmsNorm,

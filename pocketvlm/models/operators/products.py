@@ -86,6 +86,30 @@ class ChannelScale(Operator):
         return values * self.weight
 
 
+class Clip(Operator):
+    """Between two learned numbers, [1] each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.high = nn.Parameter(torch.full((1,), -1e38)), nn.Parameter(torch.full((1,), 1e38))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return torch.maximum(torch.minimum(values, self.high), self.low)
+
+
+class RowBehind(Operator):
+    """A learned row, [width], times ``factor``, behind each one: [..., rows, channels] -> [..., rows, channels +
+    width]"""
+
+    def __init__(self, width: int, factor: float) -> None:
+        super().__init__()
+        self.weight, self.factor = nn.Parameter(torch.zeros(width)), factor
+
+    def forward(self, values: Tensor) -> Tensor:
+        row = (self.weight * self.factor).expand(*values.shape[:-1], -1)
+        return torch.cat([values, row], dim=-1)
+
+
 class Scale(Operator):
     """Times a constant; right behind a linear layer or a norm a back end may multiply it into the weight."""
 

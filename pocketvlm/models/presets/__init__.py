@@ -15,7 +15,7 @@ from pocketvlm.models import families
 from pocketvlm.models.config import DecoderConfig, VlmConfig
 from pocketvlm.models.families import idefics3
 from pocketvlm.models.pictures import ImageLayoutConfig, TilingConfig
-from pocketvlm.models.presets import fast_vlm, gemma, internvl, lfm2, llava, minicpm, qwen_vl, smolvlm
+from pocketvlm.models.presets import fast_vlm, gemma, gemma4, internvl, lfm2, llava, minicpm, qwen_vl, smolvlm
 from pocketvlm.models.presets.spoken import Spoken, chatml
 from pocketvlm.models.presets.weights import Stored, as_it_is
 from pocketvlm.models.tower import VisionConfig
@@ -197,6 +197,13 @@ PRESETS = {
             gemma.GEMMA_3_4B,
             gemma.SPOKEN,
             families.gemma3.stored,
+        ),
+        _published(
+            "gemma-4-e2b",
+            "Gemma 4's tower in any resolution, its decoder of 35 layers, of which 20 read others' caches",
+            gemma4.GEMMA_4_E2B,
+            gemma4.SPOKEN,
+            families.gemma4.stored,
         ),
         _published(
             "minicpm-v-4.5",

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from pocketvlm.models.config import DecoderConfig
 from pocketvlm.models.families.family import never
+from pocketvlm.models.shapes import ROWS_TABLE
 
 Shape = tuple[int, ...]
 Bits = npt.NDArray[np.uint16]
@@ -42,7 +43,9 @@ LOGITS_SPREAD = 1.0
 #: The matrices behind attention and behind the MLP.
 ENDS = (".o_proj.weight", ".down_proj.weight")
 #: The norms of what attention and the MLP add, where there are some.
-ADDED = ("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")
+ADDED = ("post_attention_layernorm.weight", "post_feedforward_layernorm.weight", "row_gate.norm.weight")
+#: What numbers are held between that are not to be held.
+FAR = {".low": -1e30, ".high": 1e30}
 
 
 def as_it_is(name: str, shape: Shape) -> tuple[str, Shape]:
@@ -104,6 +107,10 @@ def draw(name: str, shape: Shape, text: DecoderConfig, seed: int) -> Iterator[Bi
     if name.endswith(".weight") and math.prod(shape[1:]) == 1:  # a norm's, or a factor's a channel
         yield _bfloat16(np.full(count, norm_weight(name, text), np.float32))
         return
+    bound = next((value for end, value in FAR.items() if name.endswith(end)), None)
+    if bound is not None:
+        yield _bfloat16(np.full(count, bound, np.float32))
+        return
     table = _quantiles(spread(name, shape, text))
     seeds = np.random.SeedSequence(int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()))
     source = np.random.SFC64(seeds)
@@ -128,6 +135,8 @@ def spread(name: str, shape: Shape, text: DecoderConfig) -> float:
         return LOGITS_SPREAD / (math.sqrt(text.hidden_size) * text.logits_scale)
     if name == "model.embed_tokens.weight":
         return 1 / text.embedding_scale
+    if name == ROWS_TABLE:
+        return 1 / text.rows_scale
     if name.endswith(".bias"):
         return BIAS_SPREAD
     more = 1.0
@@ -140,9 +149,12 @@ def norm_weight(name: str, text: DecoderConfig) -> float:
     """What a norm's weights are all: 1, mostly.
 
     Where all that layers add is normed, and the table of embeddings is the head too, they add more: each token would
-    predict itself. A sum of 2 n parts of this size leaves a token's own logit at about 1.5.
+    predict itself. A sum of 2 n parts of this size leaves a token's own logit at about 1.5. Where scores are not
+    divided the norms of queries do it.
     """
     factor = 1.0
+    if text.value_norm and name.startswith("model.layers.") and name.endswith("q_norm.weight"):
+        factor = 1 / math.sqrt(text.head_dim)
     if text.sandwiched and text.tie_word_embeddings and name.endswith(ADDED):
         factor = math.sqrt(text.hidden_size / (4.5 * text.num_hidden_layers))
     return factor

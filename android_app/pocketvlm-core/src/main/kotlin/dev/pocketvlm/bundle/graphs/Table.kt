@@ -120,6 +120,9 @@ internal const val TABLE: String = """{
   "Max": {"forms": [
    {"inputs": ["T", "T"], "outputs": ["T"], "rule": "broadcast", "types": ["float32"]}
   ]},
+  "Min": {"forms": [
+   {"inputs": ["T", "T"], "outputs": ["T"], "rule": "broadcast", "types": ["float32"]}
+  ]},
   "Mul": {"forms": [
    {"inputs": ["T", "T"], "outputs": ["T"], "rule": "broadcast", "types": ["float32", "float64"]}
   ]},
