@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,8 @@ from pocketvlm.images.layout import image_tokens as layout_tokens
 from pocketvlm.images.positions import positions_of
 from pocketvlm.images.spans import Spans, last_seen_of
 from pocketvlm.runtime.text import Literal, PeopleText, Span, TextTokenizer
+from pocketvlm.runtime.tools import Tool, calls_of
+from pocketvlm.runtime.tools import spans as pieces_as_spans
 from pocketvlm.runtime.vision import Picture, count_tokens, packed_of
 
 if TYPE_CHECKING:
@@ -89,25 +90,34 @@ def checked_messages(messages: object) -> Sequence[Any]:
     return messages
 
 
-def spans_of(messages: Sequence[Message], chat: ChatLayout) -> list[Span | ImageSpan]:
+def spans_of(messages: Sequence[Message], chat: ChatLayout, tools: Sequence[Tool] = ()) -> list[Span | ImageSpan]:
     """The prompt that makes the assistant answer ``messages``, as literals, people's text and images.
 
     A system message may come first; then user and assistant take turns, from user to user: the order for which the
-    export proved the literals equal to the chat template.
+    export proved the literals equal to the chat template. An answer that calls ``tools`` is followed by what they gave,
+    a message of the role "tool" each, and another answer.
 
-    :raises ChatError: the messages are malformed or in another order
+    :raises ChatError: the messages are malformed or in another order, or the template takes no tools
     """
-    spans: list[Span | ImageSpan] = [Literal(chat.start)]
     roles = [_role(message, index, chat) for index, message in enumerate(messages)]
-    _check_order(roles)
+    calls = [
+        calls_of(message, f"message {index + 1}") if name == "assistant" else ()
+        for index, (name, message) in enumerate(zip(roles, messages, strict=True))
+    ]
+    check_takes_tools(chat, needed=bool(tools or any(calls)))
+    _check_order(roles, [len(one) for one in calls])
     if chat.single_turn and len(roles) > 1:
         raise ChatError("this model answers one question and takes no second one: start anew with it")
-    if chat.default_system is not None and roles[0] != "system":
-        role = chat.roles["system"]
-        spans += [Literal(role.prefix), Literal(chat.default_system), Literal(role.suffix)]
+    spans = _opened(roles[0], chat, tools)
+    results: list[str] = []
     for index, (name, message) in enumerate(zip(roles, messages, strict=True)):
+        if name == "tool":
+            results.append(_result(message, index))
+            continue
+        spans += _given(results, chat)
+        results = []
         role = chat.roles[name]  # type: ignore[index]
-        content = content_of(message.get("content"))
+        content = content_of("" if calls[index] and message.get("content") is None else message.get("content"))
         if name != "user" and any(isinstance(part, ImageSpan) for part in content):
             raise ChatError(f"images belong into user messages, not into one of the {name}")
         if name == "assistant" and chat.reasoning is not None:
@@ -120,10 +130,51 @@ def spans_of(messages: Sequence[Message], chat: ChatLayout) -> list[Span | Image
         elif role.strip:
             content = _strip(content, start=not chat.joins(name, index, roles[0]))
         prefix = chat.prefix_of(name, image_first=isinstance(content[0] if content else None, ImageSpan))  # type: ignore[arg-type]
-        shown = _question(content, chat) if name == "user" else content
+        shown: list[Span | ImageSpan] = _question(content, chat) if name == "user" else [*content]
+        if name == "system" and tools:
+            shown += _listed(chat, tools)
+        if chat.tools is not None and calls[index]:
+            says = any(part.text for part in content if isinstance(part, PeopleText))
+            shown += pieces_as_spans(chat.tools.called(calls[index], behind_text=says))
         spans += [Literal(prefix), *shown, Literal(role.suffix)]
-    spans.append(Literal(chat.generation_prefix))
-    return spans
+    return [*spans, *_given(results, chat), Literal(chat.generation_prefix)]
+
+
+def check_takes_tools(chat: ChatLayout | None, *, needed: bool) -> None:
+    """:raises ChatError: tools are needed, and the template has none"""
+    if needed and (chat is None or chat.tools is None):
+        raise ChatError("this model's chat template takes no tools")
+
+
+def _opened(first: str, chat: ChatLayout, tools: Sequence[Tool]) -> list[Span | ImageSpan]:
+    """What stands before the first message, a system message of the template's own and tools among it."""
+    if first == "system":
+        return [Literal(chat.start)]
+    suffix = chat.roles["system"].suffix if "system" in chat.roles else ""
+    if tools and chat.tools is not None:
+        return [Literal(chat.tools.alone), *pieces_as_spans(chat.tools.listed(tools)), Literal(suffix)]
+    if chat.default_system is None:
+        return [Literal(chat.start)]
+    prefix = chat.roles["system"].prefix
+    return [Literal(chat.start), Literal(prefix), Literal(chat.default_system), Literal(suffix)]
+
+
+def _listed(chat: ChatLayout, tools: Sequence[Tool]) -> list[Span]:
+    """Tools behind a system message's text."""
+    assert chat.tools is not None
+    return [Literal(chat.tools.behind_system or ""), *pieces_as_spans(chat.tools.listed(tools))]
+
+
+def _given(results: Sequence[str], chat: ChatLayout) -> list[Span]:
+    """What tools gave, where they did."""
+    return pieces_as_spans(chat.tools.given(results)) if results and chat.tools is not None else []
+
+
+def _result(message: Message, index: int) -> str:
+    parts = content_of(message.get("content"))
+    if any(isinstance(part, ImageSpan) for part in parts):
+        raise ChatError(f"message {index + 1}: what a tool gives is text, not an image")
+    return "".join(part.text for part in parts if isinstance(part, PeopleText))
 
 
 def _question(content: Sequence[PeopleText | ImageSpan], chat: ChatLayout) -> list[Span | ImageSpan]:
@@ -228,22 +279,30 @@ def _role(message: object, index: int, chat: ChatLayout) -> str:
     if not isinstance(message, Mapping):
         raise ChatError(f"message {index + 1} is not a dictionary with role and content")
     role = message.get("role")
+    if role == "tool" and chat.tools is not None:
+        return "tool"
     if not isinstance(role, str) or role not in chat.roles:
         known = ", ".join(chat.roles)
         raise ChatError(f"message {index + 1} has the role {role!r}; this model's chat layout knows {known}")
     return role
 
 
-def _check_order(roles: Sequence[str]) -> None:
-    turns = roles[1:] if roles[:1] == ["system"] else roles
-    if not turns:
+def _check_order(roles: Sequence[str], calls: Sequence[int]) -> None:
+    """``calls``: how many tools each message calls."""
+    first = 1 if roles[:1] == ["system"] else 0
+    if len(roles) == first:
         raise ChatError("there is no user message to answer")
-    for index, (found, wanted) in enumerate(zip(turns, itertools.cycle(("user", "assistant")), strict=False)):
+    wanted, open_calls = "user", 0
+    for index in range(first, len(roles)):
+        found = roles[index]
         if found != wanted:
-            number = index + 1 + len(roles) - len(turns)
-            raise ChatError(f"message {number} is the {found}'s where the {wanted}'s belongs: they take turns")
-    if turns[-1] != "user":
-        raise ChatError("the last message must be the user's")
+            raise ChatError(f"message {index + 1} is the {found}'s where the {wanted}'s belongs: they take turns")
+        open_calls = calls[index] if found == "assistant" else open_calls - (found == "tool")
+        wanted = "tool" if open_calls else "user" if found == "assistant" else "assistant"
+    if wanted != "assistant":
+        raise ChatError(
+            "the last message must be the user's" + (", or of the tools that are called" if open_calls else "")
+        )
 
 
 def content_of(content: object) -> list[PeopleText | ImageSpan]:

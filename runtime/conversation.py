@@ -12,15 +12,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pocketvlm.errors import CapacityError, ChatError, PocketVlmError
-from pocketvlm.runtime.chat import ImageSpan, Message, Prompt, checked_messages, content_of
-from pocketvlm.runtime.generation import Answer, Pieces
+from pocketvlm.runtime.chat import ImageSpan, Message, Prompt, check_takes_tools, checked_messages, content_of
+from pocketvlm.runtime.generation import Answer, Piece, Pieces
 from pocketvlm.runtime.image_encoder import Encoded
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.sampling import GenerationConfig
 from pocketvlm.runtime.saved_chat import Turns, restore, save
 from pocketvlm.runtime.stats import Stats
+from pocketvlm.runtime.tools import Tool, as_message, calls_of, checked_tools
 
 if TYPE_CHECKING:
+    from pocketvlm.bundle.tools import ToolCall
     from pocketvlm.runtime.model import Image, LoadedModel
     from pocketvlm.runtime.vision import Picture
 
@@ -50,12 +52,14 @@ class Chat:
     One thread asks; any thread may ``cancel`` or ``close``.
     """
 
-    def __init__(self, vlm: LoadedModel, *, drop_oldest: bool = False) -> None:
+    def __init__(self, vlm: LoadedModel, *, drop_oldest: bool = False, tools: Sequence[Tool] = ()) -> None:
         if vlm.manifest.chat is None:
             what = f"{vlm.manifest.model.name} has no chat layout"
             raise ChatError(
                 f"{what}: use stream() with a text to continue", typed=f"{what}: give a text to continue as --prompt"
             )
+        self._tools = checked_tools(tools)
+        check_takes_tools(vlm.manifest.chat, needed=bool(self._tools))
         self._vlm = vlm
         self._drop_oldest = drop_oldest
         self._stack = ExitStack()
@@ -70,6 +74,13 @@ class Chat:
     def messages(self) -> list[Message]:
         """The turns so far."""
         return list(self._messages)
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The tools that the last answer calls; ``send`` what each gave, as messages of the role "tool" in this
+        order."""
+        last = self._messages[-1] if self._messages else {}
+        return calls_of(last, "the last answer") if last.get("role") == "assistant" else ()
 
     @property
     def tokens_left(self) -> int:
@@ -164,7 +175,7 @@ class Chat:
         """
         self._begin()
         pending = [added.picture for added in self._pending]
-        turns = Turns(self._messages, pending, self._used, self._drop_oldest)
+        turns = Turns(self._messages, pending, self._used, self._drop_oldest, self._tools)
         save(Path(path), self._vlm.bound, turns, self._context)
 
     @classmethod
@@ -174,7 +185,8 @@ class Chat:
         try:
             turns = restore(Path(path), vlm.bound, vlm.preprocessing, chat._context)
             chat._messages, chat._used = list(turns.messages), turns.used
-            chat._drop_oldest = turns.drop_oldest
+            chat._drop_oldest, chat._tools = turns.drop_oldest, checked_tools(turns.tools)
+            check_takes_tools(vlm.manifest.chat, needed=bool(turns.tools))
             for picture in turns.pending:
                 chat.add_image(picture)
         except BaseException:
@@ -221,9 +233,9 @@ class Chat:
     def _fitting(self, whole: list[Message], config: GenerationConfig) -> tuple[list[Message], Prompt]:
         """The conversation and its prompt, without the oldest turns where it shall fit without them."""
         room = self._vlm.manifest.kv_cache.length - config.max_new_tokens
-        prompt = self._vlm.render(whole)
+        prompt = self._vlm.render(whole, tools=self._tools)
         while self._drop_oldest and len(prompt) > room and (shorter := _without_oldest(whole)):
-            whole, prompt = shorter, self._vlm.render(shorter)
+            whole, prompt = shorter, self._vlm.render(shorter, tools=self._tools)
         self._vlm.check_capacity(prompt, self._used)
         return whole, prompt
 
@@ -240,25 +252,35 @@ class Chat:
         started = {added.picture.digest: added.encoding for added in self._pending if not added.failed}
         pieces = self._vlm.answer(self._context, prompt, config, stats, interrupt, started)
         self._messages, self._pending = whole, self._pending[placed:]
-        texts: list[str] = []
+        said: list[Piece] = []
         failed = False
         try:
-            return (yield from _noting(pieces, texts))
+            return (yield from _noting(pieces, said))
         except Exception:
             failed = True
             self._messages, self._pending = before, [*used, *self._pending]
             raise
         finally:
             if not failed:  # whole, or ended in the middle
-                self._messages = [*whole, {"role": "assistant", "content": "".join(texts)}]
-                self._used = len(prompt) + len(texts)
+                self._messages = [*whole, self._answered(said)]
+                self._used = len(prompt) + len(said)
+
+    def _answered(self, said: Sequence[Piece]) -> Message:
+        """The answer as a message, with its calls of tools."""
+        reader = self._vlm.call_reader(self._tools)
+        if reader is None:
+            return as_message("".join(piece.text for piece in said), ())
+        text = "".join(reader.push(self._vlm.shown_text(piece)) for piece in said)
+        _, calls = reader.end()
+        return as_message(text if calls else "".join(piece.text for piece in said), calls)
 
     def _prepared(self, message: Message) -> Message:
         """The message with its images opened once and for all: a file may change between turns."""
         if not isinstance(message, Mapping):
             raise ChatError("a message must be a dictionary with role and content")
         parts: list[Any] = []
-        for part in content_of(message.get("content")):
+        empty = message.get("content") is None and message.get("tool_calls")
+        for part in content_of("" if empty else message.get("content")):
             if isinstance(part, ImageSpan):
                 parts.append({"type": "image", "image": self._vlm.prepare(part.source)})
             else:
@@ -270,8 +292,8 @@ class Chat:
             raise PocketVlmError("the conversation is closed: start another with chat()")
 
 
-def _noting(pieces: Pieces, texts: list[str]) -> Pieces:
-    """The same pieces, whose texts are added to ``texts``."""
+def _noting(pieces: Pieces, said: list[Piece]) -> Pieces:
+    """The same pieces, which are added to ``said``."""
     with closing(pieces):
         while True:
             try:
@@ -279,15 +301,16 @@ def _noting(pieces: Pieces, texts: list[str]) -> Pieces:
             except StopIteration as end:
                 stats: Stats = end.value
                 return stats
-            texts.append(piece.text)
+            said.append(piece)
             yield piece
 
 
 def _without_oldest(messages: Sequence[Message]) -> list[Message]:
-    """The conversation without its first question and answer; empty where only a question is left."""
+    """The conversation without its first question and all up to the next; empty where only a question is left."""
     first = 1 if messages[0].get("role") == "system" else 0
-    rest = messages[first + 2 :]
-    return [*messages[:first], *rest] if rest else []
+    later = (index for index in range(first + 1, len(messages)) if messages[index].get("role") == "user")
+    second = next(later, None)
+    return [] if second is None else [*messages[:first], *messages[second:]]
 
 
 def _place_images(pictures: Sequence[Picture], messages: list[Message], first: int) -> None:

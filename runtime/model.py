@@ -22,7 +22,7 @@ from pocketvlm.runtime.chat import ImageSpan, Message, Prompt, build_prompt, che
 from pocketvlm.runtime.constraints import Constraint, Constraints
 from pocketvlm.runtime.context import Context
 from pocketvlm.runtime.engines import Engine
-from pocketvlm.runtime.generation import Pieces, TextDecoder, generate
+from pocketvlm.runtime.generation import Piece, Pieces, TextDecoder, generate
 from pocketvlm.runtime.image_encoder import DEFAULT_CACHE_BYTES, Encoded, ImageEncoder
 from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.native import NativeVision
@@ -32,6 +32,7 @@ from pocketvlm.runtime.saved_chat import Bound
 from pocketvlm.runtime.states import has_states
 from pocketvlm.runtime.stats import Stats
 from pocketvlm.runtime.text import Literal, Span, TextTokenizer
+from pocketvlm.runtime.tools import CallReader, Tool, checked_tools
 from pocketvlm.runtime.tuning import Tuning
 
 if TYPE_CHECKING:
@@ -135,7 +136,9 @@ class LoadedModel:
         assert self._encoder is not None
         return self._encoder.start(picture)
 
-    def render(self, prompt: str | Sequence[Message], images: Sequence[Image] = ()) -> Prompt:
+    def render(
+        self, prompt: str | Sequence[Message], images: Sequence[Image] = (), tools: Sequence[Tool] = ()
+    ) -> Prompt:
         """Open the images and tokenize, however long the prompt is. Errors as for ``stream``."""
         self._check_open()
         if isinstance(prompt, str):
@@ -145,7 +148,7 @@ class LoadedModel:
             raise ChatError("give images either beside a text or as parts of messages, not both")
         else:
             messages = checked_messages(prompt)
-        spans = self._spans(messages)
+        spans = self._spans(messages, checked_tools(tools))
         pictures = [self.prepare(span.source) for span in spans if isinstance(span, ImageSpan)]
         return build_prompt(spans, pictures, self.manifest, self._tokenizer)
 
@@ -163,6 +166,22 @@ class LoadedModel:
         """
         if config.constraint is not None:
             self._constraints.compiled(config.constraint)
+
+    def call_reader(self, tools: Sequence[Tool]) -> CallReader | None:
+        """What tells an answer's calls of tools from its text; None where there are no tools."""
+        chat = self.manifest.chat
+        if not tools or chat is None or chat.tools is None:
+            return None
+        return CallReader(chat.tools, frozenset(tool["function"]["name"] for tool in tools))
+
+    def shown_text(self, piece: Piece) -> str:
+        """What a piece of an answer says, with the text of a special token that is a part of a call's marks."""
+        chat = self.manifest.chat
+        special = self._tokenizer.special_text(piece.token_id)
+        if not special or chat is None or chat.tools is None:
+            return piece.text
+        form = chat.tools.calls.form
+        return piece.text + special if special in form.opening + form.closing else piece.text
 
     def meets(self, constraint: Constraint, text: str) -> bool:
         """Whether a text has the form that a constraint asks for, from its beginning to its end.
@@ -236,10 +255,12 @@ class LoadedModel:
             self._encoder.close()
         self._engine.close()
 
-    def _spans(self, messages: Sequence[Message]) -> list[Span | ImageSpan]:
+    def _spans(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Span | ImageSpan]:
         chat = self.manifest.chat
         if chat is not None:
-            return spans_of(messages, chat)
+            return spans_of(messages, chat, tools)
+        if tools:
+            raise ChatError(f"{self.manifest.model.name} has no chat layout, and so no tools")
         # A base model continues a text: what stands in the one message, after the tokenizer's own BOS.
         if len(messages) != 1:
             raise ChatError(f"{self.manifest.model.name} has no chat layout: give one text to continue, not messages")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pocketvlm.runtime.chat import Message, Prompt
     from pocketvlm.runtime.context import Context
     from pocketvlm.runtime.model import Image, LoadedModel
+    from pocketvlm.runtime.tools import Tool
 
 
 class Prefixes:
@@ -43,6 +44,7 @@ class Prefixes:
         images: Sequence[Image] = (),
         config: GenerationConfig | None = None,
         *,
+        tools: Sequence[Tool] = (),
         since: float | None = None,
     ) -> Answer:
         """As ``PocketVlm.stream``, with the same answer; ``stats.reused_tokens`` are not computed again.
@@ -51,7 +53,7 @@ class Prefixes:
         An answer has to be at its end, or closed, before the next question.
         """
         start, config = time.perf_counter() if since is None else since, config or GenerationConfig()
-        built = self._vlm.render(prompt, images)
+        built = self._vlm.render(prompt, images, tools)
         self._vlm.check_constraint(config)
         self._vlm.check_capacity(built)
         spent = time.perf_counter() - start

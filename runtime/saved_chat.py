@@ -7,6 +7,7 @@ begins its own at ``GenerationConfig.seed``.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,16 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from pocketvlm.bundle.tools import as_json
 from pocketvlm.errors import ChatError, ImageError, PocketVlmError
 from pocketvlm.files import label
 from pocketvlm.images.prepare import Preprocessing, put_together
 from pocketvlm.runtime.context import Context
 from pocketvlm.runtime.row_file import Array, Described, read_arrays, write_arrays
 from pocketvlm.runtime.rows import KeepsRows
+from pocketvlm.runtime.tools import Tool, calls_of
 from pocketvlm.runtime.vision import Picture, picture_of
-from pocketvlm.strict import Strict
+from pocketvlm.strict import Strict, parse_json
 
 if TYPE_CHECKING:
     from pocketvlm.runtime.chat import Message
@@ -43,11 +46,19 @@ class SavedPart(Strict):
     picture: Index | None = None
 
 
+class SavedCall(Strict):
+    """A tool that an answer calls; ``arguments`` are JSON."""
+
+    name: str
+    arguments: str
+
+
 class SavedMessage(Strict):
     """A turn."""
 
     role: str
     content: tuple[SavedPart, ...]
+    calls: tuple[SavedCall, ...] = ()
 
 
 class SavedChat(Described):
@@ -61,6 +72,8 @@ class SavedChat(Described):
     lag: Index | None
     messages: Annotated[tuple[SavedMessage, ...], Field(max_length=MOST_MESSAGES)]
     pending: tuple[Index, ...]
+    tools: str
+    """that may be called, JSON"""
     sizes: tuple[tuple[int, int], ...]
     """of each picture, (width, height) pixels"""
 
@@ -74,6 +87,7 @@ class Turns:
     """shown with the next question"""
     used: int
     drop_oldest: bool
+    tools: Sequence[Tool]
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,7 @@ def save(path: Path, bound: Bound, turns: Turns, context: Context) -> None:
         used=turns.used,
         lag=context.lag,
         messages=tuple(_saved_message(message, order) for message in turns.messages),
+        tools=json.dumps(list(turns.tools)),
         pending=tuple(order[picture.digest] for picture in turns.pending),
         sizes=tuple(_size_of(picture) for picture in pictures.values()),
     )
@@ -135,6 +150,7 @@ def restore(path: Path, bound: Bound, preprocessing: Preprocessing | None, conte
         keys = list(_keys_of(arrays.get(KEYS), pictures))
         messages = [_message(message, pictures) for message in described.messages]
         rows = {name.removeprefix(f"{CACHE}."): one for name, one in arrays.items() if name.startswith(f"{CACHE}.")}
+        tools = parse_json(described.tools.encode(), "its tools")
         pending = [pictures[index] for index in described.pending]
         if described.lag is not None and described.lag > len(keys):
             raise PocketVlmError("its text stands before its beginning")
@@ -142,7 +158,7 @@ def restore(path: Path, bound: Bound, preprocessing: Preprocessing | None, conte
     except (PocketVlmError, IndexError) as error:
         raise PocketVlmError(f"{label(path)}: is damaged: {error}") from error
     context.keys, context.lag = keys, described.lag
-    return Turns(messages, pending, described.used, described.drop_oldest)
+    return Turns(messages, pending, described.used, described.drop_oldest, tools)
 
 
 def _pictures_of(turns: Turns) -> dict[bytes, Picture]:
@@ -164,7 +180,8 @@ def _saved_message(message: Message, order: Mapping[bytes, int]) -> SavedMessage
         SavedPart(picture=order[part["image"].digest]) if part["type"] == "image" else SavedPart(text=part["text"])
         for part in parts
     ]
-    return SavedMessage(role=message["role"], content=tuple(saved))
+    calls = tuple(SavedCall(name=one.name, arguments=as_json(one.arguments)) for one in calls_of(message, "a message"))
+    return SavedMessage(role=message["role"], content=tuple(saved), calls=calls)
 
 
 def _message(message: SavedMessage, pictures: Sequence[Picture]) -> dict[str, Any]:
@@ -174,7 +191,9 @@ def _message(message: SavedMessage, pictures: Sequence[Picture]) -> dict[str, An
         else {"type": "image", "image": pictures[part.picture]}
         for part in message.content
     ]
-    return {"role": message.role, "content": content}
+    functions = [{"name": call.name, "arguments": call.arguments} for call in message.calls]
+    calls = [{"type": "function", "function": function} for function in functions]
+    return {"role": message.role, "content": content, **({"tool_calls": calls} if calls else {})}
 
 
 def _restored_pictures(

@@ -104,6 +104,11 @@ class TextTokenizer:
         with library_errors(f"{name} cannot be read", BundleError):
             return cls(tokenizer, control_ids)
 
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """Special tokens' texts and ids."""
+        return {text: token_id for token_id, text in self._special_texts.items()}
+
     def as_json(self) -> str:
         """``tokenizer.json`` with the bundle's control tokens marked as special."""
         read = json.loads(self._tokenizer.to_str())

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from pocketvlm import __version__
 from pocketvlm.bundle.open import open_bundle
-from pocketvlm.errors import BundleError
+from pocketvlm.bundle.tools import ToolCall
+from pocketvlm.errors import BundleError, ChatError
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.runtime.budget import check_memory
 from pocketvlm.runtime.chat import (
@@ -34,11 +35,13 @@ from pocketvlm.runtime.prefix_store import DEFAULT_BYTES, PrefixStore
 from pocketvlm.runtime.sampling import GenerationConfig
 from pocketvlm.runtime.stats import Stats
 from pocketvlm.runtime.text import TextTokenizer
+from pocketvlm.runtime.tools import Tool, checked_tools, must_call
 from pocketvlm.runtime.tuning import Tuning, check_tuning, read_tuning
 from pocketvlm.runtime.versions import check_minimum
 
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
+    from pocketvlm.runtime.constraints import Constraint
 
 
 def load(
@@ -130,31 +133,58 @@ class PocketVlm(LoadedModel):
         prompt: str | Sequence[Message],
         images: Sequence[Image] = (),
         config: GenerationConfig | None = None,
+        tools: Sequence[Tool] = (),
     ) -> Answer:
         """Answer one question: text with ``images`` before it, or messages with images where they stand.
 
-        Images are opened and the prompt is tokenized here; encoding and generation run while the answer is iterated.
+        ``tools``, in OpenAI's form, may be called in the answer (``pocketvlm.runtime.tools``): ``tool_calls`` reads
+        them. Images are opened and the prompt is tokenized here; encoding and generation run while the answer is
+        iterated.
 
         :raises ImageError: an image cannot be opened
-        :raises ChatError: the messages do not fit the chat layout, or there are images and the model takes none
+        :raises ChatError: the messages do not fit the chat layout, or there are images, or tools, and the model takes
+            none
         :raises CapacityError: the prompt does not fit into the KV cache
         :raises ConstraintError: no answer can have the form that ``config.constraint`` asks for
         """
         start, config = time.perf_counter(), config or GenerationConfig()
         self.check_constraint(config)
-        built = self.build_prompt(prompt, images)
+        built = self.build_prompt(prompt, images, tools)
         spent = time.perf_counter() - start
         stats = replace(self._stats, preprocess_s=spent, time_to_first_token_s=spent)
         interrupt = Interrupt.of(config, start)
         return Answer(self._fresh_answer(built, config, stats, interrupt), stats, interrupt)
 
-    def chat(self, *, drop_oldest: bool = False) -> Chat:
+    def tool_calls(self, answer: Answer, tools: Sequence[Tool]) -> tuple[str, tuple[ToolCall, ...]]:
+        """Run an answer to its end: its text, and the tools that it calls; where what it writes is no call, strictly
+        read, it is text."""
+        reader = self.call_reader(tools)
+        if reader is None:
+            return answer.read(), ()
+        given = "".join(reader.push(self.shown_text(piece)) for piece in answer)
+        _, calls = reader.end()
+        return (given if calls else answer.text), calls
+
+    def must_call(self, tools: Sequence[Tool], name: str | None = None) -> Constraint:
+        """The form of an answer that calls one of ``tools``, or the one of that name, with arguments by its schema.
+
+        :raises ChatError: the model takes no tools, or there is none of that name
+        """
+        chat = self.manifest.chat
+        chosen = [tool for tool in checked_tools(tools) if name in (None, tool["function"]["name"])]
+        if chat is None or chat.tools is None or not chosen:
+            raise ChatError(f"{self.manifest.model.name} has no tool {name or 'at all'} to call")
+        return must_call(chat.tools, chosen, self._tokenizer.special_ids)
+
+    def chat(self, *, drop_oldest: bool = False, tools: Sequence[Tool] = ()) -> Chat:
         """A conversation of several turns, with a KV cache of its own.
+
+        ``tools`` may be called in its answers: ``Chat.calls``.
 
         ``drop_oldest``: the oldest turns are forgotten where a question and ``max_new_tokens`` of its answer would not
         fit behind them; a system message stays. Otherwise such a question is refused, or its answer cut.
         """
-        return Chat(self, drop_oldest=drop_oldest)
+        return Chat(self, drop_oldest=drop_oldest, tools=tools)
 
     def restore(self, path: str | Path) -> Chat:
         """The conversation that ``Chat.save`` wrote, which goes on where it was: nothing is computed again.
@@ -205,9 +235,11 @@ class PocketVlm(LoadedModel):
         with self.empty_context() as context:
             return all_logits(self._decoder, context, prompt, encoded)
 
-    def tokenize(self, prompt: str | Sequence[Message], images: Sequence[Image] = ()) -> npt.NDArray[np.int64]:
+    def tokenize(
+        self, prompt: str | Sequence[Message], images: Sequence[Image] = (), tools: Sequence[Tool] = ()
+    ) -> npt.NDArray[np.int64]:
         """The token ids int64 [tokens] that ``stream`` would run, as ``logits`` takes them."""
-        return self.build_prompt(prompt, images).token_ids
+        return self.build_prompt(prompt, images, tools).token_ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of tokens, special ones left out."""
@@ -225,9 +257,11 @@ class PocketVlm(LoadedModel):
     ) -> None:
         self.close()
 
-    def build_prompt(self, prompt: str | Sequence[Message], images: Sequence[Image] = ()) -> Prompt:
+    def build_prompt(
+        self, prompt: str | Sequence[Message], images: Sequence[Image] = (), tools: Sequence[Tool] = ()
+    ) -> Prompt:
         """Open the images, tokenize, and check that the prompt fits into the KV cache. Errors as for ``stream``."""
-        built = self.render(prompt, images)
+        built = self.render(prompt, images, tools)
         self.check_capacity(built)
         return built
 

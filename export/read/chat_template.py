@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -24,6 +24,8 @@ from pocketvlm.errors import ExportError, one_line
 from pocketvlm.export.read.dialogues import EDGES, PLAIN, REASONING, dialogues
 from pocketvlm.export.read.jinja.process import Message, Rendering, TemplateFailsError
 from pocketvlm.export.read.jinja.source import FoundTemplate, Names, read_names, read_source
+from pocketvlm.export.read.literals import DiffersError, LostError, Render, prove_equal, render_literals, split
+from pocketvlm.export.read.tools import NoToolsError, WithTools, read_tools
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.strict import first_wrong
 
@@ -33,10 +35,10 @@ PADDING = "\t\f\t"
 #: What ends reasoning in an answer, and what templates trim behind it.
 END_OF_REASONING, TRIMS = "</think>", ("\n", "", " \t\n\r\v\f")
 CLOCK = "strftime_now"
+#: A template that never names them knows none.
+TOOLS = re.compile(r"\btools\b")
 LAST_TOKEN = re.compile(r"<[^<>]*>\Z")
 NO_SYSTEM = "the bundle takes no system messages"
-
-Render = Callable[[Sequence[Message], bool], str]
 
 
 @dataclass(frozen=True)
@@ -130,21 +132,44 @@ def _compiled_at(
     """``written``: how an image is, and what stands between a question's parts where the template has texts alone."""
     image, between = written
     with Rendering(source, names.tokens, names.absent, today) as rendering:
-        render = rendering if today is not None or CLOCK not in source else _without_clock(rendering)
+        ways: list[Callable[[Render], Render]] = []
+        if today is None and CLOCK in source:
+            ways.append(_without_clock)
         if image is not None and between is not None:
-            render = _as_text(render, image, between)
+            ways.append(partial(_as_text, image=image, between=between))
+        render = _by(ways, rendering)
         try:
             chat = _layout(render)
-        except (_LostError, TemplateFailsError):
+        except (LostError, TemplateFailsError):
             if image is None:
                 raise
-            render = _in_parts(render)  # some know no other content
+            ways.append(_in_parts)  # some know no other content
+            render = _by(ways, rendering)
             chat = _layout(render)
+        assert chat.layout is not None
+        if TOOLS.search(source):
+            chat = _with_tools(chat, lambda tools: _by(ways, partial(rendering, tools=tools)))
         assert chat.layout is not None
         if image is not None:
             layout = chat.layout if between is None else chat.layout.model_copy(update={"between": between})
             chat = replace(chat, layout=_with_images(layout, render, image))
     return chat
+
+
+def _by(ways: Sequence[Callable[[Render], Render]], render: Render) -> Render:
+    for way in ways:
+        render = way(render)
+    return render
+
+
+def _with_tools(chat: FoundChat, with_tools: WithTools) -> FoundChat:
+    """The layout with its tools, or a note of why it has none."""
+    assert chat.layout is not None
+    try:
+        tools = read_tools(chat.layout, with_tools)
+    except (NoToolsError, TemplateFailsError) as error:
+        return replace(chat, notes=(*chat.notes, f"the bundle takes no tools: in the chat template {error}"))
+    return replace(chat, layout=chat.layout.model_copy(update={"tools": tools}))
 
 
 def _in_parts(render: Render) -> Render:
@@ -195,68 +220,6 @@ def _without_clock(render: Render) -> Render:
     return rendered
 
 
-def render_literals(chat: ChatLayout, messages: Sequence[Message], add_generation_prompt: bool, image: str = "") -> str:
-    """What a runtime makes of messages: the literals around each message's text, ``image`` where one stands."""
-    shown = image if chat.image is None else chat.image.prefix + image + chat.image.suffix
-    around = Around(prefix="", suffix="") if chat.text is None else chat.text
-    parts = [chat.start]
-    if chat.default_system is not None and (not messages or messages[0]["role"] != "system"):
-        role = chat.roles["system"]
-        parts += [role.prefix, chat.default_system, role.suffix]
-    for index, message in enumerate(messages):
-        role = chat.roles[message["role"]]
-        content = message["content"]
-        texts = [content] if isinstance(content, str) else [part.get("text") for part in content]
-        asked = message["role"] == "user"
-        if asked and chat.images_first:
-            texts.sort(key=lambda text: text is not None)
-        if chat.reasoning is not None and message["role"] == "assistant":
-            texts = [chat.reasoning.dropped_from("".join(texts))]
-        if role.strip and chat.strip_parts:
-            texts = [None if text is None else text.strip() for text in texts]
-        elif role.strip and not chat.joins(message["role"], index, messages[0]["role"]):
-            texts[0] = None if texts[0] is None else texts[0].lstrip()
-        if role.strip:
-            texts[-1] = None if texts[-1] is None else texts[-1].rstrip()
-        prefix = chat.prefix_of(message["role"], image_first=texts[0] is None)
-        if asked:
-            images = texts.count(None)
-            texts = [shown if text is None else around.prefix + text + around.suffix for text in texts]
-            if chat.behind_images is not None:
-                texts = [*texts[:images], chat.behind_images, *texts[images:]]
-        between = (chat.between or "") if asked else ""
-        parts += [prefix, between.join(texts), role.suffix]
-    return "".join(parts) + (chat.generation_prefix if add_generation_prompt else "")
-
-
-class DiffersError(ExportError):
-    """The literals say something else than the template, which ``does`` in words."""
-
-    def __init__(self, line: str, does: str) -> None:
-        super().__init__(line)
-        self.does = does
-
-
-def prove_equal(
-    chat: ChatLayout, render: Render, cases: Sequence[Sequence[Message]], what: str, image: str = ""
-) -> None:
-    """Compare the literals with the template on dialogues that end with a question. ``what`` they show, for an error.
-
-    :raises DiffersError: with the first dialogue that differs
-    """
-    for messages in cases:
-        wanted = render(messages, True)
-        found = render_literals(chat, messages, True, image)
-        if wanted != found:
-            at = next((at for at, pair in enumerate(zip(wanted, found, strict=False)) if len(set(pair)) > 1), 0)
-            shown = slice(max(0, at - 30), at + 100)
-            line = (
-                f"the chat template {what}, which no phone runtime can follow: for {one_line(list(messages), 200)} it "
-                f"gives {one_line(repr(wanted[shown]), 200)} where literals give {one_line(repr(found[shown]), 200)}"
-            )
-            raise DiffersError(line, what)
-
-
 @dataclass(frozen=True)
 class _Turns:
     """What the template puts around the texts of question, answer, question, when it asks for the next answer.
@@ -280,10 +243,6 @@ class _System:
     between: str
 
 
-class _LostError(ExportError):
-    """The template does not write each message once, in order."""
-
-
 def _layout(render: Render) -> FoundChat:
     """The first of the possible layouts that is proved equal to the template.
 
@@ -299,7 +258,7 @@ def _layout(render: Render) -> FoundChat:
         strips["system"] = _strips(render, [_message("system", FIRST), _message("user", SECOND)])
     except TemplateFailsError:  # the template has none
         system = None
-    except _LostError as error:
+    except LostError as error:
         system, notes = None, [f"{NO_SYSTEM}: {error}"]
     for known in [None] if system is None else [system, None]:
         failure: ExportError | None = None
@@ -321,7 +280,7 @@ def _message(role: str, content: str) -> Message:
 
 def _turns(render: Render) -> _Turns:
     first, answer = _message("user", FIRST), _message("assistant", SECOND)
-    opening, question_end, answer_end, closing = _split(
+    opening, question_end, answer_end, closing = split(
         render([first, answer, _message("user", THIRD)], True), FIRST, SECOND, THIRD
     )
     tails = _tails(render, [first]), _tails(render, [first, answer])
@@ -331,14 +290,14 @@ def _turns(render: Render) -> _Turns:
 def _tails(render: Render, messages: list[Message]) -> tuple[str, ...]:
     """What a dialogue ends with, and the same without the token that some templates put behind the whole (Phi 3)."""
     try:
-        tail = _split(render(messages, False), *(message["content"] for message in messages))[-1]
-    except (TemplateFailsError, _LostError):
+        tail = split(render(messages, False), *(message["content"] for message in messages))[-1]
+    except (TemplateFailsError, LostError):
         return ()
     return tail, LAST_TOKEN.sub("", tail)
 
 
 def _system(render: Render) -> _System:
-    before, between, _ = _split(render([_message("system", FIRST), _message("user", SECOND)], True), FIRST, SECOND)
+    before, between, _ = split(render([_message("system", FIRST), _message("user", SECOND)], True), FIRST, SECOND)
     return _System(before, between)
 
 
@@ -430,7 +389,7 @@ def _with_images(chat: ChatLayout, render: Render, image: str) -> ChatLayout:
     :raises ExportError: an image renders as something else, or as no layout has it
     """
     one, before, behind = {"type": "image"}, {"type": "text", "text": FIRST}, {"type": "text", "text": SECOND}
-    lead, found, _ = _split(render([{"role": "user", "content": [before, one, behind]}], True), FIRST, SECOND)
+    lead, found, _ = split(render([{"role": "user", "content": [before, one, behind]}], True), FIRST, SECOND)
     if image in lead:
         return _with_images_first(chat, render, image)
     if found.count(image) != 1:
@@ -445,8 +404,8 @@ def _with_images(chat: ChatLayout, render: Render, image: str) -> ChatLayout:
     prefix, suffix = found.split(image)
     if prefix or suffix:
         chat = chat.model_copy(update={"image": Around(prefix=prefix, suffix=suffix)})
-    opening, _ = _split(render([{"role": "user", "content": [one, before]}], True), FIRST)
-    usual, _ = _split(render_literals(chat, [_message("user", FIRST)], True), FIRST)
+    opening, _ = split(render([{"role": "user", "content": [one, before]}], True), FIRST)
+    usual, _ = split(render_literals(chat, [_message("user", FIRST)], True), FIRST)
     first = (
         opening.removesuffix(between).removesuffix(found).removeprefix(usual.removesuffix(chat.roles["user"].prefix))
     )
@@ -464,8 +423,8 @@ def _with_images(chat: ChatLayout, render: Render, image: str) -> ChatLayout:
 def _with_images_first(chat: ChatLayout, render: Render, image: str) -> ChatLayout:
     """The same, where the template writes a question's images before its texts, and perhaps something around each."""
     one, before, behind = {"type": "image"}, {"type": "text", "text": FIRST}, {"type": "text", "text": SECOND}
-    _, between, _ = _split(render([{"role": "user", "content": [before, behind]}], True), FIRST, SECOND)
-    opening, _ = _split(render([{"role": "user", "content": [one, before]}], True), FIRST)
+    _, between, _ = split(render([{"role": "user", "content": [before, behind]}], True), FIRST, SECOND)
+    opening, _ = split(render([{"role": "user", "content": [one, before]}], True), FIRST)
     user, failure = chat.roles["user"], None
     for cut in range(len(between) + 1):
         suffix, prefix = between[:cut], between[cut:]
@@ -479,7 +438,7 @@ def _with_images_first(chat: ChatLayout, render: Render, image: str) -> ChatLayo
                 "images_first": True,
             }
         )
-        usual, _ = _split(render_literals(layout, [_message("user", FIRST)], True), FIRST)
+        usual, _ = split(render_literals(layout, [_message("user", FIRST)], True), FIRST)
         left, _, right = opening.removeprefix(usual.removesuffix(prefix)).removesuffix(prefix).partition(image)
         if left or right:
             layout = layout.model_copy(update={"image": Around(prefix=left, suffix=right)})
@@ -508,14 +467,3 @@ def _strips(render: Render, messages: list[Message]) -> bool:
     padded = f"{PADDING}{FIRST}{PADDING}"
     text = render([{**each, "content": each["content"].replace(FIRST, padded)} for each in messages], True)
     return PADDING + FIRST not in text and FIRST + PADDING not in text
-
-
-def _split(text: str, *markers: str) -> list[str]:
-    """The text before, between and after markers that each stand in it once, in order."""
-    parts = []
-    for marker in markers:
-        before, found, text = text.partition(marker)
-        if not found or marker in text:
-            raise _LostError("the chat template drops, repeats or reorders messages; that is not supported")
-        parts.append(before)
-    return [*parts, text]

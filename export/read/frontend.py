@@ -14,11 +14,12 @@ from pocketvlm.bundle.portable import why_not_portable
 from pocketvlm.bundle.vision import ImageLayout, Vision
 from pocketvlm.errors import CheckpointError, ExportError, one_line
 from pocketvlm.export.read.added_tokens import check_added_tokens
-from pocketvlm.export.read.chat_template import read_chat, render_literals
+from pocketvlm.export.read.chat_template import read_chat
 from pocketvlm.export.read.generation import sampling_notes, stop_tokens
 from pocketvlm.export.read.image_processor import check_image_tokens, read_vision
 from pocketvlm.export.read.jinja.source import read_names
 from pocketvlm.export.read.layout import image_layout, prove_layout
+from pocketvlm.export.read.literals import render_literals
 from pocketvlm.export.read.retiling import Retiling, in_words, retiled
 from pocketvlm.export.read.sample import TEXT_TURNS, TURNS, ImageSettings, Sample, make_sample, test_card
 from pocketvlm.export.read.tokenizer import check_rows, read_tokenizer

@@ -6,12 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
 
+from pocketvlm.bundle.tools import Text, ToolLayout
 from pocketvlm.strict import Closed, dropping_none
 
-#: Text around what people write: characters.
-Text = Annotated[str, StringConstraints(max_length=1 << 16)]
 #: What format 5 alone can say.
-OF_FORMAT_5 = ("between", "strip_parts", "behind_images", "single_turn")
+OF_FORMAT_5 = ("between", "strip_parts", "behind_images", "single_turn", "tools")
 
 
 class Role(Closed):
@@ -76,6 +75,8 @@ class ChatLayout(Closed):
     """what stands between a question's images, which come first, and its texts, whether there are some of either"""
     single_turn: bool = False
     """whether a model answers one question, and takes no second one behind its answer"""
+    tools: ToolLayout | None = None
+    """how tools are listed, called and answered; None where the template has none"""
 
     @model_validator(mode="after")
     def _images_come_before_what_is_behind_them(self) -> ChatLayout:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pocketvlm.bundle.chat import Text
 from pocketvlm.bundle.fields import Bits, Finite, Name, Positive, Sha256
+from pocketvlm.bundle.tools import Text
 from pocketvlm.strict import Closed
 
 

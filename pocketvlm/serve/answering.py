@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,16 @@ from pocketvlm.errors import CapacityError, ChatError, ConstraintError, ImageErr
 from pocketvlm.serve.errors import RequestError
 from pocketvlm.serve.pictures import picture_bytes
 from pocketvlm.serve.replies import score
-from pocketvlm.serve.schema import generation_config
+from pocketvlm.serve.schema import NamedTool, generation_config
 from pocketvlm.serve.worker import Began, Ended, Said
 
 if TYPE_CHECKING:
     from pocketvlm.runtime import Piece, PocketVlm
+    from pocketvlm.runtime.constraints import Constraint
     from pocketvlm.runtime.prefixes import Prefixes
     from pocketvlm.runtime.vision import Picture
     from pocketvlm.serve.meters import Meters
-    from pocketvlm.serve.schema import ChatMessage, ContentPart
+    from pocketvlm.serve.schema import ChatMessage, ChatRequest, ContentPart
     from pocketvlm.serve.worker import Ticket
 
 #: OpenAI's newer name -> that of chat layouts
@@ -45,8 +46,11 @@ class Responder:
         self.meters.waited(start - ticket.since)
         manifest = self.vlm.manifest
         config = generation_config(ticket.request, manifest.kv_cache.length, manifest.model.vocab_size)
+        tools = ticket.request.callable
         try:
-            answer = self.prefixes.stream(self._messages(ticket), config=config, since=start)
+            if (call := self._must_call(ticket.request)) is not None:
+                config = replace(config, constraint=call)
+            answer = self.prefixes.stream(self._messages(ticket), config=config, tools=tools, since=start)
         except CapacityError as error:
             raise RequestError(400, str(error), "messages", "context_length_exceeded") from None
         except (ChatError, ImageError) as error:
@@ -55,21 +59,32 @@ class Responder:
             raise RequestError(400, str(error), "response_format", "invalid_value") from None
         ticket.begin(answer)
         ticket.tell(Began(config.seed))
+        reader = self.vlm.call_reader(tools)
         try:
             with answer:
                 for piece in answer:
-                    if (said := self._said(piece)).text or said.scores:
+                    text = piece.text if reader is None else reader.push(self.vlm.shown_text(piece))
+                    if (said := self._said(piece, text)).text or said.scores:
                         ticket.tell(said)
         finally:
             self.meters.answered(answer.stats)
-        ticket.tell(Ended(answer.stats))
+        rest, calls = ("", ()) if reader is None else reader.end()
+        if rest:
+            ticket.tell(Said(rest))
+        ticket.tell(Ended(answer.stats, calls))
 
-    def _said(self, piece: Piece) -> Said:
+    def _must_call(self, request: ChatRequest) -> Constraint | None:
+        """The form of an answer that has to call a tool."""
+        if isinstance(request.tool_choice, NamedTool):
+            return self.vlm.must_call(request.callable, request.tool_choice.function.name)
+        return self.vlm.must_call(request.callable) if request.tool_choice == "required" else None
+
+    def _said(self, piece: Piece, text: str) -> Said:
         if piece.scores is None or piece.token_id in self.vlm.manifest.tokens.stop:
-            return Said(piece.text)
+            return Said(text)
         top = [score(self.vlm.token_text(token_id), logprob) for token_id, logprob in piece.scores.top]
         own = score(self.vlm.token_text(piece.token_id), piece.scores.logprob)
-        return Said(piece.text, ({**own, "top_logprobs": top},))
+        return Said(text, ({**own, "top_logprobs": top},))
 
     def _messages(self, ticket: Ticket) -> list[dict[str, Any]]:
         """The messages as the runtime takes them, with pictures cut into tiles.
@@ -78,7 +93,7 @@ class Responder:
         """
         room = self.vlm.manifest.kv_cache.length
         messages = []
-        for index, message in enumerate(ticket.request.messages):
+        for index, message in in_call_order(ticket.request.messages):
             where = f"messages.{index}"
             content: list[dict[str, Any]] = []
             for kind, value in _parts(message, where):
@@ -94,7 +109,8 @@ class Responder:
                             "this bundle's KV cache: show fewer, or export with a larger --max-length"
                         )
                 content.append({"type": kind, kind: part})
-            messages.append({"role": ROLES.get(message.role, message.role), "content": content})
+            calls = {"tool_calls": message.tool_calls} if message.tool_calls else {}
+            messages.append({"role": ROLES.get(message.role, message.role), "content": content, **calls})
         return messages
 
     def _picture(self, url: str, param: str) -> Picture:
@@ -103,6 +119,26 @@ class Responder:
             return self.vlm.prepare(encoded)
         except ImageError as error:
             raise RequestError(400, str(error), param, "invalid_image") from None
+
+
+def in_call_order(messages: Sequence[ChatMessage]) -> Iterator[tuple[int, ChatMessage]]:
+    """The messages with their numbers; what tools gave in the order of the calls, which clients need not keep.
+
+    :raises RequestError: a tool's message is of no call before it
+    """
+    calls: list[str] = []
+    given: list[tuple[int, ChatMessage]] = []
+    for index, message in enumerate(messages):
+        if message.role == "tool":
+            if message.tool_call_id not in calls:
+                where = f"messages.{index}.tool_call_id"
+                raise RequestError(400, f"{where} is that of no call before it", where, "invalid_value")
+            given.append((index, message))
+            continue
+        yield from sorted(given, key=lambda one: calls.index(one[1].tool_call_id or ""))
+        given, calls = [], [str(call.get("id")) for call in message.tool_calls or ()]
+        yield index, message
+    yield from sorted(given, key=lambda one: calls.index(one[1].tool_call_id or ""))
 
 
 def _parts(message: ChatMessage, where: str) -> Iterator[tuple[str, str]]:

@@ -128,7 +128,7 @@ async def _whole(ticket: Ticket, reply: Reply) -> Response:
     if isinstance(event, RequestError):
         raise event
     assert isinstance(event, Ended)
-    return JSONResponse(reply.whole(said, event.stats))
+    return JSONResponse(reply.whole(said, event))
 
 
 class EventStream(EventSourceResponse):
@@ -153,7 +153,9 @@ async def _events(ticket: Ticket, asked: ChatRequest, reply: Reply) -> AsyncIter
         yield _event(event.as_dict())
         return
     assert isinstance(event, Ended)
-    yield _event(reply.last(event.stats))
+    if event.calls:
+        yield _event(reply.called(event))
+    yield _event(reply.last(event))
     if asked.wants_usage:
         yield _event(reply.used(event.stats))
     yield ServerSentEvent("[DONE]", sep="\n")

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pocketvlm.bundle.tools import as_json
+
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
+    from pocketvlm.bundle.tools import ToolCall
     from pocketvlm.runtime.stats import Stats
-    from pocketvlm.serve.worker import Said
+    from pocketvlm.serve.worker import Ended, Said
 
 #: why an answer ended, in the runtime's words -> in OpenAI's
 FINISH = {"stop": "stop", "length": "length", "kv_length": "length", "deadline": "length"}
@@ -27,13 +30,15 @@ class Reply:
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, said: Sequence[Said], stats: Stats) -> dict[str, Any]:
+    def whole(self, said: Sequence[Said], end: Ended) -> dict[str, Any]:
         """A chat.completion. ``stats`` is an addition to OpenAI's form: times, and the seed of the answer."""
+        text, stats = "".join(one.text for one in said), end.stats
+        calls = {"tool_calls": tool_calls(end.calls)} if end.calls else {}
         choice = {
             "index": 0,
-            "message": {"role": "assistant", "content": "".join(one.text for one in said), "refusal": None},
+            "message": {"role": "assistant", "content": text or (None if calls else ""), "refusal": None, **calls},
             "logprobs": self._scored([score for one in said for score in one.scores]),
-            "finish_reason": FINISH.get(stats.finish_reason or ""),
+            "finish_reason": _finish(end),
         }
         return {
             **self._head("chat.completion"),
@@ -50,9 +55,13 @@ class Reply:
         """A chunk of text."""
         return self._chunk({"content": said.text}, scores=said.scores)
 
-    def last(self, stats: Stats) -> dict[str, Any]:
+    def called(self, end: Ended) -> dict[str, Any]:
+        """The chunk of the tools that are called, each whole."""
+        return self._chunk({"tool_calls": [{"index": at, **one} for at, one in enumerate(tool_calls(end.calls))]})
+
+    def last(self, end: Ended) -> dict[str, Any]:
         """The chunk that says why the answer ended."""
-        return {**self._chunk({}, FINISH.get(stats.finish_reason or "")), "stats": self._stats(stats)}
+        return {**self._chunk({}, _finish(end)), "stats": self._stats(end.stats)}
 
     def used(self, stats: Stats) -> dict[str, Any]:
         """The chunk of ``stream_options.include_usage``, behind all others."""
@@ -73,6 +82,22 @@ class Reply:
 
     def _stats(self, stats: Stats) -> dict[str, Any]:
         return {**stats.as_dict(), "seed": self.seed}
+
+
+def _finish(end: Ended) -> str | None:
+    return "tool_calls" if end.calls else FINISH.get(end.stats.finish_reason or "")
+
+
+def tool_calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    """Calls, each with an id of its own; arguments are JSON in a text."""
+    return [
+        {
+            "id": f"call_{secrets.token_hex(12)}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": as_json(call.arguments)},
+        }
+        for call in calls
+    ]
 
 
 def score(text: str, logprob: float) -> dict[str, Any]:

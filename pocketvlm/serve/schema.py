@@ -28,8 +28,6 @@ WITHOUT_EFFECT = (
 )  # fmt: skip
 #: Parameters that would change the answer and cannot be obeyed yet -> the values that ask for nothing.
 NOT_YET: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "n": (1,),
@@ -70,8 +68,22 @@ class ChatMessage(_Lenient):
 
     role: str
     content: str | list[ContentPart] | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
     function_call: Any = None
+
+
+class NamedFunction(_Lenient):
+    """A function by its name."""
+
+    name: str
+
+
+class NamedTool(_Lenient):
+    """A tool that has to be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class StreamOptions(_Lenient):
@@ -113,8 +125,15 @@ class ChatRequest(_Lenient):
     stop: str | list[str] | None = None
     logit_bias: dict[str, float] | None = None
     response_format: ResponseFormat | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    @property
+    def callable(self) -> list[dict[str, Any]]:
+        """The tools that the answer may call."""
+        return [] if self.tool_choice == "none" else self.tools or []
 
     @property
     def wants_usage(self) -> bool:
@@ -158,9 +177,15 @@ def _check_obeyed(request: ChatRequest) -> None:
     if request.top_logprobs and not request.logprobs:
         raise RequestError(400, "top_logprobs needs logprobs", "top_logprobs", "invalid_value")
     for index, message in enumerate(request.messages):
-        if message.tool_calls or message.function_call or message.role in ("tool", "function"):
-            what = f"message {index + 1} is of a tool: tools are not there yet"
+        if message.function_call or message.role == "function":
+            what = f"message {index + 1} is of a function, which tools have taken the place of: use tool_calls"
             raise RequestError(400, what, f"messages.{index}", "unsupported_parameter")
+    must_call = isinstance(request.tool_choice, NamedTool) or request.tool_choice == "required"
+    if must_call and not request.tools:
+        raise RequestError(400, "tool_choice needs tools", "tool_choice", "invalid_value")
+    if must_call and request.response_format is not None and request.response_format.type != "text":
+        what = "an answer that has to call a tool has no response_format"
+        raise RequestError(400, what, "response_format", "invalid_value")
 
 
 def generation_config(request: ChatRequest, longest: int, vocabulary: int) -> GenerationConfig:

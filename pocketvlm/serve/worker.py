@@ -17,6 +17,7 @@ from pocketvlm.errors import PocketVlmError
 from pocketvlm.serve.errors import RequestError
 
 if TYPE_CHECKING:
+    from pocketvlm.bundle.tools import ToolCall
     from pocketvlm.runtime.generation import Answer
     from pocketvlm.runtime.stats import Stats
     from pocketvlm.serve.schema import ChatRequest
@@ -43,9 +44,10 @@ class Said:
 
 @dataclass(frozen=True)
 class Ended:
-    """An answer came to its end, whatever the reason."""
+    """An answer came to its end, whatever the reason; the tools that it calls."""
 
     stats: Stats
+    calls: tuple[ToolCall, ...] = ()
 
 
 #: What a request is told, in this order: that its answer begins, its pieces, its end. Or, last of all, what went wrong.

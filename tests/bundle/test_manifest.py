@@ -14,6 +14,7 @@ from pocketvlm.bundle.manifest import FORMAT_VERSION
 from pocketvlm.bundle.open import MAX_MANIFEST_VALUES, open_bundle, parse_manifest, write_manifest
 from pocketvlm.bundle.vision import ImageLayout
 from pocketvlm.errors import BundleError
+from tests.support.tools import LAYOUT
 from tests.support.written_bundle import CONTENT, MANIFEST, own, refused, save, write_bundle
 
 
@@ -188,6 +189,11 @@ def shares(raw: dict[str, Any], version: int, source: Any = 0, **own: Any) -> No
     shows(raw, version, "kv_cache", layers=[first, {"kind": "shared", "layer": source}])
 
 
+def has_tools(raw: dict[str, Any], **own: Any) -> None:
+    """A chat layout with tools."""
+    shows(raw, 5, "chat", tools={**LAYOUT.model_dump(), **own})
+
+
 #: What format 5 alone can say, each with a value.
 OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
     lambda raw, version: spans(raw, version, "image"),
@@ -195,6 +201,7 @@ OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
     lambda raw, version: shows(raw, version, "chat", strip_parts=True),
     lambda raw, version: shows(raw, version, "chat", single_turn=True),
     lambda raw, version: shows(raw, version, "chat", images_first=True, behind_images="<bos>"),
+    lambda raw, version: shows(raw, version, "chat", tools=LAYOUT.model_dump()),
     sees_whole,
     turns,
     lambda raw, version: sees_whole(raw, version, window=None, deep=3),
@@ -530,6 +537,10 @@ def test_names_that_could_lead_outside_are_refused(bundle: Path, name: str) -> N
         (lambda raw: shows(raw, 3, "chat", text=["", ""]), "not valid: chat.text"),
         (lambda raw: shows(raw, 3, "chat", images_first=1), "not valid: chat.images_first"),
         (lambda raw: shows(raw, 5, "chat", strip_parts=1), "not valid: chat.strip_parts"),
+        (lambda raw: has_tools(raw, alone=None), "not valid: chat.tools.alone"),
+        (lambda raw: has_tools(raw, functions=1.5), "not valid: chat.tools.functions"),
+        (lambda raw: has_tools(raw, calls={}), "not valid: chat.tools.calls.prefix"),
+        (lambda raw: has_tools(raw, results={**LAYOUT.results.model_dump(), "more": ""}), "chat.tools.results.more"),
         (lambda raw: shows(raw, 4, "chat", strip_parts=True), "format 4 cannot say what chat says"),
         (lambda raw: shows(raw, 3, "vision", packing={**PACKING, "kind": "spiral"}), "not valid: vision.packing.kind"),
         (lambda raw: shows(raw, 3, "vision", packing={**PACKING, "most_tiles": 0}), "vision.packing.most_tiles"),

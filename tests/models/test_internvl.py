@@ -146,7 +146,7 @@ def test_the_first_pixel_shuffle_goes_down_columns() -> None:
     wanted = x.view(2, 6, 3, 10).permute(0, 2, 1, 3).contiguous().view(2, 3, 3, 20)
     config = VisionConfig(hidden_size=5, image_size=24, patch_size=4, num_attention_heads=5)
     for by_column, order in ((True, wanted), (False, wanted.permute(0, 2, 1, 3))):
-        found = NormedBlocks(config, 2, by_column=by_column).blocks(tokens)
+        found = NormedBlocks(config, 2, 1e-5, by_column=by_column).blocks(tokens)
         assert torch.equal(found, order.reshape(2, 9, 20))
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from pocketvlm.errors import CheckpointError, PocketVlmError
-from pocketvlm.export.read.chat_template import render_literals
 from pocketvlm.export.read.frontend import Frontend, read_frontend
+from pocketvlm.export.read.literals import render_literals
 from pocketvlm.images.packing import packed
 from pocketvlm.images.prepare import cut_tiles, normalize, preprocessing_of
 from pocketvlm.images.rules import plan_of

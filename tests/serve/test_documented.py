@@ -69,5 +69,5 @@ def test_the_commands_are_answered(served: Served, folder: Path) -> None:
 def test_the_page_names_every_parameter() -> None:
     named = set(re.findall(r"`([a-z_.]+)`", PAGE))
     assert named >= set(ChatRequest.model_fields) - {"model", "stream_options"}
-    assert named >= {"tools", "n"} and set(NOT_YET) >= {"tools", "n"}
+    assert named >= {"functions", "n"} and set(NOT_YET) >= {"functions", "n"}
     assert set(WITHOUT_EFFECT) >= {"user", "metadata", "store", "service_tier"}

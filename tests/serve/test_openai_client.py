@@ -218,8 +218,7 @@ def test_the_model_is_listed(client: Any, vlm: PocketVlm) -> None:
 @pytest.mark.parametrize(
     ("parameter", "value"),
     [
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "required"),
+        ("functions", [{"name": "f"}]),
         ("n", 2),
         ("presence_penalty", 0.5),
         ("reasoning_effort", "high"),
@@ -252,7 +251,7 @@ def test_what_is_not_there_yet_is_refused_by_name(client: Any, parameter: str, v
         ([SYSTEM], {}, "there is no user message to answer"),
         ([user("hi"), user("hi")], {}, "they take turns"),
         ([{"role": "poet", "content": "hi"}], {}, "has the role 'poet'"),
-        ([user("hi"), {"role": "tool", "content": "4"}], {}, "tools are not there yet"),
+        ([user("hi"), {"role": "tool", "content": "4"}], {}, "tool_call_id is that of no call before it"),
         ([user({"type": "input_audio", "input_audio": {}}, text("?"))], {}, "'input_audio' are not there yet"),
         ([user({"type": "image_url"}, text("?"))], {}, "has the type image_url and no image_url"),
         ([{"role": "user", "content": None}], {}, "messages.0.content is missing"),

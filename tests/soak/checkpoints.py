@@ -14,8 +14,8 @@ from torch import Tensor
 from pocketvlm import runtime as vlm
 from pocketvlm.errors import PocketVlmError
 from pocketvlm.export import export_bundle
-from pocketvlm.export.read.chat_template import render_literals
 from pocketvlm.export.read.frontend import Frontend, read_frontend
+from pocketvlm.export.read.literals import render_literals
 from pocketvlm.export.read.sample import Sample, encode
 from pocketvlm.export.reference.stages import encode_tiles, enter_decoder, run_decoder
 from pocketvlm.images.prepare import cut_tiles, normalize

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pocketvlm.errors import PocketVlmError
-from pocketvlm.export.read import chat_template, dialogues
+from pocketvlm.export.read import chat_template, dialogues, literals
 from pocketvlm.export.read.jinja import process
 from tests.soak.cases import Case, Cases, Found, Limits, Setup, refusal
 from tests.support.chat_templates import REFUSED, TEMPLATES, TOKENS
@@ -106,7 +106,7 @@ def _compared(found: chat_template.FoundChat, template: str, random_: random.Ran
         system = "system" in layout.roles and text is not dialogues.EDGES
         for messages in dialogues.dialogues(text, seed=seed, count=8, system=system):
             wanted, _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=True, **tokens)
-            if chat_template.render_literals(layout, messages, True) != wanted[0]:
+            if literals.render_literals(layout, messages, True) != wanted[0]:
                 return Found("wrong", f"another text than transformers': {messages!r}"[:MOST_LINE])
     return Found("right")
 

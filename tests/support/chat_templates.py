@@ -88,6 +88,36 @@ class Kind:
     default_system: str | None = None
 
 
+#: Calls in Hermes' form, as Qwen2.5's and 3's checkpoints have it. ``SYSTEM``: what stands where no message of it does.
+_SYSTEM_TEXT = "{% if messages[0].role == 'system' %}{{ messages[0].content + END }}{% else %}SYSTEM{% endif %}"
+HERMES = (
+    "{%- if tools %}{{- '<|im_start|>system\n' }}" + _SYSTEM_TEXT.replace("END", "'\n\n'")
+    + "{{- '# Tools\n\nYou may call functions.\n<tools>' }}"
+    "{%- for tool in tools %}{{- '\n' }}{{- tool | tojson }}{%- endfor %}{{- '\n</tools>\n\nAs JSON.<|im_end|>\n' }}"
+    "{%- elif messages[0].role == 'system' %}{{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}"
+    "{%- else %}PLAIN{%- endif %}"
+    "{%- for m in messages %}{%- if m.role == 'user' %}{{- '<|im_start|>user\n' + m.content + '<|im_end|>\n' }}"
+    "{%- elif m.role == 'assistant' %}{{- '<|im_start|>assistant\n' + m.content }}"
+    "{%- for call in m.tool_calls or [] %}{%- if m.content or not loop.first %}{{- '\n' }}{%- endif %}"
+    "{{- '<tool_call>\n{\"name\": \"' + call.function.name + '\", \"arguments\": ' }}"
+    "{{- call.function.arguments | tojson }}{{- '}\n</tool_call>' }}{%- endfor %}{{- '<|im_end|>\n' }}"
+    "{%- elif m.role == 'tool' %}"
+    "{%- if messages[loop.index0 - 1].role != 'tool' %}{{- '<|im_start|>user' }}{%- endif %}"
+    "{{- '\n<tool_response>\n' + m.content + '\n</tool_response>' }}"
+    "{%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<|im_end|>\n' }}{%- endif %}"
+    "{%- endif %}{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+)  # fmt: skip
+QWEN3_TOOLS = HERMES.replace("SYSTEM", "").replace("PLAIN", "")
+QWEN25_TOOLS = HERMES.replace("SYSTEM", "{{- 'You are Q.\n\n' }}").replace(
+    "PLAIN", "{{- '<|im_start|>system\nYou are Q.<|im_end|>\n' }}"
+)
+#: With the tools before the last question, as Mistral's have it.
+LATE_TOOLS = (
+    "{% for m in messages %}{% if loop.last and tools %}{{ '[TOOLS]' }}{{ tools | tojson }}{% endif %}"
+    "{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
 CHATML_TURN = "{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}"
 CHATML_ASK = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 CHATML = "{% for m in messages %}" + CHATML_TURN + "{% endfor %}" + CHATML_ASK
@@ -146,7 +176,11 @@ TEMPLATES = {
         + "{%- endif %}{%- endfor %}"
         + CHATML_ASK,
         default_system="You are Q.",
+        note="takes no tools",
     ),
+    "qwen 3 with tools": Kind(QWEN3_TOOLS),
+    "qwen2.5 with tools": Kind(QWEN25_TOOLS, default_system="You are Q."),
+    "tools before the last question": Kind(LATE_TOOLS, note="takes no tools"),
     "llama 3": Kind(
         "{% for m in messages %}{% set content = '<|start|>' + m['role'] + '<|end|>\\n\\n' %}"
         "{% set content = content + m['content'] | trim + '<|eot|>' %}"
@@ -154,7 +188,7 @@ TEMPLATES = {
         "{% if add_generation_prompt %}{{ '<|start|>assistant<|end|>\\n\\n' }}{% endif %}"
     ),
     "llama 3.2, a fixed date": Kind(
-        LLAMA32_SYSTEM + "{% set date = '26 Jul 2024' %}" + LLAMA32_REST, default_system=""
+        LLAMA32_SYSTEM + "{% set date = '26 Jul 2024' %}" + LLAMA32_REST, default_system="", note="takes no tools"
     ),
     "llama 3.2": Kind(
         LLAMA32_SYSTEM + "{% if strftime_now is defined %}{% set date = strftime_now('%d %b %Y') %}"

@@ -5,6 +5,7 @@
 #include "error.h"
 #include "json.h"
 #include "manifest_caches.h"
+#include "manifest_chat.h"
 #include "manifest_native.h"
 
 namespace pocketvlm {
@@ -73,22 +74,6 @@ int64_t color(const Reader& value) {
   } catch (const json::Refused&) {
     return -1;
   }
-}
-
-// What is there and not null; format 3 alone may have it.
-std::optional<Reader> in_format_3(const Members& of, const char* key, int64_t format) {
-  const auto given = of.optional(key);
-  if (!given || given->is_null()) return std::nullopt;
-  if (format < 3) given->refuse("formats 1 and 2 do not have it");
-  return given;
-}
-
-// The same of format 5.
-std::optional<Reader> in_format_5(const Members& of, const char* key, int64_t format) {
-  const auto given = of.optional(key);
-  if (!given || given->is_null()) return std::nullopt;
-  if (format < 5) given->refuse("only format 5 has it");
-  return given;
 }
 
 Packing packing(const Reader& value) {
@@ -179,58 +164,6 @@ ImageLayout image_layout(const Reader& value, int64_t format) {
   if (const auto numbers = in_format_5(of, "numbers", format))
     result.numbers = numbers->list(token_ids, 1, kMaxNumbers);
   return result;
-}
-
-// Whether a flag is set, which only format 5 has.
-bool is_set_in_format_5(const Members& of, const char* name, int64_t format) {
-  const auto given = of.optional(name);
-  const bool is_set = given && given->boolean();
-  if (is_set && format < 5) given->refuse("only format 5 has it");
-  return is_set;
-}
-
-// Whether the chat layout has the roles that it needs. No answer here is rendered from it: tokens come in ready.
-bool check_chat(const Reader& value, int64_t format, Manifest& manifest) {
-  const Members of = value.members({"start", "roles", "default_system", "generation_prefix", "reasoning", "image", "text",
-                                    "images_first", "system_joins", "between", "strip_parts", "behind_images",
-                                    "single_turn"});
-  of["start"].text(kText);
-  of["generation_prefix"].text(kText);
-  const Reader roles = of["roles"], system = of["default_system"];
-  const Members by_name = roles.members({"system", "user", "assistant"});
-  for (const auto& [name, role] : roles.object()) {
-    const Reader reader(role, roles, name);
-    const Members literal = reader.members({"prefix", "suffix", "strip", "prefix_with_image"});
-    literal["prefix"].text(kText);
-    literal["suffix"].text(kText);
-    literal["strip"].boolean();
-    if (const auto with_image = in_format_3(literal, "prefix_with_image", format)) with_image->text(kText);
-  }
-  if (!system.is_null()) system.text(kText);
-  if (const auto reasoning = in_format_3(of, "reasoning", format)) {
-    const Members dropped = reasoning->members({"end", "trim"});
-    if (const Reader end = dropped["end"]; !end.is_null() && end.text(kText).empty())
-      reasoning->refuse("its end is empty");
-    dropped["trim"].text(kText);
-  }
-  for (const char* part : {"image", "text"})
-    if (const auto given = in_format_3(of, part, format)) {
-      const Members around = given->members({"prefix", "suffix"});
-      around["prefix"].text(kText);
-      around["suffix"].text(kText);
-    }
-  if (const auto between = in_format_5(of, "between", format)) between->text(kText);
-  for (const char* flag : {"images_first", "system_joins"})
-    if (const auto given = of.optional(flag); given && given->boolean() && format < 3)
-      given->refuse("formats 1 and 2 do not have it");
-  is_set_in_format_5(of, "strip_parts", format);
-  manifest.single_turn = is_set_in_format_5(of, "single_turn", format);
-  if (const auto behind = in_format_5(of, "behind_images", format)) {
-    behind->text(kText);
-    const auto first = of.optional("images_first");
-    if (!first || !first->boolean()) behind->refuse("it is of a layout whose images come first");
-  }
-  return by_name.optional("user") && by_name.optional("assistant") && (system.is_null() || by_name.optional("system"));
 }
 
 void check_precision(const Reader& value) {
@@ -459,7 +392,7 @@ Manifest read_manifest(const Reader& root) {
     if (manifest.has_spans() && format < 5) given->refuse("only format 5 has spans");
   }
   if (const Reader layout = top["image_layout"]; !layout.is_null()) manifest.layout = image_layout(layout, format);
-  if (const Reader chat = top["chat"]; !chat.is_null()) manifest.has_roles = check_chat(chat, format, manifest);
+  if (const Reader chat = top["chat"]; !chat.is_null()) manifest.has_roles = read_chat(chat, format, manifest);
   manifest.tokenizer = file_name(top["tokenizer"]);
   manifest.prefill_chunk = top["prefill_chunk"].integer(1, 1 << 16);
   const int64_t first_chunk = manifest.prefill_chunk;

@@ -82,13 +82,17 @@ class Rendering:
             with contextlib.suppress(BrokenPipeError):  # what a dead one did not read
                 stream.close()
 
-    def __call__(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        """The dialogue as the template writes it.
+    def __call__(
+        self, messages: Sequence[Message], add_generation_prompt: bool, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
+        """The dialogue as the template writes it; ``tools`` may be called in it.
 
         :raises TemplateFailsError: the template's code fails on it, or refuses it
         :raises ExportError: rendering took too much time or memory, or broke the interpreter
         """
-        request = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        request: dict[str, Any] = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        if tools:
+            request["tools"] = list(tools)
         return self._ask(request, f"the chat template fails on {one_line(list(messages), 200)}")
 
     def _ask(self, request: dict[str, Any], failing: str) -> str:

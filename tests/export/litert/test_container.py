@@ -22,7 +22,8 @@ from pocketvlm.errors import ChatError, ExportError
 from pocketvlm.export import export_bundle
 from pocketvlm.export.litert import container
 from pocketvlm.export.litert.container import template_of, write_litertlm
-from pocketvlm.export.read.chat_template import read_chat, render_literals
+from pocketvlm.export.read.chat_template import read_chat
+from pocketvlm.export.read.literals import render_literals
 from pocketvlm.runtime import GenerationConfig, load
 from pocketvlm.runtime.litert_lm import message_parts
 from pocketvlm.scenes import held_out

@@ -15,7 +15,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from pocketvlm.bundle.chat import Around, Reasoning
 from pocketvlm.errors import ExportError
-from pocketvlm.export.read.chat_template import FoundChat, compile_chat_template, read_chat, render_literals
+from pocketvlm.export.read.chat_template import FoundChat, compile_chat_template, read_chat
+from pocketvlm.export.read.literals import render_literals
 from tests.support.chat_templates import (
     CHATML,
     LLAVA,

@@ -5,9 +5,10 @@ internal class ChatSection(private val format: Int) {
     fun read(value: Reader): ChatLayout {
         val of = value.members(
             "start", "roles", "default_system", "generation_prefix", "reasoning", "image", "text", "images_first",
-            "system_joins", "strip_parts", "behind_images", "single_turn",
+            "system_joins", "strip_parts", "behind_images", "single_turn", "tools",
         )
         of["roles"].members("system", "user", "assistant")
+        of.given("tools")?.let(::checkTools)
         val read = ChatLayout(
             start = of["start"].literal(),
             roles = of["roles"].entries { _, role -> role(role) },
@@ -29,6 +30,19 @@ internal class ChatSection(private val format: Int) {
     private fun sinceFormat5(given: Reader): Reader {
         if (format < 5) given.refuse("formats before 5 do not have it")
         return given
+    }
+
+    /** Texts of how tools are listed, called and answered, none of which is used here. */
+    private fun checkTools(value: Reader) {
+        if (format < 5) value.refuse("formats before 5 do not have it")
+        val of = value.members("behind_system", "alone", "between", "behind", "functions", "calls", "results")
+        for (key in listOf("alone", "between", "behind")) of[key].literal()
+        of["behind_system"].takeUnless { it.value == null }?.literal()
+        of["functions"].boolean()
+        val calls = of["calls"].members("prefix", "behind_text", "middle", "between", "suffix")
+        for (key in listOf("prefix", "behind_text", "middle", "between", "suffix")) calls[key].literal()
+        val results = of["results"].members("prefix", "between", "suffix")
+        for (key in listOf("prefix", "between", "suffix")) results[key].literal()
     }
 
     private fun role(value: Reader): Role {
