@@ -176,14 +176,14 @@ class Chat:
         self._begin()
         pending = [added.picture for added in self._pending]
         turns = Turns(self._messages, pending, self._used, self._drop_oldest, self._tools)
-        save(Path(path), self._vlm.bound, turns, self._context)
+        save(Path(path), self._vlm.owner, turns, self._context)
 
     @classmethod
     def restored(cls, vlm: LoadedModel, path: str | Path) -> Chat:
         """``PocketVlm.restore``"""
         chat = cls(vlm)
         try:
-            turns = restore(Path(path), vlm.bound, vlm.preprocessing, chat._context)
+            turns = restore(Path(path), vlm.owner, vlm.preprocessing, chat._context)
             chat._messages, chat._used = list(turns.messages), turns.used
             chat._drop_oldest, chat._tools = turns.drop_oldest, checked_tools(turns.tools)
             check_takes_tools(vlm.manifest.chat, needed=bool(turns.tools))

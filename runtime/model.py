@@ -28,7 +28,7 @@ from pocketvlm.runtime.interrupt import Interrupt
 from pocketvlm.runtime.native import NativeVision
 from pocketvlm.runtime.prefix_store import PrefixStore
 from pocketvlm.runtime.sampling import GenerationConfig
-from pocketvlm.runtime.saved_chat import Bound
+from pocketvlm.runtime.saved_chat import Owner
 from pocketvlm.runtime.states import has_states
 from pocketvlm.runtime.stats import Stats
 from pocketvlm.runtime.text import Literal, Span, TextTokenizer
@@ -102,9 +102,9 @@ class LoadedModel:
         return self._preprocessing
 
     @cached_property
-    def bound(self) -> Bound:
+    def owner(self) -> Owner:
         """What a saved conversation with it belongs to."""
-        return Bound(self._bundle.sha256, self._stats.engine)
+        return Owner(self._bundle.sha256, self._stats.engine)
 
     @property
     def prefill_chunk(self) -> int:

@@ -91,21 +91,21 @@ class Turns:
 
 
 @dataclass(frozen=True)
-class Bound:
+class Owner:
     """What a saved conversation belongs to: a bundle's SHA-256, and the name of an engine."""
 
     bundle: str
     engine: str
 
 
-def save(path: Path, bound: Bound, turns: Turns, context: Context) -> None:
+def save(path: Path, owner: Owner, turns: Turns, context: Context) -> None:
     """Write a conversation; the file appears when it is complete.
 
     :raises ChatError: the engine gives out no rows of its cache, or a picture came without its size
     :raises PocketVlmError: it cannot be written
     """
     if not isinstance(context.cache, KeepsRows):
-        raise ChatError(f"the engine {bound.engine} gives out nothing of its KV cache: this conversation is not saved")
+        raise ChatError(f"the engine {owner.engine} gives out nothing of its KV cache: this conversation is not saved")
     pictures = _pictures_of(turns)
     order = {digest: index for index, digest in enumerate(pictures)}
     keys = list(itertools.takewhile(lambda key: isinstance(key, int) or key[0] in order, context.keys))  # type: ignore[index]
@@ -115,8 +115,8 @@ def save(path: Path, bound: Bound, turns: Turns, context: Context) -> None:
         keys = list(context.keys)
     numbers = [(key, 0) if isinstance(key, int) else (-1 - order[key[0]], key[1]) for key in keys]  # type: ignore[index]
     described = SavedChat(
-        bundle=bound.bundle,
-        engine=bound.engine,
+        bundle=owner.bundle,
+        engine=owner.engine,
         drop_oldest=turns.drop_oldest,
         used=turns.used,
         lag=context.lag,
@@ -133,18 +133,18 @@ def save(path: Path, bound: Bound, turns: Turns, context: Context) -> None:
     write_arrays(path, described, arrays)
 
 
-def restore(path: Path, bound: Bound, preprocessing: Preprocessing | None, context: Context) -> Turns:
+def restore(path: Path, owner: Owner, preprocessing: Preprocessing | None, context: Context) -> Turns:
     """Read a conversation, into an empty ``context``.
 
     :raises ChatError: it is of another bundle or engine
     :raises PocketVlmError: it cannot be read, or is damaged
     """
     described, arrays = read_arrays(path, SavedChat, MOST_BYTES)
-    for what, saved, ours in (("bundle", described.bundle, bound.bundle), ("engine", described.engine, bound.engine)):
+    for what, saved, ours in (("bundle", described.bundle, owner.bundle), ("engine", described.engine, owner.engine)):
         if saved != ours:
             raise ChatError(f"{label(path)}: is of another {what}, {saved[:16]}, and this is {ours[:16]}")
     if not isinstance(context.cache, KeepsRows):
-        raise ChatError(f"the engine {bound.engine} takes nothing into its KV cache")
+        raise ChatError(f"the engine {owner.engine} takes nothing into its KV cache")
     try:
         pictures = _restored_pictures(described, arrays, preprocessing)
         keys = list(_keys_of(arrays.get(KEYS), pictures))

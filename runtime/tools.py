@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pocketvlm.bundle.tools import Piece, ToolCall, ToolLayout, as_json
+from pocketvlm.bundle.tools import PromptPiece, ToolCall, ToolLayout, as_json
 from pocketvlm.errors import ChatError, one_line
 from pocketvlm.runtime.constraints import Constraint, grammar
 from pocketvlm.runtime.text import Literal, PeopleText, Span
@@ -100,7 +100,7 @@ def _call(given: object, where: str) -> ToolCall:
     return ToolCall(name, read)
 
 
-def spans(pieces: Sequence[Piece]) -> list[Span]:
+def spans(pieces: Sequence[PromptPiece]) -> list[Span]:
     """Literals and texts as the tokenizer takes them."""
     return [Literal(piece.text) if piece.literal else PeopleText(piece.text) for piece in pieces]
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pocketvlm.bundle.chat import ChatLayout
-from pocketvlm.bundle.tools import Calls, Piece, Results, ToolCall, ToolLayout, as_json
+from pocketvlm.bundle.tools import Calls, PromptPiece, ToolCall, ToolLayout, ToolResults, as_json
 from pocketvlm.errors import ExportError
 from pocketvlm.export.read.dialogues import PLAIN
 from pocketvlm.export.read.jinja.process import Message
@@ -101,11 +101,11 @@ def _calls(chat: ChatLayout, render: Render) -> Calls:
     return Calls(prefix=prefixes[0], behind_text=prefixes[1], middle=middle, between=between, suffix=suffix)
 
 
-def _results(chat: ChatLayout, render: Render) -> Results:
+def _results(chat: ChatLayout, render: Render) -> ToolResults:
     rest = split(_called(render, ""), *_call_marks())[-1]
     before, between, behind = split(rest, *GIVEN)
     _, _, prefix = before.partition(chat.roles["assistant"].suffix)
-    return Results(prefix=prefix, between=between, suffix=_without_end(behind, chat.generation_prefix))
+    return ToolResults(prefix=prefix, between=between, suffix=_without_end(behind, chat.generation_prefix))
 
 
 def _called(render: Render, text: str) -> str:
@@ -122,12 +122,12 @@ def _call_marks() -> list[str]:
 def render_with_tools(chat: ChatLayout, layout: ToolLayout, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
     """What a runtime makes of messages of texts alone, as one text."""
     system = messages[0]["content"] if messages[0]["role"] == "system" else None
-    parts = [Piece(layout.alone)]
+    parts = [PromptPiece(layout.alone)]
     if system is not None:
         role = chat.roles["system"]
         text = system.strip() if role.strip else system
-        parts = [Piece(chat.start + role.prefix + text + (layout.behind_system or ""))]
-    parts += [*layout.listed(tools), Piece(chat.roles["system"].suffix if "system" in chat.roles else "")]
+        parts = [PromptPiece(chat.start + role.prefix + text + (layout.behind_system or ""))]
+    parts += [*layout.listed(tools), PromptPiece(chat.roles["system"].suffix if "system" in chat.roles else "")]
     results: list[str] = []
     for message in messages[1 if system is not None else 0 :]:
         if message["role"] == "tool":
@@ -140,11 +140,11 @@ def render_with_tools(chat: ChatLayout, layout: ToolLayout, messages: Sequence[M
         if chat.reasoning is not None and message["role"] == "assistant":
             text = chat.reasoning.dropped_from(text)
         text = text.strip() if role.strip else text
-        parts.append(Piece(role.prefix + text))
+        parts.append(PromptPiece(role.prefix + text))
         functions = [one["function"] for one in message.get("tool_calls", ())]
         calls = [ToolCall(one["name"], one["arguments"]) for one in functions]
         parts += layout.called(calls, behind_text=bool(text)) if calls else []
-        parts.append(Piece(role.suffix))
+        parts.append(PromptPiece(role.suffix))
     parts += layout.given(results) if results else []
     return "".join(piece.text for piece in parts) + chat.generation_prefix
 

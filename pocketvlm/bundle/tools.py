@@ -1,7 +1,7 @@
 """Tools in a chat layout: how a template lists them, calls one in an answer, and shows what it gave, as literal text.
 
 A call is JSON of two keys between two marks, as most open models write it (Hermes' form: Qwen, SmolLM3). Texts that
-people or programs wrote stand between the literals: ``Piece`` tells them apart.
+people or programs wrote stand between the literals: ``PromptPiece`` tells them apart.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pocketvlm.strict import Closed
 Text = Annotated[str, StringConstraints(max_length=1 << 16)]
 
 
-class Piece(NamedTuple):
+class PromptPiece(NamedTuple):
     """A text, and whether it is a literal, in which special tokens are special."""
 
     text: str
@@ -78,7 +78,7 @@ class Calls(Closed):
         return CallForm(opening.strip(), closing.strip(), name, arguments)
 
 
-class Results(Closed):
+class ToolResults(Closed):
     """What stands around what tools gave: before the first, between two, behind the last."""
 
     prefix: Text
@@ -99,31 +99,34 @@ class ToolLayout(Closed):
     behind: Text
     functions: bool
     calls: Calls
-    results: Results
+    results: ToolResults
 
-    def listed(self, tools: Sequence[Mapping[str, Any]]) -> list[Piece]:
+    def listed(self, tools: Sequence[Mapping[str, Any]]) -> list[PromptPiece]:
         """The tools and what stands behind them."""
         pieces = []
         for index, tool in enumerate(tools):
-            pieces += [Piece(self.between, literal=True)] if index else []
-            pieces.append(Piece(as_json(tool["function"] if self.functions else tool)))
-        return [*pieces, Piece(self.behind, literal=True)]
+            pieces += [PromptPiece(self.between, literal=True)] if index else []
+            pieces.append(PromptPiece(as_json(tool["function"] if self.functions else tool)))
+        return [*pieces, PromptPiece(self.behind, literal=True)]
 
-    def called(self, calls: Sequence[ToolCall], *, behind_text: bool) -> list[Piece]:
+    def called(self, calls: Sequence[ToolCall], *, behind_text: bool) -> list[PromptPiece]:
         """Calls at the end of an answer, which says something before them or does not."""
         pieces = []
         for index, call in enumerate(calls):
             before = self.calls.between if index else self.calls.behind_text if behind_text else self.calls.prefix
-            pieces += [Piece(before, literal=True), Piece(as_json(call.name)[1:-1])]
-            pieces += [Piece(self.calls.middle, literal=True), Piece(as_json(call.arguments))]
-        return [*pieces, Piece(self.calls.suffix, literal=True)]
+            pieces += [PromptPiece(before, literal=True), PromptPiece(as_json(call.name)[1:-1])]
+            pieces += [PromptPiece(self.calls.middle, literal=True), PromptPiece(as_json(call.arguments))]
+        return [*pieces, PromptPiece(self.calls.suffix, literal=True)]
 
-    def given(self, results: Sequence[str]) -> list[Piece]:
+    def given(self, results: Sequence[str]) -> list[PromptPiece]:
         """What tools gave to the calls before, in their order."""
         pieces = []
         for index, result in enumerate(results):
-            pieces += [Piece(self.results.between if index else self.results.prefix, literal=True), Piece(result)]
-        return [*pieces, Piece(self.results.suffix, literal=True)]
+            pieces += [
+                PromptPiece(self.results.between if index else self.results.prefix, literal=True),
+                PromptPiece(result),
+            ]
+        return [*pieces, PromptPiece(self.results.suffix, literal=True)]
 
 
 def as_json(value: Any) -> str:

@@ -14,7 +14,7 @@ import pytest
 from pocketvlm.errors import ChatError, PocketVlmError
 from pocketvlm.runtime import Chat, GenerationConfig, PocketVlm, load
 from pocketvlm.runtime.row_file import MAGIC
-from pocketvlm.runtime.saved_chat import Bound
+from pocketvlm.runtime.saved_chat import Owner
 from tests.runtime.test_generation import ids_of, model, saying
 from tests.support.bundles import picture
 
@@ -93,7 +93,7 @@ def test_a_file_belongs_to_a_bundle_and_an_engine(bundles: dict[str, Path], tmp_
 
 def test_an_engine_that_gives_out_no_rows_says_so(tmp_path: Path) -> None:
     vlm, _ = model(saying(ids_of("hello")))
-    vlm.__dict__["bound"] = Bound("0", "scripted")  # (its bundle is on no disk)
+    vlm.__dict__["owner"] = Owner("0", "scripted")  # (its bundle is on no disk)
     with vlm.chat() as chat, pytest.raises(ChatError, match="the engine scripted gives out nothing"):
         chat.save(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pocketvlm.bundle.tools import Calls, Results, ToolLayout
+from pocketvlm.bundle.tools import Calls, ToolLayout, ToolResults
 
 LAYOUT = ToolLayout(
     behind_system="\nTools:",
@@ -19,7 +19,7 @@ LAYOUT = ToolLayout(
         between='}</call>\n<call>{"name": "',
         suffix="}</call>",
     ),
-    results=Results(prefix="<|user|>[", between="][", suffix="]<|end|>"),
+    results=ToolResults(prefix="<|user|>[", between="][", suffix="]<|end|>"),
 )
 
 

@@ -130,8 +130,8 @@ def command(
         return
     if save is not None:
         check_writable(save)
-    asking = Asking(max_new_tokens, threads, _known(metrics), _form(json_schema))
-    report, answered = _measure(bundle, named, questions, asking, engine, baseline)
+    ways = WaysToAsk(max_new_tokens, threads, _known(metrics), _form(json_schema))
+    report, answered = _measure(bundle, named, questions, ways, engine, baseline)
     text = json.dumps(report, indent=1)
     if save is not None:
         write_whole(save, f"{text}\n")
@@ -145,7 +145,7 @@ def command(
 
 
 @dataclass(frozen=True)
-class Asking:
+class WaysToAsk:
     """How questions are asked and scored; without ``metrics`` by those of the data."""
 
     max_new_tokens: int
@@ -171,7 +171,7 @@ def _known(metrics: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _measure(
-    bundle: Path, data: str, count: int | None, asking: Asking, engine: str | None, baseline: Path | None
+    bundle: Path, data: str, count: int | None, ways: WaysToAsk, engine: str | None, baseline: Path | None
 ) -> tuple[dict[str, Any], list[Answered]]:
     """Ask the bundle, and the baseline if that is a bundle: the report for JSON, and the bundle's answers.
 
@@ -190,9 +190,9 @@ def _measure(
     if saved is not None:
         check_data(saved, asked.origin, asked.most)
         asked = replace(asked, items=follow(saved, asked.items))
-    report, answered = evaluate(bundle, asked, asking, engine=engine)
+    report, answered = evaluate(bundle, asked, ways, engine=engine)
     if baseline is not None and saved is None:
-        other, _ = evaluate(baseline, open_data(data, count), asking, "baseline")
+        other, _ = evaluate(baseline, open_data(data, count), ways, "baseline")
         saved = results(other, str(baseline))
     if saved is not None:
         comparison = compare([item.outcome.exact for item in answered], saved.exact)
@@ -203,7 +203,7 @@ def _measure(
 def evaluate(
     bundle: Path,
     asked: Questions,
-    asking: Asking,
+    ways: WaysToAsk,
     phase: str = "questions",
     progress: ConsoleProgress | None = None,
     engine: str | None = None,
@@ -223,21 +223,21 @@ def evaluate(
     if first is None:
         raise DataError(f"{one_line(asked.origin.get('file', 'the data'), 120)}: has no questions")
     answered = []
-    with load(bundle, threads=asking.threads, engine=engine) as vlm:
+    with load(bundle, threads=ways.threads, engine=engine) as vlm:
         with located(first.where):
             bench.check_sees(vlm, first)
         with ConsoleProgress() if progress is None else nullcontext(progress) as shown:
             shown.phase(phase, asked.most)
-            for item in bench.answer_all(vlm, chain([first], asked.items), asking.max_new_tokens, asking.constraint):
+            for item in bench.answer_all(vlm, chain([first], asked.items), ways.max_new_tokens, ways.constraint):
                 answered.append(item)
                 shown.advance(1)
         ran = vlm.engine_description
-    names = asking.metrics or asked.metrics
+    names = ways.metrics or asked.metrics
     report = {
         "bundle": identity(open_bundle(bundle)),
         "data": asked.origin,
         "questions": len(answered),
-        "max_new_tokens": asking.max_new_tokens,
+        "max_new_tokens": ways.max_new_tokens,
         "sampling": "greedy",
         "engine": ran,
         "versions": versions(),

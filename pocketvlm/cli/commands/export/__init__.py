@@ -275,15 +275,15 @@ def _interrupted(output: Path) -> str:
 
 def _check_accuracy(staged: Path, data: str, least: float, progress: ConsoleProgress) -> None:
     from pocketvlm.bundle.open import open_bundle
-    from pocketvlm.cli.commands.eval import Asking, check_accuracy, evaluate
+    from pocketvlm.cli.commands.eval import WaysToAsk, check_accuracy, evaluate
     from pocketvlm.questions.data import open_data
     from pocketvlm.runtime.engines import EMULATIONS
 
     # A program for an NPU alone is asked as well as it can be asked here.
     engines = open_bundle(staged).manifest.engines.keys()
     engine = None if engines - EMULATIONS.keys() else EMULATIONS[next(iter(engines))][0]
-    asking = Asking(256, None, ("exact",))
-    report, _ = evaluate(staged, open_data(data, None), asking, progress=progress, engine=engine)
+    ways = WaysToAsk(256, None, ("exact",))
+    report, _ = evaluate(staged, open_data(data, None), ways, progress=progress, engine=engine)
     check_accuracy(report, least)
 
 
