@@ -15,6 +15,7 @@ import pytest
 from android_app.library import aar, apk, build, catalog, maven, programs
 from android_app.library.archives import tree
 from pocketvlm.errors import PocketVlmError
+from pocketvlm.export import export_bundle
 from pocketvlm.runtime import GenerationConfig, load
 from pocketvlm.scenes import draw
 from tests.android.archives import write_archives
@@ -33,13 +34,13 @@ from tests.runtime.test_npu_emulation import npu_bundle
 from tests.support.written_bundle import write_bundle
 
 #: How many tests each has at least; fewer would mean that they were not found.
-LEAST = {"pocketvlm-core": 113, "pocketvlm-android": 35, "sample": 17}
+LEAST = {"pocketvlm-core": 118, "pocketvlm-android": 35, "sample": 17}
 #: Texts by which each kind of tokenizer is compared.
 TEXTS = 400
 #: Graphs that are changed in each way.
 CHANGED = 120
 #: Families whose pictures have their own resolution, or whose tokens see each other.
-NATIVE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl", "gemma3", "paligemma")
+NATIVE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl", "gemma3", "paligemma", "qwen3_5")
 #: Of them those that answer one question.
 ONCE = ("paligemma",)
 QUESTION = "What is the total?"
@@ -68,6 +69,8 @@ def cases(
     write_tokenizers(folder / "tokenizers", [path.read_text() for path in sources], TEXTS)
     write_unicode(folder / "unicode.json")
     write_portable(folder / "portable.json")
+    checkpoint = folder / "families" / "checkpoints" / "qwen3_5"
+    export_bundle(checkpoint, folder / "states", recipe="fp32", backends=["onnx"], max_length=448)
     native = [path for path in families if path.name in NATIVE]
     write_questions(folder, [*reader_bundles.values(), split_bundle, *native], 10)
     write_stored(folder / "store")

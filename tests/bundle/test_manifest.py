@@ -171,6 +171,9 @@ def laid_over(raw: dict[str, Any], version: int) -> None:
 
 
 CONVOLUTION = {"kind": "convolution", "width": 96, "kernel": 3}
+STATE: dict[str, Any] = {
+    "kind": "state", "heads": 4, "key_width": 16, "value_width": 24, "width": 160, "kernel": 4,
+}  # fmt: skip
 
 
 def convolves(raw: dict[str, Any], version: int, *more: Any, engine: str = "onnx", **changes: Any) -> None:
@@ -216,6 +219,8 @@ OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
     lambda raw, version: in_parts(raw, version, window=4, deep=1),
     convolves,
     lambda raw, version: convolves(raw, version, engine="executorch", kernel=64, width=1 << 20),
+    lambda raw, version: convolves(raw, version, **STATE),
+    lambda raw, version: convolves(raw, version, engine="executorch", **STATE),
 )
 
 
@@ -264,9 +269,6 @@ def test_what_format_5_alone_says(bundle: Path, more: Callable[[dict[str, Any], 
                 parse_manifest(text, bundle)
         else:
             parse_manifest(text, bundle)
-
-
-STATE = {"kind": "state", "heads": 4, "key_width": 16, "value_width": 24, "width": 160, "kernel": 4}
 
 
 def keeps_state(raw: dict[str, Any], **changes: Any) -> None:

@@ -90,7 +90,7 @@ class WholePicturesTest {
     }
 
     private companion object {
-        /** With windows, without, with a table and rows for the decoder's first layers, and in parts with convolutions. */
-        val FAMILIES = listOf("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "lfm2_vl")
+        /** With windows, without, with a table and rows for the decoder's first layers, in parts with convolutions, with states. */
+        val FAMILIES = listOf("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "lfm2_vl", "qwen3_5")
     }
 }

@@ -112,12 +112,25 @@ internal class Model(
 /**
  * What a layer keeps of its tokens: keys and values, with heads of the cache's size or of a [headDim] of its own; nothing
  * where it reads those of an earlier layer, its [source]; or where there is a [kernel] what enters a convolution of so many rows,
- * float32 [1, kernel - 1 + length, width], of which the first stand for what was before the first token and are zeros.
+ * float32 [1, kernel - 1 + length, width], of which the first stand for what was before the first token and are zeros. Or a
+ * [state], and of what enters the convolution before it the last rows alone, float32 [1, kernel - 1, width].
  */
-internal class LayerCache(val width: Int = 0, val kernel: Int = 0, val headDim: Int? = null, val source: Int? = null) {
-    val isConvolution: Boolean get() = kernel > 0
-    val isPlain: Boolean get() = kernel == 0 && headDim == null && source == null
+internal class LayerCache(
+    val width: Int = 0,
+    val kernel: Int = 0,
+    val headDim: Int? = null,
+    val source: Int? = null,
+    val state: Matrices? = null,
+) {
+    val isConvolution: Boolean get() = kernel > 0 && state == null
+
+    /** Whether it keeps keys and values of its own. */
+    val isAttention: Boolean get() = kernel == 0 && source == null
+    val isPlain: Boolean get() = isAttention && headDim == null
 }
+
+/** A matrix for each of [heads], float32 [1, heads, key_width, value_width]: one for all tokens so far, zeros at first. */
+internal class Matrices(val heads: Int, val keyWidth: Int, val valueWidth: Int)
 
 /** Of attention a buffer [1, heads, length, head_dim] for keys and one for values; [length] in tokens; [layers]: of each. */
 internal class KvCacheSpec(

@@ -50,14 +50,19 @@ internal fun readPatches(value: Reader): PatchPictures {
     return read
 }
 
+private fun readState(of: Members): LayerCache {
+    val (heads, keys, values) = listOf("heads", "key_width", "value_width").map { of[it].int(1, 1 shl 12) }
+    return LayerCache(of["width"].int(1, 1 shl 20), of["kernel"].int(2, 64), state = Matrices(heads, keys, values))
+}
+
 /** What a layer keeps. */
 internal fun readLayerCache(value: Reader): LayerCache {
     val kinds = value.entries { key, one -> one.takeIf { key == "kind" } }
     val given = kinds["kind"] ?: value.missing("kind")
     val kind = given.choice("attention", "shared", "convolution", "state")
-    if (kind == "state") given.refuse("this library has no states yet; libpocketvlm has")
     if (kind == "attention") return LayerCache(headDim = value.members("kind", "head_dim").given("head_dim")?.int(1, 1 shl 16))
     if (kind == "shared") return LayerCache(source = value.members("kind", "layer")["layer"].int(0, 4095))
+    if (kind == "state") return readState(value.members("kind", "heads", "key_width", "value_width", "width", "kernel"))
     val of = value.members("kind", "width", "kernel")
     return LayerCache(of["width"].int(1, 1 shl 20), of["kernel"].int(1, 64))
 }

@@ -130,7 +130,7 @@ private class ManifestReader(private val root: Reader, private val format: Int, 
         for ((at, one) in caches.withIndex()) {
             if (one.headDim?.toLong() == headDim) given.refuse("a head_dim is the cache's own, which is said by leaving it out")
             val source = one.source ?: continue
-            val isKept = source < at && caches[source].let { !it.isConvolution && it.source == null }
+            val isKept = source < at && caches[source].isAttention
             if (!isKept) given.refuse("a layer reads the cache of no earlier layer with attention")
         }
         if (format < 5) given.refuse("only format 5 has it")

@@ -90,6 +90,8 @@ internal class Generation(
         val width = Math.toIntExact(manifest.enteringWidth)
         val first = cache.position
         val end = endOfChunk(lastSeen, first, manifest.prefillChunk)
+        // An edited question begins at the first, an answer to the same one at the last.
+        if (first == meter.reusedTokens || end == prompt.ids.size) session.keep()
         val here = Where(positions?.copyOfRange(AXES * first, AXES * end), lastSeen.copyOfRange(first, end))
         val logits = parts.engine.step(prompt.ids.copyOfRange(first, end), cache, interrupt, here) { at ->
             encoded[prompt.picture[first + at]]?.let { FloatBuffer.wrap(it, prompt.row[first + at] * width, width) }

@@ -29,13 +29,15 @@ private class Layout(
     val bytes: Long get() = blocks * rows * rowBytes
 }
 
-/** In the order of layers, keys before values. */
+/** In the order of layers, keys before values; of those with a state nothing (`stateArrays`). */
 private fun layouts(manifest: Manifest): List<Layout> = with(manifest.kvCache) {
     val isInt8 = dtype == "int8"
     val type = if (isInt8) OnnxJavaType.INT8 else OnnxJavaType.FLOAT
     layers.flatMapIndexed { layer, cache ->
         val rows = length + maxOf(cache.kernel - 1, 0).toLong()
-        if (cache.isConvolution) {
+        if (cache.state != null) {
+            emptyList()
+        } else if (cache.isConvolution) {
             val shape = longArrayOf(1, rows, cache.width.toLong())
             val bytes = cache.width.toLong() * Float.SIZE_BYTES
             val (past, present) = "past_conv.$layer" to "present_conv.$layer"
@@ -53,18 +55,21 @@ private fun layouts(manifest: Manifest): List<Layout> = with(manifest.kvCache) {
     }
 }
 
-/** Of one conversation's KV cache: of all layers. */
-internal fun kvBytes(manifest: Manifest): Long = layouts(manifest).sumOf { it.bytes }
+/** Of one conversation's KV cache: of all layers, a state twice. */
+internal fun kvBytes(manifest: Manifest): Long = layouts(manifest).sumOf { it.bytes } + 2 * stateBytes(manifest)
 
-/** What the rows of convolutions are as the decoder takes them, by name. */
-internal fun convolutionShapes(manifest: Manifest): Map<String, List<Int>> =
-    layouts(manifest).filter { it.blocks == 1L && it.shape.size == 3 }.associate { one ->
-        one.past to one.shape.map(Math::toIntExact)
+/** What the rows of convolutions, and states, are as the decoder takes them, by name. */
+internal fun ownShapes(manifest: Manifest): Map<String, List<Int>> {
+    val rows = layouts(manifest).filter { it.blocks == 1L && it.shape.size == 3 }.map { it.past to it.shape }
+    return (rows + stateArrays(manifest).map { it.past to it.shape }).associate { (name, shape) ->
+        name to shape.map(Math::toIntExact)
     }
+}
 
 /**
  * The buffers of all layers, keys and values [1, heads, length, head_dim] or the rows of a convolution, each both past and
- * present of the decoder, which writes new rows in place. Rows of tokens from [position] on are never read.
+ * present of the decoder, which writes new rows in place. Rows of tokens from [position] on are never read. A state cannot be
+ * cut: it goes back to a copy of it.
  *
  * @throws OutOfMemoryError [memory] has not so much
  */
@@ -75,6 +80,11 @@ internal class KvCache(environment: OrtEnvironment, manifest: Manifest, memory: 
     val inputs = LinkedHashMap<String, OnnxTensor>()
     val outputs = LinkedHashMap<String, OnnxTensor>()
     var position: Int = 0
+        private set
+
+    /** Null where no layer has one. */
+    var states: States? = null
+        private set
     private val layouts = layouts(manifest)
     private val buffers = ArrayList<KvBuffer>()
 
@@ -89,10 +99,31 @@ internal class KvCache(environment: OrtEnvironment, manifest: Manifest, memory: 
                 inputs[layout.past] = tensor
                 outputs[layout.present] = tensor
             }
+            if (stateArrays(manifest).isNotEmpty()) states = States(environment, manifest, memory)
+            states?.bind(inputs, outputs)
         } catch (error: Throwable) {
             close()
             throw error
         }
+    }
+
+    /** A step has ended, and the cache holds so many tokens. */
+    fun advance(to: Int) {
+        states?.run {
+            flip()
+            bind(inputs, outputs)
+        }
+        position = to
+    }
+
+    /** Forgets the tokens from [to] on, and where there is a state those behind its last copy before: see [position]. */
+    fun rewind(to: Int) {
+        if (to != position) position = states?.rewind(to) ?: to
+    }
+
+    /** So many tokens' rows, and the state behind them, were put here. */
+    fun restored(tokens: Int) {
+        position = tokens
     }
 
     /** The first so many tokens' rows: those of each head in turn, of all layers' keys and values, or of a convolution. */
@@ -108,6 +139,7 @@ internal class KvCache(environment: OrtEnvironment, manifest: Manifest, memory: 
     override fun close() {
         tensors.forEach(OnnxTensor::close)
         buffers.forEach(KvBuffer::close)
+        states?.close()
     }
 }
 

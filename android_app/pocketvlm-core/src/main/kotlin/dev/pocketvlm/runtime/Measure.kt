@@ -15,7 +15,7 @@ internal suspend fun measure(model: LoadedModel, session: Session, prompt: Int, 
         repeat(repeats + 1) { turn ->
             currentCoroutineContext().ensureActive()
             session.keys.clear()
-            val cache = session.cache().also { it.position = 0 }
+            val cache = session.cache().also { it.rewind(0) }
             val start = now()
             var logits = FloatArray(0)
             for (first in 0 until prompt step chunk) {
@@ -25,7 +25,7 @@ internal suspend fun measure(model: LoadedModel, session: Session, prompt: Int, 
             val middle = now()
             repeat(tokens) { logits = engine.step(intArrayOf(argmax(logits)), cache, interrupt) }
             val decoded = secondsSince(middle)
-            cache.position = 0
+            cache.rewind(0)
             if (turn == 0) return@repeat // caches are cold
             prefill.add(prompt / prefilled)
             decode.add(tokens / decoded)

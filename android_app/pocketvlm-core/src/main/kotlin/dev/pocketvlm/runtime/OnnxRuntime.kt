@@ -11,6 +11,7 @@ import dev.pocketvlm.PocketVlmException.BundleDamaged
 import dev.pocketvlm.PocketVlmException.EngineFailed
 import dev.pocketvlm.PocketVlmException.NotPortable
 import dev.pocketvlm.bundle.Bundle
+import dev.pocketvlm.bundle.Manifest
 import dev.pocketvlm.bundle.oneLineOf
 import java.nio.FloatBuffer
 
@@ -61,8 +62,11 @@ internal fun <T> running(name: String, interrupt: Interrupt, run: () -> T): T = 
 internal fun neededBytes(bundle: Bundle): Long {
     val manifest = bundle.manifest
     val files = manifest.engines[ONNX].orEmpty().values.flatMap { listOf(it.file) + it.data }.toSet()
-    return files.sumOf { manifest.files.getValue(it).bytes } + kvBytes(manifest) + RUNTIME_BYTES
+    return files.sumOf { manifest.files.getValue(it).bytes } + conversationBytes(manifest) + RUNTIME_BYTES
 }
+
+/** Of one conversation: its KV cache and the copies of its state. */
+private fun conversationBytes(manifest: Manifest): Long = kvBytes(manifest) + SNAPSHOTS * stateBytes(manifest)
 
 /** ONNX Runtime, the tokenizer, activations of a chunk: what a bundle of nothing would take. */
 private const val RUNTIME_BYTES = 150L shl 20

@@ -37,7 +37,8 @@ private const val BLOCK = 1 shl 16
 
 /**
  * Writes a conversation: [MAGIC], the bundle's SHA-256, messages, each picture's size, digest and tokens, then what the KV
- * cache holds and its rows, head by head; at the end the SHA-256 of it all. The text thread is busy while rows are written.
+ * cache holds, its rows, head by head, and its state with the copies of it; at the end the SHA-256 of it all. The text thread
+ * is busy while rows are written.
  */
 internal suspend fun writeChat(
     to: File,
@@ -129,14 +130,26 @@ private fun DataOutputStream.writeCache(session: Session, withCache: Boolean, di
         writeInt(if (picture == null) key as Int else -1 - digests.indexOf(picture.first))
         writeInt(picture?.second as Int? ?: 0)
     }
-    if (cache == null) return
-    val block = ByteArray(BLOCK)
-    cache.forRows(known.size) { rows ->
-        while (rows.hasRemaining()) {
-            val count = minOf(BLOCK, rows.remaining())
-            rows.get(block, 0, count)
-            write(block, 0, count)
-        }
+    if (cache == null || known.isEmpty()) return
+    cache.forRows(known.size, ::writeBytes)
+    val states = cache.states ?: return
+    val copies = states.kept(known.size)
+    writeInt(copies.size)
+    for (position in copies) {
+        writeInt(position)
+        writeBytes(states.bytes(position))
+    }
+    val isWhole = known.size == keys.size
+    writeBoolean(isWhole)
+    if (isWhole) writeBytes(states.bytes(null))
+}
+
+private fun DataOutputStream.writeBytes(from: ByteBuffer) {
+    val block = ByteArray(minOf(BLOCK, from.remaining()))
+    while (from.hasRemaining()) {
+        val count = minOf(BLOCK, from.remaining())
+        from.get(block, 0, count)
+        write(block, 0, count)
     }
 }
 
@@ -226,17 +239,33 @@ private class ChatReader(
             }
         }
         if (keys.isEmpty()) return
-        val block = ByteArray(BLOCK)
         val cache = session.cache()
-        cache.forRows(keys.size) { rows ->
-            while (rows.hasRemaining()) {
-                val count = minOf(BLOCK, rows.remaining())
-                input.readFully(block, 0, count)
-                rows.put(block, 0, count)
-            }
+        cache.forRows(keys.size, ::readBytes)
+        cache.restored(cache.states?.let { readStates(it, keys.size) } ?: keys.size)
+        session.keys.addAll(keys.take(cache.position))
+    }
+
+    /** The state behind so many tokens, or its last copy before; gives behind how many it is. */
+    private fun readStates(states: States, tokens: Int): Int {
+        var last = 0
+        repeat(number(SNAPSHOTS)) {
+            val position = number(tokens)
+            if (position <= last) damaged()
+            readBytes(states.room(position))
+            last = position
         }
-        cache.position = keys.size
-        session.keys.addAll(keys)
+        if (!input.readBoolean()) return states.rewind(tokens)
+        readBytes(states.room(null))
+        return tokens
+    }
+
+    private fun readBytes(into: ByteBuffer) {
+        val block = ByteArray(minOf(BLOCK, into.remaining()))
+        while (into.hasRemaining()) {
+            val count = minOf(BLOCK, into.remaining())
+            input.readFully(block, 0, count)
+            into.put(block, 0, count)
+        }
     }
 
     private fun number(most: Int): Int = input.readInt().also { if (it !in 0..most) damaged() }

@@ -31,15 +31,30 @@ internal class Session(private val engine: TextEngine, private val manifest: Man
     }
 
     /**
+     * Keeps a copy of the state here, where the model has one, to go back to.
+     *
+     * @throws NoMemory there is no room for one
+     */
+    fun keep() {
+        val cache = held ?: return
+        try {
+            cache.states?.keep(cache.position)
+        } catch (error: OutOfMemoryError) {
+            throw NoMemory("a copy of the conversation's state", stateBytes(manifest), freeMemory(), error)
+        }
+    }
+
+    /**
      * Forgets what is no beginning of [wanted]; how much is left. Its last token never counts: its logits are needed. Nor
-     * does a span in part, by what each token sees ([lastSeen]).
+     * does a span in part, by what each token sees ([lastSeen]). A state leaves less, up to its last copy.
      */
     fun rewound(wanted: List<Any>, lastSeen: IntArray): Int {
         val limit = minOf(keys.size, wanted.size - 1)
         val kept = beginOfSpan(lastSeen, (0 until limit).firstOrNull { keys[it] != wanted[it] } ?: limit)
-        keys.subList(kept, keys.size).clear()
-        held?.position = kept
-        return kept
+        held?.rewind(kept)
+        val left = held?.position ?: 0
+        keys.subList(left, keys.size).clear()
+        return left
     }
 
     /** Gives the cache's memory back, unless an answer is being made with it. */

@@ -105,7 +105,7 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
     }
 
     private fun checkDecoder() {
-        checkInputs("text_decoder", session("text_decoder"), convolutionShapes(manifest))
+        checkInputs("text_decoder", session("text_decoder"), ownShapes(manifest))
         val wanted = LinkedHashMap<String, List<Int>>()
         if (rope != null) for (name in listOf("rope_cos", "rope_sin")) wanted[name] = listOf(-1, rope.pairs)
         if (manifest.hasSpans) wanted["last_seen"] = listOf(-1)
@@ -148,7 +148,7 @@ internal class TextEngine(private val runtime: OnnxRuntime, private val memory: 
                 if (inputs !== single) inputs.close()
             }
         }
-        cache.position = total
+        cache.advance(total)
         logits.duplicate().get(read)
         return read
     }
