@@ -38,8 +38,8 @@ from pocketvlm.export.store.split import check_sizes, check_split
 from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.models.config import DecoderConfig
+from pocketvlm.models.names import POSITIONS
 from pocketvlm.models.rope import rope_tables
-from pocketvlm.models.shapes import POSITIONS
 from pocketvlm.models.stages import newline
 from pocketvlm.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from pocketvlm.strict import first_wrong

@@ -23,7 +23,7 @@ from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
 from pocketvlm.export.graph.lower import lower
 from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.models.config import DecoderConfig, VlmConfig
-from pocketvlm.models.shapes import EMBEDDING_TABLE, ROWS_TABLE
+from pocketvlm.models.names import EMBEDDING_TABLE, ROWS_TABLE
 from pocketvlm.models.stages import Stage, decoder_stages, head_stage, stages_of
 from pocketvlm.quant import GroupedTensor
 

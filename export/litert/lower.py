@@ -16,7 +16,7 @@ from pocketvlm.export.store.as_stored import check_free
 from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.machine.versions import version_numbers
-from pocketvlm.models.shapes import EMBEDDING_TABLE
+from pocketvlm.models.names import EMBEDDING_TABLE
 from pocketvlm.quant import GroupQuantizer, quantizer_of
 from pocketvlm.quant.groups import CHANNEL
 from pocketvlm.recipe import Recipe

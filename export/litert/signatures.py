@@ -13,7 +13,7 @@ from pocketvlm.export.litert.program import LitertFile
 from pocketvlm.export.litert.weights import LitertWeights
 from pocketvlm.export.store.kv_layout import KvLayout
 from pocketvlm.models.config import DecoderConfig, VlmConfig
-from pocketvlm.models.shapes import EMBEDDING_TABLE
+from pocketvlm.models.names import EMBEDDING_TABLE
 from pocketvlm.models.stages import Stage, decoder_stages, head_stage, stages_of
 
 

@@ -34,7 +34,7 @@ from pocketvlm.export.read.calibration import DEFAULT_PICTURES
 from pocketvlm.export.store.as_stored import check_free
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.machine.litert_plugins import CHIPS, QUALCOMM
-from pocketvlm.models.shapes import EMBEDDING_TABLE
+from pocketvlm.models.names import EMBEDDING_TABLE
 
 if TYPE_CHECKING:
     from pocketvlm.models.checkpoint import Checkpoint

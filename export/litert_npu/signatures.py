@@ -23,9 +23,9 @@ from pocketvlm.export.npu.operators import KEY, VALUE
 from pocketvlm.export.npu.program import MASK, ROPE, decoder_head, decoder_layers
 from pocketvlm.export.npu.rounding import TOP16, Scales
 from pocketvlm.models.config import DecoderConfig
+from pocketvlm.models.names import EMBEDDING_TABLE
 from pocketvlm.models.operators import CachedAttend
 from pocketvlm.models.rope import rope_tables
-from pocketvlm.models.shapes import EMBEDDING_TABLE
 from pocketvlm.models.stages import decoder_stages
 
 #: A cache's parts as LiteRT-LM names them, and how the names of their scales end.

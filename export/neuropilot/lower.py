@@ -27,7 +27,7 @@ from pocketvlm.export.read.calibration import DEFAULT_PICTURES
 from pocketvlm.export.store.as_stored import check_free
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.models.shapes import EMBEDDING_TABLE
+from pocketvlm.models.names import EMBEDDING_TABLE
 from pocketvlm.recipe import Recipe
 
 ROPE = "npu_rope.f32"

@@ -11,8 +11,8 @@ from pocketvlm.export.npu.operators import stored_factor
 from pocketvlm.export.store.weights import WeightStore
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.models.config import DecoderConfig, VlmConfig
+from pocketvlm.models.names import EMBEDDING_TABLE, HEAD
 from pocketvlm.models.operators import ChannelScale, LayerNorm, RmsNorm
-from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD
 from pocketvlm.models.stages import Stage, decoder_stages, head_stage, linear_weights, stages_of
 from pocketvlm.quant import GroupQuantizer, Quantizer, quantizer_of
 from pocketvlm.quant.groups import APART, CHANNEL

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from pocketvlm.export.onnx.graph import MICROSOFT, GraphBuilder
 from pocketvlm.export.store.weights import GroupedWeight, StoredWeight, WeightStore
 from pocketvlm.models.config import DecoderConfig
-from pocketvlm.models.shapes import EMBEDDING_TABLE, ROWS_TABLE
+from pocketvlm.models.names import EMBEDDING_TABLE, ROWS_TABLE
 
 
 def token_embedding(store: WeightStore, config: DecoderConfig) -> ir.Model:

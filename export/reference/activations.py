@@ -17,8 +17,8 @@ from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.kv_ranges import kv_ranges
 from pocketvlm.export.reference.stages import Known, LayerOutput, embed, through_layer
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
+from pocketvlm.models.names import HEAD
 from pocketvlm.models.operators import KvCache
-from pocketvlm.models.shapes import HEAD
 from pocketvlm.models.stages import Stage, decoder_stages, linear_weights, normed
 
 

@@ -15,7 +15,7 @@ from pocketvlm.export.reference.scores import kl_divergence
 from pocketvlm.export.reference.stages import Known, Prepare, as_it_is, embed, run_decoder, through_layer
 from pocketvlm.models.checkpoint import Checkpoint, ReadWeight
 from pocketvlm.models.config import DecoderConfig
-from pocketvlm.models.shapes import HEAD
+from pocketvlm.models.names import HEAD
 from pocketvlm.models.stages import decoder_stages, logits, normed
 from pocketvlm.quant import GroupedTensor, GroupQuantizer, Keep, quantizer_of
 from pocketvlm.quant.allocate import Choice

@@ -37,7 +37,7 @@ from pocketvlm.models.directory import (
     read_json,
 )
 from pocketvlm.models.families.family import Family
-from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD
+from pocketvlm.models.names import EMBEDDING_TABLE, HEAD
 from pocketvlm.models.values import Positive
 from pocketvlm.strict import checked
 

@@ -45,10 +45,11 @@ from pocketvlm.models.directory import (
 )
 from pocketvlm.models.families.family import Family, Pieces
 from pocketvlm.models.hub import Transfer, checkpoint_directory
+from pocketvlm.models.names import IMAGE_ROW, POSITIONS, ROWS_TABLE
 from pocketvlm.models.packed import codes_of, with_packed, zero_points_of
 from pocketvlm.models.positions import bucketized
 from pocketvlm.models.quantized import packing_of
-from pocketvlm.models.shapes import IMAGE_ROW, POSITIONS, ROWS_TABLE, expected_shapes
+from pocketvlm.models.shapes import expected_shapes
 
 #: PyTorch's of batch norms, and timm's.
 BATCH_NORM_EPSILON = 1e-5

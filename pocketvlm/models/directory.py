@@ -21,7 +21,8 @@ from pocketvlm.files import check_no_pointer, found, label, read_bounded, readab
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import family_of
 from pocketvlm.models.families.family import Family, Pieces
-from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, QUERIES, is_unused
+from pocketvlm.models.names import EMBEDDING_TABLE, HEAD, QUERIES
+from pocketvlm.models.shapes import is_unused
 from pocketvlm.models.values import READ
 from pocketvlm.strict import checked, first_wrong, parse_json
 

@@ -5,21 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pocketvlm.models.names import EMBEDDING_TABLE, HEAD, IMAGE_ROW, NEWLINE, POSITIONS, QUERIES, ROWS_TABLE
+
 if TYPE_CHECKING:
     from pocketvlm.models.config import DecoderConfig, VlmConfig
     from pocketvlm.models.tower import VisionConfig
 
 Shape = tuple[int, ...]
-#: Of rows that stand beside a token's embedding, a layer's each.
-ROWS_TABLE = "model.embed_tokens_per_layer.weight"
-EMBEDDING_TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-#: What ends each row of a picture whose tiles' tokens are packed.
-NEWLINE = "image_newline"
-#: The row that stands beside image tokens, that of another token.
-IMAGE_ROW = "projector.row.weight"
-#: A resampler's queries, as they enter attention.
-QUERIES = "projector.attend.weight"
-POSITIONS = "vision_tower.embeddings.position_embedding.weight"
 
 
 def expected_shapes(config: VlmConfig) -> dict[str, Shape]:

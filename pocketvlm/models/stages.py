@@ -22,8 +22,8 @@ from pocketvlm.models.blocks.projector import Projection, Resampling
 from pocketvlm.models.blocks.vision import VisionEmbeddings, VisionLayer, layer_options
 from pocketvlm.models.checkpoint import ReadWeight, load, shapes_only
 from pocketvlm.models.config import DecoderConfig, VlmConfig
+from pocketvlm.models.names import EMBEDDING_TABLE, HEAD, NEWLINE, POSITIONS, ROWS_TABLE
 from pocketvlm.models.operators import LayerCache, PicturePlace, RmsNorm, Step, empty_cache
-from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, NEWLINE, POSITIONS, ROWS_TABLE
 from pocketvlm.models.tower import VisionConfig
 from pocketvlm.models.trace import Traced, trace
 

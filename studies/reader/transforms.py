@@ -22,7 +22,7 @@ from pocketvlm.export.read.sample import Sample
 from pocketvlm.export.reference.stages import embed, run_decoder
 from pocketvlm.models.checkpoint import Checkpoint, TensorInfo
 from pocketvlm.models.config import VlmConfig
-from pocketvlm.models.shapes import HEAD
+from pocketvlm.models.names import HEAD
 from pocketvlm.models.stages import decoder_stages, normed
 from pocketvlm.quant import GroupQuantizer
 

@@ -93,8 +93,14 @@ def test_gemma4_resizes_as_transformers_does(width: int, height: int, patch: int
     from transformers.models.gemma4.image_processing_pil_gemma4 import get_aspect_ratio_preserving_size
 
     tile = 3 * patch
-    bounds = {"min_pixels": tile**2, "max_pixels": most * tile**2}
-    tiling = Tiling(tile_size=tile, strategy="gemma4", candidates=((1, 1),), thumbnail="none", **bounds)
+    tiling = Tiling(
+        tile_size=tile,
+        strategy="gemma4",
+        candidates=((1, 1),),
+        thumbnail="none",
+        min_pixels=tile**2,
+        max_pixels=most * tile**2,
+    )
     plan = plan_of((width, height), tiling)
     down, across = get_aspect_ratio_preserving_size(height, width, patch, 9 * most, 3)
     assert plan.resizes == ((across, down),)

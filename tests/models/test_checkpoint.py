@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from pocketvlm.errors import CheckpointError
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
-from pocketvlm.models.shapes import HEAD
+from pocketvlm.models.names import HEAD
 from pocketvlm.models.stages import stages_of
 from pocketvlm.plan.source import read_model
 from tests.support.checkpoints import FAMILIES, edit_weights, tiny_config, write_checkpoint

@@ -18,7 +18,7 @@ from pocketvlm.export.reference.stages import embed, run_decoder
 from pocketvlm.images.patches import laid_over, places
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
-from pocketvlm.models.shapes import IMAGE_ROW, ROWS_TABLE
+from pocketvlm.models.names import IMAGE_ROW, ROWS_TABLE
 from pocketvlm.models.stages import logits
 from pocketvlm.runtime import load
 from tests.support.vision_contract import DIALOGUES, Exported, distance, exported, pictures_of, processed

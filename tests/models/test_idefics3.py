@@ -17,8 +17,8 @@ from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import idefics3
 from pocketvlm.models.families.idefics3 import FAKE, WHOLE
+from pocketvlm.models.names import POSITIONS
 from pocketvlm.models.positions import bucketized
-from pocketvlm.models.shapes import POSITIONS
 from tests.support.checkpoints import edited
 from tests.support.vision_families import IDEFICS3_TEMPLATE, WRITERS
 

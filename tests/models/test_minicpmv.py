@@ -23,9 +23,9 @@ from pocketvlm.images.patches import laid_over, sincos_rows
 from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import minicpmv as family
+from pocketvlm.models.names import QUERIES
 from pocketvlm.models.presets import find_preset
 from pocketvlm.models.presets.write import write_preset
-from pocketvlm.models.shapes import QUERIES
 from pocketvlm.runtime import load
 from tests.support.minicpmv import Model, minicpmv
 from tests.support.planned_slices import check_largest, check_pictures, check_products

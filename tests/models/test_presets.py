@@ -24,13 +24,14 @@ from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import load, open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.families import FAMILIES
+from pocketvlm.models.names import EMBEDDING_TABLE, HEAD, IMAGE_ROW
 from pocketvlm.models.presets import PRESETS, find_preset, gemma, internvl, lfm2, llava, minicpm, qwen_vl
 from pocketvlm.models.presets.frontend import write_frontend
 from pocketvlm.models.presets.smolvlm import spoken
 from pocketvlm.models.presets.spoken import Spoken
 from pocketvlm.models.presets.weights import BLOCK, LOGITS_SPREAD, draw, in_files, spread, weight_bytes, write_weights
 from pocketvlm.models.presets.write import is_preset, size_of, write_preset
-from pocketvlm.models.shapes import EMBEDDING_TABLE, HEAD, IMAGE_ROW, expected_shapes, is_unused, stored_shapes
+from pocketvlm.models.shapes import expected_shapes, is_unused, stored_shapes
 from tests.support.minicpmv import Model as MiniCpmV
 
 TINY = PRESETS["tiny"]
@@ -350,7 +351,7 @@ def test_states_and_logits_keep_their_size(tmp_path: Path, name: str) -> None:
     """In narrower models of the presets' kinds, whose spreads follow from their widths."""
     whole = PRESETS[name].config.text
     if not whole.is_uniform:  # rows beside embeddings are of towers of their own kind
-        kinds = ("sliding_attention", "full_attention") * 2
+        kinds: tuple[Any, ...] = ("sliding_attention", "full_attention") * 2
         whole = replace(whole, layer_types=kinds * 9, num_kv_shared_layers=2, hidden_size_per_layer_input=0)
     text = replace(
         whole, vocab_size=2000, hidden_size=384, head_dim=64, intermediate_size=1024,

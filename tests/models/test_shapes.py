@@ -6,8 +6,9 @@ import pytest
 
 from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import shapes_only
+from pocketvlm.models.names import EMBEDDING_TABLE, NEWLINE, POSITIONS
 from pocketvlm.models.presets import PRESETS
-from pocketvlm.models.shapes import EMBEDDING_TABLE, NEWLINE, POSITIONS, expected_shapes
+from pocketvlm.models.shapes import expected_shapes
 from pocketvlm.models.stages import stages_of
 from tests.support.checkpoints import FAMILIES, tiny_config
 

@@ -10,7 +10,7 @@ import pytest
 
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.directory import Stored
-from pocketvlm.models.shapes import HEAD
+from pocketvlm.models.names import HEAD
 from tests.soak import checkpoints, migrations
 from tests.soak.__main__ import run_cases, summary
 from tests.soak.originals import copy_of

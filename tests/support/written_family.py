@@ -78,7 +78,7 @@ class Written:
 
     def as_given(self, planes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Our numbers as its processor gives them: where the model's own code makes them -1 to 1, from 0 to 1."""
-        return (planes + 1) / 2 if self.is_in_blocks else planes
+        return np.asarray((planes + 1) / 2, np.float32) if self.is_in_blocks else planes
 
     def parts(self, processed: Any) -> list[list[int]] | None:
         """Of each part of a picture its tiles, [across, down]; None where there are none."""

@@ -13,7 +13,7 @@ from typing import Any
 from pocketvlm.errors import CheckpointError, one_line
 from pocketvlm.models.families import gemma4_text
 from pocketvlm.models.families.family import Family, Pieces, check_only, renamed, section
-from pocketvlm.models.shapes import IMAGE_ROW
+from pocketvlm.models.names import IMAGE_ROW
 
 #: Gemma4VisionConfig's, for keys that a config may leave out.
 VISION_DEFAULTS: dict[str, Any] = {

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from pocketvlm.models.config import DecoderConfig
 from pocketvlm.models.families.family import never
-from pocketvlm.models.shapes import ROWS_TABLE
+from pocketvlm.models.names import ROWS_TABLE
 
 Shape = tuple[int, ...]
 Bits = npt.NDArray[np.uint16]
