@@ -40,7 +40,7 @@ TEXTS = 400
 #: Graphs that are changed in each way.
 CHANGED = 120
 #: Families whose pictures have their own resolution, or whose tokens see each other.
-NATIVE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl", "gemma3", "paligemma", "qwen3_5")
+NATIVE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl", "gemma3", "paligemma", "qwen3_5", "gemma4")
 #: Of them those that answer one question.
 ONCE = ("paligemma",)
 QUESTION = "What is the total?"

@@ -197,6 +197,19 @@ def has_tools(raw: dict[str, Any], **own: Any) -> None:
     shows(raw, 5, "chat", tools={**LAYOUT.model_dump(), **own})
 
 
+def by_axis(raw: dict[str, Any], version: int, side: int = 999, **changes: Any) -> None:
+    """Pictures as Gemma 4 cuts them, with a table for each axis."""
+    sees_whole(raw, version, window=None)
+    vision, ratio = raw["vision"], raw["vision"]["downsample_ratio"]
+    tile = vision["tile_size"]
+    vision |= {"strategy": "gemma4", "min_pixels": tile**2, "max_pixels": 9 * tile**2}
+    own = {"most_tokens": 9, "table": "table.bin", "table_side": min(side, 9 * ratio), "table_by_axis": True}
+    patches = {**vision["patches"], **own, **changes}
+    vision["patches"] = {key: value for key, value in patches.items() if value is not None}
+    size = 4 * 2 * 9 * ratio * vision["vision_hidden_size"]
+    raw["files"]["table.bin"] = {**raw["files"]["graph.onnx"], "bytes": size}
+
+
 #: What format 5 alone can say, each with a value.
 OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
     lambda raw, version: spans(raw, version, "image"),
@@ -210,6 +223,7 @@ OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
     lambda raw, version: sees_whole(raw, version, window=None, deep=3),
     lambda raw, version: sees_whole(raw, version, most_tokens=30),
     laid_over,
+    by_axis,
     shares,
     lambda raw, version: shows(raw, version, "model", row_width=16),
     turns_and_sees,
@@ -224,24 +238,10 @@ OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
 )
 
 
-def by_axis(raw: dict[str, Any], version: int, side: int = 999, **changes: Any) -> None:
-    """Pictures as Gemma 4 cuts them, with a table for each axis."""
-    sees_whole(raw, version, window=None)
-    vision, ratio = raw["vision"], raw["vision"]["downsample_ratio"]
-    tile = vision["tile_size"]
-    vision |= {"strategy": "gemma4", "min_pixels": tile**2, "max_pixels": 9 * tile**2}
-    own = {"most_tokens": 9, "table": "table.bin", "table_side": min(side, 9 * ratio), "table_by_axis": True}
-    patches = {**vision["patches"], **own, **changes}
-    vision["patches"] = {key: value for key, value in patches.items() if value is not None}
-    size = 4 * 2 * 9 * ratio * vision["vision_hidden_size"]
-    raw["files"]["table.bin"] = {**raw["files"]["graph.onnx"], "bytes": size}
-
-
-#: The same of slices of any shape, and of a table an axis, which Kotlin does not read.
+#: The same of slices of any shape, which Kotlin does not read.
 IN_SLICES: tuple[Callable[[dict[str, Any], int], None], ...] = (
     in_slices,
     in_slices_of_tokens,
-    by_axis,
     lambda raw, version: shows(raw, version, "image_layout", tile_end=[1], thumbnail_end=[]),
     lambda raw, version: shows(raw, version, "image_layout", numbers=[[1], []]),
     lambda raw, version: shows(raw, version, "chat", between="\n"),

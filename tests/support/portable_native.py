@@ -38,11 +38,12 @@ PROMPTS: tuple[tuple[int | Grid, ...], ...] = (
 SECTIONS = (((2, 3, 3), False), ((4, 2, 2), True), ((24, 20, 20), True), ((3, 0, 3), True), ((1, 0, 1), True))
 
 
-def table(side: int) -> npt.NDArray[np.float32]:
-    """A learned table [side, side, width], as the golden file's description says."""
-    numbers = np.arange(side * side * WIDTH)
+def table(side: int, down: int | None = None) -> npt.NDArray[np.float32]:
+    """A learned table [down, side, width], or [side, side, width], as the golden file's description says."""
+    down = down or side
+    numbers = np.arange(down * side * WIDTH)
     found = ((37 * numbers + numbers // 7) % 101).astype(np.float32) / np.float32(8) - np.float32(6)
-    return found.reshape(side, side, WIDTH)
+    return found.reshape(down, side, WIDTH)
 
 
 def pictures_of(prompt: tuple[int | Grid, ...]) -> tuple[list[int], list[Grid]]:
@@ -77,7 +78,7 @@ def _tables(sides: tuple[int, ...], laid: Laid, ratio: int = 2) -> list[dict[str
             "ratio": ratio,
             "side": side,
             "width": WIDTH,
-            "values": _numbers(laid_over(grid, ratio, table(side), laid)),
+            "values": _numbers(laid_over(grid, ratio, table(side, 2 if laid == "by_axis" else None), laid)),
         }
         for side in sides
         for grid in TABLE_GRIDS
@@ -108,16 +109,18 @@ def golden() -> dict[str, Any]:
             "rope: cos and sin [tiles, ratio * ratio, head_dim / 2] of a picture's patches. windows: side x side tiles "
             "each. tables: a learned table [side, side, width], of which number i is ((37 * i + i / 7) % 101) / 8 - 6, "
             "with i / 7 rounded down, laid over a picture, [tiles, ratio * ratio, width]; resized_tables: as an image "
-            "is resized; bucketed_tables: the entry that each patch falls into. key_rows: what a resampler adds to its "
-            "keys, [tiles, width]. positions: [tokens, 3] of a prompt whose tokens are of these pictures. axes: by "
-            "which a pair of channels turns. most_windows: of a picture of so many tokens. Grids are (across, down) in "
-            "tokens."
+            "is resized; bucketed_tables: the entry that each patch falls into; axis_tables: of two "
+            "tables [2, side, width] the sum of what a patch's column has in the first and its row in the second. "
+            "key_rows: what a resampler adds to its keys, [tiles, width]. positions: [tokens, 3] of a prompt whose "
+            "tokens are of these pictures. axes: by which a pair of channels turns. most_windows: of a picture of so "
+            "many tokens. Grids are (across, down) in tokens."
         ),
         "rope": [_rope(*one) for one in ROPES],
         "windows": [_windows(grid, side) for side in SIDES for grid in GRIDS],
         "tables": _tables(TABLE_SIDES, "stretched"),
         "resized_tables": _tables(RESIZED_SIDES, "resized"),
         "bucketed_tables": [*_tables(RESIZED_SIDES, "bucketed"), *_tables(TABLE_SIDES, "bucketed", 1)],
+        "axis_tables": _tables((18,), "by_axis"),
         "key_rows": [{"grid": grid, "width": 12, "values": _numbers(sincos_rows(grid, 12))} for grid in TABLE_GRIDS],
         "positions": [_positions(prompt) for prompt in PROMPTS],
         "axes": [

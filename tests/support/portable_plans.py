@@ -21,7 +21,7 @@ PARTS = FOLDER.parent / "parts"
 
 
 #: Rules that Kotlin refuses.
-NOT_IN_KOTLIN = ("minicpmv", "gemma4")
+NOT_IN_KOTLIN = ("minicpmv",)
 
 
 def path_of(rule: str) -> Path:

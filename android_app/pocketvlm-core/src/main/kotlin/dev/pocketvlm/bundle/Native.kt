@@ -3,12 +3,14 @@ package dev.pocketvlm.bundle
 import dev.pocketvlm.images.mostTokens
 
 /** Rules of pictures that go through the tower as a whole, or in parts. */
-private val NATIVE_RULES = listOf("smart-resize", "lfm2")
+private val NATIVE_RULES = listOf("smart-resize", "lfm2", "gemma4")
 
 /**
  * A picture goes through the tower as a whole, each of whose tiles is one token. [window]: tiles a side of the squares that
  * most layers let see each other alone. [table]: a file of float32 [tableSide, tableSide, vision width] that is laid over
- * a picture, stretched or [tableResized] as an image is. Without [ropeTheta] nothing turns. [deep]: how many of the decoder's first layers add rows of their own, which lie behind each embedding.
+ * a picture, stretched or [tableResized] as an image is; or where it is [tableByAxis], [2, tableSide, vision width], what a
+ * patch's column has in the first and its row in the second. Without [ropeTheta] nothing turns. [deep]: how many of the
+ * decoder's first layers add rows of their own, which lie behind each embedding.
  */
 internal class PatchPictures(
     val mostTokens: Int,
@@ -18,6 +20,7 @@ internal class PatchPictures(
     val table: String?,
     val tableSide: Int?,
     val tableResized: Boolean,
+    val tableByAxis: Boolean,
     val deep: Int?,
 )
 
@@ -29,10 +32,11 @@ internal class MropePositions(val sections: List<Int>, val interleaved: Boolean,
 
 internal fun readPatches(value: Reader): PatchPictures {
     val of = value.members(
-        "most_tokens", "head_dim", "rope_theta", "window", "table", "table_side", "table_resized", "deep",
+        "most_tokens", "head_dim", "rope_theta", "window", "table", "table_side", "table_resized", "table_by_axis",
+        "deep",
     )
     val theta = of.given("rope_theta")
-    val resized = of.given("table_resized")
+    val laid = listOf("table_resized", "table_by_axis").map(of::given)
     val read = PatchPictures(
         mostTokens = of["most_tokens"].int(1, 1 shl 16),
         headDim = of["head_dim"].int(1, 1 shl 16),
@@ -40,12 +44,13 @@ internal fun readPatches(value: Reader): PatchPictures {
         window = of.given("window")?.int(1, 64),
         table = of.given("table")?.fileName(),
         tableSide = of.given("table_side")?.int(1, 4096),
-        tableResized = resized != null,
+        tableResized = laid[0] != null,
+        tableByAxis = laid[1] != null,
         deep = of.given("deep")?.int(1, 16),
     )
     if (read.headDim % 4 != 0) of["head_dim"].refuse("it must be a multiple of 4")
     if (read.ropeTheta != null && read.ropeTheta <= 0) theta?.refuse("it must be above 0")
-    if (resized?.boolean() == false) resized.refuse("it must be true, or left out")
+    for (one in laid.filterNotNull()) if (!one.boolean()) one.refuse("it must be true, or left out")
     if ((read.table == null) != (read.tableSide == null)) value.refuse("table and table_side belong together")
     return read
 }
@@ -99,8 +104,22 @@ internal fun nativeProblem(vision: Vision): String? {
             "a tile of a picture as patches has downsample_ratio x downsample_ratio of them"
         vision.patches.mostTokens < mostTokens(tiling) -> "patches.most_tokens is less than a picture can have"
         (vision.patches.ropeTheta == null) != inParts -> "patches.rope_theta is of a strategy without parts"
-        vision.patches.tableResized != inParts ->
-            "patches.table_resized is of the strategy lfm2, patches.table_bucketed of minicpmv"
+        else -> axesProblem(vision, vision.patches)
+            ?: "patches.table_resized is of the strategy lfm2, patches.table_bucketed of minicpmv"
+                .takeIf { vision.patches.tableResized != inParts }
+    }
+}
+
+/** The same of what a rule has whose tower has a table for each axis. */
+private fun axesProblem(vision: Vision, native: PatchPictures): String? {
+    val isByAxis = vision.preprocessing.tiling.strategy == "gemma4"
+    return when {
+        native.tableByAxis != isByAxis || (isByAxis && native.table == null) ->
+            "patches.table_by_axis is of the strategy gemma4, which has it"
+        !isByAxis -> null
+        native.window != null || native.deep != null -> "the strategy gemma4 has no windows and nothing deep"
+        (native.tableSide ?: 0) < vision.downsampleRatio * native.mostTokens ->
+            "patches.table_side is less than the patches that a picture can have in a row"
         else -> null
     }
 }
@@ -126,7 +145,7 @@ internal fun tableProblem(manifest: Manifest): String? {
 private fun hasTable(manifest: Manifest, vision: Vision): Boolean {
     val native = vision.patches
     val side = native?.tableSide?.toLong() ?: return true
-    return manifest.hasFloats(native.table, side, side, vision.hiddenSize)
+    return manifest.hasFloats(native.table, if (native.tableByAxis) 2 else side, side, vision.hiddenSize)
 }
 
 /** Whether a listed file has as many float32 as these sizes say, whose product may be beyond 64 bits. */

@@ -57,7 +57,9 @@ internal class VisionSections(private val format: Int) {
     private fun strategy(value: Reader): String = when {
         format < 3 -> value.choice("relaxed", "llava-next", "internvl")
         format < 5 -> value.choice("relaxed", "llava-next", "internvl", "idefics3", "center-crop")
-        else -> value.choice("relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2", "pad-square")
+        else -> value.choice(
+            "relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2", "gemma4", "pad-square",
+        )
     }
 
     private fun patches(value: Reader): PatchPictures {

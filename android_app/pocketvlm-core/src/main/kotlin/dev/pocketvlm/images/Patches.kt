@@ -95,6 +95,17 @@ internal fun interpolated(grid: Grid, ratio: Int, table: FloatArray, side: Int):
     return found
 }
 
+/** Of two learned tables [2, side, width] the sum of each patch's rows, by its column in the first and its row in the second. */
+internal fun byAxis(grid: Grid, ratio: Int, table: FloatArray, side: Int): FloatArray {
+    val width = table.size / (2 * side)
+    val found = FloatArray(Math.multiplyExact(Math.multiplyExact(grid.tiles.toInt(), ratio * ratio), width))
+    var out = 0
+    eachPlace(grid, ratio) { y, x ->
+        for (i in 0 until width) found[out++] = table[x * width + i] + table[(side + y) * width + i]
+    }
+    return found
+}
+
 /** Of a place on one axis: the rows of a table from [first] on that make it, with their [shares]. */
 private class Triangle(val first: Int, val shares: DoubleArray)
 

@@ -59,6 +59,10 @@ internal fun planOf(size: Size, tiling: Tiling): PicturePlan {
             grid = wholePicture(size, tiling, fewest = 0)
             resizes = listOf(inPixels(grid, tile))
         }
+        "gemma4" -> {
+            grid = gemma4(size, tiling)
+            resizes = listOf(inPixels(grid, tile))
+        }
         "internvl" -> {
             grid = internvl(size, tiling)
             resizes = listOf(Size(grid.across * tile, grid.down * tile))
@@ -90,6 +94,7 @@ internal fun tilingProblem(tiling: Tiling): String? =
         tiling.strategy == "idefics3" -> idefics3Problem(tiling)
         tiling.strategy == "smart-resize" -> smartResizeProblem(tiling)
         tiling.strategy == "lfm2" -> lfm2Problem(tiling)
+        tiling.strategy == "gemma4" -> gemma4Problem(tiling)
         tiling.strategy in listOf("center-crop", "pad-square") && Grid(1, 1) !in tiling.candidates ->
             "candidates: they lack the grid that a picture gets"
         else -> null

@@ -66,6 +66,7 @@ internal fun boundsProblem(tiling: Tiling): String? {
 /** Tokens of any picture, or of any part of one, at most. */
 internal fun mostTokens(tiling: Tiling): Long {
     val token = (tiling.tileSize.toLong() * tiling.tileSize).toDouble()
+    if (tiling.strategy == "gemma4") return (checkNotNull(tiling.maxPixels) / token).toLong()
     val least = checkNotNull(tiling.minPixels) / token
     val most = checkNotNull(tiling.maxPixels) / token
     val aspect = sqrt(MOST_ASPECT.toDouble())

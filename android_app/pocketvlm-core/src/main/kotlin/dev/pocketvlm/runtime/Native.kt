@@ -9,6 +9,7 @@ import dev.pocketvlm.bundle.PatchPictures
 import dev.pocketvlm.images.AXES
 import dev.pocketvlm.images.antialiased
 import dev.pocketvlm.images.axisOfPairs
+import dev.pocketvlm.images.byAxis
 import dev.pocketvlm.images.interpolated
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
@@ -25,15 +26,16 @@ internal class PositionTable private constructor(
     private val values: FloatArray,
     private val side: Int,
     private val ratio: Int,
-    private val isResized: Boolean,
+    private val laidOver: (Grid, Int, FloatArray, Int) -> FloatArray,
 ) {
     /** [tiles, patches, vision width] of a picture of so many tiles. */
-    fun rows(grid: Grid): FloatArray =
-        if (isResized) antialiased(grid, ratio, values, side) else interpolated(grid, ratio, values, side)
+    fun rows(grid: Grid): FloatArray = laidOver(grid, ratio, values, side)
 
     companion object {
-        fun of(bundle: Bundle, native: PatchPictures, ratio: Int): PositionTable? =
-            native.table?.let { PositionTable(floatsOf(bundle, it), checkNotNull(native.tableSide), ratio, native.tableResized) }
+        fun of(bundle: Bundle, native: PatchPictures, ratio: Int): PositionTable? = native.table?.let {
+            val laidOver = if (native.tableByAxis) ::byAxis else if (native.tableResized) ::antialiased else ::interpolated
+            PositionTable(floatsOf(bundle, it), checkNotNull(native.tableSide), ratio, laidOver)
+        }
     }
 }
 

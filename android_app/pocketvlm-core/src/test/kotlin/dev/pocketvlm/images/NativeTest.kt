@@ -61,6 +61,15 @@ class NativeTest {
     }
 
     @Test
+    fun `a table an axis is laid over pictures to the bit`() {
+        for (case in golden.cases("axis_tables")) {
+            val side = case.int("side")
+            val table = FloatArray(2 * side * case.int("width")) { i -> (37 * i + i / 7) % 101 / 8f - 6f }
+            assertArrayEquals("$case", floats(case, "values"), byAxis(gridOf(case["grid"]), case.int("ratio"), table, side), 0f)
+        }
+    }
+
+    @Test
     fun `tokens have Python's positions`() {
         holdTo(golden.cases("positions"), "positions") { case ->
             val found = positionsOf(case.ints("pictures").toIntArray(), case.list("grids").map(::gridOf))
@@ -89,6 +98,17 @@ class NativeTest {
         assertEquals("min_pixels: 9001 is not from 1 to max_pixels, 9000", problem(9001, 9000, "none"))
         assertEquals("max_pixels: 783 are less than a token's, 784", problem(1, 783, "none"))
         assertEquals("thumbnail: smart-resize has none", problem(1, 9000, "last"))
+    }
+
+    @Test
+    fun `a most that is no whole tokens is refused in Python's words`() {
+        val problem = { most: Long?, thumbnail: String ->
+            tilingProblem(Tiling(28, "gemma4", listOf(Grid(1, 1)), 0.1, thumbnail, true, null, 784, most))
+        }
+        assertNull(problem(7840, "none"))
+        assertEquals("max_pixels: 7841 are no whole tokens of 784", problem(7841, "none"))
+        assertEquals("min_pixels and max_pixels: gemma4 needs both", problem(null, "none"))
+        assertEquals("thumbnail: gemma4 has none", problem(7840, "first"))
     }
 
     @Test
