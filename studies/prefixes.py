@@ -8,6 +8,7 @@ directory knows the instructions: those of 512 tokens, and a picture behind a sh
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -25,16 +26,39 @@ from studies.true_sizes.study import photo
 
 SCHEMA = "pocketvlm-prefixes/1"
 TOKENS = 512
+#: Of a picture whose tokens this KV cache has room for, pixels.
+SIDE = 768
 QUESTION = "What is the total?"
 CONFIG = GenerationConfig(max_new_tokens=1)
 
 
 def instructions(bundle: Path) -> str:
-    """A system message of about 512 tokens."""
+    """A system message of 512 tokens, with what stands around it."""
+    words = itertools.cycle(
+        [
+            "Answer",
+            "with",
+            "a",
+            "number",
+            "where",
+            "there",
+            "is",
+            "one,",
+            "and",
+            "with",
+            "the",
+            "words",
+            "of",
+            "the",
+            "picture",
+            "else.",
+        ]
+    )
     with load(bundle, threads=1) as vlm:
-        line = "Answer with a number where there is one, and with the words of the picture where there is none. "
-        more = len(vlm.tokenize(asking(line * 2))) - len(vlm.tokenize(asking(line)))
-        return line * (TOKENS // more + 1)
+        behind, text = len(vlm.tokenize(QUESTION)), ""
+        while len(vlm.tokenize(asking(text))) < TOKENS + behind:
+            text += f" {next(words)}"
+    return text
 
 
 def asking(system: str, image: Any = None) -> list[dict[str, Any]]:
@@ -94,7 +118,7 @@ def main(threads: int, repeats: int, cache: Path, output: Path) -> None:
     for engine in ENGINES:
         for name, messages in (
             (f"instructions of {TOKENS} tokens", asking(system)),
-            ("a picture of 1,024 x 768 pixels", asking("Be brief.", photo())),
+            ("a picture of 768 x 768 pixels", asking("Be brief.", photo().resize((SIDE, SIDE)))),
         ):
             rows.append(row(name, bundle, engine, threads, messages, repeats))
             found = rows[-1]
