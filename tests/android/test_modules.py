@@ -34,13 +34,13 @@ from tests.runtime.test_npu_emulation import npu_bundle
 from tests.support.written_bundle import write_bundle
 
 #: How many tests each has at least; fewer would mean that they were not found.
-LEAST = {"pocketvlm-core": 118, "pocketvlm-android": 35, "sample": 17}
+LEAST = {"pocketvlm-core": 126, "pocketvlm-android": 35, "sample": 17}
 #: Texts by which each kind of tokenizer is compared.
 TEXTS = 400
 #: Graphs that are changed in each way.
 CHANGED = 120
 #: Families whose pictures have their own resolution, or whose tokens see each other.
-NATIVE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl", "gemma3", "paligemma", "qwen3_5", "gemma4")
+NATIVE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl", "gemma3", "paligemma", "minicpmv", "qwen3_5", "gemma4")
 #: Of them those that answer one question.
 ONCE = ("paligemma",)
 QUESTION = "What is the total?"

@@ -235,11 +235,6 @@ OF_FORMAT_5: tuple[Callable[[dict[str, Any], int], None], ...] = (
     lambda raw, version: convolves(raw, version, engine="executorch", kernel=64, width=1 << 20),
     lambda raw, version: convolves(raw, version, **STATE),
     lambda raw, version: convolves(raw, version, engine="executorch", **STATE),
-)
-
-
-#: The same of slices of any shape, which Kotlin does not read.
-IN_SLICES: tuple[Callable[[dict[str, Any], int], None], ...] = (
     in_slices,
     in_slices_of_tokens,
     lambda raw, version: shows(raw, version, "image_layout", tile_end=[1], thumbnail_end=[]),
@@ -258,7 +253,7 @@ def of_native_resolution() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("more", [*OF_FORMAT_5, *IN_SLICES])
+@pytest.mark.parametrize("more", OF_FORMAT_5)
 def test_what_format_5_alone_says(bundle: Path, more: Callable[[dict[str, Any], int], None]) -> None:
     for version in (3, 4, 5):
         raw = json.loads((bundle / "manifest.json").read_text())

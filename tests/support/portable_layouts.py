@@ -29,6 +29,18 @@ LAYOUTS = {
         image_start=NOTHING, thumbnail=(7, 8), tile=TILES, row_end=(9,), image_end=(7,), lone=(7, 8), last_row_end=(99,)
     ),
     "LFM2-VL": ImageLayout(image_start=(1,), thumbnail=(5,), tile=TILES, row_end=NOTHING, image_end=(2,), lone=NOTHING),
+    "MiniCPM-V": ImageLayout(
+        image_start=(1,),
+        thumbnail=(2,),
+        tile=(((4,),) * 4,) * 4,
+        row_end=(6,),
+        image_end=NOTHING,
+        lone=(2,),
+        last_row_end=NOTHING,
+        tile_end=(5,),
+        thumbnail_end=(3,),
+        numbers=((20, 9), (21, 22, 9)),
+    ),
     "every piece": ImageLayout(
         image_start=(1, 1),
         thumbnail=(2, 2),
@@ -57,6 +69,13 @@ def golden() -> dict[str, Any]:
         assert [row for row in rows.tolist() if row >= 0] == list(range(sum(counts)))
         case = {"layout": "LFM2-VL", "grid": grid, "thumbnail_index": index, "tokens": counts, "ids": ids.tolist()}
         cases.append(case)
+    for number, (grid, counts) in enumerate((OF_PARTS[0], ((2, 3), (2, 4, 4, 4, 4, 4, 4)))):
+        index = None if grid == (1, 1) else 0
+        given = {"layout": "MiniCPM-V", "grid": grid, "thumbnail_index": index, "tokens": counts, "number": number}
+        ids, _ = image_tokens(
+            grid, index, LAYOUTS["MiniCPM-V"], placeholder=PLACEHOLDER, tokens_per_tile=counts, number=number
+        )
+        cases.append({**given, "ids": ids.tolist()})
     for packed in (1, 7):
         ids, rows = image_tokens(
             (2, 1), 0, LAYOUTS["every piece"], placeholder=PLACEHOLDER, tokens_per_tile=2, packed=packed

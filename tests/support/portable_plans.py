@@ -17,16 +17,11 @@ from pocketvlm.images.rules.smart_resize import MOST_ASPECT
 from pocketvlm.images.tiling import Tiling, grid_candidates
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden" / "plans"
-PARTS = FOLDER.parent / "parts"
-
-
-#: Rules that Kotlin refuses.
-NOT_IN_KOTLIN = ("minicpmv",)
 
 
 def path_of(rule: str) -> Path:
     """A rule's golden file; Kotlin reads all of ``FOLDER``."""
-    return (PARTS if rule in NOT_IN_KOTLIN else FOLDER) / f"{rule}.json"
+    return FOLDER / f"{rule}.json"
 
 
 #: Of every shape; squares, exact grids, and what lies just beside them, where ties and roundings are.
@@ -123,8 +118,7 @@ def golden(rule: str) -> list[dict[str, Any]]:
 
 def write() -> None:
     """One line a size."""
-    for folder in (FOLDER, PARTS):
-        folder.mkdir(exist_ok=True)
+    FOLDER.mkdir(exist_ok=True)
     for rule in (*RULES, *NATIVE_RULES):
         forms = []
         for form in golden(rule):

@@ -15,8 +15,10 @@ import numpy.typing as npt
 
 from pocketvlm.images.open import open_image
 from pocketvlm.images.prepare import Preprocessing, cut_tiles, normalize
+from pocketvlm.images.rules import RULES_OF_PARTS
 from pocketvlm.images.rules.idefics3 import grids
 from pocketvlm.images.rules.lfm2 import grids as lfm2_grids
+from pocketvlm.images.rules.minicpmv import grids as minicpmv_grids
 from pocketvlm.images.rules.smart_resize import MOST_ASPECT
 from pocketvlm.images.tiling import grid_candidates
 
@@ -53,6 +55,8 @@ FORMS: tuple[dict[str, Any], ...] = (
      **SIGLIP},
     {"tile_size": 44, "strategy": "pad-square", "candidates": ((1, 1),), "thumbnail": "none", "pad_color": (3, 90, 255),
      **CLIP},
+    {"tile_size": 5, "strategy": "minicpmv", "candidates": minicpmv_grids(4), "min_pixels": 40**2, "max_pixels": 40**2,
+     "thumbnail": "first", "thumbnail_of_single_tile": False, **SIGLIP},
 )  # fmt: skip
 SIZES = ((1, 1), (1, 300), (72, 72), (71, 73), (144, 143), (500, 37), (333, 512), (640, 480), (1080, 2400))
 
@@ -96,7 +100,7 @@ def golden() -> dict[str, Any]:
         for index, form in enumerate(FORMS)
         for at, size in enumerate(SIZES)
         if form["tile_size"] < 384 or size in ((333, 512), (1080, 2400))
-        if form["strategy"] != "lfm2" or max(size) <= MOST_ASPECT * min(size)
+        if form["strategy"] not in RULES_OF_PARTS or max(size) <= MOST_ASPECT * min(size)
     ]
     content: dict[str, Any] = json.loads(json.dumps({"description": DESCRIPTION, "cases": cases}))
     return content

@@ -57,6 +57,7 @@ class WholePicturesTest {
             Triple("qwen3_vl", "\"interleaved\": true", "\"interleaved\": false"),
             Triple("lfm2_vl", "\"part\": 4", "\"part\": 3"),
             Triple("gemma4", "\"rope_theta\": 100.0", "\"rope_theta\": 3.0"),
+            Triple("minicpmv", "\"between\": \"\\n\"", "\"between\": \" \""),
         )) {
             val asked = cases(family).filter { it.double("temperature") == 0.0 }
             val found = withModel(changed(asked[0], said, instead)) { model ->
@@ -93,8 +94,8 @@ class WholePicturesTest {
     private companion object {
         /**
          * With windows, without, with a table and rows for the decoder's first layers, in parts with convolutions, with states,
-         * and with rows beside embeddings and layers that read another's cache.
+         * with rows beside embeddings and layers that read another's cache, and in slices.
          */
-        val FAMILIES = listOf("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "lfm2_vl", "qwen3_5", "gemma4")
+        val FAMILIES = listOf("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "lfm2_vl", "qwen3_5", "gemma4", "minicpmv")
     }
 }

@@ -29,7 +29,10 @@ internal class Tiling(
     val maxPixels: Long? = null,
     /** tiles along a side of each part that a large picture is cut into */
     val part: Int? = null,
-)
+) {
+    /** Whether the tiles of a part see each other alone, and a large picture has several. */
+    val isInParts: Boolean get() = strategy == "lfm2" || strategy == "minicpmv"
+}
 
 /** How an image becomes numbers: resized by [resizeFilter], padded, then (byte * rescale - mean) / std a channel. */
 internal class Preprocessing(
@@ -57,7 +60,11 @@ internal class Vision(
     val tokensPerSide: Int get() = Math.sqrt(tokensPerTile.toDouble()).toInt()
 }
 
-/** Token ids around an image's tokens. [lone] and [lastRowEnd] stand for tile[0][0] and the last rowEnd, or are null. */
+/**
+ * Token ids around an image's tokens. [lone] and [lastRowEnd] stand for tile[0][0] and the last rowEnd, or are null. Behind the
+ * tokens of each tile stands [tileEnd], behind those of a thumbnail or of a lone tile [thumbnailEnd], behind imageStart the
+ * image's number in the conversation, of the first one numbers[0].
+ */
 internal class ImageLayout(
     val imageStart: List<Int>,
     val thumbnail: List<Int>,
@@ -66,6 +73,9 @@ internal class ImageLayout(
     val imageEnd: List<Int>,
     val lone: List<Int>?,
     val lastRowEnd: List<Int>?,
+    val tileEnd: List<Int>? = null,
+    val thumbnailEnd: List<Int>? = null,
+    val numbers: List<List<Int>>? = null,
 )
 
 /** Literal text around a message; [strip]: its white space is removed at both ends. */
@@ -78,8 +88,8 @@ internal class Around(val prefix: String, val suffix: String)
 internal class Reasoning(val end: String?, val trim: String)
 
 /**
- * The chat template as literals. [behindImages] stands between a question's images and its texts; [singleTurn]: there is no
- * second question.
+ * The chat template as literals. [behindImages] stands between a question's images and its texts, [between] between all of its
+ * parts; [singleTurn]: there is no second question.
  */
 internal class ChatLayout(
     val start: String,
@@ -94,6 +104,7 @@ internal class ChatLayout(
     val stripParts: Boolean,
     val behindImages: String?,
     val singleTurn: Boolean,
+    val between: String?,
 )
 
 /** What was exported; [rowWidth]: channels of a token for each layer that enter the decoder beside its embedding. */

@@ -3,13 +3,14 @@ package dev.pocketvlm.bundle
 import dev.pocketvlm.images.mostTokens
 
 /** Rules of pictures that go through the tower as a whole, or in parts. */
-private val NATIVE_RULES = listOf("smart-resize", "lfm2", "gemma4")
+private val NATIVE_RULES = listOf("smart-resize", "lfm2", "minicpmv", "gemma4")
 
 /**
  * A picture goes through the tower as a whole, each of whose tiles is one token. [window]: tiles a side of the squares that
  * most layers let see each other alone. [table]: a file of float32 [tableSide, tableSide, vision width] that is laid over
- * a picture, stretched or [tableResized] as an image is; or where it is [tableByAxis], [2, tableSide, vision width], what a
- * patch's column has in the first and its row in the second. Without [ropeTheta] nothing turns. [deep]: how many of the
+ * a picture, stretched, [tableResized] as an image is, or [tableBucketed] with the entry that each patch falls into; or where
+ * it is [tableByAxis], [2, tableSide, vision width], what a patch's column has in the first and its row in the second. Without
+ * [ropeTheta] nothing turns. [queries]: tokens that a resampler makes of each part of a picture. [deep]: how many of the
  * decoder's first layers add rows of their own, which lie behind each embedding.
  */
 internal class PatchPictures(
@@ -21,8 +22,13 @@ internal class PatchPictures(
     val tableSide: Int?,
     val tableResized: Boolean,
     val tableByAxis: Boolean,
+    val tableBucketed: Boolean,
+    val queries: Int?,
     val deep: Int?,
-)
+) {
+    /** The tokens of a part of so many tiles. */
+    fun tokensOf(part: Grid): Int = queries ?: part.tiles.toInt()
+}
 
 /**
  * A token has a position on each of three axes, and each pair of a head's channels turns by one of them. [rope]: a file of
@@ -33,10 +39,9 @@ internal class MropePositions(val sections: List<Int>, val interleaved: Boolean,
 internal fun readPatches(value: Reader): PatchPictures {
     val of = value.members(
         "most_tokens", "head_dim", "rope_theta", "window", "table", "table_side", "table_resized", "table_by_axis",
-        "deep",
+        "table_bucketed", "queries", "deep",
     )
     val theta = of.given("rope_theta")
-    val laid = listOf("table_resized", "table_by_axis").map(of::given)
     val read = PatchPictures(
         mostTokens = of["most_tokens"].int(1, 1 shl 16),
         headDim = of["head_dim"].int(1, 1 shl 16),
@@ -44,15 +49,22 @@ internal fun readPatches(value: Reader): PatchPictures {
         window = of.given("window")?.int(1, 64),
         table = of.given("table")?.fileName(),
         tableSide = of.given("table_side")?.int(1, 4096),
-        tableResized = laid[0] != null,
-        tableByAxis = laid[1] != null,
+        tableResized = isThere(of, "table_resized"),
+        tableByAxis = isThere(of, "table_by_axis"),
+        tableBucketed = isThere(of, "table_bucketed"),
+        queries = of.given("queries")?.int(1, 4096),
         deep = of.given("deep")?.int(1, 16),
     )
     if (read.headDim % 4 != 0) of["head_dim"].refuse("it must be a multiple of 4")
     if (read.ropeTheta != null && read.ropeTheta <= 0) theta?.refuse("it must be above 0")
-    for (one in laid.filterNotNull()) if (!one.boolean()) one.refuse("it must be true, or left out")
     if ((read.table == null) != (read.tableSide == null)) value.refuse("table and table_side belong together")
     return read
+}
+
+/** Of what is true or left out. */
+private fun isThere(of: Members, key: String): Boolean {
+    val flag = of.given(key) ?: return false
+    return flag.boolean() || flag.refuse("it must be true, or left out")
 }
 
 private fun readState(of: Members): LayerCache {
@@ -87,7 +99,7 @@ internal fun readPositions(value: Reader): MropePositions {
 internal fun nativeProblem(vision: Vision): String? {
     val tiling = vision.preprocessing.tiling
     val isNative = vision.patches != null
-    val inParts = tiling.part != null
+    val inParts = tiling.isInParts
     val ratio = vision.downsampleRatio
     return when {
         (tiling.minPixels != null) != isNative -> "min_pixels and patches belong together"
@@ -96,7 +108,7 @@ internal fun nativeProblem(vision: Vision): String? {
             val strategy = if (isNative) "smart-resize" else tiling.strategy
             "strategy $strategy and patches belong together"
         }
-        (tiling.strategy == "lfm2") != inParts -> "strategy lfm2 and part belong together"
+        (tiling.strategy == "lfm2") != (tiling.part != null) -> "strategy lfm2 and part belong together"
         vision.patches == null -> null
         vision.tokensPerTile != 1 || vision.packing != null || (tiling.thumbnail != "none" && !inParts) ->
             "a tile of a picture as patches is one token, without thumbnail and packing"
@@ -104,9 +116,21 @@ internal fun nativeProblem(vision: Vision): String? {
             "a tile of a picture as patches has downsample_ratio x downsample_ratio of them"
         vision.patches.mostTokens < mostTokens(tiling) -> "patches.most_tokens is less than a picture can have"
         (vision.patches.ropeTheta == null) != inParts -> "patches.rope_theta is of a strategy without parts"
-        else -> axesProblem(vision, vision.patches)
-            ?: "patches.table_resized is of the strategy lfm2, patches.table_bucketed of minicpmv"
-                .takeIf { vision.patches.tableResized != inParts }
+        else -> partsProblem(tiling.strategy, vision.patches, ratio) ?: axesProblem(vision, vision.patches)
+    }
+}
+
+/** The same of what a rule of parts alone has. */
+private fun partsProblem(strategy: String, patches: PatchPictures, ratio: Long): String? {
+    val isSliced = strategy == "minicpmv"
+    return when {
+        patches.tableResized != (strategy == "lfm2") || patches.tableBucketed != isSliced ->
+            "patches.table_resized is of the strategy lfm2, patches.table_bucketed of minicpmv"
+        patches.queries != null && (!isSliced || ratio != 1L) ->
+            "patches.queries are of the strategy minicpmv, whose tiles are then a patch each"
+        isSliced && (patches.window != null || patches.deep != null) ->
+            "slices of the strategy minicpmv have no windows and nothing deep"
+        else -> null
     }
 }
 
@@ -134,7 +158,7 @@ internal fun tableProblem(manifest: Manifest): String? {
         manifest.vision?.let { hasTable(manifest, it) } == false ->
             "vision.patches.table is no file of as many float32 as its side and the tower's width say"
         positions == null -> null
-        manifest.vision?.preprocessing?.tiling?.part != null -> "positions are of pictures as a whole, not in parts"
+        manifest.vision?.preprocessing?.tiling?.isInParts == true -> "positions are of pictures as a whole, not in parts"
         pairs != wanted -> "positions.sections has $pairs pairs, a head $wanted"
         !manifest.hasFloats(positions.rope, 2, length, pairs) ->
             "positions.rope is no file of a cosine and a sine a position and pair"

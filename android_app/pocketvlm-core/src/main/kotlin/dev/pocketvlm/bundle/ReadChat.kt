@@ -5,7 +5,7 @@ internal class ChatSection(private val format: Int) {
     fun read(value: Reader): ChatLayout {
         val of = value.members(
             "start", "roles", "default_system", "generation_prefix", "reasoning", "image", "text", "images_first",
-            "system_joins", "strip_parts", "behind_images", "single_turn", "tools",
+            "system_joins", "strip_parts", "behind_images", "single_turn", "tools", "between",
         )
         of["roles"].members("system", "user", "assistant")
         of.given("tools")?.let(::checkTools)
@@ -20,16 +20,12 @@ internal class ChatSection(private val format: Int) {
             imagesFirst = flag(of, "images_first"),
             systemJoins = flag(of, "system_joins"),
             stripParts = flag(of, "strip_parts", since = 5),
-            behindImages = of.given("behind_images")?.let(::sinceFormat5)?.literal(),
+            behindImages = of.inFormat5("behind_images", format)?.literal(),
             singleTurn = flag(of, "single_turn", since = 5),
+            between = of.inFormat5("between", format)?.literal(),
         )
         if (read.behindImages != null && !read.imagesFirst) value.refuse("behind_images is of images that come first")
         return read
-    }
-
-    private fun sinceFormat5(given: Reader): Reader {
-        if (format < 5) given.refuse("formats before 5 do not have it")
-        return given
     }
 
     /** Texts of how tools are listed, called and answered, none of which is used here. */

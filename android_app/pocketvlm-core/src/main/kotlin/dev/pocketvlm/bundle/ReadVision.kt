@@ -2,6 +2,9 @@ package dev.pocketvlm.bundle
 
 private const val MAX_SIDE = 64
 
+/** Images of a conversation that a layout has numbers for. */
+private const val MAX_NUMBERS = 256
+
 /** The sections `vision` and `image_layout` of a manifest of this [format]. */
 internal class VisionSections(private val format: Int) {
     fun vision(value: Reader): Vision {
@@ -58,7 +61,8 @@ internal class VisionSections(private val format: Int) {
         format < 3 -> value.choice("relaxed", "llava-next", "internvl")
         format < 5 -> value.choice("relaxed", "llava-next", "internvl", "idefics3", "center-crop")
         else -> value.choice(
-            "relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2", "gemma4", "pad-square",
+            "relaxed", "llava-next", "internvl", "idefics3", "center-crop", "smart-resize", "lfm2", "minicpmv", "gemma4",
+            "pad-square",
         )
     }
 
@@ -99,7 +103,10 @@ internal class VisionSections(private val format: Int) {
     }
 
     fun imageLayout(value: Reader): ImageLayout {
-        val of = value.members("image_start", "thumbnail", "tile", "row_end", "image_end", "lone", "last_row_end")
+        val of = value.members(
+            "image_start", "thumbnail", "tile", "row_end", "image_end", "lone", "last_row_end", "tile_end", "thumbnail_end",
+            "numbers",
+        )
         return ImageLayout(
             imageStart = of["image_start"].tokenIds(),
             thumbnail = of["thumbnail"].tokenIds(),
@@ -108,6 +115,9 @@ internal class VisionSections(private val format: Int) {
             imageEnd = of["image_end"].tokenIds(),
             lone = of.inFormat3("lone", format)?.tokenIds(),
             lastRowEnd = of.inFormat3("last_row_end", format)?.tokenIds(),
+            tileEnd = of.inFormat5("tile_end", format)?.tokenIds(),
+            thumbnailEnd = of.inFormat5("thumbnail_end", format)?.tokenIds(),
+            numbers = of.inFormat5("numbers", format)?.list(1, MAX_NUMBERS) { it.tokenIds() },
         )
     }
 }

@@ -94,6 +94,13 @@ internal class Members(private val reader: Reader, private val values: Map<Strin
         if (given != null && format < 3) given.refuse("formats 1 and 2 do not have it")
         return given
     }
+
+    /** What only format 5 says. */
+    fun inFormat5(key: String, format: Int): Reader? {
+        val given = given(key)
+        if (given != null && format < 5) given.refuse("formats before 5 do not have it")
+        return given
+    }
 }
 
 /** The text as one line of printable characters, cut behind so many. */

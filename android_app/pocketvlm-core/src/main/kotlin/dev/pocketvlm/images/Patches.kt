@@ -106,6 +106,43 @@ internal fun byAxis(grid: Grid, ratio: Int, table: FloatArray, side: Int): Float
     return found
 }
 
+/** Of a learned table of positions [side, side, width] the entry that each patch falls into: [tiles, ratio * ratio, width]. */
+internal fun bucketed(grid: Grid, ratio: Int, table: FloatArray, side: Int): FloatArray {
+    val width = table.size / (side * side)
+    val rows = grid.down * ratio
+    val columns = grid.across * ratio
+    val found = FloatArray(Math.multiplyExact(Math.multiplyExact(rows, columns), width))
+    var out = 0
+    eachPlace(grid, ratio) { y, x ->
+        val from = (y * side / rows * side + x * side / columns) * width
+        table.copyInto(found, out, from, from + width)
+        out += width
+    }
+    return found
+}
+
+/**
+ * What a resampler adds to its keys, [tiles, width]: a quarter of the channels each are sines and cosines of the column, then
+ * of the row, in float32.
+ */
+internal fun sincosRows(grid: Grid, width: Int): FloatArray {
+    val quarter = width / 4
+    val found = FloatArray(Math.multiplyExact(grid.tiles.toInt(), 4 * quarter))
+    for (at in 0 until quarter) {
+        val frequency = (1 / 10000.0.pow((at.toFloat() / quarter).toDouble())).toFloat()
+        for (tile in 0 until grid.tiles.toInt()) {
+            val column = tile % grid.across * frequency
+            val row = tile / grid.across * frequency
+            var out = tile * 4 * quarter + at
+            for (wave in floatArrayOf(sin(column), cos(column), sin(row), cos(row))) {
+                found[out] = wave
+                out += quarter
+            }
+        }
+    }
+    return found
+}
+
 /** Of a place on one axis: the rows of a table from [first] on that make it, with their [shares]. */
 private class Triangle(val first: Int, val shares: DoubleArray)
 

@@ -39,6 +39,7 @@ internal class PicturePlan(
  */
 internal fun planOf(size: Size, tiling: Tiling): PicturePlan {
     if (tiling.strategy == "lfm2") return lfm2(size, tiling)
+    if (tiling.strategy == "minicpmv") return minicpmv(size, tiling)
     val tile = tiling.tileSize
     val resizes: List<Size>
     val grid: Grid
@@ -95,6 +96,7 @@ internal fun tilingProblem(tiling: Tiling): String? =
         tiling.strategy == "smart-resize" -> smartResizeProblem(tiling)
         tiling.strategy == "lfm2" -> lfm2Problem(tiling)
         tiling.strategy == "gemma4" -> gemma4Problem(tiling)
+        tiling.strategy == "minicpmv" -> minicpmvProblem(tiling)
         tiling.strategy in listOf("center-crop", "pad-square") && Grid(1, 1) !in tiling.candidates ->
             "candidates: they lack the grid that a picture gets"
         else -> null

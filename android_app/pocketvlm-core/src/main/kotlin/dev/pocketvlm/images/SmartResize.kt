@@ -10,7 +10,7 @@ import kotlin.math.min
 import kotlin.math.sqrt
 
 /** The longer side by the shorter one, at most. */
-private const val MOST_ASPECT = 200
+internal const val MOST_ASPECT = 200
 
 /**
  * Tokens: whole ones a side and no fewer than [fewest] of them, halves to the even multiple, within the bounds of pixels
@@ -19,11 +19,8 @@ private const val MOST_ASPECT = 200
  * @throws ImageUnusable the picture is too narrow
  */
 internal fun wholePicture(size: Size, tiling: Tiling, fewest: Int): Grid {
+    checkAspect(size)
     val (width, height) = size
-    if (max(width, height).toDouble() / min(width, height) > MOST_ASPECT) {
-        val why = "is too narrow: one side is at most $MOST_ASPECT times the other"
-        throw ImageUnusable("a picture of $width x $height pixels $why")
-    }
     val tile = tiling.tileSize.toDouble()
     val least = checkNotNull(tiling.minPixels)
     val most = checkNotNull(tiling.maxPixels)
@@ -41,6 +38,15 @@ internal fun wholePicture(size: Size, tiling: Tiling, fewest: Int): Grid {
         across = ceil(width * share / tile)
     }
     return Grid(across.toInt(), down.toInt())
+}
+
+/** @throws ImageUnusable the picture is too narrow */
+internal fun checkAspect(size: Size) {
+    val (width, height) = size
+    if (max(width, height).toDouble() / min(width, height) > MOST_ASPECT) {
+        val why = "is too narrow: one side is at most $MOST_ASPECT times the other"
+        throw ImageUnusable("a picture of $width x $height pixels $why")
+    }
 }
 
 /** Of so many tiles, pixels. */
@@ -65,6 +71,7 @@ internal fun boundsProblem(tiling: Tiling): String? {
 
 /** Tokens of any picture, or of any part of one, at most. */
 internal fun mostTokens(tiling: Tiling): Long {
+    if (tiling.strategy == "minicpmv") return mostTokensOfSlice(tiling)
     val token = (tiling.tileSize.toLong() * tiling.tileSize).toDouble()
     if (tiling.strategy == "gemma4") return (checkNotNull(tiling.maxPixels) / token).toLong()
     val least = checkNotNull(tiling.minPixels) / token

@@ -65,7 +65,7 @@ internal fun cutTiles(image: Rgb, preprocessing: Preprocessing): Tiles {
             cutter.cut(canvas, column * tile, index / plan.grid.across * part.down * tile, part)
         }
     }
-    val seen = if (preprocessing.tiling.part == null) listOf(plan.grid) else parts
+    val seen = if (preprocessing.tiling.isInParts) parts else listOf(plan.grid)
     return Tiles(plan.grid, plan.thumbnail, seen, plan.tiles, cutter.pixels)
 }
 

@@ -9,6 +9,7 @@ import dev.pocketvlm.bundle.PatchPictures
 import dev.pocketvlm.images.AXES
 import dev.pocketvlm.images.antialiased
 import dev.pocketvlm.images.axisOfPairs
+import dev.pocketvlm.images.bucketed
 import dev.pocketvlm.images.byAxis
 import dev.pocketvlm.images.interpolated
 import java.nio.ByteBuffer
@@ -33,7 +34,12 @@ internal class PositionTable private constructor(
 
     companion object {
         fun of(bundle: Bundle, native: PatchPictures, ratio: Int): PositionTable? = native.table?.let {
-            val laidOver = if (native.tableByAxis) ::byAxis else if (native.tableResized) ::antialiased else ::interpolated
+            val laidOver = when {
+                native.tableByAxis -> ::byAxis
+                native.tableBucketed -> ::bucketed
+                native.tableResized -> ::antialiased
+                else -> ::interpolated
+            }
             PositionTable(floatsOf(bundle, it), checkNotNull(native.tableSide), ratio, laidOver)
         }
     }

@@ -36,7 +36,7 @@ internal class Picture private constructor(
     val packed: Packed? = packedOf(size, plan, vision)
 
     /** By a rule of parts, how many tokens each has, the thumbnail's among them; null: there are none. */
-    val parts: List<Int>? = vision.preprocessing.tiling.part?.let { plan.parts.map { it.tiles.toInt() } }
+    val parts: List<Int>? = partsOf(plan, vision)
 
     /** How many tokens stand at each place of the layout. */
     val tokensByPlace: List<Int> get() = parts ?: List(plan.tiles) { perTile }
@@ -51,7 +51,7 @@ internal class Picture private constructor(
             val tiles = cutTiles(image, vision.preprocessing)
             val shown = if (vision.packing == null) "" else size.toString()
             val plan = planOf(size, vision.preprocessing.tiling)
-            val seen = if (vision.preprocessing.tiling.part == null) shown else "$shown ${tiles.seen}"
+            val seen = if (vision.preprocessing.tiling.isInParts) "$shown ${tiles.seen}" else shown
             return Picture(size, plan, vision, manifest.sha256, digestOf(tiles, seen), tiles, null)
         }
 
@@ -77,8 +77,11 @@ private fun visionOf(manifest: Manifest): Vision =
 private fun packedOf(size: Size, plan: PicturePlan, vision: Vision): Packed? =
     vision.packing?.let { packed(size, plan.grid, vision.tokensPerSide, it.mostTiles) }
 
+private fun partsOf(plan: PicturePlan, vision: Vision): List<Int>? =
+    vision.patches?.takeIf { vision.preprocessing.tiling.isInParts }?.let { plan.parts.map(it::tokensOf) }
+
 private fun tokensOf(plan: PicturePlan, vision: Vision, packed: Packed?): Int =
-    packed?.tokens ?: Math.multiplyExact(plan.tiles, vision.tokensPerTile)
+    packed?.tokens ?: partsOf(plan, vision)?.sum() ?: Math.multiplyExact(plan.tiles, vision.tokensPerTile)
 
 /** [seen]: what else of it the model sees. */
 private fun digestOf(tiles: Tiles, seen: String): String {

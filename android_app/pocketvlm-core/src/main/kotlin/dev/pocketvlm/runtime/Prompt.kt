@@ -75,6 +75,7 @@ private class PromptBuilder(private val pictures: List<Picture>, private val man
     private val index = ArrayList<Int>()
     private val rows = ArrayList<Int>()
     private var runs = 0
+    private var images = 0
 
     /** Whether nothing was added yet, however little. */
     val isEmpty: Boolean get() = runs == 0
@@ -93,7 +94,7 @@ private class PromptBuilder(private val pictures: List<Picture>, private val man
         checkRoom(tokens) // before they are counted out
         var row = 0 // the k-th token of an image is row k of what the tower makes of its tiles, in their order
         val together = if (vision.patches == null || picture.parts != null) picture.packed?.tokens else tokens
-        for (piece in laidOut(layout, picture.grid, picture.thumbnail, picture.tokensByPlace, together)) {
+        for (piece in laidOut(layout, picture.grid, picture.thumbnail, picture.tokensByPlace, together, images++)) {
             for (id in piece.ids) add(id, -1, -1)
             repeat(piece.tokens) { add(checkNotNull(manifest.imageToken), at, row++) }
         }

@@ -6,6 +6,7 @@ import dev.pocketvlm.bundle.Grid
 import dev.pocketvlm.bundle.PatchPictures
 import dev.pocketvlm.bundle.Vision
 import dev.pocketvlm.images.axialRope
+import dev.pocketvlm.images.sincosRows
 import dev.pocketvlm.images.windowsOf
 import java.nio.FloatBuffer
 
@@ -14,6 +15,7 @@ internal class WholePictures(private val runtime: OnnxRuntime, vision: Vision, p
     private val ratio = Math.toIntExact(vision.downsampleRatio)
     private val perTile = Math.toIntExact(vision.patchesPerTile)
     private val width = Math.toIntExact(vision.hiddenSize)
+    private val hidden = Math.toIntExact(runtime.bundle.manifest.model.hiddenSize)
     private val entering = Math.toIntExact(runtime.bundle.manifest.enteringWidth)
     private val table = PositionTable.of(runtime.bundle, native, ratio)
 
@@ -26,6 +28,7 @@ internal class WholePictures(private val runtime: OnnxRuntime, vision: Vision, p
         val places = HashMap<String, List<Int>>()
         places["patches"] = patches
         for (name in listOf("rope_cos", "rope_sin")) places[name] = listOf(-1, perTile, native.headDim / 2)
+        if (native.queries != null) places["key_rows"] = listOf(-1, perTile, hidden)
         native.window?.let { side ->
             places["window_tiles"] = listOf(-1, side * side)
             places["window_mask"] = listOf(-1, side * side * perTile)
@@ -46,7 +49,7 @@ internal class WholePictures(private val runtime: OnnxRuntime, vision: Vision, p
     /** Room for the patches of so many tiles. */
     fun patches(tiles: Int): FloatBuffer = direct(bytes(4, tiles, perTile, width)).asFloatBuffer()
 
-    /** Tokens [tiles, entering width] of a picture, of whose tiles all patches are given. */
+    /** Tokens [tiles, entering width] of a picture, of whose tiles all patches are given; of a resampler [queries, ...]. */
     fun encoded(encoder: OrtSession, patches: FloatBuffer, grid: Grid, interrupt: Interrupt): FloatArray {
         val tiles = grid.tiles.toInt()
         val given = LinkedHashMap<String, OnnxTensor>()
@@ -55,7 +58,7 @@ internal class WholePictures(private val runtime: OnnxRuntime, vision: Vision, p
             given["patches"] = runtime.tensor(patches, tiles, perTile, width)
             addPlace(grid, given)
             return encoder.run(given, interrupt.options).use { found ->
-                FloatArray(Math.multiplyExact(tiles, entering)).also { (found[0] as OnnxTensor).floatBuffer.get(it) }
+                FloatArray(Math.multiplyExact(native.tokensOf(grid), entering)).also { (found[0] as OnnxTensor).floatBuffer.get(it) }
             }
         } finally {
             given.values.forEach(OnnxTensor::close)
@@ -67,6 +70,10 @@ internal class WholePictures(private val runtime: OnnxRuntime, vision: Vision, p
         val (cos, sin) = axialRope(grid, ratio, native.headDim, native.ropeTheta)
         for ((name, turn) in listOf("rope_cos" to cos, "rope_sin" to sin)) {
             given[name] = tensor(turn, 0, turn.size, tiles, perTile, native.headDim / 2)
+        }
+        if (native.queries != null) {
+            val rows = sincosRows(grid, hidden)
+            given["key_rows"] = tensor(rows, 0, rows.size, tiles, perTile, hidden)
         }
         val side = native.window ?: return
         val cut = windowsOf(grid, side, ratio)

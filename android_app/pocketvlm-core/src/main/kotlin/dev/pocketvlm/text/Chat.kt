@@ -93,11 +93,16 @@ private fun withoutReasoning(answer: String, reasoning: Reasoning): String {
 
 private fun codePoints(text: String): List<String> = text.codePoints().toArray().map { String(Character.toChars(it)) }
 
-/** The parts of a question with what the chat layout puts around each, and behind its images. */
+/** The parts of a question with what the chat layout puts around each, between them and behind its images. */
 private fun question(content: List<Span>, chat: ChatLayout): List<Span> {
-    val parts = content.flatMapTo(ArrayList()) { shown(it, chat) }
-    val around = if (chat.image == null) 1 else 3
-    chat.behindImages?.let { parts.add(around * content.count { part -> part is Span.Image }, Span.Literal(it)) }
+    val parts = ArrayList<Span>()
+    val images = content.count { it is Span.Image }
+    content.forEachIndexed { at, part ->
+        if (at > 0) chat.between?.let { parts.add(Span.Literal(it)) }
+        if (at == images) chat.behindImages?.let { parts.add(Span.Literal(it)) }
+        parts.addAll(shown(part, chat))
+    }
+    if (images == content.size) chat.behindImages?.let { parts.add(Span.Literal(it)) }
     return parts
 }
 

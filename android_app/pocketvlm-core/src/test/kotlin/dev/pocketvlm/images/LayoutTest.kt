@@ -1,11 +1,14 @@
 package dev.pocketvlm.images
 
 import dev.pocketvlm.Case
+import dev.pocketvlm.PocketVlmException.ChatInvalid
 import dev.pocketvlm.bundle.ImageLayout
 import dev.pocketvlm.bundle.hexadecimal
 import dev.pocketvlm.golden
 import dev.pocketvlm.holdTo
 import org.junit.Assert.assertArrayEquals
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertThrows
 import org.junit.Test
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
@@ -22,9 +25,18 @@ class LayoutTest {
             val grid = gridOf(case["grid"])
             val alike = List(grid.tiles.toInt() + 1) { golden.int("tokens_per_tile") }
             val tokens = case["tokens"]?.let(::ids) ?: alike
-            val pieces = laidOut(layout, grid, thumbnail, tokens, case.intOrNull("packed"))
+            val pieces = laidOut(layout, grid, thumbnail, tokens, case.intOrNull("packed"), case.intOrNull("number") ?: 0)
             listOf(pieces.flatMap { piece -> piece.ids + List(piece.tokens) { -1 } })
         }
+    }
+
+    @Test
+    fun `behind the last number an image is refused in Python's words`() {
+        val golden = Case(golden("image_tokens.json"))
+        val layout = layoutOf(Case(Case(golden["layouts"])["MiniCPM-V"]))
+        val count = checkNotNull(layout.numbers).size
+        val error = assertThrows(ChatInvalid::class.java) { laidOut(layout, gridOf(listOf(1L, 1L)), null, listOf(2), number = count) }
+        assertEquals("this bundle has numbers for $count images of a conversation, not for more", error.message)
     }
 
     @Test
@@ -75,6 +87,9 @@ class LayoutTest {
         case.ints("image_end"),
         case["lone"]?.let(::ids),
         case["last_row_end"]?.let(::ids),
+        case["tile_end"]?.let(::ids),
+        case["thumbnail_end"]?.let(::ids),
+        (case["numbers"] as List<*>?)?.map(::ids),
     )
 
     private fun ids(value: Any?): List<Int> = (value as List<*>).map { (it as Long).toInt() }

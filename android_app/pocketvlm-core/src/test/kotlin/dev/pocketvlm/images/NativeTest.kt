@@ -70,6 +70,23 @@ class NativeTest {
     }
 
     @Test
+    fun `patches take the entry of a table that they fall into`() {
+        for (case in golden.cases("bucketed_tables")) {
+            val side = case.int("side")
+            val table = FloatArray(side * side * case.int("width")) { i -> (37 * i + i / 7) % 101 / 8f - 6f }
+            val found = bucketed(gridOf(case["grid"]), case.int("ratio"), table, side)
+            assertArrayEquals("$case", floats(case, "values"), found, 0f)
+        }
+    }
+
+    @Test
+    fun `a resampler's keys have Python's sines and cosines`() {
+        for (case in golden.cases("key_rows")) {
+            assertArrayEquals("$case", floats(case, "values"), sincosRows(gridOf(case["grid"]), case.int("width")), 1e-6f)
+        }
+    }
+
+    @Test
     fun `tokens have Python's positions`() {
         holdTo(golden.cases("positions"), "positions") { case ->
             val found = positionsOf(case.ints("pictures").toIntArray(), case.list("grids").map(::gridOf))
@@ -127,6 +144,31 @@ class NativeTest {
     }
 
     @Test
+    fun `slices that cannot be cut are refused in Python's words`() {
+        assertNull(tilingProblem(SLICES))
+        val most = 448L * 448
+        val problem = { thumbnail: String, ofSingle: Boolean, least: Long?, pixels: Long, part: Int?, grids: List<Grid> ->
+            tilingProblem(Tiling(14, "minicpmv", grids, 0.1, thumbnail, ofSingle, null, least, pixels, part))
+        }
+        val grids = SLICES.candidates
+        for ((thumbnail, ofSingle) in listOf("last" to false, "first" to true)) {
+            val wanted = "thumbnail: minicpmv has it first, and none of a picture that is not cut"
+            assertEquals(wanted, problem(thumbnail, ofSingle, most, most, null, grids))
+        }
+        val wanted = "min_pixels and max_pixels: minicpmv needs both"
+        assertEquals(wanted, problem("first", false, null, most, null, grids))
+        for ((least, pixels) in listOf(448L to most, 448L * 449 to 448L * 449)) {
+            val line = "max_pixels: $pixels is no square of a side, or not min_pixels"
+            assertEquals(line, problem("first", false, least, pixels, null, grids))
+        }
+        assertEquals("part: 4, and minicpmv has slices of any size", problem("first", false, most, most, 4, grids))
+        for (other in listOf(grids.reversed(), grids.dropLast(1))) {
+            val line = "candidates: minicpmv has all grids of its most slices, in its order"
+            assertEquals(line, problem("first", false, most, most, null, other))
+        }
+    }
+
+    @Test
     fun `a narrow picture whose whole is too large is refused`() {
         val tiling = Tiling(4096, "lfm2", listOf(Grid(2, 1)), 0.1, "last", false, null, 1, 33L shl 20, 1)
         val third = List(3) { 1.0 }
@@ -150,6 +192,10 @@ class NativeTest {
 
     private companion object {
         val PARTS = Tiling(28, "lfm2", listOf(Grid(2, 1)), 0.1, "last", false, null, 784, 784L * 100, 4)
+        val SLICES = Tiling(
+            14, "minicpmv", listOf(Grid(1, 1), Grid(1, 2), Grid(2, 1), Grid(1, 3), Grid(3, 1), Grid(1, 4), Grid(2, 2), Grid(4, 1)),
+            0.1, "first", false, null, 448L * 448, 448L * 448,
+        )
         val SMART = Tiling(28, "smart-resize", listOf(Grid(1, 1)), 0.1, "none", true, null, 784, 784L * 100)
     }
 }

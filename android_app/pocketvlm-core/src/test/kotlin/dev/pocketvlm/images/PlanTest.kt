@@ -19,7 +19,7 @@ class PlanTest {
                 val tiling = tilingOf(form)
                 assertNull(tilingProblem(tiling))
                 val own = when {
-                    tiling.part != null -> arrayOf("part", "thumbnail_part")
+                    tiling.isInParts -> arrayOf("part", "thumbnail_part")
                     tiling.strategy == "pad-square" -> arrayOf("square")
                     else -> emptyArray()
                 }

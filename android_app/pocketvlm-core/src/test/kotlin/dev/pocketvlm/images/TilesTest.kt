@@ -22,7 +22,7 @@ class TilesTest {
             val floats = ByteBuffer.allocate(4 * tiles.pixels.size).order(ByteOrder.LITTLE_ENDIAN)
             normalize(tiles, 0, tiles.count, preprocessing, floats.asFloatBuffer())
             val sides = { grid: Grid -> listOf(grid.across, grid.down) }
-            val parts = preprocessing.tiling.part?.let { tiles.seen.map(sides) }
+            val parts = tiles.seen.map(sides).takeIf { preprocessing.tiling.isInParts }
             val found = listOf(sides(tiles.grid), tiles.count, tiles.thumbnail, sha256(tiles.pixels), sha256(floats.array()))
             found + listOf(parts)
         }
