@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from pocketvlm.bundle.fields import MAX_SIDE, Finite, Name, Positive, TokenIds
 from pocketvlm.bundle.files import FileName
 from pocketvlm.bundle.native import PatchPictures, native_problem
-from pocketvlm.images.tiling import ResizeFilter
+from pocketvlm.images.tiling import PicturePlan, ResizeFilter
 from pocketvlm.strict import Closed, dropping_none
 
 #: Rules by which a grid of tiles is chosen.
@@ -85,6 +85,12 @@ class Vision(Closed):
             return 5
         more = self.longest_edge is not None or self.replaces is not None or self.packing is not None
         return 1 if self.strategy in FIRST_STRATEGIES and self.resize_filter == "bicubic" and not more else 3
+
+    def tokens_of(self, plan: PicturePlan) -> int:
+        """The tokens of a picture that is cut so, before they are packed."""
+        if self.patches is not None and self.patches.queries is not None:
+            return self.patches.queries * len(plan.parts)
+        return plan.tiles * self.tokens_per_tile
 
     @property
     def tokens_per_side(self) -> int:

@@ -160,12 +160,7 @@ def put_together(size: Size, pixels: npt.NDArray[np.uint8], preprocessing: Prepr
 
 
 def _tiled(size: Size, plan: PicturePlan, preprocessing: Preprocessing, pixels: npt.NDArray[np.uint8]) -> TiledImage:
-    parts = None
-    if preprocessing.strategy in RULES_OF_PARTS:
-        grids = [plan.part] * (plan.grid[0] * plan.grid[1])
-        if plan.thumbnail_index is not None:
-            grids.insert(plan.thumbnail_index, plan.thumbnail_part)
-        parts = tuple(grids)
+    parts = plan.parts if preprocessing.strategy in RULES_OF_PARTS else None
     return TiledImage(plan.grid, pixels, plan.thumbnail_index, size, parts)
 
 

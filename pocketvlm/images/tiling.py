@@ -59,6 +59,14 @@ class PicturePlan:
         own = 0 if self.thumbnail_index is None else math.prod(self.thumbnail_part)
         return math.prod(self.canvas) + own
 
+    @property
+    def parts(self) -> tuple[Grid, ...]:
+        """What stands at each place, in sequence order, of so many tiles (across, down)."""
+        found = [self.part] * math.prod(self.grid)
+        if self.thumbnail_index is not None:
+            found.insert(self.thumbnail_index, self.thumbnail_part)
+        return tuple(found)
+
     def inset(self, size: Size) -> tuple[int, int]:
         """Where the upper left corner of an image of this size lies in the square."""
         return (self.square - size[0]) // 2, (self.square - size[1]) // 2

@@ -101,8 +101,7 @@ def picture_at(vision: PlannedVision, size: Size) -> PlannedPicture:
     """A picture of so many pixels (width, height)."""
     plan = plan_of(size, vision.preprocessing)
     if vision.slices is not None:
-        whole = () if plan.thumbnail_index is None else (math.prod(plan.thumbnail_part),)
-        slices = (*whole, *[math.prod(plan.part)] * math.prod(plan.grid))
+        slices = tuple(map(math.prod, plan.parts))
         side, (across, down) = vision.preprocessing.tile_size, plan.canvas
         tokens = vision.slices.tokens(slices)
         return PlannedPicture(plan.canvas, sum(slices), tokens, across * side, down * side, slices)

@@ -28,7 +28,7 @@ def tiling_of(query: Mapping[str, str], vision: Vision) -> dict[str, Any]:
     plan = plan_of((width, height), preprocessing)
     across, down = plan.canvas
     tiles = plan.tiles
-    tokens = tiles * vision.tokens_per_tile
+    tokens = vision.tokens_of(plan)
     if vision.packing is not None:
         tokens = packed((width, height), plan.grid, vision.tokens_per_side, vision.packing.most_tiles).tokens
     # What is resized is the picture, or a square in whose middle it lies.

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from pocketvlm.bundle.open import Bundle
+from pocketvlm.cli import main
 from pocketvlm.errors import CapacityError, CheckpointError, ExportError
 from pocketvlm.export import export_bundle
 from pocketvlm.export.read.frontend import read_frontend
@@ -27,6 +29,8 @@ from pocketvlm.models.names import QUERIES
 from pocketvlm.models.presets import find_preset
 from pocketvlm.models.presets.write import write_preset
 from pocketvlm.runtime import load
+from pocketvlm.serve.preview import tiling_of
+from tests.images.test_tiles import noise
 from tests.support.minicpmv import Model, minicpmv
 from tests.support.planned_slices import check_largest, check_pictures, check_products
 from tests.support.vision_contract import DIALOGUES, distance, features_of, pictures_of, processed, said
@@ -166,6 +170,25 @@ def test_a_small_preset_is_written_under_its_makers_names_and_read(tmp_path: Pat
         own.ln_q(own.query), own.attn.in_proj_weight[:width], own.attn.in_proj_bias[:width]
     )
     assert torch.allclose(checkpoint.tensor(QUERIES), wanted, atol=1e-5)
+
+
+# --- What commands say ------------------------------------------------------------------------------------------------
+
+
+def test_commands_count_the_tokens_of_slices(bundle: Bundle, tmp_path: Path) -> None:
+    """Not of their patches."""
+    image = noise(50, 30, seed=1)
+    image.save(tmp_path / "a.png")
+    with load(bundle.location, threads=1) as vlm:
+        count = len(vlm.encode_images([image]))
+    assert count == 5 * 3  # the whole and two slices
+    asked = ["tile", str(tmp_path / "a.png"), "--model", str(bundle.location)]
+    (cut,) = json.loads(CliRunner().invoke(main, [*asked, "--json"]).output)["strategies"]
+    assert (cut["strategy"], cut["tokens"]) == ("minicpmv", count)
+    assert "tiles of 4 px, 5 tokens of the whole and of each slice" in CliRunner().invoke(main, asked).output
+    vision = bundle.manifest.vision
+    assert vision is not None
+    assert tiling_of({"width": "50", "height": "30"}, vision)["tokens"] == count
 
 
 # --- A plan -----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from pocketvlm.images.tiling import MAX_ENUMERATED, Grid, Tiling, grid_candidate
 if TYPE_CHECKING:
     from PIL import Image
 
-    from pocketvlm.bundle.vision import ImagePacking, Vision
+    from pocketvlm.bundle.vision import Vision
     from pocketvlm.images.prepare import Preprocessing
 
 #: drawing: space around and between the panels, and sizes of their two lines of text, pixels
@@ -111,19 +110,24 @@ def command(
     from pocketvlm.images.open import open_image
 
     if model is None:
-        settings, packing = _settings(strategy, tile, candidates, alpha), None
+        settings, own = _settings(strategy, tile, candidates, alpha), None
     else:
         _check_alone(click.get_current_context())
-        settings, tokens_per_tile, packing = _settings_of(model, strategy)
+        settings, own = _settings_of(model, strategy)
+        tokens_per_tile = own.tokens_per_tile
     _check_output(image, output)
     picture = open_image(image)
-    choices = [choose(picture.size, preprocessing, tokens_per_tile, packing) for preprocessing in settings]
+    choices = [choose(picture.size, preprocessing, tokens_per_tile, own) for preprocessing in settings]
     if output:
         _write_png(draw(picture, settings, choices), output)
     if as_json:
         click.echo(_json(image, picture.size, settings[0], tokens_per_tile, choices, output))
     else:
-        _print_table(image, picture.size, settings[0], tokens_per_tile, choices, output)
+        queries = None if own is None or own.patches is None else own.patches.queries
+        each = (
+            f"{tokens_per_tile} tokens each" if queries is None else f"{queries} tokens of the whole and of each slice"
+        )
+        _print_table(image, picture.size, settings[0], each, choices, output)
 
 
 def _settings(strategy: str | None, tile: int, candidates: tuple[Grid, ...], alpha: float) -> list[Preprocessing]:
@@ -159,8 +163,8 @@ def _check_alone(context: click.Context) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} is the model's: leave it out, or --model")
 
 
-def _settings_of(model: str, strategy: str | None) -> tuple[list[Preprocessing], int, ImagePacking | None]:
-    """Of a model's own rule and the paper's, or of one that is asked for; the tokens of its tiles, and their packing.
+def _settings_of(model: str, strategy: str | None) -> tuple[list[Preprocessing], Vision]:
+    """Of a model's own rule and the paper's, or of one that is asked for; and what else it makes of pictures.
 
     :raises PocketVlmError: there is no such model, or it takes no pictures
     """
@@ -169,9 +173,9 @@ def _settings_of(model: str, strategy: str | None) -> tuple[list[Preprocessing],
 
     own = _vision_of(model)
     if own.patches is not None and strategy is None:  # no other rule makes whole pictures of it
-        return [preprocessing_of(own)], own.tokens_per_tile, None
+        return [preprocessing_of(own)], own
     wanted = dict.fromkeys([own.strategy, "relaxed"] if strategy is None else [strategy])
-    return [preprocessing_of(retiled(own, Retiling(name))) for name in wanted], own.tokens_per_tile, own.packing
+    return [preprocessing_of(retiled(own, Retiling(name))) for name in wanted], own
 
 
 def _vision_of(model: str) -> Vision:
@@ -198,9 +202,10 @@ def _vision_of(model: str) -> Vision:
 
 
 def choose(
-    image_size: tuple[int, int], preprocessing: Preprocessing, tokens_per_tile: int, packing: ImagePacking | None = None
+    image_size: tuple[int, int], preprocessing: Preprocessing, tokens_per_tile: int, vision: Vision | None = None
 ) -> Cut:
-    """The grid and the cost of an image of ``image_size`` (width, height) pixels under one strategy."""
+    """The grid and the cost of an image of ``image_size`` (width, height) pixels under one strategy, to a model that
+    has ``vision``."""
     from pocketvlm.images.packing import packed
     from pocketvlm.images.rules import plan_of, rule_of
 
@@ -208,9 +213,9 @@ def choose(
     grid = plan.canvas
     canvas = (grid[0] * preprocessing.tile_size, grid[1] * preprocessing.tile_size)
     tiles = plan.tiles
-    tokens = tiles * tokens_per_tile
-    if packing is not None:
-        tokens = packed(image_size, grid, math.isqrt(tokens_per_tile), packing.most_tiles).tokens
+    tokens = tiles * tokens_per_tile if vision is None else vision.tokens_of(plan)
+    if vision is not None and vision.packing is not None:
+        tokens = packed(image_size, grid, vision.tokens_per_side, vision.packing.most_tiles).tokens
     return Cut(
         strategy=preprocessing.strategy,
         grid=grid,
@@ -307,7 +312,7 @@ def _print_table(
     image: Path,
     image_size: tuple[int, int],
     preprocessing: Preprocessing,
-    tokens_per_tile: int,
+    each: str,
     choices: list[Cut],
     output: Path | None,
 ) -> None:
@@ -317,7 +322,7 @@ def _print_table(
 
     console = rich_console()
     tile = preprocessing.tile_size
-    facts = f"{image_size[0]} x {image_size[1]} px, tiles of {tile} px, {tokens_per_tile} tokens each"
+    facts = f"{image_size[0]} x {image_size[1]} px, tiles of {tile} px, {each}"
     # Text, not markup: a file may be called [bold].png.
     console.print(Text(f"{image}: {facts}"), soft_wrap=True)
     table = Table(box=ROUNDED)
