@@ -1,5 +1,4 @@
-"""MiniCPM-V 4.6 beside what the contract holds: where patches are merged, the same tower in an ExecuTorch program, and
-what is refused."""
+"""MiniCPM-V 4.6 beside what the contract holds: where patches are merged, its plan, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,13 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from pocketvlm.bundle.programs import check_program
 from pocketvlm.errors import CheckpointError, ExportError
-from pocketvlm.export.executorch.methods import PictureMethods
-from pocketvlm.export.executorch.picture import feeds
-from pocketvlm.export.executorch.program import Program
-from pocketvlm.export.executorch.schema import run_method
-from pocketvlm.export.executorch.weights import FloatWeights
 from pocketvlm.export.read.frontend import read_frontend
 from pocketvlm.export.read.image_processor import vision_of
 from pocketvlm.export.reference.stages import encode_tiles
@@ -25,7 +18,6 @@ from pocketvlm.images.prepare import cut_tiles, normalize, preprocessing_of
 from pocketvlm.images.tiling import Grid
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.models.config import VlmConfig
-from pocketvlm.models.stages import place_of
 from tests.support.minicpmv4_6 import minicpmv4_6
 from tests.support.planned_slices import check_largest, check_pictures, check_products
 from tests.support.vision_contract import DIALOGUES, distance, exported, features_of, pictures_of, processed
@@ -73,27 +65,6 @@ def test_patches_are_merged_behind_the_layer_that_the_config_says(
     assert found is not None
     error = distance(found[:, 0].numpy(), wanted)
     assert error < TOLERANCE if equal else error > 1e-2
-
-
-@torch.no_grad()
-def test_the_tower_in_an_executorch_program_is_transformers(written: Written, wanted: Any, tmp_path: Path) -> None:
-    """Whose back end refuses the decoder: the program of the vision part alone, for parts of any size."""
-    checkpoint = open_checkpoint(written.directory)
-    vision = checkpoint.config.vision
-    assert vision is not None
-    program, path = Program(), tmp_path / "vision.pte"
-    PictureMethods(program, FloatWeights(checkpoint.tensor, checkpoint.tensors), checkpoint.config, 64, 43).methods()
-    program.write(path)
-    check_program(memoryview(path.read_bytes()))
-    pixels, grids = cut(checkpoint)
-    assert len(set(grids)) > 1
-    tokens = []
-    for part, grid in zip(pixels.split([across * down for across, down in grids]), grids, strict=True):
-        place = place_of(vision, grid, checkpoint.tensor)
-        assert place.rows is not None
-        patches = run_method(path, "patch_embedding", part, place.rows)[0]
-        tokens.append(run_method(path, "image_tokens", patches, *feeds(place))[0][:, 0])
-    assert distance(torch.cat(tokens).numpy(), wanted) < TOLERANCE
 
 
 # --- A plan -----------------------------------------------------------------------------------------------------------
