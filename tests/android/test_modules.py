@@ -40,7 +40,10 @@ TEXTS = 400
 #: Graphs that are changed in each way.
 CHANGED = 120
 #: Families whose pictures have their own resolution, or whose tokens see each other.
-NATIVE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl", "gemma3", "paligemma", "minicpmv", "qwen3_5", "gemma4")
+NATIVE = (
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl", "gemma3", "paligemma", "minicpmv", "minicpmv4_6", "qwen3_5",
+    "gemma4",
+)  # fmt: skip
 #: Of them those that answer one question.
 ONCE = ("paligemma",)
 QUESTION = "What is the total?"

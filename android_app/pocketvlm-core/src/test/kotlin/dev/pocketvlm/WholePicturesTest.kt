@@ -96,6 +96,6 @@ class WholePicturesTest {
          * With windows, without, with a table and rows for the decoder's first layers, in parts with convolutions, with states,
          * with rows beside embeddings and layers that read another's cache, and in slices.
          */
-        val FAMILIES = listOf("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "lfm2_vl", "qwen3_5", "gemma4", "minicpmv")
+        val FAMILIES = listOf("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "lfm2_vl", "qwen3_5", "gemma4", "minicpmv", "minicpmv4_6")
     }
 }
