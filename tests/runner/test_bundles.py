@@ -121,7 +121,7 @@ def test_caches_of_several_kinds(probe: Probe, bundle: Path) -> None:
         assert both(probe, bundle)
 
 
-@pytest.mark.parametrize("more", [*test_manifest.OF_FORMAT_5, *test_manifest.BY_AXIS])
+@pytest.mark.parametrize("more", test_manifest.OF_FORMAT_5)
 def test_what_format_5_says_of_pictures_and_positions(probe: Probe, bundle: Path, more: Any) -> None:
     path = bundle.parent / "manifest.json"
     for version in (3, 4, 5):
