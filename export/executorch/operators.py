@@ -441,7 +441,7 @@ def _blocks(at: XnnpackContext, call: Call, tokens: Value) -> Value:
         merged = ratio * ratio * width
         return graph.reshape(tokens, [0, merged], [tokens.shape[0] // (ratio * ratio), merged])
     if at.place is not None:
-        return _blocks_of_tiles(graph, call.operator, tokens)
+        return picture.blocks_of_tiles(graph, call.operator, tokens)
     tokens = graph.reshape(tokens, [grid, grid, width])  # [patches, width] -> [rows, columns, width]
     if padding:
         tokens = graph.pad(tokens, [padding, padding, 0])
@@ -449,16 +449,6 @@ def _blocks(at: XnnpackContext, call: Call, tokens: Value) -> Value:
     order = [2, 0, 1, 3, 4] if call.operator.by_column else [0, 2, 1, 3, 4]
     blocks = graph.transpose(graph.reshape(tokens, [side, ratio, side, ratio, width]), order)
     return graph.reshape(blocks, [side * side, ratio * ratio * width])
-
-
-def _blocks_of_tiles(graph: XnnpackGraph, blocks: Blocks, tokens: Value) -> Value:
-    """The same of several tiles: [tiles * patches, width] -> [tiles * blocks, ratio * ratio * width]"""
-    side, ratio, width = blocks.side, blocks.ratio, blocks.width
-    tiles, merged = tokens.shape[0] // blocks.grid**2, ratio * ratio * width
-    cut = [side, ratio, side, ratio, width]
-    # -> [tiles, side, ratio, side, ratio, width] -> [tiles, side, side, ratio, ratio, width]
-    apart = graph.transpose(graph.reshape(tokens, [0, *cut], [tiles, *cut]), [0, 1, 3, 2, 4, 5])
-    return graph.reshape(apart, [0, merged], [tiles * side * side, merged])
 
 
 TABLE: dict[Any, Callable[..., Any]] = {

@@ -19,7 +19,7 @@ from torch import Tensor
 from pocketvlm.export.executorch.attention import UNSEEN, rotated
 from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
 from pocketvlm.images.patches import Floats, window_by_window
-from pocketvlm.models.operators import Attend, AttendLearned, AttendPicture, PicturePlace
+from pocketvlm.models.operators import Attend, AttendLearned, AttendPicture, Blocks, PicturePlace
 from pocketvlm.models.tower import VisionConfig
 
 
@@ -141,3 +141,13 @@ def feeds(place: PicturePlace) -> list[Tensor]:
     tiles = place.window_tiles.numpy()
     tables = [torch.from_numpy(window_by_window(table.numpy(), tiles)) for table in (place.cos, place.sin)]
     return [*tables, place.window_mask.float()]
+
+
+def blocks_of_tiles(graph: XnnpackGraph, blocks: Blocks, tokens: Value) -> Value:
+    """Blocks of the tokens of several tiles: [tiles * patches, width] -> [tiles * blocks, ratio * ratio * width]"""
+    side, ratio, width = blocks.side, blocks.ratio, blocks.width
+    tiles, merged = tokens.shape[0] // blocks.grid**2, ratio * ratio * width
+    cut = [side, ratio, side, ratio, width]
+    # -> [tiles, side, ratio, side, ratio, width] -> [tiles, side, side, ratio, ratio, width]
+    apart = graph.transpose(graph.reshape(tokens, [0, *cut], [tiles, *cut]), [0, 1, 3, 2, 4, 5])
+    return graph.reshape(apart, [0, merged], [tiles * side * side, merged])

@@ -26,6 +26,7 @@ from tests.runtime import test_choice
 from tests.soak.edits import edited
 from tests.soak.hostile import changed, hostile_json, odd_text
 from tests.soak.manifests import WORST
+from tests.support import formats
 from tests.support.hostile_graphs import ATTACKS
 from tests.support.written_bundle import write_bundle
 
@@ -100,10 +101,10 @@ def _changes(raw: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
     for change, key in cases(test_manifest.test_a_wrong_manifest_is_refused_at_its_key):
         yield changed_by(key, change)
-    for index, more in enumerate(test_manifest.OF_FORMAT_5):
+    for index, more in enumerate(formats.OF_FORMAT_5):
         for version in (3, 4, 5):
             yield changed_by(f"format {version} says native {index}", more, version)
-    for index, more in enumerate(test_manifest.OF_FORMAT_3):
+    for index, more in enumerate(formats.OF_FORMAT_3):
         for version in (1, 2, 3):
             yield changed_by(f"format {version} says {index}", more, version)
     for test in (

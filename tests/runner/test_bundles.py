@@ -31,6 +31,7 @@ from tests.bundle import test_manifest, test_open
 from tests.runner.native import Probe
 from tests.runtime import test_choice
 from tests.soak.manifests import WORST
+from tests.support import formats
 from tests.support.written_bundle import CONTENT, JSON_VALUES, MANIFEST, own, places, save, write_bundle
 
 
@@ -100,12 +101,12 @@ def test_what_holds_for_an_engine_is_checked(probe: Probe, bundle: Path) -> None
 
 def test_a_chat_layout_may_drop_reasoning(probe: Probe, bundle: Path) -> None:
     raw = json.loads((bundle / "manifest.json").read_text())
-    test_manifest.drops_reasoning(raw, 3)
+    formats.drops_reasoning(raw, 3)
     save(bundle, raw)
     assert both(probe, bundle)
 
 
-@pytest.mark.parametrize("more", test_manifest.OF_FORMAT_3)
+@pytest.mark.parametrize("more", formats.OF_FORMAT_3)
 def test_what_format_3_says_of_pictures(probe: Probe, bundle: Path, more: Any) -> None:
     raw = json.loads((bundle / "manifest.json").read_text())
     more(raw, 3)
@@ -115,13 +116,13 @@ def test_what_format_3_says_of_pictures(probe: Probe, bundle: Path, more: Any) -
 
 def test_caches_of_several_kinds(probe: Probe, bundle: Path) -> None:
     raw = json.loads((bundle / "manifest.json").read_text())
-    for write in (lambda: test_manifest.convolves(raw, 5), lambda: test_manifest.keeps_state(raw)):
+    for write in (lambda: formats.convolves(raw, 5), lambda: formats.keeps_state(raw)):
         write()
         save(bundle, raw)
         assert both(probe, bundle)
 
 
-@pytest.mark.parametrize("more", test_manifest.OF_FORMAT_5)
+@pytest.mark.parametrize("more", formats.OF_FORMAT_5)
 def test_what_format_5_says_of_pictures_and_positions(probe: Probe, bundle: Path, more: Any) -> None:
     path = bundle.parent / "manifest.json"
     for version in (3, 4, 5):

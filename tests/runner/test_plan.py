@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.bundle.test_manifest import of_native_resolution
 from tests.runner.native import ANSWER, PLAN, Probe
+from tests.support.formats import of_native_resolution
 from tests.support.written_bundle import places
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -21,7 +21,6 @@ from pocketvlm.bundle.vision import ImageLayout
 from pocketvlm.errors import CapacityError, ImageError
 from pocketvlm.images.layout import image_tokens
 from pocketvlm.images.open import open_image
-from pocketvlm.images.packing import pack, packed
 from pocketvlm.images.patches import antialiased, axial_rope, interpolated, windows
 from pocketvlm.images.positions import axis_of_pairs, positions_of
 from pocketvlm.images.prepare import RESIZE_FILTERS, Preprocessing, cut_tiles, normalize
@@ -29,8 +28,6 @@ from pocketvlm.images.rules import NATIVE_RULES, RULES, check_tiling, minicpmv, 
 from pocketvlm.images.rules.idefics3 import grids as idefics3_grids
 from pocketvlm.images.rules.smart_resize import MOST_ASPECT
 from pocketvlm.images.tiling import PAPER_CANDIDATES, ResizeFilter, Tiling
-from pocketvlm.runtime.lookup import Lookup, Pace
-from pocketvlm.runtime.sampling import GenerationConfig, Sampler
 from tests.images.test_tiles import noise
 from tests.images.test_tiling import COLUMNS, enough
 from tests.images.test_tiling import GOLDEN as GRIDS
@@ -40,15 +37,11 @@ from tests.support.portable_layouts import GOLDEN as LAYOUTS
 from tests.support.portable_native import GOLDEN as PLACES
 from tests.support.portable_native import pictures_of
 from tests.support.portable_native import table as learned_table
-from tests.support.portable_packing import GOLDEN as PACKING
-from tests.support.portable_packing import ONEVISION, PACKED, given_tokens
 from tests.support.portable_plans import FORMS, path_of
-from tests.support.portable_sampling import GOLDEN as SAMPLING
 from tests.support.portable_spans import GOLDEN as SPANS
 from tests.support.portable_tiles import GOLDEN as TILES
 from tests.support.portable_tiles import pixels
 
-GOLDEN: dict[str, Any] = json.loads(SAMPLING.read_text(encoding="utf-8"))
 MEASURED = ("grid", "tiles", "thumbnail_index", "sha256", "normalized_sha256", "parts")
 
 
@@ -368,33 +361,6 @@ def test_ends_and_numbers_of_a_layout_are_pythons(
         image_tokens(grid, thumbnail, layout, placeholder=-1, tokens_per_tile=tokens, number=2)
 
 
-def test_golden_packing(probe: Probe) -> None:
-    for case in json.loads(PACKING.read_text(encoding="utf-8")):
-        asked = {key: case.pop(key) for key in ("size", "grid", "side", "most_tiles")}
-        assert probe("packing", **asked) == case, asked
-
-
-def test_golden_packed_tokens(probe: Probe) -> None:
-    golden = json.loads(PACKED.read_text(encoding="utf-8"))
-    for case in golden["cases"]:
-        tokens, newline = given_tokens((case["grid"][0] * case["grid"][1] + 1) * case["side"] ** 2)
-        asked = {key: case[key] for key in ("size", "grid", "side", "most_tiles")}
-        found = probe("pack", **asked, given=tokens.ravel().tolist(), newline=newline.tolist())
-        assert hashlib.sha256(np.array(found, "<f4").tobytes()).hexdigest() == case["sha256"], asked
-
-
-@pytest.mark.parametrize("most_tiles", [None, 2])
-@pytest.mark.parametrize("size", [(300, 100), (100, 300), (500, 500), (1, 4000)])
-def test_packed_tokens_are_pythons(probe: Probe, size: tuple[int, int], most_tiles: int | None) -> None:
-    grid, side, hidden = plan_of(size, ONEVISION).grid, 3, 2
-    plan = packed(size, grid, side, most_tiles)
-    tokens = np.random.default_rng(0).normal(size=((grid[0] * grid[1] + 1) * side**2, hidden)).astype(np.float32)
-    newline = np.array([7, 8], np.float32)
-    asked: dict[str, Any] = {"size": size, "grid": grid, "side": side, "most_tiles": most_tiles}
-    found = probe("pack", **asked, given=tokens.ravel().tolist(), newline=newline.tolist())
-    assert np.abs(np.array(found) - pack(tokens, plan, newline).ravel()).max() < 1e-6
-
-
 def test_golden_grids(probe: Probe) -> None:
     with GRIDS.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -494,64 +460,6 @@ def test_a_size_that_is_too_large_is_refused(probe: Probe, tmp_path: Path) -> No
     line = probe.refused("tiles", **{**case, "path": tmp_path / "rgba", "width": 20000, "height": 1})
     assert line is not None
     assert "16384 pixels a side" in line
-
-
-def test_golden_random_numbers(probe: Probe) -> None:
-    for row in GOLDEN["splitmix64"]:
-        outputs = probe("numbers", seed=int(row["seed"]), count=len(row["outputs"]))
-        assert outputs == [list(pair) for pair in zip(row["outputs"], row["doubles"], strict=True)]
-
-
-@pytest.mark.parametrize("sequence", GOLDEN["sequences"], ids=lambda sequence: sequence["name"])
-def test_golden_sequences(probe: Probe, sequence: dict[str, Any]) -> None:
-    asked = {key: sequence[key] for key in ("temperature", "top_k", "top_p", "repetition_penalty", "logit_bias", "seen")
-             if key in sequence}  # fmt: skip
-    tables, count = GOLDEN["logits"][sequence["logits"]], len(sequence["tokens"])
-    found = probe("sample", logits=tables, seed=int(sequence["seed"]), count=count, **asked)
-    assert found == sequence["tokens"]
-
-
-@given(tokens=st.lists(st.integers(-1, 4), max_size=40), most=st.integers(0, 20))
-@settings(deadline=None)
-def test_drafts_are_pythons(probe: Probe, tokens: list[int], most: int) -> None:
-    assert probe("drafts", tokens=tokens, most=most) == Lookup(tokens).draft(most)
-
-
-@given(steps=st.lists(st.tuples(st.floats(0.5, 3), st.integers(0, 16)), max_size=60))
-@settings(deadline=None)
-def test_drafts_are_as_long_as_pythons(probe: Probe, steps: list[tuple[float, int]]) -> None:
-    pace, most = Pace(), [0]
-    for seconds, held in steps:
-        pace.took(seconds, most[-1], min(held, most[-1]))
-        most.append(pace.most())
-    assert probe("paces", steps=steps) == most
-
-
-@pytest.mark.parametrize("case", GOLDEN["adjustments"], ids=lambda case: case["name"])
-def test_golden_adjustments(probe: Probe, case: dict[str, Any]) -> None:
-    asked = {key: case[key] for key in ("repetition_penalty", "logit_bias", "seen")}
-    assert probe("adjust", logits=GOLDEN["logits"][case["logits"]][0], **asked) == case["adjusted"]
-
-
-@given(
-    logits=st.lists(st.floats(-50, 50, width=32).map(lambda value: round(value, 1)), min_size=1, max_size=70),
-    temperature=st.sampled_from([0.0, 0.01, 0.7, 1.0, 3.0]),
-    top_k=st.integers(0, 8),
-    top_p=st.sampled_from([0.1, 0.5, 0.9, 1.0]),
-    seed=st.integers(0, 2**64 - 1),
-)
-def test_tokens_are_pythons(
-    probe: Probe, logits: list[float], temperature: float, top_k: int, top_p: float, seed: int
-) -> None:
-    rule: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    sampler, row = Sampler(GenerationConfig(**rule)), np.array(logits, np.float32)
-    assert probe("sample", logits=[row.tolist()], count=6, **rule) == [sampler(row) for _ in range(6)]
-
-
-def test_logits_that_are_no_numbers_choose_nothing(probe: Probe) -> None:
-    # A double beyond float32's range is infinity there; JSON has no other way to say it.
-    answer = probe._said("sample", {"logits": [[0.0] * 20 + [1e39] + [0.0] * 20], "count": 1})
-    assert answer == {"refused": 1, "line": "the model's logits are not numbers: export it again"}
 
 
 @pytest.mark.parametrize("size", [0, 1, 55, 56, 63, 64, 65, 65535, 65536, 65537, 200_000, 3 << 20])
