@@ -19,6 +19,7 @@ from pocketvlm.plan.model import (
     GATED_MLP_TENSORS,
     MLP_TENSORS,
     MOST_POSITIONS,
+    ROWS,
     STREAMS,
     TEXT_PARTS,
     VISION_PARTS,
@@ -112,7 +113,8 @@ def memory_parts(model: PlannedModel, device: Device, use: Use) -> dict[str, int
     """Bytes by part, in the order in which they are used. A part that a model lacks has 0."""
     size = device.activation_size.value
     return {
-        **{name: model.parts[name].bytes for name in (*VISION_PARTS, *TEXT_PARTS)},
+        # rows beside embeddings are read from their file, one a token
+        **{name: 0 if name == ROWS else model.parts[name].bytes for name in (*VISION_PARTS, *TEXT_PARTS)},
         KV_CACHE: use.kv_length * model.kv_row_bytes + model.fixed_cache_bytes,
         CHUNK: _chunk_bytes(model, use.kv_length, size),
         BATCH: 0 if model.vision is None else _batch_bytes(model.vision, use.tiles_at_once, size),
@@ -207,7 +209,7 @@ def _most_positions(model: PlannedModel) -> int:
 def _chunk_bytes(model: PlannedModel, kv_length: int, size: float) -> int:
     """Of a layer over a whole chunk: streams and MLP, scores of every head over a full KV cache, the keys and values of
     an INT8 cache as the layer computes with them; and the logits of one token, in float32."""
-    rows = model.chunk * (STREAMS * model.hidden + GATED_MLP_TENSORS * model.inner)
+    rows = model.chunk * (STREAMS * model.hidden + GATED_MLP_TENSORS * model.inner + model.rows)
     scores = model.heads * model.chunk * kv_length
     dequantized = 2 * model.kv_heads * model.head_size * kv_length if model.kv_type == "int8" else 0
     return round(size * (rows + scores + dequantized)) + FLOAT_BYTES * model.vocabulary
@@ -215,7 +217,7 @@ def _chunk_bytes(model: PlannedModel, kv_length: int, size: float) -> int:
 
 def _token_bytes(model: PlannedModel, vision: PlannedVision, picture: PlannedPicture) -> int:
     """Of a picture's tokens, with the rows beside them, in float32."""
-    return FLOAT_BYTES * model.hidden * (1 + vision.deep) * picture.tokens
+    return FLOAT_BYTES * (model.hidden * (1 + vision.deep) + model.rows) * picture.tokens
 
 
 def _batch_bytes(vision: PlannedVision, tiles: int, size: float) -> int:

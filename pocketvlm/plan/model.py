@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from pocketvlm.bundle.caches import ConvolutionCache, StateCache
+from pocketvlm.bundle.caches import AttentionCache, ConvolutionCache, KvCacheSpec, SharedCache, StateCache
 from pocketvlm.bundle.defaults import MOST_PATCH_TOKENS, PREFILL_CHUNK, SNAPSHOTS, TILE_BATCH
 from pocketvlm.bundle.kv import FLOAT_BYTES, STATES, bundle_state_bytes, kv_cache_bytes, row_cache_bytes
 from pocketvlm.bundle.towers import is_convolutional
@@ -29,10 +29,13 @@ if TYPE_CHECKING:
     from pocketvlm.recipe import Recipe
 
 PATCHES, ENCODER, PROJECTOR = "patch embedding", "vision encoder", "projector"
-TABLE, DECODER, HEAD = "embedding table", "decoder", "head"
-VISION_PARTS, TEXT_PARTS = (PATCHES, ENCODER, PROJECTOR), (TABLE, DECODER, HEAD)
+TABLE, ROWS, DECODER, HEAD = "embedding table", "rows beside embeddings", "decoder", "head"
+VISION_PARTS, TEXT_PARTS = (PATCHES, ENCODER, PROJECTOR), (TABLE, ROWS, DECODER, HEAD)
 #: In the names of weights that no row is multiplied with, but for element by element.
-NOT_MULTIPLIED = ("norm", "position_embedding", "class_token", "_scale.weight", ".kernel.", ".decay.", ".attend.")
+NOT_MULTIPLIED = (
+    "norm", "position_embedding", "class_token", "_scale.weight", ".kernel.", ".decay.", ".attend.",
+    "embed_tokens_per_layer", "projector.row.",
+)  # fmt: skip
 #: How the names of a part's weights begin; the first that fits counts.
 PREFIXES = (
     ("vision_tower.embeddings.", PATCHES),
@@ -41,6 +44,7 @@ PREFIXES = (
     ("projector.", PROJECTOR),
     ("image_newline", PROJECTOR),
     ("model.embed_tokens.", TABLE),
+    ("model.embed_tokens_per_layer.", ROWS),
     ("model.", DECODER),
     ("lm_head.", HEAD),
 )
@@ -53,7 +57,6 @@ HUGE = 1 << 12
 STREAMS, MLP_TENSORS, GATED_MLP_TENSORS = 3, 2, 3
 #: A float32 weight has 32 bits; more than this is no weight.
 MOST_BITS = 64
-LAYERS_NOT_PLANNED = "layers that read another's cache, or rows beside embeddings, are not yet planned"
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,12 @@ class PlannedVision:
 @dataclass(frozen=True)
 class PlannedModel:
     """A model as it is stored. ``positions`` is the longest KV cache that it takes, None where that is not known;
-    ``convolutions``, ``states``: layers that have one in place of attention; ``state_bytes``: of one copy of them."""
+    ``convolutions``, ``states``: layers that have one in place of attention; ``state_bytes``: of one copy of them.
+
+    ``attending``, ``keeping``: sizes of a head, summed over the layers that have attention, and over those that have
+    keys and values of their own; ``head_size`` is the largest, ``inner`` the widest MLP's. ``rows``: channels of all
+    layers that stand beside a token's embedding.
+    """
 
     name: str
     recipe: str
@@ -159,14 +167,12 @@ class PlannedModel:
     positions: int | None
     chunk: int
     vision: PlannedVision | None
+    attending: int
+    keeping: int
     convolutions: int = 0
     states: int = 0
     state_bytes: int = 0
-
-    @property
-    def attentions(self) -> int:
-        """Layers with attention; the others have a convolution or a state."""
-        return self.layers - self.convolutions - self.states
+    rows: int = 0
 
     @property
     def state_products(self) -> int:
@@ -195,14 +201,16 @@ class PlannedModel:
     @property
     def kv_row_bytes(self) -> int:
         """What all layers keep of one token: keys and values, or what enters a convolution."""
-        return self.attended_bytes + row_cache_bytes(layers=self.convolutions, width=self.hidden, rows=1)
+        return self._cache_bytes(self.keeping) + row_cache_bytes(layers=self.convolutions, width=self.hidden, rows=1)
 
     @property
     def attended_bytes(self) -> int:
-        """What each later token reads of one: a convolution reads its last rows alone, which are few."""
-        return kv_cache_bytes(
-            layers=self.attentions, heads=self.kv_heads, head_size=self.head_size, tokens=1, dtype=self.kv_type
-        )
+        """What each later token reads of one, by layers that read another's again; a convolution reads its last rows
+        alone, which are few."""
+        return self._cache_bytes(self.attending)
+
+    def _cache_bytes(self, sizes: int) -> int:
+        return kv_cache_bytes(layers=1, heads=self.kv_heads, head_size=sizes, tokens=1, dtype=self.kv_type)
 
 
 def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int | None) -> PlannedModel:
@@ -213,8 +221,6 @@ def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int
     :raises PocketVlmError: the model has not so many positions
     """
     text = config.text
-    if not text.is_uniform:
-        raise CheckpointError(LAYERS_NOT_PLANNED)
     shapes = expected_shapes(config)
     rules = recipe.assign(shapes)
     length = text.kv_length(kv_length)
@@ -223,25 +229,30 @@ def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int
             f"a KV length of {length} is not possible: a bundle has at most {MOST_POSITIONS} positions"
         )
     weights = ((key, math.prod(shape), stored_bytes(key, shape, rules[key])) for key, shape in shapes.items())
+    layers = range(text.num_hidden_layers)
+    attending = [layer for layer in layers if not (text.is_convolution(layer) or text.is_state(layer))]
     return PlannedModel(
         name=name,
         recipe=recipe.name,
         parts=_parts(weights),
         vocabulary=text.vocab_size,
         hidden=text.hidden_size,
-        inner=text.intermediate_size,
+        inner=max(map(text.inner_size, range(text.num_hidden_layers))),
         layers=text.num_hidden_layers,
         heads=text.num_attention_heads,
         kv_heads=text.num_key_value_heads,
-        head_size=text.head_dim,
+        head_size=max(map(text.head_size, attending), default=text.head_dim),
         kv_type=recipe.kv_cache.dtype,
         kv_length=length,
         positions=min(text.positions, MOST_POSITIONS),
         chunk=config.longest_step(PREFILL_CHUNK, length),
         vision=_vision_of_config(config),
+        attending=sum(map(text.head_size, attending)),
+        keeping=sum(map(text.head_size, text.attentions)),
         convolutions=text.convolutions,
         states=text.states,
         state_bytes=text.state_bytes,
+        rows=text.rows_width,
     )
 
 
@@ -251,16 +262,17 @@ def model_of_manifest(manifest: Manifest) -> PlannedModel:
     :raises BundleError: the manifest's weights are not those of a model that is known here
     """
     tensors, kv, model = manifest.recipe.tensors, manifest.kv_cache, manifest.model
-    if model.row_width is not None or any(one.kind == "shared" for one in kv.layers or ()):
-        raise BundleError(LAYERS_NOT_PLANNED)
     for key, one in tensors.items():
         if not 0 < one.bits_per_weight <= MOST_BITS:
             raise BundleError(f"the manifest's recipe: {one_line(key, 120)} has {one.bits_per_weight:g} bits a weight")
-    counts = {key: one.weights for key, one in tensors.items()}
+    # (matrices between whose inputs and outputs numbers are held)
+    counts = {key.replace("_proj.linear.", "_proj."): one.weights for key, one in tensors.items()}
     kinds = kv.of_layers(model.layers)
+    attending, keeping = _heads(kv, model.layers)
     # Of a layer with attention, if there is any.
-    attention = next((layer for layer, one in enumerate(kinds) if one.kind == "attention"), None)
-    queries = None if attention is None else f"model.layers.{attention}.self_attn.q_proj.weight"
+    first = next(iter(attending), None)
+    queries = None if first is None else f"model.layers.{first}.self_attn.q_proj.weight"
+    inner = [f"model.layers.{layer}.mlp.up_proj.weight" for layer in range(model.layers)]
     weights = ((key, one.weights, round(one.weights * one.bits_per_weight / 8)) for key, one in tensors.items())
     return PlannedModel(
         name=model.name,
@@ -268,20 +280,31 @@ def model_of_manifest(manifest: Manifest) -> PlannedModel:
         parts=_parts(weights),
         vocabulary=model.vocab_size,
         hidden=model.hidden_size,
-        inner=_rows(counts, "model.layers.0.mlp.up_proj.weight", model.hidden_size),
+        inner=max(_rows(counts, name, model.hidden_size) for name in inner),
         layers=model.layers,
-        heads=1 if queries is None else max(_rows(counts, queries, model.hidden_size) // kv.head_dim, 1),
+        heads=1 if queries is None else max(_rows(counts, queries, model.hidden_size) // attending[first or 0], 1),
         kv_heads=kv.heads,
-        head_size=kv.head_dim,
+        head_size=max(attending.values(), default=kv.head_dim),
         kv_type=kv.dtype,
         kv_length=kv.length,
         positions=None,
         chunk=manifest.prefill_chunk,
         vision=_vision_of_manifest(manifest, counts),
+        attending=sum(attending.values()),
+        keeping=keeping,
         convolutions=sum(isinstance(one, ConvolutionCache) for one in kinds),
         states=sum(isinstance(one, StateCache) for one in kinds),
         state_bytes=bundle_state_bytes(manifest),
+        rows=model.layers * (model.row_width or 0),
     )
+
+
+def _heads(kv: KvCacheSpec, layers: int) -> tuple[dict[int, int], int]:
+    """The size of a head of each layer with attention, and the sum of those that have keys and values of their own."""
+    kinds = kv.of_layers(layers)
+    own = {layer: one.head_dim or kv.head_dim for layer, one in enumerate(kinds) if isinstance(one, AttentionCache)}
+    read = {layer: own[one.layer] for layer, one in enumerate(kinds) if isinstance(one, SharedCache)}
+    return dict(sorted({**own, **read}.items())), sum(own.values())
 
 
 def _parts(weights: Iterable[tuple[str, int, int]]) -> dict[str, WeightPart]:

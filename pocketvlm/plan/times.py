@@ -12,7 +12,7 @@ from typing import Literal
 
 from pocketvlm.plan.device import Device
 from pocketvlm.plan.memory import Use
-from pocketvlm.plan.model import DECODER, ENCODER, PATCHES, PROJECTOR, PlannedModel, PlannedVision
+from pocketvlm.plan.model import DECODER, ENCODER, PATCHES, PROJECTOR, ROWS, PlannedModel, PlannedVision
 
 Bound = Literal["storage", "memory", "operations"]
 
@@ -65,7 +65,7 @@ def phases(model: PlannedModel, device: Device, use: Use, prompt: int) -> list[P
     The first token comes after picture and prompt, one after the other; a picture that was given before the question
     takes only what is left of it.
     """
-    loading = Pass(model.weight_bytes, 0)
+    loading = Pass(model.weight_bytes - model.parts[ROWS].bytes, 0)  # (of these a row is read when its token comes)
     load = Phase("load", loading.bytes / (1e9 * device.load_bandwidth.value), loading.bytes, 0, "storage")
     picture = []
     if model.vision is not None and use.picture is not None:
@@ -141,7 +141,7 @@ def decode_step(model: PlannedModel, depth: int) -> Pass:
 
 def _text_step(model: PlannedModel, tokens: int, total: int, logits: int) -> Pass:
     decoder, head = model.parts[DECODER], model.head
-    attention = 2 * model.attentions * model.heads * model.head_size * tokens * total
+    attention = 2 * model.heads * model.attending * tokens * total
     products = tokens * (decoder.multiplied + model.state_products) + attention + logits * head.multiplied
     # A step reads the states and writes them.
     cache = total * model.attended_bytes + 2 * model.state_bytes

@@ -116,7 +116,7 @@ def test_a_plan_counts_rows_beside_keys_and_values(written: tuple[Path, torch.nn
     config, recipe = open_checkpoint(written[0]).config, load_recipe("fp32")
     planned = model_of_config("m", config, recipe, LENGTH), model_of_manifest(bundle.manifest)
     assert [one.attended_bytes for one in planned] == [4 * 2 * 2 * 32] * 2  # whatever the convolutions keep
-    assert [(one.kv_row_bytes, one.heads, one.attentions) for one in planned] == [
+    assert [(one.kv_row_bytes, one.heads, one.attending // one.head_size) for one in planned] == [
         (4 * (2 * 128 + 2 * 2 * 32), 4, 1)
     ] * 2
 

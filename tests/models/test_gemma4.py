@@ -10,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from pocketvlm.bundle.kv import bundle_kv_bytes
 from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.export.read.image_processor import vision_of
 from pocketvlm.export.read.sample import Sample
@@ -20,7 +23,13 @@ from pocketvlm.models.checkpoint import open_checkpoint
 from pocketvlm.models.config import VlmConfig
 from pocketvlm.models.names import IMAGE_ROW, ROWS_TABLE
 from pocketvlm.models.stages import logits
+from pocketvlm.plan.device import load_device
+from pocketvlm.plan.memory import Use, memory_parts, picture_at
+from pocketvlm.plan.model import PATCHES, ROWS, model_of_manifest
+from pocketvlm.plan.times import prefill_steps
 from pocketvlm.runtime import load
+from tests.images.test_tiles import noise
+from tests.support.planned_slices import check_products, planned
 from tests.support.vision_contract import DIALOGUES, Exported, distance, exported, pictures_of, processed
 
 TOLERANCE = 1e-4
@@ -142,3 +151,36 @@ def test_what_is_not_computed_is_refused_by_name(one: Exported) -> None:
     ):
         with pytest.raises(error, match=key):
             vision_of(config, {**raw, key: value}, "processor")
+
+
+# --- Its plan -------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_that_of_its_bundle(one: Exported) -> None:
+    """Heads of two sizes, layers that read another's cache, rows that are never held, tokens by the picture."""
+    bundle, checkpoint = one.bundle, open_checkpoint(one.written.directory)
+    config, found = planned(checkpoint, bundle.manifest.kv_cache.length), model_of_manifest(bundle.manifest)
+    own = {PATCHES: config.parts[PATCHES]}  # (a bundle has the tables of positions beside its weights)
+    assert {**found.parts, **own} == config.parts and found.parts[ROWS].weights > 0
+    assert found.vision is not None and config.vision is not None
+    vision = replace(config.vision, preprocessing=found.vision.preprocessing, batch=found.vision.batch)
+    assert replace(config, name=found.name, positions=None, vision=vision, parts=found.parts) == found
+    assert found.kv_row_bytes == bundle_kv_bytes(bundle.manifest, 1) < found.attended_bytes
+    device = load_device("dimensity-9300")
+    with load(bundle.location, threads=1) as vlm:
+        for size in ((50, 30), (41, 140)):
+            picture = picture_at(found.vision, size)
+            assert picture.tokens == len(vlm.encode_images([noise(*size, seed=1)]))
+            assert memory_parts(found, device, Use(picture, 64))[ROWS] == 0
+
+
+def test_products_are_as_pytorch_counts_them(one: Exported) -> None:
+    checkpoint = open_checkpoint(one.written.directory)
+    config, model, read, tokens = checkpoint.config, planned(checkpoint, 64), checkpoint.tensor, 12
+    sample = Sample(None, torch.arange(tokens), config.image_token_id, 0)
+    stream = embed(config, read, [sample])
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        run_decoder(config, read, stream, samples=[sample])
+    (step,) = prefill_steps(replace(model, chunk=tokens), tokens)
+    assert step.operations - 2 * model.head.multiplied == counter.get_total_flops()
+    check_products(checkpoint)

@@ -358,7 +358,12 @@ def test_states_are_float32_whatever_a_recipe_says(written: Written, tmp_path: P
 def test_a_plan_and_a_budget_count_states_and_their_copies(written: Written, bundle: Bundle) -> None:
     config, recipe = open_checkpoint(written[0]).config, load_recipe("fp32")
     for planned in (model_of_config("m", config, recipe, LENGTH), model_of_manifest(bundle.manifest)):
-        assert (planned.state_bytes, planned.states, planned.attentions, planned.heads) == (2 * STATE, 2, 2, 4)
+        assert (planned.state_bytes, planned.states, planned.attending // planned.head_size, planned.heads) == (
+            2 * STATE,
+            2,
+            2,
+            4,
+        )
         assert planned.fixed_cache_bytes == (2 + SNAPSHOTS) * 2 * STATE
         assert planned.kv_row_bytes == 4 * 2 * 2 * 2 * 48
     assert needed_bytes(bundle.manifest, "onnx")["copies of the state"] == SNAPSHOTS * 2 * STATE

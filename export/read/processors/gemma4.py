@@ -11,6 +11,7 @@ from pydantic import Field
 from pocketvlm.errors import CheckpointError, ExportError
 from pocketvlm.export.read.processors.processor import ImageProcessor, Mean, MostTokens, Scale, check_kind, kinds
 from pocketvlm.models.config import VlmConfig
+from pocketvlm.models.families.gemma4 import MOST_TOKENS
 from pocketvlm.models.pictures import TilingConfig
 from pocketvlm.strict import checked
 
@@ -26,7 +27,7 @@ class Gemma4Processor(ImageProcessor):
     image_std: tuple[Scale, Scale, Scale] | None = (1.0, 1.0, 1.0)
     patch_size: int = 16
     pooling_kernel_size: int = 3
-    max_soft_tokens: MostTokens = Field(default=280)
+    max_soft_tokens: MostTokens = Field(default=MOST_TOKENS)
 
 
 def read_gemma4(raw: Mapping[str, Any], name: str, config: VlmConfig) -> tuple[ImageProcessor, TilingConfig]:

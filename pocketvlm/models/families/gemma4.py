@@ -29,6 +29,8 @@ VISION_DEFAULTS: dict[str, Any] = {
     "use_clipped_linears": False,
 }
 THETA = 100.0
+#: Of a picture, unless its processor says otherwise.
+MOST_TOKENS = 280
 IMAGE_TOKEN, BEGIN, END = "<|image|>", "<|image>", "<image|>"
 IMAGE_TOKEN_ID = 258880
 #: Of the stored names and ours, the first that fits; what is heard has none.
@@ -73,10 +75,11 @@ def read(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     dtypes = [config.get(key) for config in (text, raw) for key in ("dtype", "torch_dtype")]
     own = {"tie_word_embeddings": raw.get("tie_word_embeddings", True), "dtype": next(filter(None, dtypes), None)}
     vision = {**VISION_DEFAULTS, **given}
+    seen = tower(vision)
     return {
         "model_type": raw.get("model_type"),
         "text_config": {"model_type": "gemma4_text", **text, **own},
-        "vision_config": tower(vision),
+        "vision_config": seen,
         "projector": "tile_mean",
         "downsample_ratio": vision["pooling_kernel_size"],
         "image_token": IMAGE_TOKEN,
@@ -89,6 +92,9 @@ def read(raw: Mapping[str, Any]) -> Mapping[str, Any]:
             "candidates": [[1, 1]],
             "thumbnail": "none",
             "thumbnail_of_single_tile": False,
+            # as its processor has them where it says no others
+            "min_pixels": seen["image_size"] ** 2,
+            "max_pixels": MOST_TOKENS * seen["image_size"] ** 2,
         },
     }
 
