@@ -27,7 +27,7 @@ from studies.true_sizes.study import photo
 SCHEMA = "pocketvlm-prefixes/1"
 TOKENS = 512
 #: Of a picture whose tokens this KV cache has room for, pixels.
-SIDE = 512
+SIDE = 384
 QUESTION = "What is the total?"
 CONFIG = GenerationConfig(max_new_tokens=1)
 
@@ -118,7 +118,7 @@ def main(threads: int, repeats: int, cache: Path, output: Path) -> None:
     for engine in ENGINES:
         for name, messages in (
             (f"instructions of {TOKENS} tokens", asking(system)),
-            ("a picture of 512 x 512 pixels", asking("Be brief.", photo().resize((SIDE, SIDE)))),
+            ("a picture of 384 x 384 pixels", asking("Be brief.", photo().resize((SIDE, SIDE)))),
         ):
             rows.append(row(name, bundle, engine, threads, messages, repeats))
             found = rows[-1]

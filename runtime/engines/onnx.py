@@ -245,7 +245,8 @@ class OnnxEngine:
         total = cache.position + tokens
         if total > self._manifest.kv_cache.length:
             raise CapacityError(f"{total} tokens do not fit into the KV length of {self._manifest.kv_cache.length}")
-        entering = widened(embeddings, self._manifest.entering_width)
+        is_text = embeddings.shape[1] == self._manifest.model.embedding_width
+        entering = widened(embeddings, self._manifest.entering_width) if is_text else embeddings
         feeds = {
             "inputs_embeds": np.ascontiguousarray(entering[None], np.float32),
             "attention_mask": np.ones((1, total), np.int64),

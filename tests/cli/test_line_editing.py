@@ -21,7 +21,7 @@ def offered(line: str) -> list[str]:
 def test_tab_completes_commands() -> None:
     assert offered("/i") == ["/image "]
     assert offered("/r") == ["/reset"]
-    assert offered("/") == ["/image ", "/reset", "/quit", "/help"]
+    assert offered("/") == ["/image ", "/save", "/reset", "/quit", "/help"]
     assert offered("") == offered("what") == offered("/reset x") == []
 
 

@@ -237,7 +237,11 @@ OTHERS: dict[str, tuple[str, dict[str, Any], str]] = {
         r"mm_vision_tower: a checkpoint in LLaVA's own format; take its conversion",
     ),
     "Pixtral": ("llava-1.5-7b", {"vision_config": {"model_type": "pixtral"}}, "vision_config.model_type is 'pixtral'"),
-    "LLaVA with Gemma": ("llava-1.5-7b", {"text_config": {"model_type": "gemma"}}, "text_config.model_type is 'gemma'"),
+    "LLaVA with Gemma 3n": (
+        "llava-1.5-7b",
+        {"text_config": {"model_type": "gemma3n"}},
+        "text_config.model_type is 'gemma3n'",
+    ),
     "InternVL2-4B": ("internvl2-1b", {"template": "phi3-chat"}, "template is 'phi3-chat'"),
     "MLX, 4 bits": ("smolvlm-256m", {"quantization": {"bits": 4}}, "quantization: quantized already"),
     "MLX's name of Granite Vision": (

@@ -6,7 +6,7 @@ import pytest
 
 from pocketvlm.models.bluelm_v import BluelmV
 from pocketvlm.models.checkpoint import shapes_only
-from pocketvlm.models.names import EMBEDDING_TABLE, NEWLINE, POSITIONS
+from pocketvlm.models.names import EMBEDDING_TABLE, NEWLINE, POSITIONS, ROWS_TABLE
 from pocketvlm.models.presets import PRESETS
 from pocketvlm.models.shapes import expected_shapes
 from pocketvlm.models.stages import stages_of
@@ -41,7 +41,7 @@ def test_they_are_what_the_modules_compute_with(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(CONFIGS.keys() - WHOLE))
 def test_they_are_what_the_stages_compute_with(name: str) -> None:
-    """Of other towers. Two tables are of no stage: that of tokens, and the one that the host lays over a picture."""
+    """Of other towers. Tables are of no stage: those of tokens, and the one that the host lays over a picture."""
     stages, wanted = stages_of(CONFIGS[name]), expected_shapes(CONFIGS[name])
     assert stages.patch_embedding is not None
     found = {
@@ -49,6 +49,6 @@ def test_they_are_what_the_stages_compute_with(name: str) -> None:
         for stage in (stages.patch_embedding, *stages.encoder, *stages.decoder, stages.head)
         for one, parameter in shapes_only(stage.kind.build).named_parameters()
     }
-    tables = {key: shape for key, shape in wanted.items() if key in (EMBEDDING_TABLE, POSITIONS)}
+    tables = {key: shape for key, shape in wanted.items() if key in (EMBEDDING_TABLE, ROWS_TABLE, POSITIONS)}
     assert found | tables == wanted
     assert EMBEDDING_TABLE in tables
