@@ -12,6 +12,7 @@ from typing import Any
 
 from pocketvlm.bundle.vision import ImageLayout
 from pocketvlm.images.layout import image_tokens
+from pocketvlm.images.tiling import Grid
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "image_tokens.json"
 #: Stands for each image token.
@@ -20,7 +21,7 @@ GRIDS = ((1, 1), (2, 1), (1, 2), (3, 2), (2, 4))
 TILES = tuple(tuple((7, 10 * row + column) for column in range(4)) for row in range(4))
 NOTHING: tuple[int, ...] = ()
 #: Of parts, so many tokens each, those of the whole last where there are several.
-OF_PARTS = (((1, 1), (6,)), ((2, 1), (4, 4, 3)), ((2, 3), (4,) * 6 + (2,)))
+OF_PARTS: tuple[tuple[Grid, tuple[int, ...]], ...] = (((1, 1), (6,)), ((2, 1), (4, 4, 3)), ((2, 3), (4,) * 6 + (2,)))
 LAYOUTS = {
     "BlueLM-V": ImageLayout(
         image_start=(1,), thumbnail=NOTHING, tile=((NOTHING,) * 4,) * 4, row_end=(3,), image_end=(2,)
