@@ -194,16 +194,7 @@ def _quoted(text: str, special_ids: Mapping[str, int]) -> str:
     return " ".join(f"<[{special_ids[part]}]>" if part in special_ids else as_json(part) for part in parts if part)
 
 
-def as_message(text: str, calls: Sequence[ToolCall], ids: Sequence[str] = ()) -> dict[str, Any]:
+def as_message(text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
     """An assistant's message in OpenAI's form."""
-    if not calls:
-        return {"role": "assistant", "content": text}
-    listed = [
-        {
-            **({"id": ids[index]} if ids else {}),
-            "type": "function",
-            "function": {"name": call.name, "arguments": as_json(call.arguments)},
-        }
-        for index, call in enumerate(calls)
-    ]
-    return {"role": "assistant", "content": text, "tool_calls": listed}
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    return message | ({"tool_calls": [call.as_dict() for call in calls]} if calls else {})

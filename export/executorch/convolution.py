@@ -57,13 +57,18 @@ class XnnpackConvolution:
             zeros = method.constant("zero_rows", np.zeros((before, width), np.float32))
             method.update("aten::index_put_", cache, method.tensors([first]), zeros, no)
         method.update("aten::index_put_", cache, method.tensors([step.taps[-1]]), rows, no)
-        known = []
-        for tap, places in enumerate(step.taps[:-1]):
-            # The graph that read them last has run.
-            gathered = method.tensor(rows.shape, place=f"tap.{tap}")
-            method.call("aten::index_select.out", cache, method.number(0), places, gathered)
-            known.append(gathered)
-        return [*known, rows]
+        return [*tapped(method, cache, step.taps[:-1], rows.shape), rows]
+
+
+def tapped(method: Method, memory: Slot, taps: Sequence[Slot], shape: Sequence[int]) -> list[Slot]:
+    """Of each tap the rows of ``memory`` at its places, of this shape."""
+    found = []
+    for tap, places in enumerate(taps):
+        # The graph that read them last has run.
+        gathered = method.tensor(shape, place=f"tap.{tap}")
+        method.call("aten::index_select.out", memory, method.number(0), places, gathered)
+        found.append(gathered)
+    return found
 
 
 def convolved(

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.export.executorch.convolution import tapped
 from pocketvlm.export.executorch.program import Method, Slot
 from pocketvlm.export.executorch.xnnpack import Value, XnnpackGraph
 from pocketvlm.models.config import DecoderConfig
@@ -104,12 +105,7 @@ class XnnpackState:
         method.update("aten::index_put_", window, method.tensors([first]), past, no)
         method.update("aten::index_put_", window, method.tensors([step.taps[-1]]), rows, no)
         method.call("aten::index_select.out", window, method.number(0), step.last, present)
-        known = []
-        for tap, places in enumerate(step.taps[:-1]):
-            gathered = method.tensor(rows.shape, place=f"tap.{tap}")
-            method.call("aten::index_select.out", window, method.number(0), places, gathered)
-            known.append(gathered)
-        return [*known, rows]
+        return [*tapped(method, window, step.taps[:-1], rows.shape), rows]
 
     def matrices(self, method: Method, layer: int) -> tuple[Slot, Slot]:
         """A layer's, past and present."""

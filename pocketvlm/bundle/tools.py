@@ -42,6 +42,10 @@ class ToolCall:
     name: str
     arguments: Mapping[str, Any]
 
+    def as_dict(self) -> dict[str, Any]:
+        """In OpenAI's form, without an id; arguments are JSON in a text."""
+        return {"type": "function", "function": {"name": self.name, "arguments": as_json(self.arguments)}}
+
 
 class Calls(Closed):
     """What stands before the first call's name (``behind_text``: where the answer says something before), between a

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pocketvlm.bundle.tools import as_json
-
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
     from pocketvlm.bundle.tools import ToolCall
@@ -89,15 +87,8 @@ def _finish(end: Ended) -> str | None:
 
 
 def tool_calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
-    """Calls, each with an id of its own; arguments are JSON in a text."""
-    return [
-        {
-            "id": f"call_{secrets.token_hex(12)}",
-            "type": "function",
-            "function": {"name": call.name, "arguments": as_json(call.arguments)},
-        }
-        for call in calls
-    ]
+    """Calls, each with an id of its own."""
+    return [{"id": f"call_{secrets.token_hex(12)}", **call.as_dict()} for call in calls]
 
 
 def score(text: str, logprob: float) -> dict[str, Any]:

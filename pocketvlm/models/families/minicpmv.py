@@ -32,9 +32,8 @@ OTHERS = {
     "2.5": "it gives patches positions along one row, and lets those that fill up a batch be seen",
     "4.6": "it has a model_type of its own, minicpmv4_6",
 }
-#: MiniCPMVConfig's own vision_config.
-VISION_DEFAULTS: dict[str, Any] = {
-    **SIGLIP_DEFAULTS,
+#: SigLIP so400m at 980 pixels.
+TOWER: dict[str, Any] = {
     "hidden_size": 1152,
     "image_size": 980,
     "intermediate_size": 4304,
@@ -42,6 +41,8 @@ VISION_DEFAULTS: dict[str, Any] = {
     "num_hidden_layers": 27,
     "patch_size": 14,
 }
+#: MiniCPMVConfig's own vision_config.
+VISION_DEFAULTS: dict[str, Any] = {**SIGLIP_DEFAULTS, **TOWER}
 #: Channels of a resampler's head.
 HEAD_WIDTH = 128
 #: How stored names begin, and ours.

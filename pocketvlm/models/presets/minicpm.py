@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pocketvlm.models.families.minicpmv import TOWER
 from pocketvlm.models.presets.qwen_vl import QWEN3_5_08B
 from pocketvlm.models.presets.spoken import CHAT_TEMPLATE, END_OF_TEXT, IM_END, IM_START, NORMALIZED, Spoken
 
@@ -31,15 +32,6 @@ SEEING_4_6 = Spoken(
         "use_image_id": True,
     },
 )
-#: SigLIP 2 so400m at 980 pixels.
-TOWER: dict[str, Any] = {
-    "hidden_size": 1152,
-    "image_size": 980,
-    "intermediate_size": 4304,
-    "num_attention_heads": 16,
-    "num_hidden_layers": 27,
-    "patch_size": 14,
-}
 SEEING_4_5 = Spoken(
     (END_OF_TEXT, IM_START, IM_END, "<unk>", *AROUND),
     IM_END,
