@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,8 +22,10 @@ from pocketvlm.export.store.as_stored import in_blocks
 from pocketvlm.export.store.finished import Finished
 from pocketvlm.export.store.split import too_large
 from pocketvlm.models.checkpoint import Checkpoint
-from pocketvlm.quant import AsStored, GroupedTensor, Keep, quantizer_of
+from pocketvlm.quant import AsStored, GroupedTensor, GroupQuantizer, Keep, quantizer_of
+from pocketvlm.quant.groups import matrix_shape, parts_of_rows
 from pocketvlm.quant.tensors import (
+    Codes,
     Floats,
     IntegerMatrix,
     PackedTensor,
@@ -36,6 +39,9 @@ from pocketvlm.recipe import Recipe, Rule
 #: Tensors of this size start on a page of any phone, so that mapping them shares no page with a neighbour.
 LARGE = 1 << 20
 SMALL_ALIGNMENT = 64
+#: Weights of a matrix that are read, quantized and written before the next rows of it are: Gemma 4's table has 2.3
+#: billion, which would be 9 GB of float32 at once.
+WEIGHTS_AT_A_TIME = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -110,15 +116,34 @@ class DataFile:
 
         :raises ExportError: it is larger than a file may be
         """
-        alignment = PAGE if array.nbytes >= LARGE else SMALL_ALIGNMENT
-        padding = -self._stream.tell() % alignment
-        if self._most is not None and self._stream.tell() + padding + array.nbytes > self._most:
-            self._next(array.nbytes)
-            padding = 0
-        self._stream.write(bytes(padding))
-        offset = self._stream.tell()
+        offset = self._begin(array.nbytes)
         self._stream.write(np.ascontiguousarray(array).data)
         return Region(self.name, offset, array.nbytes, str(array.dtype), array.shape)
+
+    def append_rows(self, parts: Iterable[np.ndarray[Any, Any]], rows: int) -> Region:
+        """Write an array of so many rows at the next aligned offset, some rows after the others.
+
+        :raises ExportError: it is larger than a file may be
+        """
+        parts = iter(parts)
+        first = next(parts)
+        shape = (rows, *first.shape[1:])
+        length = math.prod(shape) * first.itemsize
+        offset = self._begin(length)
+        for part in chain([first], parts):
+            self._stream.write(np.ascontiguousarray(part).data)
+        assert self._stream.tell() == offset + length, f"not {rows} rows"
+        return Region(self.name, offset, length, str(first.dtype), shape)
+
+    def _begin(self, length: int) -> int:
+        """Where an array of so many bytes begins."""
+        alignment = PAGE if length >= LARGE else SMALL_ALIGNMENT
+        padding = -self._stream.tell() % alignment
+        if self._most is not None and self._stream.tell() + padding + length > self._most:
+            self._next(length)
+            padding = 0
+        self._stream.write(bytes(padding))
+        return self._stream.tell()
 
     def _next(self, needed: int) -> None:
         assert self._most is not None
@@ -272,37 +297,39 @@ class WeightStore:
             return self._stored[name]
         assert self._file is not None, f"{name} is stored outside writing_to()"
         rule, count = self._rules[name], math.prod(self.checkpoint.tensors[name].shape)
-        with located(name, RecipeError):
-            quantized = self._quantize(name)
-        with located(name, ExportError):
-            stored = self._write(name, quantized, rule, count, transposed=transposed, factor=factor, integers=integers)
+        with located(name, RecipeError), located(name, ExportError):
+            if not integers and (parts := self._in_rows(name)) is not None:
+                stored: StoredWeight = self._write_grouped(name, parts, rule, factor)
+            else:
+                quantized = self._quantize(name)
+                stored = self._write(name, quantized, rule, transposed=transposed, factor=factor, integers=integers)
         self._stored[name] = stored
         self._progress(count)
         return stored
 
     def _write(
-        self,
-        name: str,
-        quantized: GroupedTensor | Floats,
-        rule: Rule,
-        count: int,
-        *,
-        transposed: bool,
-        factor: float,
-        integers: bool,
+        self, name: str, whole: GroupedTensor | Floats, rule: Rule, *, transposed: bool, factor: float, integers: bool
     ) -> StoredWeight:
         assert self._file is not None
-        if isinstance(quantized, GroupedTensor):
-            quantized = quantized.scaled(factor)
-            if integers and is_integer_matrix(quantized):
-                matrix = integer_matrix(quantized)
-                self.precision[name] = _precision(rule, quantized, matrix.bits_per_weight)
-                return self._write_integers(name, matrix, factor)
-            self.precision[name] = _precision(rule, quantized, quantized.bits_per_weight)
-            return self._write_grouped(name, quantized, factor)
-        array = quantized if factor == 1.0 else quantized * np.float32(factor)
-        self.precision[name] = TensorPrecision(bits=32, quantizer=rule.quantizer, bits_per_weight=32.0, weights=count)
+        if isinstance(whole, GroupedTensor):
+            if not integers or not is_integer_matrix(whole):
+                return self._write_grouped(name, [whole], rule, factor)
+            matrix = integer_matrix(whole.scaled(factor))
+            self.precision[name] = _precision(rule, whole, whole.rows, matrix.bits_per_weight)
+            return IntegerWeight(name, self._file.append(matrix.codes), self._file.append(matrix.scales), factor)
+        array = whole if factor == 1.0 else whole * np.float32(factor)
+        self.precision[name] = TensorPrecision(
+            bits=32, quantizer=rule.quantizer, bits_per_weight=32.0, weights=whole.size
+        )
         return FloatWeight(name, self._file.append(array.T if transposed else array), transposed, factor)
+
+    def _in_rows(self, name: str) -> Iterator[GroupedTensor] | None:
+        """Some rows of a weight after the others, each quantized when it is asked for; None: it has to be whole."""
+        quantizer, info = quantizer_of(self._rules[name]), self.checkpoint.tensors[name]
+        if not isinstance(quantizer, GroupQuantizer) or quantizer.CALIBRATED or info.packed is not None:
+            return None
+        parts = parts_of_rows(*matrix_shape(info.shape), WEIGHTS_AT_A_TIME)
+        return (quantizer.quantize(self.checkpoint.tensor(name, part)) for part in parts)
 
     def _quantize(self, name: str) -> GroupedTensor | Floats:
         quantizer = quantizer_of(self._rules[name])
@@ -318,37 +345,49 @@ class WeightStore:
             self._calibrated.finished.keep_matrix(name, finished)
         return finished
 
-    def _write_grouped(self, name: str, tensor: GroupedTensor, factor: float) -> GroupedWeight:
+    def _write_grouped(self, name: str, parts: Iterable[GroupedTensor], rule: Rule, factor: float) -> GroupedWeight:
         assert self._file is not None
-        packed = pack(tensor)
+        rows, columns = self.checkpoint.tensors[name].shape
+        scales, zero_points = list[Floats](), list[Codes]()
+        tensor: GroupedTensor | None = None
+
+        def codes() -> Iterator[Codes]:
+            nonlocal tensor
+            for tensor in parts:
+                packed = pack(tensor.scaled(factor))
+                scales.append(packed.scales)
+                if packed.zero_points is not None:
+                    zero_points.append(packed.zero_points)
+                yield packed.codes
+
+        region = self._file.append_rows(codes(), rows)
+        assert tensor is not None
+        self.precision[name] = _precision(rule, tensor, rows, tensor.bits_per_weight)
         return GroupedWeight(
             name=name,
-            codes=self._file.append(packed.codes),
-            scales=self._file.append(packed.scales),
-            zero_points=None if packed.zero_points is None else self._file.append(packed.zero_points),
+            codes=region,
+            scales=self._file.append(np.concatenate(scales)),
+            zero_points=self._file.append(np.concatenate(zero_points)) if zero_points else None,
             bits=tensor.bits,
             group_size=tensor.group_size,
-            rows=tensor.rows,
-            columns=tensor.columns,
+            rows=rows,
+            columns=columns,
             factor=factor,
         )
-
-    def _write_integers(self, name: str, matrix: IntegerMatrix, factor: float) -> IntegerWeight:
-        assert self._file is not None
-        return IntegerWeight(name, self._file.append(matrix.codes), self._file.append(matrix.scales), factor)
 
     def _map(self, region: Region) -> np.ndarray[Any, Any]:
         return np.memmap(self.directory / region.file, region.dtype, "r", region.offset, region.shape)
 
 
-def _precision(rule: Rule, tensor: GroupedTensor, bits_per_weight: float) -> TensorPrecision:
+def _precision(rule: Rule, tensor: GroupedTensor, rows: int, bits_per_weight: float) -> TensorPrecision:
+    """Of a matrix of so many rows, quantized as these are."""
     return TensorPrecision(
         bits=4 if tensor.bits == 4 else 8,
         group_size=None if tensor.per_channel else tensor.group_size,
         symmetric=tensor.zero_points is None,
         quantizer=rule.quantizer,
         bits_per_weight=round(bits_per_weight, 4),
-        weights=tensor.rows * tensor.columns,
+        weights=rows * tensor.columns,
     )
 
 
