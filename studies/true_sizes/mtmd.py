@@ -85,4 +85,5 @@ def open_mtmd(mmproj: Path, text: Path, threads: int) -> Iterator[Mtmd]:
         if not context:
             raise click.ClickException(f"llama.cpp cannot load {mmproj}")
         stack.callback(mtmd.mtmd_free, context)
-        yield Mtmd(mtmd, context, llama.llama_model_n_embd(model))
+        # (DeepStack's rows stand beside a feature)
+        yield Mtmd(mtmd, context, llama.llama_model_n_embd_inp(model))

@@ -208,14 +208,17 @@ def write_stub(source: Checkpoint, place: Path) -> Path:
     """The text model that mtmd wants, with the checkpoint's special tokens."""
     from tokenizers import Tokenizer
 
-    from studies.true_sizes.mmproj import write_text_stub
+    from studies.true_sizes.mmproj import PROJECTORS, Stub, write_text_stub
 
     tokenizer = Tokenizer.from_file(str(source.directory / "tokenizer.json"))
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     plain = [token for token in tokenizer.get_vocab() if token not in added][:512]
     path = place / "text.gguf"
     # (llama.cpp looks line breaks up as they are shown)
-    write_text_stub([*sorted(added), *sorted({*plain, "Ċ", "ĊĊ"})], added, source.config.text.hidden_size, path)
+    tokens, tower = [*sorted(added), *sorted({*plain, "Ċ", "ĊĊ"})], source.config.vision
+    deep = 0 if tower is None else len(tower.deep)
+    text = PROJECTORS[source.config.model_type].text
+    write_text_stub(Stub(tokens, added, source.config.text.hidden_size, text, deep), path)
     return path
 
 

@@ -14,6 +14,7 @@ from pocketvlm.models.shapes import expected_shapes
 from studies import family_tiling
 from studies.true_sizes import mmproj, study
 from tests.support.checkpoints import tiny_config, write_checkpoint
+from tests.support.vision_families import WRITERS
 
 #: Those whose pictures are cut into tiles, as the studies have them.
 PUBLISHED = [
@@ -24,14 +25,15 @@ PUBLISHED = [
 
 
 #: Those whose vision part is written for llama.cpp.
-WRITTEN = [one for one in PUBLISHED if one.config.model_type in mmproj.PROJECTORS]
+WRITTEN = [one for one in PRESETS.values() if one.published and one.config.model_type in mmproj.PROJECTORS]
 
 
 @pytest.mark.parametrize("preset", WRITTEN, ids=lambda preset: preset.name)
 def test_llama_cpp_has_a_name_for_each_weight_of_a_vision_part(preset: Preset) -> None:
     config = preset.config
     seeing = [name for name in expected_shapes(config) if not name.startswith(("model.", "lm_head."))]
-    names = [mmproj.gguf_name(name, mmproj.PROJECTORS[config.model_type]) for name in seeing]
+    assert config.vision is not None
+    names = [mmproj.gguf_name(name, mmproj.PROJECTORS[config.model_type], config.vision.deep) for name in seeing]
     assert len(set(names)) == len(names)
     assert all(name.startswith(("v.", "mm.")) for name in names)
 
@@ -43,11 +45,30 @@ def test_what_llama_cpp_has_no_name_for_is_an_error() -> None:
     assert mmproj.gguf_name("projector.linear.weight", mmproj.IDEFICS3) == "mm.model.fc.weight"
 
 
+def test_a_merger_of_deepstack_is_named_by_its_layer() -> None:
+    name = mmproj.gguf_name("projector.mlps.1.linear_2.bias", mmproj.QWEN3, (6, 12, 18))
+    assert name == "v.deepstack.11.fc2.bias", "what the twelfth layer gives"
+
+
+def test_queries_keys_and_values_are_one_matrix_where_llama_cpp_has_one(tmp_path: Path) -> None:
+    source = open_checkpoint(WRITERS["qwen3_vl"](tmp_path).directory)
+    found = dict(mmproj.tensors(source, mmproj.QWEN3))
+    third = source.tensor("vision_tower.encoder.layers.0.self_attn.k_proj.weight").float().numpy()
+    width = len(third)
+    assert np.array_equal(found["v.blk.0.attn_qkv.weight"][width : 2 * width], third)
+    assert not [name for name in found if "attn_k" in name]
+    assert not found["v.patch_embd.weight.1"].any(), "both frames are in the first"
+    assert found["v.patch_embd.weight"].any()
+
+
 def test_matrices_alone_are_quantized() -> None:
-    assert mmproj.is_matrix("v.blk.0.ffn_up.weight", np.zeros((8, 64), np.float32))
-    assert not mmproj.is_matrix("v.blk.0.ffn_up.weight", np.zeros((8, 40), np.float32)), "no whole blocks"
-    assert not mmproj.is_matrix("v.position_embd.weight", np.zeros((8, 64), np.float32))
-    assert not mmproj.is_matrix("v.blk.0.ffn_up.bias", np.zeros(64, np.float32))
+    def form(name: str, shape: tuple[int, ...]) -> str:
+        return mmproj.form_of(name, np.zeros(shape, np.float32), "Q8_0")
+
+    assert form("v.blk.0.ffn_up.weight", (8, 64)) == "Q8_0"
+    assert form("v.blk.0.ffn_up.weight", (8, 40)) == "F16", "no whole blocks"
+    assert form("v.position_embd.weight", (8, 64)) == "F32"
+    assert form("v.blk.0.ffn_up.bias", (64,)) == "F32"
 
 
 def test_an_export_is_held_to_its_layers_and_its_bundle(tmp_path: Path) -> None:
