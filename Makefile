@@ -118,7 +118,7 @@ bench-device: $(READY) ## measure BUNDLE on the attached phone, a table here and
 bench: $(READY) ## measure the built-in model and the presets, tables and reports into bench/results (an hour)
 	@$(BIN)/python -m studies.bench measure -- -p 512,1920 -n 128 -d 0,512,1920 --pg 512,128
 	@for preset in $(PRESETS); do $(BIN)/python -m studies.bench measure --preset $$preset -- $(BENCH); done
-bench-gate: $(READY) ## hold this checkout to another, BASE=DIR: the built-in model exported by each, in turns
+bench-gate: $(READY) ## hold this checkout to another, BASE=DIR: two models exported by each, in turns
 	@$(BIN)/python -m studies.bench gate --base "$(BASE)" -- $(GATE_OPTIONS)
 
 clean: ## remove .venv, caches and what was built

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import studies.bench
 from pocketvlm.bench.gate.interleaved import read_interleaved
 from pocketvlm.bench.report.schema import read_report
 from studies.bench import main
@@ -43,14 +45,35 @@ def test_a_checkout_is_held_to_itself(tmp_path: Path) -> None:
     gate = tmp_path / "gate.toml"
     gate.write_text('[gate]\npairs = { least = 20, most = 20 }\n[[bounds]]\nmatch = ["pp*", "tg*"]\nrelative = 0.03\n')
     options = ("--image", "none", "-p", "8", "-n", "2", "-t", "1", "--gate", str(gate))
-    found = bench(tmp_path, "gate", "--base", str(ROOT), "--", *options)
+    found = bench(tmp_path, "gate", "--base", str(ROOT), "--model", "reader", "--model", "tiny", "--", *options)
     assert found.returncode == 0, found.stderr
     assert found.stdout.endswith("bench-gate: passed (exit status 0)\n")
-    result = read_interleaved(tmp_path / "cache" / "gate.json")
-    assert result.base.manifest_sha256 == result.new.manifest_sha256
-    assert result.base_counts == result.new_counts
-    assert [row.name for row in result.rows] == ["pp8", "tg2"]
-    assert all(row.verdict is not None for row in result.rows)
+    for model, prompts in (("reader", ["pp8"]), ("tiny", ["pp128", "pp8"])):
+        result = read_interleaved(tmp_path / "cache" / f"gate-{model}.json")
+        assert result.base.manifest_sha256 == result.new.manifest_sha256
+        assert result.base_counts == result.new_counts
+        assert [row.name for row in result.rows] == [*prompts, "tg2"]
+        assert all(row.verdict is not None for row in result.rows)
+
+
+@pytest.mark.parametrize(("found", "status"), [((0, 0), 0), ((0, 1), 1), ((1, 2), 1), ((0, 2), 2)])
+def test_what_one_model_lost_no_other_one_hides(
+    found: tuple[int, int], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statuses = dict(zip(studies.bench.GATED, found, strict=True))
+    held = list[str]()
+
+    def held_to(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        """What a real run ends with; exports and presets are written."""
+        model = next((name for name in statuses if command[-1] != name and f"gate-new-{name}" in " ".join(command)), "")
+        if "bench" not in command:
+            return subprocess.CompletedProcess(command, 0)
+        held.append(model)
+        return subprocess.CompletedProcess(command, statuses[model])
+
+    monkeypatch.setattr(studies.bench.subprocess, "run", held_to)
+    result = CliRunner().invoke(main, ["--cache", str(tmp_path), "gate", "--base", str(ROOT)])
+    assert (held, result.exit_code) == (list(studies.bench.GATED), status), result.output
 
 
 @pytest.mark.parametrize(("base", "said"), [("", "which checkout?"), ("nowhere", "nowhere is no checkout")])

@@ -6,7 +6,7 @@ A new preset is one entry of ``PRESETS``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pocketvlm.errors import CheckpointError
@@ -93,6 +93,9 @@ QWEN2_05B = DecoderConfig(
     tie_word_embeddings=True,
 )
 
+#: What a token costs at that width, with a head that is most of it, and little else: small enough to be measured often.
+QWEN2_TWO_LAYERS = replace(QWEN2_05B, num_hidden_layers=2)
+
 #: SigLIP so400m with tiles of 384 px and patches of 14.
 SO400M = VisionConfig(
     hidden_size=1152,
@@ -125,6 +128,7 @@ PRESETS = {
     for preset in (
         Preset("bluelm-v-3b", "SigLIP so400m, MiniCPM-2B's decoder: the paper's size", _vlm(MINICPM_2B, SO400M)),
         Preset("bluelm-v-0.5b", "SigLIP so400m, Qwen2-0.5B's decoder", _vlm(QWEN2_05B, SO400M)),
+        Preset("two-layers", "two layers of Qwen2-0.5B's decoder, text only", VlmConfig(text=QWEN2_TWO_LAYERS)),
         _smolvlm("smolvlm-256m", "SigLIP base at 512 px, SmolLM2-135M's decoder", smolvlm.SMOLVLM_256M),
         _smolvlm("smolvlm-500m", "SigLIP base at 512 px, SmolLM2-360M's decoder", smolvlm.SMOLVLM_500M),
         _smolvlm("smolvlm2-2.2b", "SigLIP so400m at 384 px, SmolLM2-1.7B's decoder", smolvlm.SMOLVLM2_2B2),
