@@ -16,6 +16,7 @@ from pocketvlm.export.backends import backend_of, compiler_bytes
 from pocketvlm.export.read.calibration import default_source, is_calibrated, most_sequences, most_tokens
 from pocketvlm.export.read.sample import CARD_TOKENS
 from pocketvlm.export.store.as_stored import with_stored
+from pocketvlm.export.store.weights import WEIGHTS_AT_A_TIME
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.quant import Keep, quantizer_of
 from pocketvlm.quant.sizes import stored_bytes
@@ -39,7 +40,8 @@ SHARE_OF_MATMUL = 0.8
 #: Python, torch and ONNX Runtime before any weight is read, and what lies freed between blocks in use.
 BASE_BYTES = 800 << 20
 #: Memory by weight: of a layer, in float32 in PyTorch, in a graph, and as it is read; of a single matrix that is kept
-#: (as stored, in float32, transposed) or quantized (as stored, codes in blocks, joined and packed).
+#: (as stored, in float32, transposed) or quantized (as stored, codes in blocks, joined and packed), at most some rows at
+#: a time where its quantizer looks at nothing else.
 LAYER_BYTES, KEPT_BYTES, QUANTIZED_BYTES = 12, 12, 6
 #: The nodes of a layer in a graph file.
 GRAPH_BYTES_OF_LAYER = 6000
@@ -80,7 +82,8 @@ def estimate(
     layers: dict[str, int] = defaultdict(int)
     for name, info in checkpoint.tensors.items():
         quantizer, count = quantizer_of(rules[name]), math.prod(info.shape)
-        matrix = max(matrix, count * (KEPT_BYTES if isinstance(quantizer, Keep) else QUANTIZED_BYTES))
+        at_once = count if isinstance(quantizer, Keep) or quantizer.CALIBRATED else min(count, WEIGHTS_AT_A_TIME)
+        matrix = max(matrix, at_once * (KEPT_BYTES if isinstance(quantizer, Keep) else QUANTIZED_BYTES))
         # What looks at data is quantized once for all back ends.
         rounds = 1 if quantizer.CALIBRATED else times
         seconds += 0 if isinstance(quantizer, Keep) else rounds * count / quantizer.WEIGHTS_PER_SECOND

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketvlm.recipe import RECIPES
 from studies.reader.study import provenance, write
-from studies.real_size.study import run, run_module
+from studies.real_size.study import Cost, run, run_module
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,8 +35,9 @@ WIDTH, HEIGHT = 1024, 768
 PROMPT, NEW_TOKENS = 512, 32
 #: What an export may take: seconds a layer of the tower or the decoder, and of the bundle's bytes beside a layer.
 SECONDS_A_LAYER, TIMES_BUNDLE = 1.2, 1.5
-#: Of random weights a decoder with states moves further than the recipe's bound for trained ones, nats.
-MOST_KL = 2.0
+#: Random weights move further than the recipe's bounds for trained ones: a decoder with states, nats, and a tower whose
+#: attention is of normed queries and keys that nothing divides, as a cosine.
+BOUNDS = "\n[bounds]\nkl_mean = 2.0\nvision_cosine = 0.97\n"
 #: Names in the report.
 OURS = "pocketvlm INT8"
 SEEN = "image {seconds:.1f} s, {tokens} tokens"
@@ -74,33 +76,55 @@ def measure(
         click.echo(line)
 
 
+@main.command()
+@click.argument("presets", nargs=-1, required=True)
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The report, which has their rows.")
+@click.option("--cache", default=Path("build/true-sizes"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--threads", default=2, show_default=True)
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--forms", default="Q8_0,F16", show_default=True)
+def turns(presets: tuple[str, ...], output: Path, cache: Path, threads: int, repeats: int, forms: str) -> None:
+    """A picture in turns with llama.cpp's mtmd alone, of presets that were measured."""
+    report = json.loads(output.read_text())
+    rows = {row["preset"]: row for row in report["rows"]}
+    for preset in presets:
+        if preset not in rows:
+            raise click.ClickException(f"{output} has no row of {preset}: measure it first")
+        checkpoint, bundle, _ = exported(preset, cache / preset)
+        about = provenance(f"python -m studies.true_sizes.study turns {preset}", threads)
+        rows[preset]["beside"] = about | in_turns_with_mtmd(checkpoint, bundle, threads, repeats, forms)
+        write(report, output)
+        shutil.rmtree(cache / preset)
+    for line in table([rows[preset] for preset in presets]):
+        click.echo(line)
+
+
+def exported(preset: str, place: Path) -> tuple[Path, Path, Cost]:
+    """A preset's checkpoint, its bundle, and what the export took."""
+    place.mkdir(parents=True, exist_ok=True)
+    checkpoint, bundle = place / "checkpoint", place / "bundle"
+    if not checkpoint.is_dir():
+        run("init", preset, str(checkpoint))
+    # (the default KV length holds the largest picture)
+    recipe = place / f"{RECIPE}.toml"
+    recipe.write_text((RECIPES / recipe.name).read_text(encoding="utf-8") + BOUNDS, encoding="utf-8")
+    return checkpoint, bundle, run("export", str(checkpoint), "-o", str(bundle), "--recipe", str(recipe))
+
+
 def measured(preset: str, place: Path, threads: int, repeats: int, forms: str) -> dict[str, Any]:
     """Checkpoint, export, bench, turns; each a process of its own, so that no one's memory is another's."""
     from pocketvlm.models.presets import PRESETS
 
-    place.mkdir(parents=True, exist_ok=True)
-    names = ("checkpoint", "bundle", "bench.json", "turns.json")
-    checkpoint, bundle, saved, found = (place / name for name in names)
-    if not checkpoint.is_dir():
-        run("init", preset, str(checkpoint))
-    # (the default KV length holds the largest picture)
-    cost = run("export", str(checkpoint), "-o", str(bundle), "--recipe", RECIPE, "--max-kl", str(MOST_KL))
+    checkpoint, bundle, cost = exported(preset, place)
+    saved = place / "bench.json"
     common = ("-r", str(repeats), "--warmups", "1", "-t", str(threads), "--save", str(saved))
     sees = PRESETS[preset].config.vision is not None
-    workload = (
-        "--image",
-        f"{WIDTH}x{HEIGHT}" if sees else "none",
-        "-p",
-        str(PROMPT),
-        "-n",
-        str(NEW_TOKENS),
-        "-d",
-        f"0,{PROMPT}",
-    )
+    image = f"{WIDTH}x{HEIGHT}" if sees else "none"
+    workload = ("--image", image, "-p", str(PROMPT), "-n", str(NEW_TOKENS), "-d", f"0,{PROMPT}")
     run("bench", str(bundle), *workload, *common)
-    given = ("--output", str(found), "--threads", str(threads), "--repeats", str(repeats), "--forms", forms)
-    if forms and sees:
-        run_module("studies.true_sizes.study", "beside", str(checkpoint), str(bundle), *given)
+    beside = {"missing": "not tried in this run"}
+    if forms != "none" and sees:
+        beside = in_turns_with_mtmd(checkpoint, bundle, threads, repeats, forms)
     bench = json.loads(saved.read_text())
     return {
         "preset": preset,
@@ -113,8 +137,16 @@ def measured(preset: str, place: Path, threads: int, repeats: int, forms: str) -
         },
         "busy": bench["machine"]["busy"],
         "answer_peak_bytes": max(phase["peak"] for phase in bench["memory"]),
-        "beside": json.loads(found.read_text()) if found.exists() else {"missing": "not tried in this run"},
+        "beside": beside,
     }
+
+
+def in_turns_with_mtmd(checkpoint: Path, bundle: Path, threads: int, repeats: int, forms: str) -> dict[str, Any]:
+    """What ``beside`` finds, in a process of its own."""
+    found = bundle.parent / "turns.json"
+    given = ("--output", str(found), "--threads", str(threads), "--repeats", str(repeats), "--forms", forms)
+    run_module("studies.true_sizes.study", "beside", str(checkpoint), str(bundle), *given)
+    return dict(json.loads(found.read_text()))
 
 
 def export_row(checkpoint: Path, bundle: Path, seconds: float, peak_bytes: int) -> dict[str, Any]:
@@ -252,7 +284,7 @@ def table(rows: list[Mapping[str, Any]]) -> list[str]:
             f"{found['ratio']:.2f} x {form} ({median(found['seconds'][OURS]):.1f} s, "
             f"cosine {found['cosine'] or math.nan:.4f})"
             for form, found in row["beside"].items()
-            if isinstance(found, Mapping)
+            if isinstance(found, Mapping) and "ratio" in found
         )
         lines.append(
             f"{row['preset']:24} export {row['export_seconds']:.0f} s (goal {row['export_goal_seconds']:.0f}), "
