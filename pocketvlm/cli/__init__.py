@@ -36,7 +36,7 @@ COMMANDS = {
 EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "safetensors", "jinja2", "tomli_w", "huggingface_hub"), "export"),
     **dict.fromkeys(("scipy", "rapidfuzz"), "bench"),
-    **dict.fromkeys(("prometheus_client", "sse_starlette", "starlette", "uvicorn"), "serve"),
+    **dict.fromkeys(("httpx2", "prometheus_client", "sse_starlette", "starlette", "uvicorn"), "serve"),
 }
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketvlm.errors import CapacityError, ChatError, ConstraintError, ImageError, one_line
 from pocketvlm.serve.errors import RequestError
-from pocketvlm.serve.pictures import picture_bytes
+from pocketvlm.serve.pictures import picture_bytes, url_of
 from pocketvlm.serve.replies import score
 from pocketvlm.serve.schema import NamedTool, generation_config
 from pocketvlm.serve.worker import Began, Ended, Said
@@ -101,7 +101,7 @@ class Responder:
                     break
                 part: Any = value
                 if kind == "image":
-                    part = picture = self._picture(value, f"{where}.content")
+                    part = picture = self._picture(value, f"{where}.content", ticket.fetched)
                     room -= self.vlm.count_image_tokens(picture)
                     if room < 0:
                         raise CapacityError(
@@ -113,8 +113,8 @@ class Responder:
             messages.append({"role": ROLES.get(message.role, message.role), "content": content, **calls})
         return messages
 
-    def _picture(self, url: str, param: str) -> Picture:
-        encoded = picture_bytes(url, self.images, param)
+    def _picture(self, url: str, param: str, fetched: Mapping[str, bytes]) -> Picture:
+        encoded = picture_bytes(url, self.images, param, fetched)
         try:
             return self.vlm.prepare(encoded)
         except ImageError as error:
@@ -158,8 +158,8 @@ def _parts(message: ChatMessage, where: str) -> Iterator[tuple[str, str]]:
 def _part(part: ContentPart, where: str) -> tuple[str, str]:
     if part.type == "text" and part.text is not None:
         return "text", part.text
-    if part.type == "image_url" and part.image_url is not None:
-        return "image", part.image_url if isinstance(part.image_url, str) else part.image_url.url
+    if part.type == "image_url" and (url := url_of(part)) is not None:
+        return "image", url
     if part.type in ("text", "image_url"):
         raise RequestError(400, f"{where} has the type {part.type} and no {part.type}", where, "invalid_value")
     kind = one_line(part.type, 40)

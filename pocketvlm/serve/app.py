@@ -7,7 +7,7 @@ import contextlib
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Set
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,8 +21,19 @@ from starlette.routing import Route
 from pocketvlm.errors import one_line
 from pocketvlm.serve.bodies import Bodies
 from pocketvlm.serve.errors import RequestError
+from pocketvlm.serve.forms import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ErrorReply,
+    ModelEntry,
+    ModelList,
+    PictureTiling,
+    ServerHealth,
+)
+from pocketvlm.serve.openapi import JSON, Operation, document
 from pocketvlm.serve.page import page
-from pocketvlm.serve.preview import tiling_of
+from pocketvlm.serve.pictures import remote_urls
+from pocketvlm.serve.preview import TilingQuery, tiling_of
 from pocketvlm.serve.replies import Reply, model_entry
 from pocketvlm.serve.schema import ChatRequest, read_request
 from pocketvlm.serve.worker import Began, Ended, Queue, Said, Ticket
@@ -32,18 +43,18 @@ if TYPE_CHECKING:
 
     from pocketvlm.runtime import PocketVlm
     from pocketvlm.serve.meters import Meters
+    from pocketvlm.serve.remote import RemoteImages
 
 T = TypeVar("T")
 
 #: Seconds between two comments in a stream that has nothing to say yet, and those that a reader may take for one part.
 PING_S, SEND_S = 15, 60
-#: Paths that need no key: whether the server is there, and the page, which asks for the key.
-OPEN = ("/", "/health")
 
 
 @dataclass(frozen=True)
 class Api:
-    """What the paths are answered with. ``hosts``: names that may stand in a request's Host header; None: any."""
+    """What the paths are answered with. ``hosts``: names that may stand in a request's Host header; None: any.
+    ``remote``: fetches images; None: nothing is fetched."""
 
     vlm: PocketVlm
     queue: Queue
@@ -51,21 +62,36 @@ class Api:
     bodies: Bodies
     key: str | None = None
     hosts: frozenset[str] | None = None
+    remote: RemoteImages | None = None
     since: int = field(default_factory=lambda: int(time.time()))
 
     def application(self) -> ASGIApp:
         """For an ASGI server."""
-        routes = [
-            Route("/", self._page),
-            Route("/tiling", self._tiling),
-            Route("/v1/chat/completions", self._chat, methods=["POST"]),
-            Route("/v1/models", self._models),
-            Route("/v1/models/{name}", self._models),
-            Route("/health", self._health),
-            Route("/metrics", self._metrics),
-        ]
+        operations = self.operations()
+        routes = [Route(one.path, one.answer, methods=[one.method]) for one in operations]
         handlers = {RequestError: _refused, HTTPException: _refused, ClientDisconnect: _hung_up_on, Exception: _failed}
-        return Door(Starlette(routes=routes, exception_handlers=handlers), self, {route.path for route in routes})
+        return Door(Starlette(routes=routes, exception_handlers=handlers), self, operations)
+
+    def operations(self) -> list[Operation]:
+        """All that can be asked."""
+        return [
+            Operation("/", self._page, "A page for a browser", {"text/html": None}, open_=True),
+            Operation("/health", self._health, "Whether the server answers", {JSON: ServerHealth}, open_=True),
+            Operation(
+                "/v1/chat/completions",
+                self._chat,
+                "An answer to messages, whole or streamed",
+                {JSON: ChatCompletion},
+                method="POST",
+                takes=ChatRequest,
+                events=ChatCompletionChunk,
+            ),
+            Operation("/v1/models", self._models, "The one model", {JSON: ModelList}),
+            Operation("/v1/models/{name}", self._models, "The same by its name", {JSON: ModelEntry}),
+            Operation("/tiling", self._tiling, "How a picture is cut", {JSON: PictureTiling}, query=TilingQuery),
+            Operation("/metrics", self._metrics, "What was done so far, in Prometheus' form"),
+            Operation("/openapi.json", self._document, "This document", {JSON: dict[str, Any]}),
+        ]
 
     @property
     def model(self) -> str:
@@ -80,7 +106,12 @@ class Api:
         vision = self.vlm.manifest.vision
         if vision is None:
             raise RequestError(404, f"{self.model} takes text only, no images", code="no_images")
-        return JSONResponse(tiling_of(request.query_params, vision))
+        return JSONResponse(tiling_of(request.query_params.multi_items(), vision))
+
+    async def _document(self, request: Request) -> Response:
+        made = document(self.operations(), f"pocketvlm serve: {self.model}", locked=self.key is not None)
+        made["components"]["schemas"][ChatRequest.__name__]["properties"]["model"] = {"enum": [self.model, None]}
+        return JSONResponse(made)
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "model": self.model})
@@ -103,12 +134,17 @@ class Api:
                 415, "the body must be JSON, with Content-Type: application/json", code="unsupported_type"
             )
         with contextlib.ExitStack() as held:
-            body = await held.enter_context(self.bodies.holding()).read(request)
+            room = held.enter_context(self.bodies.holding())
+            body = await room.read(request)
             asked = await asyncio.to_thread(read_request, body)
             del body
             if asked.model not in (None, self.model):
                 raise _no_model(asked.model, self.model)
-            ticket = Ticket(asked, asyncio.get_running_loop())
+            fetched = {}
+            if self.remote is not None and (urls := list(remote_urls(asked))):
+                self.queue.check_room()
+                fetched = await _unless_hung_up(self.remote.fetch(urls, room.take), request)
+            ticket = Ticket(asked, asyncio.get_running_loop(), fetched)
             self.queue.put(ticket)
             held.callback(self.queue.leave, ticket)
             first = await _unless_hung_up(ticket.listen(), request)
@@ -161,7 +197,7 @@ async def _events(ticket: Ticket, asked: ChatRequest, reply: Reply) -> AsyncIter
     yield ServerSentEvent("[DONE]", sep="\n")
 
 
-def _event(data: Mapping[str, Any]) -> ServerSentEvent:
+def _event(data: ChatCompletionChunk | ErrorReply) -> ServerSentEvent:
     return ServerSentEvent(json.dumps(data, ensure_ascii=False), sep="\n")
 
 
@@ -214,8 +250,10 @@ async def _failed(request: Request, error: Exception) -> Response:
 class Door:
     """Before all paths: the Host header and the key, and behind them the count of what was replied."""
 
-    def __init__(self, app: ASGIApp, api: Api, paths: Set[str]) -> None:
-        self._app, self._api, self._paths = app, api, paths
+    def __init__(self, app: ASGIApp, api: Api, operations: Sequence[Operation]) -> None:
+        self._app, self._api = app, api
+        self._paths = {one.path for one in operations}
+        self._open = {one.path for one in operations if one.open_}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -242,7 +280,7 @@ class Door:
             return RequestError(
                 403, f"this server is for this machine alone, not for {one_line(host, 60)!r}", code="host"
             )
-        if key is None or request.url.path in OPEN:
+        if key is None or request.url.path in self._open:
             return None
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode()):

@@ -1,4 +1,5 @@
-"""Bodies of requests, bounded before memory is taken: each one, all that are there at once, and the time they take."""
+"""Bodies of requests, and pictures that they name, bounded before memory is taken: each one, all that are there at
+once, and the time they take."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ class Bodies:
 
 @dataclass
 class Held:
-    """What one request holds."""
+    """What one request holds: its body, and what was fetched for it."""
 
     bodies: Bodies
     size: int = 0
@@ -62,12 +63,16 @@ class Held:
                         part = await anext(stream, None)
                     if part is None:
                         return bytes(body)
-                    self._take(len(part))
+                    self.take(len(part))
                     body += part
         except TimeoutError:
             raise RequestError(408, "the request's body came too slowly", code="timeout") from None
 
-    def _take(self, count: int) -> None:
+    def take(self, count: int) -> None:
+        """Count bytes before they are kept.
+
+        :raises RequestError: they are too many for one request, or beside the others now
+        """
         if self.size + count > self.bodies.most:
             raise _too_large(self.bodies.most)
         if self.bodies.held + count > AT_ONCE * self.bodies.most:
@@ -78,5 +83,8 @@ class Held:
 
 
 def _too_large(most: int) -> RequestError:
-    what = f"the request is larger than {most} bytes: send smaller images, or start the server with --max-body-mb"
+    what = (
+        f"the request is larger than {most} bytes, its images included: take smaller ones, or start the server with "
+        "--max-body-mb"
+    )
     return RequestError(413, what, code="too_large")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from pocketvlm.errors import PocketVlmError, one_line
+from pocketvlm.serve.forms import ErrorReply
 
 #: OpenAI's ``type`` by HTTP status; others are the server's.
 TYPES = {
@@ -38,8 +38,8 @@ class RequestError(PocketVlmError):
     def __post_init__(self) -> None:
         super().__init__(self.message)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> ErrorReply:
         """The body of the reply."""
         kind = TYPES.get(self.status, "server_error")
-        error = {"message": one_line(self.message, 500), "type": kind, "param": self.param, "code": self.code}
-        return {"error": error}
+        message = one_line(self.message, 500)
+        return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}

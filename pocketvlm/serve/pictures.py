@@ -1,8 +1,10 @@
-"""The pictures of a request: data: URLs, and files below one directory; nothing is fetched, no path leaves it."""
+"""The pictures of a request: data: URLs, files below one directory, which no path leaves, and what was fetched."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from pocketvlm.errors import ChatError, ImageError, one_line
@@ -10,19 +12,45 @@ from pocketvlm.files import found, read_bounded
 from pocketvlm.images.open import MAX_FILE_BYTES
 from pocketvlm.serve.errors import RequestError
 
+if TYPE_CHECKING:
+    from pocketvlm.serve.schema import ChatRequest, ContentPart
 
-def picture_bytes(url: str, directory: Path | None, param: str) -> bytes:
+
+def url_of(part: ContentPart) -> str | None:
+    """Where a part's image is, if it has one."""
+    return part.image_url if isinstance(part.image_url, str | None) else part.image_url.url
+
+
+def remote_urls(request: ChatRequest) -> Iterator[tuple[str, str]]:
+    """The URLs of a request that lead to other hosts, each with the parameter that it stands in."""
+    for index, message in enumerate(request.messages):
+        for part in message.content if isinstance(message.content, list) else ():
+            if (url := url_of(part)) is not None and _scheme(url) in ("http", "https"):
+                yield url, f"messages.{index}.content"
+
+
+def picture_bytes(url: str, directory: Path | None, param: str, fetched: Mapping[str, bytes] | None = None) -> bytes:
     """The encoded image that ``url`` names; ``directory`` has the files that may be named, ``param`` is for errors.
+    ``fetched``: what came from other hosts, by its URL.
 
-    :raises RequestError: it is damaged, would have to be fetched, or is no file below ``directory``
+    :raises RequestError: it is damaged, was not fetched, or is no file below ``directory``
     """
-    scheme = url.partition(":")[0].lower() if ":" in url[:16] else ""
+    scheme = _scheme(url)
     if scheme == "data":
         return _of_data(url, param)
     if scheme in ("", "file"):
         return _of_file(url, directory, param)
-    what = f"an image at {one_line(url, 60)!r} is not fetched: send its bytes as a data: URL"
+    if fetched is not None and url in fetched:
+        return fetched[url]
+    what = (
+        f"an image at {one_line(url, 60)!r} is not fetched: send its bytes as a data: URL, or start the server with "
+        "--allow-remote-images HOST"
+    )
     raise RequestError(400, what, param, "unsupported_image_url")
+
+
+def _scheme(url: str) -> str:
+    return url.partition(":")[0].lower() if ":" in url[:16] else ""
 
 
 def _of_data(url: str, param: str) -> bytes:

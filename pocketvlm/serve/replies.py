@@ -8,6 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pocketvlm.serve.forms import (
+    AnswerLogprobs,
+    AnswerMessage,
+    CalledTool,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChunkChoice,
+    ChunkDelta,
+    CompletionUsage,
+    FinishWord,
+    ModelEntry,
+    TokenLogprob,
+    TopLogprob,
+)
+
 if TYPE_CHECKING:
     from pocketvlm.bundle.manifest import Manifest
     from pocketvlm.bundle.tools import ToolCall
@@ -15,7 +30,7 @@ if TYPE_CHECKING:
     from pocketvlm.serve.worker import Ended, Said
 
 #: why an answer ended, in the runtime's words -> in OpenAI's
-FINISH = {"stop": "stop", "length": "length", "kv_length": "length", "deadline": "length"}
+FINISH: dict[str, FinishWord] = {"stop": "stop", "length": "length", "kv_length": "length", "deadline": "length"}
 
 
 @dataclass(frozen=True)
@@ -28,76 +43,99 @@ class Reply:
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, said: Sequence[Said], end: Ended) -> dict[str, Any]:
-        """A chat.completion. ``stats`` is an addition to OpenAI's form: times, and the seed of the answer."""
+    def whole(self, said: Sequence[Said], end: Ended) -> ChatCompletion:
+        """An answer that has ended."""
         text, stats = "".join(one.text for one in said), end.stats
-        calls = {"tool_calls": tool_calls(end.calls)} if end.calls else {}
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": text or (None if calls else ""), "refusal": None, **calls},
-            "logprobs": self._scored([score for one in said for score in one.scores]),
-            "finish_reason": _finish(end),
+        message: AnswerMessage = {
+            "role": "assistant",
+            "content": text or (None if end.calls else ""),
+            "refusal": None,
         }
+        if end.calls:
+            message["tool_calls"] = tool_calls(end.calls)
         return {
-            **self._head("chat.completion"),
-            "choices": [choice],
+            "id": self.id,
+            "object": "chat.completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": message,
+                    "logprobs": self._scored([score for one in said for score in one.scores]),
+                    "finish_reason": _finish(end),
+                }
+            ],
             "usage": usage(stats),
             "stats": self._stats(stats),
         }
 
-    def first(self) -> dict[str, Any]:
+    def first(self) -> ChatCompletionChunk:
         """The chunk that opens a stream: who speaks."""
         return self._chunk({"role": "assistant", "content": ""})
 
-    def piece(self, said: Said) -> dict[str, Any]:
+    def piece(self, said: Said) -> ChatCompletionChunk:
         """A chunk of text."""
         return self._chunk({"content": said.text}, scores=said.scores)
 
-    def called(self, end: Ended) -> dict[str, Any]:
+    def called(self, end: Ended) -> ChatCompletionChunk:
         """The chunk of the tools that are called, each whole."""
-        return self._chunk({"tool_calls": [{"index": at, **one} for at, one in enumerate(tool_calls(end.calls))]})
+        calls: list[CalledTool] = [{**one, "index": at} for at, one in enumerate(tool_calls(end.calls))]
+        return self._chunk({"tool_calls": calls})
 
-    def last(self, end: Ended) -> dict[str, Any]:
+    def last(self, end: Ended) -> ChatCompletionChunk:
         """The chunk that says why the answer ended."""
-        return {**self._chunk({}, _finish(end)), "stats": self._stats(end.stats)}
+        chunk = self._chunk({}, _finish(end))
+        chunk["stats"] = self._stats(end.stats)
+        return chunk
 
-    def used(self, stats: Stats) -> dict[str, Any]:
+    def used(self, stats: Stats) -> ChatCompletionChunk:
         """The chunk of ``stream_options.include_usage``, behind all others."""
-        return {**self._head("chat.completion.chunk"), "choices": [], "usage": usage(stats)}
-
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        chunk = self._with([])
+        chunk["usage"] = usage(stats)
+        return chunk
 
     def _chunk(
-        self, delta: dict[str, Any], finish_reason: str | None = None, scores: Sequence[dict[str, Any]] = ()
-    ) -> dict[str, Any]:
+        self, delta: ChunkDelta, finish_reason: FinishWord | None = None, scores: Sequence[TokenLogprob] = ()
+    ) -> ChatCompletionChunk:
         scored = self._scored(scores) if scores else None
-        choice = {"index": 0, "delta": delta, "logprobs": scored, "finish_reason": finish_reason}
-        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+        return self._with([{"index": 0, "delta": delta, "logprobs": scored, "finish_reason": finish_reason}])
 
-    def _scored(self, scores: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    def _with(self, choices: list[ChunkChoice]) -> ChatCompletionChunk:
+        return {
+            "id": self.id,
+            "object": "chat.completion.chunk",
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
+
+    def _scored(self, scores: Sequence[TokenLogprob]) -> AnswerLogprobs | None:
         return {"content": list(scores), "refusal": None} if self.logprobs else None
 
     def _stats(self, stats: Stats) -> dict[str, Any]:
         return {**stats.as_dict(), "seed": self.seed}
 
 
-def _finish(end: Ended) -> str | None:
+def _finish(end: Ended) -> FinishWord | None:
     return "tool_calls" if end.calls else FINISH.get(end.stats.finish_reason or "")
 
 
-def tool_calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+def tool_calls(calls: Sequence[ToolCall]) -> list[CalledTool]:
     """Calls, each with an id of its own."""
-    return [{"id": f"call_{secrets.token_hex(12)}", **call.as_dict()} for call in calls]
+    return [
+        {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": call.as_dict()["function"]}
+        for call in calls
+    ]
 
 
-def score(text: str, logprob: float) -> dict[str, Any]:
-    """How likely a token is. ``bytes`` are its text's; null where it is a part of a character."""
+def score(text: str, logprob: float) -> TopLogprob:
+    """How likely a token is."""
     whole = "\ufffd" not in text
     return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if whole else None}
 
 
-def usage(stats: Stats) -> dict[str, Any]:
+def usage(stats: Stats) -> CompletionUsage:
     """Tokens of the question, of its images, those that were in a KV cache already, and of the answer."""
     return {
         "prompt_tokens": stats.prompt_tokens,
@@ -107,9 +145,8 @@ def usage(stats: Stats) -> dict[str, Any]:
     }
 
 
-def model_entry(manifest: Manifest, created: int) -> dict[str, Any]:
-    """A model of /v1/models. An addition to OpenAI's form: tokens of its KV cache, whether it takes images, and what it
-    cannot do, where its bundle says so."""
+def model_entry(manifest: Manifest, created: int) -> ModelEntry:
+    """A model of /v1/models."""
     model = manifest.model
     return {
         "id": model.name,

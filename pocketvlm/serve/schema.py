@@ -16,6 +16,9 @@ from pocketvlm.serve.errors import RequestError
 from pocketvlm.strict import first_wrong
 
 if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler
+    from pydantic_core import CoreSchema
+
     from pocketvlm.runtime.constraints import Constraint
     from pocketvlm.runtime.sampling import GenerationConfig
 
@@ -109,7 +112,7 @@ class ResponseFormat(_Lenient):
 
 
 class ChatRequest(_Lenient):
-    """A request to /v1/chat/completions."""
+    """A request to /v1/chat/completions. What is in none of its fields may be null, or has no effect."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     model: str | None = None
@@ -129,6 +132,15 @@ class ChatRequest(_Lenient):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """With the parameters that ``_check_obeyed`` looks at."""
+        schema = handler.resolve_ref_schema(made := handler(core))
+        schema["properties"] |= {name: {"enum": [*values, None]} for name, values in NOT_YET.items()}
+        schema["properties"] |= {name: {} for name in WITHOUT_EFFECT}
+        schema["additionalProperties"] = {"type": "null"}
+        return made
 
     @property
     def callable(self) -> list[dict[str, Any]]:
@@ -171,7 +183,7 @@ def _check_obeyed(request: ChatRequest) -> None:
             continue
         if name not in NOT_YET:
             raise RequestError(400, f"{one_line(name, 60)}: unknown parameter", one_line(name, 60), "unknown_parameter")
-        if value not in NOT_YET[name]:
+        if isinstance(value, bool) or value not in NOT_YET[name]:  # True is 1 to Python
             what = f"{name} is not there yet: this server answers with text alone, without it"
             raise RequestError(400, what, name, "unsupported_parameter")
     if request.top_logprobs and not request.logprobs:

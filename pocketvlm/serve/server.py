@@ -23,6 +23,7 @@ from pocketvlm.serve.app import Api
 from pocketvlm.serve.bodies import Bodies
 from pocketvlm.serve.errors import RequestError
 from pocketvlm.serve.meters import Meters
+from pocketvlm.serve.remote import RemoteHost, RemoteImages
 from pocketvlm.serve.worker import Queue
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """How a model is served. ``waiting``: requests beside the one that is answered; ``kept``: KV caches."""
+    """How a model is served. ``waiting``: requests beside the one that is answered; ``kept``: KV caches; ``remote``:
+    hosts whose images are fetched."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -46,6 +48,7 @@ class ServeOptions:
     waiting: int = 8
     kept: int = 2
     body_bytes: int = 32 << 20
+    remote: frozenset[RemoteHost] = frozenset()
 
     @property
     def loopback(self) -> bool:
@@ -70,7 +73,8 @@ def serve(vlm: PocketVlm, options: ServeOptions, say: Callable[[str], None]) -> 
         queue = Queue(Responder(vlm, prefixes, meters, options.images), options.waiting)
         meters.about(vlm, queue)
         hosts = LOOPBACK_NAMES | {options.host} if options.loopback else None
-        api = Api(vlm, queue, meters, Bodies(options.body_bytes), options.key, hosts)
+        remote = RemoteImages(options.remote) if options.remote else None
+        api = Api(vlm, queue, meters, Bodies(options.body_bytes), options.key, hosts, remote)
         config = uvicorn.Config(
             api.application(),
             http=BoundedConnection,
@@ -129,6 +133,9 @@ class BoundedConnection(H11Protocol):
     _over = False
 
     def connection_made(self, transport: Any) -> None:
+        # asyncio does so for sockets that say their protocol, which accepted ones do not: else a reply's second part,
+        # and each token, waits until the client acknowledges what was before, 40 ms.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().connection_made(transport)
         self._wait_for_head()
         if len(self.connections) > CONNECTIONS:

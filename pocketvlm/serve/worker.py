@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pocketvlm.bundle.tools import ToolCall
     from pocketvlm.runtime.generation import Answer
     from pocketvlm.runtime.stats import Stats
+    from pocketvlm.serve.forms import TokenLogprob
     from pocketvlm.serve.schema import ChatRequest
 
 LOG = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Said:
     """A piece of an answer: its text, and of its token what ``logprobs`` asks for, in OpenAI's form."""
 
     text: str
-    scores: tuple[dict[str, Any], ...] = ()
+    scores: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,14 @@ Event = RequestError | Began | Ended | Said
 
 @dataclass(eq=False)
 class Ticket:
-    """A request on its way through the queue: the worker tells, the one who asked listens, either may end it."""
+    """A request on its way through the queue: the worker tells, the one who asked listens, either may end it.
+
+    ``fetched``: pictures of other hosts, by their URLs.
+    """
 
     request: ChatRequest
     loop: asyncio.AbstractEventLoop
+    fetched: Mapping[str, bytes] = field(default_factory=dict)
     since: float = field(default_factory=time.perf_counter)
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     _given_up: threading.Event = field(default_factory=threading.Event)
@@ -123,15 +128,19 @@ class Queue:
         :raises RequestError: too many wait already; its headers say after how many seconds there should be room
         """
         with self._changed:
-            if self._stopped:
-                raise RequestError(503, "the server is being stopped", code="stopping")
-            # One that is taken next does not wait.
-            if len(self._waiting) + self.running > self._most:
-                seconds = max(1, math.ceil(self._mean_s))
-                what = f"{self.waiting} requests wait already: try again in {seconds} s"
-                raise RequestError(429, what, code="queue_full", headers={"Retry-After": str(seconds)})
+            self.check_room()
             self._waiting.append(ticket)
             self._changed.notify()
+
+    def check_room(self) -> None:
+        """Before work is done for a request that would have no place; raises as ``put`` does."""
+        if self._stopped:
+            raise RequestError(503, "the server is being stopped", code="stopping")
+        # One that is taken next does not wait.
+        if len(self._waiting) + self.running > self._most:
+            seconds = max(1, math.ceil(self._mean_s))
+            what = f"{self.waiting} requests wait already: try again in {seconds} s"
+            raise RequestError(429, what, code="queue_full", headers={"Retry-After": str(seconds)})
 
     def leave(self, ticket: Ticket) -> None:
         """Nobody wants this answer any more: its place is free at once, or its generation ends within a token."""

@@ -188,7 +188,7 @@ def test_commands_count_the_tokens_of_slices(bundle: Bundle, tmp_path: Path) -> 
     assert "tiles of 4 px, 5 tokens of the whole and of each slice" in CliRunner().invoke(main, asked).output
     vision = bundle.manifest.vision
     assert vision is not None
-    assert tiling_of({"width": "50", "height": "30"}, vision)["tokens"] == count
+    assert tiling_of([("width", "50"), ("height", "30")], vision)["tokens"] == count
 
 
 # --- A plan -----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,8 +18,10 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pocketvlm.bundle.open import read_manifest, write_manifest
 from pocketvlm.runtime import PocketVlm, load
 from tests.support.bundles import picture
+from tests.support.tools import LAYOUT
 from tests.support.waiting import ended, until_equal
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,14 +40,15 @@ class Served:
 
     process: subprocess.Popen[str]
     port: int
+    key: str | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
-    def client(self, key: str = "none") -> Any:
+    def client(self, key: str | None = None) -> Any:
         """OpenAI's client, which does not try again by itself. (Its types know OpenAI's models alone.)"""
-        return openai.OpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=100)
+        return openai.OpenAI(base_url=self.url, api_key=key or self.key or "none", max_retries=0, timeout=100)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=100)
@@ -57,9 +61,12 @@ class Served:
 
     def metric(self, name: str, **labels: str) -> int:
         """A value of /metrics, 0 where there is none yet."""
-        reply = self.raw(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        head, _, body = reply.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200"), reply
+        head = (
+            f"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self.key}\r\nConnection: close\r\n\r\n"
+        )
+        reply = self.raw(head.encode())
+        first, _, body = reply.partition(b"\r\n\r\n")
+        assert first.startswith(b"HTTP/1.1 200"), reply
         samples = (one for family in text_string_to_metric_families(body.decode()) for one in family.samples)
         name = f"pocketvlm_{name}"
         return int(sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items()))
@@ -94,7 +101,7 @@ def start() -> Iterator[Start]:
             said = process.stderr.readline()
             found = re.fullmatch(r"serving .* at http://127\.0\.0\.1:([0-9]+)/v1 \(Ctrl-C ends it\)\n", said)
             assert found is not None, said + process.stderr.read()
-            return Served(process, int(found[1]))
+            return Served(process, int(found[1]), key)
 
         yield begin
 
@@ -103,6 +110,18 @@ def start() -> Iterator[Start]:
 def bundle(tiny_bundles: dict[str, Path]) -> Path:
     """Random weights, which say a variety of tokens when they are sampled, and never stop by themselves."""
     return tiny_bundles["int4-g32"]
+
+
+@pytest.fixture(scope="session")
+def with_tools(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same random weights, with a chat layout that has tools."""
+    path = tmp_path_factory.mktemp("tools") / "bundle"
+    shutil.copytree(bundle, path)
+    manifest = read_manifest(path)
+    assert manifest.chat is not None
+    chat = manifest.chat.model_copy(update={"tools": LAYOUT})
+    write_manifest(path, manifest.model_copy(update={"chat": chat, "format_version": 5}))
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -124,6 +143,12 @@ def served(start: Start, bundle: Path, pictures: Path) -> Served:
 
 
 @pytest.fixture(scope="session")
+def tooled(start: Start, with_tools: Path) -> Served:
+    """One whose model takes tools."""
+    return start(with_tools)
+
+
+@pytest.fixture(scope="session")
 def slow(start: Start, bundle: Path) -> Served:
     """One that takes its time, has little room and no pictures."""
     return start(bundle, "--queue", "1", "--max-body-mb", "0.1", before=SLOW)
@@ -139,4 +164,11 @@ def locked(start: Start, bundle: Path) -> Served:
 def vlm(bundle: Path) -> Iterator[PocketVlm]:
     """The same bundle here, for what has to be answered."""
     with load(bundle, threads=1) as vlm:
+        yield vlm
+
+
+@pytest.fixture(scope="session")
+def model(with_tools: Path) -> Iterator[PocketVlm]:
+    """That with tools here."""
+    with load(with_tools, threads=1) as vlm:
         yield vlm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -38,7 +39,7 @@ def run(command: list[str], folder: Path) -> str:
 
 def test_the_servers_command_lines_are_taken() -> None:
     lines = [line for block in blocks("") for line in block.splitlines() if line]
-    assert len(lines) == 2
+    assert len(lines) == 3
     for line in lines:
         _, name, *words = shlex.split(line[line.index("pocketvlm") :])
         words = ["." if word == "pictures" else word for word in words]  # a directory that is there
@@ -48,7 +49,7 @@ def test_the_servers_command_lines_are_taken() -> None:
 
 
 def test_the_python_streams_an_answer(served: Served, folder: Path) -> None:
-    (code,) = blocks("python")
+    code, _ = blocks("python")  # the other one: test_litellm_client.py
     before = served.metric("image_tokens_total")
     said = run([sys.executable, "-c", code.replace(":8000", f":{served.port}")], folder)
     assert len(said.encode()) > 20
@@ -58,12 +59,14 @@ def test_the_python_streams_an_answer(served: Served, folder: Path) -> None:
 def test_the_commands_are_answered(served: Served, folder: Path) -> None:
     if shutil.which("curl") is None and "CI" not in os.environ:
         pytest.skip("there is no curl")
-    (commands,) = blocks("sh")
+    commands, document = blocks("sh")
     before = served.metric("requests_total", path="/v1/chat/completions", status="200")
     said = run(["bash", "-ec", commands.replace(":8000", f":{served.port}")], folder)
     assert said.count('"object":"chat.completion"') == 2
     assert "pocketvlm_requests_running 0.0" in said
     assert served.metric("requests_total", path="/v1/chat/completions", status="200") == before + 2
+    described = json.loads(run(["bash", "-ec", document.replace(":8000", f":{served.port}")], folder))
+    assert described["openapi"].startswith("3.1.") and "/v1/chat/completions" in described["paths"]
 
 
 def test_the_page_names_every_parameter() -> None:

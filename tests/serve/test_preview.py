@@ -18,7 +18,7 @@ def test_a_picture_of_one_tile_is_drawn_where_it_lies(strategy: str, size: tuple
     assert own is not None
     changes = {"strategy": strategy, "candidates": ((1, 1),), "thumbnail": "none", "thumbnail_of_single_tile": False}
     vision = own.model_copy(update={**changes, "tile_size": 60, "pad_color": (0, 0, 255)})
-    found = tiling_of({"width": str(size[0]), "height": str(size[1])}, vision)
+    found = tiling_of([("width", str(size[0])), ("height", str(size[1]))], vision)
     cut = cut_tiles(Image.new("RGB", size, (255, 0, 0)), preprocessing_of(vision)).pixels[0]
     # uint8 [tile, tile, 3] -> the rows and columns that are more red than blue
     red = cut[..., 0] > cut[..., 2]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from pocketvlm.bundle.open import read_manifest, write_manifest
-from pocketvlm.runtime import GenerationConfig, PocketVlm, load
-from tests.serve.conftest import Served, Start
+from pocketvlm.runtime import GenerationConfig, PocketVlm
+from tests.serve.conftest import Served
 from tests.serve.test_openai_client import SAMPLED, ask, user, whole
-from tests.support.tools import LAYOUT, TOOLS
+from tests.support.tools import TOOLS
 
 ADD = {"type": "function", "function": {"name": "add"}}
 #: A prompt with two of them and what they gave is longer than this model's cache.
@@ -23,26 +20,8 @@ LIMITS = {"max_tokens": 200, "temperature": 3.0, "seed": 5}
 
 
 @pytest.fixture(scope="module")
-def with_tools(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same random weights, with a chat layout that has tools."""
-    path = tmp_path_factory.mktemp("tools") / "bundle"
-    shutil.copytree(bundle, path)
-    manifest = read_manifest(path)
-    assert manifest.chat is not None
-    chat = manifest.chat.model_copy(update={"tools": LAYOUT})
-    write_manifest(path, manifest.model_copy(update={"chat": chat, "format_version": 5}))
-    return path
-
-
-@pytest.fixture(scope="module")
-def client(start: Start, with_tools: Path) -> Any:
-    return start(with_tools).client()
-
-
-@pytest.fixture(scope="module")
-def model(with_tools: Path) -> Any:
-    with load(with_tools, threads=1) as vlm:
-        yield vlm
+def client(tooled: Served) -> Any:
+    return tooled.client()
 
 
 def test_a_call_and_what_it_gave(client: Any, model: PocketVlm) -> None:

@@ -23,6 +23,13 @@ asked = below("Who may ask, and how much")
     metavar="DIR",
     help="Requests may name images below this directory; otherwise they send them.",
 )
+@click.option(
+    "--allow-remote-images",
+    multiple=True,
+    metavar="HOST",
+    help="Requests may name images at http(s) URLs on this host: its exact name, with :PORT where it is another; given "
+    "several times, several hosts. Otherwise nothing is fetched.",
+)
 @asked(
     "--api-key",
     envvar="POCKETVLM_API_KEY",
@@ -60,6 +67,7 @@ def command(
     host: str,
     port: int,
     images: Path | None,
+    allow_remote_images: tuple[str, ...],
     api_key: str | None,
     queue: int,
     max_body_mb: float,
@@ -76,12 +84,17 @@ def command(
     pocketvlm serve dist/android/reader-gptq-g32 --images pictures
     """
     from pocketvlm.runtime import load
+    from pocketvlm.serve.remote import remote_host
     from pocketvlm.serve.server import ServeOptions, serve
 
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
         raise click.UsageError("--api-key must be of printable ASCII characters, and not empty")
     body_bytes = int(max_body_mb * 1e6)
-    options = ServeOptions(host, port, api_key and api_key.strip(), images, queue, kept, body_bytes)
+    try:
+        remote = frozenset(map(remote_host, allow_remote_images))
+    except ValueError as error:
+        raise click.UsageError(f"--allow-remote-images: {error}") from None
+    options = ServeOptions(host, port, api_key and api_key.strip(), images, queue, kept, body_bytes, remote)
     with load(
         bundle,
         threads=threads,
