@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from pocketvlm.bench.report.schema import Memory, Row
 from pocketvlm.bench.speed.machine import describe
 from pocketvlm.bundle.open import describe_files
+from pocketvlm.cli import main
 from pocketvlm.runtime import GenerationConfig, load
 from studies.reader.parity import NEW_TOKENS, asked
 from tests.runner import native
@@ -166,6 +168,24 @@ def test_usage(tiny_bundles: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_bytes(b" ")
     os.truncate(tmp_path / "plan.json", (16 << 20) + 1)
     assert "larger than" in failed(run(bundle, tmp_path / "plan.json"), 2)
+
+
+@pytest.mark.parametrize("way", [("json_schema", "{}"), ("regex", "a+"), ("choices", ["a"]), ("grammar", 'start: "a"')])
+def test_an_answer_of_a_form_is_refused_with_the_command_that_has_it(
+    tiny_bundles: dict[str, Path], tmp_path: Path, way: tuple[str, Any]
+) -> None:
+    """By the names that `pocketvlm run` and GenerationConfig have for it; by no other name there is one."""
+    name, value = way
+    says = "the native runner's answers have no form; those of pocketvlm run, eval and serve have"
+    option = "--choice" if name == "choices" else f"--{name.replace('_', '-')}"
+    line = failed(run(tiny_bundles["fp32"], plan(tmp_path), option, str(value)), 2)
+    assert line == f"{option}: {says} (docs/conversations.md)"
+    command = main.get_command(click.Context(main), "run")
+    assert command is not None and option in {opt for one in command.params for opt in one.opts}
+    told = answer(token_ids=TOKENS)
+    for key in (name, "constraint"):
+        planned = plan(tmp_path, answer={**told, "config": {**told["config"], key: value}})
+        assert says in failed(run(tiny_bundles["fp32"], planned), 2)
 
 
 def test_a_damaged_bundle(tiny_bundles: dict[str, Path], tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ Arguments parse_arguments(int count, char** values) {
   std::vector<std::string> places;
   for (int i = 1; i < count; i++) {
     const std::string value = values[i];
+    if (const std::string why = refusal_of_form(value); value.rfind("--", 0) == 0 && !why.empty())
+      throw Error(Failure::usage, value + ": " + why);
     if (value.rfind("--", 0) != 0) {
       places.push_back(value);
     } else if (i + 1 >= count || !take_option(value, values[++i], arguments.options)) {

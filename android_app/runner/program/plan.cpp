@@ -55,6 +55,8 @@ PlannedTiles tiles(const Reader& value) {
 PlannedAnswer answer(const Reader& value) {
   const Members of = value.members({"token_ids", "config", "expected", "logits"});
   const Reader given = of["config"], expected = of["expected"];
+  for (const auto& [key, value] : given.object())
+    if (const std::string why = refusal_of_form(key); !why.empty()) Reader(value, given, key).refuse(why);
   const Members config = given.members({"max_new_tokens", "temperature", "top_k", "top_p", "seed",
                                         "repetition_penalty", "logit_bias", "lookup"});
   PlannedAnswer result;
@@ -157,6 +159,15 @@ void check_length(const std::string& what, int64_t tokens, const Manifest& manif
 }
 
 }  // namespace
+
+std::string refusal_of_form(std::string_view name) {
+  for (const std::string_view form : {"constraint", "--json-schema", "json_schema", "--regex", "regex", "--choice",
+                                      "choices", "--grammar", "grammar"})
+    if (name == form)
+      return "the native runner's answers have no form; those of pocketvlm run, eval and serve have "
+             "(docs/conversations.md)";
+  return {};
+}
 
 Plan parse_plan(std::string_view text) {
   try {

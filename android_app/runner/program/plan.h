@@ -12,6 +12,9 @@
 
 namespace pocketvlm {
 
+// Why an answer has no form here; empty where `name` is none of the ways to ask for one (runtime/constraints.py).
+std::string refusal_of_form(std::string_view name);
+
 struct PlannedTiles {
   std::string file, name;
   int64_t count;
