@@ -32,7 +32,7 @@ BENCH := --image 384x768 -p 512,1920 -n 128 -d 0,512,2048 --pg 512,128 -r 3
 # BASE is a checkout of what is compared with: git worktree add build/base origin/main; make bench-gate BASE=build/base
 GATE_OPTIONS := --image 320x240 -p 256 -n 32 -t 1
 
-.PHONY: help setup check test test-flaky test-lowest browser docs export-android demo devices runner runner-package core aar api apk java apk-tools bench bench-gate bench-device clean
+.PHONY: help setup check test test-flaky test-lowest browser docs export-android demo devices runner runner-package core aar api apk java apk-tools harnesses bench bench-gate bench-device clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
@@ -58,7 +58,10 @@ java: # builds the Kotlin library, also in the tests
 apk-tools: # link, align and sign an APK, also in the tests
 	@bash setup.sh apk
 
-test: $(READY) browser java apk-tools ## run all tests, or PYTEST='tests/runtime -x'; ends with how long each room's took
+harnesses: $(READY) # tests run a bundle in them
+	@bash setup.sh harnesses
+
+test: $(READY) browser java apk-tools harnesses ## run all tests, or PYTEST='tests/runtime -x'; ends with how long each room's took
 	@$(BIN)/python -m tests.support.suite $(PYTEST)
 
 TIMES := 20

@@ -5,6 +5,7 @@
 #   bash setup.sh browser    Debian's Chromium, which tests look at pages in, where it is missing and can be installed
 #   bash setup.sh java       Debian's JDK 17 and Maven, which build the Kotlin library, likewise
 #   bash setup.sh apk        Debian's tools for an APK, beside D8 and R8 of Maven Central, likewise
+#   bash setup.sh harnesses  lmms-eval and VLMEvalKit, which tests run a bundle in, into build/harnesses (450 MB)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -96,10 +97,25 @@ apk() {
     fi
 }
 
+# Beside the environment: they ask for other versions, and for much that a bundle's questions never import.
+harnesses() {
+    local wanted=tests/support/harnesses.txt target=build/harnesses
+    if ! cmp -s "$wanted" "$target/packages.txt"; then
+        rm -rf "$target" "$target.partial"
+        if .venv/bin/uv pip install --quiet --python .venv/bin/python --target "$target.partial" --no-deps --requirements "$wanted"; then
+            cp "$wanted" "$target.partial/packages.txt"
+            mv "$target.partial" "$target"
+        else
+            echo "They could not be installed: a bundle is not tested in them" >&2
+        fi
+    fi
+}
+
 case "${1:-}" in
     "") environment ;;
     browser) browser ;;
     java) java ;;
     apk) apk ;;
-    *) fail "setup.sh knows nothing but browser, java and apk, not $1" ;;
+    harnesses) harnesses ;;
+    *) fail "setup.sh knows nothing but browser, java, apk and harnesses, not $1" ;;
 esac

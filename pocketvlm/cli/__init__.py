@@ -22,6 +22,7 @@ COMMANDS = {
     "inspect": "inspect",
     "tile": "tile",
     "eval": "eval",
+    "questions": "questions",
     "tune": "tune",
     "bench": "bench",
     "doctor": "doctor",

@@ -88,13 +88,17 @@ def test_the_command_lines_modules_import_rooms_only_when_they_run(repository: P
 
 
 def test_a_base_installation_imports_core_runtime_bench_and_cli(repository: Path) -> None:
-    """Where the extras' packages are missing, all modules import but models, quant, export, fidelity, serve."""
+    """Where the extras' packages are missing, all modules import but models, quant, export, fidelity, serve, and what
+    lmms-eval and VLMEvalKit import."""
     code = f"""
 import importlib, pkgutil, sys
 for name in {ONLY_WITH_EXTRAS}:
     sys.modules[name] = None
 import pocketvlm
-skipped = ("pocketvlm.models", "pocketvlm.quant", "pocketvlm.export", "pocketvlm.fidelity", "pocketvlm.serve")
+skipped = (
+    "pocketvlm.models", "pocketvlm.quant", "pocketvlm.export", "pocketvlm.fidelity", "pocketvlm.serve",
+    "pocketvlm.harnesses.lmms_eval", "pocketvlm.harnesses.vlmevalkit",
+)
 def walk(package):
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         if module.name not in (*skipped, "pocketvlm.__main__"):
@@ -234,7 +238,7 @@ def test_make_lists_every_target(repository: Path, folder: str) -> None:
     text = (repository / folder / "Makefile").read_text(encoding="utf-8")
     phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
     assert phony is not None
-    internal = {"apk-tools", "browser", "java"} if folder == "." else set()
+    internal = {"apk-tools", "browser", "harnesses", "java"} if folder == "." else set()
     assert targets(repository, "-C", folder) - {"help"} == set(phony[1].split()) - {"help"} - internal
 
 
