@@ -32,7 +32,7 @@ MODULE = "pocketvlm.harnesses.slices"
 
 
 @dataclass(frozen=True)
-class Form:
+class Benchmark:
     """A benchmark that a slice takes after, in either harness."""
 
     name: str
@@ -53,8 +53,8 @@ class Form:
 
 ONE_WORD = "\nAnswer the question with a single word."
 FORMS = (
-    Form("ocrbench", 128, "", "ocrbench_accuracy", "OCRBench", "slice_OCRBench", lambda kind: OCRBENCH_CATEGORY),
-    Form("chartqa", 16, ONE_WORD, "relaxed_overall", "ImageVQADataset", "slice_ChartQA"),
+    Benchmark("ocrbench", 128, "", "ocrbench_accuracy", "OCRBench", "slice_OCRBench", lambda kind: OCRBENCH_CATEGORY),
+    Benchmark("chartqa", 16, ONE_WORD, "relaxed_overall", "ImageVQADataset", "slice_ChartQA"),
 )  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def _write_all(entries: Sequence[Mapping[str, Any]], partial: Path, target: Path
     (partial / "vlmevalkit.json").write_text(f"{json.dumps({'data': data}, indent=1)}\n", encoding="utf-8")
 
 
-def _task(form: Form, target: Path) -> str:
+def _task(form: Benchmark, target: Path) -> str:
     """lmms-eval's task: its benchmark's prompt and settings. JSON's texts are YAML's."""
     return f"""task: slice_{form.name}
 dataset_path: json
@@ -148,7 +148,7 @@ lmms_eval_specific_kwargs:
 """
 
 
-def _write_table(path: Path, form: Form, entries: Sequence[Mapping[str, Any]], partial: Path) -> None:
+def _write_table(path: Path, form: Benchmark, entries: Sequence[Mapping[str, Any]], partial: Path) -> None:
     """VLMEvalKit's table: texts, and images in base64; several of either as a list in Python's words."""
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
