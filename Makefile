@@ -32,7 +32,7 @@ BENCH := --image 384x768 -p 512,1920 -n 128 -d 0,512,2048 --pg 512,128 -r 3
 # BASE is a checkout of what is compared with: git worktree add build/base origin/main; make bench-gate BASE=build/base
 GATE_OPTIONS := --image 320x240 -p 256 -n 32 -t 1
 
-.PHONY: help setup check test test-flaky test-lowest browser docs export-android demo devices runner runner-package core aar api apk java apk-tools harnesses bench bench-gate bench-device clean
+.PHONY: help setup check test test-flaky test-lowest browser docs export-android demo devices farm-demo runner runner-package core aar api apk java apk-tools harnesses bench bench-gate bench-device clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-18s%s\n' "$$name" "$$what"; done
@@ -102,6 +102,9 @@ demo: $(READY) ## chat with the exported bundle about IMAGE
 
 devices: $(READY) ## the attached phones, and what is wrong with them
 	@$(BIN)/pocketvlm doctor --phones
+farm-demo: $(READY) ## two nodes of a cluster on this machine, a fake phone on each, BUNDLE measured on both (a minute)
+	@[ -d $(BUNDLE) ] || { echo "error: $(BUNDLE) is not there yet: make export-android" >&2; exit 1; }
+	@$(BIN)/python -m tests.cluster.demo $(BUNDLE)
 runner: $(READY) ## compile the native runner and libpocketvlm for this machine, into build/runner/native
 	@$(BIN)/python -m android_app.runner.build native
 runner-package: $(READY) ## the runner with all that a device needs, into dist/android/runner

@@ -65,6 +65,10 @@ class DeviceError(PocketVlmError):
     """A phone that is not there, not ready for a measurement, or fails in the middle of one."""
 
 
+class ClusterError(PocketVlmError):
+    """A cluster that cannot be reached, machines of it that do not fit one another, or work that none of them did."""
+
+
 class CapacityError(PocketVlmError):
     """A conversation that does not fit into the bundle's KV length."""
 

@@ -250,6 +250,8 @@ class Report(Closed):
     schema_name: Literal["pocketvlm-bench/2"] = Field(default="pocketvlm-bench/2", alias="schema")
     command: Text
     target: Name
+    host: Name | None = None
+    """of a cluster, that a phone's cable was in"""
     bundle: BundleIdentity
     machine: Machine
     workload: dict[str, Any]
@@ -272,8 +274,9 @@ class Report(Closed):
     def as_dict(self) -> dict[str, Any]:
         """For JSON. What only phones have is left out of others' results, so that older code still reads those."""
         values = self.model_dump(mode="json", by_alias=True, exclude={"rows"})
-        if self.agreement is None:
-            del values["agreement"]
+        for name in ("agreement", "host"):
+            if getattr(self, name) is None:
+                del values[name]
         if not self.machine.emulated:
             del values["machine"]["emulated"]
         return {**values, "rows": [row.as_dict() for row in self.rows]}

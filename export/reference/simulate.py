@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -80,10 +80,16 @@ def sensitivities(
     samples: Sequence[Sample],
     candidates: Sequence[Rule],
     progress: Callable[[int], None] = lambda _: None,
+    layers: Collection[int] | None = None,
 ) -> dict[str, list[Choice]]:
     """Each linear layer of the decoder by each candidate: its bytes, and the squared error of what leaves the decoder
-    layer (of the logits, for an untied head) by its square, when this weight alone is stored so."""
+    layer (of the logits, for an untied head) by its square, when this weight alone is stored so.
+
+    ``layers``: of these decoder layers alone, of which there is one at least; an untied head goes with the last one.
+    """
     text, read = checkpoint.config.text, checkpoint.tensor
+    wanted = range(text.num_hidden_layers) if layers is None else layers
+    last = max(wanted)
     found: dict[str, list[Choice]] = {}
     hidden = embed(checkpoint.config, read, samples)
     known = [Known() for _ in samples]
@@ -91,7 +97,8 @@ def sensitivities(
         layer = stage.loaded(read)
         run = _runner(text, stage.index, layer, hidden, samples)
         outputs = run(known)
-        for name in (name for names in stage.traced.same_inputs() for name in names):
+        of_layer = (name for names in stage.traced.same_inputs() for name in names)
+        for name in of_layer if stage.index in wanted else ():
             weight = layer.get_submodule(name).get_parameter("weight")
             original = weight.detach().clone()
 
@@ -103,8 +110,11 @@ def sensitivities(
             found[full] = _choices(full, original, candidates, after, outputs)
             weight.copy_(original)
         hidden = list(outputs.split([states.shape[1] for states in hidden], dim=1))
-        progress(1)
-    if not text.tie_word_embeddings:
+        if stage.index in wanted:
+            progress(1)
+        if stage.index == last:
+            break
+    if not text.tie_word_embeddings and last == text.num_hidden_layers - 1:
         states, head = normed(text, read, torch.cat(hidden, dim=1)), read(HEAD).float()
         found[HEAD] = _choices(HEAD, head, candidates, lambda stored: states @ stored.T, states @ head.T)
     return found

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from pocketvlm.errors import DataError, ExportError, RecipeError
+from pocketvlm.errors import ExportError, RecipeError
 from pocketvlm.export.cost import disk_bytes
 from pocketvlm.export.job import Progress, Silent
 from pocketvlm.export.read.calibration import read_calibration
 from pocketvlm.export.read.frontend import read_frontend
-from pocketvlm.export.read.sample import Sample
-from pocketvlm.export.reference.simulate import Simulated, divergence, scored_logits, sensitivities
+from pocketvlm.export.reference.simulate import sensitivities
 from pocketvlm.export.store.as_stored import check_unpacked
+from pocketvlm.export.tune.trials import (
+    CANDIDATES,
+    SENSITIVITY_SEQUENCES,
+    Here,
+    Trials,
+    base_recipe,
+    candidate_rules,
+    open_search,
+)
 from pocketvlm.models.checkpoint import Checkpoint
 from pocketvlm.quant.allocate import Choice, allocate
-from pocketvlm.recipe import CalibrationConfig, Recipe, Rule, load_recipe
+from pocketvlm.recipe import Recipe, Rule, load_recipe
 
-#: What a linear layer may become: (bits, group size), from small to large.
-CANDIDATES: tuple[tuple[int, int | str], ...] = ((4, "channel"), (4, 128), (4, 64), (4, 32), (8, 128))
-#: The recipe that the rest of the weights and the KV cache follow, and the uniform ones that stand beside.
-BASE = "gptq-g128"
+#: The uniform recipes that stand beside.
 UNIFORM = ("gptq-channel", "gptq-g128", "gptq-g32")
-#: Sequences that sensitivities are measured on: each goes through a layer once for each weight and candidate.
-SENSITIVITY_SEQUENCES = 8
 
 
 @dataclass(frozen=True)
@@ -57,37 +59,36 @@ def tune(
     sequences: int = 64,
     points: int = 6,
     progress: Progress | None = None,
+    trials: Trials | None = None,
 ) -> Tuned:
     """The recipe of least divergence whose bundle has at most ``budget`` bytes.
 
-    ``source`` is read as for an export's calibration; every second sequence calibrates, the others measure.
+    ``source`` is read as for an export's calibration; every second sequence calibrates, the others measure. ``trials``
+    says where it is measured: here by default.
 
     :raises ExportError: nothing fits the budget, or the weights are quantized already
     :raises DataError: the data cannot be read, or is too little
     """
     check_unpacked(checkpoint)
-    progress = progress or Silent()
-    base = replace(load_recipe(BASE), calibration=CalibrationConfig(sequences=sequences))
-    frontend = read_frontend(checkpoint)
-    data = read_calibration(source, frontend, base, checkpoint.config.text.positions)
-    if len(data.samples) < 2:
-        raise DataError(f"{source}: one sequence cannot both calibrate and measure; give more")
-    calibration, measured = replace(data, samples=data.samples[::2]), data.samples[1::2]
-    choices = _measure(checkpoint, calibration.samples[:SENSITIVITY_SEQUENCES], progress)
+    progress, trials = progress or Silent(), trials or Here()
+    search = open_search(checkpoint, source, sequences)
+    layers = range(checkpoint.config.text.num_hidden_layers)
+    progress.phase("sensitivities", len(layers))
+    choices = trials.sensitivities(search, layers, progress.advance)
+    base = base_recipe(sequences)
     recipes = _mixed_recipes(checkpoint, base, choices, budget, points)
-    uniform = [replace(load_recipe(name), calibration=base.calibration) for name in UNIFORM]
-    progress.phase("recipes", len(recipes) + len(uniform))
-    original = scored_logits(checkpoint, checkpoint.tensor, measured)
-    found = []
-    for recipe in (*recipes, *uniform):
-        simulated = Simulated(checkpoint, recipe, calibration)
-        kl = divergence(checkpoint, simulated.read, measured, original)
-        mixed = recipe.name not in UNIFORM
-        found.append(Point(recipe, size_of(checkpoint, recipe), _bits(checkpoint, recipe, choices), kl, mixed))
-        progress.advance(1)
+    recipes += [replace(load_recipe(name), calibration=base.calibration) for name in UNIFORM]
+    progress.phase("recipes", len(recipes))
+    divergences = trials.divergences(search, recipes, progress.advance)
+    found = [
+        Point(
+            recipe, size_of(checkpoint, recipe), _bits(checkpoint, recipe, choices), kl, recipe.name not in UNIFORM
+        )
+        for recipe, kl in zip(recipes, divergences, strict=True)
+    ]  # fmt: skip
     # At least the smallest mixed recipe fits.
     picked = min((point for point in found if point.bytes <= budget), key=lambda point: (point.kl_mean, point.bytes))
-    return Tuned(tuple(sorted(found, key=lambda point: point.bytes)), picked, len(original), data.sha256)
+    return Tuned(tuple(sorted(found, key=lambda point: point.bytes)), picked, search.tokens, search.sha256)
 
 
 def recipe_of_bits(
@@ -103,21 +104,13 @@ def recipe_of_bits(
     few = replace(base, calibration=replace(base.calibration, sequences=SENSITIVITY_SEQUENCES))
     positions = checkpoint.config.text.positions
     samples = read_calibration(source, read_frontend(checkpoint), few, positions).samples
-    choices = _measure(checkpoint, samples, progress)
+    progress.phase("sensitivities", checkpoint.config.text.num_hidden_layers)
+    choices = sensitivities(checkpoint, samples, candidate_rules(), progress.advance)
     weights = sum(math.prod(checkpoint.tensors[name].shape) for name in choices)
     least = 8 * sum(min(choice.bytes for choice in options) for options in choices.values()) / weights
     if least > bits:
         raise RecipeError(f"{bits:g} bits a weight are too few: the smallest candidates take {least:.2f}")
     return _recipe(base, allocate(choices, int(bits * weights / 8)))
-
-
-def _measure(checkpoint: Checkpoint, samples: Sequence[Sample], progress: Progress) -> dict[str, list[Choice]]:
-    """The candidates' errors by rounding to nearest, which say how much a layer feels bits, not how GPTQ mends it."""
-    progress.phase("sensitivities", checkpoint.config.text.num_hidden_layers)
-    rules = [
-        Rule(("*",), "round-to-nearest", {"bits": bits, "group_size": group_size}) for bits, group_size in CANDIDATES
-    ]
-    return sensitivities(checkpoint, samples, rules, progress.advance)
 
 
 def size_of(checkpoint: Checkpoint, recipe: Recipe) -> int:

@@ -31,6 +31,7 @@ COMMANDS = {
     "plan": "plan",
     "init": "init",
     "litertlm": "litertlm",
+    "cluster": "cluster",
 }
 
 #: package that the runtime does without -> the extra that brings it
@@ -38,6 +39,7 @@ EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "safetensors", "jinja2", "tomli_w", "huggingface_hub"), "export"),
     **dict.fromkeys(("scipy", "rapidfuzz"), "bench"),
     **dict.fromkeys(("httpx2", "prometheus_client", "sse_starlette", "starlette", "uvicorn"), "serve"),
+    "ray": "cluster",
 }
 
 

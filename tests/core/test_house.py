@@ -33,7 +33,7 @@ ROOMS = ("export", "quant", "runtime", "bench")
 #: What `pip install pocketvlm` does not bring.
 ONLY_WITH_EXTRAS = (
     "torch", "onnx", "onnx_ir", "safetensors", "jinja2", "transformers", "executorch", "ai_edge_litert", "matplotlib",
-    "scipy", "rapidfuzz", "starlette", "uvicorn", "sse_starlette", "prometheus_client", "httpx2",
+    "scipy", "rapidfuzz", "starlette", "uvicorn", "sse_starlette", "prometheus_client", "httpx2", "ray",
 )  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from tests.support.phone.fake import DIES_WITH_US
 
 #: The least that a bench measures.
 WORK = ("-t", "1", "-p", "16", "-n", "4", "-d", "0", "--image", "40x20", "-r", "2", "--warmups", "0")
+#: The runner on a phone, and its first argument: files are looked at by commands that have its name too.
+PROGRAM = "pocketvlm-runner /data/local/tmp/pocketvlm/bundles/"
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,13 @@ import pytest
 
 from android_app.runner import dependencies
 from pocketvlm.bench.report.schema import read_report
-from tests.device.commands import Bench, started
+from tests.device.commands import PROGRAM, Bench, started
 from tests.runner.native import packed
 from tests.support.phone import cable
 from tests.support.phone.adbd import Faults
 from tests.support.phone.fake import FakePhone
 from tests.support.phone.fixtures import attached
 from tests.support.waiting import SECONDS, ended, until
-
-#: And its first argument: files are looked at by commands that have its name too.
-PROGRAM = "pocketvlm-runner /data/local/tmp/pocketvlm/bundles/"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketvlm.cli.clusters import cluster_option, on_cluster
 from pocketvlm.cli.console import ConsoleProgress, finite, keep_to_quota, print_table
 from pocketvlm.cli.printing import rich_console
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pocketvlm.export.tune.recipe import Point, Tuned
+    from pocketvlm.export.tune.trials import Trials
 
 
 @click.command("tune")
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     "--sequences", default=64, show_default=True, type=click.IntRange(4, 4096), help="Conversations or windows of DATA."
 )
 @click.option("--points", default=6, show_default=True, type=click.IntRange(2, 32), help="Sizes that are measured.")
+@cluster_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where the recipe goes.  [default: tuned.toml]")
 @click.option("--plot", metavar="FILE.png", type=click.Path(path_type=Path), help="Draw size against divergence.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -48,6 +51,7 @@ def command(
     calibration: str | None,
     sequences: int,
     points: int,
+    cluster: str | None,
     output: Path | None,
     plot: Path | None,
     as_json: bool,
@@ -69,10 +73,15 @@ def command(
     if plot is not None:
         check_packages("--plot")
     keep_to_quota()
-    with ConsoleProgress() as progress:
+    with on_cluster(cluster), ConsoleProgress() as progress:
         source = open_checkpoint(checkpoint, progress)
         data = calibration or default_source(source.config)
-        tuned = tune(source, round(budget_mb * 1e6), data, sequences=sequences, points=points, progress=progress)
+        tuned = tune(
+            source, round(budget_mb * 1e6), data, sequences=sequences, points=points, progress=progress,
+            trials=None if cluster is None else _by_cluster(progress),
+        )  # fmt: skip
+    for note in progress.notes:
+        click.echo(note, err=True)
     write_whole(target, recipe_text(tuned.picked.recipe))
     if plot is not None:
         write_whole(plot, _picture(tuned))
@@ -81,6 +90,15 @@ def command(
         return
 
     _print(rich_console(), tuned, target)
+
+
+def _by_cluster(progress: ConsoleProgress) -> Trials:
+    """Each with as many threads as this process would have: sums of another order would be other sums."""
+    import torch
+
+    from pocketvlm.cluster.trials import ByCluster
+
+    return ByCluster(torch.get_num_threads(), progress.note)
 
 
 def _report(tuned: Tuned, target: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pocketvlm.cli.clusters import cluster_option, on_cluster
 from pocketvlm.cli.commands.bench.device import device_options
 from pocketvlm.cli.commands.bench.workload import beside, measured, workload_options
 from pocketvlm.cli.console import running, say, typed
@@ -25,6 +26,7 @@ shown = below("What is shown and kept")
 @running("--target", default="host", show_default=True, metavar="NAME", help="host, or adb[:SERIAL|:all].")
 @workload_options
 @device_options
+@cluster_option
 @running(
     "--device", metavar="NAME|FILE", values=devices,
     help="Profile of this device, which says whether its clocks are pinned:",
@@ -51,6 +53,7 @@ def command(
     target: str,
     workload: Workload,
     on_device: DeviceOptions | None,
+    cluster: str | None,
     device: str | None,
     paper: bool,
     tunes: bool,
@@ -78,6 +81,8 @@ def command(
         raise click.UsageError("--gate and --base-code go with --interleave; pocketvlm compare holds a file to another")
     if on_device is not None and (base is not None or tunes or paper):
         raise click.UsageError("--interleave, --autotune and --paper run on the host")
+    if on_device is None and cluster is not None:
+        raise click.UsageError("--cluster measures phones: give --target adb:SERIAL,... or adb:all as well")
     for path in (save, html):
         if path is not None:
             check_writable(path)
@@ -88,7 +93,11 @@ def command(
     elif tunes:
         autotune(bundle, workload, save, as_json=form == "json")
     elif on_device is not None:
-        measure_phones(bundle, workload, target, on_device, form, save, html, pinned=_is_pinned(device))
+        with on_cluster(cluster):
+            measure_phones(
+                bundle, workload, target, on_device, form, save, html,
+                pinned=_is_pinned(device), clustered=cluster is not None,
+            )  # fmt: skip
     else:
         _measure(bundle, workload, target, form, save, html, pinned=_is_pinned(device), paper=paper)
 

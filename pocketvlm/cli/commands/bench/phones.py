@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from pocketvlm.cli.console import say, typed
 from pocketvlm.errors import DeviceError
 
 if TYPE_CHECKING:
+    from pocketvlm.bench.report.schema import Report
     from pocketvlm.bench.speed.workload import Workload
     from pocketvlm.bench.targets.adb.options import DeviceOptions
 
@@ -31,34 +33,71 @@ def measure_phones(
     html: Path | None,
     *,
     pinned: bool,
+    clustered: bool = False,
 ) -> None:
     """Measure each, print and save what was measured; of several one that fails is said, and the next is taken.
 
+    ``clustered``: the phones of the cluster that is connected.
+
     :raises DeviceError: a phone failed, or computed something else than this machine; what was measured is saved
     """
-    from pocketvlm.bench.run import bench
     from pocketvlm.bench.targets.adb.target import failure_of
+    from pocketvlm.cli.commands.bench.output import print_phones
 
-    targets, failures = targets_of(target), []
-    several = target == ALL
-    workload = for_phone(workload)
-    for one in targets:
-        try:
-            report = bench(bundle, workload, command=typed(), target=one, pinned=pinned, watch=say, options=options)
-        except DeviceError as error:
+    measure = _by_cluster if clustered else _one_after_the_other
+    count, several, found = measure(bundle, for_phone(workload), target, options, pinned=pinned)
+    failures: list[str] = []
+    reports: list[Report] = []
+    for place, result in found:
+        if isinstance(result, DeviceError):
             if not several:
-                raise
-            failures.append(str(error))
-            click.echo(f"error: {error}", err=True)
+                raise result
+            failures.append(str(result))
+            click.echo(f"error: {result}", err=True)
             continue
-        places = (place_for(path, one, several=several) for path in (save, html))
-        write_report(report, form, *places)
-        wrong = failure_of(report.agreement)
+        reports.append(result)
+        write_report(result, form, *(place_for(path, place, several=several) for path in (save, html)))
+        wrong = failure_of(result.agreement)
         failures += [] if wrong is None else [wrong]
+    if clustered and form == "table" and several:
+        print_phones(reports, failures)
     if failures:
-        raise DeviceError(
-            failures[0] if not several else f"{len(failures)} of {len(targets)} phones failed: {failures[0]}"
-        )
+        raise DeviceError(failures[0] if not several else f"{len(failures)} of {count} phones failed: {failures[0]}")
+
+
+#: How many phones there are, whether several were asked for, and each: what tells its files from others', its report.
+Found = tuple[int, bool, "Iterator[tuple[str, Report | DeviceError]]"]
+
+
+def _one_after_the_other(
+    bundle: Path, workload: Workload, target: str, options: DeviceOptions, *, pinned: bool
+) -> Found:
+    """Those on this machine's cables."""
+    from pocketvlm.bench.run import bench
+
+    targets = targets_of(target)
+
+    def each() -> Iterator[tuple[str, Report | DeviceError]]:
+        for one in targets:
+            try:
+                report = bench(bundle, workload, command=typed(), target=one, pinned=pinned, watch=say, options=options)
+            except DeviceError as error:
+                yield one, error
+            else:
+                yield one, report
+
+    return len(targets), target == ALL, each()
+
+
+def _by_cluster(bundle: Path, workload: Workload, target: str, options: DeviceOptions, *, pinned: bool) -> Found:
+    """Those of a cluster's hosts."""
+    from pocketvlm.cluster.phones import Measurement, find, measure
+
+    places = find(target.partition(":")[2])
+    wanted = Measurement(bundle, workload, typed(), pinned, options)
+    say(f"measuring {', '.join(place.name for place in places)}")
+    each = ((f"adb:{place.host.name}-{place.serial}", result) for place, result in measure(wanted, places))
+    return len(places), target == ALL or len(places) > 1, each
 
 
 def for_phone(workload: Workload) -> Workload:

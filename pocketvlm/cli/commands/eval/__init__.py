@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from itertools import chain, islice
+from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketvlm.cli.clusters import cluster_option, on_cluster
 from pocketvlm.cli.commands.eval.against import check_usage, run
-from pocketvlm.cli.console import ConsoleProgress, constraint_of, engine_option, finite, print_table
+from pocketvlm.cli.commands.eval.asking import WaysToAsk, check_accuracy, check_whole, evaluate, missing
+from pocketvlm.cli.console import constraint_of, engine_option, finite, print_table
 from pocketvlm.cli.printing import rich_console
-from pocketvlm.errors import DataError, ResultsError, located, one_line
+from pocketvlm.errors import DataError, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pocketvlm.bench.accuracy.evaluate import Answered
-    from pocketvlm.questions.question import Questions
     from pocketvlm.runtime.constraints import Constraint
 
 
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 )
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
 @engine_option
+@cluster_option
 @click.option(
     "--baseline",
     metavar="RESULTS.json|BUNDLE2",
@@ -100,6 +101,7 @@ def command(
     json_schema: Path | None,
     threads: int | None,
     engine: str | None,
+    cluster: str | None,
     baseline: Path | None,
     wrong: int,
     as_json: bool,
@@ -130,8 +132,9 @@ def command(
         return
     if save is not None:
         check_writable(save)
-    ways = WaysToAsk(max_new_tokens, threads, _known(metrics), _form(json_schema))
-    report, answered = _measure(bundle, named, questions, ways, engine, baseline)
+    ways = WaysToAsk(max_new_tokens, threads, _known(metrics), _form(json_schema), clustered=cluster is not None)
+    with on_cluster(cluster):
+        report, answered = _measure(bundle, named, questions, ways, engine, baseline)
     text = json.dumps(report, indent=1)
     if save is not None:
         write_whole(save, f"{text}\n")
@@ -140,18 +143,9 @@ def command(
     else:
         _print(rich_console(), report)
         _print_wrong(rich_console(), answered, wrong)
+    check_whole(report)
     if min_accuracy is not None:
         check_accuracy(report, min_accuracy)
-
-
-@dataclass(frozen=True)
-class WaysToAsk:
-    """How questions are asked and scored; without ``metrics`` by those of the data."""
-
-    max_new_tokens: int
-    threads: int | None
-    metrics: tuple[str, ...] = ()
-    constraint: Constraint | None = None
 
 
 def _form(json_schema: Path | None) -> Constraint | None:
@@ -193,71 +187,11 @@ def _measure(
     report, answered = evaluate(bundle, asked, ways, engine=engine)
     if baseline is not None and saved is None:
         other, _ = evaluate(baseline, open_data(data, count), ways, "baseline")
-        saved = results(other, str(baseline))
-    if saved is not None:
+        saved = None if missing(other) else results(other, str(baseline))
+    if saved is not None and not missing(report):
         comparison = compare([item.outcome.exact for item in answered], saved.exact)
         report["baseline"] = {"bundle": saved.bundle, **asdict(comparison)}
     return report, answered
-
-
-def evaluate(
-    bundle: Path,
-    asked: Questions,
-    ways: WaysToAsk,
-    phase: str = "questions",
-    progress: ConsoleProgress | None = None,
-    engine: str | None = None,
-) -> tuple[dict[str, Any], list[Answered]]:
-    """Ask them all: the report for JSON, and the answers.
-
-    ``progress`` is one that is shown already; without, there is a bar of its own.
-
-    :raises DataError: there are no questions
-    """
-    from pocketvlm.bench.accuracy import evaluate as bench
-    from pocketvlm.bench.report.identity import identity, versions
-    from pocketvlm.bundle.open import open_bundle
-    from pocketvlm.runtime import load
-
-    first = next(asked.items, None)
-    if first is None:
-        raise DataError(f"{one_line(asked.origin.get('file', 'the data'), 120)}: has no questions")
-    answered = []
-    with load(bundle, threads=ways.threads, engine=engine) as vlm:
-        with located(first.where):
-            bench.check_sees(vlm, first)
-        with ConsoleProgress() if progress is None else nullcontext(progress) as shown:
-            shown.phase(phase, asked.most)
-            for item in bench.answer_all(vlm, chain([first], asked.items), ways.max_new_tokens, ways.constraint):
-                answered.append(item)
-                shown.advance(1)
-        ran = vlm.engine_description
-    names = ways.metrics or asked.metrics
-    report = {
-        "bundle": identity(open_bundle(bundle)),
-        "data": asked.origin,
-        "questions": len(answered),
-        "max_new_tokens": ways.max_new_tokens,
-        "sampling": "greedy",
-        "engine": ran,
-        "versions": versions(),
-        "accuracy": bench.accuracy(answered, names),
-        **({} if (valid := bench.validity(answered)) is None else {"validity": valid}),
-        "cost": asdict(bench.cost(answered)),
-        "answers": bench.answers(answered, names),
-    }
-    return report, answered
-
-
-def check_accuracy(report: dict[str, Any], least: float) -> None:
-    """Refuse a report of fewer than ``least`` exactly right answers.
-
-    :raises ResultsError: it is one
-    """
-    found = report["accuracy"]["all"]
-    if found["share"] < least:
-        counts = f"{found['right']} of {found['questions']} right"
-        raise ResultsError(f"exact match {found['share']:.2%} ({counts}) is below --min-accuracy {least:g}")
 
 
 def _print(console: Console, report: dict[str, Any]) -> None:
@@ -292,6 +226,8 @@ def _print(console: Console, report: dict[str, Any]) -> None:
     if "baseline" in report:
         console.print(Text(_compared(report["baseline"])), soft_wrap=True)
     console.print(_cost_lines(report["cost"]), soft_wrap=True, highlight=False)
+    if "cluster" in report:
+        console.print(Text(_cluster_lines(report["cluster"])), soft_wrap=True)
 
 
 def _cells(score: dict[str, Any]) -> tuple[str, ...]:
@@ -323,6 +259,18 @@ def _cost_lines(cost: dict[str, Any]) -> str:
         f"first token after {cost['time_to_first_token_s'] * 1e3:.1f} ms\n"
         f"peak memory: {cost['peak_rss_bytes'] / 1e6:.0f} MB, the pictures included"
     )
+
+
+def _cluster_lines(found: dict[str, Any]) -> str:
+    hosts = [f"{one['questions']:,} by {one['workers']} on {one['host']}, {one['processor']}" for one in found["hosts"]]
+    threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
+    again = sum(len(one["questions"]) for one in found["retried"])
+    lines = [
+        f"answered by workers of {threads} in {found['seconds']:.1f} s: {'; '.join(hosts)}",
+        "times above are of the workers; their memory has Ray's part in it",
+        *([f"asked again, after a worker or a host was lost: {again:,}"] if again else []),
+    ]
+    return "\n".join(lines)
 
 
 def _print_wrong(console: Console, answered: list[Answered], most: int) -> None:

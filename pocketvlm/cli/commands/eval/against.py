@@ -27,6 +27,7 @@ OF_ANSWERS = {
     "wrong": "--wrong",
     "min_accuracy": "--min-accuracy",
     "engine": "--engine",
+    "cluster": "--cluster",
 }
 OF_FIDELITY = {"max_kl": "--max-kl", "plot": "--plot", "lora": "--lora"}
 

@@ -275,7 +275,7 @@ def _interrupted(output: Path) -> str:
 
 def _check_accuracy(staged: Path, data: str, least: float, progress: ConsoleProgress) -> None:
     from pocketvlm.bundle.open import open_bundle
-    from pocketvlm.cli.commands.eval import WaysToAsk, check_accuracy, evaluate
+    from pocketvlm.cli.commands.eval.asking import WaysToAsk, check_accuracy, evaluate
     from pocketvlm.questions.data import open_data
     from pocketvlm.runtime.engines import EMULATIONS
 
