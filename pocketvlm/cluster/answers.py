@@ -14,7 +14,7 @@ from pocketvlm.cluster import nodes
 from pocketvlm.cluster.checks import check_all, check_bundle, check_same, digest
 from pocketvlm.cluster.host import processor
 from pocketvlm.cluster.units import Unit, merged, units_of
-from pocketvlm.cluster.work import Job, Log, places, work
+from pocketvlm.cluster.work import Log, UnitWork, places, work
 from pocketvlm.errors import CapacityError, ClusterError, ConstraintError, DataError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ OF_QUESTIONS = (DataError, CapacityError, ConstraintError)
 
 
 @dataclass(frozen=True)
-class Asking:
+class AskingThere:
     """How a bundle is asked; the fields are ``pocketvlm eval``'s options. ``threads`` of each worker."""
 
     bundle: Path
@@ -50,7 +50,7 @@ class AnsweredByAll:
 
 
 @dataclass(frozen=True)
-class Part:
+class AnsweredUnit:
     """What a worker gives for a unit."""
 
     answered: tuple[Answered, ...]
@@ -60,7 +60,7 @@ class Part:
 
 
 def answer_all(
-    asking: Asking, questions: Iterable[Question], advance: Callable[[int], None] = lambda _: None
+    asking: AskingThere, questions: Iterable[Question], advance: Callable[[int], None] = lambda _: None
 ) -> AnsweredByAll:
     """Have all questions answered by the workers of the cluster that is ``connected``.
 
@@ -68,7 +68,7 @@ def answer_all(
     :raises PocketVlmError: as for ``bench.accuracy.evaluate.answer_all``
     """
     wanted = digest(asking.bundle)
-    job = Job("answers", partial(_answer, asking, wanted), asking.threads, OF_QUESTIONS)
+    job = UnitWork("answers", partial(_answer, asking, wanted), asking.threads, OF_QUESTIONS)
     where, log, started = places(job, nodes.hosts()), Log(), time.monotonic()
     check_all(where, partial(check_bundle, asking.bundle.resolve(), wanted))
     parts: list[tuple[tuple[int, ...], tuple[Answered, ...]]] = []
@@ -112,7 +112,7 @@ class _Tally:
     workers: set[tuple[str, str, int]] = field(default_factory=set)
     engines: dict[str, str] = field(default_factory=dict)
 
-    def add(self, host: str, part: Part) -> None:
+    def add(self, host: str, part: AnsweredUnit) -> None:
         self.questions[host, part.processor] += len(part.answered)
         self.workers.add((host, part.processor, part.worker))
         self.engines.setdefault(part.engine, host)
@@ -139,21 +139,21 @@ class _Tally:
 # --- On a worker ------------------------------------------------------------------------------------------------------
 
 
-def _answer(asking: Asking, wanted: str, questions: tuple[Question, ...]) -> Part:
+def _answer(asking: AskingThere, wanted: str, questions: tuple[Question, ...]) -> AnsweredUnit:
     import os
 
     from pocketvlm.bench.accuracy import evaluate
 
     vlm = _opened(asking, wanted)
     answered = evaluate.answer_all(vlm, questions, asking.max_new_tokens, asking.constraint)
-    return Part(tuple(answered), vlm.engine_description, os.getpid(), processor())
+    return AnsweredUnit(tuple(answered), vlm.engine_description, os.getpid(), processor())
 
 
 #: What this worker has loaded: the next unit is about the same bundle, nearly always.
 _held: list[tuple[tuple[Any, ...], PocketVlm]] = []
 
 
-def _opened(asking: Asking, wanted: str) -> PocketVlm:
+def _opened(asking: AskingThere, wanted: str) -> PocketVlm:
     """The bundle, loaded once a worker.
 
     :raises BundleError: it is no longer the one that was checked

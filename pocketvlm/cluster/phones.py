@@ -24,7 +24,7 @@ RETRIES = 2
 
 
 @dataclass(frozen=True)
-class Place:
+class PhonePlace:
     """A phone and the host that its cable is in."""
 
     host: Host
@@ -36,7 +36,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class PhoneWorkload:
     """What is measured of each phone; the fields are those of ``bench.run.bench``."""
 
     bundle: Path
@@ -46,12 +46,12 @@ class Measurement:
     options: DeviceOptions
 
 
-def find(which: str) -> tuple[Place, ...]:
+def find(which: str) -> tuple[PhonePlace, ...]:
     """Phones of the cluster that is connected: those of the serials, with commas between them, or ``all``.
 
     :raises DeviceError: there are none, or one that is named is on no host
     """
-    there = tuple(Place(host, serial) for host in nodes.hosts() for serial in host.phones)
+    there = tuple(PhonePlace(host, serial) for host in nodes.hosts() for serial in host.phones)
     shown = ", ".join(place.name for place in there[:10]) or "none: pocketvlm cluster join says which it offers"
     wanted = tuple(dict.fromkeys(filter(None, which.split(","))))
     for serial in wanted if which != "all" else ():
@@ -62,7 +62,7 @@ def find(which: str) -> tuple[Place, ...]:
     return there if which == "all" else tuple(place for place in there if place.serial in wanted)
 
 
-def measure(wanted: Measurement, places: Sequence[Place]) -> Iterator[tuple[Place, Report | DeviceError]]:
+def measure(wanted: PhoneWorkload, places: Sequence[PhonePlace]) -> Iterator[tuple[PhonePlace, Report | DeviceError]]:
     """Measure each phone, all at once and each by one job at a time; its report as it is done, or why there is none.
 
     :raises ClusterError: a host of them lacks the bundle or this code
@@ -83,7 +83,7 @@ def measure(wanted: Measurement, places: Sequence[Place]) -> Iterator[tuple[Plac
             yield place, _result(place, *nodes.outcome(reference))
 
 
-def _result(place: Place, text: Any, error: BaseException | None) -> Report | DeviceError:
+def _result(place: PhonePlace, text: Any, error: BaseException | None) -> Report | DeviceError:
     """:raises ClusterError: what came back is the report of another phone"""
     from pocketvlm.bench.report.schema import parse_report
 
@@ -99,7 +99,7 @@ def _result(place: Place, text: Any, error: BaseException | None) -> Report | De
 # --- On a worker ------------------------------------------------------------------------------------------------------
 
 
-def _measure(wanted: Measurement, serial: str, host: str) -> str:
+def _measure(wanted: PhoneWorkload, serial: str, host: str) -> str:
     """The report's JSON.
 
     :raises PocketVlmError: the phone is not there, not ready, or fails; the runner's package is not there

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pocketvlm.cluster import nodes
 from pocketvlm.cluster.checks import check_all
 from pocketvlm.cluster.units import merged, refuse_missing, units_of
-from pocketvlm.cluster.work import Job, Log, places, work
+from pocketvlm.cluster.work import Log, UnitWork, places, work
 from pocketvlm.errors import CheckpointError, ExportError, RecipeError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ OF_TRIALS = (ExportError, RecipeError)
 
 
 @dataclass(frozen=True)
-class Source:
+class SearchSource:
     """What a search was read from, and what has to come of it on each host."""
 
     checkpoint: Path
@@ -50,7 +50,7 @@ class ByCluster:
 
     def __init__(self, threads: int, note: Callable[[str], None]) -> None:
         self._threads, self._note = threads, note
-        self._checked: Source | None = None
+        self._checked: SearchSource | None = None
 
     def sensitivities(self, search: Search, layers: Collection[int], advance: Advance) -> dict[str, list[Choice]]:
         found = self._each(search, "layers", _sensitivities, list(layers), advance, UNITS_OF_LAYERS)
@@ -63,14 +63,14 @@ class ByCluster:
         self,
         search: Search,
         what: str,
-        measure: Callable[[Source, tuple[Any, ...]], list[Any]],
+        measure: Callable[[SearchSource, tuple[Any, ...]], list[Any]],
         items: Sequence[Any],
         advance: Advance,
         units_a_place: int | None,
     ) -> list[Any]:
         """What ``measure`` gives of each item; in units of one, or in so many a place."""
         checkpoint = search.checkpoint
-        source = Source(
+        source = SearchSource(
             checkpoint.directory.resolve(),
             None if checkpoint.adapter is None else checkpoint.adapter.directory.resolve(),
             checkpoint.revision,
@@ -80,7 +80,7 @@ class ByCluster:
             search.sha256,
             self._threads,
         )
-        job = Job(what, partial(measure, source), self._threads, OF_TRIALS)
+        job = UnitWork(what, partial(measure, source), self._threads, OF_TRIALS)
         where, log = places(job, nodes.hosts()), Log()
         if self._checked != source:
             check_all(where, partial(_check, source))
@@ -105,7 +105,7 @@ def _absolute(source: str) -> str:
 # --- On a worker ------------------------------------------------------------------------------------------------------
 
 
-def _check(source: Source) -> str | None:
+def _check(source: SearchSource) -> str | None:
     """What is wrong with this host's PyTorch, or with its copy of the checkpoint."""
     if (found := version("torch")) != source.torch:
         return f"has torch {found}, not {source.torch}"
@@ -113,7 +113,7 @@ def _check(source: Source) -> str | None:
     return None
 
 
-def _checkpoint(source: Source) -> Checkpoint:
+def _checkpoint(source: SearchSource) -> Checkpoint:
     """:raises CheckpointError: it is damaged, or another"""
     from pocketvlm.models.checkpoint import open_checkpoint
 
@@ -126,7 +126,7 @@ def _checkpoint(source: Source) -> Checkpoint:
     return checkpoint
 
 
-def _sensitivities(source: Source, layers: tuple[int, ...]) -> list[dict[str, list[Choice]]]:
+def _sensitivities(source: SearchSource, layers: tuple[int, ...]) -> list[dict[str, list[Choice]]]:
     """Of each layer. They are measured together: each goes through those below it."""
     from pocketvlm.export.tune.trials import Here
 
@@ -142,17 +142,17 @@ def _of(name: str, layer: int, layers: tuple[int, ...]) -> bool:
     return layer == layers[-1] if name == HEAD else f".layers.{layer}." in name
 
 
-def _divergences(source: Source, recipes: tuple[Recipe, ...]) -> list[float]:
+def _divergences(source: SearchSource, recipes: tuple[Recipe, ...]) -> list[float]:
     from pocketvlm.export.tune.trials import Here
 
     return Here().divergences(_opened(source), recipes, lambda _: None)
 
 
 #: What this worker has read: the next unit is of the same search.
-_held: dict[Source, Search] = {}
+_held: dict[SearchSource, Search] = {}
 
 
-def _opened(source: Source) -> Search:
+def _opened(source: SearchSource) -> Search:
     """The search, read once a worker.
 
     :raises CheckpointError: the checkpoint or the data are others than the driver's

@@ -21,7 +21,7 @@ MOST_DOUBLED = 7
 
 
 @dataclass(frozen=True)
-class Job:
+class UnitWork:
     """What is done with units: ``do`` gives one result an item. ``what`` names it, ``cpus`` each takes of its host.
 
     ``fatal``: errors of the work itself, which would come on any machine.
@@ -41,7 +41,7 @@ class Log:
     retried: list[Lost] = field(default_factory=list)
 
 
-def work(job: Job, units: Iterable[Unit], where: Sequence[Host], log: Log) -> Iterator[tuple[Host, Unit, Any]]:
+def work(job: UnitWork, units: Iterable[Unit], where: Sequence[Host], log: Log) -> Iterator[tuple[Host, Unit, Any]]:
     """Do all units; each as it is done, with its host. ``units`` are taken as hosts become free, so they may be lazy.
 
     What is lost with a process or a host is tried again, at first elsewhere; ``log`` has what failed for good.
@@ -96,7 +96,7 @@ class Resting:
 
 
 def _given(
-    job: Job,
+    job: UnitWork,
     alive: Sequence[Host],
     ready: Sequence[Host],
     running: Sequence[tuple[Host, Unit]],
@@ -125,7 +125,7 @@ def _failed(unit: Unit, host: Host, error: BaseException, log: Log) -> tuple[Uni
     return tried
 
 
-def places(job: Job, where: Sequence[Host]) -> tuple[Host, ...]:
+def places(job: UnitWork, where: Sequence[Host]) -> tuple[Host, ...]:
     """The hosts that have room for one unit at least.
 
     :raises ClusterError: none has

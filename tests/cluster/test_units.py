@@ -14,7 +14,7 @@ from pocketvlm.cluster import nodes
 from pocketvlm.cluster import work as working
 from pocketvlm.cluster.nodes import Host
 from pocketvlm.cluster.units import MOST_FAILURES, Lost, Unit, merged, numbers, refuse_missing, units_of
-from pocketvlm.cluster.work import Job, Log, places, work
+from pocketvlm.cluster.work import Log, UnitWork, places, work
 from pocketvlm.errors import ClusterError, DataError
 
 LEFT, RIGHT = Host("1", "left", 1), Host("2", "right", 2)
@@ -114,7 +114,7 @@ class Pretended:
         return (None, error) if error else (values, None)
 
 
-JOB = Job("numbers", lambda items: items, 1, (DataError,))
+JOB = UnitWork("numbers", lambda items: items, 1, (DataError,))
 
 
 def run(log: Log, count: int = 10) -> dict[int, int]:
@@ -201,7 +201,7 @@ def test_a_host_that_is_gone_gets_nothing_more_and_without_hosts_the_rest_is_mis
 
 
 def test_a_job_larger_than_any_host_is_refused() -> None:
-    job = Job("answers", lambda items: items, 2)
+    job = UnitWork("answers", lambda items: items, 2)
     assert places(job, (LEFT, RIGHT)) == (RIGHT,)
     with pytest.raises(ClusterError, match="answers takes 2 CPUs at once, and no host of the cluster has more than 1"):
         places(job, (LEFT,))

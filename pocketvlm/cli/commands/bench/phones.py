@@ -91,10 +91,10 @@ def _one_after_the_other(
 
 def _by_cluster(bundle: Path, workload: Workload, target: str, options: DeviceOptions, *, pinned: bool) -> Found:
     """Those of a cluster's hosts."""
-    from pocketvlm.cluster.phones import Measurement, find, measure
+    from pocketvlm.cluster.phones import PhoneWorkload, find, measure
 
     places = find(target.partition(":")[2])
-    wanted = Measurement(bundle, workload, typed(), pinned, options)
+    wanted = PhoneWorkload(bundle, workload, typed(), pinned, options)
     say(f"measuring {', '.join(place.name for place in places)}")
     each = ((f"adb:{place.host.name}-{place.serial}", result) for place, result in measure(wanted, places))
     return len(places), target == ALL or len(places) > 1, each

@@ -103,10 +103,10 @@ def _by_cluster(
     bundle: Path, first: Question, others: Iterator[Question], ways: WaysToAsk, engine: str | None, bar: Bar
 ) -> tuple[list[Answered], str, dict[str, Any]]:
     """The same by the cluster that is connected, with a section about it."""
-    from pocketvlm.cluster.answers import Asking, answer_all
+    from pocketvlm.cluster.answers import AskingThere, answer_all
     from pocketvlm.runtime.memory import physical_cores
 
-    asking = Asking(bundle, ways.threads or physical_cores(), engine, ways.max_new_tokens, ways.constraint)
+    asking = AskingThere(bundle, ways.threads or physical_cores(), engine, ways.max_new_tokens, ways.constraint)
     with bar as shown:
         found = answer_all(asking, chain([first], others), shown.advance)
     return found.answered, found.engine, {"cluster": found.section}
