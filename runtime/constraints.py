@@ -142,16 +142,22 @@ class Matcher:
     def __init__(self, matcher: llguidance.LLMatcher, stop_ids: tuple[int, ...], width: int) -> None:
         self._matcher, self._stop_ids, self._width = matcher, stop_ids, width
 
-    def mask(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def mask(self, logits: npt.NDArray[np.float32], *, greedy: bool = False) -> npt.NDArray[np.float32]:
         """float32 [vocabulary] -> a copy in which what may not follow is minus infinity
+
+        ``greedy``: only the largest is asked for; where it may follow, which is most often, nothing is copied.
 
         :raises ConstraintError: the constraint became too complex
         """
         with library_errors(FORM, ConstraintError):
-            words = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+            bits = self._matcher.compute_bitmask()  # a bit a token, the lowest first
         self._check()
-        # uint8 [words * 4] -> bool [vocabulary], the lowest bit first
-        allowed = np.unpackbits(words, count=len(logits), bitorder="little").view(np.bool_)
+        if greedy:
+            best = int(np.argmax(logits))
+            if bits[best >> 3] >> (best & 7) & 1:
+                return logits
+        # uint8 [words * 4] -> bool [vocabulary]
+        allowed = np.unpackbits(np.frombuffer(bits, np.uint8), count=len(logits), bitorder="little").view(np.bool_)
         return np.where(allowed, logits, np.float32(-np.inf))
 
     def chose(self, token_id: int) -> None:

@@ -173,7 +173,9 @@ class Sampler:
             if self._adjustment is None:
                 self._adjustment = Adjustment(self._config, self._seen, len(logits))
             logits = self._adjustment.apply(logits)
-        token_id = self._choose(logits if self._matcher is None else self._matcher.mask(logits))
+        if self._matcher is not None:
+            logits = self._matcher.mask(logits, greedy=self._config.temperature == 0)
+        token_id = self._choose(logits)
         if self._matcher is not None:
             self._matcher.chose(token_id)
         if self._adjustment is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,7 +136,7 @@ def test_answers_by_random_schemas_parse_and_validate() -> None:
 
 
 def test_without_its_mask_hardly_one_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Matcher, "mask", lambda self, logits: logits)
+    monkeypatch.setattr(Matcher, "mask", lambda self, logits, **how: logits)
     monkeypatch.setattr(Matcher, "chose", lambda self, token_id: None)
     monkeypatch.setattr(Matcher, "forced", lambda self, most: [])
     vlm, _ = model(saying(ids_of("nothing")), kv_cache=kv(8192))
@@ -144,6 +145,23 @@ def test_without_its_mask_hardly_one_would(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # --- How it is got ----------------------------------------------------------------------------------------------------
+
+
+def test_a_greedy_choice_is_that_of_the_whole_mask() -> None:
+    """Also among equal logits, and where the largest may not follow; and most often nothing is copied."""
+    vlm, _ = model(saying(ids_of("no")))
+    width, source, copied = vlm.manifest.model.vocab_size, np.random.default_rng(3), 0
+    matcher = vlm._constraints.matcher(regex("[a-z ]{1,40}"))
+    for _ in range(30):
+        logits = source.integers(0, 6, width).astype(np.float32)
+        logits[ids_of("e")] = 5
+        whole, greedy = matcher.mask(logits), matcher.mask(logits, greedy=True)
+        assert np.argmax(whole) == np.argmax(greedy)
+        copied += greedy is not logits
+        logits[int(np.argmax(whole))] = 9
+        assert matcher.mask(logits, greedy=True) is logits
+        matcher.chose(int(np.argmax(logits)))
+    assert copied > 5
 
 
 def test_what_has_to_follow_takes_no_step_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
