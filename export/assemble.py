@@ -39,6 +39,7 @@ from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.models.config import DecoderConfig
 from pocketvlm.models.names import POSITIONS
+from pocketvlm.models.own_head import with_own_head
 from pocketvlm.models.rope import rope_tables
 from pocketvlm.models.stages import newline
 from pocketvlm.recipe import DEFAULT_RECIPE, Recipe, load_recipe
@@ -81,6 +82,7 @@ def export_bundle(
     output, progress = Path(output), progress or Silent()
     source = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint, progress)
     chosen = with_stored(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), source)
+    source = with_own_head(source) if chosen.own_head else source
     lowering = {name: backend_of(name) for name in backends}  # each once, whoever asks twice
     if not lowering:
         raise ExportError(f"no back end given; known: {', '.join(BACKENDS)}")

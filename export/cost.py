@@ -40,8 +40,8 @@ SHARE_OF_MATMUL = 0.8
 #: Python, torch and ONNX Runtime before any weight is read, and what lies freed between blocks in use.
 BASE_BYTES = 800 << 20
 #: Memory by weight: of a layer, in float32 in PyTorch, in a graph, and as it is read; of a single matrix that is kept
-#: (as stored, in float32, transposed) or quantized (as stored, codes in blocks, joined and packed), at most some rows at
-#: a time where its quantizer looks at nothing else.
+#: (as stored, in float32, transposed) or quantized (as stored, codes in blocks, joined and packed), at most some rows
+#: at a time where its quantizer looks at nothing else.
 LAYER_BYTES, KEPT_BYTES, QUANTIZED_BYTES = 12, 12, 6
 #: The nodes of a layer in a graph file.
 GRAPH_BYTES_OF_LAYER = 6000

@@ -83,6 +83,8 @@ class Recipe:
     kv_cache: KvCacheConfig = KvCacheConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     bounds: Bounds = Bounds()
+    #: Whether a head that is the embedding table is a weight of its own, ``lm_head.weight``, which rules claim.
+    own_head: bool = False
     #: Options of one back end, by its name: the tables [backend.NAME].
     backends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -140,6 +142,7 @@ def parse_recipe(raw: dict[str, Any], default_name: str = "recipe") -> Recipe:
         kv_cache=said.kv_cache,
         calibration=said.calibration,
         bounds=said.bounds,
+        own_head=said.own_head,
         backends=said.backend,
     )
 
@@ -165,4 +168,5 @@ class _RecipeFile(Strict):
     kv_cache: KvCacheConfig = KvCacheConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     bounds: Bounds = Bounds()
+    own_head: bool = False
     backend: dict[Text, dict[Text, str | int | float | bool]] = Field(default_factory=dict)

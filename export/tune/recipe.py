@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from pocketvlm.errors import ExportError, RecipeError
 from pocketvlm.export.cost import disk_bytes
@@ -124,7 +125,9 @@ def recipe_text(recipe: Recipe) -> str:
 
     tables = {"kv_cache": asdict(recipe.kv_cache), "calibration": asdict(recipe.calibration)}
     rules = [{"match": rule.match, "quantizer": rule.quantizer, **rule.options} for rule in recipe.rules]
-    named = {"name": recipe.name, "description": recipe.description}
+    named: dict[str, Any] = {"name": recipe.name, "description": recipe.description}
+    if recipe.own_head:
+        named["own_head"] = True
     tables |= {"bounds": asdict(recipe.bounds), "backend": dict(recipe.backends)}
     return tomli_w.dumps({**named, **{key: table for key, table in tables.items() if table}, "tensors": rules})
 

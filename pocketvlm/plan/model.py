@@ -17,6 +17,7 @@ from pocketvlm.images.packing import most_tokens
 from pocketvlm.images.prepare import Preprocessing, preprocessing_of, select, sequence_length
 from pocketvlm.images.rules import minicpmv, plan_of, smart_resize
 from pocketvlm.images.tiling import Grid
+from pocketvlm.models.own_head import untied
 from pocketvlm.models.shapes import expected_shapes
 from pocketvlm.plan.convolutions import TowerWork, shape_of, work_of
 from pocketvlm.plan.slices import SliceWork
@@ -220,6 +221,7 @@ def model_of_config(name: str, config: VlmConfig, recipe: Recipe, kv_length: int
     :raises RecipeError: naming a weight that the recipe cannot store
     :raises PocketVlmError: the model has not so many positions
     """
+    config = untied(config) if recipe.own_head else config
     text = config.text
     shapes = expected_shapes(config)
     rules = recipe.assign(shapes)

@@ -225,11 +225,13 @@ def _opened(checkpoint: Path, lora: Path | None, recipe: str) -> tuple[Checkpoin
     """The checkpoint, fetched where it is a name, and the recipe as it can have it."""
     from pocketvlm.export.store.as_stored import with_stored
     from pocketvlm.models.checkpoint import open_checkpoint
+    from pocketvlm.models.own_head import with_own_head
     from pocketvlm.recipe import load_recipe
 
     wanted = load_recipe(recipe)
     with ConsoleProgress() as progress:
         source = open_checkpoint(checkpoint, progress, lora=lora)
+    source = with_own_head(source) if wanted.own_head else source
     return source, with_stored(wanted, source)
 
 
