@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pocketvlm.runtime import Stats
-from studies.lookup import Said, compared
+from studies.lookup import PAGE, Said, compared, pages, receipt
 
 
 def said(tokens: tuple[int, ...], seconds: float, held: int = 0) -> Said:
@@ -22,3 +22,11 @@ def test_an_answer_that_differs_and_one_that_is_slower_show() -> None:
     assert (row["answers"], row["same"], row["drafted"], row["held"], row["decode_tokens"]) == (3, 2, 2, 1, 5)
     assert row["faster"] == (5 / 5) / (7 / 5)
     assert (row["faster_median"], row["faster_range"]) == (1.25, [0.5, 2.0])
+
+
+def test_pages_and_receipts_are_others_each_time() -> None:
+    found = pages(12)
+    assert len({page[:80] for page in found}) == 12
+    assert all(PAGE // 2 < len(page) <= PAGE for page in found)
+    assert receipt(0) != receipt(1)
+    assert receipt(0) == receipt(0)
