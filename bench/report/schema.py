@@ -29,7 +29,7 @@ OWN = "pocketvlm"
 
 Phase = Literal[
     "load", "preprocess", "patch embedding", "vision encoder", "projector", "image", "first token", "prefill", "decode",
-    "prefill and decode",
+    "prefill and decode", "lookup",
 ]  # fmt: skip
 Text = Annotated[str, Field(max_length=2000)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]

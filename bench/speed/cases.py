@@ -117,6 +117,9 @@ def _functions(planned: PlannedCase, bench: Workbench) -> tuple[Callable[[], obj
         case "decode":
             set_up = partial(prefill, engine, cache, random_tokens(bench.manifest, planned.depth), chunk)
             run = partial(generate, engine, cache, ids, planned.depth)
+        case "lookup":
+            set_up = partial(prefill, engine, cache, random_tokens(bench.manifest, planned.depth), chunk)
+            run = partial(check_guess, engine, cache, ids, planned.depth)
         case "prefill and decode":
             run = partial(_both, bench, ids, planned.prompt)
         case _:
@@ -194,6 +197,12 @@ def _both(bench: Workbench, ids: npt.NDArray[np.int64], prompt: int) -> None:
     """A prompt and what is generated after it, as one."""
     prefill(bench.engine, bench.cache, ids[:prompt], bench.manifest.prefill_chunk)
     generate(bench.engine, bench.cache, ids[prompt:], prompt)
+
+
+def check_guess(engine: Engine, cache: Cache, ids: npt.NDArray[np.int64], depth: int) -> None:
+    """Tokens after ``depth`` in one step, with the likeliest behind each."""
+    rewind(cache, depth)
+    engine.step(engine.embed(ids), cache, keep=len(ids)).argmax(axis=-1)
 
 
 def _picture(bench: Workbench) -> Image.Image:

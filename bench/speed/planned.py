@@ -15,7 +15,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from pocketvlm.bench.report.schema import Phase
-from pocketvlm.bench.speed.workload import Workload, decode_name, first_token_name, image_name, pair_name, prefill_name
+from pocketvlm.bench.speed.workload import (
+    Workload,
+    decode_name,
+    first_token_name,
+    image_name,
+    lookup_name,
+    pair_name,
+    prefill_name,
+)
 from pocketvlm.errors import CapacityError
 from pocketvlm.images.prepare import preprocessing_of
 from pocketvlm.images.rules import RULES_OF_PARTS
@@ -30,6 +38,8 @@ SEED = 0
 QUESTION_TOKENS = 32
 #: Why nothing of the paper's pipeline can be chosen.
 WHOLE = "a picture goes through the tower as a whole: there are no batches, and nothing runs beside it"
+#: Why nothing is guessed.
+STATES = "a layer's state cannot take tokens back, so that no guess is made"
 #: Sessions of all parts, with the bundle's files out of the page cache before, and in it.
 LOADS = ("load cold", "load warm")
 
@@ -75,6 +85,9 @@ def planned_cases(manifest: Manifest, workload: Workload) -> Iterator[PlannedCas
     new_ids = random_ids(manifest, new_tokens)
     for depth in workload.depths:
         yield PlannedCase(decode_name(new_tokens, depth), "decode", new_tokens, new_ids, depth=depth)
+    for tokens, depth in product(workload.lookups, workload.depths):
+        ids, missing = random_ids(manifest, tokens), STATES if manifest.kv_cache.has_states else None
+        yield PlannedCase(lookup_name(tokens, depth), "lookup", tokens, ids, depth=depth, missing=missing)
     for prompt, generated in workload.pairs:
         ids = random_ids(manifest, prompt + generated)
         yield PlannedCase(pair_name(prompt, generated), "prefill and decode", len(ids), ids, prompt=prompt)

@@ -15,7 +15,8 @@ from typing import Any
 class Workload:
     """``image``: width and height in pixels, or None; prompts and depths in tokens, each measured on its own.
 
-    ``pairs``: a prompt and then so many tokens generated, as one measurement.
+    ``pairs``: a prompt and then so many tokens generated, as one measurement. ``lookups``: tokens of a step that checks
+    a guess of prompt lookup, after each of the depths.
     ``chunks``: tokens of a prefill step, ``tile_batches``: tiles encoded at once; the bundle's own where empty.
     ``pipelines``: with patch embedding beside the encoder, without, or both. ``prepacked_cache``: a directory for the
     decoder's weights as this machine packs them, or None. ``peers`` run in turns with it; what they need is kept in
@@ -27,6 +28,7 @@ class Workload:
     new_tokens: int = 128
     depths: tuple[int, ...] = (0,)
     pairs: tuple[tuple[int, int], ...] = ()
+    lookups: tuple[int, ...] = ()
     repeats: int = 5
     warmups: int = 3
     threads: int = 2
@@ -51,7 +53,7 @@ class Workload:
     @property
     def tokens(self) -> int:
         """The longest KV cache that it needs."""
-        decoded = (depth + self.new_tokens for depth in self.depths)
+        decoded = (depth + max((self.new_tokens, *self.lookups)) for depth in self.depths)
         return max([*self.prompts, *decoded, *map(sum, self.pairs)], default=0)
 
 
@@ -67,6 +69,11 @@ def prefill_name(tokens: int, chunk: int | None = None) -> str:
 def decode_name(tokens: int, depth: int) -> str:
     """llama-bench's name of generation."""
     return f"tg{tokens} @ d{depth}" if depth else f"tg{tokens}"
+
+
+def lookup_name(tokens: int, depth: int) -> str:
+    """One step of so many tokens with the logits of each: what a guess of prompt lookup costs, or gives."""
+    return f"lookup{tokens} @ d{depth}" if depth else f"lookup{tokens}"
 
 
 def pair_name(prompt: int, new_tokens: int) -> str:

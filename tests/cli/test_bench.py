@@ -17,6 +17,7 @@ from pocketvlm.bundle.open import open_bundle
 from pocketvlm.cli import main
 from pocketvlm.plan.device import DEVICES
 from pocketvlm.runtime import load
+from pocketvlm.runtime.engines.onnx import OnnxEngine
 
 QUICK = ["-p", "20,40", "-n", "4", "-d", "0,16", "--image", "160x90", "-r", "2", "--warmups", "0", "-t", "1"]
 ROWS = [
@@ -91,6 +92,23 @@ def test_sweeps_by_comma(tiny_bundles: dict[str, Path]) -> None:
     ]  # fmt: skip
 
 
+def test_a_guess_is_one_step(tiny_bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = list[tuple[int, int, int]]()
+    step = OnnxEngine.step
+
+    def counted(self: OnnxEngine, embeddings: Any, cache: Any, keep: int) -> Any:
+        steps.append((cache.position, len(embeddings), keep))
+        return step(self, embeddings, cache, keep)
+
+    monkeypatch.setattr(OnnxEngine, "step", counted)
+    report = json.loads(bench(tiny_bundles["fp32"], "--image", "none", "--lookup", "3,6", "-o", "json"))
+    rows = {row["name"]: row for row in report["rows"] if row["phase"] == "lookup"}
+    assert {name: row["tokens"] for name, row in rows.items()} == {
+        "lookup3": 3, "lookup3 @ d16": 3, "lookup6": 6, "lookup6 @ d16": 6,
+    }  # fmt: skip
+    assert {(0, 3, 3), (16, 3, 3), (0, 6, 6), (16, 6, 6)} <= set(steps)
+
+
 def test_prepacked_weights_are_made_before_and_used_in_each_load(
     tiny_bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +133,8 @@ def test_prepacked_weights_are_made_before_and_used_in_each_load(
         (["-p", "many"], 2, "list of numbers"),
         (["-p", "-5"], 2, "negative"),
         (["--chunk", "0"], 2, "positive"),
+        (["--lookup", "0"], 2, "positive"),
+        (["--lookup", "600"], 1, "KV length of"),
         (["--pg", "5"], 2, "such as 512,128"),
         (["--pg", "500,100"], 1, "KV length of"),
         (["--peer", "nobody"], 1, "no peer"),

@@ -27,6 +27,7 @@ SCHEMA = "pocketvlm-device-plan/1"
 #: Plain names beside the plan.
 PLAN, STOP, TILES, LOGITS = "plan.json", "stop", "tiles", "logits.f32"
 NOT_THERE = "the host prepares the tiles"
+NOT_TIMED = "the runner times no guess by itself"
 #: What the runner knows of sampling, as GenerationConfig has it: greedy.
 GREEDY = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0, "repetition_penalty": 1.0, "logit_bias": [],
           "lookup": False}  # fmt: skip
@@ -99,9 +100,8 @@ def checked_rows(rows: Sequence[Row], cases: Sequence[PlannedCase], repeats: int
 
 
 def _on_device(case: PlannedCase) -> PlannedCase:
-    if case.phase != "preprocess":
-        return case
-    return PlannedCase(case.name, case.phase, case.tokens, missing=NOT_THERE)
+    missing = {"preprocess": NOT_THERE, "lookup": NOT_TIMED}.get(case.phase)
+    return case if missing is None else PlannedCase(case.name, case.phase, case.tokens, missing=missing)
 
 
 def _case(manifest: Manifest, planned: PlannedCase) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def test_a_workload_knows_its_longest_cache() -> None:
     assert Workload(prompts=(512, 1920), new_tokens=128, depths=(0, 1000)).tokens == 1920
     assert Workload(prompts=(512,), new_tokens=128, depths=(0, 1000)).tokens == 1128
     assert Workload(prompts=(), new_tokens=128, depths=()).tokens == 0
+    assert Workload(prompts=(), new_tokens=8, depths=(0, 100), lookups=(4, 16)).tokens == 116
     assert Workload(prompts=(), depths=(), pairs=((512, 128), (10, 20))).tokens == 640
 
 

@@ -38,8 +38,8 @@ class Numbers(click.ParamType[tuple[int, ...]]):
 
 #: What ``OPTIONS`` are called in Python.
 NAMES = (
-    "prompts", "new_tokens", "depths", "pairs", "image", "chunks", "tile_batches", "pipeline", "repeats", "warmups",
-    "threads", "prepacked_cache", "peers", "peers_cache",
+    "prompts", "new_tokens", "depths", "pairs", "lookups", "image", "chunks", "tile_batches", "pipeline", "repeats",
+    "warmups", "threads", "prepacked_cache", "peers", "peers_cache",
 )  # fmt: skip
 measured, beside = below("What is measured"), below("Beside others, in turns")
 OPTIONS = (
@@ -54,6 +54,10 @@ OPTIONS = (
     ),
     measured(
         "--pg", "pairs", type=Numbers(), multiple=True, metavar="P,N", help="A prompt and what is generated after it."
+    ),
+    measured(
+        "--lookup", "lookups", type=Numbers(), default="", metavar="N,...",
+        help="Tokens of a step that checks a guess, at each --depth.",
     ),
     measured("--image", type=ImageSize(), default="768x1536", show_default=True, help="Size of an image, or none."),
     measured(
@@ -114,13 +118,13 @@ def make_workload(
     from pocketvlm.bench.speed.workload import Workload
     from pocketvlm.runtime.memory import physical_cores
 
-    for name, field in (("--chunk", "chunks"), ("--tile-batch", "tile_batches")):
+    for name, field in (("--chunk", "chunks"), ("--tile-batch", "tile_batches"), ("--lookup", "lookups")):
         if 0 in same[field]:
             raise click.UsageError(f"{name} has to be positive")
     for pair in pairs:
         if len(pair) != 2 or 0 in pair:
             raise click.UsageError("--pg takes a prompt and a number of new tokens, such as 512,128")
-    once = {name: each_once(same[name]) for name in ("prompts", "depths", "chunks", "tile_batches")}
+    once = {name: each_once(same[name]) for name in ("prompts", "depths", "lookups", "chunks", "tile_batches")}
     return Workload(
         **{**same, **once},
         pairs=each_once(tuple((prompt, generated) for prompt, generated in pairs)),
