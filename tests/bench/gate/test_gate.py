@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from pocketvlm.bench.gate import gate as module
 from pocketvlm.bench.gate.gate import DEFAULT, Bound, Gate, load_gate, parse_gate
 from pocketvlm.bench.gate.ratios import Looks
-from pocketvlm.bench.speed.workload import decode_name, first_token_name, image_name, pair_name, prefill_name
+from pocketvlm.bench.speed.workload import (
+    decode_name,
+    first_token_name,
+    image_name,
+    lookup_name,
+    pair_name,
+    prefill_name,
+)
 from pocketvlm.errors import ResultsError
 
 WHOLE = """
@@ -100,10 +107,10 @@ def test_the_default_gate_holds_all_that_a_benchmark_measures() -> None:
     fine = [
         prefill_name(512), prefill_name(512, 64), decode_name(128, 512), pair_name(512, 128), image_name(size),
         image_name(size, 4, pipelined=False), f"{image_name(size)} preprocess", first_token_name(size),
-        "4 tiles projector",
+        "4 tiles projector", lookup_name(8, 512),
     ]  # fmt: skip
     for name in fine:
-        assert gate.bound_of(name) == Bound(("pp*", "tg*", "img *", "ttft *", "* tiles projector"), 0.03)
+        assert gate.bound_of(name) == Bound(("pp*", "tg*", "lookup*", "img *", "ttft *", "* tiles projector"), 0.03)
     for name in ("load cold", "load warm", "peak decode", "resident loaded", "bundle bytes"):
         assert gate.bound_of(name) is not None
     for name in ("token ids", "tiles", "bytes text.onnx", "nodes text", "operators text Mul", "image tokens"):
