@@ -26,6 +26,7 @@ from pocketvlm.export.read.calibration import CalibrationSet, default_source, is
 from pocketvlm.export.read.frontend import Frontend, read_frontend
 from pocketvlm.export.read.image_processor import NEWLINE_FILE, TABLE_FILE
 from pocketvlm.export.read.length import kv_length, notes_on_length
+from pocketvlm.export.read.own_head import with_own_head
 from pocketvlm.export.read.retiling import Retiling
 from pocketvlm.export.read.tokenizer import tokenizer_file
 from pocketvlm.export.read.vocabulary import TOKENIZER
@@ -39,7 +40,6 @@ from pocketvlm.export.store.weights import Calibrated
 from pocketvlm.models.checkpoint import Checkpoint, open_checkpoint
 from pocketvlm.models.config import DecoderConfig
 from pocketvlm.models.names import POSITIONS
-from pocketvlm.models.own_head import with_own_head
 from pocketvlm.models.rope import rope_tables
 from pocketvlm.models.stages import newline
 from pocketvlm.recipe import DEFAULT_RECIPE, Recipe, load_recipe

@@ -223,9 +223,9 @@ def _describe_programs(bundle: Bundle, source: Checkpoint, *, report: bool) -> N
 
 def _opened(checkpoint: Path, lora: Path | None, recipe: str) -> tuple[Checkpoint, Recipe]:
     """The checkpoint, fetched where it is a name, and the recipe as it can have it."""
+    from pocketvlm.export.read.own_head import with_own_head
     from pocketvlm.export.store.as_stored import with_stored
     from pocketvlm.models.checkpoint import open_checkpoint
-    from pocketvlm.models.own_head import with_own_head
     from pocketvlm.recipe import load_recipe
 
     wanted = load_recipe(recipe)
