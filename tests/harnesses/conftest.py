@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from pocketvlm.cli import main
+from pocketvlm.export import export_bundle
 from tests.support.bundles import exported
 from tests.support.harnesses import documented, need_harnesses
 from tests.support.once import once
-from tests.support.vision_families import llava_onevision
+from tests.support.vision_families import llava_onevision, smolvlm
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,8 @@ def folder(shared: Path, reader_bundles: dict[str, Path]) -> Path:
         shutil.copytree(reader_bundles["int4-g128"], folder / "dist" / "reader-int4")
         shutil.copytree(exported("fp32").path, folder / "tiny")
         llava_onevision(folder / "llava-onevision-0.5b")
+        smolvlm(folder / "SmolVLM-256M-Instruct")
+        export_bundle(folder / "SmolVLM-256M-Instruct", folder / "dist" / "smolvlm", recipe="fp32")
         before = Path.cwd()
         os.chdir(folder)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from PIL import Image
+from transformers import Idefics3ForConditionalGeneration
 
 from pocketvlm.errors import DataError
 from pocketvlm.harnesses import vlmevalkit
@@ -18,7 +20,7 @@ from pocketvlm.harnesses.vlmevalkit import VlmEvalKitModel, the_kits
 from pocketvlm.questions.data import open_data
 from pocketvlm.runtime import GenerationConfig, load
 from tests.harnesses.contract import MOST, Case, bundle, cases, fails, own_answers
-from tests.support.harnesses import REPOSITORY, documented
+from tests.support.harnesses import REPOSITORY, blocks, documented
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +170,29 @@ def test_a_benchmarks_own_prompt_is_asked(called: None) -> None:
         for said, question in zip(table["prediction"], open_data("slice/questions.jsonl", 6).items, strict=False):
             worded = f"{question.text}\nAnswer the question using a single word or phrase."
             assert said == vlm.stream(worded, question.images, GenerationConfig(MAX_NEW_TOKENS)).read()
+
+
+def test_before_and_after_an_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kit's own class on the checkpoint in float32, here on the CPU, and the bundle: the same answers. The class
+    strips them, and transformers keeps half a character at an end."""
+    (config,) = blocks("json")
+    Path("both.json").write_text(config, encoding="utf-8")
+    loads = Idefics3ForConditionalGeneration.from_pretrained
+
+    def on_cpu(path: str, **settings: Any) -> Any:
+        return loads(path, **{**settings, "device_map": "cpu"})
+
+    monkeypatch.setattr(Idefics3ForConditionalGeneration, "from_pretrained", on_cpu)
+    monkeypatch.setenv("LMUData", "slice/LMUData")
+    monkeypatch.setattr("sys.argv", ["vlmevalkit"])
+    vlmevalkit.main(["--config", "both.json", "--work-dir", "both"])
+    before, after = (pd.read_excel(f"both/{name}/{name}_slice_ChartQA.xlsx", dtype=str) for name in ("before", "after"))
+    pairs = [
+        tuple(said.strip().rstrip(f"\ufffd{string.whitespace}") for said in both)
+        for both in zip(before["prediction"], after["prediction"], strict=True)
+    ]
+    assert len(pairs) == 24 and len(set(pairs)) > 12
+    assert [one for one, _ in pairs] == [other for _, other in pairs]
 
 
 def test_the_page_says_how_it_is_called() -> None:

@@ -63,12 +63,17 @@ def run_tests(file: str, folder: Path, **more: str) -> None:
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
+def blocks(language: str) -> list[str]:
+    """What docs/evaluate.md has in a language about one's own questions."""
+    page = (REPOSITORY / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    (section,) = re.findall(r"^### Your own questions in both\n(.*?)^### ", page, re.DOTALL | re.MULTILINE)
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+
+
 def documented(program: str) -> list[list[str]]:
     """The words of each command that docs/evaluate.md gives for one's own questions and that begins so, which may be
     behind variables."""
-    page = (REPOSITORY / "docs" / "evaluate.md").read_text(encoding="utf-8")
-    (section,) = re.findall(r"^### Your own questions in both\n(.*?)^### ", page, re.DOTALL | re.MULTILINE)
-    lines = "".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL)).splitlines()
+    lines = "".join(blocks("sh")).splitlines()
     begins = re.compile(rf"(\w+=\S+ )*{re.escape(program)} ")
     found = [shlex.split(line.partition(program)[2]) for line in lines if begins.match(line)]
     assert found, program
