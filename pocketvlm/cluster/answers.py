@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +33,17 @@ OF_QUESTIONS = (DataError, CapacityError, ConstraintError)
 
 @dataclass(frozen=True)
 class AskingThere:
-    """How a bundle is asked; the fields are ``pocketvlm eval``'s options. ``threads`` of each worker."""
+    """How a bundle is asked; the fields are ``pocketvlm eval``'s options. ``threads`` of each worker.
+
+    ``make``: a question of its number; workers are given numbers then.
+    """
 
     bundle: Path
     threads: int
     engine: str | None
     max_new_tokens: int
     constraint: Constraint | None = None
+    make: Callable[[int], Question] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,9 @@ class AnsweredUnit:
 
 
 def answer_all(
-    asking: AskingThere, questions: Iterable[Question], advance: Callable[[int], None] = lambda _: None
+    asking: AskingThere, questions: Iterable[Question | int], advance: Callable[[int], None] = lambda _: None
 ) -> AnsweredByAll:
-    """Have all questions answered by the workers of the cluster that is ``connected``.
+    """Have all questions, or those of these numbers, answered by the workers of the cluster that is ``connected``.
 
     :raises ClusterError: a host lacks the bundle or this code, hosts run it by different engines, or none answers
     :raises PocketVlmError: as for ``bench.accuracy.evaluate.answer_all``
@@ -70,7 +76,8 @@ def answer_all(
     wanted = digest(asking.bundle)
     job = UnitWork("answers", partial(_answer, asking, wanted), asking.threads, OF_QUESTIONS)
     where, log, started = places(job, nodes.hosts()), Log(), time.monotonic()
-    check_all(where, partial(check_bundle, asking.bundle.resolve(), wanted))
+    drawn_with = None if asking.make is None else typefaces()
+    check_all(where, partial(_check, asking.bundle.resolve(), wanted, drawn_with))
     parts: list[tuple[tuple[int, ...], tuple[Answered, ...]]] = []
     tally = _Tally()
     for host, unit, part in work(job, _units(questions), where, log):
@@ -90,7 +97,7 @@ def answer_all(
     return AnsweredByAll(list(found.values()), tally.engine(), section)
 
 
-def _units(questions: Iterable[Question]) -> Iterator[Unit]:
+def _units(questions: Iterable[Question | int]) -> Iterator[Unit]:
     """Units of few questions, and of few pictures."""
     for unit in units_of(questions, QUESTIONS):
         if sum(_bytes(question) for question in unit.items) <= PICTURE_BYTES:
@@ -100,8 +107,8 @@ def _units(questions: Iterable[Question]) -> Iterator[Unit]:
                 yield Unit((number,), (question,))
 
 
-def _bytes(question: Question) -> int:
-    return sum(3 * image.width * image.height for image in question.images)
+def _bytes(question: Question | int) -> int:
+    return 0 if isinstance(question, int) else sum(3 * image.width * image.height for image in question.images)
 
 
 @dataclass
@@ -139,12 +146,29 @@ class _Tally:
 # --- On a worker ------------------------------------------------------------------------------------------------------
 
 
-def _answer(asking: AskingThere, wanted: str, questions: tuple[Question, ...]) -> AnsweredUnit:
+def _check(bundle: Path, wanted: str, drawn_with: dict[str, str] | None) -> str | None:
+    """What is wrong with this host's bundle, or with what its pictures are drawn with."""
+    if drawn_with is not None and (found := typefaces()) != drawn_with:
+        return f"draws pictures with {found}, not {drawn_with}"
+    return check_bundle(bundle, wanted)
+
+
+def typefaces() -> dict[str, str]:
+    """Versions of the packages of typefaces that pictures are drawn with, where they are installed."""
+    found = {}
+    for name in ("font-caladea", "font-lato", "font-source-sans-pro"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _answer(asking: AskingThere, wanted: str, items: tuple[Any, ...]) -> AnsweredUnit:
     import os
 
     from pocketvlm.bench.accuracy import evaluate
 
     vlm = _opened(asking, wanted)
+    questions = items if asking.make is None else map(asking.make, items)
     answered = evaluate.answer_all(vlm, questions, asking.max_new_tokens, asking.constraint)
     return AnsweredUnit(tuple(answered), vlm.engine_description, os.getpid(), processor())
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -12,6 +14,9 @@ from pocketvlm.errors import DataError, one_line
 from pocketvlm.questions.jsonl import read_jsonl
 from pocketvlm.questions.question import Question, Questions
 from pocketvlm.questions.tsv import read_tsv
+
+if TYPE_CHECKING:
+    from pocketvlm.scenes import Example
 
 #: how many generated questions are asked by default; of a file it is all
 GENERATED = 200
@@ -31,16 +36,26 @@ class Source:
 def generated(seed: str, count: int | None) -> Questions:
     """Held-out pictures of ``pocketvlm.scenes``: the same seed draws the same ones, and training draws none of them."""
     number = GENERATED if count is None else count
-    return Questions({"source": "generated", "seed": seed}, number, _held_out(seed, number), ("exact",))
+    make = partial(_held_out_example, seed)
+    return Questions({"source": "generated", "seed": seed}, number, _held_out(seed, number), ("exact",), make)
 
 
 def _held_out(seed: str, count: int) -> Iterator[Question]:
     from pocketvlm.scenes import held_out
 
-    for example in held_out(seed, count):
-        images: tuple[Image.Image, ...] = (example.image,)
-        grid = "{}x{}".format(*example.grid)
-        yield Question(example.question, (example.answer,), images, kind=example.kind, scene=example.scene, grid=grid)
+    return map(_question, held_out(seed, count))
+
+
+def _held_out_example(seed: str, number: int) -> Question:
+    from pocketvlm.scenes import held_out_example
+
+    return _question(held_out_example(seed, number))
+
+
+def _question(example: Example) -> Question:
+    images: tuple[Image.Image, ...] = (example.image,)
+    grid = "{}x{}".format(*example.grid)
+    return Question(example.question, (example.answer,), images, kind=example.kind, scene=example.scene, grid=grid)
 
 
 #: pictures that are drawn; its group is their seed

@@ -6,7 +6,7 @@ directory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -49,6 +49,8 @@ class Questions:
     """drawn or read while it is iterated, once"""
     metrics: tuple[str, ...]
     """names of the metrics that suit them"""
+    make: Callable[[int], Question] | None = None
+    """each by its number, counted from 0, where it can be made without those before it, on any machine"""
 
 
 def check_text(text: object, name: str, most: int) -> str:

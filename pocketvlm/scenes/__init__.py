@@ -38,6 +38,7 @@ __all__ = [
     "choose",
     "draw",
     "held_out",
+    "held_out_example",
     "held_out_picture",
 ]  # fmt: skip
 
@@ -124,9 +125,13 @@ def held_out_picture(seed: int | str, number: int, grids: Sequence[Grid] = GRIDS
 
 def held_out(seed: int | str, count: int, grids: Sequence[Grid] = GRIDS) -> Iterator[Example]:
     """``count`` held-out examples, each on a picture of its own; every kind that its picture allows is as likely."""
-    for number in range(count):
-        picture = held_out_picture(seed, number, grids)
-        source = random.Random(f"held-out:{seed}:{number}:question")
-        turn = ask(choose(picture.facts, 1, source)[0], source)
-        grid = select(picture.image.size, PREPROCESSING)
-        yield Example(picture.image, turn.question, turn.answer, turn.kind, picture.scene, grid)
+    return (held_out_example(seed, number, grids) for number in range(count))
+
+
+def held_out_example(seed: int | str, number: int, grids: Sequence[Grid] = GRIDS) -> Example:
+    """The one of this number, counted from 0."""
+    picture = held_out_picture(seed, number, grids)
+    source = random.Random(f"held-out:{seed}:{number}:question")
+    turn = ask(choose(picture.facts, 1, source)[0], source)
+    grid = select(picture.image.size, PREPROCESSING)
+    return Example(picture.image, turn.question, turn.answer, turn.kind, picture.scene, grid)

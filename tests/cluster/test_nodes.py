@@ -24,6 +24,7 @@ from android_app.runner import dependencies
 from android_app.runner.build import ABIS, PACKAGES
 from pocketvlm.bench.report.schema import read_report
 from pocketvlm.cluster.nodes import QUIET
+from pocketvlm.scenes import held_out
 from tests.cluster import demo, farm
 from tests.cluster.commands import DOCUMENTED, documented, run, same, started
 from tests.cluster.farm import Farm, Host, Node
@@ -189,9 +190,19 @@ def test_what_nobody_is_left_to_answer_is_missing(
     assert [one["question"] for one in report["answers"]] == [one["question"] for one in kept]
 
 
-def test_this_machine_alone_is_a_cluster_too(cluster: Farm, bundle: Path, alone: dict[str, Any]) -> None:
-    report = json.loads(run(cluster, *documented(EVAL_HERE, BUNDLE=bundle), *SHORT, "--json")[0])
-    assert same(report) == same(alone)
+def test_this_machine_alone_is_a_cluster_too_and_a_files_pictures_are_sent(
+    cluster: Farm, bundle: Path, tmp_path: Path
+) -> None:
+    lines = []
+    for number, one in enumerate(held_out("files", 9)):
+        one.image.save(tmp_path / f"{number}.png")
+        lines.append(json.dumps({"image": f"{number}.png", "question": one.question, "answer": one.answer}))
+    data = tmp_path / "questions.jsonl"
+    data.write_text("\n".join(lines))
+    words = [*documented(EVAL_HERE, BUNDLE=bundle, **{"generated:test": data}), "--json"]
+    here, _ = run(cluster, *(word for word in words if word not in ("--cluster", "local")))
+    there, _ = run(cluster, *words)
+    assert same(json.loads(there)) == same(json.loads(here))
 
 
 def test_nodes_listen_on_this_machine_alone(cluster: Farm, left: Node) -> None:

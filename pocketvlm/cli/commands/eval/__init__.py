@@ -183,7 +183,7 @@ def _measure(
     asked = open_data(data, count)
     if saved is not None:
         check_data(saved, asked.origin, asked.most)
-        asked = replace(asked, items=follow(saved, asked.items))
+        asked = replace(asked, items=follow(saved, asked.items), make=None)
     report, answered = evaluate(bundle, asked, ways, engine=engine)
     if baseline is not None and saved is None:
         other, _ = evaluate(baseline, open_data(data, count), ways, "baseline")

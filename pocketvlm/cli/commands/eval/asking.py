@@ -52,7 +52,7 @@ def evaluate(
     if first is None:
         raise DataError(f"{one_line(asked.origin.get('file', 'the data'), 120)}: has no questions")
     answer = _by_cluster if ways.clustered else _here
-    answered, ran, section = answer(bundle, first, asked.items, ways, engine, _bar(phase, asked.most, progress))
+    answered, ran, section = answer(bundle, first, asked, ways, engine, _bar(phase, asked.most, progress))
     names = ways.metrics or asked.metrics
     report = {
         "bundle": identity(open_bundle(bundle)),
@@ -82,7 +82,7 @@ Bar = AbstractContextManager[ConsoleProgress]
 
 
 def _here(
-    bundle: Path, first: Question, others: Iterator[Question], ways: WaysToAsk, engine: str | None, bar: Bar
+    bundle: Path, first: Question, asked: Questions, ways: WaysToAsk, engine: str | None, bar: Bar
 ) -> tuple[list[Answered], str, dict[str, Any]]:
     """The answers, what ran the bundle, and nothing else to report."""
     from pocketvlm.bench.accuracy import evaluate as bench
@@ -93,22 +93,25 @@ def _here(
         with located(first.where):
             bench.check_sees(vlm, first)
         with bar as shown:
-            for item in bench.answer_all(vlm, chain([first], others), ways.max_new_tokens, ways.constraint):
+            for item in bench.answer_all(vlm, chain([first], asked.items), ways.max_new_tokens, ways.constraint):
                 answered.append(item)
                 shown.advance(1)
         return answered, vlm.engine_description, {}
 
 
 def _by_cluster(
-    bundle: Path, first: Question, others: Iterator[Question], ways: WaysToAsk, engine: str | None, bar: Bar
+    bundle: Path, first: Question, asked: Questions, ways: WaysToAsk, engine: str | None, bar: Bar
 ) -> tuple[list[Answered], str, dict[str, Any]]:
     """The same by the cluster that is connected, with a section about it."""
     from pocketvlm.cluster.answers import AskingThere, answer_all
     from pocketvlm.runtime.memory import physical_cores
 
-    asking = AskingThere(bundle, ways.threads or physical_cores(), engine, ways.max_new_tokens, ways.constraint)
+    threads = ways.threads or physical_cores()
+    asking = AskingThere(bundle, threads, engine, ways.max_new_tokens, ways.constraint, asked.make)
+    # What can be made there is not sent.
+    items = chain([first], asked.items) if asked.make is None else range(asked.most)
     with bar as shown:
-        found = answer_all(asking, chain([first], others), shown.advance)
+        found = answer_all(asking, items, shown.advance)
     return found.answered, found.engine, {"cluster": found.section}
 
 
