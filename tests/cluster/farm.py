@@ -194,13 +194,14 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU time of a process, of all below it and of those of them that are over."""
-    ticks = 0
+def cpu_seconds(pid: int) -> dict[int, float]:
+    """CPU time of a process and of each below it, by their ids: Ray does not count its workers that are over."""
+    found = {}
     for one in family(pid):
         with contextlib.suppress(OSError):
-            ticks += sum(map(int, Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
+            ticks = map(int, Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[11:13])
+            found[one] = sum(ticks) / os.sysconf("SC_CLK_TCK")
+    return found
 
 
 def command_line(pid: int) -> str:

@@ -16,6 +16,8 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,8 @@ from tests.cluster.farm import Farm, Node
 SCHEMA = "pocketvlm-cluster/1"
 RECIPE = "gptq-g32"
 GOAL = 1.8
+#: Seconds between two looks at what the processes used: of one that ends less than that is missed.
+LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -49,21 +53,29 @@ def ask(cluster: Farm, workers: Sequence[Node], bundle: Path, questions: int) ->
     """Have the cluster's workers evaluate the bundle."""
     words = ["eval", str(bundle), "generated:cluster", "--questions", str(questions), "--threads", "1", "--json"]
     command = [sys.executable, "-m", "pocketvlm", *words, "--cluster", cluster.address]
-    pids = [node.process.pid for node in (cluster.head, *workers)]
-    before, children = [farm.cpu_seconds(pid) for pid in pids], resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        command, env={**os.environ, **cluster.environment}, capture_output=True, text=True, check=True
-    )
-    spent = [farm.cpu_seconds(pid) - then for pid, then in zip(pids, before, strict=True)]
-    now = resource.getrusage(resource.RUSAGE_CHILDREN)
-    own = now.ru_utime + now.ru_stime - children.ru_utime - children.ru_stime
-    report = json.loads(done.stdout)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    children = used.ru_utime + used.ru_stime
+    first, *others = [node.process.pid for node in (cluster.head, *workers)]
+    before = {pid: seconds for node in (first, *others) for pid, seconds in farm.cpu_seconds(node).items()}
+    last: dict[int, dict[int, float]] = {node: {} for node in (first, *others)}
+    with tempfile.TemporaryFile("w+") as out:
+        process = subprocess.Popen(command, env={**os.environ, **cluster.environment}, stdout=out, text=True)
+        while process.poll() is None:
+            for node, seen in last.items():
+                seen |= farm.cpu_seconds(node)
+            time.sleep(LOOK_SECONDS)
+        assert process.returncode == 0
+        out.seek(0)
+        report = json.load(out)
+    own = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = {node: sum(value - before.get(pid, 0.0) for pid, value in seen.items()) for node, seen in last.items()}
     assert [one["workers"] for one in report["cluster"]["hosts"]] == [1] * len(workers)
-    return Asked(report["cluster"]["seconds"], sum(spent[1:]), sum(spent) + own, report["answers"])
+    workers_cpu, command_cpu = sum(spent[node] for node in others), own.ru_utime + own.ru_stime - children
+    return Asked(report["cluster"]["seconds"], workers_cpu, sum(spent.values()) + command_cpu, report["answers"])
 
 
 @click.command(help=__doc__)
-@click.option("--questions", default=1000, show_default=True, type=click.IntRange(8))
+@click.option("--questions", default=800, show_default=True, type=click.IntRange(8))
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1, 100))
 @click.option("--cache", default=Path("build/cluster-study"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--output", required=True, type=click.Path(path_type=Path))
@@ -110,9 +122,8 @@ def main(questions: int, repeats: int, cache: Path, output: Path) -> None:
     write(report, output)
     if machine.busy:
         click.echo(f"warning: {machine.busy}", err=True)
-    click.echo(
-        f"two workers answer {times:.2f} times as many questions a second as one (goal: {GOAL}); by CPU time {by_cpu:.2f}"
-    )
+    click.echo(f"two workers answer {times:.2f} times as many questions a second as one (goal: {GOAL})")
+    click.echo(f"by CPU time, as if the machine did nothing else: {by_cpu:.2f} times")
 
 
 if __name__ == "__main__":
