@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,13 +213,13 @@ def test_the_lowering_check_reads_the_bytes_that_were_written(
     """A byte of each quantized weight is flipped on its way to the file: PyTorch and the graph read the same wrong one,
     so the lowering is still right; fidelity is not what it was. Every weight is read back."""
     seen: list[str] = []
-    read, append = WeightStore.read, DataFile.append
+    read, append = WeightStore.read, DataFile.append_rows
 
-    def damaging(self: DataFile, array: Any) -> Any:
-        if array.dtype == np.uint8:
-            array = array.copy()
-            array.flat[0] ^= 0xFF
-        return append(self, array)
+    def damaging(self: DataFile, parts: Iterable[Any], rows: int) -> Any:
+        damaged = [array.copy() for array in parts]
+        assert damaged[0].dtype == np.uint8
+        damaged[0].flat[0] ^= 0xFF
+        return append(self, damaged, rows)
 
     def recording(self: WeightStore, name: str, rows: Any = None) -> torch.Tensor:
         seen.append(name)
@@ -226,7 +227,7 @@ def test_the_lowering_check_reads_the_bytes_that_were_written(
 
     clean = export_bundle(models["llama"][0], tmp_path / "clean", recipe="int4-g32").manifest.fidelity
     monkeypatch.setattr(WeightStore, "read", recording)
-    monkeypatch.setattr(DataFile, "append", damaging)
+    monkeypatch.setattr(DataFile, "append_rows", damaging)
     bundle = export_bundle(models["llama"][0], tmp_path / "bundle", recipe="int4-g32")
     assert set(seen) == set(bundle.manifest.recipe.tensors)
     assert bundle.manifest.fidelity.lowering_relative_error < 1e-5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,7 +148,7 @@ def pull(adb: Adb, remote: str, local: Path, size: int) -> None:
     _done(done, f"{adb.serial}: {one_line(remote, 80)} cannot be pulled")
 
 
-def lines(adb: Adb, command: str, seconds: float) -> Iterator[str]:
+def lines(adb: Adb, command: str, seconds: float) -> Generator[str, None, None]:
     """The lines that a command of the device's shell prints, as they come; the last one is its exit status' mark.
 
     :raises DeviceError: the device went away, does not end in time, or prints more than anything sensible

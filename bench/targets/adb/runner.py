@@ -6,7 +6,7 @@ import json
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,9 +54,10 @@ def run_plan(
         _place(adb, plan)
         command = " ".join(map(shlex.quote, (*installed.start, installed.bundle, f"{RUN}/{PLAN}", "--engine", ENGINE)))
         limit = plan.content["time_limit_s"] + GRACE_SECONDS
-        printed = lines(adb, f"cd {installed.runner} && {command} 2>{RUN}/{STDERR}", limit)
         try:
-            run = collect(printed, watch)
+            # (its adb ends here, not where the last trace of an error is forgotten: a runner that floods would go on)
+            with closing(lines(adb, f"cd {installed.runner} && {command} 2>{RUN}/{STDERR}", limit)) as printed:
+                run = collect(printed, watch)
         except DeviceError as error:
             why = _last_words(adb)
             if not why or why in str(error):
