@@ -39,8 +39,8 @@ from pocketvlm.recipe import Recipe, Rule
 #: Tensors of this size start on a page of any phone, so that mapping them shares no page with a neighbour.
 LARGE = 1 << 20
 SMALL_ALIGNMENT = 64
-#: Weights of a matrix that are read, quantized and written before the next rows of it are: Gemma 4's table has 2.3
-#: billion, which would be 9 GB of float32 at once.
+#: Weights of a matrix that are read, quantized and written before the next rows of it are: Gemma 4's table has 2.35
+#: billion, whose codes alone are 2.35 GB before they are packed.
 WEIGHTS_AT_A_TIME = 1 << 26
 
 
